@@ -1,0 +1,49 @@
+"""Scalable automatic compression of trained networks, on Ray Tune.
+
+The public names load on use (PEP 562): importing this imports no ray, torch or tensorflow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from raycompress.compressors.base import create_compressor as create_compressor
+    from raycompress.results.bundle import load as load
+    from raycompress.results.record import Experiment as Experiment
+    from raycompress.script.config import BasicConfig as BasicConfig
+    from raycompress.script.entry import experiment as experiment
+    from raycompress.script.report import print_result as print_result
+    from raycompress.script.report import report as report
+    from raycompress.script.report import save_model as save_model
+
+_HOMES = {
+    "BasicConfig": "raycompress.script.config",
+    "Experiment": "raycompress.results.record",
+    "create_compressor": "raycompress.compressors.base",
+    "load": "raycompress.results.bundle",
+    "print_result": "raycompress.script.report",
+    "report": "raycompress.script.report",
+    "save_model": "raycompress.script.report",
+}
+
+__all__ = [*_HOMES, "experiment"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "experiment":  # the package, which is the decorator as well
+        return importlib.import_module("raycompress.experiment")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("raycompress")
+    if name in _HOMES:
+        value = getattr(importlib.import_module(_HOMES[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'raycompress' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,5 @@
+"""``python -m raycompress``."""
+
+from raycompress.cli.main import main
+
+main()

@@ -1,0 +1,88 @@
+"""``raycompress``: the command line. Each verb lives in a file of its own and is loaded when it is called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+from raycompress.errors import RaycompressError
+
+# verb -> (module, one line for --help); a table, so that --help loads no verb
+VERBS: dict[str, tuple[str, str]] = {
+    "validate": ("raycompress.cli.validate", "Check an experiment file, without running anything."),
+    "plan": ("raycompress.cli.plan", "Show what a launch would search, keep and cost."),
+    "run": ("raycompress.cli.launch", "Run a one-time experiment: no search range, one trial."),
+    "launch": ("raycompress.cli.launch", "Run an experiment, one-time or automatic."),
+    "ls": ("raycompress.cli.ls", "List the experiments in a results folder."),
+    "status": ("raycompress.cli.status", "Show how an experiment stands, trial by trial."),
+    "logs": ("raycompress.cli.logs", "Print the log of a trial."),
+    "best": ("raycompress.cli.best", "Show the best model of an experiment; --verify reloads and compares it."),
+    "compressors": ("raycompress.cli.compressors", "List the compressors, or describe one."),
+    "schema": ("raycompress.cli.schema", "Print the JSON Schema of the experiment file."),
+}
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command = getattr(importlib.import_module(VERBS[name][0]), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, help_line) for name, (_, help_line) in VERBS.items()])
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        import difflib
+
+        name = args[0]
+        if name not in VERBS and not name.startswith("-"):
+            near = difflib.get_close_matches(name, VERBS, n=1)
+            ctx.fail(f'no command "{name}"' + (f'; did you mean "{near[0]}"?' if near else ""))
+        return super().resolve_command(ctx, args)
+
+
+@click.command(cls=_Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="raycompress", message="%(prog)s %(version)s")
+def cli() -> None:
+    """Make a trained network smaller and faster: search how much to compress each layer, keep the best.
+
+    \b
+    raycompress validate exp.json     check the file
+    raycompress launch exp.json       search, and keep the best model and its mask
+    """
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit; an error of ours is three lines on stderr and its own exit code."""
+    try:
+        result: Any = cli.main(args=argv, prog_name="raycompress", standalone_mode=False)
+    except RaycompressError as error:
+        click.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    sys.exit(result if isinstance(result, int) else 0)
+
+
+if __name__ == "__main__":
+    main()

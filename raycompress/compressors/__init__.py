@@ -1,0 +1,1 @@
+"""A model goes in, a compressed model and its masks come out."""

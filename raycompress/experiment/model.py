@@ -1,0 +1,93 @@
+"""What is known of the user's model without loading it: its layers, their sizes, and which channels are tied.
+
+Written by the inspection of the script (`raycompress.compressors.inspection`), read by the search space and preflight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with parameters of its own.
+
+    Attributes
+    ----------
+    name, type
+        As in ``model.named_modules()`` and the class name, e.g. ``layer1.0.conv2``, ``Conv2d``.
+    channels
+        Output channels (features), what a filter pruner removes; 0 where the layer has none.
+    parameters
+        Number of parameters.
+    flops
+        Multiply-adds of one forward pass on the first batch's shape with batch size 1; None when no input was seen.
+    weight_shape
+        Shape of ``weight``; empty where there is none.
+    """
+
+    name: str
+    type: str
+    channels: int
+    parameters: int
+    flops: int | None
+    weight_shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The layers of a model, in the order of ``named_modules()``.
+
+    Attributes
+    ----------
+    ties
+        Sets of layers whose output channels must be removed together (residual additions); singletons left out.
+        None when the model saw no input, so that ties are not known.
+    output_layers
+        Layers whose output channels are the model's outputs: pruning them would change what the model answers.
+    parameters, flops, size_bytes
+        Of the whole model; flops None as in `Layer`.
+    input_shapes
+        Shapes of the inputs that were seen, batch dimension first; None when there were none.
+    """
+
+    layers: tuple[Layer, ...]
+    ties: tuple[tuple[str, ...], ...] | None
+    output_layers: tuple[str, ...]
+    parameters: int
+    flops: int | None
+    size_bytes: int
+    input_shapes: tuple[tuple[int, ...], ...] | None
+
+    def layer(self, name: str) -> Layer | None:
+        """Return the layer called `name`, or None."""
+        return next((layer for layer in self.layers if layer.name == name), None)
+
+    def tie_of(self, name: str) -> tuple[str, ...]:
+        """Return all layers tied to `name`, itself included."""
+        return next((tie for tie in self.ties or () if name in tie), (name,))
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
+        """Rebuild what `to_json` returned."""
+
+        def shapes(values: Sequence[Sequence[int]] | None) -> tuple[tuple[int, ...], ...] | None:
+            return None if values is None else tuple(tuple(value) for value in values)
+
+        layers = (Layer(**{**layer, "weight_shape": tuple(layer["weight_shape"])}) for layer in data["layers"])
+        ties = data["ties"]
+        return cls(
+            layers=tuple(layers),
+            ties=None if ties is None else tuple(tuple(tie) for tie in ties),
+            output_layers=tuple(data["output_layers"]),
+            parameters=data["parameters"],
+            flops=data["flops"],
+            size_bytes=data["size_bytes"],
+            input_shapes=shapes(data["input_shapes"]),
+        )

@@ -1,0 +1,32 @@
+"""The states a trial can be in, in the words that the journal, the console and the report share."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class TrialState(StrEnum):
+    """How a trial stands, or how it ended."""
+
+    RUNNING = "running"
+    FINISHED = "finished"
+    """Reported a finite result; its model, if asked for, is saved."""
+    FAILED = "failed"
+    """Ended with an exception or an exit code other than 0."""
+    TIMED_OUT = "timed out"
+    """Longer than ``trial_timeout_s``."""
+    KILLED = "killed"
+    """Ended by a signal that was not ours: a crash, the kernel's memory killer, another person."""
+    NO_RESULT = "no result"
+    """Ended well and reported nothing."""
+    NOT_A_NUMBER = "not a number"
+    """The last result was NaN or infinite."""
+    BAD_RESULT = "bad result"
+    """Reported something that is no result, such as a dict where a number belongs."""
+    STOPPED = "stopped"
+    """Ended by us: by Ctrl-C, or because the time budget was spent."""
+
+    @property
+    def is_failure(self) -> bool:
+        """Whether the trial ended, and not as it should."""
+        return self not in (TrialState.RUNNING, TrialState.FINISHED, TrialState.STOPPED)

@@ -1,0 +1,1 @@
+"""What the user's script touches; the standard library only."""

@@ -1,0 +1,66 @@
+"""What a script's process knows of the trial it runs in; by hand there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Mode = Literal["trial", "baseline", "inspect", "verify"]
+
+
+class EndOfInspection(BaseException):
+    """Leaves the script once what inspection or verification asked for is known.
+
+    A BaseException, so that a script's own ``except Exception`` does not keep it.
+    """
+
+
+@dataclass
+class Trial:
+    """The trial that this process runs.
+
+    Attributes
+    ----------
+    mode
+        ``trial``; ``baseline``: the same script with nothing pruned; ``inspect``: record the model's layers and leave;
+        ``verify``: load `bundle` into the script's model, compare and measure, and leave.
+    candidate
+        The folder that what the script saves goes to; it need not exist yet.
+    save_model
+        False when the experiment asks for no model: saving is then left out.
+    send
+        Sends one message to whoever supervises the trial.
+    result_labels
+        The names of a reported list's members (``multi_res_labels``), the objective's first.
+    bundle
+        The bundle to verify, in mode ``verify``.
+    on_report
+        Called with the values of each result before it is sent.
+    on_finish
+        Called in turn when the script has ended well; what they raise is the trial's failure.
+    """
+
+    mode: Mode
+    candidate: Path
+    send: Callable[[Mapping[str, Any]], None]
+    save_model: bool = True
+    result_labels: tuple[str, ...] = ()
+    bundle: Path | None = None
+    on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
+    on_finish: list[Callable[[], None]] = field(default_factory=list)
+
+
+_current: Trial | None = None
+
+
+def current() -> Trial | None:
+    """Return the trial of this process, or None for a script that runs by hand."""
+    return _current
+
+
+def enter(trial: Trial | None) -> None:
+    """Make `trial` the trial of this process; None leaves it."""
+    global _current
+    _current = trial

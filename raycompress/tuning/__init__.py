@@ -1,0 +1,1 @@
+"""A search: experiment -> Ray Tune -> trials. Importing this package imports no ray."""
