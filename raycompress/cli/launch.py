@@ -1,0 +1,134 @@
+"""``raycompress launch`` and ``raycompress run``: the main road."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
+
+if TYPE_CHECKING:
+    from raycompress.experiment.schema import Experiment
+    from raycompress.results.record import Experiment as Record
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def launch(file: Path, as_json: bool) -> None:
+    """Run the experiment in FILE, one-time or automatic, on this machine.
+
+    The best model and its mask are kept as one bundle; everything else of the trials but their logs is deleted.
+    Ctrl-C stops the search and keeps the best model so far.
+    """
+    from raycompress.experiment.schema import Experiment
+
+    _run(Experiment.load(file), as_json)
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+def run(file: Path, as_json: bool) -> None:
+    """Run the one-time experiment in FILE: every value is given, so there is one trial beside the dense model's."""
+    from raycompress.experiment.schema import Experiment
+
+    experiment = Experiment.load(file)
+    if experiment.is_automatic:
+        raise UsageError(
+            "this experiment has search ranges, and `run` takes one without",
+            where=str(file),
+            fix=f"`raycompress launch {file}`, or write values where the ranges stand",
+        )
+    _run(experiment, as_json)
+
+
+def _run(experiment: Experiment, as_json: bool) -> None:
+    from raycompress.cli.live import LiveView
+    from raycompress.tuning.launch import launch as launch_search
+
+    with LiveView() as view:
+        record = launch_search(experiment, view)
+    click.echo(json.dumps(outcome(record), indent=2) if as_json else summary(record))
+    failure = _failure(record)
+    if failure is not None:
+        raise failure
+
+
+def outcome(record: Record) -> dict[str, object]:
+    """Return what a launch found, as JSON data."""
+    best = record.best
+    states: dict[str, int] = {}
+    for trial in record.searched:
+        states[str(trial.state)] = states.get(str(trial.state), 0) + 1
+    return {
+        "experiment": record.id,
+        "state": record.state,
+        "trials": states,
+        "best": None
+        if best is None
+        else {"trial": best.number, "values": best.values, "sample": best.sample, "removed": best.removed},
+        "baseline": record.baseline.values if record.baseline is not None else None,
+        "verified": record.verified,
+        "bundle": None if record.bundle is None else str(record.bundle),
+    }
+
+
+def summary(record: Record) -> str:
+    """Return what a launch found, for people."""
+    from raycompress.cli.words import before_and_after, columns
+
+    best = record.best
+    if best is None:
+        return f"{record.id}: no trial finished with a result"
+    lines = [f"best of {len(record.searched)} trial{'s' * (len(record.searched) != 1)}: trial {best.number}", ""]
+    lines.append(columns([("", "dense", "best", "left"), *before_and_after(record)]))
+    if best.removed:
+        removed = ", ".join(f"{layer} {gone} of {of}" for layer, (gone, of) in best.removed.items())
+        lines += ["", f"channels removed: {removed}"]
+    if record.bundle is not None:
+        lines += ["", f"model:  {_shown(record.folder.best_link)}"]
+        if record.verified is not None:
+            difference = record.verified["relative_difference"]
+            lines.append(f"        reloaded in a fresh process; its outputs differ by {difference:.1g} from the saved ones")
+    else:
+        lines += ["", "model:  none; the script saved none"]
+    lines.append(f"next:   raycompress best {_reference(record)}")
+    return "\n".join(lines)
+
+
+def _reference(record: Record) -> str:
+    return _shown(record.folder.root)
+
+
+def _shown(path: Path) -> str:
+    path = path.parent.resolve() / path.name
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _failure(record: Record) -> RaycompressError | None:
+    detail = record.finished_detail
+    if record.state == "stopped":
+        return StoppedError(
+            f"the search was {detail}; the best model so far is kept",
+            where=str(record.folder.root),
+            fix="launch again for a new search",
+        )
+    failed = next((trial for trial in record.searched if trial.state.is_failure), None)
+    if record.state == "failure" and failed is not None:
+        return NoValidTrialError(
+            f"{detail}; the search was ended there",
+            where=str(record.folder.log(failed.number)),
+            fix='mend the script, or go on after failures with "job_failure": {"ignore_fail": true}',
+        )
+    if record.best is None:
+        where = record.folder.log(failed.number) if failed is not None else record.folder.root
+        return NoValidTrialError(
+            "no trial finished with a result" + (f"; trial {failed.number}: {failed.cause}" if failed else ""),
+            where=str(where),
+            fix="read the log of the trial, or raise time_budget_s or trial_timeout_s where time ran out",
+        )
+    return None

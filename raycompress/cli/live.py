@@ -1,0 +1,204 @@
+"""What a person sees of a search while it runs: a live table on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from raycompress.cli.words import duration, number, share, value
+from raycompress.results.journal import Event
+
+_STYLES = {"running": "cyan", "finished": "default", "stopped": "yellow"}
+_ROWS = 12
+
+
+class Progress:
+    """How far a search is, from the journal's events alone."""
+
+    def __init__(self, header: Event) -> None:
+        self.header = header
+        self.trials: dict[int, Event] = {}
+        self.best: int | None = None
+
+    def take(self, event: Event) -> None:
+        """Take the next event."""
+        if event["event"] == "started":
+            self.trials[event["trial"]] = {**event, "state": "running", "values": None}
+        elif event["event"] in ("intermediate", "ended"):
+            self.trials[event["trial"]].update({name: event[name] for name in event if name not in ("t", "event")})
+        elif event["event"] == "promoted":
+            self.best = event["trial"]
+
+    @property
+    def n_trials(self) -> int:
+        """All trials of the search, the dense one included."""
+        return int(self.header["n_trials"])
+
+    @property
+    def ended(self) -> list[Event]:
+        """The trials that have ended, in whatever way."""
+        return [trial for trial in self.trials.values() if trial["state"] != "running"]
+
+    def seconds_left(self, now: float) -> float | None:
+        """Estimate the time to the end from the mean length of the trials so far; None before the first has ended."""
+        lengths = [trial["seconds"] for trial in self.ended if trial.get("seconds")]
+        if not lengths:
+            return None
+        mean = sum(lengths) / len(lengths)
+        spent = sum(min(now - trial["t"], mean) for trial in self.trials.values() if trial["state"] == "running")
+        return max(0.0, mean * (self.n_trials - len(self.ended)) - spent) / max(1, self.header["n_parallel"])
+
+
+class LiveView:
+    """The terminal's view of a search, on stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._progress: Progress | None = None
+        self._phase = ""
+        self._live: Live | None = None
+        self._started = time.time()
+
+    def __enter__(self) -> LiveView:
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render, console=self._console, refresh_per_second=4, redirect_stdout=False
+            )
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._phase = ""
+        if self._live is not None:
+            self._live.stop()
+
+    def phase(self, text: str) -> None:
+        """Say what is being done now."""
+        self._phase = text
+        if self._live is None:
+            self._line(f"{text} ...")
+
+    def note(self, text: str) -> None:
+        """Say something worth knowing."""
+        self._line(f"note: {text}")
+
+    def event(self, event: Event) -> None:
+        """Show an event of the journal."""
+        if event["event"] == "experiment":
+            self._progress = Progress(event)
+            self._phase, self._started = "", event["t"]
+            self._line(f"{event['id']}: {_in_words(event)}")
+            return
+        assert self._progress is not None
+        self._progress.take(event)
+        tell = _TELL.get(event["event"])
+        if tell is None:
+            return
+        text = tell(event, self._progress)
+        if text and (self._live is None or event["event"] == "retried" or _is_failure(event)):
+            self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._console.print(Text(text), soft_wrap=True)
+
+    def _render(self) -> RenderableType:
+        now = time.time()
+        if self._progress is None:
+            return Text(f"{self._phase} ...  {duration(now - self._started)}" if self._phase else "")
+        parts: list[RenderableType] = [_table(self._progress, now, self._console.width), _bar(self._progress, now)]
+        if self._phase:
+            parts.append(Text(f"{self._phase} ..."))
+        return Group(*parts)
+
+
+def _in_words(header: Event) -> str:
+    dimensions = len(header["dimensions"])
+    search = f"{header['proposer']} over {dimensions} dimension{'s' * (dimensions != 1)}" if dimensions else "one-time"
+    return f"{header['compressor']}, {search}, {header['n_trials']} trials, {header['n_parallel']} at a time"
+
+
+def _table(progress: Progress, now: float, width: int) -> Table:
+    shown = sorted(progress.trials.values(), key=lambda trial: int(trial["trial"]))[-_ROWS:]
+    if progress.best is not None and all(trial["trial"] != progress.best for trial in shown):
+        shown = [progress.trials[progress.best], *shown[1:]]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", justify="right", no_wrap=True)
+    table.add_column("state", no_wrap=True)
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("FLOPs", justify="right", no_wrap=True)
+    table.add_column("time", justify="right", no_wrap=True)
+    table.add_column("proposal", no_wrap=True, overflow="ellipsis", max_width=max(10, width - 55))
+    for trial in shown:
+        table.add_row(*_row(trial, progress.best, now))
+    return table
+
+
+def _row(trial: Event, best: int | None, now: float) -> list[RenderableType]:
+    number_, state = trial["trial"], str(trial["state"])
+    is_best = number_ == best
+    name = f"{number_} *" if is_best else f"{number_}  "
+    before, after = trial.get("before") or {}, trial.get("after") or {}
+    values = trial.get("values") or {}
+    score = next(iter(values.values()), None)
+    proposal = "dense model" if trial["baseline"] else " ".join(value(raw) for raw in trial["sample"].values())
+    seconds = trial.get("seconds") or now - trial["t"]
+    style = "bold green" if is_best else _STYLES.get(state, "red")
+    cells = [
+        name,
+        state,
+        number(score),
+        share(after.get("params"), before.get("params")),
+        share(after.get("flops"), before.get("flops")),
+        f"{seconds:.1f} s",
+        proposal,
+    ]
+    return [Text(cell, style=style) for cell in cells]
+
+
+def _bar(progress: Progress, now: float) -> Table:
+    ended = len(progress.ended)
+    failed = sum(_is_failure(trial) for trial in progress.ended)
+    left = progress.seconds_left(now)
+    words = f"{ended}/{progress.n_trials} trials"
+    if failed:
+        words += f", {failed} failed"
+    words += f", {duration(now - progress.header['t'])} gone"
+    if left is not None and ended < progress.n_trials:
+        words += f", about {duration(left)} left"
+    line = Table.grid(padding=(0, 2))
+    line.add_row(ProgressBar(total=progress.n_trials, completed=ended, width=24), Text(words))
+    return line
+
+
+def _is_failure(event: Event) -> bool:
+    return event.get("state", "running") not in ("running", "finished", "stopped")
+
+
+def _ended(event: Event, progress: Progress) -> str:
+    done = f"[{len(progress.ended)}/{progress.n_trials}]"
+    if event["state"] == "finished":
+        values = ", ".join(f"{name} {number(metric)}" for name, metric in event["values"].items())
+        left = share((event["after"] or {}).get("params"), (event["before"] or {}).get("params"))
+        return f"{done} trial {event['trial']}: {values}" + (f", {left} of the parameters" if left else "")
+    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {event['log']}"
+
+
+def _promoted(event: Event, progress: Progress) -> str:
+    return f"        trial {event['trial']} is the best so far"
+
+
+def _retried(event: Event, progress: Progress) -> str:
+    return f"        trial {event['trial']}, attempt {event['attempt']} {event['state']}: {event['cause']}; once more"
+
+
+_TELL: dict[str, Callable[[Event, Progress], str]] = {"ended": _ended, "promoted": _promoted, "retried": _retried}
+
+

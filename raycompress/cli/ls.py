@@ -1,0 +1,46 @@
+"""``raycompress ls``."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from raycompress.cli.options import json_option, storage_option
+
+
+@click.command()
+@storage_option
+@json_option
+def ls(storage: Path, as_json: bool) -> None:
+    """List the experiments in a results folder, the newest first."""
+    from raycompress.cli.words import columns, number
+    from raycompress.results import store
+    from raycompress.results.record import Experiment
+
+    records = [Experiment(folder) for folder in store.list_folders(storage)]
+    if as_json:
+        rows = [
+            {
+                "id": record.id,
+                "state": record.state,
+                "trials": len(record.searched),
+                "best": record.best.score if record.best is not None else None,
+                "started": record.header["t"],
+                "folder": str(record.folder.root),
+            }
+            for record in records
+        ]
+        click.echo(json.dumps(rows, indent=2))
+        return
+    if not records:
+        click.echo(f"no experiment in {storage}", err=True)
+        return
+    table = [("experiment", "state", "trials", "best", "started")]
+    for record in records:
+        best = record.best.score if record.best is not None else None
+        started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.header["t"]))
+        table.append((record.id, record.state, str(len(record.searched)), number(best), started))
+    click.echo(columns(list(table), indent=0))

@@ -1,0 +1,38 @@
+"""Options and arguments that several verbs share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from raycompress.results.record import Experiment
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_STORAGE = "raycompress_results"
+
+storage_option = click.option(
+    "--storage",
+    type=click.Path(path_type=Path),
+    default=DEFAULT_STORAGE,
+    show_default=True,
+    help="The results folder to look in.",
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def experiment_argument(command: Command) -> Command:
+    """Add the optional EXPERIMENT argument and where to look for it."""
+    return click.argument("experiment", required=False)(storage_option(command))
+
+
+def open_record(experiment: str | None, storage: Path) -> Experiment:
+    """Return the record of the experiment that a verb was given; the newest one without a name."""
+    from raycompress.results import store
+    from raycompress.results.record import Experiment
+
+    return Experiment(store.find(experiment, storage))

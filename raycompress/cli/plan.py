@@ -1,0 +1,100 @@
+"""``raycompress plan``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raycompress.cli.options import json_option
+
+if TYPE_CHECKING:
+    from raycompress.experiment.schema import Experiment
+    from raycompress.experiment.search_space import Dimension
+    from raycompress.tuning.launch import Prepared
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@json_option
+def plan(file: Path, as_json: bool) -> None:
+    """Show what a launch of FILE would search, keep and cost, without running a trial.
+
+    The script is run up to its first batch, to learn the model's layers.
+    """
+    from raycompress.cli.live import LiveView
+    from raycompress.experiment.schema import Experiment
+    from raycompress.tuning.launch import check_machine, prepared
+
+    experiment = Experiment.load(file)
+    check_machine(experiment)
+    with LiveView() as view, prepared(experiment, view) as ready:
+        facts = _facts(ready)
+    click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
+
+
+def _facts(ready: Prepared) -> dict[str, Any]:
+    from raycompress.tuning.plan import n_trials, parallel
+
+    experiment, model = ready.experiment, ready.model
+    trials, at_once = n_trials(experiment, ready.space), parallel(experiment)
+    mean = _seconds_per_trial(experiment)
+    return {
+        "experiment": experiment.name,
+        "compressor": experiment.compression.compressor,
+        "proposer": experiment.proposer,
+        "trials": trials,
+        "baseline": experiment.baseline,
+        "parallel": at_once,
+        "dimensions": [{"name": one.name, "domain": _domain(one)} for one in ready.space.dimensions],
+        "model": None if model is None else {"parameters": model.parameters, "flops": model.flops, "bytes": model.size_bytes},
+        "keeps": "one bundle" if experiment.save_model is not False and model is not None else "no model",
+        "storage": str(experiment.storage),
+        "seconds": None if mean is None else mean * trials / at_once,
+    }
+
+
+def _seconds_per_trial(experiment: Experiment) -> float | None:
+    """Return the mean length of the trials of earlier launches of the same file; None when there were none."""
+    from raycompress.results import store
+    from raycompress.results.record import Experiment as Record
+
+    lengths: list[float] = []
+    for folder in store.list_folders(experiment.storage):
+        record = Record(folder)
+        if record.header["file"] == str(experiment.path):
+            lengths += [trial.seconds for trial in record.records.values() if trial.seconds is not None]
+    return sum(lengths) / len(lengths) if lengths else None
+
+
+def _domain(dimension: Dimension) -> str:
+    if dimension.choices is not None:
+        return "one of " + ", ".join(json.dumps(choice) for choice in dimension.choices)
+    scale = ", log scale" if dimension.log else ""
+    kind = "whole " if dimension.kind == "int" else ""
+    return f"{kind}{dimension.low:g} to {dimension.high:g}{scale}"
+
+
+def _text(facts: dict[str, Any]) -> str:
+    from raycompress.cli.words import columns, duration, number
+
+    lines = [f"{facts['experiment']}: {facts['compressor']}, {facts['proposer']}"]
+    model = facts["model"]
+    if model is not None:
+        lines.append(
+            f"model:   {number(model['parameters'])} parameters, {number(model['flops'])} multiply-adds,"
+            f" {number(model['bytes'])} bytes"
+        )
+    dense = " (the dense model's included)" if facts["baseline"] else ""
+    lines.append(f"trials:  {facts['trials']}{dense}, {facts['parallel']} at a time")
+    kept = "one bundle, the best model and its mask" if facts["keeps"] == "one bundle" else "no model"
+    lines.append(f"keeps:   {kept}, in {facts['storage']}")
+    seconds = facts["seconds"]
+    known = f"about {duration(seconds)}, by earlier launches" if seconds is not None else "not known before a first launch"
+    lines.append(f"time:    {known}")
+    if facts["dimensions"]:
+        lines += ["", f"{len(facts['dimensions'])} dimensions:"]
+        lines.append(columns([(one["name"], one["domain"]) for one in facts["dimensions"]]))
+    return "\n".join(lines)

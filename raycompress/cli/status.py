@@ -1,0 +1,56 @@
+"""``raycompress status``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raycompress.cli.options import experiment_argument, json_option, open_record
+
+if TYPE_CHECKING:
+    from raycompress.results.record import Experiment, TrialRecord
+
+
+@click.command()
+@experiment_argument
+@json_option
+def status(experiment: str | None, storage: Path, as_json: bool) -> None:
+    """Show how EXPERIMENT (its id, the beginning of one, or its folder; the newest by default) stands."""
+    record = open_record(experiment, storage)
+    if as_json:
+        trials = [_as_json(trial) for _, trial in sorted(record.records.items())]
+        click.echo(json.dumps({"id": record.id, "state": record.state, "trials": trials}, indent=2))
+        return
+    click.echo(_text(record))
+
+
+def _as_json(trial: TrialRecord) -> dict[str, Any]:
+    names = ("number", "baseline", "state", "cause", "values", "score", "seconds", "sample", "before", "after")
+    return {name: getattr(trial, name) for name in (*names, "removed", "saved", "attempts")}
+
+
+def _text(record: Experiment) -> str:
+    from raycompress.cli.words import columns, number, share, value
+
+    header = record.header
+    ended = [trial for trial in record.searched if trial.seconds is not None]
+    lines = [
+        f"{record.id}: {record.state}" + (f" ({record.finished_detail})" if record.finished_detail else ""),
+        f"{header['compressor']}, {header['proposer']}, {len(ended)} of {header['n_trials']} trials ended",
+    ]
+    if header["dimensions"]:
+        lines.append("proposal: " + ", ".join(header["dimensions"]))
+    rows = [("trial", "state", "score", "params", "time", "proposal")]
+    best = record.best
+    for _, trial in sorted(record.records.items()):
+        left = share((trial.after or {}).get("params"), (trial.before or {}).get("params"))
+        proposal = "dense model" if trial.baseline else " ".join(value(raw) for raw in trial.sample.values())
+        seconds = "" if trial.seconds is None else f"{trial.seconds:.1f} s"
+        name = f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}"
+        rows.append((name, str(trial.state), number(trial.score), left, seconds, proposal))
+    lines += ["", columns(list(rows), indent=0)]
+    lines += [f"trial {trial.number} {trial.state}: {trial.cause}" for trial in record.searched if trial.cause]
+    return "\n".join(lines)

@@ -1,0 +1,172 @@
+"""One input of the user's model, as the model is called with it, and the tensors inside nested structures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.errors import BundleError
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors of a nested structure (tuples, lists, mappings, dataclasses), in order."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, Mapping):
+        return [tensor for member in value.values() for tensor in tensors_in(member)]
+    if isinstance(value, (list, tuple)):
+        return [tensor for member in value for tensor in tensors_in(member)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [tensor for field in fields(value) for tensor in tensors_in(getattr(value, field.name))]
+    return []
+
+
+def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
+    """Return `value` with each tensor replaced by ``change(tensor)``; tuples, lists and mappings keep their type."""
+    if isinstance(value, Tensor):
+        return change(value)
+    if isinstance(value, dict):
+        return {key: map_tensors(member, change) for key, member in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_tensors(member, change) for member in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_tensors(member, change) for member in value)
+    return value
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Switch every module to eval mode, and back to what each of them was; the random state is left as it was."""
+    flags = [(module, module.training) for module in model.modules()]
+    devices = [tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"][:1]
+    model.eval()
+    try:
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
+            yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+@dataclass(frozen=True)
+class Example:
+    """The arguments of one forward call, batch dimension first.
+
+    Attributes
+    ----------
+    args, kwargs
+        Positional and keyword arguments; tensors in them are detached copies.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+    @classmethod
+    def from_dummy(cls, dummy: Any) -> Example:
+        """Read ``dummy_input``: a tensor, a tuple or list of arguments, or a dict of keyword arguments."""
+        copied = map_tensors(dummy, _copy)
+        if isinstance(copied, dict):
+            return cls((), copied)
+        return cls(tuple(copied) if isinstance(copied, (tuple, list)) else (copied,), {})
+
+    @classmethod
+    def from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
+        """Keep the first member of the batch of a real call."""
+        found = tensors_in([args, kwargs])
+        batch = found[0].size(0) if found and found[0].dim() else 0
+
+        def first(tensor: Tensor) -> Tensor:
+            return _copy(tensor[:1] if tensor.dim() and tensor.size(0) == batch else tensor)
+
+        return cls(map_tensors(args, first), map_tensors(kwargs, first))
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each tensor, batch dimension first."""
+        return tuple(tuple(tensor.shape) for tensor in tensors_in([self.args, self.kwargs]))
+
+    def call(self, model: nn.Module) -> Any:
+        """Return what the model answers."""
+        return model(*self.args, **self.kwargs)
+
+    def outputs(self, model: nn.Module) -> list[Tensor]:
+        """Return the tensors of what the model answers in eval mode, without gradients."""
+        with evaluating(model), torch.no_grad():
+            return tensors_in(self.call(model))
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Example:
+        """Return the example with every tensor changed."""
+        return Example(map_tensors(self.args, change), map_tensors(self.kwargs, change))
+
+    def to(self, device: torch.device) -> Example:
+        """Return the example on another device."""
+        return self.map(lambda tensor: tensor.to(device))
+
+    def random(self, seed: int) -> Example:
+        """Return a fresh example of the same shapes: normal floats, integers within the range of this one's."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(tensor: Tensor) -> Tensor:
+            if tensor.is_floating_point():
+                fresh = torch.randn(tensor.shape, generator=generator)
+            elif tensor.is_complex() or not tensor.numel():
+                return tensor
+            else:
+                low, high = int(tensor.min()), int(tensor.max())
+                fresh = torch.randint(low, high + 1, tensor.shape, generator=generator)
+            return fresh.to(device=tensor.device, dtype=tensor.dtype)
+
+        return self.map(draw)
+
+    def to_json(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return the structure as plain JSON data, and the tensors that it names."""
+        tensors: dict[str, Tensor] = {}
+        return {"args": _describe(self.args, tensors), "kwargs": _describe(self.kwargs, tensors)}, tensors
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Example:
+        """Rebuild what `to_json` returned; raises KeyError or TypeError on data that is not that."""
+        return cls(_rebuild(data["args"], tensors), _rebuild(data["kwargs"], tensors))
+
+
+def _copy(tensor: Tensor) -> Tensor:
+    # outside inference mode: a tensor made inside cannot be traced later
+    with torch.inference_mode(False):
+        return tensor.detach().clone()
+
+
+def _describe(value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
+    if isinstance(value, Tensor):
+        name = f"input.{len(tensors)}"
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, dict):
+        return {"dict": {str(key): _describe(member, tensors) for key, member in value.items()}}
+    if isinstance(value, (tuple, list)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_describe(member, tensors) for member in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return {"value": value}
+    raise BundleError(
+        f"the model is called with a {type(value).__name__}, which cannot be stored without pickle",
+        fix="pass dummy_input= to create_compressor, made of tensors, numbers, strings, tuples, lists and dicts",
+    )
+
+
+def _rebuild(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
+    ((kind, value),) = data.items()
+    if kind == "tensor":
+        return tensors[value]
+    if kind == "dict":
+        return {key: _rebuild(member, tensors) for key, member in value.items()}
+    if kind in ("tuple", "list"):
+        members = [_rebuild(member, tensors) for member in value]
+        return tuple(members) if kind == "tuple" else members
+    if kind == "value":
+        return value
+    raise KeyError(kind)

@@ -1,0 +1,94 @@
+"""What can be told of a model without training it: layers, sizes, tied channels."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.graph import OUTPUTS, ChannelGraph
+from raycompress.errors import CompressionError
+from raycompress.experiment.model import Layer, ModelInfo
+
+_NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+def inspect(model: nn.Module, example: Example | None) -> ModelInfo:
+    """Return what is known of `model`.
+
+    Parameters
+    ----------
+    example
+        One input; without it FLOPs, ties and shapes are unknown. Where Torch-Pruning cannot follow the model, ties are
+        unknown and no output layer is named.
+    """
+    flops = None if example is None else measure.flops(model, example)
+    ties: tuple[tuple[str, ...], ...] | None = None
+    outputs: tuple[str, ...] = ()
+    if example is not None:
+        try:
+            graph = ChannelGraph(model, example)
+            ties, outputs = _ties(graph), _outputs(graph)
+        except CompressionError:
+            ties = None  # unknown, which the caller tells apart from "none"
+    return ModelInfo(
+        layers=_layers(model, flops),
+        ties=ties,
+        output_layers=outputs,
+        parameters=measure.parameters(model),
+        flops=None if flops is None else flops[""],
+        size_bytes=measure.size_bytes(model),
+        input_shapes=None if example is None else example.shapes,
+    )
+
+
+def _layers(model: nn.Module, flops: dict[str, int] | None) -> tuple[Layer, ...]:
+    layers = []
+    for name, module in model.named_modules():
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if name and own:
+            weight = getattr(module, "weight", None)
+            shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
+            counted = None if flops is None else flops.get(name, 0)
+            layers.append(Layer(name, type(module).__name__, _channels(module, shape), own, counted, shape))
+    return tuple(layers)
+
+
+def _channels(module: nn.Module, shape: tuple[int, ...]) -> int:
+    for attribute in ("out_channels", "out_features", "num_features", "num_channels"):
+        value = getattr(module, attribute, None)
+        if isinstance(value, int):
+            return value
+    return shape[0] if len(shape) == 1 else 0
+
+
+def _ties(graph: ChannelGraph) -> tuple[tuple[str, ...], ...]:
+    """Group the producers of channels, and the norms, by what must go together; two layers or more a group."""
+    order = [name for name in graph.names.values() if name in graph]
+    parent = {name: name for name in order}
+
+    def root(name: str) -> str:
+        while parent[name] != name:
+            name = parent[name]
+        return name
+
+    producers = set(graph.producers())
+    norms = {name for name in order if isinstance(graph.module(name), _NORMS)}
+    for name in graph.producers():
+        members = [m.name for m in graph.members(name, range(graph.channels(name))) if m.name in parent]
+        for kind in (producers, norms):
+            alike = [member for member in members if member in kind]
+            for member in alike[1:]:
+                parent[root(member)] = root(alike[0])
+    groups: dict[str, list[str]] = {}
+    for name in order:
+        groups.setdefault(root(name), []).append(name)
+    return tuple(tuple(group) for group in groups.values() if len(group) > 1)
+
+
+def _outputs(graph: ChannelGraph) -> tuple[str, ...]:
+    return tuple(
+        name
+        for name in graph.producers()
+        if any(member.fixed == OUTPUTS for member in graph.members(name, range(graph.channels(name))))
+    )

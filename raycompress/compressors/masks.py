@@ -1,0 +1,129 @@
+"""Masks on a live model: what is pruned stays zero while the user's script goes on training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from raycompress.compressors.example import Example
+
+Removed = Mapping[tuple[str, str], Tensor]
+"""(module name, parameter name) -> bool tensor of the parameter's shape, True where the weight is removed."""
+
+
+class MaskHook:
+    """Forward pre-hook of one module: sets the removed entries of its parameters to zero.
+
+    It owns its tensors and nothing else, so a deep copy or a pickle of the model carries its masks along.
+    """
+
+    def __init__(self, removed: dict[str, Tensor]) -> None:
+        self.removed = removed
+
+    def __call__(self, module: nn.Module, _inputs: Any) -> None:
+        """Apply, before the module computes."""
+        self.apply(module)
+
+    def apply(self, module: nn.Module) -> None:
+        """Set the removed entries to zero, wherever the module lives by now."""
+        for name, removed in self.removed.items():
+            parameter = getattr(module, name)
+            if removed.device != parameter.device:
+                self.removed[name] = removed = removed.to(parameter.device)
+            # .data: autograd's version counter stays, so a backward pass of an earlier forward still works
+            parameter.data.masked_fill_(removed, 0)
+
+
+class Masks:
+    """The masks of one model, held by hooks until `release`.
+
+    Parameters
+    ----------
+    model
+        The user's model; it is changed in place.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._hooks: dict[str, MaskHook] = {}
+        self._handles: list[RemovableHandle] = []
+
+    def hold(self, removed: Removed) -> None:
+        """Replace all masks by `removed`, and apply them."""
+        self.release()
+        by_module: dict[str, dict[str, Tensor]] = {}
+        for (module, name), mask in removed.items():
+            by_module.setdefault(module, {})[name] = mask
+        modules = dict(self._model.named_modules())
+        for module, masks in by_module.items():
+            hook = MaskHook(masks)
+            self._hooks[module] = hook
+            self._handles.append(modules[module].register_forward_pre_hook(hook))
+        self.apply()
+
+    def apply(self) -> None:
+        """Set everything that is removed to zero, now."""
+        modules = dict(self._model.named_modules())
+        for name, hook in self._hooks.items():
+            hook.apply(modules[name])
+
+    def release(self) -> None:
+        """Take the hooks off; the weights stay as they are."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        self._hooks.clear()
+
+    def kept(self) -> dict[str, Tensor]:
+        """Return ``{module.parameter: uint8 tensor}``, 1 where the weight stays."""
+        return {
+            f"{module}.{name}" if module else name: (~removed).to(device="cpu", dtype=torch.uint8)
+            for module, hook in self._hooks.items()
+            for name, removed in hook.removed.items()
+        }
+
+
+class FirstCall:
+    """Forward pre-hook of the whole model: hands over the input of its first call, once.
+
+    A deep copy or a pickle of the model carries a hook that does nothing.
+    """
+
+    def __init__(self, learn: Callable[[Example], None] | None = None) -> None:
+        self._learn = learn
+        self._handle: RemovableHandle | None = None
+
+    def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Hand over the input, and never again."""
+        learn = self._learn
+        self.cancel()
+        if learn is not None:
+            learn(Example.from_call(args, kwargs))
+
+    def __reduce__(self) -> tuple[type[FirstCall], tuple[()]]:
+        return FirstCall, ()
+
+    def watch(self, model: nn.Module) -> FirstCall:
+        """Wait for the first call of `model`."""
+        self._handle = model.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
+        return self
+
+    def cancel(self) -> None:
+        """Stop waiting."""
+        self._learn = None
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+
+def drop_hooks(model: nn.Module) -> None:
+    """Take the hooks of this file off a copy of a model, for which nobody holds the handles."""
+    for module in model.modules():
+        for key, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, (MaskHook, FirstCall)):
+                del module._forward_pre_hooks[key]
+                module._forward_pre_hooks_with_kwargs.pop(key, None)

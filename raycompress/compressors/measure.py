@@ -1,0 +1,146 @@
+"""How large and how fast a model is."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from raycompress.compressors.example import Example, evaluating
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of one model.
+
+    Attributes
+    ----------
+    params
+        Number of parameters; shared ones count once.
+    flops
+        Multiply-adds of one forward pass (torch's FLOP counter divided by 2), for a batch of one as the example has
+        it: matrix products and convolutions; BatchNorm, activations and pooling count nothing.
+    bytes
+        Of the weights as saved: parameters and buffers, shared ones once.
+    """
+
+    params: int
+    flops: int
+    bytes: int
+
+    def to_json(self) -> dict[str, int]:
+        """Return plain JSON data."""
+        return asdict(self)
+
+
+def sizes(model: nn.Module, example: Example) -> Sizes:
+    """Return the sizes of `model`; `example` is one input of it."""
+    return Sizes(parameters(model), flops(model, example)[""], size_bytes(model))
+
+
+def parameters(model: nn.Module) -> int:
+    """Return the number of parameters."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def size_bytes(model: nn.Module) -> int:
+    """Return the bytes of the state_dict's tensors, shared storage once."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in distinct(model.state_dict()).values())
+
+
+def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the first of each set of names that share one tensor."""
+    aliases = shared(state)
+    return {name: tensor for name, tensor in state.items() if name not in aliases}
+
+
+def shared(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return name -> the earlier name that shares its tensor, for tied weights."""
+    first: dict[tuple[Any, ...], str] = {}
+    aliases = {}
+    for name, tensor in state.items():
+        if tensor.numel():
+            key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
+            if first.setdefault(key, name) != name:
+                aliases[name] = first[key]
+    return aliases
+
+
+def flops(model: nn.Module, example: Example) -> dict[str, int]:
+    """Return multiply-adds by module name; the whole model's under the empty name."""
+    one = first_of_batch(example)
+    counter = FlopCounterMode(display=False)
+    with evaluating(model), torch.no_grad(), counter:
+        one.call(model)
+    counts = counter.get_flop_counts()
+    root = type(model).__name__
+    totals = {name: sum(counted.values()) // 2 for name, counted in counts.items()}
+    by_module = {name.removeprefix(f"{root}."): total for name, total in totals.items() if name.startswith(f"{root}.")}
+    return {**by_module, "": totals.get("Global", 0)}
+
+
+def first_of_batch(example: Example) -> Example:
+    """Return the example with a batch of one."""
+    return Example.from_call(example.args, example.kwargs)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Median time of one forward pass, in milliseconds: by the clock, and by the CPU time of the calling thread."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
+def latencies(models: list[nn.Module], example: Example, rounds: int = 30, warm_up: int = 5) -> list[Latency]:
+    """Measure the models in turn, round by round, so that a load on the machine meets all of them alike.
+
+    One torch thread; eval mode, no gradients.
+    """
+    times: list[list[tuple[float, float]]] = [[] for _ in models]
+    on_cuda = any(tensor.is_cuda for model in models for tensor in model.parameters())
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        for number in range(warm_up + rounds):
+            for model, measured in zip(models, times, strict=True):
+                with evaluating(model), torch.no_grad():
+                    wall, cpu = time.perf_counter(), time.thread_time()
+                    example.call(model)
+                    if on_cuda:
+                        torch.cuda.synchronize()
+                    once = (time.perf_counter() - wall, time.thread_time() - cpu)
+                if number >= warm_up:
+                    measured.append(once)
+    finally:
+        torch.set_num_threads(threads)
+    return [
+        Latency(1e3 * statistics.median(w for w, _ in measured), 1e3 * statistics.median(c for _, c in measured))
+        for measured in times
+    ]
+
+
+def layer_table(model: nn.Module, example: Example) -> tuple[int, int, list[dict[str, Any]]]:
+    """Return (flops, parameters, one row for each layer with parameters of its own)."""
+    by_module = flops(model, example)
+    rows = []
+    for name, module in model.named_modules():
+        own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
+        if own:
+            weight = getattr(module, "weight", None)
+            rows.append(
+                {
+                    "name": name,
+                    "module_type": type(module).__name__,
+                    "weight_shape": tuple(weight.shape) if isinstance(weight, Tensor) else (),
+                    "flops": by_module.get(name, 0),
+                    "params": own,
+                }
+            )
+    return by_module[""], parameters(model), rows

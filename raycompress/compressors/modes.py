@@ -1,0 +1,95 @@
+"""What create_compressor does where a trial is no real one: the dense baseline, inspection, verification."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from torch import nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.inspection import inspect
+from raycompress.compressors.interface import Compressor
+from raycompress.compressors.masks import FirstCall
+from raycompress.compressors.slicing import relative_difference
+from raycompress.results import bundle
+from raycompress.script.context import EndOfInspection, Trial
+
+
+class DenseCompressor(Compressor):
+    """Prunes nothing and saves nothing: the baseline that compressed models are compared with."""
+
+
+class Inspector(Compressor):
+    """Records the model as soon as one input of it is known, and leaves the script there.
+
+    A script that reports without calling the model is recorded without shapes.
+    """
+
+    def __init__(self, model: nn.Module, trial: Trial, example: Example | None) -> None:
+        super().__init__(model)
+        self._trial = trial
+        self._sent = False
+        if example is not None:
+            self._leave(example)
+        self._first_call = FirstCall(self._leave).watch(model)
+        trial.on_report.append(self._report)
+        trial.on_finish.append(self._finish)
+
+    def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
+        """Record the model with this input, and leave."""
+        if dummy_input is not None:
+            self._leave(Example.from_dummy(dummy_input))
+        return self.model
+
+    def _leave(self, example: Example) -> NoReturn:
+        self._send(example)
+        raise EndOfInspection
+
+    def _report(self, _values: Mapping[str, float]) -> None:
+        self._send(None)
+        raise EndOfInspection
+
+    def _finish(self) -> None:
+        self._send(None)
+
+    def _send(self, example: Example | None) -> None:
+        if not self._sent:
+            self._sent = True
+            self._trial.send({"type": "model", "model": inspect(self.model, example).to_json()})
+
+
+def verify(model: nn.Module, trial: Trial) -> NoReturn:
+    """Load the trial's bundle into the script's model, compare, measure, tell, and leave the script.
+
+    Raises
+    ------
+    BundleError
+        The bundle is broken, or does not fit the model.
+    EndOfInspection
+        Always, when all is told.
+    """
+    folder = trial.bundle
+    assert folder is not None, "mode verify comes with a bundle"
+    dense = copy.deepcopy(model)
+    bundle.load(folder, model)
+    trial.send({"type": "verified", **compare(dense, model, folder)})
+    raise EndOfInspection
+
+
+def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:
+    """Compare `small` with the bundle's stored outputs, and measure it beside `dense`; plain JSON data."""
+    example, outputs = bundle.reference(folder)
+    device = next((parameter.device for parameter in small.parameters()), None)
+    if device is not None:
+        example = example.to(device)
+    difference = relative_difference(outputs, example.outputs(small))
+    sizes = [measure.sizes(model, example).to_json() for model in (dense, small)]
+    times = measure.latencies([dense, small], measure.first_of_batch(example))
+    before, after = (
+        {**size, "latency_ms": time.wall_ms, "cpu_ms": time.cpu_ms} for size, time in zip(sizes, times, strict=True)
+    )
+    return {"relative_difference": difference, "before": before, "after": after}

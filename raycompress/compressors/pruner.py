@@ -1,0 +1,224 @@
+"""The compressor that prunes: an engine chooses, the masks hold while the script trains, slicing makes it small."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors import measure, slicing
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.engine import Choice, Engine, Request
+from raycompress.compressors.example import Example
+from raycompress.compressors.export import Export, export
+from raycompress.compressors.fingerprint import Witness, fingerprint
+from raycompress.compressors.graph import clean_copy
+from raycompress.compressors.interface import Compressor
+from raycompress.compressors.masks import FirstCall, Masks
+from raycompress.compressors.optimizers import carry_over, refuse_stale
+from raycompress.compressors.plan import SlicingPlan
+from raycompress.compressors.targets import Target
+from raycompress.errors import CompressionError, SpeedupError
+from raycompress.script import context
+
+
+class Pruner(Compressor):
+    """Prunes one model.
+
+    Parameters
+    ----------
+    model
+        The user's model.
+    entry
+        The compressor's entry in the catalogue.
+    targets
+        The layers to prune.
+    arguments
+        The compressor's arguments, complete.
+    example
+        One input, from ``dummy_input=``; without it the first input that the model meets after `compress` is taken.
+    optimizer
+        The script's optimizer, if it gave one: it goes on with the small model's parameters after the speed-up.
+    asked
+        What the user wrote (compressor, config_list, arguments), for the bundle.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        entry: CompressorEntry,
+        targets: Mapping[str, Target],
+        arguments: Mapping[str, Any],
+        example: Example | None,
+        optimizer: torch.optim.Optimizer | None,
+        asked: Mapping[str, Any],
+    ) -> None:
+        super().__init__(model)
+        self._entry, self._targets, self._arguments = entry, targets, arguments
+        self._given, self._optimizer, self._asked = example, optimizer, asked
+        self._masks = Masks(model)
+        self._choice: Choice | None = None
+        self._first_call = FirstCall()
+        self._before: measure.Sizes | None = None
+        self._slicing: slicing.Slicing | None = None
+        self._kept: dict[str, Tensor] = {}
+        self._small = False
+        trial = context.current()
+        self._trial = trial
+        self._witness = None if trial is None else Witness(trial, lambda: self._fingerprint())
+
+    def compress(self, *_args: Any, **_kwargs: Any) -> nn.Module:
+        """Prune; see `Compressor.compress`.
+
+        Raises
+        ------
+        CompressionError
+            The method cannot work on this model, or a layer that was to lose channels would lose none. Where no
+            ``dummy_input`` was given, this is raised from the model's first call.
+        """
+        if self._choice is not None:
+            return self.model
+        module, _, name = self._entry.engine.partition(":")
+        engine: Engine = getattr(importlib.import_module(module), name)()
+        request = Request(self._entry, self.model, self._targets, self._arguments, self._given)
+        self._choice = engine.choose(request)
+        if not self._entry.removes_channels:
+            self._masks.hold({(layer, "weight"): removed for layer, removed in self._choice.weights.items()})
+        if self._given is not None:
+            self._learn(self._given)
+        else:
+            self._first_call = FirstCall(self._learn).watch(self.model)
+        return self.model
+
+    def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
+        """Make the model small, in place; see `Compressor.apply_speedup`."""
+        if not self._entry.removes_channels:
+            raise SpeedupError(
+                f"{self._entry.name} masks single weights, which cannot shrink a model",
+                where="apply_speedup",
+                fix="leave apply_speedup out, or take a compressor that removes channels, such as l1_filter",
+            )
+        if self._small:
+            return self.model
+        if dummy_input is not None:
+            dummy = Example.from_dummy(dummy_input)
+            if self._slicing is None:
+                self._learn(dummy)
+            self.example = dummy
+        self._need_example("apply_speedup")
+        assert self._slicing is not None and self.example is not None
+        if not self._slicing.tensors:
+            raise SpeedupError(
+                "no parameter would fall: every sparsity rounds to no channel at all",
+                where="config_list",
+                fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
+            )
+        self._masks.apply()
+        masked = fingerprint(self.model)
+        small = clean_copy(self.model)
+        self._slicing.apply(small)
+        slicing.prove(self.model, small, self.example)
+        self._shrink()
+        if self._witness is not None:
+            self._witness.carry_over(masked, fingerprint(self.model))
+        return self.model
+
+    def export_model(
+        self,
+        model_path: str,
+        mask_path: str | None = None,
+        folder_name: str = ".",
+        speedup: bool = False,
+        dummy_input: Any = None,
+        bundle_path: str | None = None,
+        **_ignored: Any,
+    ) -> None:
+        """Save the model as it is now; the last of several calls wins.
+
+        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the two
+        files are written, and a bundle where `bundle_path` is given.
+
+        Parameters
+        ----------
+        model_path, mask_path
+            Files for the plain state_dict and for the masks (1 where a weight stays), written by ``torch.save``.
+        folder_name
+            Folder that both are relative to.
+        speedup, dummy_input
+            Call `apply_speedup` first.
+        bundle_path
+            By hand only: folder for a bundle that `raycompress.load` takes.
+
+        Raises
+        ------
+        CompressionError
+            Nothing was compressed yet, or no input was seen.
+        UsageError
+            In a trial: a path that leaves the candidate folder, or takes the name of a file of the bundle.
+        """
+        if self._trial is not None and not self._trial.save_model:
+            return
+        if self._choice is None:
+            raise CompressionError("export_model before compress", fix="call compress() first")
+        if speedup:
+            self.apply_speedup(dummy_input)
+        elif dummy_input is not None and self.example is None:
+            self._learn(Example.from_dummy(dummy_input))
+        self._need_example("export_model")
+        self._masks.apply()
+        assert self.example is not None and self._before is not None
+        removed = {} if self._slicing is None else self._slicing.removal.counts()
+        plan = self._slicing.plan if self._slicing is not None and self._small else SlicingPlan({}, {})
+        saved = Export(
+            model=self.model,
+            masks=self._kept or self._masks.kept(),
+            plan=plan,
+            example=self.example,
+            before=self._before,
+            after=measure.sizes(self.model, self.example),
+            removed=removed,
+            asked=self._asked,
+        )
+        export(saved, self._trial, model_path, mask_path, folder_name, bundle_path)
+        if self._witness is not None:
+            self._witness.export()
+
+    def _learn(self, example: Example) -> None:
+        """Extend the masks, now that an input is known; all of this happens before the model computes anything."""
+        assert self._choice is not None or not self._entry.removes_channels
+        self._first_call.cancel()
+        self.example = example
+        self._before = measure.sizes(self.model, example)
+        if self._entry.removes_channels and self._choice is not None:
+            self._slicing = slicing.make(self.model, example, self._choice, self._targets, self._entry)
+            self._masks.hold(self._slicing.removed(self.model))
+
+    def _need_example(self, where: str) -> None:
+        if self._choice is None:
+            raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
+        if self.example is None:
+            raise CompressionError(
+                "no input of the model is known: it was not called since compress()",
+                where=where,
+                fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
+            )
+
+    def _shrink(self) -> None:
+        assert self._slicing is not None
+        before = measure.parameters(self.model)
+        self._kept = self._masks.kept()
+        self._masks.release()
+        changed = self._slicing.apply(self.model)
+        if self._optimizer is not None:
+            carry_over(self._optimizer, changed)
+        refuse_stale(changed)
+        self._small = True
+        if measure.parameters(self.model) >= before:
+            raise SpeedupError("no parameter fell", where="apply_speedup", fix="raise the sparsities")
+
+    def _fingerprint(self) -> dict[str, tuple[float, float]]:
+        self._masks.apply()
+        return fingerprint(self.model)

@@ -1,0 +1,198 @@
+"""What can be wrong between the keys of an experiment, each of which is right by itself."""
+
+from __future__ import annotations
+
+import shlex
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from raycompress.compressors.catalog import CATALOG, CompressorEntry
+from raycompress.experiment.jsontext import JsonPath
+from raycompress.experiment.ranges import Finding, check_range, find_ranges
+from raycompress.experiment.words import did_you_mean, dotted, listed, near
+
+SELECTION = ("op_names", "op_types", "exclude", "expand_op_names")
+RESERVED = (
+    *("compressor", "compression_framework", "compression_type", "config_list", "arguments", "save_model"),
+    *("folder_name", "tid", "job_id", "n_iterations"),
+)
+"""What the script finds in its config beside its own parameters."""
+
+_KEYS_OF_KIND = {
+    "pruning": ("sparsity",),
+    "quantization": ("quant_types", "quant_bits", "quant_start_step", "quant_scheme", "quant_dtype"),
+}
+_KEYS_OF_COMPRESSOR = {
+    "agp": ("initial_sparsity", "final_sparsity", "start_epoch", "end_epoch", "frequency"),
+    "lottery_ticket": ("sparsity", "prune_iterations"),
+}
+
+
+def check(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what is wrong in the experiment `data`; values of a wrong type are passed over."""
+    compression = _dict(data.get("compression"))
+    name = str(compression.get("compressor"))
+    compressor = CATALOG.get(name if name in CATALOG else near(name, CATALOG) or "")
+    yield from _check_script(data)
+    yield from _check_storage(data.get("storage"))
+    if compressor is not None and name in CATALOG:
+        yield from _check_kind(compression, compressor)
+    yield from _check_config_list(compression, compressor)
+    yield from _check_arguments(compression, compressor)
+    yield from _check_parameters(data.get("parameter_config"))
+    if data.get("proposer") == "sequence":
+        yield from _check_grid(data)
+    yield from _check_lists(data)
+
+
+def _check_script(data: Mapping[str, Any]) -> Iterator[Finding]:
+    if "cwd" in data and "workingdir" in data:
+        yield Finding(("cwd",), '"cwd" and "workingdir" are the same thing', "keep one of the two")
+    script = data.get("script")
+    if isinstance(script, str) and script:
+        try:
+            shlex.split(script)
+        except ValueError:
+            yield Finding(("script",), f"a quote in the script's arguments is not closed: {script}", "close it")
+
+
+def _check_storage(storage: Any) -> Iterator[Finding]:
+    if isinstance(storage, str) and "://" in storage:
+        scheme = storage.split("://", 1)[0]
+        fix = "write a folder"
+        if scheme == "s3":
+            yield Finding(("storage",), "s3:// is known but does not work in this version yet", fix)
+        else:
+            yield Finding(("storage",), f"results cannot go to {scheme}://", fix)
+
+
+def _check_kind(compression: Mapping[str, Any], compressor: CompressorEntry) -> Iterator[Finding]:
+    for key, right in (("framework", compressor.framework), ("type", compressor.kind)):
+        wrong = compression.get(key)
+        if wrong in ("torch", "tensorflow", "pruning", "quantization") and wrong != right:
+            what = f'"{compressor.name}" is for {right}, not {wrong}'
+            yield Finding(("compression", key), what, f'write "{key}": "{right}", or choose another compressor')
+
+
+def _check_config_list(compression: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
+    entries = compression.get("config_list")
+    path: JsonPath = ("compression", "config_list")
+    if entries == [] and compressor is not None:
+        fix = 'write an entry, such as {"sparsity": 0.5, "op_types": ["Conv2d"]}'
+        yield Finding(path, "config_list is empty: nothing would be compressed", fix)
+    for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+        if isinstance(entry, dict):
+            yield from _check_entry(entry, (*path, index), compressor)
+
+
+def _check_entry(entry: Mapping[str, Any], path: JsonPath, compressor: CompressorEntry | None) -> Iterator[Finding]:
+    if "op_names" not in entry and "op_types" not in entry:
+        yield Finding(path, "an entry that names no layers", 'add "op_names": [...] or "op_types": [...]')
+    for key in ("op_names", "op_types"):
+        for name, count in _counted(entry.get(key)):
+            yield Finding((*path, key), f'"{name}" stands {count} times', "keep one of them")
+    if entry.get("exclude") is True:
+        for inner, _ in find_ranges(dict(entry)):
+            what = f'"{dotted(inner)}" is searched in an entry that leaves its layers alone'
+            yield Finding((*path, *inner), what, 'remove it, or "exclude"')
+        return
+    if compressor is None:
+        return
+    allowed = _KEYS_OF_COMPRESSOR.get(compressor.name, _KEYS_OF_KIND[compressor.kind])
+    for key in entry:
+        if key not in SELECTION and key not in allowed:
+            yield Finding(
+                (*path, key), f'"{key}" is no key of {compressor.name}', f"remove it; it has {listed(allowed)}"
+            )
+    for key in allowed[:1]:
+        if key not in entry:
+            yield Finding(path, f'"{key}" is missing: how much to compress is not said', f'add "{key}": 0.5')
+    if entry.get("expand_op_names") == "dependency" and not compressor.removes_channels:
+        what = f"{compressor.name} removes no channels, so that no layers are tied together"
+        yield Finding((*path, "expand_op_names"), what, "write true or false")
+
+
+def _check_arguments(compression: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
+    arguments = _dict(compression.get("arguments"))
+    path: JsonPath = ("compression", "arguments")
+    for inner, value in find_ranges(arguments, anything=True):
+        for found in check_range(value):
+            yield found._replace(path=path + inner + found.path)
+    if compressor is None:
+        return
+    known = {argument.name: argument for argument in compressor.arguments}
+    for key in arguments:
+        if key not in known:
+            choose = [argument.name for argument in compressor.arguments if not argument.from_script]
+            has = f"{compressor.name} takes {listed(choose)}" if choose else f"{compressor.name} takes none"
+            fix = did_you_mean(key, known) or f"remove it; {has}"
+            yield Finding((*path, key), f'unknown argument "{key}" of {compressor.name}', fix)
+        elif known[key].from_script:
+            fix = f"remove it, and pass {key}= to create_compressor in the script"
+            yield Finding((*path, key), f'"{key}" is nothing that a file can hold', fix)
+
+
+def _check_parameters(parameters: Any) -> Iterator[Finding]:
+    path: JsonPath = ("parameter_config",)
+    entries = [entry for entry in parameters if isinstance(entry, dict)] if isinstance(parameters, list) else []
+    for index, entry in enumerate(parameters if entries else ()):
+        if not isinstance(entry, dict):
+            continue
+        for found in check_range({key: value for key, value in entry.items() if key != "name"}):
+            yield found._replace(path=(*path, index, *found.path))
+        if entry.get("name") in RESERVED:
+            what = f'the parameter name "{entry["name"]}" is taken: the script finds something else under it'
+            yield Finding((*path, index, "name"), what, "choose another name")
+    for name, count in _counted([entry.get("name") for entry in entries]):
+        yield Finding(path, f'the parameter "{name}" stands {count} times', "keep one of them")
+
+
+def _check_grid(data: Mapping[str, Any]) -> Iterator[Finding]:
+    for path, value in every_range(data):
+        if value.get("type") == "float" and "interval" not in value and "n" not in value:
+            yield Finding(
+                path, "a float range has no end of values for the grid of sequence", 'add "n": 5 or "interval": 0.1'
+            )
+
+
+def _check_lists(data: Mapping[str, Any]) -> Iterator[Finding]:
+    labels = _dict(data.get("resource_args")).get("multi_res_labels")
+    for label, count in _counted(labels):
+        path: JsonPath = ("resource_args", "multi_res_labels")
+        yield Finding(path, f'"{label}" stands {count} times', "give each number a name of its own")
+    for name in _dict(_dict(data.get("runtime_args")).get("env")):
+        if not name or "=" in name or "\0" in name:
+            yield Finding(("runtime_args", "env", name), f'"{name}" is no name of a variable', "write another name")
+
+
+def notes(data: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each thing that is taken and means nothing."""
+    if data.get("resource") in ("node", "aws"):
+        yield f'resource "{data["resource"]}" is read as "cpu": which machine runs a trial is for Ray to say'
+    if data.get("proposer") != "sequence":
+        for path, value in every_range(data):
+            for key in ("interval", "n"):
+                if key in value:
+                    yield f'"{dotted((*path, key))}" is for the proposer sequence only'
+
+
+def every_range(data: Mapping[str, Any]) -> Iterator[tuple[JsonPath, Mapping[str, Any]]]:
+    """Yield path and object of each search range of an experiment."""
+    compression = _dict(data.get("compression"))
+    for key, anything in (("config_list", False), ("arguments", True)):
+        for path, value in find_ranges(compression.get(key), anything=anything):
+            yield ("compression", key, *path), value
+    parameters = data.get("parameter_config")
+    for index, entry in enumerate(parameters if isinstance(parameters, list) else ()):
+        if isinstance(entry, dict):
+            yield ("parameter_config", index), entry
+
+
+def _counted(names: Any) -> Iterable[tuple[str, int]]:
+    texts = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return [(name, count) for name, count in Counter(texts).items() if count > 1]
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,296 @@
+"""The keys of an experiment file: pydantic models that its JSON Schema, its checks and its documentation come from.
+
+Only `raycompress.experiment.schema` imports this, when it needs it: pydantic takes a while to load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
+
+from raycompress.compressors.catalog import CATALOG, COMING
+from raycompress.experiment.messages import findings_of
+from raycompress.experiment.ranges import KEYS, TYPES, Finding, check_range, is_range
+from raycompress.experiment.words import did_you_mean, listed
+
+PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint")
+COMING_PROPOSERS = ("hyperband", "bohb", "guided", "passive")
+
+_NOT_YET = "Known, but does not work in this version yet."
+_NO_MEANING = "Of the old tool's remote execution: taken, and without meaning here."
+
+
+def _extend(schema: dict[str, Any], model: type[Any]) -> None:
+    """Add the keys that are no fields; what comes later allows no value at all, so that an editor marks it."""
+    properties = schema.setdefault("properties", {})
+    properties.update({key: {"description": _NOT_YET, "not": {}} for key in model.coming})
+    properties.update({key: {"description": _NO_MEANING} for key in model.meaningless})
+
+
+class Keys(BaseModel):
+    """An object of the file: its keys are known, each value has exactly the type that its key says."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_extend)
+    coming: ClassVar[tuple[str, ...]] = ()
+    """Keys that are known and whose function comes later: using one is an error that says so."""
+    meaningless: ClassVar[tuple[str, ...]] = ()
+    """Keys of the old tool that have no meaning here: using one is taken, with a note."""
+
+
+class RangeOr:
+    """Marks a value that a search range may stand for; the range's ends and choices must be such values."""
+
+    def __init__(self, only: str | None = None) -> None:
+        self.only = only
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: Any, handler: Any) -> Any:
+        if not is_range(value):
+            return handler(value)
+        findings = check_range(value, only=self.only)
+        if not findings:
+            members, findings = _members(value, handler)
+        if findings:
+            raise PydanticCustomError("findings", "a search range", {"findings": findings})
+        return {**value, "range": members}
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), SEARCH_RANGE]}
+
+
+def _members(value: Mapping[str, Any], handler: Any) -> tuple[list[Any], list[Finding]]:
+    """Return the range's ends or choices as the values that they stand for, and what is wrong with them."""
+    members: list[Any] = []
+    findings: list[Finding] = []
+    for index, member in enumerate(value["range"]):
+        try:
+            members.append(handler(member))
+        except ValidationError as error:
+            for found in findings_of(error.errors()):
+                findings.append(found._replace(path=("range", index, *found.path)))
+    return members, findings
+
+
+SEARCH_RANGE: dict[str, Any] = {
+    "type": "object",
+    "title": "Search range",
+    "properties": {
+        "type": {"enum": list(TYPES)},
+        "range": {"type": "array", "minItems": 1, "description": "[low, high], both included; of a choice the values"},
+        "interval": {"type": "number", "exclusiveMinimum": 0, "description": "for the proposer sequence: the step"},
+        "n": {"type": "integer", "minimum": 2, "description": "for the proposer sequence: how many values"},
+        "log": {"type": "boolean", "description": "search the logarithm"},
+    },
+    "required": ["type", "range"],
+    "additionalProperties": False,
+}
+assert tuple(SEARCH_RANGE["properties"]) == KEYS
+
+
+def complaint(what: str, fix: str) -> PydanticCustomError:
+    """Return the error of a validator that knows its own words."""
+    return PydanticCustomError("findings", "a mistake", {"findings": [Finding((), what, fix)]})
+
+
+class OneOf:
+    """Marks a text that must be one of `options`; `coming` are known and do not work yet, `refused` never will."""
+
+    def __init__(
+        self,
+        noun: str,
+        options: Sequence[str],
+        *,
+        coming: Sequence[str] = (),
+        refused: Mapping[str, str] | None = None,
+        more: str = "",
+    ) -> None:
+        self.noun, self.options, self.coming, self.refused, self.more = noun, options, coming, refused or {}, more
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._validate, handler(source))
+
+    def _validate(self, value: str) -> str:
+        if value in self.options:
+            return value
+        every = f"use one of {listed(self.options)}"
+        if value in self.coming:
+            raise complaint(f'the {self.noun} "{value}" is known but does not work in this version yet', every)
+        if value in self.refused:
+            raise complaint(f'the {self.noun} "{value}" is refused: {self.refused[value]}', every)
+        near = did_you_mean(value, [*self.options, *self.coming])
+        raise complaint(
+            f'unknown {self.noun} "{value}"', " ".join(filter(None, [near or every + ";", self.more])).rstrip(";")
+        )
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "string", "enum": list(self.options)}
+
+
+def absent(description: str) -> Any:
+    """A key without a default: it may be left out, and cannot be null."""
+    return Field(default=None, description=description)
+
+
+Text = Annotated[str, Field(min_length=1)]
+Texts = Annotated[list[Text], Field(min_length=1)]
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0)]
+Share = Annotated[float, Field(ge=0, lt=1), RangeOr()]
+Step = Annotated[int, Field(ge=0), RangeOr("int")]
+Many = Annotated[int, Field(ge=1), RangeOr("int")]
+
+
+def _bits_or_each(value: Any) -> str:
+    return "<each>" if isinstance(value, dict) and not is_range(value) else "<bits>"
+
+
+def _name_or_object(value: Any) -> str:
+    return "<object>" if isinstance(value, dict) else "<name>"
+
+
+QuantizedPart = Literal["weight", "input", "output"]
+Bits = Annotated[
+    Annotated[Many, Tag("<bits>")] | Annotated[dict[QuantizedPart, Many], Tag("<each>")], Discriminator(_bits_or_each)
+]
+
+
+class Entry(Keys):
+    """An entry of config_list: which layers, and how much of them."""
+
+    op_names: Texts = absent("Names of layers, as in model.named_modules().")
+    op_types: Texts = absent('Class names of layers; "default" is every type that the compressor works on.')
+    exclude: bool = Field(False, description="Leave these layers alone.")
+    expand_op_names: Literal[True, False, "dependency"] = Field(
+        True, description='One dimension per layer (true), for all (false), per set of tied layers ("dependency").'
+    )
+    sparsity: Share = absent("Share of channels or weights to remove, from 0 to below 1.")
+    initial_sparsity: Share = absent("agp: the sparsity to start with.")
+    final_sparsity: Share = absent("agp: the sparsity to end with.")
+    start_epoch: Step = absent("agp: the first epoch that prunes.")
+    end_epoch: Step = absent("agp: the last epoch that prunes.")
+    frequency: Many = absent("agp: prune every so many epochs.")
+    prune_iterations: Many = absent("lottery_ticket: how many rounds.")
+    quant_types: list[QuantizedPart] = absent("What to quantize.")
+    quant_bits: Bits = absent("Bits, for everything or for each part.")
+    quant_start_step: Step = absent("qat: the first step that quantizes.")
+    quant_scheme: Any = absent("qat: how values map to integers.")
+    quant_dtype: Any = absent("qat: int or uint.")
+
+
+class CompressionKeys(Keys):
+    """What compresses the model, and what of it."""
+
+    framework: Annotated[str, OneOf("framework", ["torch"], coming=["tensorflow"])] = Field(description="torch")
+    type: Annotated[str, OneOf("type of compression", ["pruning", "quantization"])] = Field(
+        description="pruning or quantization"
+    )
+    compressor: Annotated[
+        str,
+        OneOf("compressor", list(CATALOG), coming=list(COMING), more="`raycompress compressors` lists them all"),
+    ] = Field(description="A name that `raycompress compressors` lists.")
+    config_list: list[Entry] = Field(description="NNI's config_list; any value may be a search range.")
+    arguments: dict[str, Any] = Field({}, description="Arguments of the compressor; search ranges allowed.")
+
+
+class Parameter(Keys):
+    """A further hyperparameter of the script: a name and a search range."""
+
+    name: Text
+    type: Any = absent("")  # these five are checked as every search range is
+    range: Any = absent("")
+    interval: Any = absent("")
+    n: Any = absent("")
+    log: Any = absent("")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        name = {"type": "string", "minLength": 1, "description": "What the script finds the value under."}
+        properties = {"name": name, **SEARCH_RANGE["properties"]}
+        return {**SEARCH_RANGE, "title": "Parameter", "properties": properties, "required": ["name", "type", "range"]}
+
+
+class ResourceKeys(Keys):
+    """What one trial occupies."""
+
+    cpu: Annotated[float, Field(ge=0)] = Field(1.0, description="CPU cores.")
+    gpu: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs; a fraction shares one.")
+    memory_gb: Annotated[float, Field(gt=0)] = absent("Memory in GiB.")
+    accelerator_type: Text = absent('Kind of GPU, such as "A100".')
+
+
+_ResourceName = Annotated[str, OneOf("resource", ["cpu", "gpu", "node", "aws"], coming=["passive"])]
+Resource = Annotated[
+    Annotated[_ResourceName, Tag("<name>")] | Annotated[ResourceKeys, Tag("<object>")], Discriminator(_name_or_object)
+]
+
+
+class JobFailureKeys(Keys):
+    """What a failed trial does to the search."""
+
+    job_retries: Annotated[int, Field(ge=0)] = Field(0, description="Run a failed trial again, so many times.")
+    ignore_fail: bool = Field(False, description="Go on after a failed trial.")
+
+
+class ResourceArgsKeys(Keys):
+    """What trials save and report."""
+
+    coming = ("early_stop",)
+    meaningless = (
+        *("reconn_wait_time", "max_retries", "async_run", "async_reconnect", "async_timeout"),
+        *("shutdown", "connection_retry"),
+    )
+
+    save_model: bool = absent("Keep the best model and its mask; by default, of a search.")
+    multi_res_labels: Texts = absent("Names of the numbers in a reported list, the objective's first.")
+    track_intermediate_results: bool = Field(False, description="Record every result, not only the last.")
+
+
+class RuntimeArgsKeys(Keys):
+    """What surrounds a trial's script."""
+
+    coming = ("prescript", "postscript", "overwrite")
+
+    env: dict[str, str] = Field({}, description="Environment variables.")
+
+
+class ExperimentKeys(Keys):
+    """An experiment of raycompress."""
+
+    coming = (
+        *("objectives", "constraints", "early_stop", "loggers", "export"),
+        *("engine", "eta", "max_iter", "num_samples"),
+    )
+
+    schema_: str = Field("", alias="$schema", description="Of the file, for editors.")
+    name: Text = Field(description="The experiment's name.")
+    script: Text = Field(description="The training script, relative to workingdir; arguments may follow.")
+    workingdir: Text = absent("Where trials run; by default this file's folder.")
+    cwd: Text = absent("The same as workingdir.")
+    resource: Resource = Field("cpu", description="What one trial occupies.")
+    compression: CompressionKeys
+    parameter_config: list[Parameter] = Field([], description="Further hyperparameters of the script.")
+    proposer: Annotated[
+        str,
+        OneOf(
+            "proposer",
+            PROPOSERS,
+            coming=COMING_PROPOSERS,
+            refused={"eas": "it grows architectures, and here they shrink"},
+        ),
+    ] = Field("random", description="How samples are chosen.")
+    n_samples: Count = Field(10, description="How many samples; with sequence by default the whole grid.")
+    n_parallel: Count = Field(1, description="How many trials at a time.")
+    target: Literal["max", "min"] = Field("max", description="Whether a high or a low result is better.")
+    random_seed: Annotated[int, Field(ge=0, lt=2**31)] = absent("The same seed gives the same proposals.")
+    job_failure: JobFailureKeys = Field(JobFailureKeys(), description="By default the first failure ends the search.")
+    trial_timeout_s: Seconds = absent("A trial that takes longer is ended.")
+    time_budget_s: Seconds = absent("The search ends after this time.")
+    resource_args: ResourceArgsKeys = Field(ResourceArgsKeys(), description="What trials save and report.")
+    runtime_args: RuntimeArgsKeys = Field(RuntimeArgsKeys(), description="What surrounds a trial's script.")
+    storage: Text = Field("raycompress_results", description="The folder for results.")
+    baseline: bool = Field(True, description="Measure the model as it is, as trial 0.")

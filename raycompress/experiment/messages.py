@@ -1,0 +1,107 @@
+"""What pydantic says of a value, in plain words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from raycompress.experiment.ranges import Finding
+from raycompress.experiment.words import did_you_mean, dotted, listed, said, shown
+
+_NOUNS = {
+    "string": ("a text", 'write it in quotes: "..."'),
+    "int": ("a whole number", "write a whole number, such as 4"),
+    "float": ("a number", "write a number, such as 0.5"),
+    "bool": ("true or false", "write true or false, without quotes"),
+    "list": ("a list", "write [...]"),
+    "dict": ("an object", "write {...}"),
+    "model": ("an object", "write {...}"),
+}
+_BOUNDS = {
+    "greater_than": ("above", "gt"),
+    "greater_than_equal": ("at least", "ge"),
+    "less_than": ("below", "lt"),
+    "less_than_equal": ("at most", "le"),
+}
+
+
+def findings_of(errors: list[Any]) -> Iterator[Finding]:
+    """Yield a finding for each of pydantic's error dicts; those that our own validators raised hold several."""
+    for error in errors:
+        path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
+        if error["type"] == "findings":
+            for found in error["ctx"]["findings"]:
+                yield found._replace(path=path + found.path)
+        else:
+            what, fix = _words(error, path)
+            yield Finding(path, what, fix)
+
+
+def _words(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str]:
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
+    key = dotted(path[-2:] if path and isinstance(path[-1], int) else path[-1:]) or "the experiment"
+    if key.endswith("[key]"):
+        key = "the key"
+    if kind == "missing":
+        return f'"{key}" is missing', f"add {json.dumps(key)}: ..."
+    if kind in _BOUNDS:
+        word, bound = _BOUNDS[kind]
+        return (
+            f'"{key}" must be {word} {context[bound]:g}, not {shown(value)}',
+            f"write a number {word} {context[bound]:g}",
+        )
+    if kind in _PARTICULAR:
+        return _PARTICULAR[kind](key, value, context)
+    for stem, (noun, fix) in _NOUNS.items():
+        if kind in (f"{stem}_type", f"{stem}_parsing", f"{stem}_from_float"):
+            return f'"{key}" must be {noun}, not {said(value)}', _rewritten(stem, value) or fix
+    return f'"{key}": {error["msg"]}', "see `raycompress schema`"
+
+
+def _literal(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
+    options = [part.strip().strip("'") for part in context["expected"].replace(" or ", ", ").split(", ")]
+    options = [option.lower() if option in ("True", "False") else option for option in options]
+    if isinstance(value, str) and value.lower() in ("true", "false") and "true" in options:
+        return f'"{key}" is the text {shown(value)}', f"write {value.lower()}, without quotes"
+    return f'"{key}" must be one of {listed(options)}, not {shown(value)}', (
+        did_you_mean(value, options) or f"write one of {listed(options)}"
+    )
+
+
+def _empty(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
+    return f'"{key}" is empty', "write something, or leave the key out"
+
+
+def _infinite(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
+    return f'"{key}" must be a finite number', "write a finite number"
+
+
+_PARTICULAR: dict[str, Callable[[str, Any, Mapping[str, Any]], tuple[str, str]]] = {
+    "literal_error": _literal,
+    "string_too_short": _empty,
+    "too_short": _empty,
+    "finite_number": _infinite,
+}
+
+
+def _rewritten(stem: str, value: Any) -> str:
+    """Return how to write `value` where its meaning is plain and only its type is wrong."""
+    if stem == "list" and isinstance(value, (str, int, float)):
+        return f"write {json.dumps([value], ensure_ascii=False)}"
+    if stem == "string" and isinstance(value, (int, float)):
+        return f'write "{json.dumps(value)}"'
+    if stem == "int" and isinstance(value, float) and value == int(value):
+        return f"write {int(value)}"
+    if stem == "bool" and value in (0, 1):
+        return f"write {json.dumps(bool(value))}"
+    if not isinstance(value, str):
+        return ""
+    try:
+        plain = json.loads(value.strip().lower())
+    except ValueError:
+        return ""
+    wanted: Any = {"int": int, "float": (int, float), "bool": bool}.get(stem)
+    if wanted is None or not isinstance(plain, wanted) or (stem != "bool" and isinstance(plain, bool)):
+        return ""
+    return f"write {json.dumps(plain)}, without quotes"

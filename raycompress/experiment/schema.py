@@ -1,0 +1,293 @@
+"""The experiment, understood: what the file says, checked and with every default in its place.
+
+The keys themselves are in `raycompress.experiment.keys`, which loads pydantic; this module does so only when it reads
+a file.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from raycompress.errors import ExperimentError, Problem
+from raycompress.experiment.jsontext import JsonPath, read
+from raycompress.experiment.ranges import Finding, find_ranges
+from raycompress.experiment.words import did_you_mean, dotted, said
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial occupies: CPU cores, GPUs, memory in GiB (None: not asked for), kind of GPU (None: any)."""
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+    memory_gb: float | None = None
+    accelerator_type: str | None = None
+
+
+@dataclass(frozen=True)
+class Compression:
+    """What compresses the model; values of `config_list` and `arguments` may be search ranges."""
+
+    framework: str
+    type: str
+    compressor: str
+    config_list: tuple[Mapping[str, Any], ...]
+    arguments: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """An experiment file that was read and found right.
+
+    Attributes
+    ----------
+    path, text
+        The file, absolute, and what it says to the letter.
+    name, compression, proposer, n_parallel, target, baseline, trial_timeout_s, time_budget_s, env
+        As in the file, defaults filled in; times in seconds, None where there is no limit.
+    script_path, script_args
+        The script, absolute, and the arguments that follow it.
+    workingdir, storage
+        Where trials run and where results go, absolute.
+    resources
+        What one trial occupies.
+    parameter_config
+        Further hyperparameters: each has ``name``, ``type`` and ``range``.
+    n_samples
+        How many samples; None for the whole grid of ``sequence``.
+    n_samples_given
+        Whether the file says how many.
+    seed
+        ``random_seed``, None where there is none.
+    job_retries, ignore_failures
+        How often a failed trial is run again, and whether the search goes on after one.
+    save_model
+        What the file says, or None.
+    metric_labels
+        Names of the numbers in a reported list, the objective's first; may be empty.
+    track_intermediate_results
+        Whether every result is recorded, not only the last.
+    accepted
+        A line for each key that was taken and has no meaning here.
+    """
+
+    path: Path
+    text: str
+    name: str
+    script_path: Path
+    script_args: tuple[str, ...]
+    workingdir: Path
+    storage: Path
+    resources: Resources
+    compression: Compression
+    parameter_config: tuple[Mapping[str, Any], ...]
+    proposer: str
+    n_samples: int | None
+    n_samples_given: bool
+    n_parallel: int
+    target: Literal["max", "min"]
+    seed: int | None
+    job_retries: int
+    ignore_failures: bool
+    trial_timeout_s: float | None
+    time_budget_s: float | None
+    save_model: bool | None
+    metric_labels: tuple[str, ...]
+    track_intermediate_results: bool
+    env: Mapping[str, str]
+    baseline: bool
+    accepted: tuple[str, ...] = ()
+    shown: str = field(default="", repr=False)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Experiment:
+        """Read an experiment file.
+
+        Raises
+        ------
+        ExperimentError
+            All mistakes of the file at once, each with its line, its JSON path and what to write.
+        """
+        text = _text_of(Path(path))
+        values, accepted = _understood(text, str(path))
+        return _experiment(values, Path(path), text, accepted)
+
+    def where(self, path: JsonPath = ()) -> str:
+        """Return ``exp.json:LINE  json.path`` for a path into the file; of a key left out the line it belongs under."""
+        return _where(self.shown, self._lines, path)
+
+    @cached_property
+    def _lines(self) -> dict[JsonPath, int]:
+        return read(self.text).lines
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether there is anything to search: at least one search range."""
+        inside = (
+            find_ranges(list(self.compression.config_list)),
+            find_ranges(self.compression.arguments, anything=True),
+        )
+        return bool(self.parameter_config) or any(True for ranges in inside for _ in ranges)
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the experiment file."""
+    from raycompress.experiment.keys import ExperimentKeys
+
+    schema = _without_null_defaults(ExperimentKeys.model_json_schema())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _without_null_defaults(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_null_defaults(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_null_defaults(item) for key, item in value.items() if not (key == "default" and item is None)}
+
+
+def _text_of(path: Path) -> str:
+    where = str(path)
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        beside = [file.name for file in path.parent.glob("*.json")] if path.parent.is_dir() else []
+        fix = did_you_mean(path.name, beside) or "write the path of an experiment file"
+        raise ExperimentError("there is no such file", where=where, fix=fix) from None
+    except IsADirectoryError:
+        raise ExperimentError("this is a folder", where=where, fix="write the path of a file in it") from None
+    except UnicodeDecodeError as error:
+        fix = "save the file as UTF-8"
+        raise ExperimentError(f"the file is no UTF-8 text (byte {error.start})", where=where, fix=fix) from None
+    except OSError as error:
+        raise ExperimentError(f"the file cannot be read: {error.strerror}", where=where) from None
+
+
+def _where(shown: str, lines: Mapping[JsonPath, int], path: JsonPath) -> str:
+    known = path
+    while known and known not in lines:
+        known = known[:-1]
+    return f"{shown}:{lines.get(known, 1)}  {dotted(path)}".rstrip()
+
+
+def _understood(text: str, shown: str) -> tuple[Any, tuple[str, ...]]:
+    """Return the keys of the file and the notes on them; raise all mistakes at once."""
+    found = read(text)
+    told = [
+        (flaw.line, Problem(flaw.what, f"{shown}:{flaw.line}  {dotted(flaw.path)}".rstrip(), flaw.fix))
+        for flaw in found.flaws
+    ]
+    values: Any = None
+    accepted: tuple[str, ...] = ()
+    if found.whole and not isinstance(found.value, dict):
+        fix = 'write {"name": ...}'
+        raise ExperimentError(f"an experiment must be an object, not {said(found.value)}", where=f"{shown}:1", fix=fix)
+    if found.whole:
+        values, findings, accepted = _checked(found.value)
+        for path, what, fix in findings:
+            if not any(path[: len(guess)] == guess for guess in found.guessed):
+                where = _where(shown, found.lines, path)
+                line = int(where[len(shown) + 1 :].split(" ", 1)[0])
+                told.append((line, Problem(what, where, fix)))
+    if told:
+        raise ExperimentError.of([problem for _, problem in sorted(told, key=lambda pair: pair[0])])
+    return values, accepted
+
+
+def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]:
+    from pydantic import ValidationError
+
+    from raycompress.experiment.checks import check, notes
+    from raycompress.experiment.keys import ExperimentKeys
+    from raycompress.experiment.messages import findings_of
+    from raycompress.experiment.spelling import respell
+
+    spelled = respell(data)
+    values = None
+    wrong = []
+    try:
+        values = ExperimentKeys.model_validate(spelled.data)
+    except ValidationError as error:
+        wrong = list(findings_of(error.errors(include_url=False)))
+    told = {finding.path for finding in wrong}
+    # what is wrong by itself says nothing more about how it goes with the rest
+    wrong += [finding for finding in check(spelled.data) if not any(finding.path[: len(path)] == path for path in told)]
+    findings = [*spelled.findings, *(finding._replace(path=spelled.written(finding.path)) for finding in wrong)]
+    return values, findings, (*spelled.notes, *notes(spelled.data))
+
+
+def _experiment(values: Any, path: Path, text: str, accepted: tuple[str, ...]) -> Experiment:
+    """Build the experiment from its checked keys."""
+    home = path.resolve().parent
+    workingdir = _absolute(values.workingdir or values.cwd or ".", home)
+    script, *arguments = _script_parts(values.script, workingdir)
+    given = "n_samples" in values.model_fields_set
+    compression = values.compression
+    return Experiment(
+        path=path.resolve(),
+        text=text,
+        name=values.name,
+        script_path=_absolute(script, workingdir),
+        script_args=tuple(arguments),
+        workingdir=workingdir,
+        storage=_absolute(values.storage, home),
+        resources=_resources(values.resource),
+        compression=Compression(
+            compression.framework,
+            compression.type,
+            compression.compressor,
+            tuple(_plain_entry(entry) for entry in compression.config_list),
+            compression.arguments,
+        ),
+        parameter_config=tuple(_written(parameter) for parameter in values.parameter_config),
+        proposer=values.proposer,
+        n_samples=None if values.proposer == "sequence" and not given else values.n_samples,
+        n_samples_given=given,
+        n_parallel=values.n_parallel,
+        target=values.target,
+        seed=values.random_seed,
+        job_retries=values.job_failure.job_retries,
+        ignore_failures=values.job_failure.ignore_fail,
+        trial_timeout_s=values.trial_timeout_s,
+        time_budget_s=values.time_budget_s,
+        save_model=values.resource_args.save_model,
+        metric_labels=tuple(values.resource_args.multi_res_labels or ()),
+        track_intermediate_results=values.resource_args.track_intermediate_results,
+        env=dict(values.runtime_args.env),
+        baseline=values.baseline,
+        accepted=accepted,
+        shown=str(path),
+    )
+
+
+def _plain_entry(entry: Any) -> dict[str, Any]:
+    """Return an entry as written; an ``exclude`` that is false goes: to NNI the key alone excludes."""
+    plain = _written(entry)
+    return {key: value for key, value in plain.items() if (key, value) != ("exclude", False)}
+
+
+def _written(keys: Any) -> dict[str, Any]:
+    """Return the keys that the file has; without pydantic's dump, which knows of no search range."""
+    return {key: getattr(keys, key) for key in type(keys).model_fields if key in keys.model_fields_set}
+
+
+def _script_parts(script: str, workingdir: Path) -> list[str]:
+    """Split arguments from the script's name, unless a file goes by the whole of it."""
+    if " " not in script or _absolute(script, workingdir).is_file():
+        return [script]
+    return shlex.split(script)
+
+
+def _absolute(path: str, base: Path) -> Path:
+    return (base / Path(path).expanduser()).resolve()
+
+
+def _resources(resource: Any) -> Resources:
+    if isinstance(resource, str):
+        return Resources(gpu=1.0 if resource == "gpu" else 0.0)
+    return Resources(resource.cpu, resource.gpu, resource.memory_gb, resource.accelerator_type)

@@ -1,0 +1,217 @@
+"""What there is to search: the dimensions of an experiment, and the way back from a sample to a plain config."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raycompress.experiment.dimension import Dimension, grid
+from raycompress.experiment.jsontext import JsonPath
+from raycompress.experiment.matching import Entry, overruled_by_name, ruled
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.ranges import find_ranges, is_range
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.words import dotted
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """Stands in a template where the value of a dimension goes."""
+
+    dimension: Dimension
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The dimensions of a search.
+
+    Attributes
+    ----------
+    dimensions
+        In the order of the file; none for a one-time experiment. Names are unique.
+    """
+
+    dimensions: tuple[Dimension, ...]
+    _template: Config = field(repr=False)
+
+    @classmethod
+    def of(cls, experiment: Experiment, model: ModelInfo | None = None) -> SearchSpace:
+        """Find the dimensions of an experiment.
+
+        Parameters
+        ----------
+        experiment
+            What to search.
+        model
+            The layers of the user's model. With it, layers that an entry names and a later entry rules make no
+            dimension.
+
+        Raises
+        ------
+        ValueError
+            Without a model where `needs_model`.
+        """
+        if model is None and cls.needs_model(experiment):
+            raise ValueError("the dimensions depend on the layers of the model")
+        compression = experiment.compression
+        names = _Names()
+        entries: list[Config] = []
+        for index in range(len(compression.config_list)):
+            for entry, prefix in _expanded(compression.config_list, index, model, compression.compressor):
+                entries.append(_with_slots(entry, prefix, f"config_list[{index}]", names))
+        template = {
+            "config_list": entries,
+            "arguments": _with_slots(compression.arguments, "arguments", "compression", names, anything=True),
+            "parameters": {
+                parameter["name"]: names.slot(parameter["name"], "parameter_config", parameter)
+                for parameter in experiment.parameter_config
+            },
+        }
+        return cls(tuple(names.dimensions), template)
+
+    @staticmethod
+    def needs_model(experiment: Experiment) -> bool:
+        """Whether the dimensions depend on the layers of the model, which the file alone does not tell."""
+        return any(
+            entry.get("expand_op_names", True) == "dependency"
+            or ("op_names" not in entry and entry.get("expand_op_names", True))
+            for entry in experiment.compression.config_list
+            if _is_searched(entry)
+        )
+
+    def build(self, sample: Mapping[str, Any]) -> Config:
+        """Turn a sample into what a trial is given.
+
+        Parameters
+        ----------
+        sample
+            A value for each dimension, by its name.
+
+        Returns
+        -------
+        dict
+            ``config_list`` with no search range and no ``expand_op_names``, ``arguments``, and ``parameters`` (the
+            values of ``parameter_config`` by name); no object in it is shared with anything else.
+
+        Raises
+        ------
+        KeyError
+            When the sample lacks a dimension.
+        """
+        built = _filled(self._template, sample)
+        assert isinstance(built, dict)
+        return built
+
+    def centre(self) -> dict[str, Any]:
+        """Return the sample in the middle of every dimension."""
+        return {dimension.name: copy.deepcopy(dimension.centre()) for dimension in self.dimensions}
+
+    def grid(self) -> Iterator[dict[str, Any]]:
+        """Yield every sample of the grid, one at a time; the last dimension changes fastest."""
+        return (copy.deepcopy(sample) for sample in grid(self.dimensions))
+
+    @property
+    def grid_size(self) -> int:
+        """How many samples the grid has; 1 without a dimension. ValueError for a float without interval or n."""
+        return math.prod(dimension.grid_size for dimension in self.dimensions)
+
+    def n_samples(self, experiment: Experiment) -> int:
+        """Return how many samples the experiment tries: one without a dimension, at most the grid for ``sequence``."""
+        if not self.dimensions:
+            return 1
+        if experiment.proposer != "sequence":
+            return experiment.n_samples or 1
+        return self.grid_size if experiment.n_samples is None else min(self.grid_size, experiment.n_samples)
+
+
+def _is_searched(entry: Entry) -> bool:
+    return any(True for _ in find_ranges(dict(entry)))
+
+
+def _expanded(
+    config_list: Sequence[Entry], index: int, model: ModelInfo | None, compressor: str
+) -> Iterator[tuple[Config, str]]:
+    """Yield the entries that entry `index` stands for, each with the name of its layers."""
+    entry = dict(config_list[index])
+    expand = entry.pop("expand_op_names", True)
+    if not _is_searched(entry) or expand is False:
+        yield entry, _group_name(entry)
+        return
+    named: Sequence[str] = entry.get("op_names", ())
+    if model is not None:
+        layers = [layer.name for layer in ruled(config_list, index, model, compressor)]
+        named = [name for name in named if name in layers] if named else layers
+    else:
+        named = [name for name in named if not overruled_by_name(config_list, index, name)]
+    if expand == "dependency" and model is not None:
+        groups = list(dict.fromkeys(tuple(name for name in named if name in model.tie_of(member)) for member in named))
+    else:
+        groups = [(name,) for name in named]
+    for group in groups:
+        yield {**entry, "op_names": list(group)}, _names_together(group)
+
+
+def _group_name(entry: Entry) -> str:
+    if "op_names" in entry:
+        return _names_together(entry["op_names"])
+    return f"[{','.join(entry.get('op_types', ()))}]"
+
+
+def _names_together(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"[{','.join(names)}]"
+
+
+class _Names:
+    """Makes the dimensions, each with a name of its own."""
+
+    def __init__(self) -> None:
+        self.dimensions: list[Dimension] = []
+        self._taken: set[str] = set()
+
+    def slot(self, name: str, home: str, value: Mapping[str, Any]) -> _Slot:
+        """Return the slot of a new dimension called `name`; `home` goes before a name that is taken."""
+        if name in self._taken:
+            name = f"{home}.{name}"
+        unique, number = name, 1
+        while unique in self._taken:
+            number += 1
+            unique = f"{name}#{number}"
+        self._taken.add(unique)
+        self.dimensions.append(Dimension.of(unique, value))
+        return _Slot(self.dimensions[-1])
+
+
+def _with_slots(
+    value: Any, prefix: str, home: str, names: _Names, *, anything: bool = False, path: JsonPath = ()
+) -> Any:
+    """Copy `value` with a slot in the place of each search range."""
+    if is_range(value, anything=anything):
+        return names.slot(dotted((prefix, *path)), home, value)
+    if isinstance(value, Mapping):
+        return {
+            key: _with_slots(inner, prefix, home, names, anything=anything, path=(*path, key))
+            for key, inner in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [
+            _with_slots(inner, prefix, home, names, anything=anything, path=(*path, index))
+            for index, inner in enumerate(value)
+        ]
+    return value
+
+
+def _filled(template: Any, sample: Mapping[str, Any]) -> Any:
+    """Copy a template with each slot's value in its place."""
+    if isinstance(template, _Slot):
+        dimension = template.dimension
+        return copy.deepcopy(dimension.plain(sample[dimension.name]))
+    if isinstance(template, dict):
+        return {key: _filled(inner, sample) for key, inner in template.items()}
+    if isinstance(template, list):
+        return [_filled(inner, sample) for inner in template]
+    return template

@@ -1,0 +1,60 @@
+"""How messages speak of values, keys and names."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+
+def near(name: Any, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that `name` was most likely meant to be, or None."""
+    if not isinstance(name, str):
+        return None
+    by_folded = {_folded(known): known for known in names}
+    found = difflib.get_close_matches(_folded(name), by_folded, n=1, cutoff=0.6)
+    return by_folded[found[0]] if found else None
+
+
+def _folded(name: str) -> str:
+    return name.lower().replace("-", "_").replace(" ", "_")
+
+
+def did_you_mean(name: Any, names: Iterable[str]) -> str:
+    """Return ``did you mean "..."?``, or an empty text where nothing is near."""
+    found = near(name, names)
+    return f'did you mean "{found}"?' if found else ""
+
+
+def said(value: Any) -> str:
+    """Return what sort of value this is, in words: ``the text "10"``, ``a list``."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return f"the text {shown(value)}"
+    if isinstance(value, (int, float)):
+        return f"the number {value}"
+    return "a list" if isinstance(value, (list, tuple)) else "an object"
+
+
+def shown(value: Any) -> str:
+    """Return `value` as JSON, cut after 40 characters."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 40 else text[:37] + "..."
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """Return a JSON path as people write it: ``compression.config_list[0].sparsity``."""
+    text = ""
+    for part in path:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else str(part)
+    return text
+
+
+def listed(names: Iterable[str], most: int = 8) -> str:
+    """Return the first `most` of `names`, with commas between."""
+    every = list(names)
+    return ", ".join(every[:most]) + (f", ... ({len(every)} in all)" if len(every) > most else "")

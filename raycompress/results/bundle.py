@@ -1,0 +1,380 @@
+"""The bundle: a folder with one compressed model, loadable into a fresh instance of its class without any pickle.
+
+::
+
+    manifest.json           written last: what was asked, measured and used; SHA-256 and size of every file
+    plan.json               the slicing plan
+    weights.safetensors     the model's state
+    masks.safetensors       1 where a weight of the original stays
+    reference.safetensors   one input and the outputs that the saved model gave
+
+Files that the user's script named lie beside them. A folder without a manifest is no bundle.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from raycompress.errors import BundleError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from raycompress.compressors.example import Example
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+WEIGHTS = "weights.safetensors"
+MASKS = "masks.safetensors"
+REFERENCE = "reference.safetensors"
+FILES = (MANIFEST, PLAN, WEIGHTS, MASKS, REFERENCE)
+"""The names that belong to the bundle itself."""
+
+_ASIDE = ".writing"
+
+
+class File(BaseModel):
+    """One file of a bundle."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Size(BaseModel):
+    """Parameters, multiply-adds of one pass for a batch of one, bytes of the weights as saved."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    params: int
+    flops: int
+    bytes: int
+
+
+class Manifest(BaseModel):
+    """What a bundle says of itself.
+
+    Attributes
+    ----------
+    format
+        Version of this format.
+    versions
+        Of raycompress and of the libraries that made the bundle.
+    model
+        Class name of the original model.
+    compressor
+        ``name``, ``config_list`` and ``arguments``, as the user wrote them.
+    before, after
+        Sizes of the dense model and of the saved one.
+    removed
+        Layer -> (removed channels, of).
+    aliases
+        Name in the state -> the name that holds the same, shared tensor.
+    inputs
+        Structure of the reference input.
+    files
+        Name -> hash and size; the manifest itself left out.
+    trial
+        What is known of the trial that made it: metrics, number, experiment, seconds. Empty until `seal`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    versions: dict[str, str]
+    model: str
+    compressor: dict[str, Any]
+    before: Size
+    after: Size
+    removed: dict[str, tuple[int, int]]
+    aliases: dict[str, str]
+    inputs: dict[str, Any]
+    files: dict[str, File]
+    trial: dict[str, Any] = {}
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, value: int) -> int:
+        if value != FORMAT:
+            raise ValueError(f"format {value} is not {FORMAT}, the one that this version reads")
+        return value
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, value: dict[str, File]) -> dict[str, File]:
+        for name in value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
+                raise ValueError(f"the file name {name!r} leaves the folder")
+        missing = [name for name in (PLAN, WEIGHTS, MASKS, REFERENCE) if name not in value]
+        if missing:
+            raise ValueError(f"it lists no {', '.join(missing)}")
+        return value
+
+
+@dataclass(frozen=True)
+class Content:
+    """What `write` puts into a bundle.
+
+    Attributes
+    ----------
+    weights
+        The state_dict, CPU tensors; tensors that are shared are stored once.
+    masks
+        ``module.parameter`` -> uint8.
+    plan, inputs
+        Plain JSON: `SlicingPlan.to_json`, `Example.to_json`.
+    reference
+        ``input.N`` and ``output.N`` tensors.
+    facts
+        ``model``, ``compressor``, ``before``, ``after``, ``removed`` of the manifest.
+    """
+
+    weights: Mapping[str, Tensor]
+    masks: Mapping[str, Tensor]
+    plan: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    reference: Mapping[str, Tensor]
+    facts: Mapping[str, Any]
+
+
+def write(folder: Path, content: Content, extra: Mapping[str, Callable[[Path], None]] | None = None) -> None:
+    """Write a bundle into `folder`, in the place of one that is there.
+
+    Everything is written aside first. The old manifest goes before the files are moved in, and the new one comes last:
+    at any moment the folder holds a whole bundle or none.
+
+    Parameters
+    ----------
+    extra
+        Further files: relative name -> a function that writes it to the path it is given.
+    """
+    from safetensors.torch import save_file
+
+    from raycompress.compressors.measure import distinct, shared
+
+    aside = folder / _ASIDE
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    save_file(_plain(distinct(content.weights)), aside / WEIGHTS)
+    save_file(_plain(content.masks), aside / MASKS)
+    save_file(_plain(content.reference), aside / REFERENCE)
+    (aside / PLAN).write_text(json.dumps(content.plan))
+    for name, write_file in (extra or {}).items():
+        (aside / name).parent.mkdir(parents=True, exist_ok=True)
+        write_file(aside / name)
+    files = {
+        path.relative_to(aside).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
+        for path in sorted(aside.rglob("*"))
+        if path.is_file()
+    }
+    manifest = {
+        "format": FORMAT,
+        "versions": _versions(),
+        **content.facts,
+        "aliases": shared(content.weights),
+        "inputs": content.inputs,
+        "files": files,
+        "trial": {},
+    }
+    _write_json(aside / MANIFEST, manifest)
+    _move_in(aside, folder, [*files, MANIFEST])
+
+
+def seal(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Add what is known of the trial (metrics, number, experiment, seconds) to the manifest, atomically."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text())
+        manifest["trial"] = {**manifest.get("trial", {}), **facts}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise _broken(folder, f"its manifest cannot be read: {error}") from error
+    aside = folder / f"{MANIFEST}.new"
+    _write_json(aside, manifest)
+    aside.replace(folder / MANIFEST)
+
+
+def read(folder: Path) -> Manifest:
+    """Return the manifest.
+
+    Raises
+    ------
+    BundleError
+        There is none, or it is not one that this version reads.
+    """
+    try:
+        return Manifest.model_validate_json((Path(folder) / MANIFEST).read_bytes())
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{folder} is no bundle: it has no {MANIFEST}", fix="give the folder that `raycompress best` names"
+        ) from error
+    except OSError as error:
+        raise _broken(folder, f"{MANIFEST} cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"]) or MANIFEST
+        raise _broken(folder, f"{place}: {first['msg']}") from error
+
+
+def check_hashes(folder: Path) -> None:
+    """Compare every file with the manifest.
+
+    Raises
+    ------
+    BundleError
+        A file is missing, is a link that leads outside, or is not what was written.
+    """
+    folder = Path(folder)
+    root = folder.resolve()
+    for name, file in read(folder).files.items():
+        path = folder / name
+        if not path.resolve().is_relative_to(root):
+            raise _broken(folder, f"{name} leads out of the folder")
+        if not path.is_file():
+            raise _broken(folder, f"{name} is missing")
+        if path.stat().st_size != file.bytes or _sha256(path) != file.sha256:
+            raise _broken(folder, f"{name} is not the file that was saved: its SHA-256 differs")
+
+
+def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+    """Turn `model`, a fresh instance of the class that was compressed, into the compressed model.
+
+    Parameters
+    ----------
+    folder
+        The bundle.
+    model
+        Made with the arguments of the original; it is changed in place and returned, on the device where it is.
+
+    Raises
+    ------
+    BundleError
+        The bundle is broken, or does not fit the model.
+    """
+    from raycompress.compressors.plan import SlicingPlan, apply_plan
+
+    path = Path(folder)
+    check_hashes(path)
+    manifest = read(path)
+    try:
+        plan = SlicingPlan.from_json(json.loads((path / PLAN).read_text()))
+    except ValueError as error:
+        raise _broken(path, f"{PLAN} is no JSON") from error
+    state = _tensors(path, WEIGHTS)
+    for name, source in manifest.aliases.items():
+        if source not in state:
+            raise _broken(path, f'"{name}" is said to share "{source}", which is not there')
+        state[name] = state[source]
+    _check_names(path, state, model)
+    apply_plan(model, plan)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()
+        raise BundleError(
+            f"the weights do not fit the model: {(reason[1] if len(reason) > 1 else reason[0]).strip()}",
+            where=str(path),
+            fix="give a fresh instance of the class that was compressed, made with the same arguments",
+        ) from error
+    return model
+
+
+def reference(folder: Path) -> tuple[Example, list[Tensor]]:
+    """Return the stored input, and the outputs that the saved model gave for it in eval mode."""
+    from raycompress.compressors.example import Example
+
+    manifest, tensors = read(folder), _tensors(folder, REFERENCE)
+    outputs = [tensors[name] for name in sorted(tensors, key=_number) if name.startswith("output.")]
+    try:
+        return Example.from_json(manifest.inputs, tensors), outputs
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _broken(folder, f"its reference input cannot be rebuilt: {error!r}") from error
+
+
+def _check_names(folder: Path, state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Before anything of the model is touched: both must have the same tensors by name."""
+    own = set(model.state_dict())
+    if own != set(state):
+        missing, foreign = sorted(own - set(state)), sorted(set(state) - own)
+        what = f'it has no "{missing[0]}"' if missing else f'the model has no "{foreign[0]}"'
+        raise BundleError(
+            f"the bundle does not fit {type(model).__name__}: {what}",
+            where=str(folder),
+            fix="give a fresh instance of the class that was compressed, made with the same arguments",
+        )
+
+
+def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        tensors: dict[str, Tensor] = load_file(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise _broken(folder, f"{name} cannot be read: {error}") from error
+    return tensors
+
+
+def _number(name: str) -> int:
+    tail = name.rpartition(".")[2]
+    return int(tail) if tail.isdigit() else -1
+
+
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    # safetensors refuses views that share storage
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("raycompress", "torch", "nni", "torch-pruning"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write_json(path: Path, data: Any) -> None:
+    with path.open("w") as file:
+        json.dump(data, file, indent=1)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _move_in(aside: Path, folder: Path, names: list[str]) -> None:
+    old: list[str] = []
+    if (folder / MANIFEST).exists():
+        try:
+            old = list(read(folder).files)
+        except BundleError:
+            old = []  # what it listed is unknown; files of the same names are replaced below
+        (folder / MANIFEST).unlink()
+    for name in set(old) - set(names):
+        (folder / name).unlink(missing_ok=True)
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (aside / name).replace(folder / name)
+    shutil.rmtree(aside)
+
+
+def _broken(folder: Path, why: str) -> BundleError:
+    return BundleError(
+        f"the bundle is broken: {why}", where=str(folder), fix="fetch or make the bundle again; do not edit its files"
+    )

@@ -1,0 +1,124 @@
+"""The record of an experiment: append-only, one JSON event a line, readable with a text editor.
+
+=============  =====================================================================================
+event          fields
+=============  =====================================================================================
+experiment     version, id, name, file, script, compressor, seed, proposer, n_trials, n_parallel, goal,
+               dimensions, host, pid
+started        trial, attempt, sample (dimension -> value), config (what the script got), baseline
+intermediate   trial, values, step
+retried        trial, attempt, state, cause: an attempt that failed and is made again
+ended          trial, state, cause, values, score, seconds, before, after, removed, log, saved
+promoted       trial, score: its candidate is now the best one
+pruned         trial: its candidate was not the best and its files are gone
+verified       trial, relative_difference, before, after: the best bundle, reloaded in a fresh process
+finished       reason: complete, stopped, failure or time budget; detail: why, in a line
+=============  =====================================================================================
+
+Every event carries ``t`` (seconds since 1970). An event is on disk before what it announces counts.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raycompress.errors import StorageError
+
+VERSION = 1
+
+Event = dict[str, Any]
+
+
+class Journal:
+    """The writing end; one process at a time holds it.
+
+    Parameters
+    ----------
+    path
+        The journal's file, made if it does not exist.
+
+    Raises
+    ------
+    StorageError
+        Another process writes this journal, or the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._listeners: list[Callable[[Event], None]] = []
+        try:
+            self._file = path.open("ab")
+        except OSError as error:
+            raise StorageError(f"cannot write the journal: {error.strerror}", where=str(path)) from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._file.close()
+            raise StorageError(
+                "another raycompress writes this experiment",
+                where=str(path),
+                fix="wait for it to end; `raycompress status` shows how it stands",
+            ) from error
+
+    def listen(self, listener: Callable[[Event], None]) -> None:
+        """Have `listener` called with each event once it is on disk."""
+        self._listeners.append(listener)
+
+    def append(self, event: str, **fields: Any) -> None:
+        """Write one event and wait until it is on disk."""
+        record: Event = {"t": round(time.time(), 3), "event": event, **fields}
+        line = json.dumps(record, ensure_ascii=False, allow_nan=True, default=str)
+        try:
+            self._file.write(line.encode() + b"\n")
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StorageError(
+                f"cannot write the journal: {error.strerror}", where=str(self.path), fix="free some space"
+            ) from error
+        for listener in self._listeners:
+            listener(record)
+
+    def close(self) -> None:
+        """Let go of the journal."""
+        self._file.close()
+
+
+def read(path: Path) -> Iterator[Event]:
+    """Yield the events of the journal at `path`; a last line that was cut off by a kill is left out.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be read, or a line other than the last is no event.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise StorageError(f"cannot read the journal: {error.strerror}", where=str(path)) from error
+    for number, line in enumerate(lines, start=1):
+        try:
+            event = json.loads(line)
+        except ValueError as error:
+            if number == len(lines):
+                return
+            raise StorageError("this line of the journal is no JSON", where=f"{path}:{number}") from error
+        if not isinstance(event, dict) or "event" not in event or "t" not in event:
+            raise StorageError("this line of the journal is no event", where=f"{path}:{number}")
+        yield event
+
+
+def is_written(path: Path) -> bool:
+    """Tell whether a process holds the journal at `path` for writing, that is, whether the experiment runs."""
+    try:
+        with path.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False

@@ -1,0 +1,197 @@
+"""An experiment as status, report and notebooks see it: read from its journal alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycompress.errors import StorageError
+from raycompress.results import journal, store
+from raycompress.results.states import TrialState
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass
+class TrialRecord:
+    """What the journal says of one trial.
+
+    Attributes
+    ----------
+    number
+        0 is the dense model, through the same script.
+    sample
+        Dimension -> value, as proposed.
+    values, score
+        The last result by name, and the number the search compares; None without a result.
+    before, after
+        ``params``, ``flops`` (multiply-adds) and ``bytes`` of the model; None when nothing was exported.
+    removed
+        Layer -> (removed, of) output channels.
+    seconds
+        From the start to the end, by the wall clock.
+    """
+
+    number: int
+    sample: dict[str, Any]
+    config: dict[str, Any]
+    started: float
+    baseline: bool = False
+    state: TrialState = TrialState.RUNNING
+    cause: str = ""
+    values: dict[str, float] | None = None
+    score: float | None = None
+    before: dict[str, float] | None = None
+    after: dict[str, float] | None = None
+    removed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    seconds: float | None = None
+    saved: bool = False
+    attempts: int = 1
+    intermediate: list[dict[str, float]] = field(default_factory=list)
+
+
+class Experiment:
+    """The record of one experiment.
+
+    Use `Experiment.open`.
+    """
+
+    def __init__(self, folder: store.ExperimentFolder) -> None:
+        self.folder = folder
+        self.header: dict[str, Any] = {}
+        self.records: dict[int, TrialRecord] = {}
+        self.best_number: int | None = None
+        self.verified: dict[str, Any] | None = None
+        self.finished: str | None = None
+        self.finished_detail = ""
+        for event in journal.read(folder.journal):
+            self._take(event)
+        if not self.header:
+            raise StorageError("the journal has no beginning", where=str(folder.journal), fix="launch it again")
+
+    @classmethod
+    def open(cls, path: str | Path) -> Experiment:
+        """Read the experiment in folder `path`.
+
+        Raises
+        ------
+        StorageError
+            There is no journal, or it cannot be read.
+        """
+        return cls(store.ExperimentFolder(Path(path).resolve()))
+
+    def _take(self, event: journal.Event) -> None:
+        handler = getattr(self, f"_on_{event['event']}", None)
+        if handler is None:
+            raise StorageError(
+                f'the journal has an event "{event["event"]}" that this version does not know',
+                where=str(self.folder.journal),
+                fix="read it with the version of raycompress that wrote it, or a newer one",
+            )
+        handler(event)
+
+    def _on_experiment(self, event: journal.Event) -> None:
+        if event["version"] > journal.VERSION:
+            raise StorageError(
+                f"the journal is of version {event['version']}, this raycompress reads up to {journal.VERSION}",
+                where=str(self.folder.journal),
+                fix="update raycompress",
+            )
+        self.header = event
+
+    def _on_started(self, event: journal.Event) -> None:
+        self.records[event["trial"]] = TrialRecord(
+            number=event["trial"],
+            sample=event["sample"],
+            config=event["config"],
+            started=event["t"],
+            baseline=event["baseline"],
+        )
+
+    def _on_intermediate(self, event: journal.Event) -> None:
+        self.records[event["trial"]].intermediate.append(event["values"])
+
+    def _on_retried(self, event: journal.Event) -> None:
+        self.records[event["trial"]].attempts = event["attempt"] + 1
+
+    def _on_ended(self, event: journal.Event) -> None:
+        trial = self.records[event["trial"]]
+        trial.state = TrialState(event["state"])
+        for name in ("cause", "values", "score", "before", "after", "seconds", "saved"):
+            setattr(trial, name, event[name])
+        trial.removed = {layer: (removed, of) for layer, (removed, of) in event["removed"].items()}
+
+    def _on_promoted(self, event: journal.Event) -> None:
+        self.best_number = event["trial"]
+
+    def _on_pruned(self, event: journal.Event) -> None:
+        self.records[event["trial"]].saved = False
+
+    def _on_verified(self, event: journal.Event) -> None:
+        self.verified = event
+
+    def _on_finished(self, event: journal.Event) -> None:
+        self.finished, self.finished_detail = event["reason"], event["detail"]
+
+    @property
+    def id(self) -> str:
+        """The experiment's name on the command line."""
+        return self.folder.id
+
+    @property
+    def state(self) -> str:
+        """``running``, ``complete``, ``stopped``, ``failure``, ``time budget`` or ``interrupted`` (killed)."""
+        if self.finished is not None:
+            return self.finished
+        return "running" if journal.is_written(self.folder.journal) else "interrupted"
+
+    @property
+    def maximises(self) -> bool:
+        """Whether a larger score is better."""
+        return bool(self.header["goal"] == "max")
+
+    @property
+    def baseline(self) -> TrialRecord | None:
+        """The dense model's trial, if there is one."""
+        return next((trial for trial in self.records.values() if trial.baseline), None)
+
+    @property
+    def searched(self) -> list[TrialRecord]:
+        """The trials of the search, without the dense one, by number."""
+        return [trial for _, trial in sorted(self.records.items()) if not trial.baseline]
+
+    @property
+    def best(self) -> TrialRecord | None:
+        """The best finished trial; None while there is none."""
+        if self.best_number is not None:
+            return self.records[self.best_number]
+        scored = [trial for trial in self.searched if trial.state == TrialState.FINISHED and trial.score is not None]
+        sign = 1 if self.maximises else -1
+        return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
+
+    @property
+    def bundle(self) -> Path | None:
+        """The folder of the best model; None when no trial saved one."""
+        return None if self.best_number is None else self.folder.candidate(self.best_number)
+
+    @cached_property
+    def trials(self) -> pd.DataFrame:
+        """One row a trial: number, state, score, seconds, the reported values and the sampled dimensions."""
+        import pandas as pd
+
+        rows = [
+            {
+                "trial": trial.number,
+                "state": str(trial.state),
+                "score": trial.score,
+                "seconds": trial.seconds,
+                **(trial.values or {}),
+                **{f"after.{name}": value for name, value in (trial.after or {}).items()},
+                **trial.sample,
+            }
+            for _, trial in sorted(self.records.items())
+        ]
+        return pd.DataFrame(rows)

@@ -1,0 +1,209 @@
+"""Where an experiment's results live: the one owner of the names on disk, and how they are written."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycompress.errors import StorageError, UsageError
+
+
+@dataclass(frozen=True)
+class ExperimentFolder:
+    """The files of one experiment.
+
+    ::
+
+        <storage>/<id>/
+            experiment.json     the file that was launched, to the letter
+            model.json          the model's layers, as inspection found them
+            journal.jsonl       what happened, one event a line
+            best.json           which candidate is the best one, replaced in one step
+            best -> trials/0007/candidate
+            trials/0007/        config.json, log.txt and, while it is worth keeping, candidate/
+            logs/               of the warm process and of Ray Tune
+    """
+
+    root: Path
+
+    @property
+    def id(self) -> str:
+        """The experiment's name on the command line."""
+        return self.root.name
+
+    @property
+    def experiment(self) -> Path:  # noqa: D102 (each is named in the class's docstring)
+        return self.root / "experiment.json"
+
+    @property
+    def model(self) -> Path:  # noqa: D102
+        return self.root / "model.json"
+
+    @property
+    def journal(self) -> Path:  # noqa: D102
+        return self.root / "journal.jsonl"
+
+    @property
+    def best_pointer(self) -> Path:  # noqa: D102
+        return self.root / "best.json"
+
+    @property
+    def best_link(self) -> Path:  # noqa: D102
+        return self.root / "best"
+
+    @property
+    def logs(self) -> Path:  # noqa: D102
+        return self.root / "logs"
+
+    def trial(self, number: int) -> Path:
+        """Return the folder of trial `number`."""
+        return self.root / "trials" / f"{number:04d}"
+
+    def candidate(self, number: int) -> Path:
+        """Return the folder that trial `number` exports its model into."""
+        return self.trial(number) / "candidate"
+
+    def log(self, number: int) -> Path:
+        """Return the file with what trial `number` printed."""
+        return self.trial(number) / "log.txt"
+
+    def candidates(self) -> list[int]:
+        """Return the numbers of the trials whose candidate is on disk."""
+        return sorted(int(path.parent.name) for path in self.root.glob("trials/*/candidate/manifest.json"))
+
+    def remove_candidate(self, number: int) -> None:
+        """Delete the candidate of trial `number`, if there is one; a reader never sees half of it."""
+        candidate = self.candidate(number)
+        if not candidate.exists():
+            return
+        doomed = candidate.with_name("candidate.removed")
+        shutil.rmtree(doomed, ignore_errors=True)
+        candidate.rename(doomed)
+        shutil.rmtree(doomed)
+
+    def link_best(self, number: int) -> None:
+        """Point ``best`` at the candidate of trial `number`: a convenience for people; ``best.json`` decides."""
+        aside = self.root / ".best.new"
+        aside.unlink(missing_ok=True)
+        aside.symlink_to(self.candidate(number).relative_to(self.root))
+        aside.replace(self.best_link)
+
+
+def create(storage: Path, name: str) -> ExperimentFolder:
+    """Make a new experiment folder, called after the experiment and the time.
+
+    Raises
+    ------
+    StorageError
+        `storage` cannot be written.
+    """
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
+    stem = f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        for attempt in range(1, 1000):
+            root = storage / (stem if attempt == 1 else f"{stem}-{attempt}")
+            try:
+                root.mkdir()
+            except FileExistsError:
+                continue
+            (root / "trials").mkdir()
+            (root / "logs").mkdir()
+            return ExperimentFolder(root)
+    except OSError as error:
+        raise StorageError(
+            f"results cannot be written: {error.strerror}",
+            where=str(storage),
+            fix='make the folder writable, or name another one with "storage" in the experiment file',
+        ) from error
+    raise StorageError(f"a thousand experiments were launched at once as {stem}", where=str(storage))
+
+
+def list_folders(storage: Path) -> list[ExperimentFolder]:
+    """Return the experiments in `storage`, the newest first."""
+    journals = sorted(storage.glob("*/journal.jsonl"), key=lambda path: path.stat().st_ctime, reverse=True)
+    return [ExperimentFolder(path.parent) for path in sorted(journals, key=_started, reverse=True)]
+
+
+def _started(journal: Path) -> float:
+    from raycompress.results.journal import read
+
+    return next((event["t"] for event in read(journal)), 0.0)
+
+
+def find(reference: str | None, storage: Path) -> ExperimentFolder:
+    """Return the experiment that `reference` names.
+
+    Parameters
+    ----------
+    reference
+        A path to an experiment folder, an id in `storage`, the beginning of one, or None for the newest.
+    storage
+        The results folder to look in.
+
+    Raises
+    ------
+    UsageError
+        Nothing, or more than one experiment, goes by that name.
+    """
+    if reference is not None and (Path(reference) / "journal.jsonl").exists():
+        return ExperimentFolder(Path(reference).resolve())
+    folders = list_folders(storage)
+    if not folders:
+        raise UsageError(
+            "no experiment here yet",
+            where=str(storage),
+            fix="`raycompress launch exp.json` makes one; --storage names another results folder",
+        )
+    if reference is None:
+        return folders[0]
+    exact = [folder for folder in folders if folder.id == reference]
+    found = exact or [folder for folder in folders if folder.id.startswith(reference)]
+    if len(found) == 1:
+        return found[0]
+    ids = [folder.id for folder in (found or folders)]
+    if found:
+        raise UsageError(f'"{reference}" names {len(found)} experiments', where=str(storage), fix=", ".join(ids[:5]))
+    near = difflib.get_close_matches(reference, ids, n=1, cutoff=0.4)
+    hint = f'did you mean "{near[0]}"? ' if near else ""
+    raise UsageError(
+        f'no experiment "{reference}"', where=str(storage), fix=f"{hint}`raycompress ls` lists them all"
+    )
+
+
+def write_json(path: Path, data: Any) -> None:
+    """Replace the file at `path` in one step by `data` as JSON; see `write_whole`."""
+    write_whole(path, json.dumps(data, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Replace the file at `path` in one step: at any kill there is the old text or the new one, whole.
+
+    Raises
+    ------
+    StorageError
+        The file cannot be written.
+    """
+    aside = path.with_name(f".{path.name}.new")
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise StorageError(
+            f"cannot write: {error.strerror}", where=str(path), fix="free some space or check the rights of the folder"
+        ) from error

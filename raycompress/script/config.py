@@ -1,0 +1,143 @@
+"""The configuration that a script is given: a dictionary with attribute access, in a JSON file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raycompress.errors import UsageError
+
+
+class BasicConfig(dict[str, Any]):
+    """A dictionary whose keys are attributes too.
+
+    Examples
+    --------
+    >>> config = BasicConfig(compressor="l1_filter")
+    >>> config.compressor
+    'l1_filter'
+    >>> hasattr(config, "sparsity")
+    False
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(f"the configuration has no {name!r}; it has {', '.join(self) or 'nothing'}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self[name]
+        except KeyError:
+            raise AttributeError(f"the configuration has no {name!r}") from None
+
+    def load(self, path: str | Path) -> BasicConfig:
+        """Take what the JSON file at `path` holds, and return itself.
+
+        An experiment file without a search range is taken as the configuration of its only trial, so that a script runs
+        by hand on the same file.
+
+        Raises
+        ------
+        UsageError
+            When there is no such file, it holds no JSON object, is a pickle, or has search ranges.
+        """
+        data = _read(Path(path))
+        if "compression" in data and "script" in data:
+            data = _trial_config(data, Path(path))
+        self.update(data)
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file.
+
+        Raises
+        ------
+        UsageError
+            When a value has no place in JSON, or `path` ends in ``.pkl``.
+        """
+        _refuse_pickle(Path(path))
+        try:
+            text = json.dumps(self, indent=2)
+        except TypeError as error:
+            raise UsageError(
+                f"the configuration cannot be written as JSON: {error}",
+                where=str(path),
+                fix="keep to numbers, strings, true, false, null, lists and objects",
+            ) from None
+        Path(path).write_text(text + "\n", encoding="utf-8")
+
+
+def _refuse_pickle(path: Path) -> None:
+    if path.suffix in (".pkl", ".pickle"):
+        raise UsageError(
+            "a pickle is no configuration file: loading one runs whatever code it holds",
+            where=str(path),
+            fix="write the configuration as JSON: BasicConfig(...).save('config.json')",
+        )
+
+
+def _read(path: Path) -> dict[str, Any]:
+    _refuse_pickle(path)
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UsageError(f"cannot read the configuration: {reason}", where=str(path)) from None
+    except json.JSONDecodeError as error:
+        raise UsageError(
+            f"the configuration is no JSON: {error.msg}",
+            where=f"{path}:{error.lineno}, column {error.colno}",
+            fix="`raycompress validate` says more about an experiment file",
+        ) from None
+    if not isinstance(data, dict):
+        raise UsageError(f"the configuration is a JSON {type(data).__name__}, not an object", where=str(path))
+    return data
+
+
+def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Flatten an experiment file into the configuration of its only trial."""
+    compression = experiment["compression"]
+    if not isinstance(compression, dict) or "compressor" not in compression:
+        raise UsageError("`compression` names no compressor", where=str(path), fix="`raycompress validate` says more")
+    searched = [
+        *_ranges(compression.get("config_list", []), "compression.config_list"),
+        *_ranges(compression.get("arguments", {}), "compression.arguments"),
+        *(f"parameter_config[{i}]" for i, _ in enumerate(experiment.get("parameter_config", []))),
+    ]
+    if searched:
+        raise UsageError(
+            f"the file asks for a search over {', '.join(searched)}, and a script runs on single values",
+            where=str(path),
+            fix=f"run `raycompress launch {path}`, or give the script a file with a value in place of each range",
+        )
+    return {
+        "compressor": compression["compressor"],
+        "compression_framework": compression.get("framework"),
+        "compression_type": compression.get("type"),
+        "config_list": [_without_expansion(entry) for entry in compression.get("config_list", [])],
+        "arguments": compression.get("arguments", {}),
+    }
+
+
+def _without_expansion(entry: Any) -> Any:
+    return {k: v for k, v in entry.items() if k != "expand_op_names"} if isinstance(entry, dict) else entry
+
+
+def _ranges(value: Any, path: str) -> Iterator[str]:
+    """Yield the paths of the search ranges in `value`: objects with `type` and `range`."""
+    if isinstance(value, dict):
+        if "type" in value and "range" in value:
+            yield path
+            return
+        for key, member in value.items():
+            yield from _ranges(member, f"{path}.{key}")
+    elif isinstance(value, list):
+        for i, member in enumerate(value):
+            yield from _ranges(member, f"{path}[{i}]")

@@ -1,0 +1,217 @@
+"""What happens in the forked child: the user's script runs as if Python had been started for it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import random
+import signal
+import site
+import sys
+import sysconfig
+import threading
+import traceback
+from collections.abc import Callable, Mapping
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any, NoReturn
+
+from raycompress.errors import RaycompressError, ResultError, ScriptError
+from raycompress.results.states import TrialState
+from raycompress.script import context
+from raycompress.tuning.processes import die_with_parent
+from raycompress.tuning.protocol import TrialSpec, encode
+
+_HERE = __file__
+_OWN_PACKAGE = str(Path(__file__).resolve().parent.parent)
+
+
+def run(spec: TrialSpec, parent: int, output: int, messages: int) -> NoReturn:
+    """Run the trial's script in this process, which was just forked, and end the process.
+
+    Parameters
+    ----------
+    spec
+        The trial.
+    parent
+        The process that forked this one; this one dies with it.
+    output, messages
+        Descriptors to write what is printed, and messages, to.
+    """
+    code = 70
+    try:
+        os.setsid()
+        die_with_parent(parent)
+        _reset_signals()
+        _redirect(output)
+        send = _sender(messages)
+        code = _supervised(spec, send)
+    except BaseException:  # noqa: BLE001 - a fault of ours; what it is belongs in the log, and nothing may leave here
+        traceback.print_exc()
+    finally:
+        _flush()
+        os._exit(code)
+
+
+def _reset_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGALRM, signal.SIGCHLD):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _redirect(output: int) -> None:
+    """Point the standard streams elsewhere; the objects stay, since loggers made at import hold on to them."""
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.close(null)
+    os.close(output)
+
+
+def _sender(descriptor: int) -> Callable[[Mapping[str, Any]], None]:
+    lock = threading.Lock()
+
+    def send(message: Mapping[str, Any]) -> None:
+        data = encode(message)
+        with lock:
+            while data:
+                data = data[os.write(descriptor, data) :]
+
+    return send
+
+
+def _supervised(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> int:
+    """Run the script and what it left to be done at its end; return the exit code."""
+    trial = context.Trial(
+        mode=spec.mode,
+        candidate=spec.candidate_path,
+        send=send,
+        save_model=spec.save_model,
+        result_labels=spec.result_labels,
+        bundle=Path(spec.bundle) if spec.bundle else None,
+    )
+    code = 0
+    try:
+        _run_script(spec, trial)
+    except BaseException as error:  # noqa: BLE001 - the script's own endings, SystemExit and Ctrl-C among them
+        failure = _failure(error, spec)
+        if failure is not None:
+            send(failure)
+            code = failure["exit_code"]
+    if code == 0:
+        send({"type": "done"})
+    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, executors included, as Python does at its end
+    atexit._run_exitfuncs()
+    return code
+
+
+def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
+    for name, value in spec.env.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    script = spec.script_path.resolve()
+    try:
+        os.chdir(spec.workingdir)
+        source = script.read_bytes()
+    except OSError as error:
+        raise ScriptError(f"cannot run the script: {error.strerror}", where=str(error.filename)) from None
+    sys.argv = [str(script), *spec.script_args, str(spec.config_path)]
+    if sys.path[0] != str(script.parent):
+        sys.path.insert(0, str(script.parent))
+    _seed(spec)
+    main = _fresh_main(script)
+    context.enter(trial)
+    try:
+        exec(compile(source, str(script), "exec", dont_inherit=True), main.__dict__)
+    except SystemExit as leaving:
+        if leaving.code not in (None, 0):
+            raise
+    except context.EndOfInspection:
+        return
+    for hook in trial.on_finish:
+        hook()
+
+
+def _fresh_main(script: Path) -> ModuleType:
+    """Put a new ``__main__`` in place, so that ``if __name__ == "__main__"`` and pickling work."""
+    main = ModuleType("__main__")
+    main.__dict__.update(
+        __file__=str(script), __cached__=None, __loader__=SourceFileLoader("__main__", str(script)), __spec__=None
+    )
+    sys.modules["__raycompress_main__"] = sys.modules["__main__"]  # its functions are still running
+    sys.modules["__main__"] = main
+    return main
+
+
+def _seed(spec: TrialSpec) -> None:
+    """Give this child random numbers of its own: all of them are forked from one state."""
+    random.seed(spec.seed)
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed(None if spec.seed is None else spec.seed % 2**32)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        if spec.seed is not None:
+            torch.manual_seed(spec.seed)
+        if spec.threads is not None:
+            torch.set_num_threads(spec.threads)
+
+
+def _failure(error: BaseException, spec: TrialSpec) -> dict[str, Any] | None:
+    """Print the traceback and return the ``failure`` message; None when leaving was no failure."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_frame.f_code.co_filename == _HERE:
+        trace = trace.tb_next
+    frame = _last_own_frame(error, trace, spec)
+    failure: dict[str, Any] = {"type": "failure", "state": TrialState.FAILED, "frame": frame, "exit_code": 1}
+    if isinstance(error, context.EndOfInspection):  # out of a hook
+        return None
+    if isinstance(error, SystemExit):
+        if isinstance(error.code, int):
+            exit_code = error.code & 0xFF  # what the system keeps of it
+            return {**failure, "error": "SystemExit", "message": f"exit code {exit_code}", "exit_code": exit_code or 1}
+        print(error.code, file=sys.stderr)
+        return {**failure, "error": "SystemExit", "message": str(error.code)}
+    traceback.print_exception(type(error), error, trace)
+    if isinstance(error, RaycompressError):
+        told = [f"{problem.what}; {problem.fix}" if problem.fix else problem.what for problem in error.problems]
+        state = TrialState.BAD_RESULT if isinstance(error, ResultError) else TrialState.FAILED
+        return {**failure, "error": type(error).__name__, "message": "; ".join(told), "state": state}
+    name = type(error).__name__
+    return {**failure, "error": name, "message": f"{name}: {error}" if str(error) else name}
+
+
+def _last_own_frame(error: BaseException, trace: TracebackType | None, spec: TrialSpec) -> str:
+    """Return the last frame that lies in the user's files, e.g. ``train.py:42 in fine_tune``."""
+    homes = (spec.script_path.resolve().parent, Path(spec.workingdir).resolve())
+    found = ""
+    for frame, line in traceback.walk_tb(trace):
+        file = _within(frame.f_code.co_filename, homes)
+        if file:
+            name = frame.f_code.co_name
+            found = f"{file}:{line}" if name == "<module>" else f"{file}:{line} in {name}"
+    if not found and isinstance(error, SyntaxError) and error.filename:
+        file = _within(error.filename, homes)
+        found = f"{file}:{error.lineno}" if file else ""
+    return found
+
+
+def _within(filename: str, homes: tuple[Path, ...]) -> str:
+    """Return `filename` relative to the first of `homes` that holds it; empty for others and for libraries."""
+    path = Path(filename)
+    libraries = (_OWN_PACKAGE, *site.getsitepackages(), site.getusersitepackages(), sysconfig.get_path("stdlib"))
+    if any(path.is_relative_to(library) for library in libraries):
+        return ""
+    return next((str(path.relative_to(home)) for home in homes if path.is_relative_to(home)), "")
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):  # the script closed it
+            continue

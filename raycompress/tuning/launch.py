@@ -1,0 +1,317 @@
+"""The whole life of a search on this machine: inspect, check, search, verify."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from raycompress.compressors import catalog
+from raycompress.errors import BundleError, ExperimentError, Problem, ScriptError
+from raycompress.experiment import preflight
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.search_space import SearchSpace
+from raycompress.results import store
+from raycompress.results.journal import VERSION, Event, Journal
+from raycompress.results.record import Experiment as Record
+from raycompress.results.states import TrialState
+from raycompress.tuning.local_ray import local_ray, machine_cpus, machine_gpus
+from raycompress.tuning.plan import n_trials, parallel
+from raycompress.tuning.preload import find_imports
+from raycompress.tuning.worker import Ending, Hello, TrialSpec, WarmProcess, WarmSpec, Worker
+
+
+class View(Protocol):
+    """Whoever watches a search: the terminal."""
+
+    def phase(self, text: str) -> None:
+        """What is being done now, outside of the trials."""
+
+    def note(self, text: str) -> None:
+        """Something worth knowing that is no mistake."""
+
+    def event(self, event: Event) -> None:
+        """Something that stands in the journal by now."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment whose script has been inspected and whose mistakes have been told."""
+
+    experiment: Experiment
+    model: ModelInfo | None
+    space: SearchSpace
+    warm: WarmSpec
+    worker: Worker
+
+
+@contextmanager
+def prepared(
+    experiment: Experiment, view: View, *, meanwhile: AbstractContextManager[Any] | None = None
+) -> Iterator[Prepared]:
+    """Start the warm process, learn the model's layers from the script, and check the experiment against them.
+
+    Parameters
+    ----------
+    meanwhile
+        Entered while the warm process loads the script's libraries: what takes its own time to start.
+
+    Raises
+    ------
+    ExperimentError
+        The experiment does not fit its files, the machine or the model.
+    ScriptError
+        The script fails before its model is known.
+    """
+    problems = preflight.check_files(experiment)
+    if problems:
+        raise ExperimentError.of(problems)
+    for note in preflight.notes(experiment, machine_cpus(), machine_gpus()):
+        view.note(note)
+    warm = warm_spec(experiment)
+    view.phase("loading the script's libraries")
+    with (
+        closing(WarmProcess.start(warm)) as process,
+        meanwhile or nullcontext(),
+        closing(process.connect()) as worker,
+    ):
+        view.phase("inspecting the model")
+        model = inspect(experiment, worker)
+        _tell_of_preload(worker.wait_ready(), experiment, view)
+        yield Prepared(experiment, model, checked_space(experiment, model, view), warm, worker)
+
+
+def _tell_of_preload(hello: Hello, experiment: Experiment, view: View) -> None:
+    if hello.probe:
+        raise ScriptError(
+            f"a trial cannot be forked from a process with the script's imports: {hello.probe}",
+            where=str(experiment.script_path),
+            fix="move what starts threads or touches a GPU from the module level of the script's imports into main()",
+        )
+    for problem in hello.problems:
+        view.note(f"{problem.where}: {problem.module} is imported by each trial anew ({problem.error})")
+
+
+def warm_spec(experiment: Experiment) -> WarmSpec:
+    """Return what the warm process is to be that an experiment's trials are forked from."""
+    threads = str(max(1, int(experiment.resources.cpu)))
+    entry = catalog.CATALOG[experiment.compression.compressor]
+    return WarmSpec(
+        name=f"{experiment.name}-{uuid.uuid4().hex[:8]}",
+        workingdir=str(experiment.workingdir),
+        preload=find_imports(experiment.script_path, experiment.workingdir, engine=entry.engine.partition(":")[0]),
+        sys_path=(str(experiment.script_path.parent),),
+        env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+    )
+
+
+def trial_template(experiment: Experiment) -> dict[str, Any]:
+    """Return what all trials' specifications have in common."""
+    return {
+        "script": str(experiment.script_path),
+        "script_args": tuple(experiment.script_args),
+        "workingdir": str(experiment.workingdir),
+        "env": dict(experiment.env),
+        "timeout_s": experiment.trial_timeout_s,
+        "threads": max(1, int(experiment.resources.cpu)),
+        "save_model": experiment.save_model is not False,
+        "result_labels": tuple(experiment.metric_labels),
+    }
+
+
+def compression_config(experiment: Experiment) -> dict[str, Any]:
+    """Return the part of a trial's config that is the same in all of them."""
+    compression = experiment.compression
+    return {
+        "compressor": compression.compressor,
+        "compression_framework": compression.framework,
+        "compression_type": compression.type,
+    }
+
+
+def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
+    """Run the script up to its first batch and return its model's layers; None when it makes no compressor.
+
+    Raises
+    ------
+    ScriptError
+        The script fails on its way there.
+    """
+    from raycompress.tuning.trainable import trial_config
+
+    # the layers are not known yet, so entries that expand over them are given as they stand
+    built = SearchSpace.unexpanded(experiment)
+    config = trial_config(compression_config(experiment), built, save_model=False)
+    found, ending, tail = _excursion(worker, experiment, "inspect", config, answer="model")
+    if found is not None:
+        return ModelInfo.from_json(found["model"])
+    if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
+        return None
+    raise ScriptError(
+        f"the script failed before its model was known: {ending.cause}",
+        where=ending.frame or str(experiment.script_path),
+        fix=f"its last lines were\n{tail}" if tail else "",
+    )
+
+
+def _excursion(
+    worker: Worker, experiment: Experiment, mode: str, config: dict[str, Any], *, answer: str, **more: Any
+) -> tuple[dict[str, Any] | None, Ending, str]:
+    """Run the script for an answer instead of a result; return it, the ending, and the last lines of the log."""
+    with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
+        spec = TrialSpec(
+            **{**trial_template(experiment), **more}, mode=mode, config=config, folder=folder, seed=experiment.seed
+        )
+        found: dict[str, Any] | None = None
+        for message in worker.run(spec):
+            if isinstance(message, Ending):
+                return found, message, _tail(message.log)
+            if message["type"] == answer:
+                found = message
+    raise AssertionError("a trial's messages end with its ending")
+
+
+def _tail(log: Path, lines: int = 12) -> str:
+    if not log.exists():
+        return ""
+    return "\n".join(f"        {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
+
+
+def checked_space(experiment: Experiment, model: ModelInfo | None, view: View) -> SearchSpace:
+    """Check the experiment against its model and return its search space, layers expanded."""
+    if model is None:
+        if experiment.save_model or SearchSpace.needs_model(experiment):
+            raise ScriptError(
+                "the script never calls create_compressor, so its layers are not known and it saves no model",
+                where=str(experiment.script_path),
+                fix="call rc.create_compressor(model, config) and train the model that its compress() returns",
+            )
+        view.note("the script makes no compressor of ours: its layers are not checked, and no model is kept")
+        return SearchSpace.of(experiment, None)
+    problems, notes = preflight.check_model(experiment, model)
+    if problems:
+        raise ExperimentError.of(problems)
+    for note in notes:
+        view.note(note)
+    return SearchSpace.of(experiment, model)
+
+
+def check_machine(experiment: Experiment) -> None:
+    """Raise when one trial asks for more than this machine has: Ray would wait for ever."""
+    wanted, cpus, gpus = experiment.resources, machine_cpus(), machine_gpus()
+    problems = []
+    if wanted.cpu > cpus:
+        problems.append(
+            Problem(f"a trial asks for {wanted.cpu:g} CPUs, this machine has {cpus}", experiment.where(("resource",)),
+                    f'write at most {cpus}')
+        )
+    if wanted.gpu > gpus:
+        problems.append(
+            Problem(f"a trial asks for {wanted.gpu:g} GPUs, this machine has {gpus}", experiment.where(("resource",)),
+                    'write "cpu", or launch on a machine with GPUs')
+        )
+    if problems:
+        raise ExperimentError.of(problems)
+
+
+def launch(experiment: Experiment, view: View) -> Record:
+    """Run an experiment to its end and return its record.
+
+    Raises
+    ------
+    ExperimentError, ScriptError
+        Before the first trial: nothing was run and nothing is left.
+    BundleError
+        The best bundle, reloaded, does not give the outputs that were saved with it.
+    """
+    check_machine(experiment)
+    with prepared(experiment, view, meanwhile=local_ray(machine_cpus())) as ready:
+        folder = store.create(experiment.storage, experiment.name)
+        shutil.copyfile(experiment.path, folder.experiment)
+        if ready.model is not None:
+            store.write_json(folder.model, ready.model.to_json())
+        journal = Journal(folder.journal)
+        try:
+            _search(ready, folder, journal, view)
+        finally:
+            journal.close()
+    return Record(folder)
+
+
+def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, view: View) -> None:
+    from raycompress.tuning.stop import StopSwitch, thrown_by_signals
+    from raycompress.tuning.trainable import TrialPlan
+    from raycompress.tuning.tuner import Tuner
+
+    experiment = ready.experiment
+    switch = StopSwitch(experiment.time_budget_s)
+    plan = TrialPlan(
+        warm=ready.warm,
+        folder=folder,
+        template=trial_template(experiment),
+        compression=compression_config(experiment),
+        retries=experiment.job_retries,
+        stream=experiment.track_intermediate_results,
+    )
+    tuner = Tuner(experiment, ready.space, plan, journal, switch)
+    journal.listen(view.event)
+    with thrown_by_signals(switch):
+        journal.append("experiment", **_header(ready, folder))
+        tuner.run()
+        record = Record(folder)
+        if record.bundle is not None:
+            view.phase("verifying the best model in a fresh process")
+            journal.append("verified", **verify(experiment, ready.worker, record))
+    journal.append("finished", reason=switch.reason or "complete", detail=switch.detail)
+
+
+def _header(ready: Prepared, folder: store.ExperimentFolder) -> dict[str, Any]:
+    experiment = ready.experiment
+    return {
+        "version": VERSION,
+        "id": folder.id,
+        "name": experiment.name,
+        "file": str(experiment.path),
+        "script": str(experiment.script_path),
+        "compressor": experiment.compression.compressor,
+        "seed": experiment.seed,
+        "proposer": experiment.proposer,
+        "n_trials": n_trials(experiment, ready.space),
+        "n_parallel": parallel(experiment),
+        "goal": experiment.target,
+        "dimensions": [dimension.name for dimension in ready.space.dimensions],
+        "host": platform.node(),
+        "pid": os.getpid(),
+    }
+
+
+def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, Any]:
+    """Reload the best bundle into the script's own model, in a fresh process, and compare and measure it.
+
+    Returns
+    -------
+    ``trial``, ``relative_difference`` of the outputs, and ``before`` and ``after`` with params, flops, bytes and latency.
+
+    Raises
+    ------
+    BundleError
+        The bundle cannot be loaded, or does not give the outputs that were saved with it.
+    """
+    best, bundle = record.best, record.bundle
+    assert best is not None and bundle is not None
+    found, ending, tail = _excursion(worker, experiment, "verify", best.config, answer="verified", bundle=str(bundle))
+    if found is None:
+        raise BundleError(
+            f"the best model cannot be verified: {ending.cause}",
+            where=str(bundle),
+            fix=f"its last lines were\n{tail}" if tail else "",
+        )
+    return {"trial": best.number, **{name: value for name, value in found.items() if name != "type"}}

@@ -1,0 +1,130 @@
+"""Which modules a script will import, found by reading it, never by running it."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.machinery import PathFinder
+from pathlib import Path
+
+from raycompress.tuning.protocol import Import
+
+# imported by every compression with torch, each late and inside a function; torch._dynamo by the first optimizer
+_WITH_TORCH = ("raycompress.compressors.base", "torch_pruning", "safetensors.torch", "torch._dynamo")
+
+# these start threads or processes when imported, or know their own process: a forked copy would not work
+_NEVER = ("ray", "__main__", "__future__")
+
+
+def find_imports(script: Path, workingdir: Path, engine: str = "") -> tuple[Import, ...]:
+    """Return what to import before the script is forked, in the order in which the script would.
+
+    Those are the imports at module level of the script and, since it may change from trial to trial, not its local
+    modules themselves but what they import. Under ``try`` and ``if`` an import may fail; what only a type checker
+    reads, and what stands in a function or an ``except``, is left out.
+
+    Parameters
+    ----------
+    script
+        The script; one that is missing or no Python has no imports.
+    workingdir
+        Local modules lie beside the script or in here.
+    engine
+        The module of the compressor's engine, which the script will load too; empty for none.
+    """
+    found = list(_Reader((script.parent, workingdir)).read(script, required=True))
+    if engine:
+        found.append(Import(engine))
+    tops = {item.module.partition(".")[0] for item in found}
+    if "torch" in tops or engine.startswith("raycompress.compressors."):
+        found += [Import(module, required=False) for module in _WITH_TORCH]
+    return tuple(dict.fromkeys(found))
+
+
+class _Reader:
+    """Reads files for their imports, each file once."""
+
+    def __init__(self, homes: Sequence[Path]) -> None:
+        self._homes = tuple(dict.fromkeys(home.resolve() for home in homes))
+        self._read: set[Path] = set()
+
+    def read(self, file: Path, *, required: bool, package: str = "") -> Iterator[Import]:
+        """Yield the imports of `file`, a member of `package`; of local modules, theirs instead."""
+        if file in self._read:
+            return
+        self._read.add(file)
+        try:
+            tree = ast.parse(file.read_bytes(), str(file))
+        except (OSError, SyntaxError, ValueError):  # told, with its line, when the script runs
+            return
+        for statement, always in _statements(tree.body, required):
+            where = f"{file.name}:{statement.lineno}"
+            for module, names in _modules(statement, package):
+                yield from self._follow(Import(module, names, always, where))
+
+    def _follow(self, item: Import) -> Iterator[Import]:
+        parts = item.module.split(".")
+        if parts[0] in _NEVER:
+            return
+        if parts[0] == "raycompress" or not self._is_local(parts[0]):
+            yield item
+            return
+        modules = [parts[: i + 1] for i in range(len(parts))] + [[*parts, name] for name in item.names]
+        for module in modules:
+            for home in self._homes:
+                base = home.joinpath(*module)
+                for file, package in ((base / "__init__.py", module), (base.with_suffix(".py"), module[:-1])):
+                    if file.is_file():
+                        yield from self.read(file, required=item.required, package=".".join(package))
+
+    def _is_local(self, name: str) -> bool:
+        if name in sys.stdlib_module_names:
+            return False
+        bases = [home / name for home in self._homes]
+        if any((base / "__init__.py").is_file() or base.with_suffix(".py").is_file() for base in bases):
+            return True
+        # a folder without __init__.py gives way to any installed module of that name
+        return any(base.is_dir() for base in bases) and PathFinder.find_spec(name) is None
+
+
+def _statements(body: Sequence[ast.stmt], always: bool) -> Iterator[tuple[ast.Import | ast.ImportFrom, bool]]:
+    """Yield the import statements that run when a module is imported, and whether they always do."""
+    for node in body:
+        match node:
+            case ast.Import() | ast.ImportFrom():
+                yield node, always
+            case ast.If():
+                if not _is_type_checking(node.test):
+                    yield from _statements(node.body, False)
+                yield from _statements(node.orelse, False)
+            case ast.Try():
+                yield from _statements([*node.body, *node.orelse, *node.finalbody], False)
+            case ast.With() | ast.ClassDef():
+                yield from _statements(node.body, always)
+            case ast.For() | ast.While():
+                yield from _statements(node.body, False)
+            case _:
+                continue
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    name = test.attr if isinstance(test, ast.Attribute) else test.id if isinstance(test, ast.Name) else ""
+    return name == "TYPE_CHECKING"
+
+
+def _modules(statement: ast.Import | ast.ImportFrom, package: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Yield the full module names of `statement`, with what it asks of them."""
+    if isinstance(statement, ast.Import):
+        for alias in statement.names:
+            yield alias.name, ()
+        return
+    names = tuple(alias.name for alias in statement.names if alias.name != "*")
+    if statement.level == 0:
+        yield statement.module or "", names
+        return
+    above = package.split(".") if package else []
+    above = above[: len(above) - statement.level + 1]
+    module = ".".join([*above, *([statement.module] if statement.module else [])])
+    if module:
+        yield module, names

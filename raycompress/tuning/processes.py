@@ -1,0 +1,132 @@
+"""Linux processes: none may outlive the trial that started it, however it tries.
+
+A process that marks itself a *subreaper* becomes the parent of every orphan among its descendants, daemons included. So
+the descendants of a trial's supervisor are exactly what the trial started, and no list of them has to be kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import socket
+import time
+from collections import defaultdict
+from pathlib import Path
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def become_subreaper() -> None:
+    """Make this process the parent of every orphan among its descendants."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which forked it, ends; leave now if it has ended already."""
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def _prctl(option: int, value: int) -> None:
+    if _libc.prctl(option, value, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"prctl({option}) failed")
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class ChildWatch:
+    """Wakes a selector when a child process ends; `fileno` is what to select on."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # without a handler no byte is written
+        signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable."""
+        return self._read.fileno()
+
+    def reap(self) -> dict[int, int]:
+        """Return the wait status of each child that has ended, by process id."""
+        with contextlib.suppress(BlockingIOError):
+            while self._read.recv(4096):
+                pass
+        return reap()
+
+    def close(self) -> None:
+        """Leave signals as they were; for a process that was forked."""
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        self._read.close()
+        self._write.close()
+
+
+def reap() -> dict[int, int]:
+    """Return the wait status of each child that has ended, by process id, without waiting."""
+    ended: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            ended[pid] = status
+    return ended
+
+
+def kill_descendants(spare: frozenset[int] = frozenset(), limit_s: float = 3.0) -> dict[int, int]:
+    """Kill every descendant of this process, a subreaper, but those in `spare` and theirs; reap them.
+
+    Repeated until none is left, since a process may fork between being seen and being killed. Processes that the kernel
+    does not let go of within `limit_s` (stuck in a driver) are left to it; their signal is pending.
+
+    Returns
+    -------
+    dict
+        The wait status of each direct child that ended, by process id.
+    """
+    ended: dict[int, int] = {}
+    deadline = time.monotonic() + limit_s
+    while victims := _descendants(spare):
+        for pid in victims:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        ended |= reap()
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.002)
+    return ended | reap()
+
+
+def _descendants(spare: frozenset[int]) -> list[int]:
+    """Return the ids of the living descendants of this process, parents first."""
+    if not _has_children():
+        return []
+    children: defaultdict[int, list[int]] = defaultdict(list)
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # gone by now
+                # the name, in brackets, may hold anything
+                parent = (entry / "stat").read_text(errors="replace").rpartition(")")[2].split()[1]
+                children[int(parent)].append(int(entry.name))
+    found: list[int] = []
+    todo = [os.getpid()]
+    while todo:
+        below = [pid for pid in children[todo.pop()] if pid not in spare]
+        found += below
+        todo += below
+    return found
+
+
+def _has_children() -> bool:
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True

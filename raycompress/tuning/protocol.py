@@ -1,0 +1,331 @@
+"""What the warm process and its clients say to each other: JSON lines over a Unix socket.
+
+Client to server: ``{"run": TrialSpec, "number": n}`` and ``{"stop": n}``; closing the connection stops the trial too.
+Server to client: ``hello`` first; for each run the messages of the script as they come, then one ``end``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, Self
+
+from raycompress.errors import StorageError
+from raycompress.results.states import TrialState
+from raycompress.script.context import Mode
+
+Message = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement to run before the first fork.
+
+    Attributes
+    ----------
+    module
+        The module's full name.
+    names
+        What ``from module import ...`` asks for: attributes or submodules.
+    required
+        Whether the script fails without it; False under ``try`` and ``if``.
+    where
+        File and line of the statement; empty for what no script asked for.
+    """
+
+    module: str
+    names: tuple[str, ...] = ()
+    required: bool = True
+    where: str = ""
+
+
+@dataclass(frozen=True)
+class WarmSpec:
+    """What a warm process is to be; clients that give the same one on the same machine share one process.
+
+    Attributes
+    ----------
+    name
+        Tells this experiment's process from those of other experiments.
+    preload
+        The imports to run, in this order.
+    sys_path
+        Folders that modules are looked for in, before the installed ones.
+    env
+        Environment variables of the process, e.g. ``OMP_NUM_THREADS``; None removes one.
+    workingdir
+        The folder it runs in.
+    idle_s
+        How long it waits for its first client, in seconds.
+    probe_s
+        How long the probe child may take, in seconds.
+    """
+
+    name: str
+    workingdir: str
+    preload: tuple[Import, ...] = ()
+    sys_path: tuple[str, ...] = ()
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    idle_s: float = 30.0
+    probe_s: float = 60.0
+
+    @property
+    def folder(self) -> Path:
+        """The process's own folder, with its socket and its log; gone once it has ended well."""
+        key = hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()[:16]
+        return runtime_folder() / key
+
+    @property
+    def socket(self) -> Path:
+        """The socket that it listens on."""
+        return self.folder / "socket"
+
+    @property
+    def log(self) -> Path:
+        """What it printed itself, outside of any trial."""
+        return self.folder / "log.txt"
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> WarmSpec:
+        """Rebuild what `to_json` returned."""
+        preload = tuple(Import(**{**item, "names": tuple(item["names"])}) for item in data["preload"])
+        return cls(**{**data, "preload": preload, "sys_path": tuple(data["sys_path"])})
+
+
+def runtime_folder() -> Path:
+    """Return the folder for sockets, readable by this user alone.
+
+    Raises
+    ------
+    StorageError
+        When somebody else owns it, or others may look into it.
+    """
+    folder = Path(tempfile.gettempdir()) / f"raycompress-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise StorageError(
+            "the folder for sockets is not this user's alone",
+            where=str(folder),
+            fix=f"remove it, or `chmod 700 {folder}` if it is yours; TMPDIR chooses another place",
+        )
+    return folder
+
+
+@dataclass(frozen=True)
+class TrialSpec:
+    """One trial, as the warm process needs to know it.
+
+    Attributes
+    ----------
+    mode
+        See `raycompress.script.context.Trial`.
+    script
+        The script, absolute or relative to `workingdir`.
+    script_args
+        Arguments that stand between the script's name and the path of its configuration.
+    config
+        What ``sys.argv[-1]`` holds.
+    workingdir
+        Where the script runs.
+    folder
+        The trial's own folder: ``config.json``, ``log.txt``, ``candidate/``.
+    env
+        Environment variables of this trial alone; None removes one.
+    timeout_s
+        Seconds after which the trial is killed; None for never.
+    seed
+        Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
+    threads
+        Threads of torch; None leaves its default.
+    save_model, result_labels, bundle
+        See `raycompress.script.context.Trial`.
+    log_limit
+        Bytes of output that the log keeps at most.
+    """
+
+    mode: Mode
+    script: str | Path
+    config: Mapping[str, Any]
+    workingdir: str | Path
+    folder: str | Path
+    script_args: tuple[str, ...] = ()
+    env: Mapping[str, str | None] = field(default_factory=dict)
+    timeout_s: float | None = None
+    seed: int | None = None
+    threads: int | None = None
+    save_model: bool = True
+    result_labels: tuple[str, ...] = ()
+    bundle: str | Path | None = None
+    log_limit: int = 20 << 20
+
+    @property
+    def script_path(self) -> Path:
+        """The script's absolute path."""
+        return Path(self.workingdir, self.script)
+
+    @property
+    def config_path(self) -> Path:
+        """The file that the script gets its configuration from."""
+        return Path(self.folder, "config.json")
+
+    @property
+    def log_path(self) -> Path:
+        """What the script and the processes that it started printed."""
+        return Path(self.folder, "log.txt")
+
+    @property
+    def candidate_path(self) -> Path:
+        """Where the script saves its model."""
+        return Path(self.folder, "candidate")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> TrialSpec:
+        """Rebuild what `to_json` returned."""
+        tuples = {name: tuple(data[name]) for name in ("script_args", "result_labels")}
+        return cls(**{**data, **tuples})
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a trial ended.
+
+    Attributes
+    ----------
+    state, cause
+        What became of it, and why in one line; the cause is empty for a finished trial.
+    exit_code, signal
+        Of the script's process; None where it did not end that way.
+    frame
+        The last frame of the user's own code, e.g. ``train.py:42 in fine_tune``; empty when there is none.
+    log
+        The trial's log.
+    seconds
+        From the fork to the end.
+    values
+        The last result: numbers by name, the objective first.
+    candidate
+        The last ``candidate`` message.
+    tail
+        The last lines of the log, once `with_tail` has read them.
+    """
+
+    state: TrialState
+    cause: str
+    log: Path
+    seconds: float
+    exit_code: int | None = None
+    signal: int | None = None
+    frame: str = ""
+    values: dict[str, int | float] | None = None
+    candidate: Message | None = None
+    tail: str = ""
+
+    def with_tail(self, lines: int = 20) -> Ending:
+        """Return the same with the last lines of the log, for when the log will not stay."""
+        try:
+            text = self.log.read_text(encoding="utf-8", errors="replace")
+        except OSError:  # the trial could not be started
+            return self
+        return replace(self, tail="\n".join(text.splitlines()[-lines:]))
+
+    def to_message(self) -> Message:
+        """Return the ``end`` message; `from_message` is its inverse."""
+        return {"type": "end", **asdict(self), "log": str(self.log)}
+
+    @classmethod
+    def from_message(cls, message: Message) -> Ending:
+        """Rebuild what `to_message` returned."""
+        data = {item.name: message[item.name] for item in fields(cls)}
+        values = message["values"]
+        return cls(
+            **{
+                **data,
+                "state": TrialState(message["state"]),
+                "log": Path(message["log"]),
+                "values": None if values is None else numbers(values),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class PreloadProblem:
+    """A required import that failed in the warm process; the script may still mend it, e.g. through sys.path."""
+
+    module: str
+    where: str
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Hello:
+    """What the warm process says when it is ready.
+
+    Attributes
+    ----------
+    pid
+        Of the warm process.
+    modules
+        How many of the imports it holds.
+    seconds
+        What the imports took.
+    problems
+        The required imports that failed.
+    probe
+        Why forked children would not work; empty when the probe child found nothing.
+    """
+
+    pid: int
+    modules: int
+    seconds: float
+    problems: tuple[PreloadProblem, ...]
+    probe: str
+
+    def to_message(self) -> Message:
+        """Return the ``hello`` message; `from_message` is its inverse."""
+        return {"type": "hello", **asdict(self)}
+
+    @classmethod
+    def from_message(cls, message: Message) -> Self:
+        """Rebuild what `to_message` returned."""
+        data = {item.name: message[item.name] for item in fields(cls)}
+        return cls(**{**data, "problems": tuple(PreloadProblem(**problem) for problem in message["problems"])})
+
+
+def encode(message: Mapping[str, Any]) -> bytes:
+    """Return `message` as one line."""
+    return json.dumps(message, separators=(",", ":"), default=os.fspath).encode() + b"\n"
+
+
+def numbers(values: Mapping[str, Any]) -> dict[str, int | float]:
+    """Return the values of a result, the words "nan", "inf" and "-inf" as the floats that they stand for."""
+    return {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
+
+
+class Lines:
+    """Cuts a stream of bytes into lines."""
+
+    def __init__(self) -> None:
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the lines that `data` completes, without their ends."""
+        self._rest += data
+        *lines, rest = bytes(self._rest).split(b"\n")
+        self._rest = bytearray(rest)
+        yield from lines

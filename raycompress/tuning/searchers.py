@@ -1,0 +1,251 @@
+"""Proposer name -> proposals: what each trial of a search tries.
+
+`Proposals` is the one searcher that Ray Tune sees. It numbers the trials, puts the dense model first, tells the proposer
+of failures as failures, and, with a seed, of results in the order of the trials, so that the same seed gives the same
+proposals however fast each trial was.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.search.sample import Domain
+
+from raycompress.experiment.search_space import Dimension, SearchSpace
+
+Sample = dict[str, Any]
+
+
+class Proposer(Protocol):
+    """Something that proposes samples and learns from their scores."""
+
+    def propose(self, number: int) -> Sample | None:
+        """Return the sample for trial `number`, or None when there are no more."""
+
+    def learn(self, number: int, score: float | None) -> None:
+        """Take the score of trial `number`; None when the trial failed."""
+
+
+def make_proposer(name: str, space: SearchSpace, *, goal: str, seed: int | None) -> Proposer:
+    """Return the proposer that an experiment file calls `name`.
+
+    Parameters
+    ----------
+    name
+        ``random``, ``sequence``, ``hyperopt``, ``optuna``, ``tpe`` or ``spearmint``.
+    space
+        What there is to search; without a dimension every proposal is the empty sample.
+    goal
+        ``max`` or ``min``.
+    seed
+        The same seed gives the same proposals; None a new start each time.
+    """
+    if not space.dimensions:
+        return _Points(iter(({},)))
+    if name == "sequence":
+        return _Points(space.grid())
+    if name == "random":
+        return _Random(space, seed)
+    return _FromTune(_TUNE_SEARCHERS[name], space, goal=goal, seed=seed)
+
+
+class _Points:
+    """Given points, in their order: a grid, or the one point of a one-time experiment."""
+
+    def __init__(self, points: Iterator[Sample]) -> None:
+        self._points = points
+
+    def propose(self, number: int) -> Sample | None:
+        return next(self._points, None)
+
+    def learn(self, number: int, score: float | None) -> None:
+        """Nothing: the points are given."""
+
+
+class _Random:
+    """Tune's own random sampling of each dimension."""
+
+    def __init__(self, space: SearchSpace, seed: int | None) -> None:
+        self._space = space
+        self._random = np.random.RandomState(seed)
+
+    def propose(self, number: int) -> Sample | None:
+        return {
+            dimension.name: _value(dimension, _domain(dimension).sample(random_state=self._random))
+            for dimension in self._space.dimensions
+        }
+
+    def learn(self, number: int, score: float | None) -> None:
+        """Nothing: samples are independent."""
+
+
+class _FromTune:
+    """One of Tune's searchers.
+
+    Dimensions go by their position inside it (``d0``, ``d1``, ...): their names may hold characters, such as a slash,
+    that the libraries read as structure.
+    """
+
+    def __init__(self, make: Callable[..., Searcher], space: SearchSpace, *, goal: str, seed: int | None) -> None:
+        self._dimensions = {f"d{index}": dimension for index, dimension in enumerate(space.dimensions)}
+        domains = {key: _domain(dimension) for key, dimension in self._dimensions.items()}
+        self._searcher = make(domains, goal, seed)
+
+    def propose(self, number: int) -> Sample | None:
+        proposal = self._searcher.suggest(str(number))
+        if proposal is None or isinstance(proposal, str):
+            return None
+        return {self._dimensions[key].name: _value(self._dimensions[key], raw) for key, raw in proposal.items()}
+
+    def learn(self, number: int, score: float | None) -> None:
+        if score is None:
+            self._searcher.on_trial_complete(str(number), error=True)
+        else:
+            self._searcher.on_trial_complete(str(number), {"score": score, "training_iteration": 1})
+
+
+def _hyperopt(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+    from ray.tune.search.hyperopt import HyperOptSearch
+
+    return HyperOptSearch(domains, metric="score", mode=goal, random_state_seed=seed)
+
+
+def _optuna(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+    return OptunaSearch(domains, metric="score", mode=goal, sampler=sampler)
+
+
+def _gaussian_process(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+    import optuna
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return OptunaSearch(domains, metric="score", mode=goal, sampler=optuna.samplers.GPSampler(seed=seed))
+
+
+_TUNE_SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
+    "hyperopt": _hyperopt,
+    "optuna": _optuna,
+    "tpe": _optuna,
+    "spearmint": _gaussian_process,
+}
+
+
+def _domain(dimension: Dimension) -> Domain:
+    low, high = dimension.low, dimension.high
+    if dimension.kind == "choice":
+        assert dimension.choices is not None
+        return tune.choice(list(range(len(dimension.choices))))
+    assert low is not None and high is not None
+    if dimension.kind == "int":  # Tune leaves the upper end out, an experiment file means it
+        ends = int(low), int(high) + 1
+        return tune.lograndint(*ends) if dimension.log else tune.randint(*ends)
+    return tune.loguniform(low, high) if dimension.log else tune.uniform(low, high)
+
+
+def _value(dimension: Dimension, raw: Any) -> Any:
+    """Turn what a searcher drew into a plain Python value of the dimension's own."""
+    if dimension.kind == "choice":
+        assert dimension.choices is not None
+        return copy.deepcopy(dimension.choices[int(raw)])
+    return int(raw) if dimension.kind == "int" else float(raw)
+
+
+class Proposals(Searcher):
+    """The trials of an experiment, one after another.
+
+    Parameters
+    ----------
+    proposer
+        Where samples come from.
+    n_samples
+        How many samples at most, the dense model not counted.
+    baseline
+        A sample to run the dense model with, as trial 0; None to leave it out.
+    make_config
+        Makes what the trial actor needs of a trial's number and sample; a new object each time.
+    lag
+        With a seed: proposal `n` knows exactly the results of the trials up to ``n - lag``, and waits for them. None:
+        it knows whatever is in.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        *,
+        n_samples: int,
+        baseline: Sample | None,
+        lag: int | None,
+        make_config: Callable[[int, Sample], dict[str, Any]],
+    ) -> None:
+        super().__init__(metric="score", mode="max")
+        self._proposer = proposer
+        self._numbers = iter(range(1, n_samples + 1))
+        self._next: int | None = next(self._numbers, None)
+        self._baseline = baseline
+        self._lag = lag
+        self._make_config = make_config
+        self._number_of: dict[str, int] = {}
+        self._ended: dict[int, float | None] = {}
+        self._learnt = 0
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Return the config of the next trial; None: not yet; FINISHED: no more."""
+        if self._baseline is not None:
+            sample, self._baseline = self._baseline, None
+            return self._trial(trial_id, 0, sample)
+        if self._next is None:
+            return Searcher.FINISHED
+        if not self._learn_up_to(self._next):
+            return None
+        sample_or_none = self._proposer.propose(self._next)
+        if sample_or_none is None:
+            self._next = None
+            return Searcher.FINISHED
+        number, self._next = self._next, next(self._numbers, None)
+        return self._trial(trial_id, number, sample_or_none)
+
+    def _trial(self, trial_id: str, number: int, sample: Sample) -> dict[str, Any]:
+        self._number_of[trial_id] = number
+        return self._make_config(number, copy.deepcopy(sample))
+
+    def _learn_up_to(self, number: int) -> bool:
+        """Teach the proposer what it may know before proposal `number`; False when it has to wait."""
+        if self._lag is None:
+            return True
+        while self._learnt < number - self._lag:
+            if self._learnt + 1 not in self._ended:
+                return False
+            self._learnt += 1
+            self._proposer.learn(self._learnt, self._ended[self._learnt])
+        return True
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Intermediate results teach the proposer nothing."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take the end of a trial; a failed one has no score."""
+        number = self._number_of[trial_id]
+        if number == 0:
+            return
+        score = None if result is None or error else result.get("score")
+        valid = score is not None and math.isfinite(score)
+        self._ended[number] = score if valid else None
+        if self._lag is None:
+            self._proposer.learn(number, self._ended[number])
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the truth, and a resumed search is told from it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as `save`."""

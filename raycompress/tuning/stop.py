@@ -1,0 +1,78 @@
+"""How a search is stopped before its end: by a person, by a failed trial, or because its time is spent."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from ray.tune import Stopper
+
+
+class StopSwitch(Stopper):
+    """Ends all trials at once when it is thrown; Tune asks it after every event.
+
+    Parameters
+    ----------
+    time_budget_s
+        Seconds from `start` after which it throws itself; None for no bound.
+
+    Attributes
+    ----------
+    reason
+        ``stopped``, ``failure`` or ``time budget``; None while the search goes on.
+    detail
+        Why, in one line.
+    """
+
+    def __init__(self, time_budget_s: float | None) -> None:
+        self._time_budget_s = time_budget_s
+        self._started = time.monotonic()
+        self._on_stop: Callable[[], None] | None = None
+        self.reason: str | None = None
+        self.detail = ""
+
+    def start(self, on_stop: Callable[[], None]) -> None:
+        """Begin to count the time; `on_stop` is called once, in Tune's own thread, when the search stops."""
+        self._started = time.monotonic()
+        self._on_stop = on_stop
+
+    def throw(self, reason: str, detail: str) -> None:
+        """Stop the search; the first reason stays."""
+        if self.reason is None:
+            self.reason, self.detail = reason, detail
+
+    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
+        """No single trial is stopped from here."""
+        return False
+
+    def stop_all(self) -> bool:
+        """Tell Tune whether to end."""
+        if self._time_budget_s is not None and time.monotonic() - self._started > self._time_budget_s:
+            self.throw("time budget", f"the time budget of {self._time_budget_s:g} s is spent")
+        if self.reason is None:
+            return False
+        if self._on_stop is not None:
+            on_stop, self._on_stop = self._on_stop, None
+            on_stop()
+        return True
+
+
+@contextmanager
+def thrown_by_signals(switch: StopSwitch) -> Iterator[None]:
+    """Have Ctrl-C, SIGTERM and SIGHUP throw `switch`; a second one interrupts at once."""
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if switch.reason == "stopped":
+            raise KeyboardInterrupt
+        switch.throw("stopped", f"stopped by {signal.Signals(number).name}")
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, handle) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,325 @@
+"""The process that serves one client of the warm process: it forks that client's trials and answers for their ends.
+
+A process of its own for each client, so that nothing has to be told apart: all its descendants are its trial's. It
+outlives the warm process just long enough to clean up, and the warm process cleans up after it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import math
+import os
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NoReturn
+
+from raycompress.results.states import TrialState
+from raycompress.tuning import child
+from raycompress.tuning.processes import ChildWatch, become_subreaper, kill_descendants
+from raycompress.tuning.protocol import Ending, Hello, Lines, Message, TrialSpec, encode, numbers
+from raycompress.tuning.trial_log import CappedLog
+
+_CHUNK = 1 << 18
+_UNSENT_LIMIT = 1 << 20  # a client that does not read holds the script's messages back, not memory
+
+
+@dataclass
+class _Running:
+    """A trial while it runs."""
+
+    spec: TrialSpec
+    number: int
+    pid: int
+    output: int
+    messages: int
+    log: CappedLog
+    started: float
+    lines: Lines = field(default_factory=Lines)
+    values: dict[str, int | float] | None = None
+    candidate: Message | None = None
+    failure: Message | None = None
+    done: bool = False
+    at_end: set[int] = field(default_factory=set)
+    """Which of its two pipes nobody writes to any more."""
+    verdict: tuple[TrialState, str] | None = None
+    """Why we ended it, if we did."""
+
+    @property
+    def deadline(self) -> float:
+        """When its time is up, on the monotonic clock."""
+        return math.inf if self.spec.timeout_s is None else self.started + self.spec.timeout_s
+
+
+class Supervisor:
+    """Serves one client until it leaves or the warm process ends.
+
+    Parameters
+    ----------
+    connection
+        The client.
+    life
+        A descriptor that reaches its end when the warm process does.
+    hello
+        The first thing to say.
+    inherited
+        Closes what the warm process had open and no trial may hold.
+    """
+
+    def __init__(
+        self, connection: socket.socket, life: int, hello: Hello, inherited: Callable[[], None] = lambda: None
+    ) -> None:
+        inherited()
+        become_subreaper()
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        self._connection = connection
+        self._connection.setblocking(False)
+        self._life = life
+        self._watch = ChildWatch()
+        self._selector = selectors.DefaultSelector()
+        self._requests = Lines()
+        self._unsent = bytearray(encode(hello.to_message()))
+        self._running: _Running | None = None
+        self._leaving = False
+
+    def serve(self) -> NoReturn:
+        """Serve, and end the process."""
+        for source in (self._connection, self._life, self._watch.fileno()):
+            self._selector.register(source, selectors.EVENT_READ)
+        while not self._leaving:
+            self._step()
+        kill_descendants()
+        self._send_rest()
+        os._exit(0)
+
+    def _step(self) -> None:
+        self._flush()
+        timeout = None
+        if self._running is not None and self._running.deadline < math.inf:
+            timeout = max(0.0, self._running.deadline - time.monotonic())
+        ready = {key.fd for key, _ in self._selector.select(timeout)}
+        trial = self._running
+        if trial is not None:
+            if trial.output in ready:
+                self._read_output(trial)
+            if trial.messages in ready:
+                self._read_messages(trial)
+        if self._connection.fileno() in ready:
+            self._read_requests()
+        if self._life in ready:
+            self._stop(TrialState.KILLED, "the warm process, which it was forked from, was killed")
+            self._leaving = True
+        if self._watch.fileno() in ready:
+            self._ended(self._watch.reap())
+        if self._running is not None and time.monotonic() >= self._running.deadline:
+            self._stop(TrialState.TIMED_OUT, _overdue(self._running))
+
+    # the client
+
+    def _read_requests(self) -> None:
+        try:
+            data = self._connection.recv(_CHUNK)
+        except BlockingIOError:  # it was only writable
+            return
+        except ConnectionError:
+            data = b""
+        if not data:
+            self._leaving = True
+            self._stop(TrialState.STOPPED, "its client left")
+            return
+        for line in self._requests.feed(data):
+            request = json.loads(line)
+            if "run" in request:
+                self._start(TrialSpec.from_json(request["run"]), request["number"])
+            elif self._running is not None and request["stop"] == self._running.number:
+                self._stop(TrialState.STOPPED, "stopped")
+
+    def _send(self, message: Message) -> None:
+        self._unsent += encode(message)
+
+    def _flush(self) -> None:
+        if self._unsent:
+            try:
+                del self._unsent[: self._connection.send(self._unsent)]
+            except BlockingIOError:
+                pass
+            except ConnectionError:
+                self._unsent.clear()  # the next read of the connection finds its end
+        events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._unsent else 0)
+        if self._selector.get_key(self._connection).events != events:
+            self._selector.modify(self._connection, events)
+        if self._running is not None:
+            wanted = len(self._unsent) < _UNSENT_LIMIT and self._running.messages not in self._running.at_end
+            self._set_reading(self._running.messages, wanted)
+
+    def _send_rest(self) -> None:
+        self._connection.settimeout(1.0)
+        with contextlib.suppress(OSError):  # the client is gone, or does not read
+            self._connection.sendall(self._unsent)
+
+    def _set_reading(self, descriptor: int, wanted: bool) -> None:
+        registered = descriptor in self._selector.get_map()
+        if wanted and not registered:
+            self._selector.register(descriptor, selectors.EVENT_READ)
+        elif registered and not wanted:
+            self._selector.unregister(descriptor)
+
+    # the trial
+
+    def _start(self, spec: TrialSpec, number: int) -> None:
+        assert self._running is None, "a client runs one trial at a time"
+        started = time.monotonic()
+        try:
+            Path(spec.folder).mkdir(parents=True, exist_ok=True)
+            spec.config_path.write_text(json.dumps(spec.config, indent=2) + "\n", encoding="utf-8")
+            log = CappedLog(spec.log_path, spec.log_limit)
+            pid, output, messages = self._fork(spec)
+        except OSError as error:
+            cause = f"the trial could not be started: {error}"
+            ending = Ending(TrialState.FAILED, cause, spec.log_path, time.monotonic() - started)
+            self._send(ending.to_message())
+            return
+        self._running = _Running(spec, number, pid, output, messages, log, started)
+        self._set_reading(output, True)
+        self._set_reading(messages, True)
+
+    def _fork(self, spec: TrialSpec) -> tuple[int, int, int]:
+        output, output_end = os.pipe()
+        messages, messages_end = os.pipe()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._watch.close()
+            self._selector.close()
+            self._connection.close()
+            for descriptor in (self._life, output, messages):
+                os.close(descriptor)
+            child.run(spec, parent, output_end, messages_end)
+        os.close(output_end)
+        os.close(messages_end)
+        os.set_blocking(output, False)
+        os.set_blocking(messages, False)
+        with contextlib.suppress(OSError):  # more than this user may have
+            fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _CHUNK)
+        return pid, output, messages
+
+    def _read_output(self, trial: _Running) -> bool:
+        data = self._read(trial, trial.output)
+        trial.log.write(data)
+        return bool(data)
+
+    def _read_messages(self, trial: _Running) -> bool:
+        data = self._read(trial, trial.messages)
+        for line in trial.lines.feed(data):
+            self._take(trial, line)
+        return bool(data)
+
+    def _read(self, trial: _Running, descriptor: int) -> bytes:
+        try:
+            data = os.read(descriptor, _CHUNK)
+        except BlockingIOError:
+            return b""
+        if not data:
+            trial.at_end.add(descriptor)
+            self._set_reading(descriptor, False)
+        return data
+
+    def _take(self, trial: _Running, line: bytes) -> None:
+        try:
+            message: Any = json.loads(line)
+            kind = message["type"]
+        except (ValueError, TypeError, KeyError):  # the script wrote to a descriptor that is not its own
+            trial.log.write(b"raycompress: unreadable message: %s\n" % line[:200])
+            return
+        if kind == "done":
+            trial.done = True
+            return
+        if kind == "result":
+            trial.values = numbers(message["values"])
+        elif kind == "candidate":
+            trial.candidate = message
+        elif kind == "failure":
+            trial.failure = message
+        self._send(message)
+
+    # its end
+
+    def _stop(self, state: TrialState, cause: str) -> None:
+        trial = self._running
+        if trial is None:
+            return
+        trial.verdict = (state, cause)
+        self._ended(kill_descendants())
+
+    def _ended(self, statuses: dict[int, int]) -> None:
+        trial = self._running
+        if trial is None:
+            return
+        if trial.pid not in statuses:
+            if trial.verdict is None:
+                return  # some descendant's end, adopted and reaped
+            statuses[trial.pid] = signal.SIGKILL  # the kernel still holds it; its signal is pending
+        kill_descendants()
+        for read in (self._read_output, self._read_messages):
+            for _ in range(64):  # bounded: who left our tree of processes may still print
+                if not read(trial):
+                    break
+        trial.log.close()
+        for descriptor in (trial.output, trial.messages):
+            self._set_reading(descriptor, False)
+            os.close(descriptor)
+        self._running = None
+        self._send(_ending(trial, os.waitstatus_to_exitcode(statuses[trial.pid])).to_message())
+
+
+def _ending(trial: _Running, code: int) -> Ending:
+    """Say how `trial` ended; `code` is its exit code, or the negative number of the signal that killed it."""
+    state, cause = trial.verdict or _classify(trial, code)
+    if trial.log.problem:
+        cause = "; ".join(filter(None, (cause, trial.log.problem)))
+    return Ending(
+        state=state,
+        cause=cause,
+        log=trial.log.path,
+        seconds=time.monotonic() - trial.started,
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        frame=trial.failure["frame"] if trial.failure else "",
+        values=trial.values,
+        candidate=trial.candidate,
+    )
+
+
+def _classify(trial: _Running, code: int) -> tuple[TrialState, str]:
+    if code < 0:
+        names: Iterable[str] = (number.name for number in signal.Signals if number == -code)
+        return TrialState.KILLED, f"killed by signal {-code} ({next(iter(names), 'real-time')})"
+    if trial.failure is not None:
+        frame = trial.failure["frame"]
+        return TrialState(trial.failure["state"]), _line(trial.failure["message"]) + (f" ({frame})" if frame else "")
+    if code != 0:
+        return TrialState.FAILED, f"exit code {code}"
+    if not trial.done:
+        return TrialState.FAILED, "exit code 0 by os._exit or exec, before its result and model could be checked"
+    if trial.spec.mode not in ("trial", "baseline"):
+        return TrialState.FINISHED, ""
+    if trial.values is None:
+        return TrialState.NO_RESULT, "the script reported no result"
+    wrong = [f"{name} is {value}" for name, value in trial.values.items() if not math.isfinite(value)]
+    return (TrialState.NOT_A_NUMBER, ", ".join(wrong)) if wrong else (TrialState.FINISHED, "")
+
+
+def _overdue(trial: _Running) -> str:
+    limit = f"{trial.spec.timeout_s:g} s (trial_timeout_s)"
+    return f"no result within {limit}" if trial.values is None else f"not at its end within {limit}"
+
+
+def _line(text: str) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= 500 else line[:499] + "…"

@@ -1,0 +1,117 @@
+"""Experiment -> Ray Tune: run the trials of a search."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ray
+from ray import tune
+
+from raycompress.experiment.objective import Objective
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.search_space import SearchSpace
+from raycompress.results.journal import Journal
+from raycompress.tuning.best import BestKeeper, Recorder
+from raycompress.tuning.plan import n_samples, n_trials
+from raycompress.tuning.searchers import Proposals, Sample, make_proposer
+from raycompress.tuning.stop import StopSwitch
+from raycompress.tuning.trainable import TrialActor, TrialPlan, trial_config
+
+
+class Tuner:
+    """One search, from its first trial to its last.
+
+    Parameters
+    ----------
+    experiment, space
+        What to search.
+    plan
+        What the trials share, the experiment's folder included.
+    journal
+        Takes every event.
+    switch
+        Ends the search early.
+    """
+
+    def __init__(
+        self, experiment: Experiment, space: SearchSpace, plan: TrialPlan, journal: Journal, switch: StopSwitch
+    ) -> None:
+        self._experiment = experiment
+        self._space = space
+        self._plan = plan
+        self._switch = switch
+        self._keeper = BestKeeper(plan.folder, journal, Objective(experiment.target))
+        self._recorder = Recorder(
+            plan.folder,
+            journal,
+            self._keeper,
+            stop=lambda why: switch.throw("failure", why),
+            ignore_failures=experiment.ignore_failures,
+        )
+
+    def run(self) -> None:
+        """Run all trials; the journal then holds how each ended, and the folder the best candidate."""
+        experiment = self._experiment
+        self._switch.start(self._end_running_trials)
+        tuner = tune.Tuner(
+            tune.with_resources(tune.with_parameters(TrialActor, plan=self._plan), self._resources()),
+            tune_config=tune.TuneConfig(
+                metric="score",
+                mode=experiment.target,
+                search_alg=self._proposals(),
+                num_samples=n_trials(experiment, self._space),
+                max_concurrent_trials=experiment.n_parallel,
+                reuse_actors=True,
+                trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
+                trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
+            ),
+            run_config=tune.RunConfig(
+                name="tune",
+                storage_path=str(self._plan.folder.logs),
+                verbose=0,
+                stop=self._switch,
+                callbacks=[self._recorder],
+                failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+            ),
+        )
+        tuner.fit()
+        self._recorder.end_stopped(self._switch.detail)
+
+    def _proposals(self) -> Proposals:
+        experiment = self._experiment
+        proposer = make_proposer(experiment.proposer, self._space, goal=experiment.target, seed=experiment.seed)
+        return Proposals(
+            proposer,
+            n_samples=n_samples(experiment, self._space),
+            baseline=self._space.centre() if experiment.baseline else None,
+            lag=None if experiment.seed is None else 2 * experiment.n_parallel,
+            make_config=self._config,
+        )
+
+    def _config(self, number: int, sample: Sample) -> dict[str, Any]:
+        built = self._space.build(sample)
+        seed = self._experiment.seed
+        return {
+            "number": number,
+            "sample": sample,
+            "baseline": number == 0,
+            "seed": None if seed is None else seed + number,
+            "config": trial_config(self._plan.compression, built, save_model=bool(self._plan.template["save_model"])),
+        }
+
+    def _resources(self) -> dict[str, float]:
+        resources = self._experiment.resources
+        request = {"cpu": resources.cpu, "gpu": resources.gpu}
+        if resources.memory_gb is not None:
+            request["memory"] = resources.memory_gb * 2**30
+        if resources.accelerator_type is not None:
+            request[f"accelerator_type:{resources.accelerator_type}"] = 0.001
+        return request
+
+    def _end_running_trials(self) -> None:
+        """Kill the trials' actors: a stop must not wait for a trial's end. Their children die with the connection."""
+        for trial in self._recorder.running.values():
+            actor = trial.temporary_state.ray_actor
+            if actor is not None:
+                ray.kill(actor)

@@ -1,0 +1,282 @@
+"""The client's end of the warm process: start it or find it, and run trials in it, one at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, Self
+
+from raycompress.errors import ScriptError, StorageError
+from raycompress.results.states import TrialState
+from raycompress.tuning.protocol import (
+    Ending,
+    Hello,
+    Lines,
+    Message,
+    TrialSpec,
+    WarmSpec,
+    encode,
+    numbers,
+    runtime_folder,
+)
+
+__all__ = ["Ending", "Hello", "TrialSpec", "WarmProcess", "WarmSpec", "Worker", "connect_or_start"]
+
+_SECONDS_TO_END = 2.0
+
+
+class WarmProcess:
+    """A hold on a warm process: it lives at least as long as this.
+
+    Use `start`, which returns at once; `connect` waits for the imports.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+
+    @classmethod
+    def start(cls, spec: WarmSpec) -> Self:
+        """Start the process, or join the one that runs already, without waiting for its imports.
+
+        Raises
+        ------
+        StorageError
+            When there is no place for its socket.
+        """
+        with (runtime_folder() / "lock").open("a") as lock:  # closing it unlocks it
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            process = None
+            connection = _connect(spec)
+            if connection is None:
+                process = _start(spec)
+                connection = _connect(spec)
+        if connection is None:
+            raise StorageError("the warm process ended as it started", where=str(spec.log))
+        return cls(Worker(connection, spec, process))
+
+    def wait_ready(self, timeout: float = 600.0) -> Hello:
+        """Wait for its imports; see `Worker.wait_ready`."""
+        return self._worker.wait_ready(timeout)
+
+    def connect(self, timeout: float = 600.0) -> Worker:
+        """Wait for its imports and return this process's client of it; see `Worker.wait_ready`."""
+        self.wait_ready(timeout)
+        return self._worker
+
+    def close(self) -> None:
+        """Let go of it; see `Worker.close`."""
+        self._worker.close()
+
+
+def connect_or_start(spec: WarmSpec, timeout: float = 600.0) -> Worker:
+    """Return a client of this machine's warm process for `spec`, ready to run; start the process if there is none.
+
+    Raises
+    ------
+    ScriptError
+        When the process dies during its imports, or takes longer than `timeout` seconds.
+    StorageError
+        When there is no place for its socket.
+    """
+    return WarmProcess.start(spec).connect(timeout)
+
+
+class Worker:
+    """One client of a warm process; it runs one trial at a time.
+
+    Parameters
+    ----------
+    connection
+        Connected to the process's socket.
+    spec
+        What the process was started with.
+    process
+        The process, if this one started it.
+    """
+
+    def __init__(
+        self, connection: socket.socket, spec: WarmSpec, process: subprocess.Popen[bytes] | None = None
+    ) -> None:
+        self._process = process
+        self._connection = connection
+        self._spec = spec
+        self._hello: Hello | None = None
+        self._lines = Lines()
+        self._received: list[Message] = []
+        self._number = 0
+        self._sending = False
+        self._under_way = False
+        self._stop_wanted = False
+        self.is_closed = False
+
+    def wait_ready(self, timeout: float = 600.0) -> Hello:
+        """Wait until the process has done its imports, and return what it says of them.
+
+        Raises
+        ------
+        ScriptError
+            When it dies on the way, or takes longer than `timeout` seconds.
+        """
+        if self._hello is not None:
+            return self._hello
+        deadline = time.monotonic() + timeout
+        while not self._received:
+            self._connection.settimeout(max(0.01, deadline - time.monotonic()))
+            try:
+                alive = self._receive()
+            except TimeoutError:
+                raise ScriptError(
+                    f"the script's imports took longer than {timeout:g} s", where=str(self._spec.log)
+                ) from None
+            if not alive:
+                raise self._died()
+        self._connection.settimeout(None)
+        self._hello = Hello.from_message(self._received.pop(0))
+        return self._hello
+
+    def run(self, spec: TrialSpec) -> Iterator[Message | Ending]:
+        """Run a trial: yield the script's messages as they come, and last its `Ending`.
+
+        Leaving the iterator before its end stops the trial.
+        """
+        self.wait_ready()
+        self._number += 1
+        started = time.monotonic()
+        self._stop_wanted = False
+        self._under_way = True
+        try:
+            try:
+                self._request(spec)
+            except (BrokenPipeError, ConnectionResetError):
+                self.is_closed = True
+            yield from self._messages(spec, started)
+        finally:
+            if self._under_way:  # the caller left early
+                self.stop()
+                for _ in self._messages(spec, started):
+                    pass
+
+    def stop(self) -> None:
+        """Kill the trial that runs, if one does; for another thread or a signal handler as well."""
+        self._stop_wanted = True
+        if self._under_way and not self._sending:
+            with contextlib.suppress(OSError):  # it is gone, and its trial with it
+                self._connection.sendall(encode({"stop": self._number}))
+
+    def close(self) -> None:
+        """Leave; a trial that runs is killed, and a process that has no other client ends, which is waited for.
+
+        For another thread or a signal handler as well.
+        """
+        self.is_closed = True
+        with contextlib.suppress(OSError):  # already gone
+            self._connection.shutdown(socket.SHUT_RDWR)
+        self._connection.close()
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):  # it has other clients
+                self._process.wait(_SECONDS_TO_END)
+
+    def _request(self, spec: TrialSpec) -> None:
+        self._sending = True
+        try:
+            self._connection.sendall(encode({"run": spec.to_json(), "number": self._number}))
+        finally:
+            self._sending = False
+        if self._stop_wanted:
+            self.stop()
+
+    def _messages(self, spec: TrialSpec, started: float) -> Iterator[Message | Ending]:
+        while True:
+            while self._received:
+                message = self._received.pop(0)
+                if message["type"] == "end":
+                    self._under_way = False
+                    yield Ending.from_message(message)
+                    return
+                if message["type"] == "result":
+                    message = {**message, "values": numbers(message["values"])}
+                yield message
+            if self.is_closed or not self._receive():
+                self._under_way = False
+                cause = "the warm process, which it was forked from, is gone"
+                state = TrialState.STOPPED if self.is_closed else TrialState.KILLED
+                self.is_closed = True
+                yield Ending(state, cause, spec.log_path, time.monotonic() - started)
+                return
+
+    def _receive(self) -> bool:
+        """Wait for more from the process; False when it is gone."""
+        try:
+            data = self._connection.recv(1 << 18)
+        except TimeoutError:
+            raise
+        except OSError:  # reset, or closed by another thread
+            return False
+        self._received += [json.loads(line) for line in self._lines.feed(data)]
+        return bool(data)
+
+    def _died(self) -> ScriptError:
+        try:
+            lines = self._spec.log.read_text(errors="replace").splitlines()
+        except OSError:
+            lines = []
+        return ScriptError(
+            "the process that imports the script's modules died: " + (lines[-1] if lines else "it printed nothing"),
+            where=str(self._spec.log),
+            fix="import the script's modules in a fresh python, one by one, to find which one fails",
+        )
+
+
+def _connect(spec: WarmSpec) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(spec.socket))
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    except OSError as error:
+        connection.close()
+        raise StorageError(
+            f"cannot use the socket of the warm process: {error}",
+            where=str(spec.socket),
+            fix="set TMPDIR to a folder of this machine with a short path",
+        ) from None
+    return connection
+
+
+def _start(spec: WarmSpec) -> subprocess.Popen[bytes]:
+    """Start the process. Its socket listens from the first moment on, so that clients need not wait to connect."""
+    shutil.rmtree(spec.folder, ignore_errors=True)  # of a process that was killed
+    spec.folder.mkdir(mode=0o700)
+    with socket.socket(socket.AF_UNIX) as listener, spec.log.open("wb") as log:
+        listener.bind(str(spec.socket))
+        listener.listen(128)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "raycompress.tuning.warm", str(listener.fileno()), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            cwd=spec.workingdir,
+            env=_environment(spec.env),
+            pass_fds=[listener.fileno()],
+            start_new_session=True,
+        )
+    assert process.stdin is not None
+    with process.stdin as stdin:
+        stdin.write(json.dumps(spec.to_json()).encode())
+    return process
+
+
+def _environment(changes: Mapping[str, str | None]) -> dict[str, Any]:
+    """Return this process's environment with `changes`; None removes a variable."""
+    # equal seeds shall give equal runs, whichever process they run in
+    merged = {"PYTHONHASHSEED": "0", **os.environ, **changes}
+    return {name: value for name, value in merged.items() if value is not None}

@@ -1,0 +1,63 @@
+"""``python -m tests.benchmarks``: run the benchmarks, print the tables, write bench_results/<date>.json."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from tests.benchmarks import controller, overhead, startup
+from tests.benchmarks.machine import ROOT, describe
+from tests.benchmarks.outcome import Outcome
+
+SECTIONS = ("startup", "overhead", "controller")
+
+
+def arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS, help="sections to run; all by default")
+    parser.add_argument("--trials", nargs="+", type=int, default=[16, 64], help="overhead: numbers of trials")
+    parser.add_argument("--repeats", type=int, default=3, help="overhead: runs of each way")
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(overhead.ways()), help="overhead: ways to run; all by default"
+    )
+    parser.add_argument("--empty-trials", type=int, default=2000, help="controller: number of trials")
+    parser.add_argument("--at-once", type=int, default=16, help="controller: trials at a time")
+    parser.add_argument("--starts", type=int, default=15, help="startup: runs of each command")
+    parser.add_argument("--output", type=Path, default=ROOT / "bench_results", help="folder of the JSON file")
+    return parser.parse_args(argv)
+
+
+def say(text: str) -> None:
+    print(f"  {text}", file=sys.stderr, flush=True)
+
+
+def run_section(name: str, options: argparse.Namespace) -> Outcome:
+    say(f"{name} ...")
+    if name == "startup":
+        return startup.measure(options.starts, say)
+    if name == "overhead":
+        return overhead.measure(sorted(set(options.trials)), options.repeats, options.ways, say)
+    return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))
+
+
+def main() -> None:
+    options = arguments()
+    machine = describe()
+    print("\n".join(machine.values()), flush=True)
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / f"{time.strftime('%Y-%m-%d-%H%M%S')}.json"
+    found = {}
+    for name in options.only:
+        outcome = run_section(name, options)
+        print(outcome, flush=True)
+        found[name] = outcome.to_json()
+        path.write_text(json.dumps({"machine": machine, **found}, indent=2) + "\n")
+    print(f"\nall figures: {path}")
+
+
+if __name__ == "__main__":
+    main()

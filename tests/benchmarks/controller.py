@@ -1,0 +1,106 @@
+"""How many trials a second the search itself can start, record and compare: trials that only report a number."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.machine import ROOT
+from tests.benchmarks.outcome import Outcome
+from tests.benchmarks.processes import Run, run
+
+_SCRIPT = """import sys
+
+import raycompress as rc
+
+config = rc.BasicConfig().load(sys.argv[1])
+rc.report(value=config.x)
+"""
+
+
+def experiment(n_trials: int, n_parallel: int, cores: int) -> dict[str, Any]:
+    """Return an experiment of empty trials, whose slots share `cores`."""
+    return {
+        "name": "bench-controller",
+        "script": "empty.py",
+        "resource": {"cpu": cores / n_parallel},
+        "compression": {"framework": "torch", "type": "pruning", "compressor": "l1_filter", "config_list": []},
+        "parameter_config": [{"name": "x", "range": [0.0, 1.0], "type": "float"}],
+        "proposer": "random",
+        "n_samples": n_trials,
+        "n_parallel": n_parallel,
+        "target": "max",
+        "random_seed": 0,
+        "baseline": False,
+        "resource_args": {"save_model": False},
+        "storage": "results",
+    }
+
+
+def measure(n_trials: int, n_parallel: int, cores: int) -> Outcome:
+    """Run `n_trials` empty trials and say what bounds them."""
+    import raycompress
+
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        folder = Path(name)
+        (folder / "empty.py").write_text(_SCRIPT)
+        (folder / "exp.json").write_text(json.dumps(experiment(n_trials, n_parallel, cores)))
+        done = run(
+            [sys.executable, "-m", "raycompress", "launch", "exp.json"], cwd=folder, env={"PYTHONPATH": str(ROOT)}
+        )
+        record = raycompress.Experiment.open(next((folder / "results").glob("*/journal.jsonl")).parent)
+        trials = record.searched
+        finished = [trial for trial in trials if trial.state == "finished"]
+        searching = max(t.started + (t.seconds or 0) for t in finished) - min(t.started for t in finished)
+    growth = memory_slope(done) * searching / len(finished)
+    rows = [
+        ["trials finished", f"{len(finished)} of {n_trials}"],
+        ["trials a second, from first start to last end", f"{len(finished) / searching:.1f}"],
+        ["trials a second, cold start to exit", f"{len(finished) / done.wall:.1f}"],
+        ["CPU a trial, all processes", f"{1000 * done.cpu / len(finished):.1f} ms"],
+        ["growth of the driver's memory a trial", f"{growth / 1024:.1f} KiB"],
+        ["largest memory of the driver", f"{max(rss for _, rss in done.memory) / 2**20:.0f} MiB"],
+    ]
+    rows += [
+        [f"CPU share: {role}", f"{share:.0%}"]
+        for role, share in sorted(cpu_shares(done).items(), key=lambda item: -item[1])
+        if share >= 0.01
+    ]
+    return Outcome(
+        f"Controller: {n_trials} empty trials, {n_parallel} at a time on {cores} cores",
+        ["what", "figure"],
+        rows,
+        notes=[_bound(done, cores, searching)],
+        raw={"wall": done.wall, "cpu": done.cpu, "searching": searching, "roles": done.roles, "memory": done.memory},
+    )
+
+
+def memory_slope(done: Run) -> float:
+    """Return how fast the command's own process grew, in bytes a second, over the middle eight tenths of its life."""
+    middle = [(t, rss) for t, rss in done.memory if 0.15 * done.wall <= t <= 0.95 * done.wall]
+    if len(middle) < 2:
+        return float("nan")
+    mean_t = sum(t for t, _ in middle) / len(middle)
+    mean_rss = sum(rss for _, rss in middle) / len(middle)
+    return sum((t - mean_t) * (rss - mean_rss) for t, rss in middle) / sum((t - mean_t) ** 2 for t, _ in middle)
+
+
+def cpu_shares(done: Run) -> dict[str, float]:
+    """Return each role's share of the CPU time."""
+    total = sum(done.roles.values())
+    return {role: seconds / total for role, seconds in done.roles.items()}
+
+
+def _bound(done: Run, cores: int, searching: float) -> str:
+    """Say what bounds the rate: the cores, or the one process that is busy all the time, or waiting."""
+    busy = done.cpu / (done.wall * cores)
+    driver = done.roles.get("the command itself", 0.0) / done.wall
+    role, share = max(cpu_shares(done).items(), key=lambda item: item[1])
+    if busy > 0.85:
+        return f"Bound by the {cores} cores: {busy:.0%} busy; most of it ({share:.0%}) in: {role}."
+    if driver > 0.85:
+        return f"Bound by the driver, one thread: busy {driver:.0%} of the time; the cores {busy:.0%}."
+    return f"Bound by waiting: cores {busy:.0%} busy, the driver {driver:.0%}; most CPU ({share:.0%}) in: {role}."
