@@ -182,7 +182,7 @@ class ChannelGraph:
             return OUTPUTS
         module = node.module
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1 and not _depthwise(module):
-            return f'they meet the grouped convolution "{self.names[module]}" (groups={module.groups})'
+            return f'its channels meet the grouped convolution "{self.names[module]}" (groups={module.groups})'
         return ""
 
     def _follows(self, node: Any) -> bool:

@@ -102,7 +102,9 @@ class FirstCall:
         learn = self._learn
         self.cancel()
         if learn is not None:
-            learn(Example.from_call(args, kwargs))
+            # a script may call its model in inference mode first; what is copied there could not be traced
+            with torch.inference_mode(False):
+                learn(Example.from_call(args, kwargs))
 
     def __reduce__(self) -> tuple[type[FirstCall], tuple[()]]:
         return FirstCall, ()

@@ -58,7 +58,9 @@ class Dimension:
         if self.choices is not None:
             return self.choices[0]
         low, high = self._ends()
-        middle = math.sqrt(low * high) if self.log else (low + high) / 2
+        if self.kind == "int" and not self.log:
+            return int(low) + (int(high) - int(low)) // 2
+        middle = math.sqrt(low * high) if self.log else low + (high - low) / 2
         return min(max(round(middle), low), high) if self.kind == "int" else middle
 
     def _ends(self) -> tuple[float, float]:
@@ -92,17 +94,19 @@ class Dimension:
             return self.choices[index]
         low, high = self._ends()
         steps = self.grid_size - 1
+        if index == 0:
+            return low
         if self.interval is not None:
             value = low + index * self.interval
-        elif index in (0, steps):
-            value = high if index else low
-        elif self.log and not (self.kind == "int" and self.n is None):
+        elif index == steps:
+            return high
+        elif self.log and self.n is not None:
             value = low * (high / low) ** (index / steps)
         else:
             value = low + (high - low) * index / steps
         if self.kind == "int":
             return self._distinct(round(value), index, steps)
-        return min(high, float(f"{value:.12g}"))
+        return min(max(float(f"{value:.12g}"), low), high)
 
     def _distinct(self, value: int, index: int, steps: int) -> int:
         """Keep the rounded values of a log grid apart: each at least one above those before it."""

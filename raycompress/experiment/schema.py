@@ -41,6 +41,33 @@ class Compression:
 
 
 @dataclass(frozen=True)
+class Files:
+    """The files and folders that an experiment names, absolute, and the arguments that follow the script's name."""
+
+    script: Path
+    script_args: tuple[str, ...]
+    workingdir: Path
+    storage: Path
+
+    @classmethod
+    def of(cls, path: Path, *, script: str, workingdir: str | None, storage: str) -> Files:
+        """Resolve what the experiment file at `path` says; a script with a blank in it may have arguments.
+
+        Raises
+        ------
+        ValueError
+            When a quote in the script's arguments is not closed.
+        """
+        home = path.resolve().parent
+        folder = _absolute(workingdir or ".", home)
+        if " " not in script or _absolute(script, folder).is_file():
+            name, arguments = script, []
+        else:
+            name, *arguments = shlex.split(script) or [script]
+        return cls(_absolute(name, folder), tuple(arguments), folder, _absolute(storage, home))
+
+
+@dataclass(frozen=True)
 class Experiment:
     """An experiment file that was read and found right.
 
@@ -53,7 +80,7 @@ class Experiment:
     script_path, script_args
         The script, absolute, and the arguments that follow it.
     workingdir, storage
-        Where trials run and where results go, absolute.
+        Where trials run and where results go, absolute; without the key, results go below the current folder.
     resources
         What one trial occupies.
     parameter_config
@@ -117,9 +144,18 @@ class Experiment:
         values, accepted = _understood(text, str(path))
         return _experiment(values, Path(path), text, accepted)
 
+    @property
+    def files(self) -> Files:
+        """The files and folders that the experiment names."""
+        return Files(self.script_path, self.script_args, self.workingdir, self.storage)
+
     def where(self, path: JsonPath = ()) -> str:
         """Return ``exp.json:LINE  json.path`` for a path into the file; of a key left out the line it belongs under."""
-        return _where(self.shown, self._lines, path)
+        return where_in(self.shown, self._lines, path)
+
+    def is_written(self, path: JsonPath) -> bool:
+        """Tell whether the file has this path."""
+        return path in self._lines
 
     @cached_property
     def _lines(self) -> dict[JsonPath, int]:
@@ -168,7 +204,8 @@ def _text_of(path: Path) -> str:
         raise ExperimentError(f"the file cannot be read: {error.strerror}", where=where) from None
 
 
-def _where(shown: str, lines: Mapping[JsonPath, int], path: JsonPath) -> str:
+def where_in(shown: str, lines: Mapping[JsonPath, int], path: JsonPath) -> str:
+    """Return file, line and path of what stands at `path`; of a key left out the line it belongs under."""
     known = path
     while known and known not in lines:
         known = known[:-1]
@@ -191,7 +228,7 @@ def _understood(text: str, shown: str) -> tuple[Any, tuple[str, ...]]:
         values, findings, accepted = _checked(found.value)
         for path, what, fix in findings:
             if not any(path[: len(guess)] == guess for guess in found.guessed):
-                where = _where(shown, found.lines, path)
+                where = where_in(shown, found.lines, path)
                 line = int(where[len(shown) + 1 :].split(" ", 1)[0])
                 told.append((line, Problem(what, where, fix)))
     if told:
@@ -223,19 +260,17 @@ def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]
 
 def _experiment(values: Any, path: Path, text: str, accepted: tuple[str, ...]) -> Experiment:
     """Build the experiment from its checked keys."""
-    home = path.resolve().parent
-    workingdir = _absolute(values.workingdir or values.cwd or ".", home)
-    script, *arguments = _script_parts(values.script, workingdir)
+    files = Files.of(path, script=values.script, workingdir=values.workingdir or values.cwd, storage=values.storage)
     given = "n_samples" in values.model_fields_set
     compression = values.compression
     return Experiment(
         path=path.resolve(),
         text=text,
         name=values.name,
-        script_path=_absolute(script, workingdir),
-        script_args=tuple(arguments),
-        workingdir=workingdir,
-        storage=_absolute(values.storage, home),
+        script_path=files.script,
+        script_args=files.script_args,
+        workingdir=files.workingdir,
+        storage=files.storage,
         resources=_resources(values.resource),
         compression=Compression(
             compression.framework,
@@ -274,13 +309,6 @@ def _plain_entry(entry: Any) -> dict[str, Any]:
 def _written(keys: Any) -> dict[str, Any]:
     """Return the keys that the file has; without pydantic's dump, which knows of no search range."""
     return {key: getattr(keys, key) for key in type(keys).model_fields if key in keys.model_fields_set}
-
-
-def _script_parts(script: str, workingdir: Path) -> list[str]:
-    """Split arguments from the script's name, unless a file goes by the whole of it."""
-    if " " not in script or _absolute(script, workingdir).is_file():
-        return [script]
-    return shlex.split(script)
 
 
 def _absolute(path: str, base: Path) -> Path:

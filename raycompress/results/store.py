@@ -76,7 +76,7 @@ class ExperimentFolder:
 
     def candidates(self) -> list[int]:
         """Return the numbers of the trials whose candidate is on disk."""
-        return sorted(int(path.parent.name) for path in self.root.glob("trials/*/candidate/manifest.json"))
+        return sorted(int(path.parent.parent.name) for path in self.root.glob("trials/*/candidate/manifest.json"))
 
     def remove_candidate(self, number: int) -> None:
         """Delete the candidate of trial `number`, if there is one; a reader never sees half of it."""
@@ -171,7 +171,7 @@ def find(reference: str | None, storage: Path) -> ExperimentFolder:
     ids = [folder.id for folder in (found or folders)]
     if found:
         raise UsageError(f'"{reference}" names {len(found)} experiments', where=str(storage), fix=", ".join(ids[:5]))
-    near = difflib.get_close_matches(reference, ids, n=1, cutoff=0.4)
+    near = difflib.get_close_matches(reference, ids, n=1, cutoff=0.3)
     hint = f'did you mean "{near[0]}"? ' if near else ""
     raise UsageError(
         f'no experiment "{reference}"', where=str(storage), fix=f"{hint}`raycompress ls` lists them all"

@@ -11,6 +11,7 @@ from raycompress.experiment.objective import Objective
 from raycompress.results.journal import Journal
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder, write_json
+from raycompress.tuning.stop import DriverOnly
 
 
 class BestKeeper:
@@ -29,7 +30,7 @@ class BestKeeper:
 
     def consider(self, number: int, score: float) -> None:
         """Take the saved candidate of trial `number`: it becomes the best, or it goes."""
-        if self.score is not None and not self._objective.better(score, self.score):
+        if not self._is_better(number, score):
             self._prune(number)
             return
         loser = self.number
@@ -41,12 +42,19 @@ class BestKeeper:
         if loser is not None:
             self._prune(loser)
 
+    def _is_better(self, number: int, score: float) -> bool:
+        if self.number is None or self.score is None:
+            return True
+        if score == self.score:  # whichever ended first, the same search has the same best
+            return number < self.number
+        return self._objective.better(score, self.score)
+
     def _prune(self, number: int) -> None:
         self._folder.remove_candidate(number)
         self._journal.append("pruned", trial=number)
 
 
-class Recorder(Callback):
+class Recorder(DriverOnly, Callback):
     """Turns what Tune tells of trials into events of the journal, and candidates into the best one.
 
     Parameters

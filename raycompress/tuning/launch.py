@@ -9,7 +9,7 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -147,9 +147,8 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     """
     from raycompress.tuning.trainable import trial_config
 
-    # the layers are not known yet, so entries that expand over them are given as they stand
-    built = SearchSpace.unexpanded(experiment)
-    config = trial_config(compression_config(experiment), built, save_model=False)
+    space = SearchSpace.of(_unexpanded(experiment))
+    config = trial_config(compression_config(experiment), space.build(space.centre()), save_model=False)
     found, ending, tail = _excursion(worker, experiment, "inspect", config, answer="model")
     if found is not None:
         return ModelInfo.from_json(found["model"])
@@ -160,6 +159,12 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
         where=ending.frame or str(experiment.script_path),
         fix=f"its last lines were\n{tail}" if tail else "",
     )
+
+
+def _unexpanded(experiment: Experiment) -> Experiment:
+    """Return the experiment with each entry as one dimension, which needs no knowledge of the layers."""
+    entries = tuple({**entry, "expand_op_names": False} for entry in experiment.compression.config_list)
+    return replace(experiment, compression=replace(experiment.compression, config_list=entries))
 
 
 def _excursion(

@@ -7,19 +7,9 @@ from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.local_ray import machine_cpus, machine_gpus
 
 
-def n_samples(experiment: Experiment, space: SearchSpace) -> int:
-    """Return the number of trials, the dense model's left out; a grid has no more than its points."""
-    if not space.dimensions:
-        return 1
-    if experiment.proposer == "sequence":
-        return min(space.grid_size, experiment.n_samples or space.grid_size)
-    assert experiment.n_samples is not None
-    return experiment.n_samples
-
-
 def n_trials(experiment: Experiment, space: SearchSpace) -> int:
     """Return the number of all trials."""
-    return n_samples(experiment, space) + (1 if experiment.baseline else 0)
+    return space.n_samples(experiment) + (1 if experiment.baseline else 0)
 
 
 def parallel(experiment: Experiment) -> int:

@@ -80,6 +80,14 @@ def reap() -> dict[int, int]:
     return ended
 
 
+def let_descendants_end(limit_s: float = 0.3) -> None:
+    """Give what an ended script left behind a moment to end by itself: helpers of multiprocessing clean up then."""
+    deadline = time.monotonic() + limit_s
+    while _has_children() and time.monotonic() < deadline:
+        if not reap():
+            time.sleep(0.005)
+
+
 def kill_descendants(spare: frozenset[int] = frozenset(), limit_s: float = 3.0) -> dict[int, int]:
     """Kill every descendant of this process, a subreaper, but those in `spare` and theirs; reap them.
 

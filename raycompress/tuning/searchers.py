@@ -17,7 +17,9 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.sample import Domain
 
-from raycompress.experiment.search_space import Dimension, SearchSpace
+from raycompress.experiment.dimension import Dimension
+from raycompress.experiment.search_space import SearchSpace
+from raycompress.tuning.stop import DriverOnly
 
 Sample = dict[str, Any]
 
@@ -121,7 +123,7 @@ def _optuna(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True)
+    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
     return OptunaSearch(domains, metric="score", mode=goal, sampler=sampler)
 
 
@@ -161,7 +163,7 @@ def _value(dimension: Dimension, raw: Any) -> Any:
     return int(raw) if dimension.kind == "int" else float(raw)
 
 
-class Proposals(Searcher):
+class Proposals(DriverOnly, Searcher):
     """The trials of an experiment, one after another.
 
     Parameters

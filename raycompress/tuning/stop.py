@@ -11,7 +11,17 @@ from types import FrameType
 from ray.tune import Stopper
 
 
-class StopSwitch(Stopper):
+class DriverOnly:
+    """Something that lives in the driver alone.
+
+    Tune pickles what it is given, for a restore of its own; ours goes by the journal, so the copy may be empty.
+    """
+
+    def __getstate__(self) -> dict[str, object]:
+        return {}
+
+
+class StopSwitch(DriverOnly, Stopper):
     """Ends all trials at once when it is thrown; Tune asks it after every event.
 
     Parameters

@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from raycompress.results.states import TrialState
 from raycompress.tuning import child
-from raycompress.tuning.processes import ChildWatch, become_subreaper, kill_descendants
+from raycompress.tuning.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
 from raycompress.tuning.protocol import Ending, Hello, Lines, Message, TrialSpec, encode, numbers
 from raycompress.tuning.trial_log import CappedLog
 
@@ -265,6 +265,8 @@ class Supervisor:
             if trial.verdict is None:
                 return  # some descendant's end, adopted and reaped
             statuses[trial.pid] = signal.SIGKILL  # the kernel still holds it; its signal is pending
+        if trial.verdict is None:
+            let_descendants_end()
         kill_descendants()
         for read in (self._read_output, self._read_messages):
             for _ in range(64):  # bounded: who left our tree of processes may still print

@@ -12,7 +12,7 @@ from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
 from raycompress.tuning.best import BestKeeper, Recorder
-from raycompress.tuning.plan import n_samples, n_trials
+from raycompress.tuning.plan import n_trials
 from raycompress.tuning.searchers import Proposals, Sample, make_proposer
 from raycompress.tuning.stop import StopSwitch
 from raycompress.tuning.trainable import TrialActor, TrialPlan, trial_config
@@ -83,7 +83,7 @@ class Tuner:
         proposer = make_proposer(experiment.proposer, self._space, goal=experiment.target, seed=experiment.seed)
         return Proposals(
             proposer,
-            n_samples=n_samples(experiment, self._space),
+            n_samples=self._space.n_samples(experiment),
             baseline=self._space.centre() if experiment.baseline else None,
             lag=None if experiment.seed is None else 2 * experiment.n_parallel,
             make_config=self._config,

@@ -46,7 +46,7 @@ def main() -> None:
     _leave_finalizers_out()
     gc.collect()
     gc.freeze()  # so that a child's collector does not touch, and thereby copy, these pages
-    modules = len(spec.preload) - len(problems)
+    modules = sum(item.module in sys.modules for item in spec.preload)
     server.serve(Hello(os.getpid(), modules, round(seconds, 3), tuple(problems), probe_result))
 
 
@@ -106,7 +106,7 @@ def _try_out(expected: Sequence[str]) -> str:
 
 
 def _leave_finalizers_out() -> None:
-    """Keep children from taking down at their exit what the imports set up here: it is shared, and torch's takes 30 ms."""
+    """Keep children from taking down at their exit what the imports set up here; for torch that takes 30 ms."""
     registry: dict[weakref.finalize[Any, Any], Any] = getattr(weakref.finalize, "_registry", {})
     for finalizer in list(registry):
         finalizer.atexit = False
@@ -120,18 +120,19 @@ class _Server:
         self._listener = listener
         self._listener.setblocking(False)
         self._early: list[socket.socket] = []
+        self._came = False  # whether there ever was a client
         self._supervisors: set[int] = set()
         self._life_read, self._life_write = os.pipe()
 
     @contextlib.contextmanager
     def leaving_with_all_clients(self, starter: int) -> Iterator[None]:
-        """End this process in the middle of its imports when `starter` has ended and no client waits."""
+        """End this process in the middle of its imports when its clients, or `starter` before it was one, have left."""
 
         def check(*_: object) -> None:
             self._accept()
             self._early = [client for client in self._early if not _has_left(client)]
-            if not self._early and os.getppid() != starter:
-                self._end()
+            if not self._early and (self._came or os.getppid() != starter):
+                self._end_unless_wanted()
 
         signal.signal(signal.SIGALRM, check)
         signal.setitimer(signal.ITIMER_REAL, 0.5, 0.5)
@@ -149,25 +150,30 @@ class _Server:
             self._accept()
             while self._early:
                 self._fork_supervisor(self._early.pop(0), watch, hello)
-                give_up = 0
             idle = not self._supervisors
-            if idle and time.monotonic() >= give_up:
+            if idle and (self._came or time.monotonic() >= give_up):
                 self._end_unless_wanted()
                 continue
-            timeout = max(0.0, give_up - time.monotonic()) if idle else None
+            timeout = give_up - time.monotonic() if idle else None
             select.select([self._listener.fileno(), watch.fileno()], [], [], timeout)
             ended = watch.reap()
-            if self._supervisors & ended.keys():
+            while self._supervisors & ended.keys():
                 self._supervisors -= ended.keys()
-                kill_descendants(spare=frozenset(self._supervisors))  # what a killed supervisor left behind
+                ended = kill_descendants(spare=frozenset(self._supervisors))  # what a killed supervisor left behind
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._early.append(self._listener.accept()[0])
+                self._came = True
 
     def _fork_supervisor(self, client: socket.socket, watch: ChildWatch, hello: Hello) -> None:
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:  # out of memory or processes: this client is turned away, the others go on
+            traceback.print_exc()
+            client.close()
+            return
         if pid == 0:
             try:
                 os.setsid()
@@ -190,12 +196,9 @@ class _Server:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._accept()
             if not self._early:
-                self._end()
-
-    def _end(self) -> None:
-        kill_descendants()
-        shutil.rmtree(self._spec.folder, ignore_errors=True)
-        os._exit(0)
+                kill_descendants()
+                shutil.rmtree(self._spec.folder, ignore_errors=True)
+                os._exit(0)
 
 
 def _has_left(client: socket.socket) -> bool:

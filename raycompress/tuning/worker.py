@@ -56,7 +56,10 @@ class WarmProcess:
             process = None
             connection = _connect(spec)
             if connection is None:
-                process = _start(spec)
+                try:
+                    process = _start(spec)
+                except OSError as error:
+                    raise StorageError(f"the warm process cannot be started: {error}", where=str(spec.folder)) from None
                 connection = _connect(spec)
         if connection is None:
             raise StorageError("the warm process ended as it started", where=str(spec.log))
@@ -153,10 +156,8 @@ class Worker:
         self._stop_wanted = False
         self._under_way = True
         try:
-            try:
+            with contextlib.suppress(OSError):  # the process is gone, or this client closed: the messages end with that
                 self._request(spec)
-            except (BrokenPipeError, ConnectionResetError):
-                self.is_closed = True
             yield from self._messages(spec, started)
         finally:
             if self._under_way:  # the caller left early
@@ -206,8 +207,9 @@ class Worker:
                 yield message
             if self.is_closed or not self._receive():
                 self._under_way = False
-                cause = "the warm process, which it was forked from, is gone"
-                state = TrialState.STOPPED if self.is_closed else TrialState.KILLED
+                state, cause = TrialState.KILLED, "the process that watched over it, or the warm process, is gone"
+                if self.is_closed:
+                    state, cause = TrialState.STOPPED, "stopped"
                 self.is_closed = True
                 yield Ending(state, cause, spec.log_path, time.monotonic() - started)
                 return
@@ -270,7 +272,7 @@ def _start(spec: WarmSpec) -> subprocess.Popen[bytes]:
             start_new_session=True,
         )
     assert process.stdin is not None
-    with process.stdin as stdin:
+    with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # it died: waiting for it tells
         stdin.write(json.dumps(spec.to_json()).encode())
     return process
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from tests.benchmarks import controller, overhead, startup
 from tests.benchmarks.machine import ROOT, describe
 from tests.benchmarks.outcome import Outcome
+from tests.benchmarks.processes import CommandFailed
 
 SECTIONS = ("startup", "overhead", "controller")
 
@@ -50,13 +51,22 @@ def main() -> None:
     print("\n".join(machine.values()), flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{time.strftime('%Y-%m-%d-%H%M%S')}.json"
-    found = {}
+    found: dict[str, object] = {}
+    failed = False
     for name in options.only:
-        outcome = run_section(name, options)
-        print(outcome, flush=True)
-        found[name] = outcome.to_json()
+        try:
+            outcome = run_section(name, options)
+            print(outcome, flush=True)
+            found[name] = outcome.to_json()
+            failed |= outcome.failed
+        except CommandFailed as failure:
+            print(f"\n{name}: failed\n{failure}", flush=True)
+            found[name] = {"failed": str(failure)}
+            failed = True
         path.write_text(json.dumps({"machine": machine, **found}, indent=2) + "\n")
     print(f"\nall figures: {path}")
+    if failed:
+        sys.exit(1)
 
 
 if __name__ == "__main__":

@@ -38,6 +38,8 @@ class Outcome:
         How to read it.
     raw
         Everything measured, for the JSON file.
+    failed
+        Whether a part of it ended with an error.
     """
 
     title: str
@@ -46,6 +48,7 @@ class Outcome:
     targets: list[Target] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     raw: dict[str, Any] = field(default_factory=dict)
+    failed: bool = False
 
     def to_json(self) -> dict[str, Any]:
         targets = [{**vars(target), "reached": target.reached} for target in self.targets]

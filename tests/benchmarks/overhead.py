@@ -17,7 +17,7 @@ from typing import Any
 
 from tests.benchmarks.machine import ROOT
 from tests.benchmarks.outcome import Outcome, Target, median, ratio, seconds
-from tests.benchmarks.processes import Run, run
+from tests.benchmarks.processes import CommandFailed, Run, run
 
 LAYERS = ("conv1", "conv2", "conv3")
 PARALLEL = 2
@@ -66,10 +66,13 @@ class Way:
     command: Callable[[Path, int], list[str]]
     needs: tuple[str, ...] = ()
     runs: dict[int, list[Run]] = field(default_factory=dict)
+    failure: str = ""
 
     @property
-    def missing(self) -> list[str]:
-        return [module for module in self.needs if importlib.util.find_spec(module) is None]
+    def missing(self) -> str:
+        """Why the way cannot be run, or could not; empty when it ran."""
+        modules = [module for module in self.needs if importlib.util.find_spec(module) is None]
+        return f"missing: {', '.join(modules)}" if modules else self.failure
 
     def wall(self, n_trials: int) -> float:
         return median([run.wall for run in self.runs.get(n_trials, [])])
@@ -125,7 +128,13 @@ def measure(sizes: list[int], repeats: int, only: list[str] | None, say: Callabl
                 if way.missing:
                     continue
                 with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-                    done = run(way.command(Path(folder), n_trials), cwd=Path(folder), env={"PYTHONPATH": str(ROOT)})
+                    command = way.command(Path(folder), n_trials)
+                    try:
+                        done = run(command, cwd=Path(folder), env={"PYTHONPATH": str(ROOT)})
+                    except CommandFailed as failure:
+                        way.failure = "failed"
+                        say(str(failure))
+                        continue
                 if way.name == "the limit":
                     done = _halved(done)
                 way.runs.setdefault(n_trials, []).append(done)
@@ -158,15 +167,16 @@ def _outcome(chosen: dict[str, Way], sizes: list[int], repeats: int) -> Outcome:
             wall = way.wall(n_trials)
             row += [seconds(wall), seconds(way.cpu(n_trials))]
             row += [ratio(wall, optuna.wall(n_trials)), ratio(wall, subprocesses.wall(n_trials))]
-        rows.append([*row, seconds(one_more(way), 3) if not way.missing else f"missing: {', '.join(way.missing)}"])
+        rows.append([*row, way.missing or seconds(one_more(way), 3)])
     found = Outcome(
         f"Trial overhead: the digits script, {PARALLEL} at a time, seconds, median of {repeats}",
         [*columns, "one more"],
         rows,
         notes=[
             "wall: cold start to exit; CPU: of the whole process tree; /opt, /sub: wall against Optuna, subprocesses.",
-            f"one more: {PARALLEL} x ({last} wall - {first} wall) / {last - first} - {work:.3f} s, a trial's own work in a bare loop.",
-            "the limit: a bare loop in one process, its trials alone, / 2. raycompress runs the dense model first: a trial more.",
+            f"one more: {PARALLEL} x ({last} wall - {first} wall) / {last - first} - {work:.3f} s, a trial's own work.",
+            "the limit: a bare loop in one process, its trials alone, / 2; own work is taken from it.",
+            "raycompress runs the dense model first, one trial more than the others; the row below is without it.",
         ],
     )
     ours = chosen.get("raycompress", nothing)
@@ -181,4 +191,5 @@ def _outcome(chosen: dict[str, Way], sizes: list[int], repeats: int) -> Outcome:
                    for n, runs in way.runs.items()}
         for way in chosen.values()
     }  # fmt: skip
+    found.failed = any(way.failure for way in chosen.values())
     return found

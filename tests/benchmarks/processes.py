@@ -23,6 +23,10 @@ _SAMPLE_S = 0.25
 _GRACE_S = 10.0
 
 
+class CommandFailed(Exception):
+    """A command ended with another code than 0; its last output says why."""
+
+
 @dataclass
 class Seen:
     """A process as it was last seen: CPU seconds of its own and of the children it has waited for, memory in bytes."""
@@ -70,7 +74,7 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None, tim
 
     Raises
     ------
-    RuntimeError
+    CommandFailed
         It ends with another code than 0, or not within `timeout_s`.
     """
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
@@ -88,7 +92,7 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None, tim
     result = Run(wall, cpu + tree.lost(), code, log.read_text(errors="replace"), tree.peak_rss, tree.roles())
     result.memory, result.left_behind = tree.memory, left
     if code != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with code {code}:\n{result.output[-3000:]}")
+        raise CommandFailed(f"{' '.join(command)} ended with code {code}:\n{result.output[-3000:]}")
     return result
 
 

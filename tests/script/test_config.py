@@ -50,7 +50,7 @@ def test_attributes_are_keys():
 def test_a_config_can_be_copied_and_pickled():
     config = BasicConfig(config_list=[{"sparsity": 0.5}])
     assert copy.deepcopy(config) == config
-    back = pickle.loads(pickle.dumps(config))
+    back = pickle.loads(pickle.dumps(config))  # noqa: S301
     assert isinstance(back, BasicConfig)
     assert back == config
 
@@ -107,7 +107,10 @@ RANGE = {"range": [0.1, 0.9], "type": "float"}
 @pytest.mark.parametrize(
     ("change", "place"),
     [
-        ({"compression": {**EXPERIMENT["compression"], "config_list": [{"sparsity": RANGE}]}}, "config_list[0].sparsity"),
+        (
+            {"compression": {**EXPERIMENT["compression"], "config_list": [{"sparsity": RANGE}]}},
+            "config_list[0].sparsity",
+        ),
         ({"compression": {**EXPERIMENT["compression"], "arguments": {"a": {"b": RANGE}}}}, "arguments.a.b"),
         ({"parameter_config": [{"name": "lr", **RANGE}]}, "parameter_config[0]"),
     ],

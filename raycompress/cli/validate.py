@@ -1,0 +1,76 @@
+"""``raycompress validate``: everything that the file alone can tell."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from raycompress.errors import ExperimentError
+
+if TYPE_CHECKING:
+    from raycompress.experiment.schema import Experiment
+
+
+@click.command()
+@click.argument("file")
+@click.option("--json", "as_json", is_flag=True, help="Print what was found as JSON on stdout.")
+def validate(file: str, as_json: bool) -> int:
+    """Check an experiment FILE, without running anything.
+
+    Every mistake is told at once, with its line and what to write. Exit code 2 when there is one. Whether the names of
+    layers are right takes the model: `raycompress plan` and `raycompress launch` look at that.
+    """
+    from raycompress.experiment.preflight import load_checked
+
+    try:
+        experiment = load_checked(file)
+    except ExperimentError as error:
+        if not as_json:
+            raise
+        told = [{"what": problem.what, "where": problem.where, "fix": problem.fix} for problem in error.problems]
+        click.echo(json.dumps({"valid": False, "problems": told}, indent=2))
+        return error.exit_code
+    found = _found(experiment)
+    if as_json:
+        click.echo(json.dumps({"valid": True, **found}, indent=2))
+        return 0
+    for note in experiment.accepted:
+        click.echo(f"note: {note}", err=True)
+    click.echo(f"{file}: {_in_words(found)}")
+    return 0
+
+
+def _found(experiment: Experiment) -> dict[str, Any]:
+    from raycompress.experiment.search_space import SearchSpace
+
+    compression = experiment.compression
+    space = None if SearchSpace.needs_model(experiment) else SearchSpace.of(experiment)
+    return {
+        "name": experiment.name,
+        "framework": compression.framework,
+        "type": compression.type,
+        "compressor": compression.compressor,
+        "proposer": experiment.proposer if experiment.is_automatic else None,
+        "dimensions": None if space is None else [dimension.name for dimension in space.dimensions],
+        "n_samples": experiment.n_samples if space is None else space.n_samples(experiment),
+        "n_parallel": experiment.n_parallel,
+        "target": experiment.target,
+        "notes": list(experiment.accepted),
+    }
+
+
+def _in_words(found: dict[str, Any]) -> str:
+    what = f"{found['type']} with {found['compressor']}"
+    if found["proposer"] is None:
+        return f"{what}, one-time: one trial"
+    dimensions = found["dimensions"]
+    if dimensions is None:
+        space = "dimensions by the layers of the model"
+    else:
+        space = f"{len(dimensions)} dimension" + ("s" if len(dimensions) != 1 else "")
+    samples = "the whole grid" if found["n_samples"] is None else f"{found['n_samples']} trials"
+    return (
+        f"{what}, {space}, proposer {found['proposer']}, {samples}, {found['n_parallel']} at a time, {found['target']}"
+    )

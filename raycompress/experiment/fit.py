@@ -1,0 +1,254 @@
+"""How an experiment fits the layers of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from raycompress.compressors.catalog import CATALOG
+from raycompress.errors import Problem
+from raycompress.experiment.jsontext import JsonPath
+from raycompress.experiment.matching import matches, ruled, types_of
+from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.experiment.ranges import is_range
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.words import listed, near
+
+
+def check_fit(experiment: Experiment, model: ModelInfo) -> Iterator[Problem]:
+    """Yield what is wrong between the experiment and the model, entry by entry."""
+    for index in range(len(experiment.compression.config_list)):
+        yield from _Fit(experiment, model, index).problems()
+
+
+def notes_on_fit(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
+    """Yield what is no mistake and worth knowing."""
+    for index in range(len(experiment.compression.config_list)):
+        yield from _Fit(experiment, model, index).notes()
+    yield from _notes_on_ties(experiment, model)
+
+
+class _Fit:
+    """One entry of config_list against the model."""
+
+    def __init__(self, experiment: Experiment, model: ModelInfo, index: int) -> None:
+        compression = experiment.compression
+        self.experiment = experiment
+        self.model = model
+        self.index = index
+        self.entries = compression.config_list
+        self.entry = self.entries[index]
+        self.compressor = CATALOG[compression.compressor]
+        self.rules = ruled(self.entries, index, model, self.compressor.name)
+        self.is_excluded = "exclude" in self.entry
+
+    def where(self, *path: str | int) -> str:
+        return self.experiment.where(self._path(*path))
+
+    def _path(self, *path: str | int) -> JsonPath:
+        return ("compression", "config_list", self.index, *path)
+
+    def problems(self) -> Iterator[Problem]:
+        yield from self._unknown_names()
+        yield from self._unknown_types()
+        yield from self._matches_nothing()
+        if self.is_excluded:
+            return
+        yield from self._unfit_types()
+        if self.compressor.removes_channels:
+            yield from self._output_layers()
+            yield from self._half_ties()
+            yield from self._too_little()
+        if self.entry.get("expand_op_names") == "dependency" and self.model.ties is None:
+            fix = "let the script call its model once on an input, or write true or false"
+            yield Problem("which layers are tied is not known", self.where("expand_op_names"), fix)
+
+    def notes(self) -> Iterator[str]:
+        sparsity = self.entry.get("sparsity")
+        if self.is_excluded or not self.compressor.removes_channels or not is_range(sparsity):
+            return
+        low = _lowest(sparsity)
+        small = [layer for layer in self.rules if layer.channels and 0 < low * layer.channels < 1]
+        if small:
+            shown = listed(f"{layer.name} ({layer.channels} channels)" for layer in small)
+            yield f"{self.where('sparsity')}: at {low:g}, the low end, nothing is removed from {shown}"
+
+    def _unknown_names(self) -> Iterator[Problem]:
+        layers = {layer.name: layer for layer in self.model.layers}
+        for position, name in enumerate(self.entry.get("op_names", ())):
+            if name in layers:
+                continue
+            where = self.where("op_names", position)
+            inside = [layer for layer in layers if layer.startswith(f"{name}.")]
+            if inside:
+                fix = f"name the layers in it: {listed(inside)}"
+                yield Problem(f'"{name}" is no layer but holds {len(inside)}', where, fix)
+                continue
+            meant = near(name, layers)
+            fix = f'did you mean "{meant}"? ' if meant else ""
+            fitting = [layer.name for layer in layers.values() if self._works_on(layer)]
+            yield Problem(
+                f'the model has no layer "{name}"', where, f"{fix}the layers are {listed(fitting or layers, 12)}"
+            )
+
+    def _works_on(self, layer: Layer) -> bool:
+        return not self.compressor.layer_types or layer.type in self.compressor.layer_types
+
+    def _unknown_types(self) -> Iterator[Problem]:
+        present = list(dict.fromkeys(layer.type for layer in self.model.layers))
+        for position, kind in enumerate(self.entry.get("op_types", ())):
+            if kind != "default" and kind not in present:
+                meant = near(kind, present)
+                fix = f'did you mean "{meant}"? ' if meant else ""
+                what = f'the model has no layer of type "{kind}"'
+                yield Problem(what, self.where("op_types", position), f"{fix}the types are {listed(present, 12)}")
+
+    def _matches_nothing(self) -> Iterator[Problem]:
+        known = {layer.name for layer in self.model.layers}
+        types = {layer.type for layer in self.model.layers}
+        wrong = [name for name in self.entry.get("op_names", ()) if name not in known]
+        wrong += [kind for kind in self.entry.get("op_types", ()) if kind != "default" and kind not in types]
+        matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor.name)]
+        if not matched and not wrong:  # what is wrong by itself was told
+            kinds = types_of(self.entry, self.compressor.name) or ()
+            fix = (
+                f"none of the layers named is of type {listed(kinds)}"
+                if "op_names" in self.entry
+                else "remove the entry"
+            )
+            yield Problem("the entry matches no layer", self.where(), fix)
+        elif matched and not self.rules:
+            by = next(
+                position
+                for position in range(len(self.entries) - 1, self.index, -1)
+                if matches(self.entries[position], matched[0], self.compressor.name)
+            )
+            what = f"the entry does nothing: later entries, such as config_list[{by}], take all its layers"
+            yield Problem(what, self.where(), "remove it, or put it after them")
+        else:
+            yield from self._overlaps()
+
+    def _overlaps(self) -> Iterator[Problem]:
+        """A layer named by two entries that both compress it: only one of them can be meant."""
+        if self.is_excluded:
+            return
+        for position, name in enumerate(self.entry.get("op_names", ())):
+            layer = self.model.layer(name)
+            if layer is None or not matches(self.entry, layer, self.compressor.name):
+                continue
+            for later in range(self.index + 1, len(self.entries)):
+                other = self.entries[later]
+                if "exclude" in other or not matches(other, layer, self.compressor.name):
+                    continue
+                what = f'"{name}" is in config_list[{later}] as well, which rules it'
+                yield Problem(what, self.where("op_names", position), "name it in one of the two")
+                break
+
+    def _unfit_types(self) -> Iterator[Problem]:
+        unfit = [layer for layer in self.rules if not self._works_on(layer)]
+        unfit += [layer for layer in self.rules if self._works_on(layer) and not layer.weight_shape]
+        for kind in dict.fromkeys(layer.type for layer in unfit):
+            names = [layer.name for layer in unfit if layer.type == kind]
+            takes = listed(self.compressor.layer_types) or "layers with a weight"
+            what = f"{self.compressor.name} works on {takes}, not on {kind}: {listed(names)}"
+            yield Problem(what, self._where_of(kind, names), self._without(names, kind))
+
+    def _where_of(self, kind: str, names: Sequence[str]) -> str:
+        for key, wanted in (("op_names", names), ("op_types", [kind])):
+            for position, name in enumerate(self.entry.get(key, ())):
+                if name in wanted:
+                    return self.where(key, position)
+        return self.where()
+
+    def _without(self, names: Sequence[str], kind: str = "") -> str:
+        if set(names) <= set(self.entry.get("op_names", ())):
+            return f"remove {listed(_quoted(names))} from op_names"
+        if kind in self.entry.get("op_types", ()):
+            return f'remove "{kind}" from op_types'
+        return f'add an entry after it: {{"exclude": true, "op_names": [{", ".join(_quoted(names))}]}}'
+
+    def _output_layers(self) -> Iterator[Problem]:
+        names = [layer.name for layer in self.rules if layer.name in self.model.output_layers and self._works_on(layer)]
+        if names:
+            what = f"{listed(_quoted(names))} makes the model's outputs: with channels removed it would answer less"
+            kind = next(layer.type for layer in self.rules if layer.name == names[0])
+            yield Problem(what, self._where_of(kind, names), self._without(names))
+
+    def _half_ties(self) -> Iterator[Problem]:
+        """Tied layers of which a part is compressed: no channel could be removed from them."""
+        done: set[str] = set()
+        for layer in self.rules:
+            tie = self.model.tie_of(layer.name)
+            rest = [name for name in tie if not self._is_compressed(name)]
+            if layer.name in done or not rest or not self._works_on(layer):
+                continue
+            done.update(tie)
+            part = [name for name in tie if name not in rest]
+            what = (
+                f"the channels of {listed(_quoted(part))} are tied to those of {listed(_quoted(rest))}, "
+                "which keep theirs: nothing could be removed"
+            )
+            fix = f'name {listed(_quoted(tie))} together, with "expand_op_names": "dependency", or none of them'
+            yield Problem(what, self._where_of(layer.type, part), fix)
+
+    def _is_compressed(self, name: str) -> bool:
+        layer = self.model.layer(name)
+        ruling = [entry for entry in self.entries if layer and matches(entry, layer, self.compressor.name)]
+        return bool(ruling) and "exclude" not in ruling[-1]
+
+    def _too_little(self) -> Iterator[Problem]:
+        sparsity = self.entry.get("sparsity")
+        if not isinstance(sparsity, (int, float)) or sparsity == 0:
+            return
+        for layer in self.rules:
+            if layer.channels and int(sparsity * layer.channels) == 0:
+                what = f"{sparsity:g} of the {layer.channels} channels of {layer.name} is less than one: nothing goes"
+                least = _least(layer.channels)
+                fix = f"leave {layer.name} out" + (f", or write a sparsity of at least {least:g}" if least else "")
+                yield Problem(what, self.where("sparsity"), fix)
+
+
+def _notes_on_ties(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
+    """Tied layers that are compressed by different amounts: as many channels go as the least of them says."""
+    compression = experiment.compression
+    if not CATALOG[compression.compressor].removes_channels:
+        return
+    amounts: dict[str, Any] = {}
+    entries: dict[str, int] = {}
+    for index, entry in enumerate(compression.config_list):
+        if "exclude" not in entry:
+            for layer in ruled(compression.config_list, index, model, compression.compressor):
+                amounts[layer.name] = _amount(entry, index, layer.name, model)
+                entries[layer.name] = index
+    for tie in model.ties or ():
+        together = [name for name in tie if name in amounts]
+        if len({amounts[name] for name in together}) > 1:
+            where = experiment.where(("compression", "config_list", entries[together[0]]))
+            yield (
+                f"{where}: the channels of {listed(_quoted(together))} are tied, so that different sparsities "
+                'act as one; name them in one entry with "expand_op_names": "dependency"'
+            )
+
+
+def _amount(entry: Mapping[str, Any], index: int, name: str, model: ModelInfo) -> Any:
+    """Return a key that is the same for layers that are always compressed by the same amount."""
+    sparsity = entry.get("sparsity")
+    if not is_range(sparsity):
+        return sparsity
+    expand = entry.get("expand_op_names", True)
+    if expand == "dependency":
+        return (index, model.tie_of(name))
+    return (index, name) if expand else (index,)
+
+
+def _quoted(names: Sequence[str]) -> list[str]:
+    return [f'"{name}"' for name in names]
+
+
+def _least(channels: int) -> float | None:
+    """Return the smallest sparsity, in hundredths, that removes one of so many channels; None where none does."""
+    return next((share / 100 for share in range(100) if int(share / 100 * channels) >= 1), None)
+
+
+def _lowest(value: Any) -> float:
+    return float(min(value["range"]))

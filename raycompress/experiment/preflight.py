@@ -1,0 +1,147 @@
+"""Everything that can be wrong, found before the first trial: in the files, and in how the experiment fits a model."""
+
+from __future__ import annotations
+
+import ast
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from raycompress.errors import ExperimentError, Problem
+from raycompress.experiment.fit import check_fit, notes_on_fit
+from raycompress.experiment.jsontext import JsonPath, read
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.schema import Experiment, Files, where_in
+from raycompress.experiment.words import did_you_mean
+
+Where = Callable[[JsonPath], str]
+
+
+def load_checked(path: str | Path) -> Experiment:
+    """Read an experiment file and check the files that it names.
+
+    Raises
+    ------
+    ExperimentError
+        All mistakes at once; a missing script is told beside the mistakes of the file itself.
+    """
+    try:
+        experiment = Experiment.load(path)
+    except ExperimentError as error:
+        raise ExperimentError.of([*error.problems, *_files_of_a_wrong_one(Path(path))]) from None
+    if problems := check_files(experiment):
+        raise ExperimentError.of(problems)
+    return experiment
+
+
+def check_files(experiment: Experiment) -> list[Problem]:
+    """Return what is wrong with the files and folders that the experiment names; nothing is imported or created."""
+    return list(_check(experiment.files, experiment.where, "cwd" if experiment.is_written(("cwd",)) else "workingdir"))
+
+
+def _check(files: Files, where: Where, folder_key: str, *, with_script: bool = True) -> Iterator[Problem]:
+    yield from _check_workingdir(files.workingdir, where((folder_key,)))
+    if with_script and files.workingdir.is_dir():
+        yield from _check_script(files.script, where(("script",)))
+    yield from _check_storage(files.storage, where(("storage",)))
+
+
+def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
+    """Check the files of an experiment that has mistakes, as far as it names them."""
+    from raycompress.experiment.spelling import respell
+
+    try:
+        found = read(path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError):
+        return
+    if not found.whole or not isinstance(found.value, dict):
+        return
+    spelled = respell(found.value)
+    data: dict[str, Any] = {key: value for key, value in spelled.data.items() if isinstance(value, str) and value}
+    folder_key = "cwd" if "cwd" in data else "workingdir"
+    try:
+        files = Files.of(
+            path,
+            script=data.get("script", ""),
+            workingdir=data.get(folder_key),
+            storage=data.get("storage", "."),
+        )
+    except ValueError:  # a quote that is not closed: told already
+        return
+
+    def where(inner: JsonPath) -> str:
+        return where_in(str(path), found.lines, spelled.written(inner))
+
+    yield from _check(files, where, folder_key, with_script="script" in data)
+
+
+def check_model(experiment: Experiment, model: ModelInfo) -> tuple[list[Problem], list[str]]:
+    """Return what is wrong between the experiment and the layers of the model, and what is worth a note."""
+    return list(check_fit(experiment, model)), list(notes_on_fit(experiment, model))
+
+
+def notes(experiment: Experiment, cpus: float, gpus: float) -> list[str]:
+    """Return what a person should know before the start, on a machine with so many CPU cores and GPUs."""
+    found = list(experiment.accepted)
+    for have, need, unit in ((cpus, experiment.resources.cpu, "CPU cores"), (gpus, experiment.resources.gpu, "GPUs")):
+        if need > have:
+            found.append(f"a trial needs {need:g} {unit}, and this machine has {have:g}: none can start here")
+        elif need * experiment.n_parallel > have:
+            fit = int(have / need + 1e-9)
+            found.append(
+                f"n_parallel is {experiment.n_parallel}, and {have:g} {unit} are enough for {fit} at a time: "
+                f"{fit} will run at a time"
+            )
+    return found
+
+
+def _check_workingdir(folder: Path, where: str) -> Iterator[Problem]:
+    if not folder.is_dir():
+        what = f"workingdir is a file: {folder}" if folder.exists() else f"workingdir does not exist: {folder}"
+        yield Problem(what, where, "write a folder, relative to the experiment file")
+
+
+def _check_script(script: Path, where: str) -> Iterator[Problem]:
+    if script.is_dir():
+        yield Problem(f"the script is a folder: {script}", where, "write a file in it")
+    elif not script.is_file():
+        yield Problem(f"there is no script {script}", where, _other_script(script))
+    else:
+        yield from _check_python(script, where)
+
+
+def _other_script(script: Path) -> str:
+    beside = [file.name for file in script.parent.glob("*.py")] if script.parent.is_dir() else []
+    return did_you_mean(script.name, beside) or "write its path, relative to workingdir"
+
+
+def _check_python(script: Path, where: str) -> Iterator[Problem]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the script's own, such as an invalid escape: its run tells them
+            ast.parse(script.read_bytes(), filename=str(script))
+    except SyntaxError as error:
+        line = f":{error.lineno}" if error.lineno else ""
+        shown = f": {error.text.strip()[:60]}" if error.text else ""
+        yield Problem(f"the script is no Python: {error.msg}", f"{script}{line}{shown}", "mend this line")
+    except ValueError as error:
+        yield Problem(f"the script is no Python: {error}", str(script), "write the path of a Python file")
+    except OSError as error:
+        yield Problem(
+            f"the script cannot be read: {error.strerror}", where, f"give yourself the right to read {script}"
+        )
+
+
+def _check_storage(folder: Path, where: str) -> Iterator[Problem]:
+    there = folder
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    if not there.is_dir():
+        yield Problem(
+            f"results cannot go to {folder}: {there} is a file", where, 'write another folder: "storage": "..."'
+        )
+    elif not os.access(there, os.W_OK | os.X_OK):
+        fix = 'give yourself the right to, or write another folder: "storage": "..."'
+        yield Problem(f"results cannot go to {folder}: {there} may not be written", where, fix)

@@ -1,0 +1,267 @@
+"""Masked and sliced are the same function, on every kind of network, and masks hold while the script trains."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, train, trained
+from torch import nn
+
+from raycompress import create_compressor
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.interface import Compressor
+from raycompress.compressors.slicing import TOLERANCE, relative_difference
+from raycompress.errors import CompressionError, SpeedupError
+
+EXAMPLE = Example.from_dummy(DUMMY)
+BATCH_NORMS = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]
+CELLS = [
+    *[(name, compressor, False) for name in MODELS for compressor in ("l1_filter", "l2_filter", "fpgm")],
+    *[(name, "l1_filter", True) for name in MODELS],
+    *[(name, "slim", False) for name in ("resnet", "mobilenet", "vgg")],
+]
+
+
+def compressor_of(model: nn.Module, name: str, aware: bool = False, **more: object) -> Compressor:
+    config_list = BATCH_NORMS if name == "slim" else CONVOLUTIONS
+    options = {"dependency_aware": True, "dummy_input": DUMMY} if aware else {}
+    return create_compressor(model, {"compressor": name, "config_list": config_list}, **options, **more)
+
+
+@pytest.mark.parametrize(("name", "compressor", "aware"), CELLS)
+def test_masked_equals_sliced(name: str, compressor: str, aware: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    model = trained(name)
+    names, kind = list(model.state_dict()), type(model)
+    before = measure.sizes(model, EXAMPLE)
+    pruner = compressor_of(model, compressor, aware)
+    assert pruner.compress() is model
+    train(model, 5)
+    masked = copy.deepcopy(model)
+    assert pruner.apply_speedup(DUMMY) is model
+    after = measure.sizes(model, EXAMPLE)
+    inputs = [EXAMPLE, EXAMPLE.random(7), EXAMPLE.random(8)]
+    difference = max(relative_difference(one.outputs(masked), one.outputs(model)) for one in inputs)
+    params, flops = after.params / before.params, after.flops / before.flops
+    with capsys.disabled():
+        aware_mark = " (dependency-aware)" if aware else ""
+        print(f"\n{name:10} {compressor}{aware_mark}: {difference:.1e} params {params:.3f} flops {flops:.3f}", end="")
+    assert difference <= TOLERANCE
+    assert params < 0.5
+    assert flops < 0.5
+    assert after.bytes < before.bytes
+    assert list(model.state_dict()) == names
+    assert type(model) is kind
+    train(model, 2)  # the small model trains on
+
+
+def test_tied_layers_agree_only_where_asked_to() -> None:
+    left = {}
+    for aware in (False, True):
+        model = trained("resnet")
+        pruner = compressor_of(model, "l1_filter", aware)
+        pruner.compress()
+        left[aware] = measure.parameters(pruner.apply_speedup(DUMMY))
+    assert left[True] < 0.7 * left[False]
+
+
+@pytest.mark.parametrize("name", ["resnet", "mobilenet", "vgg"])
+def test_batch_norm_stays_masked_while_the_script_trains(name: str) -> None:
+    model = trained(name)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=1e-3)
+    train(model, 2, optimizer=optimizer)  # momentum that moves weights on, masked or not
+    pruner = compressor_of(model, "l1_filter")
+    pruner.compress()
+    train(model, 6, optimizer=optimizer)
+    EXAMPLE.outputs(model)
+    held = pruner._masks.kept()  # type: ignore[attr-defined]
+    norms = [key for key in held if isinstance(model.get_submodule(key.rpartition(".")[0]), nn.BatchNorm2d)]
+    assert {key.rpartition(".")[2] for key in norms} == {"weight", "bias"}
+    state = model.state_dict()
+    for key, kept in held.items():
+        assert (state[key][kept == 0] == 0).all(), key
+        assert (state[key][kept == 1] != 0).any(), key
+
+
+def test_the_input_is_learnt_from_the_first_call_even_without_gradients() -> None:
+    model = trained("vgg").train()
+    pruner = compressor_of(model, "l1_filter")
+    pruner.compress()
+    statistics = model.features[1].running_mean.clone()  # type: ignore[index, union-attr, operator]
+    model.features.eval()  # type: ignore[operator, union-attr]
+    random = torch.get_rng_state()
+    with torch.inference_mode():
+        model(DUMMY.repeat(3, 1, 1, 1))
+    flags = (model.training, model.features.training, model.classifier.training)  # type: ignore[union-attr]
+    assert flags == (True, False, True)
+    assert torch.equal(statistics, model.features[1].running_mean)  # type: ignore[index, arg-type]
+    torch.set_rng_state(random)
+    train(model, 2)
+    assert measure.parameters(pruner.apply_speedup()) < measure.parameters(trained("vgg", 0)) / 2
+    assert pruner.example is not None
+    assert pruner.example.shapes == ((1, 1, 8, 8),)
+
+
+def test_level_masks_single_weights_and_cannot_slice() -> None:
+    model = trained("cnn")
+    pruner = create_compressor(
+        model, {"compressor": "level", "config_list": [{"sparsity": 0.8, "op_types": ["default"]}]}
+    )
+    pruner.compress()
+    train(model, 4)
+    EXAMPLE.outputs(model)
+    for module in (model.conv1, model.conv2, model.fc1, model.fc2):
+        weight = module.weight  # type: ignore[union-attr]
+        assert int((weight == 0).sum()) >= int(0.8 * weight.numel())  # type: ignore[union-attr, operator, arg-type]
+    with pytest.raises(SpeedupError, match="masks single weights, which cannot shrink a model"):
+        pruner.apply_speedup(DUMMY)
+
+
+def test_slim_trains_with_nnis_convention_and_leaves_no_trace() -> None:
+    model = trained("vgg")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    epochs = []
+
+    def trainer(model: nn.Module, optimizer: torch.optim.Optimizer, criterion: object, epoch: int) -> None:
+        epochs.append(epoch)
+        train(model, 3, optimizer=optimizer)
+
+    config = {"compressor": "slim", "config_list": BATCH_NORMS, "arguments": {"sparsifying_training_epochs": 2}}
+    pruner = create_compressor(model, config, trainer=trainer, criterion=nn.CrossEntropyLoss(), optimizer=optimizer)
+    pruner.compress()
+    assert epochs == [0, 1]
+    assert "step" not in vars(optimizer)
+    assert {type(module).__module__.split(".")[0] for module in model.modules()} <= {"torch", "networks"}
+    pruner.apply_speedup(DUMMY)
+
+
+def test_zero_is_recorded_and_alone_is_no_speedup() -> None:
+    model = trained("cnn")
+    config_list = [{"sparsity": 0.5, "op_names": ["conv1"]}, {"sparsity": 0.01, "op_names": ["conv2"]}]
+    pruner = create_compressor(model, {"compressor": "l1_filter", "config_list": config_list})
+    pruner.compress()
+    pruner.apply_speedup(DUMMY)
+    assert pruner._slicing.removal.counts() == {"conv1": (6, 12), "conv2": (0, 16)}  # type: ignore[attr-defined]
+    nothing = create_compressor(trained("cnn"), {"compressor": "l1_filter", "config_list": config_list[1:]})
+    nothing.compress()
+    with pytest.raises(SpeedupError, match="no parameter would fall"):
+        nothing.apply_speedup(DUMMY)
+
+
+def test_one_member_of_a_tied_group_is_an_error_that_names_the_others() -> None:
+    model = trained("resnet")
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    config_list = [{"sparsity": 0.5, "op_names": ["layer1.0.conv2"]}]
+    pruner = create_compressor(model, {"compressor": "l1_filter", "config_list": config_list}, dummy_input=DUMMY)
+    with pytest.raises(CompressionError) as caught:
+        pruner.compress()
+    assert '"layer1.0.conv2" was to lose 8 of 16 channels and loses none' in str(caught.value)
+    assert '"conv1"' in str(caught.value)
+    assert '"layer1.1.conv2"' in str(caught.value)
+    assert "dependency_aware" in str(caught.value)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+class ConvolutionalHead(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Conv2d(1, 8, 3, padding=1)
+        self.head = nn.Conv2d(8, 10, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(torch.relu(self.body(x))).mean([2, 3])
+
+
+def test_the_output_layer_is_never_pruned() -> None:
+    pruner = create_compressor(
+        ConvolutionalHead(), {"compressor": "l1_filter", "config_list": CONVOLUTIONS}, dummy_input=DUMMY
+    )
+    with pytest.raises(CompressionError, match='"head" cannot be pruned: its channels are the model\'s outputs'):
+        pruner.compress()
+
+
+class Softmaxed(nn.Module):
+    """A softmax over channels: removing a channel changes all the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.softmax(self.conv1(x), dim=1)
+        return self.fc(torch.relu(self.conv2(x)).mean([2, 3]))
+
+
+def test_a_mismatch_is_an_error_that_names_where_it_begins() -> None:
+    torch.manual_seed(0)
+    config_list = [{"sparsity": 0.5, "op_names": ["conv1"]}]
+    pruner = create_compressor(Softmaxed(), {"compressor": "l1_filter", "config_list": config_list})
+    model = pruner.compress()
+    with pytest.raises(SpeedupError, match="the sliced model is not the masked one") as caught:
+        model(DUMMY)
+    assert "conv2" in str(caught.value)
+
+
+class FixedView(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 8, 3, padding=1)
+        self.fc = nn.Linear(8 * 64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.conv(x).view(-1, 8, 64).flatten(1))
+
+
+def test_a_model_that_cannot_run_sliced_is_an_error() -> None:
+    pruner = create_compressor(FixedView(), {"compressor": "l1_filter", "config_list": CONVOLUTIONS}, dummy_input=DUMMY)
+    with pytest.raises(SpeedupError, match="the sliced model cannot run"):
+        pruner.compress()
+
+
+def test_an_old_optimizer_is_refused_and_a_given_one_goes_on() -> None:
+    model = trained("cnn")
+    given = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    old = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = compressor_of(model, "l1_filter", optimizer=given)
+    pruner.compress()
+    train(model, 3, optimizer=given)
+    pruner.apply_speedup()
+    weight = model.conv1.weight.clone()  # type: ignore[union-attr, operator]
+    train(model, 2, optimizer=given)
+    assert not torch.equal(weight, model.conv1.weight)  # type: ignore[union-attr, arg-type]
+    with pytest.raises(CompressionError, match="made before apply_speedup"):
+        train(model, 1, optimizer=old)
+
+
+def test_copies_of_a_masked_model_are_the_users_own() -> None:
+    model = Cnn()
+    pruner = compressor_of(model, "l1_filter")
+    pruner.compress()
+    early = copy.deepcopy(model)
+    assert early(DUMMY).shape == (1, 10)  # the copy's hook does nothing
+    assert pruner.example is None
+    model(DUMMY)
+    late = copy.deepcopy(model)
+    train(late, 2)
+    EXAMPLE.outputs(late)
+    for key, kept in pruner._masks.kept().items():  # type: ignore[attr-defined]
+        assert (late.state_dict()[key][kept == 0] == 0).all()
+
+
+def test_flops_and_parameters_are_counted_before_and_after() -> None:
+    model = trained("cnn")
+    pruner = compressor_of(model, "l1_filter")
+    flops, params, table = pruner.count_flops_params((1, 1, 8, 8))
+    # 3x3 convolutions on 8x8 and 4x4, two linear layers
+    assert flops == 64 * 12 * 9 + 16 * 16 * 12 * 9 + 64 * 32 + 32 * 10
+    assert params == sum(parameter.numel() for parameter in model.parameters())
+    assert {row["name"]: row["weight_shape"] for row in table}["conv2"] == (16, 12, 3, 3)
+    pruner.compress()
+    pruner.apply_speedup(DUMMY)
+    flops, params, table = pruner.count_flops_params((1, 1, 8, 8))
+    assert flops == 64 * 6 * 9 + 16 * 8 * 6 * 9 + 32 * 32 + 32 * 10
+    assert sum(row["params"] for row in table) == params

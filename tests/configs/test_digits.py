@@ -1,0 +1,125 @@
+"""The shipped examples: their scripts by hand, their weights, their experiment files."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+EXAMPLES = ("digits", "digits_resnet")
+EXPERIMENTS = sorted(
+    path for name in EXAMPLES for path in (CONFIGS / name).glob("*.json") if path.name != "config.json"
+)
+N_HELD_OUT = 600
+
+ByHand = Callable[[str, str], tuple[dict[str, float], Path]]
+
+
+def load_script(example: str) -> ModuleType:
+    """Import the script under a name of its own: both are called train.py."""
+    spec = importlib.util.spec_from_file_location(f"{example}_train", CONFIGS / example / "train.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
+    """Run a script as a person does, once per file; return what it printed and the folder that it ran in."""
+
+    @functools.cache
+    def run(example: str, config: str) -> tuple[dict[str, float], Path]:
+        folder = tmp_path_factory.mktemp("by_hand")
+        command = [sys.executable, str(CONFIGS / example / "train.py"), str(CONFIGS / example / config)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        lines = (line.partition(": ") for line in done.stdout.splitlines())
+        return {name: float(value) for name, _, value in lines}, folder
+
+    return run
+
+
+@pytest.mark.parametrize("config", ["config.json", "one_time.json"])
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_script_by_hand_prints_its_result_and_saves_a_smaller_model(by_hand: ByHand, example: str, config: str) -> None:
+    result, folder = by_hand(example, config)
+
+    assert list(result) == ["score", "accuracy", "flops_ratio"]
+    assert result["accuracy"] > 0.95
+    assert 0.05 < result["flops_ratio"] < 0.8
+    assert result["score"] == pytest.approx(result["accuracy"] - 0.1 * result["flops_ratio"])
+    saved = torch.load(folder / "model.pth", weights_only=True)
+    dense = torch.load(CONFIGS / example / "pretrained.pth", weights_only=True)
+    assert set(saved) == set(dense)
+    assert sum(t.numel() for t in saved.values()) < 0.9 * sum(t.numel() for t in dense.values())
+    assert (folder / "mask.pth").exists()
+
+
+def test_saved_model_gives_the_reported_accuracy(by_hand: ByHand) -> None:
+    result, folder = by_hand("digits", "config.json")
+    script = load_script("digits")
+    weights = torch.load(folder / "model.pth", weights_only=True)
+    model = script.Net()
+    for i in (1, 2, 3):  # the small layers, made by hand from the shapes that were saved
+        outputs, inputs, *_ = weights[f"conv{i}.weight"].shape
+        setattr(model, f"conv{i}", torch.nn.Conv2d(inputs, outputs, 3, padding=1, bias=False))
+        setattr(model, f"bn{i}", torch.nn.BatchNorm2d(outputs))
+    model.fc = torch.nn.Linear(*reversed(weights["fc.weight"].shape))
+    model.load_state_dict(weights)
+
+    assert script.evaluate(model, *script.load_data()[1]) == pytest.approx(result["accuracy"], abs=1e-6)
+
+
+def test_same_configuration_gives_the_same_result(by_hand: ByHand) -> None:
+    # in digits, config.json and one_time.json ask for the same sparsities
+    assert by_hand("digits", "config.json")[0] == by_hand("digits", "one_time.json")[0]
+
+
+@pytest.mark.parametrize(
+    ("example", "network", "accuracy"), [("digits", "Net", 0.995), ("digits_resnet", "ResNet", 0.99167)]
+)
+def test_pretrained_weights_reproduce_the_dense_accuracy(example: str, network: str, accuracy: float) -> None:
+    script = load_script(example)
+    model = getattr(script, network)()
+    model.load_state_dict(torch.load(script.WEIGHTS, weights_only=True))
+    _, held_out = script.load_data()
+
+    assert len(held_out[1]) == N_HELD_OUT
+    # one image may fall on the other side where another processor adds up in another order
+    assert script.evaluate(model, *held_out) == pytest.approx(accuracy, abs=1.01 / N_HELD_OUT)
+
+
+@pytest.mark.parametrize(("example", "most_bytes"), [("digits", 600_000), ("digits_resnet", 800_000)])
+def test_weights_are_small_enough_to_ship(example: str, most_bytes: int) -> None:
+    assert (CONFIGS / example / "pretrained.pth").stat().st_size < most_bytes
+
+
+def test_all_kinds_of_experiment_are_shipped() -> None:
+    assert {path.relative_to(CONFIGS).with_suffix("").as_posix() for path in EXPERIMENTS} == {
+        "digits/one_time",
+        "digits/auto_l1",
+        "digits/auto_grouped",
+        "digits/auto_hyperopt",
+        "digits/auto_hyperparameters",
+        "digits/auto_sequence",
+        "digits_resnet/one_time",
+        "digits_resnet/auto_dependency",
+    }
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_experiment_file_passes_validate(experiment: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "raycompress", "validate", experiment], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,67 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+from raycompress.errors import StorageError
+from raycompress.results import journal
+from raycompress.results.journal import Journal
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "journal.jsonl"
+
+
+def test_events_come_back_in_order(path):
+    writer = Journal(path)
+    heard = []
+    writer.listen(heard.append)
+    for number in range(5):
+        writer.append("started", trial=number, sample={"conv1.sparsity": 0.1 * number})
+    writer.close()
+    events = list(journal.read(path))
+    assert events == heard
+    assert [event["trial"] for event in events] == list(range(5))
+
+
+def test_a_torn_last_line_is_left_out(path):
+    writer = Journal(path)
+    writer.append("started", trial=1)
+    writer.append("ended", trial=1, cause="é" * 50)
+    writer.close()
+    whole = path.read_bytes()
+    last = whole.index(b"\n") + 1
+    for cut in range(last, len(whole) - 1):
+        path.write_bytes(whole[:cut])
+        assert [event["event"] for event in journal.read(path)] == ["started"]
+
+
+def test_a_broken_line_in_the_middle_is_an_error_that_names_it(path):
+    path.write_text('{"t": 1, "event": "started"}\nrubbish\n{"t": 2, "event": "ended"}\n')
+    with pytest.raises(StorageError) as caught:
+        list(journal.read(path))
+    assert f"{path}:2" in str(caught.value)
+
+
+def test_one_process_at_a_time_writes(path):
+    writer = Journal(path)
+    assert journal.is_written(path)
+    code = f"from raycompress.results.journal import Journal; from pathlib import Path; Journal(Path({str(path)!r}))"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert other.returncode != 0
+    assert "another raycompress writes this experiment" in other.stderr
+    writer.close()
+    assert not journal.is_written(path)
+    Journal(path).close()
+
+
+def test_an_event_is_on_disk_when_its_listener_hears_of_it(path):
+    writer = Journal(path)
+    on_disk = []
+    writer.listen(lambda event: on_disk.append(json.loads(path.read_text().splitlines()[-1]) == event))
+    writer.append("started", trial=1)
+    writer.append("ended", trial=1)
+    writer.close()
+    assert on_disk == [True, True]

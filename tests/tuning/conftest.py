@@ -1,0 +1,30 @@
+"""A warm process for the tests of trials, and specifications made from the text of a script."""
+
+import pytest
+from trials import STDLIB
+
+from raycompress.tuning.worker import TrialSpec, WarmSpec, connect_or_start
+
+
+@pytest.fixture(scope="module")
+def warm_spec(tmp_path_factory):
+    return WarmSpec(name="tests", workingdir=str(tmp_path_factory.mktemp("warm")), preload=STDLIB)
+
+
+@pytest.fixture(scope="module")
+def worker(warm_spec):
+    worker = connect_or_start(warm_spec)
+    yield worker
+    worker.close()
+
+
+@pytest.fixture
+def spec(tmp_path):
+    """Make the specification of a trial from the text of its script."""
+
+    def spec(source, *, name="train.py", folder="trial", **more):
+        (tmp_path / name).write_text("import raycompress as rc\n" + source)
+        given = {"mode": "trial", "config": {"a": 1}, **more}
+        return TrialSpec(script=name, workingdir=str(tmp_path), folder=str(tmp_path / folder), **given)
+
+    return spec

@@ -1,0 +1,81 @@
+"""What the tests of trials share: run one, wait for its files, see whether processes are gone; scripts with daemons."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+
+from raycompress.tuning.protocol import Import
+from raycompress.tuning.worker import Ending
+
+STDLIB = (Import("json"), Import("random"))
+
+
+def run(worker, spec):
+    """Run a trial; return its messages and its ending."""
+    *messages, ending = worker.run(spec)
+    assert isinstance(ending, Ending)
+    return messages, ending
+
+
+def wait_for(path: Path, seconds=20.0) -> str:
+    """Return what stands in a file that another process is about to write."""
+    deadline = time.monotonic() + seconds
+    while not (path.exists() and path.read_text().endswith("\n")):
+        assert time.monotonic() < deadline, f"{path} was never written"
+        time.sleep(0.01)
+    return path.read_text()
+
+
+def pids(path: Path) -> list[int]:
+    return [int(line) for line in wait_for(path).split()]
+
+
+def left(*processes: int, seconds=10.0) -> list[int]:
+    """Return which of `processes` still live after waiting for their end."""
+    deadline = time.monotonic() + seconds
+    while living := [pid for pid in processes if _lives(pid)]:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.02)
+    return living
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+DAEMON = """
+import os, subprocess, time
+def note():
+    with open("pids", "a") as file:
+        file.write(f"{os.getpid()}\\n")
+def daemon():
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            for fd in range(3, 256):
+                try: os.close(fd)
+                except OSError: pass
+            note()
+            time.sleep(600)
+        os._exit(0)
+    os.wait()
+"""
+LEAVES = {
+    "a plain child": "p = subprocess.Popen(['sleep', '600'])\nopen('pids', 'w').write(f'{p.pid}\\n')\n",
+    "its own session": (
+        "p = subprocess.Popen(['sleep', '600'], start_new_session=True)\nopen('pids', 'w').write(f'{p.pid}\\n')\n"
+    ),
+    "a forked daemon": "daemon()\n",
+    "an exec'd daemon": (
+        "os.system('setsid sh -c \"trap \\'\\' HUP TERM INT; echo \\$\\$ > pids; while :; do sleep 1; done\" &')\n"
+    ),
+    "a daemon's children": "daemon()\nos.system(\"(setsid sh -c 'echo $$ >> pids; sleep 600; :' &)\")\n",
+}
+UNTIL_NOTED = "while not (os.path.exists('pids') and open('pids').read().endswith('\\n')): time.sleep(0.01)\n"
