@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from raycompress.cli.options import experiment_argument, json_option, open_record
-from raycompress.errors import NoValidTrialError
+from raycompress.errors import BundleError, NoValidTrialError
+
+if TYPE_CHECKING:
+    from raycompress.results.record import Experiment as Record
 
 
 @click.command()
@@ -18,7 +22,6 @@ from raycompress.errors import NoValidTrialError
 def best(experiment: str | None, storage: Path, verify: bool, as_json: bool) -> None:
     """Show the best model of EXPERIMENT: what it measures, and how to load it."""
     from raycompress.cli.launch import outcome, summary
-    from raycompress.results.store import ExperimentFolder
 
     record = open_record(experiment, storage)
     if record.best is None:
@@ -26,15 +29,25 @@ def best(experiment: str | None, storage: Path, verify: bool, as_json: bool) -> 
             "no trial has finished with a result", where=str(record.folder.root), fix="`raycompress status` shows why"
         )
     if verify:
-        record.verified = _verify(record.folder)
+        record.verified = _verify(record)
     if as_json:
         click.echo(json.dumps(outcome(record), indent=2))
         return
     click.echo(summary(record))
-    assert isinstance(record.folder, ExperimentFolder)
     if record.bundle is not None:
         click.echo(f"load:   raycompress.load({str(record.folder.best_link)!r}, YourModel())")
 
 
-def _verify(folder: object) -> dict[str, object]:
-    return {}
+def _verify(record: Record) -> dict[str, Any]:
+    """Check the bundle's hashes, and its outputs in the script's own model, in a fresh process."""
+    from raycompress.cli.live import LiveView
+    from raycompress.experiment.schema import Experiment
+    from raycompress.results import bundle
+    from raycompress.tuning.launch import verify_again
+
+    if record.bundle is None:
+        raise BundleError("there is no model to verify: the script saved none", where=str(record.folder.root))
+    bundle.check_hashes(record.bundle)
+    experiment = Experiment.load(record.folder.experiment, home=Path(record.header["file"]).parent)
+    with LiveView() as view:
+        return verify_again(experiment, record, view)

@@ -41,6 +41,8 @@ class _Fit:
         self.compressor = CATALOG[compression.compressor]
         self.rules = ruled(self.entries, index, model, self.compressor.name)
         self.is_excluded = "exclude" in self.entry
+        # slim takes its share across the layers of an entry together
+        self.is_per_layer = self.compressor.removes_channels and self.compressor.name != "slim"
 
     def where(self, *path: str | int) -> str:
         return self.experiment.where(self._path(*path))
@@ -58,6 +60,7 @@ class _Fit:
         if self.compressor.removes_channels:
             yield from self._output_layers()
             yield from self._half_ties()
+        if self.is_per_layer:
             yield from self._too_little()
         if self.entry.get("expand_op_names") == "dependency" and self.model.ties is None:
             fix = "let the script call its model once on an input, or write true or false"
@@ -65,7 +68,7 @@ class _Fit:
 
     def notes(self) -> Iterator[str]:
         sparsity = self.entry.get("sparsity")
-        if self.is_excluded or not self.compressor.removes_channels or not is_range(sparsity):
+        if self.is_excluded or not self.is_per_layer or not is_range(sparsity):
             return
         low = _lowest(sparsity)
         small = [layer for layer in self.rules if layer.channels and 0 < low * layer.channels < 1]

@@ -8,7 +8,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, GetCoreSchemaHandler, GetJsonSchemaHandler, Tag
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    Tag,
+)
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
 from raycompress.compressors.catalog import CATALOG, COMING
@@ -145,6 +154,15 @@ Step = Annotated[int, Field(ge=0), RangeOr("int")]
 Many = Annotated[int, Field(ge=1), RangeOr("int")]
 
 
+def _no_number(value: Any) -> Any:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):  # a Literal takes 1 for true
+        raise complaint(f'"expand_op_names" must be one of true, false, dependency, not {value}', "write true or false")
+    return value
+
+
+Expand = Annotated[Literal[True, False, "dependency"], BeforeValidator(_no_number)]
+
+
 def _bits_or_each(value: Any) -> str:
     return "<each>" if isinstance(value, dict) and not is_range(value) else "<bits>"
 
@@ -165,7 +183,7 @@ class Entry(Keys):
     op_names: Texts = absent("Names of layers, as in model.named_modules().")
     op_types: Texts = absent('Class names of layers; "default" is every type that the compressor works on.')
     exclude: bool = Field(False, description="Leave these layers alone.")
-    expand_op_names: Literal[True, False, "dependency"] = Field(
+    expand_op_names: Expand = Field(
         True, description='One dimension per layer (true), for all (false), per set of tied layers ("dependency").'
     )
     sparsity: Share = absent("Share of channels or weights to remove, from 0 to below 1.")

@@ -29,7 +29,7 @@ _BOUNDS = {
 def findings_of(errors: list[Any]) -> Iterator[Finding]:
     """Yield a finding for each of pydantic's error dicts; those that our own validators raised hold several."""
     for error in errors:
-        path = tuple(part for part in error["loc"] if not str(part).startswith("<"))
+        path = tuple(part for part in error["loc"] if part != "[key]" and not str(part).startswith("<"))
         if error["type"] == "findings":
             for found in error["ctx"]["findings"]:
                 yield found._replace(path=path + found.path)
@@ -41,8 +41,6 @@ def findings_of(errors: list[Any]) -> Iterator[Finding]:
 def _words(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str]:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     key = dotted(path[-2:] if path and isinstance(path[-1], int) else path[-1:]) or "the experiment"
-    if key.endswith("[key]"):
-        key = "the key"
     if kind == "missing":
         return f'"{key}" is missing', f"add {json.dumps(key)}: ..."
     if kind in _BOUNDS:

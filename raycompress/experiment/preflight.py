@@ -63,7 +63,7 @@ def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
     folder_key = "cwd" if "cwd" in data else "workingdir"
     try:
         files = Files.of(
-            path,
+            path.resolve().parent,
             script=data.get("script", ""),
             workingdir=data.get(folder_key),
             storage=data.get("storage", "."),

@@ -50,15 +50,14 @@ class Files:
     storage: Path
 
     @classmethod
-    def of(cls, path: Path, *, script: str, workingdir: str | None, storage: str) -> Files:
-        """Resolve what the experiment file at `path` says; a script with a blank in it may have arguments.
+    def of(cls, home: Path, *, script: str, workingdir: str | None, storage: str) -> Files:
+        """Resolve what an experiment says, from the folder `home`; a script with a blank in it may have arguments.
 
         Raises
         ------
         ValueError
             When a quote in the script's arguments is not closed.
         """
-        home = path.resolve().parent
         folder = _absolute(workingdir or ".", home)
         if " " not in script or _absolute(script, folder).is_file():
             name, arguments = script, []
@@ -132,8 +131,15 @@ class Experiment:
     shown: str = field(default="", repr=False)
 
     @classmethod
-    def load(cls, path: str | Path) -> Experiment:
+    def load(cls, path: str | Path, *, home: Path | None = None) -> Experiment:
         """Read an experiment file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        home
+            The folder that its relative paths start from, for a copy that lies elsewhere; the file's own by default.
 
         Raises
         ------
@@ -142,7 +148,7 @@ class Experiment:
         """
         text = _text_of(Path(path))
         values, accepted = _understood(text, str(path))
-        return _experiment(values, Path(path), text, accepted)
+        return _experiment(values, Path(path), home or Path(path).resolve().parent, text, accepted)
 
     @property
     def files(self) -> Files:
@@ -258,9 +264,9 @@ def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]
     return values, findings, (*spelled.notes, *notes(spelled.data))
 
 
-def _experiment(values: Any, path: Path, text: str, accepted: tuple[str, ...]) -> Experiment:
+def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[str, ...]) -> Experiment:
     """Build the experiment from its checked keys."""
-    files = Files.of(path, script=values.script, workingdir=values.workingdir or values.cwd, storage=values.storage)
+    files = Files.of(home, script=values.script, workingdir=values.workingdir or values.cwd, storage=values.storage)
     given = "n_samples" in values.model_fields_set
     compression = values.compression
     return Experiment(

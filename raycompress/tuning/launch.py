@@ -320,3 +320,11 @@ def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, 
             fix=f"its last lines were\n{tail}" if tail else "",
         )
     return {"trial": best.number, **{name: value for name, value in found.items() if name != "type"}}
+
+
+def verify_again(experiment: Experiment, record: Record, view: View) -> dict[str, Any]:
+    """Verify the best bundle of an earlier search; see `verify`."""
+    view.phase("loading the script's libraries")
+    with closing(WarmProcess.start(warm_spec(experiment))) as process, closing(process.connect()) as worker:
+        view.phase("verifying the best model in a fresh process")
+        return verify(experiment, worker, record)

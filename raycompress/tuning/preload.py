@@ -10,8 +10,16 @@ from pathlib import Path
 
 from raycompress.tuning.protocol import Import
 
-# imported by every compression with torch, each late and inside a function; torch._dynamo by the first optimizer
-_WITH_TORCH = ("raycompress.compressors.base", "torch_pruning", "safetensors.torch", "torch._dynamo")
+# what a compression with torch imports late, inside functions; the first optimizer imports torch._dynamo
+_WITH_TORCH = (
+    "raycompress.script.entry",
+    "raycompress.compressors.base",
+    "raycompress.results.bundle",
+    "torch_pruning",
+    "safetensors.torch",
+    "torch.utils.serialization.config",
+    "torch._dynamo",
+)
 
 # these start threads or processes when imported, or know their own process: a forked copy would not work
 _NEVER = ("ray", "__main__", "__future__")
@@ -35,7 +43,8 @@ def find_imports(script: Path, workingdir: Path, engine: str = "") -> tuple[Impo
     """
     found = list(_Reader((script.parent, workingdir)).read(script, required=True))
     if engine:
-        found.append(Import(engine))
+        # an engine's module is light until its own library is needed; load_nni() loads nni
+        found.append(Import(engine, call=f"load_{engine.rpartition('.')[2]}"))
     tops = {item.module.partition(".")[0] for item in found}
     if "torch" in tops or engine.startswith("raycompress.compressors."):
         found += [Import(module, required=False) for module in _WITH_TORCH]

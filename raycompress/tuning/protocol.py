@@ -37,12 +37,15 @@ class Import:
         Whether the script fails without it; False under ``try`` and ``if``.
     where
         File and line of the statement; empty for what no script asked for.
+    call
+        A function of the module to call after that; one that is not there is left out.
     """
 
     module: str
     names: tuple[str, ...] = ()
     required: bool = True
     where: str = ""
+    call: str = ""
 
 
 @dataclass(frozen=True)

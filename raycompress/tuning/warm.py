@@ -1,7 +1,8 @@
 """``python -m raycompress.tuning.warm``: the process that has imported what the script imports, and is forked.
 
-Its specification comes as JSON on stdin, its listening socket as a descriptor. It never starts a thread, never touches
-CUDA and never runs a line of the user's script. For each client it forks a `Supervisor`; with the last one it ends.
+Its specification comes as JSON on stdin, its listening socket as a descriptor. It starts no thread, never touches CUDA
+and never runs a line of the user's script. Libraries do start threads at import (OpenBLAS, jemalloc): those know how to
+be forked, and a probe child makes sure. For each client it forks a `Supervisor`; with the last one it ends.
 """
 
 from __future__ import annotations
@@ -59,6 +60,8 @@ def preload(imports: Sequence[Import]) -> list[PreloadProblem]:
             for name in item.names:
                 if not hasattr(module, name):
                     importlib.import_module(f"{item.module}.{name}")
+            if item.call:
+                getattr(module, item.call, lambda: None)()
         except BaseException as error:  # noqa: BLE001 - a library may raise anything, SystemExit too; it is told
             if item.required:
                 told = f"{type(error).__name__}: {error}"
@@ -154,7 +157,7 @@ class _Server:
             if idle and (self._came or time.monotonic() >= give_up):
                 self._end_unless_wanted()
                 continue
-            timeout = give_up - time.monotonic() if idle else None
+            timeout = max(0.0, give_up - time.monotonic()) if idle else None
             select.select([self._listener.fileno(), watch.fileno()], [], [], timeout)
             ended = watch.reap()
             while self._supervisors & ended.keys():

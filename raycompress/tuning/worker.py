@@ -256,7 +256,7 @@ def _connect(spec: WarmSpec) -> socket.socket | None:
 
 def _start(spec: WarmSpec) -> subprocess.Popen[bytes]:
     """Start the process. Its socket listens from the first moment on, so that clients need not wait to connect."""
-    shutil.rmtree(spec.folder, ignore_errors=True)  # of a process that was killed
+    _sweep(spec)
     spec.folder.mkdir(mode=0o700)
     with socket.socket(socket.AF_UNIX) as listener, spec.log.open("wb") as log:
         listener.bind(str(spec.socket))
@@ -275,6 +275,19 @@ def _start(spec: WarmSpec) -> subprocess.Popen[bytes]:
     with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # it died: waiting for it tells
         stdin.write(json.dumps(spec.to_json()).encode())
     return process
+
+
+def _sweep(spec: WarmSpec) -> None:
+    """Remove what killed processes left behind; of others than `spec`, an hour is left for reading their log."""
+    shutil.rmtree(spec.folder, ignore_errors=True)
+    for folder in runtime_folder().glob("*/"):
+        with socket.socket(socket.AF_UNIX) as client:
+            try:
+                old = time.time() - folder.stat().st_mtime > 3600
+                client.connect(str(folder / "socket"))
+            except (ConnectionRefusedError, FileNotFoundError):
+                if old:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _environment(changes: Mapping[str, str | None]) -> dict[str, Any]:

@@ -1,9 +1,28 @@
-"""A warm process for the tests of trials, and specifications made from the text of a script."""
+"""What the tests of trials start from: a folder for sockets, a warm process, specifications made from a script."""
+
+import os
+import shutil
+import tempfile
 
 import pytest
 from trials import STDLIB
 
 from raycompress.tuning.worker import TrialSpec, WarmSpec, connect_or_start
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _sockets():
+    """Keep sockets, whose paths must be short, out of the folder that this user's own runs share."""
+    before = os.environ.get("TMPDIR"), tempfile.tempdir
+    folder = tempfile.mkdtemp(prefix="rc")
+    os.environ["TMPDIR"] = tempfile.tempdir = folder
+    yield
+    tempfile.tempdir = before[1]
+    if before[0] is None:
+        del os.environ["TMPDIR"]
+    else:
+        os.environ["TMPDIR"] = before[0]
+    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module")

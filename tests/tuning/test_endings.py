@@ -6,6 +6,7 @@ import pytest
 from trials import left, pids, run
 
 from raycompress.results.states import TrialState
+from raycompress.tuning.trial_log import CappedLog
 from raycompress.tuning.worker import TrialSpec
 
 
@@ -147,3 +148,21 @@ def test_output_below_the_limit_is_kept_whole(worker, spec):
 def test_output_without_a_newline_is_there_after_os_exit(worker, spec):
     _, ending = run(worker, spec("import os, sys\nprint('done\\nhalf', end='', flush=True)\nos._exit(3)"))
     assert ending.log.read_text() == "done\nhalf"
+
+
+def test_a_log_on_a_full_disk_is_told_and_blocks_nobody():
+    log = CappedLog(Path("/dev/full"), 1 << 20)
+    for _ in range(3):
+        log.write(b"x" * (1 << 20))
+    log.close()
+    assert log.problem == "its log is incomplete: No space left on device"
+
+
+@pytest.mark.parametrize("limit", [0, 1, 10, 1000])
+def test_small_logs(tmp_path, limit):
+    log = CappedLog(tmp_path / "log.txt", limit)
+    for _ in range(100):
+        log.write(b"0123456789")
+    log.close()
+    text = (tmp_path / "log.txt").read_text()
+    assert text == "0123456789" * 100 if limit == 1000 else f"\n[... {1000 - limit} bytes left out ...]\n" in text

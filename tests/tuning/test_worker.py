@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 
 import psutil
 import pytest
@@ -193,12 +195,24 @@ def test_a_process_whose_starter_dies_during_the_imports_ends(tmp_path):
     assert left(pid) == []
 
 
+def test_what_killed_processes_left_goes_with_the_next_start(tmp_path):
+    old, new = (WarmSpec(name, str(tmp_path)).folder for name in ("old", "new"))
+    for folder, age in ((old, 4000), (new, 10)):
+        folder.mkdir()
+        with socket.socket(socket.AF_UNIX) as dead:
+            dead.bind(str(folder / "socket"))
+        os.utime(folder, (time.time() - age,) * 2)
+    connect_or_start(WarmSpec("next", str(tmp_path))).close()
+    assert (old.exists(), new.exists()) == (False, True)
+
+
 def test_the_sockets_folder_is_this_users_alone(worker, warm_spec):
     assert runtime_folder().stat().st_mode & 0o777 == 0o700
     assert warm_spec.folder.stat().st_mode & 0o777 == 0o700
 
 
 def test_an_import_that_fails_is_told_with_its_module(tmp_path, spec):
+    (tmp_path / "called.py").write_text("def fails():\n    raise OSError('no library')\n")
     (tmp_path / "broken.py").write_text("def f():\n    raise RuntimeError('no licence')\nf()\n")
     preload = (
         Import("json"),
@@ -206,6 +220,8 @@ def test_an_import_that_fails_is_told_with_its_module(tmp_path, spec):
         Import("not_installed", where="train.py:3"),
         Import("not_needed", required=False),
         Import("json", ("decoder", "nothing"), where="train.py:4"),
+        Import("called", call="fails"),
+        Import("json", call="there_is_none"),
     )
     warm = WarmSpec("broken", str(tmp_path), preload=preload, sys_path=(str(tmp_path),))
     worker = connect_or_start(warm)
@@ -215,6 +231,7 @@ def test_an_import_that_fails_is_told_with_its_module(tmp_path, spec):
         ("broken", "train.py:2", "RuntimeError: no licence"),
         ("not_installed", "train.py:3", "ModuleNotFoundError: No module named 'not_installed'"),
         ("json", "train.py:4", "ModuleNotFoundError: No module named 'json.nothing'"),
+        ("called", "", "OSError: no library"),
     ]
     assert 'broken.py", line 2, in f' in hello.problems[0].traceback
     assert run(worker, spec("rc.print_result(1)"))[1].state == TrialState.FINISHED
