@@ -24,9 +24,9 @@ def launch(file: Path, as_json: bool) -> None:
     The best model and its mask are kept as one bundle; everything else of the trials but their logs is deleted.
     Ctrl-C stops the search and keeps the best model so far.
     """
-    from raycompress.experiment.schema import Experiment
+    from raycompress.experiment.preflight import load_checked
 
-    _run(Experiment.load(file), as_json)
+    _run(load_checked(file), as_json)
 
 
 @click.command()
@@ -34,9 +34,9 @@ def launch(file: Path, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def run(file: Path, as_json: bool) -> None:
     """Run the one-time experiment in FILE: every value is given, so there is one trial beside the dense model's."""
-    from raycompress.experiment.schema import Experiment
+    from raycompress.experiment.preflight import load_checked
 
-    experiment = Experiment.load(file)
+    experiment = load_checked(file)
     if experiment.is_automatic:
         raise UsageError(
             "this experiment has search ranges, and `run` takes one without",

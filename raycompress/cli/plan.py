@@ -25,10 +25,10 @@ def plan(file: Path, as_json: bool) -> None:
     The script is run up to its first batch, to learn the model's layers.
     """
     from raycompress.cli.live import LiveView
-    from raycompress.experiment.schema import Experiment
+    from raycompress.experiment.preflight import load_checked
     from raycompress.tuning.launch import check_machine, prepared
 
-    experiment = Experiment.load(file)
+    experiment = load_checked(file)
     check_machine(experiment)
     with LiveView() as view, prepared(experiment, view) as ready:
         facts = _facts(ready)

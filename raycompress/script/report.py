@@ -91,8 +91,9 @@ def _deliver(values: Mapping[str, Number]) -> None:
         return
     for hook in trial.on_report:
         hook(values)
-    if trial.mode in ("trial", "baseline"):
-        trial.send({"type": "result", "values": {name: _plain(value) for name, value in values.items()}})
+    if trial.mode in ("inspect", "verify"):  # a result comes after all that there is to learn
+        raise context.EndOfInspection
+    trial.send({"type": "result", "values": {name: _plain(value) for name, value in values.items()}})
 
 
 def _plain(value: Number) -> Number | str:

@@ -67,13 +67,10 @@ def prepared(
     Raises
     ------
     ExperimentError
-        The experiment does not fit its files, the machine or the model.
+        The experiment does not fit the model.
     ScriptError
         The script fails before its model is known.
     """
-    problems = preflight.check_files(experiment)
-    if problems:
-        raise ExperimentError.of(problems)
     for note in preflight.notes(experiment, machine_cpus(), machine_gpus()):
         view.note(note)
     warm = warm_spec(experiment)

@@ -7,6 +7,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from raycompress.tuning.guard import guarded
+
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
 _ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -16,6 +18,8 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # the journal is the truth: Tune's own snapshots are taken once, at the end
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
+    # what each trial actor imports is imported while Ray starts
+    "RAY_preload_python_modules": "raycompress.tuning.trainable",
     # an actor that is stopped in the middle of a trial is killed, not waited for
     "TUNE_FORCE_TRIAL_CLEANUP_S": "1",
 }
@@ -30,17 +34,19 @@ def local_ray(cpus: int) -> Iterator[None]:
     os.environ.update(_ENVIRONMENT)
     import ray
 
-    ray.init(
-        num_cpus=cpus,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with guarded() as watch:
+        try:
+            context = ray.init(
+                num_cpus=cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                _node_ip_address="127.0.0.1",
+            )
+            watch(context.address_info["session_dir"])
+            yield
+        finally:
+            ray.shutdown()
 
 
 def machine_cpus() -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 import sys
 import tempfile
 from pathlib import Path
@@ -27,7 +28,13 @@ def experiment(n_trials: int, n_parallel: int, cores: int) -> dict[str, Any]:
         "name": "bench-controller",
         "script": "empty.py",
         "resource": {"cpu": cores / n_parallel},
-        "compression": {"framework": "torch", "type": "pruning", "compressor": "l1_filter", "config_list": []},
+        # the script compresses nothing; an experiment file names a compressor all the same
+        "compression": {
+            "framework": "torch",
+            "type": "pruning",
+            "compressor": "l1_filter",
+            "config_list": [{"sparsity": 0.5, "op_types": ["Conv2d"]}],
+        },
         "parameter_config": [{"name": "x", "range": [0.0, 1.0], "type": "float"}],
         "proposer": "random",
         "n_samples": n_trials,
@@ -54,8 +61,10 @@ def measure(n_trials: int, n_parallel: int, cores: int) -> Outcome:
         record = raycompress.Experiment.open(next((folder / "results").glob("*/journal.jsonl")).parent)
         trials = record.searched
         finished = [trial for trial in trials if trial.state == "finished"]
-        searching = max(t.started + (t.seconds or 0) for t in finished) - min(t.started for t in finished)
-    growth = memory_slope(done) * searching / len(finished)
+    first = min(trial.started for trial in finished)
+    last = max(trial.started + (trial.seconds or 0) for trial in finished)
+    searching = last - first
+    growth = memory_slope(done, first, last) * searching / len(finished)
     rows = [
         ["trials finished", f"{len(finished)} of {n_trials}"],
         ["trials a second, from first start to last end", f"{len(finished) / searching:.1f}"],
@@ -65,7 +74,7 @@ def measure(n_trials: int, n_parallel: int, cores: int) -> Outcome:
         ["largest memory of the driver", f"{max(rss for _, rss in done.memory) / 2**20:.0f} MiB"],
     ]
     rows += [
-        [f"CPU share: {role}", f"{share:.0%}"]
+        [f"CPU share: {role}{_count(done, role)}", f"{share:.0%}"]
         for role, share in sorted(cpu_shares(done).items(), key=lambda item: -item[1])
         if share >= 0.01
     ]
@@ -74,18 +83,26 @@ def measure(n_trials: int, n_parallel: int, cores: int) -> Outcome:
         ["what", "figure"],
         rows,
         notes=[_bound(done, cores, searching)],
-        raw={"wall": done.wall, "cpu": done.cpu, "searching": searching, "roles": done.roles, "memory": done.memory},
+        raw={
+            "wall": done.wall,
+            "cpu": done.cpu,
+            "searching": searching,
+            "roles": done.roles,
+            "processes": done.processes,
+            "memory": done.memory,
+        },
     )
 
 
-def memory_slope(done: Run) -> float:
-    """Return how fast the command's own process grew, in bytes a second, over the middle eight tenths of its life."""
-    middle = [(t, rss) for t, rss in done.memory if 0.15 * done.wall <= t <= 0.95 * done.wall]
-    if len(middle) < 2:
+def memory_slope(done: Run, first: float, last: float) -> float:
+    """Return how fast the command itself grew, in bytes a second, from `first` to `last` (seconds since the epoch).
+
+    The first tenth is left out: what is loaded once is loaded by then.
+    """
+    points = [(t, rss) for t, rss in done.memory if first + 0.1 * (last - first) <= t <= last]
+    if len(points) < 2:
         return float("nan")
-    mean_t = sum(t for t, _ in middle) / len(middle)
-    mean_rss = sum(rss for _, rss in middle) / len(middle)
-    return sum((t - mean_t) * (rss - mean_rss) for t, rss in middle) / sum((t - mean_t) ** 2 for t, _ in middle)
+    return statistics.linear_regression(*zip(*points, strict=True)).slope
 
 
 def cpu_shares(done: Run) -> dict[str, float]:
@@ -94,12 +111,18 @@ def cpu_shares(done: Run) -> dict[str, float]:
     return {role: seconds / total for role, seconds in done.roles.items()}
 
 
+def _count(done: Run, role: str) -> str:
+    """Say how many processes had the role, where there were several: as many as slots, or Ray starts them in vain."""
+    number = done.processes.get(role, 1)
+    return f" ({number} processes)" if number > 1 else ""
+
+
 def _bound(done: Run, cores: int, searching: float) -> str:
     """Say what bounds the rate: the cores, or the one process that is busy all the time, or waiting."""
     busy = done.cpu / (done.wall * cores)
     driver = done.roles.get("the command itself", 0.0) / done.wall
     role, share = max(cpu_shares(done).items(), key=lambda item: item[1])
-    if busy > 0.85:
+    if busy > 0.75:
         return f"Bound by the {cores} cores: {busy:.0%} busy; most of it ({share:.0%}) in: {role}."
     if driver > 0.85:
         return f"Bound by the driver, one thread: busy {driver:.0%} of the time; the cores {busy:.0%}."

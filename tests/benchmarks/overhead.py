@@ -151,15 +151,14 @@ def _halved(done: Run) -> Run:
 def _outcome(chosen: dict[str, Way], sizes: list[int], repeats: int) -> Outcome:
     first, last = sizes[0], sizes[-1]
     nothing = Way("", lambda *_: [])
-    optuna, subprocesses, limit = (chosen.get(key, nothing) for key in ("optuna", "subprocess", "limit"))
+    optuna, subprocesses, limit, ours = (
+        chosen.get(key, nothing) for key in ("optuna", "subprocess", "limit", "raycompress")
+    )
     work = PARALLEL * limit.wall(last) / last
 
     def one_more(way: Way) -> float:
         return PARALLEL * (way.wall(last) - way.wall(first)) / (last - first) - work if last > first else float("nan")
 
-    columns = ["way"]
-    for n_trials in sizes:
-        columns += [f"{n_trials} wall", f"{n_trials} CPU", f"{n_trials}/opt", f"{n_trials}/sub"]
     rows = []
     for way in chosen.values():
         row = [way.name]
@@ -168,28 +167,43 @@ def _outcome(chosen: dict[str, Way], sizes: list[int], repeats: int) -> Outcome:
             row += [seconds(wall), seconds(way.cpu(n_trials))]
             row += [ratio(wall, optuna.wall(n_trials)), ratio(wall, subprocesses.wall(n_trials))]
         rows.append([*row, way.missing or seconds(one_more(way), 3)])
-    found = Outcome(
+    targets = [
+        Target(f"{first} trials, against two Optuna processes", ours.wall(first) / optuna.wall(first), 1.3, " x"),
+        Target(f"{first} trials, against a subprocess each", ours.wall(first) / subprocesses.wall(first), 0.3, " x"),
+        Target(f"one more trial beyond its own work, {first} to {last}", one_more(ours), 0.15, " s"),
+    ]
+    columns = [f"{n_trials}{name}" for n_trials in sizes for name in (" wall", " CPU", "/opt", "/sub")]
+    return Outcome(
         f"Trial overhead: the digits script, {PARALLEL} at a time, seconds, median of {repeats}",
-        [*columns, "one more"],
+        ["way", *columns, "one more"],
         rows,
+        targets=[target for target in targets if target.value == target.value],
         notes=[
             "wall: cold start to exit; CPU: of the whole process tree; /opt, /sub: wall against Optuna, subprocesses.",
             f"one more: {PARALLEL} x ({last} wall - {first} wall) / {last - first} - {work:.3f} s, a trial's own work.",
             "the limit: a bare loop in one process, its trials alone, / 2; own work is taken from it.",
             "raycompress runs the dense model first, one trial more than the others; the row below is without it.",
+            *_cpu_by_role(ours, first),
         ],
+        raw={way.name: _raw(way) for way in chosen.values()},
+        failed=any(way.failure for way in chosen.values()),
     )
-    ours = chosen.get("raycompress", nothing)
-    candidates = [
-        Target(f"{first} trials, against two Optuna processes", ours.wall(first) / optuna.wall(first), 1.3, " x"),
-        Target(f"{first} trials, against a subprocess each", ours.wall(first) / subprocesses.wall(first), 0.3, " x"),
-        Target(f"one more trial beyond its own work, {first} to {last}", one_more(ours), 0.15, " s"),
+
+
+def _cpu_by_role(way: Way, n_trials: int) -> list[str]:
+    """Say which processes used the CPU time of the way's first run."""
+    runs = way.runs.get(n_trials)
+    if not runs:
+        return []
+    roles = sorted(runs[0].roles.items(), key=lambda item: -item[1])
+    return [
+        f"{way.name}'s CPU seconds at {n_trials} trials, by process:",
+        *(f"  {seconds(used):>6}  {role}" for role, used in roles),
     ]
-    found.targets = [target for target in candidates if target.value == target.value]
-    found.raw = {
-        way.name: {n: [{"wall": r.wall, "cpu": r.cpu, "rss": r.peak_rss, "roles": r.roles} for r in runs]
-                   for n, runs in way.runs.items()}
-        for way in chosen.values()
-    }  # fmt: skip
-    found.failed = any(way.failure for way in chosen.values())
-    return found
+
+
+def _raw(way: Way) -> dict[int, list[dict[str, object]]]:
+    return {
+        n_trials: [{"wall": r.wall, "cpu": r.cpu, "peak_rss": r.peak_rss, "roles": r.roles} for r in runs]
+        for n_trials, runs in way.runs.items()
+    }

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -53,8 +54,10 @@ class Run:
         Bytes, the largest sum over the tree at one time; pages that processes share count in each.
     roles
         CPU seconds by the role of the process, children that it waited for included.
+    processes
+        How many processes of each role were seen, by the last role of each.
     memory
-        (seconds, bytes) of the command's own process.
+        (seconds since the epoch, bytes) of the command's own process.
     left_behind
         Processes that lived on ten seconds after its exit; they were killed.
     """
@@ -65,6 +68,7 @@ class Run:
     output: str
     peak_rss: int
     roles: dict[str, float] = field(default_factory=dict)
+    processes: dict[str, int] = field(default_factory=dict)
     memory: list[tuple[float, int]] = field(default_factory=list)
     left_behind: int = 0
 
@@ -90,7 +94,7 @@ def run(command: list[str], *, cwd: Path, env: dict[str, str] | None = None, tim
             wall, code, cpu, left = _reap(process.pid, tree, started, timeout_s)
     process.returncode = code
     result = Run(wall, cpu + tree.lost(), code, log.read_text(errors="replace"), tree.peak_rss, tree.roles())
-    result.memory, result.left_behind = tree.memory, left
+    result.processes, result.memory, result.left_behind = tree.processes(), tree.memory, left
     if code != 0:
         raise CommandFailed(f"{' '.join(command)} ended with code {code}:\n{result.output[-3000:]}")
     return result
@@ -151,13 +155,12 @@ class _Tree(threading.Thread):
         self.join()
 
     def run(self) -> None:
-        started = time.perf_counter()
         while not self._over.wait(_SAMPLE_S):
             living = _descendants(os.getpid(), self._main, self._seen)
             self._seen.update(living)
             self.peak_rss = max(self.peak_rss, sum(seen.rss for seen in living.values()))
             if self._main in living:
-                self.memory.append((time.perf_counter() - started, living[self._main].rss))
+                self.memory.append((time.time(), living[self._main].rss))
 
     def waited_for(self, pid: int) -> None:
         self._waited_for.add(pid)
@@ -172,6 +175,9 @@ class _Tree(threading.Thread):
             for pid, seen in self._seen.items()
             if not seen.absorbed and pid not in self._waited_for
         )
+
+    def processes(self) -> dict[str, int]:
+        return dict(Counter(seen.role for seen in self._seen.values()))
 
     def roles(self) -> dict[str, float]:
         totals: dict[str, float] = {}

@@ -29,7 +29,7 @@ def main() -> None:
     results = tuner.fit()
     if results.errors:
         raise results.errors[0]
-    print(json.dumps({"trials": len(results), "best": results.get_best_result().metrics["score"]}))
+    print(json.dumps({"trials": len(results), "best": (results.get_best_result().metrics or {})["score"]}))
 
 
 if __name__ == "__main__":
