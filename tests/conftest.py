@@ -42,9 +42,7 @@ def command(*words: str | Path) -> list[str]:
 def raycompress(folder: Path, *words: str | Path, timeout: float = 240) -> Launched:
     """Run the command line in `folder`, to its end."""
     environment = {**os.environ, "COLUMNS": "80"}
-    done = subprocess.run(
-        command(*words), cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment
-    )
+    done = subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment)
     return Launched(done.returncode, done.stdout, done.stderr, folder)
 
 

@@ -93,7 +93,9 @@ def summary(record: Record) -> str:
         lines += ["", f"model:  {_shown(record.folder.best_link)}"]
         if record.verified is not None:
             difference = record.verified["relative_difference"]
-            lines.append(f"        reloaded in a fresh process; its outputs differ by {difference:.1g} from the saved ones")
+            lines.append(
+                f"        reloaded in a fresh process; its outputs differ by {difference:.1g} from the saved ones"
+            )
     else:
         lines += ["", "model:  none; the script saved none"]
     lines.append(f"next:   raycompress best {_reference(record)}")

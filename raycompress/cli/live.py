@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -53,7 +52,8 @@ class Progress:
             return None
         mean = sum(lengths) / len(lengths)
         spent = sum(min(now - trial["t"], mean) for trial in self.trials.values() if trial["state"] == "running")
-        return max(0.0, mean * (self.n_trials - len(self.ended)) - spent) / max(1, self.header["n_parallel"])
+        left: float = (mean * (self.n_trials - len(self.ended)) - spent) / max(1, self.header["n_parallel"])
+        return max(0.0, left)
 
 
 class LiveView:
@@ -200,5 +200,3 @@ def _retried(event: Event, progress: Progress) -> str:
 
 
 _TELL: dict[str, Callable[[Event, Progress], str]] = {"ended": _ended, "promoted": _promoted, "retried": _retried}
-
-

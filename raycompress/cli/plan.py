@@ -11,8 +11,8 @@ import click
 from raycompress.cli.options import json_option
 
 if TYPE_CHECKING:
+    from raycompress.experiment.dimension import Dimension
     from raycompress.experiment.schema import Experiment
-    from raycompress.experiment.search_space import Dimension
     from raycompress.tuning.launch import Prepared
 
 
@@ -49,7 +49,9 @@ def _facts(ready: Prepared) -> dict[str, Any]:
         "baseline": experiment.baseline,
         "parallel": at_once,
         "dimensions": [{"name": one.name, "domain": _domain(one)} for one in ready.space.dimensions],
-        "model": None if model is None else {"parameters": model.parameters, "flops": model.flops, "bytes": model.size_bytes},
+        "model": None
+        if model is None
+        else {"parameters": model.parameters, "flops": model.flops, "bytes": model.size_bytes},
         "keeps": "one bundle" if experiment.save_model is not False and model is not None else "no model",
         "storage": str(experiment.storage),
         "seconds": None if mean is None else mean * trials / at_once,
@@ -92,7 +94,9 @@ def _text(facts: dict[str, Any]) -> str:
     kept = "one bundle, the best model and its mask" if facts["keeps"] == "one bundle" else "no model"
     lines.append(f"keeps:   {kept}, in {facts['storage']}")
     seconds = facts["seconds"]
-    known = f"about {duration(seconds)}, by earlier launches" if seconds is not None else "not known before a first launch"
+    known = (
+        f"about {duration(seconds)}, by earlier launches" if seconds is not None else "not known before a first launch"
+    )
     lines.append(f"time:    {known}")
     if facts["dimensions"]:
         lines += ["", f"{len(facts['dimensions'])} dimensions:"]

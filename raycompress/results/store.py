@@ -173,9 +173,7 @@ def find(reference: str | None, storage: Path) -> ExperimentFolder:
         raise UsageError(f'"{reference}" names {len(found)} experiments', where=str(storage), fix=", ".join(ids[:5]))
     near = difflib.get_close_matches(reference, ids, n=1, cutoff=0.3)
     hint = f'did you mean "{near[0]}"? ' if near else ""
-    raise UsageError(
-        f'no experiment "{reference}"', where=str(storage), fix=f"{hint}`raycompress ls` lists them all"
-    )
+    raise UsageError(f'no experiment "{reference}"', where=str(storage), fix=f"{hint}`raycompress ls` lists them all")
 
 
 def write_json(path: Path, data: Any) -> None:

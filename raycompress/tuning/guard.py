@@ -77,7 +77,7 @@ def _left_behind(mark: bytes, sessions: Sequence[str]) -> Iterator[int]:
 
 
 def _holds_open(folder: Path, sessions: Sequence[str]) -> bool:
-    return any(os.readlink(file).startswith(session) for file in (folder / "fd").iterdir() for session in sessions)
+    return any(str(file.readlink()).startswith(session) for file in (folder / "fd").iterdir() for session in sessions)
 
 
 if __name__ == "__main__":

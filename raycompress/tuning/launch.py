@@ -23,6 +23,7 @@ from raycompress.results import store
 from raycompress.results.journal import VERSION, Event, Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.states import TrialState
+from raycompress.script.context import Mode
 from raycompress.tuning.local_ray import local_ray, machine_cpus, machine_gpus
 from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preload import find_imports
@@ -165,7 +166,7 @@ def _unexpanded(experiment: Experiment) -> Experiment:
 
 
 def _excursion(
-    worker: Worker, experiment: Experiment, mode: str, config: dict[str, Any], *, answer: str, **more: Any
+    worker: Worker, experiment: Experiment, mode: Mode, config: dict[str, Any], *, answer: str, **more: Any
 ) -> tuple[dict[str, Any] | None, Ending, str]:
     """Run the script for an answer instead of a result; return it, the ending, and the last lines of the log."""
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
@@ -212,13 +213,19 @@ def check_machine(experiment: Experiment) -> None:
     problems = []
     if wanted.cpu > cpus:
         problems.append(
-            Problem(f"a trial asks for {wanted.cpu:g} CPUs, this machine has {cpus}", experiment.where(("resource",)),
-                    f'write at most {cpus}')
+            Problem(
+                f"a trial asks for {wanted.cpu:g} CPUs, this machine has {cpus}",
+                experiment.where(("resource",)),
+                f"write at most {cpus}",
+            )
         )
     if wanted.gpu > gpus:
         problems.append(
-            Problem(f"a trial asks for {wanted.gpu:g} GPUs, this machine has {gpus}", experiment.where(("resource",)),
-                    'write "cpu", or launch on a machine with GPUs')
+            Problem(
+                f"a trial asks for {wanted.gpu:g} GPUs, this machine has {gpus}",
+                experiment.where(("resource",)),
+                'write "cpu", or launch on a machine with GPUs',
+            )
         )
     if problems:
         raise ExperimentError.of(problems)
@@ -300,7 +307,7 @@ def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, 
 
     Returns
     -------
-    ``trial``, ``relative_difference`` of the outputs, and ``before`` and ``after`` with params, flops, bytes and latency.
+    ``trial``, ``relative_difference`` of the outputs, ``before`` and ``after`` with params, flops, bytes and latency.
 
     Raises
     ------

@@ -6,6 +6,8 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 from raycompress.tuning.guard import guarded
 
@@ -36,14 +38,14 @@ def local_ray(cpus: int) -> Iterator[None]:
 
     with guarded() as watch:
         try:
-            context = ray.init(
+            context: Any = ray.init(
                 num_cpus=cpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
             )
-            watch(context.address_info["session_dir"])
+            watch(str(context["session_dir"]))
             yield
         finally:
             ray.shutdown()
@@ -59,4 +61,4 @@ def machine_gpus() -> int:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return len([device for device in visible.split(",") if device.strip() and device.strip() != "-1"])
-    return len([name for name in os.listdir("/dev") if name.startswith("nvidia") and name[6:].isdigit()])
+    return sum(device.name[6:].isdigit() for device in Path("/dev").glob("nvidia*"))

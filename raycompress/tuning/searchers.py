@@ -1,8 +1,8 @@
 """Proposer name -> proposals: what each trial of a search tries.
 
-`Proposals` is the one searcher that Ray Tune sees. It numbers the trials, puts the dense model first, tells the proposer
-of failures as failures, and, with a seed, of results in the order of the trials, so that the same seed gives the same
-proposals however fast each trial was.
+`Proposals` is the one searcher that Ray Tune sees. It numbers the trials, puts the dense model first, tells the
+proposer of failures as failures, and, with a seed, of results in the order of the trials, so that the same seed gives
+the same proposals however fast each trial was.
 """
 
 from __future__ import annotations
@@ -115,7 +115,8 @@ class _FromTune:
 def _hyperopt(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
     from ray.tune.search.hyperopt import HyperOptSearch
 
-    return HyperOptSearch(domains, metric="score", mode=goal, random_state_seed=seed)
+    space = HyperOptSearch.convert_search_space(domains)
+    return HyperOptSearch(space, metric="score", mode=goal, random_state_seed=seed)
 
 
 def _optuna(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
@@ -124,7 +125,7 @@ def _optuna(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
-    return OptunaSearch(domains, metric="score", mode=goal, sampler=sampler)
+    return OptunaSearch(OptunaSearch.convert_search_space(domains), metric="score", mode=goal, sampler=sampler)
 
 
 def _gaussian_process(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
@@ -132,7 +133,8 @@ def _gaussian_process(domains: dict[str, Domain], goal: str, seed: int | None) -
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return OptunaSearch(domains, metric="score", mode=goal, sampler=optuna.samplers.GPSampler(seed=seed))
+    sampler = optuna.samplers.GPSampler(seed=seed)
+    return OptunaSearch(OptunaSearch.convert_search_space(domains), metric="score", mode=goal, sampler=sampler)
 
 
 _TUNE_SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
@@ -145,14 +147,17 @@ _TUNE_SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
 
 def _domain(dimension: Dimension) -> Domain:
     low, high = dimension.low, dimension.high
-    if dimension.kind == "choice":
-        assert dimension.choices is not None
-        return tune.choice(list(range(len(dimension.choices))))
+    domain: Domain
+    if dimension.choices is not None:
+        domain = tune.choice(list(range(len(dimension.choices))))
+        return domain
     assert low is not None and high is not None
     if dimension.kind == "int":  # Tune leaves the upper end out, an experiment file means it
         ends = int(low), int(high) + 1
-        return tune.lograndint(*ends) if dimension.log else tune.randint(*ends)
-    return tune.loguniform(low, high) if dimension.log else tune.uniform(low, high)
+        domain = tune.lograndint(*ends) if dimension.log else tune.randint(*ends)
+    else:
+        domain = tune.loguniform(low, high) if dimension.log else tune.uniform(low, high)
+    return domain
 
 
 def _value(dimension: Dimension, raw: Any) -> Any:
@@ -201,19 +206,20 @@ class Proposals(DriverOnly, Searcher):
         self._ended: dict[int, float | None] = {}
         self._learnt = 0
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """Return the config of the next trial; None: not yet; FINISHED: no more."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the config of the next trial; None: not yet; Tune's FINISHED: no more."""
+        no_more: Any = Searcher.FINISHED
         if self._baseline is not None:
             sample, self._baseline = self._baseline, None
             return self._trial(trial_id, 0, sample)
         if self._next is None:
-            return Searcher.FINISHED
+            return no_more  # type: ignore[no-any-return]
         if not self._learn_up_to(self._next):
             return None
         sample_or_none = self._proposer.propose(self._next)
         if sample_or_none is None:
             self._next = None
-            return Searcher.FINISHED
+            return no_more  # type: ignore[no-any-return]
         number, self._next = self._next, next(self._numbers, None)
         return self._trial(trial_id, number, sample_or_none)
 

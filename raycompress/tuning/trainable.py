@@ -69,9 +69,9 @@ class TrialActor(tune.Trainable):
     away and started anew because a script had an exception.
     """
 
-    def setup(self, config: dict[str, Any], plan: TrialPlan) -> None:
+    def setup(self, config: dict[str, Any], **shared: TrialPlan) -> None:
         """Connect to the node's warm process; Tune calls this once an actor."""
-        self._plan = plan
+        self._plan = shared["plan"]
         self._worker: Worker | None = None
         self._begin(config)
 

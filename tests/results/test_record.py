@@ -63,8 +63,14 @@ def test_a_search_as_its_journal_tells_it(folder):
 
 def test_without_models_the_best_is_the_best_score_and_the_dense_model_does_not_count(folder):
     write(
-        folder, ("experiment", {**HEADER, "goal": "min"}), started(0), ended(0, "finished", 0.0), started(1),
-        ended(1, "finished", 0.3), started(2), ended(2, "finished", 0.2),
+        folder,
+        ("experiment", {**HEADER, "goal": "min"}),
+        started(0),
+        ended(0, "finished", 0.0),
+        started(1),
+        ended(1, "finished", 0.3),
+        started(2),
+        ended(2, "finished", 0.2),
     )
     record = Experiment.open(folder.root)
     assert record.best.number == 2
@@ -81,7 +87,7 @@ def test_a_killed_search_is_interrupted_and_one_under_way_is_running(folder):
 
 def test_a_journal_of_a_newer_version_is_refused(folder):
     write(folder, ("experiment", {**HEADER, "version": VERSION + 1}))
-    with pytest.raises(StorageError, match="update|version"):
+    with pytest.raises(StorageError, match="version"):
         Experiment.open(folder.root)
 
 

@@ -168,7 +168,7 @@ def test_a_stopped_search_keeps_the_best_and_leaves_no_process(tmp_path, number)
             time.sleep(0.1)
         tree = [ours, *ours.children(recursive=True), *descendants_of(str(tmp_path))]
         driver.send_signal(number)
-        out, err = driver.communicate(timeout=60)
+        _, err = driver.communicate(timeout=60)
     finally:
         driver.kill()
     _, alive = psutil.wait_procs(tree, timeout=5)
