@@ -128,8 +128,8 @@ def create(storage: Path, name: str) -> ExperimentFolder:
 
 def list_folders(storage: Path) -> list[ExperimentFolder]:
     """Return the experiments in `storage`, the newest first."""
-    journals = sorted(storage.glob("*/journal.jsonl"), key=lambda path: path.stat().st_ctime, reverse=True)
-    return [ExperimentFolder(path.parent) for path in sorted(journals, key=_started, reverse=True)]
+    journals = sorted(storage.resolve().glob("*/journal.jsonl"), key=_started, reverse=True)
+    return [ExperimentFolder(path.parent) for path in journals]
 
 
 def _started(journal: Path) -> float:

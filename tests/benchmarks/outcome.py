@@ -10,20 +10,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Target:
-    """A figure and the most that it may be."""
+    """A figure, the most that it may be, and the least that it can be unless the measurement was disturbed."""
 
     what: str
     value: float
     limit: float
     unit: str = ""
+    least: float = 0.0
 
     @property
     def reached(self) -> bool:
-        return self.value <= self.limit
+        return self.least <= self.value <= self.limit
+
+    @property
+    def verdict(self) -> str:
+        if self.value < self.least:
+            return "UNCLEAR"  # the machine was not quiet: measure again, with more repeats
+        return "reached" if self.reached else "MISSED "
 
     def __str__(self) -> str:
-        verdict = "reached" if self.reached else "MISSED "
-        return f"{verdict}  {self.what}: {self.value:.3g}{self.unit} (at most {self.limit:g}{self.unit})"
+        return f"{self.verdict}  {self.what}: {self.value:.3g}{self.unit} (at most {self.limit:g}{self.unit})"
 
 
 @dataclass
@@ -51,7 +57,7 @@ class Outcome:
     failed: bool = False
 
     def to_json(self) -> dict[str, Any]:
-        targets = [{**vars(target), "reached": target.reached} for target in self.targets]
+        targets = [{**vars(target), "verdict": target.verdict.strip()} for target in self.targets]
         table = [dict(zip(self.columns, row, strict=True)) for row in self.rows]
         return {"table": table, "targets": targets, "notes": self.notes, "raw": self.raw}
 
