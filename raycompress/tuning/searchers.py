@@ -179,6 +179,8 @@ class Proposals(DriverOnly, Searcher):
         How many samples at most, the dense model not counted.
     baseline
         A sample to run the dense model with, as trial 0; None to leave it out.
+    n_slots
+        How many trials run at a time; each is given a free slot, counted from 0.
     make_config
         Makes what the trial actor needs of a trial's number and sample; a new object each time.
     lag
@@ -193,6 +195,7 @@ class Proposals(DriverOnly, Searcher):
         n_samples: int,
         baseline: Sample | None,
         lag: int | None,
+        n_slots: int,
         make_config: Callable[[int, Sample], dict[str, Any]],
     ) -> None:
         super().__init__(metric="score", mode="max")
@@ -203,12 +206,16 @@ class Proposals(DriverOnly, Searcher):
         self._lag = lag
         self._make_config = make_config
         self._number_of: dict[str, int] = {}
+        self._free_slots = list(range(n_slots))
+        self._slot_of: dict[str, int] = {}
         self._ended: dict[int, float | None] = {}
         self._learnt = 0
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
         """Return the config of the next trial; None: not yet; Tune's FINISHED: no more."""
         no_more: Any = Searcher.FINISHED
+        if not self._free_slots:
+            return None
         if self._baseline is not None:
             sample, self._baseline = self._baseline, None
             return self._trial(trial_id, 0, sample)
@@ -225,7 +232,8 @@ class Proposals(DriverOnly, Searcher):
 
     def _trial(self, trial_id: str, number: int, sample: Sample) -> dict[str, Any]:
         self._number_of[trial_id] = number
-        return self._make_config(number, copy.deepcopy(sample))
+        self._slot_of[trial_id] = self._free_slots.pop(0)
+        return {**self._make_config(number, copy.deepcopy(sample)), "slot": self._slot_of[trial_id]}
 
     def _learn_up_to(self, number: int) -> bool:
         """Teach the proposer what it may know before proposal `number`; False when it has to wait."""
@@ -244,6 +252,7 @@ class Proposals(DriverOnly, Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take the end of a trial; a failed one has no score."""
         number = self._number_of[trial_id]
+        self._free_slots.append(self._slot_of.pop(trial_id))
         if number == 0:
             return
         score = None if result is None or error else result.get("score")

@@ -11,6 +11,7 @@ from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
+from raycompress.tuning import slots
 from raycompress.tuning.best import BestKeeper, Recorder
 from raycompress.tuning.plan import n_trials
 from raycompress.tuning.searchers import Proposals, Sample, make_proposer
@@ -54,7 +55,10 @@ class Tuner:
         experiment = self._experiment
         self._switch.start(self._end_running_trials)
         tuner = tune.Tuner(
-            tune.with_resources(tune.with_parameters(TrialActor, plan=self._plan), self._resources()),
+            tune.with_resources(
+                tune.with_parameters(TrialActor, plan=self._plan),
+                lambda config: slots.request(experiment.resources, config["slot"]),
+            ),
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode=experiment.target,
@@ -75,7 +79,8 @@ class Tuner:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
-        tuner.fit()
+        with slots.kept_actors():
+            tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
 
     def _proposals(self) -> Proposals:
@@ -86,6 +91,7 @@ class Tuner:
             n_samples=self._space.n_samples(experiment),
             baseline=self._space.centre() if experiment.baseline else None,
             lag=None if experiment.seed is None else 2 * experiment.n_parallel,
+            n_slots=experiment.n_parallel,
             make_config=self._config,
         )
 
@@ -99,15 +105,6 @@ class Tuner:
             "seed": None if seed is None else seed + number,
             "config": trial_config(self._plan.compression, built, save_model=bool(self._plan.template["save_model"])),
         }
-
-    def _resources(self) -> dict[str, float]:
-        resources = self._experiment.resources
-        request = {"cpu": resources.cpu, "gpu": resources.gpu}
-        if resources.memory_gb is not None:
-            request["memory"] = resources.memory_gb * 2**30
-        if resources.accelerator_type is not None:
-            request[f"accelerator_type:{resources.accelerator_type}"] = 0.001
-        return request
 
     def _end_running_trials(self) -> None:
         """Kill the trials' actors: a stop must not wait for a trial's end. Their children die with the connection."""

@@ -48,6 +48,7 @@ def drive(space, name, order, *, seed=7, n=12, parallel=3, goal="max"):
         n_samples=n,
         baseline=space.centre(),
         lag=2 * parallel if seed is not None else None,
+        n_slots=parallel,
         make_config=lambda number, sample: {"number": number, "sample": sample},
     )
     running, seen, waited = [], {}, 0
@@ -121,6 +122,7 @@ def test_a_grid_ends_by_itself(tmp_path, space):
         n_samples=10,
         baseline=None,
         lag=None,
+        n_slots=20,
         make_config=lambda number, sample: {"number": number, "sample": sample},
     )
     seen = []
