@@ -266,7 +266,9 @@ def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]
 
 def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[str, ...]) -> Experiment:
     """Build the experiment from its checked keys."""
-    files = Files.of(home, script=values.script, workingdir=values.workingdir or values.cwd, storage=values.storage)
+    # the default, unlike a path that the file gives, starts from where the command is run, as `ls` and `best` do
+    storage = values.storage if "storage" in values.model_fields_set else str(Path.cwd() / values.storage)
+    files = Files.of(home, script=values.script, workingdir=values.workingdir or values.cwd, storage=storage)
     given = "n_samples" in values.model_fields_set
     compression = values.compression
     return Experiment(

@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from raycompress.results.journal import VERSION, Event, Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.states import TrialState
 from raycompress.script.context import Mode
-from raycompress.tuning.local_ray import local_ray, machine_cpus, machine_gpus
+from raycompress.tuning.local_ray import LocalRay, machine_cpus, machine_gpus
 from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preload import find_imports
 from raycompress.tuning.worker import Ending, Hello, TrialSpec, WarmProcess, WarmSpec, Worker
@@ -76,15 +77,23 @@ def prepared(
         view.note(note)
     warm = warm_spec(experiment)
     view.phase("loading the script's libraries")
-    with (
-        closing(WarmProcess.start(warm)) as process,
-        meanwhile or nullcontext(),
-        closing(process.connect()) as worker,
-    ):
-        view.phase("inspecting the model")
-        model = inspect(experiment, worker)
-        _tell_of_preload(worker.wait_ready(), experiment, view)
-        yield Prepared(experiment, model, checked_space(experiment, model, view), warm, worker)
+    with ThreadPoolExecutor(1) as pool, closing(WarmProcess.start(warm)) as process:
+        inspected = pool.submit(_inspected, experiment, process)
+        with meanwhile or nullcontext():
+            view.phase("inspecting the model")
+            worker, model = inspected.result()
+            with closing(worker):
+                _tell_of_preload(worker.wait_ready(), experiment, view)
+                yield Prepared(experiment, model, checked_space(experiment, model, view), warm, worker)
+
+
+def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:
+    worker = process.connect()
+    try:
+        return worker, inspect(experiment, worker)
+    except BaseException:
+        worker.close()
+        raise
 
 
 def _tell_of_preload(hello: Hello, experiment: Experiment, view: View) -> None:
@@ -242,20 +251,21 @@ def launch(experiment: Experiment, view: View) -> Record:
         The best bundle, reloaded, does not give the outputs that were saved with it.
     """
     check_machine(experiment)
-    with prepared(experiment, view, meanwhile=local_ray(machine_cpus())) as ready:
+    local_ray = LocalRay(machine_cpus())
+    with prepared(experiment, view, meanwhile=local_ray) as ready:
         folder = store.create(experiment.storage, experiment.name)
         shutil.copyfile(experiment.path, folder.experiment)
         if ready.model is not None:
             store.write_json(folder.model, ready.model.to_json())
         journal = Journal(folder.journal)
         try:
-            _search(ready, folder, journal, view)
+            _search(ready, folder, journal, view, local_ray)
         finally:
             journal.close()
     return Record(folder)
 
 
-def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, view: View) -> None:
+def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, view: View, local_ray: LocalRay) -> None:
     from raycompress.tuning.stop import StopSwitch, thrown_by_signals
     from raycompress.tuning.trainable import TrialPlan
     from raycompress.tuning.tuner import Tuner
@@ -275,6 +285,7 @@ def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, v
     with thrown_by_signals(switch):
         journal.append("experiment", **_header(ready, folder))
         tuner.run()
+        local_ray.begin_to_shut_down()  # the verification needs the warm process alone
         record = Record(folder)
         if record.bundle is not None:
             view.phase("verifying the best model in a fresh process")

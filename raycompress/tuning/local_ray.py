@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import threading
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from raycompress.tuning.guard import guarded
 
@@ -20,35 +21,65 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     # the journal is the truth: Tune's own snapshots are taken once, at the end
     "TUNE_GLOBAL_CHECKPOINT_S": "86400",
-    # what each trial actor imports is imported while Ray starts
-    "RAY_preload_python_modules": "raycompress.tuning.trainable",
+    # actors get processes of their own; those that Ray starts in advance would stay idle
+    "RAY_enable_worker_prestart": "0",
+    "RAY_prestart_worker_first_driver": "0",
     # an actor that is stopped in the middle of a trial is killed, not waited for
     "TUNE_FORCE_TRIAL_CLEANUP_S": "1",
 }
 
 
-@contextmanager
-def local_ray(cpus: int) -> Iterator[None]:
-    """Start Ray on this machine with `cpus` CPUs and its GPUs, and shut it down at the end, however it comes.
+class LocalRay:
+    """Ray on this machine with `cpus` CPUs and its GPUs, between the begin and the end of a ``with`` statement.
 
     Token authentication is on, and nothing listens beyond this machine.
     """
-    os.environ.update(_ENVIRONMENT)
-    import ray
 
-    with guarded() as watch:
-        try:
+    def __init__(self, cpus: int) -> None:
+        self._cpus = cpus
+        self._stack = ExitStack()
+        self._end: threading.Thread | None = None
+
+    def __enter__(self) -> Self:
+        os.environ.update(_ENVIRONMENT)
+        import ray
+
+        with ExitStack() as stack:
+            watch = stack.enter_context(guarded())
+            stack.callback(self._shut_down)
+            # most of Ray's start is waiting for its processes: time enough to load what the search needs
+            loading = threading.Thread(target=importlib.import_module, args=("raycompress.tuning.tuner",))
+            loading.start()
+            stack.callback(loading.join)
             context: Any = ray.init(
-                num_cpus=cpus,
+                num_cpus=self._cpus,
                 include_dashboard=False,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
             )
             watch(str(context["session_dir"]))
-            yield
-        finally:
+            loading.join()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def begin_to_shut_down(self) -> None:
+        """Shut Ray down beside what comes next; leaving the ``with`` statement waits for it."""
+        import ray
+
+        self._end = threading.Thread(target=ray.shutdown)
+        self._end.start()
+
+    def _shut_down(self) -> None:
+        import ray
+
+        if self._end is None:
             ray.shutdown()
+        else:
+            self._end.join()
 
 
 def machine_cpus() -> int:

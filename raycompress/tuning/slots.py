@@ -36,12 +36,13 @@ def kept_actors() -> Iterator[None]:
 
     Tune has no setting for it: its cache of free actors, a private class, is replaced.
     """
-    original = tune_controller._ObjectCache
-    tune_controller._ObjectCache = _FreeActors
+    module: Any = tune_controller
+    original = module._ObjectCache
+    module._ObjectCache = _FreeActors
     try:
         yield
     finally:
-        tune_controller._ObjectCache = original
+        module._ObjectCache = original
 
 
 class _FreeActors:

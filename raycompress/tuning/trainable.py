@@ -11,7 +11,6 @@ from typing import Any
 
 from ray import tune
 
-from raycompress.results import bundle
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
@@ -152,6 +151,8 @@ class TrialActor(tune.Trainable):
         return {**facts, "attempts": self._attempts, "done": True}
 
     def _seal(self, facts: dict[str, Any]) -> None:
+        from raycompress.results import bundle
+
         folder: Path = self._plan.folder.candidate(self._config["number"])
         bundle.seal(
             folder,

@@ -148,7 +148,9 @@ def test_mistakes_that_only_the_model_shows_cost_no_trial_and_leave_nothing(tmp_
 
 
 def test_a_script_that_fails_before_its_model_is_told_with_its_line(tmp_path):
-    path = number_experiment(tmp_path, "import sys\n\ndef main():\n    print('so far')\n    raise KeyError('lost')\n\nmain()\n")
+    path = number_experiment(
+        tmp_path, "import sys\n\ndef main():\n    print('so far')\n    raise KeyError('lost')\n\nmain()\n"
+    )
     done = raycompress(tmp_path, "launch", path)
     assert done.code == 1
     assert "KeyError: 'lost'" in done.err

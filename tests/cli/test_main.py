@@ -22,7 +22,10 @@ def modules_after(code):
         "import raycompress",
         "import raycompress; raycompress.BasicConfig, raycompress.report, raycompress.experiment",
         "from raycompress.cli.main import cli; cli.main(['--help'], standalone_mode=False)",
-        *[f"from raycompress.cli.main import cli; cli.main(['{verb}', '--help'], standalone_mode=False)" for verb in VERBS],
+        *[
+            f"from raycompress.cli.main import cli; cli.main(['{verb}', '--help'], standalone_mode=False)"
+            for verb in VERBS
+        ],
     ],
 )
 def test_nothing_heavy_is_loaded(code):
