@@ -112,7 +112,8 @@ def test_defaults(load: Load, tmp_path: Path) -> None:
     experiment = load()
     assert experiment.path == tmp_path / "exp.json"
     assert (experiment.name, experiment.script_path, experiment.script_args) == ("digits", tmp_path / "train.py", ())
-    assert (experiment.workingdir, experiment.storage) == (tmp_path, tmp_path / "raycompress_results")
+    # results go below the current folder, where `ls` and `best` look for them
+    assert (experiment.workingdir, experiment.storage) == (tmp_path, Path.cwd() / "raycompress_results")
     assert experiment.resources == Resources(cpu=1.0, gpu=0.0, memory_gb=None, accelerator_type=None)
     assert (experiment.proposer, experiment.n_samples, experiment.n_parallel) == ("random", 10, 1)
     assert (experiment.target, experiment.seed, experiment.baseline) == ("max", None, True)

@@ -103,8 +103,11 @@ def test_what_is_not_finite_is_sent_as_a_word(trial, value):
 def test_hooks_see_every_report_and_results_are_sent_in_trials_only(trial):
     seen = []
     trial.on_report.append(lambda values: seen.append(dict(values)))
-    for trial.mode in ("trial", "baseline", "inspect", "verify"):
+    for trial.mode in ("trial", "baseline"):
         report(accuracy=0.9)
+    for trial.mode in ("inspect", "verify"):  # there is nothing to learn beyond a result
+        with pytest.raises(context.EndOfInspection):
+            report(accuracy=0.9)
     assert seen == [{"accuracy": 0.9}] * 4
     assert len(trial.sent) == 2
 
