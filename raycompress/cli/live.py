@@ -113,8 +113,9 @@ class LiveView:
         if self._progress is None:
             return Text(f"{self._phase} ...  {duration(now - self._started)}" if self._phase else "")
         parts: list[RenderableType] = [_table(self._progress, now, self._console.width), _bar(self._progress, now)]
-        if self._phase:
-            parts.append(Text(f"{self._phase} ..."))
+        phase = self._phase or ("" if self._progress.trials else "starting Ray's trial actors")
+        if phase:
+            parts.append(Text(f"{phase} ..."))
         return Group(*parts)
 
 

@@ -43,4 +43,4 @@ def ls(storage: Path, as_json: bool) -> None:
         best = record.best.score if record.best is not None else None
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.header["t"]))
         table.append((record.id, record.state, str(len(record.searched)), number(best), started))
-    click.echo(columns(list(table), indent=0))
+    click.echo(columns(table, indent=0, left=(0, 1, 4)))

@@ -100,5 +100,5 @@ def _text(facts: dict[str, Any]) -> str:
     lines.append(f"time:    {known}")
     if facts["dimensions"]:
         lines += ["", f"{len(facts['dimensions'])} dimensions:"]
-        lines.append(columns([(one["name"], one["domain"]) for one in facts["dimensions"]]))
+        lines.append(columns([(one["name"], one["domain"]) for one in facts["dimensions"]], left=(0, 1)))
     return "\n".join(lines)

@@ -34,9 +34,10 @@ def _as_json(trial: TrialRecord) -> dict[str, Any]:
 
 def _text(record: Experiment) -> str:
     from raycompress.cli.words import columns, number, share, value
+    from raycompress.results.states import TrialState
 
     header = record.header
-    ended = [trial for trial in record.searched if trial.seconds is not None]
+    ended = [trial for trial in record.records.values() if trial.seconds is not None]
     lines = [
         f"{record.id}: {record.state}" + (f" ({record.finished_detail})" if record.finished_detail else ""),
         f"{header['compressor']}, {header['proposer']}, {len(ended)} of {header['n_trials']} trials ended",
@@ -50,7 +51,8 @@ def _text(record: Experiment) -> str:
         proposal = "dense model" if trial.baseline else " ".join(value(raw) for raw in trial.sample.values())
         seconds = "" if trial.seconds is None else f"{trial.seconds:.1f} s"
         name = f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}"
-        rows.append((name, str(trial.state), number(trial.score), left, seconds, proposal))
-    lines += ["", columns(list(rows), indent=0)]
+        lost = trial.state is TrialState.RUNNING and record.state != "running"
+        rows.append((name, "interrupted" if lost else str(trial.state), number(trial.score), left, seconds, proposal))
+    lines += ["", columns(rows, indent=0, left=(1, 5))]
     lines += [f"trial {trial.number} {trial.state}: {trial.cause}" for trial in record.searched if trial.cause]
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from raycompress.results.record import Experiment, TrialRecord
@@ -61,11 +61,14 @@ def _measured(record: Experiment, best: TrialRecord) -> list[tuple[str, str, str
     ]
 
 
-def columns(rows: list[tuple[str, ...]], *, indent: int = 2) -> str:
-    """Lay `rows` out in columns, the first one to the left and the others to the right."""
+def columns(rows: Sequence[tuple[str, ...]], *, indent: int = 2, left: Container[int] = (0,)) -> str:
+    """Lay `rows` out in columns, those of the positions in `left` to the left and the others to the right."""
     widths = [max(len(row[index]) for row in rows) for index in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        cells = [
+            cell.ljust(width) if index in left else cell.rjust(width)
+            for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
         lines.append((" " * indent + "  ".join(cells)).rstrip())
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -77,6 +78,9 @@ def thrown_by_signals(switch: StopSwitch) -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         if switch.reason == "stopped":
             raise KeyboardInterrupt
+        if number == signal.SIGHUP:  # the terminal is gone, and writing to it would be an error
+            for stream in (1, 2):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         switch.throw("stopped", f"stopped by {signal.Signals(number).name}")
 
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
