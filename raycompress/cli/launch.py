@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -87,8 +89,10 @@ def summary(record: Record) -> str:
     lines = [f"best of {len(record.searched)} trial{'s' * (len(record.searched) != 1)}: trial {best.number}", ""]
     lines.append(columns([("", "dense", "best", "left"), *before_and_after(record)]))
     if best.removed:
-        removed = ", ".join(f"{layer} {gone} of {of}" for layer, (gone, of) in best.removed.items())
-        lines += ["", f"channels removed: {removed}"]
+        gone = (best.after or {}).get("params") != (best.before or {}).get("params")
+        removed = ", ".join(f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items())
+        words = "channels removed" if gone else "channels masked, none cut out (no apply_speedup)"
+        lines += ["", textwrap.fill(f"{words}: {removed}", 79, subsequent_indent="    ")]
     if record.bundle is not None:
         lines += ["", f"model:  {_shown(record.folder.best_link)}"]
         if record.verified is not None:
@@ -98,24 +102,24 @@ def summary(record: Record) -> str:
             )
     else:
         lines += ["", "model:  none; the script saved none"]
-    lines.append(f"next:   raycompress best {_reference(record)}")
+    lines.append(f"next:   raycompress best {shlex.quote(_shown(record.folder.root))}")
     return "\n".join(lines)
-
-
-def _reference(record: Record) -> str:
-    return _shown(record.folder.root)
 
 
 def _shown(path: Path) -> str:
     path = path.parent.resolve() / path.name
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    inside = path.is_relative_to(Path.cwd()) and path != Path.cwd()
+    return str(path.relative_to(Path.cwd())) if inside else str(path)
 
 
 def _failure(record: Record) -> RaycompressError | None:
     detail = record.finished_detail
+    if record.state == "stopped" and record.best is None:
+        raise click.exceptions.Exit(130)
     if record.state == "stopped":
+        kept = "the best model so far is kept" if record.bundle is not None else "the results so far are kept"
         return StoppedError(
-            f"the search was {detail}; the best model so far is kept",
+            f"the search was {detail}; {kept}",
             where=str(record.folder.root),
             fix="launch again for a new search",
         )

@@ -120,9 +120,10 @@ class LiveView:
 
 
 def _in_words(header: Event) -> str:
-    dimensions = len(header["dimensions"])
+    dimensions, trials = len(header["dimensions"]), header["n_trials"]
     search = f"{header['proposer']} over {dimensions} dimension{'s' * (dimensions != 1)}" if dimensions else "one-time"
-    return f"{header['compressor']}, {search}, {header['n_trials']} trials, {header['n_parallel']} at a time"
+    count = f"{trials} trial{'s' * (trials != 1)}, {header['n_parallel']} at a time"
+    return f"{header['compressor']}, {search}, {count}"
 
 
 def _table(progress: Progress, now: float, width: int) -> Table:

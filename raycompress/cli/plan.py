@@ -26,10 +26,9 @@ def plan(file: Path, as_json: bool) -> None:
     """
     from raycompress.cli.live import LiveView
     from raycompress.experiment.preflight import load_checked
-    from raycompress.tuning.launch import check_machine, prepared
+    from raycompress.tuning.launch import prepared
 
     experiment = load_checked(file)
-    check_machine(experiment)
     with LiveView() as view, prepared(experiment, view) as ready:
         facts = _facts(ready)
     click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))

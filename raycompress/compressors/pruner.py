@@ -68,6 +68,8 @@ class Pruner(Compressor):
         self._small = False
         trial = context.current()
         self._trial = trial
+        if trial is not None:
+            trial.on_finish.append(self._check_compressed)
         self._witness = None if trial is None else Witness(trial, lambda: self._fingerprint())
 
     def compress(self, *_args: Any, **_kwargs: Any) -> nn.Module:
@@ -168,6 +170,7 @@ class Pruner(Compressor):
         elif dummy_input is not None and self.example is None:
             self._learn(Example.from_dummy(dummy_input))
         self._need_example("export_model")
+        self._need_masks()
         self._masks.apply()
         assert self.example is not None and self._before is not None
         removed = {} if self._slicing is None else self._slicing.removal.counts()
@@ -204,6 +207,23 @@ class Pruner(Compressor):
                 "no input of the model is known: it was not called since compress()",
                 where=where,
                 fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
+            )
+
+    def _need_masks(self) -> None:
+        masks = self._kept or self._masks.kept()
+        if not any((mask == 0).any() for mask in masks.values()):
+            raise CompressionError(
+                "nothing was compressed: the masks cover no weight at all",
+                where="config_list",
+                fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
+            )
+
+    def _check_compressed(self) -> None:
+        if self._choice is None:
+            raise CompressionError(
+                "the script made a compressor and never called its compress()",
+                where="create_compressor",
+                fix="call model = compressor.compress() before the fine-tuning",
             )
 
     def _shrink(self) -> None:

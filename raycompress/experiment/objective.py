@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -14,10 +14,6 @@ class Objective:
     """The goal of a search: the ``max`` or the ``min`` of the first number that a trial reports."""
 
     goal: Literal["max", "min"]
-
-    def score(self, values: Mapping[str, float]) -> float:
-        """Return the number that counts among a result's `values`: the first; `values` must not be empty."""
-        return float(next(iter(values.values())))
 
     def better(self, score: float, than: float) -> bool:
         """Tell whether `score` is strictly better than another one; NaN never is, and anything is better than NaN."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from raycompress.compressors.example import Example
 
 FORMAT = 1
+TOLERANCE = 1e-4
+"""Relative difference of outputs, in float32, up to which two models are the same function."""
 MANIFEST = "manifest.json"
 PLAN = "plan.json"
 WEIGHTS = "weights.safetensors"

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -73,7 +74,7 @@ class Journal:
     def append(self, event: str, **fields: Any) -> None:
         """Write one event and wait until it is on disk."""
         record: Event = {"t": round(time.time(), 3), "event": event, **fields}
-        line = json.dumps(record, ensure_ascii=False, allow_nan=True, default=str)
+        line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=str)
         try:
             self._file.write(line.encode() + b"\n")
             self._file.flush()
@@ -88,6 +89,15 @@ class Journal:
     def close(self) -> None:
         """Let go of the journal."""
         self._file.close()
+
+
+def _finite(value: Any) -> Any:
+    """Return `value` with None for what is not finite, which JSON cannot hold."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def read(path: Path) -> Iterator[Event]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycompress.errors import StorageError
+from raycompress.experiment.objective import Objective
 from raycompress.results import journal, store
 from raycompress.results.states import TrialState
 
@@ -63,7 +64,7 @@ class Experiment:
         self.folder = folder
         self.header: dict[str, Any] = {}
         self.records: dict[int, TrialRecord] = {}
-        self.best_number: int | None = None
+        self.best_number = folder.best_number()  # the pointer, not the journal: it is replaced in one step
         self.verified: dict[str, Any] | None = None
         self.finished: str | None = None
         self.finished_detail = ""
@@ -125,7 +126,7 @@ class Experiment:
         trial.removed = {layer: (removed, of) for layer, (removed, of) in event["removed"].items()}
 
     def _on_promoted(self, event: journal.Event) -> None:
-        self.best_number = event["trial"]
+        """Nothing: ``best.json`` says which one it is; after a kill between the two this event may be missing."""
 
     def _on_pruned(self, event: journal.Event) -> None:
         self.records[event["trial"]].saved = False
@@ -149,11 +150,6 @@ class Experiment:
         return "running" if journal.is_written(self.folder.journal) else "interrupted"
 
     @property
-    def maximises(self) -> bool:
-        """Whether a larger score is better."""
-        return bool(self.header["goal"] == "max")
-
-    @property
     def baseline(self) -> TrialRecord | None:
         """The dense model's trial, if there is one."""
         return next((trial for trial in self.records.values() if trial.baseline), None)
@@ -169,8 +165,8 @@ class Experiment:
         if self.best_number is not None:
             return self.records[self.best_number]
         scored = [trial for trial in self.searched if trial.state == TrialState.FINISHED and trial.score is not None]
-        sign = 1 if self.maximises else -1
-        return max(scored, key=lambda trial: sign * (trial.score or 0.0), default=None)
+        found = Objective(self.header["goal"]).best((trial.number, trial.score or 0.0) for trial in scored)
+        return None if found is None else self.records[found[0]]
 
     @property
     def bundle(self) -> Path | None:

@@ -88,6 +88,29 @@ class ExperimentFolder:
         candidate.rename(doomed)
         shutil.rmtree(doomed)
 
+    def best_number(self) -> int | None:
+        """Return the trial whose candidate is the best one, as ``best.json`` says; None when there is none.
+
+        Raises
+        ------
+        StorageError
+            The file is not one of ours.
+        """
+        try:
+            return int(json.loads(self.best_pointer.read_text(encoding="utf-8"))["trial"])
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise StorageError(
+                f"the pointer to the best model cannot be read: {error}", where=str(self.best_pointer)
+            ) from error
+
+    def keep_attempt(self, number: int, attempt: int) -> None:
+        """Put the log of an attempt that failed aside, and what it saved away, before the next one."""
+        self.remove_candidate(number)
+        if self.log(number).exists():
+            self.log(number).replace(self.trial(number) / f"log.attempt-{attempt}.txt")
+
     def link_best(self, number: int) -> None:
         """Point ``best`` at the candidate of trial `number`: a convenience for people; ``best.json`` decides."""
         aside = self.root / ".best.new"
@@ -127,15 +150,17 @@ def create(storage: Path, name: str) -> ExperimentFolder:
 
 
 def list_folders(storage: Path) -> list[ExperimentFolder]:
-    """Return the experiments in `storage`, the newest first."""
-    journals = sorted(storage.resolve().glob("*/journal.jsonl"), key=_started, reverse=True)
-    return [ExperimentFolder(path.parent) for path in journals]
+    """Return the experiments in `storage`, the newest first; those that never began are left out."""
+    journals = [(_started(path), path) for path in storage.resolve().glob("*/journal.jsonl")]
+    begun = [(started, path) for started, path in journals if started is not None]
+    return [ExperimentFolder(path.parent) for _, path in sorted(begun, reverse=True)]
 
 
-def _started(journal: Path) -> float:
+def _started(journal: Path) -> float | None:
+    """Return when the experiment began; None for a journal that a kill kept from beginning."""
     from raycompress.results.journal import read
 
-    return next((event["t"] for event in read(journal)), 0.0)
+    return next((event["t"] for event in read(journal)), None)
 
 
 def find(reference: str | None, storage: Path) -> ExperimentFolder:

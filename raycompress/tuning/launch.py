@@ -11,16 +11,16 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Protocol
 
 from raycompress.compressors import catalog
-from raycompress.errors import BundleError, ExperimentError, Problem, ScriptError
+from raycompress.errors import BundleError, ExperimentError, ScriptError
 from raycompress.experiment import preflight
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results import store
+from raycompress.results.bundle import TOLERANCE
 from raycompress.results.journal import VERSION, Event, Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.states import TrialState
@@ -156,7 +156,7 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
 
     space = SearchSpace.of(_unexpanded(experiment))
     config = trial_config(compression_config(experiment), space.build(space.centre()), save_model=False)
-    found, ending, tail = _excursion(worker, experiment, "inspect", config, answer="model")
+    found, ending = _excursion(worker, experiment, "inspect", config, answer="model")
     if found is not None:
         return ModelInfo.from_json(found["model"])
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
@@ -164,7 +164,7 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     raise ScriptError(
         f"the script failed before its model was known: {ending.cause}",
         where=ending.frame or str(experiment.script_path),
-        fix=f"its last lines were\n{tail}" if tail else "",
+        fix=_last_lines(ending),
     )
 
 
@@ -176,8 +176,8 @@ def _unexpanded(experiment: Experiment) -> Experiment:
 
 def _excursion(
     worker: Worker, experiment: Experiment, mode: Mode, config: dict[str, Any], *, answer: str, **more: Any
-) -> tuple[dict[str, Any] | None, Ending, str]:
-    """Run the script for an answer instead of a result; return it, the ending, and the last lines of the log."""
+) -> tuple[dict[str, Any] | None, Ending]:
+    """Run the script for an answer instead of a result; return it, and the ending with the last lines of the log."""
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         spec = TrialSpec(
             **{**trial_template(experiment), **more}, mode=mode, config=config, folder=folder, seed=experiment.seed
@@ -185,16 +185,15 @@ def _excursion(
         found: dict[str, Any] | None = None
         for message in worker.run(spec):
             if isinstance(message, Ending):
-                return found, message, _tail(message.log)
+                return found, message.with_tail(12)
             if message["type"] == answer:
                 found = message
     raise AssertionError("a trial's messages end with its ending")
 
 
-def _tail(log: Path, lines: int = 12) -> str:
-    if not log.exists():
-        return ""
-    return "\n".join(f"        {line}" for line in log.read_text(errors="replace").splitlines()[-lines:])
+def _last_lines(ending: Ending) -> str:
+    lines = [f"        {line}" for line in ending.tail.splitlines()]
+    return "\n".join(["its last lines were", *lines]) if lines else ""
 
 
 def checked_space(experiment: Experiment, model: ModelInfo | None, view: View) -> SearchSpace:
@@ -216,30 +215,6 @@ def checked_space(experiment: Experiment, model: ModelInfo | None, view: View) -
     return SearchSpace.of(experiment, model)
 
 
-def check_machine(experiment: Experiment) -> None:
-    """Raise when one trial asks for more than this machine has: Ray would wait for ever."""
-    wanted, cpus, gpus = experiment.resources, machine_cpus(), machine_gpus()
-    problems = []
-    if wanted.cpu > cpus:
-        problems.append(
-            Problem(
-                f"a trial asks for {wanted.cpu:g} CPUs, this machine has {cpus}",
-                experiment.where(("resource",)),
-                f"write at most {cpus}",
-            )
-        )
-    if wanted.gpu > gpus:
-        problems.append(
-            Problem(
-                f"a trial asks for {wanted.gpu:g} GPUs, this machine has {gpus}",
-                experiment.where(("resource",)),
-                'write "cpu", or launch on a machine with GPUs',
-            )
-        )
-    if problems:
-        raise ExperimentError.of(problems)
-
-
 def launch(experiment: Experiment, view: View) -> Record:
     """Run an experiment to its end and return its record.
 
@@ -250,22 +225,32 @@ def launch(experiment: Experiment, view: View) -> Record:
     BundleError
         The best bundle, reloaded, does not give the outputs that were saved with it.
     """
-    check_machine(experiment)
+    parallel(experiment)
     local_ray = LocalRay(machine_cpus())
     with prepared(experiment, view, meanwhile=local_ray) as ready:
+        n_slots = parallel(experiment, local_ray.resources())
         folder = store.create(experiment.storage, experiment.name)
-        shutil.copyfile(experiment.path, folder.experiment)
-        if ready.model is not None:
-            store.write_json(folder.model, ready.model.to_json())
         journal = Journal(folder.journal)
         try:
-            _search(ready, folder, journal, view, local_ray)
+            journal.listen(view.event)
+            journal.append("experiment", **_header(ready, folder, n_slots))
+            shutil.copyfile(experiment.path, folder.experiment)
+            if ready.model is not None:
+                store.write_json(folder.model, ready.model.to_json())
+            _search(ready, folder, journal, view, local_ray, n_slots)
         finally:
             journal.close()
     return Record(folder)
 
 
-def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, view: View, local_ray: LocalRay) -> None:
+def _search(
+    ready: Prepared,
+    folder: store.ExperimentFolder,
+    journal: Journal,
+    view: View,
+    local_ray: LocalRay,
+    n_slots: int,
+) -> None:
     from raycompress.tuning.stop import StopSwitch, thrown_by_signals
     from raycompress.tuning.trainable import TrialPlan
     from raycompress.tuning.tuner import Tuner
@@ -280,20 +265,22 @@ def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, v
         retries=experiment.job_retries,
         stream=experiment.track_intermediate_results,
     )
-    tuner = Tuner(experiment, ready.space, plan, journal, switch)
-    journal.listen(view.event)
+    tuner = Tuner(experiment, ready.space, plan, journal, switch, n_slots=n_slots)
     with thrown_by_signals(switch):
-        journal.append("experiment", **_header(ready, folder))
         tuner.run()
         local_ray.begin_to_shut_down()  # the verification needs the warm process alone
         record = Record(folder)
         if record.bundle is not None:
             view.phase("verifying the best model in a fresh process")
-            journal.append("verified", **verify(experiment, ready.worker, record))
+            try:
+                journal.append("verified", **verify(experiment, ready.worker, record))
+            except BundleError:
+                journal.append("finished", reason="failure", detail="the best model failed its verification")
+                raise
     journal.append("finished", reason=switch.reason or "complete", detail=switch.detail)
 
 
-def _header(ready: Prepared, folder: store.ExperimentFolder) -> dict[str, Any]:
+def _header(ready: Prepared, folder: store.ExperimentFolder, n_slots: int) -> dict[str, Any]:
     experiment = ready.experiment
     return {
         "version": VERSION,
@@ -305,7 +292,7 @@ def _header(ready: Prepared, folder: store.ExperimentFolder) -> dict[str, Any]:
         "seed": experiment.seed,
         "proposer": experiment.proposer,
         "n_trials": n_trials(experiment, ready.space),
-        "n_parallel": parallel(experiment),
+        "n_parallel": n_slots,
         "goal": experiment.target,
         "dimensions": [dimension.name for dimension in ready.space.dimensions],
         "host": platform.node(),
@@ -327,12 +314,19 @@ def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, 
     """
     best, bundle = record.best, record.bundle
     assert best is not None and bundle is not None
-    found, ending, tail = _excursion(worker, experiment, "verify", best.config, answer="verified", bundle=str(bundle))
+    found, ending = _excursion(worker, experiment, "verify", best.config, answer="verified", bundle=str(bundle))
     if found is None:
         raise BundleError(
             f"the best model cannot be verified: {ending.cause}",
             where=str(bundle),
-            fix=f"its last lines were\n{tail}" if tail else "",
+            fix=_last_lines(ending),
+        )
+    difference = found["relative_difference"]
+    if not difference <= TOLERANCE:
+        raise BundleError(
+            f"the best model, reloaded, gives other outputs than the saved ones (relative difference {difference:.2g})",
+            where=str(bundle),
+            fix="set what the model computes with before create_compressor, or keep it in parameters and buffers",
         )
     return {"trial": best.number, **{name: value for name, value in found.items() if name != "type"}}
 

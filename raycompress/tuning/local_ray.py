@@ -6,10 +6,12 @@ import importlib
 import logging
 import os
 import threading
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
 
+from raycompress.errors import ClusterError
 from raycompress.tuning.guard import guarded
 
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
@@ -44,7 +46,7 @@ class LocalRay:
         os.environ.update(_ENVIRONMENT)
         import ray
 
-        with ExitStack() as stack:
+        with ExitStack() as stack, _told_plainly():
             watch = stack.enter_context(guarded())
             stack.callback(self._shut_down)
             # most of Ray's start is waiting for its processes: time enough to load what the search needs
@@ -52,6 +54,7 @@ class LocalRay:
             loading.start()
             stack.callback(loading.join)
             context: Any = ray.init(
+                address="local",
                 num_cpus=self._cpus,
                 include_dashboard=False,
                 log_to_driver=False,
@@ -65,6 +68,13 @@ class LocalRay:
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
+
+    def resources(self) -> dict[str, float]:
+        """Return what Ray offers, by its own names; memory in bytes."""
+        import ray
+
+        cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
+        return cluster_resources()
 
     def begin_to_shut_down(self) -> None:
         """Shut Ray down beside what comes next; leaving the ``with`` statement waits for it."""
@@ -80,6 +90,18 @@ class LocalRay:
             ray.shutdown()
         else:
             self._end.join()
+
+
+@contextmanager
+def _told_plainly() -> Iterator[None]:
+    try:
+        yield
+    except (RuntimeError, ValueError, ConnectionError, OSError) as error:
+        raise ClusterError(
+            f"Ray did not start on this machine: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where="/tmp/ray/session_latest/logs",
+            fix="read its logs there; a full disk, too little memory, or RAY_ variables of the environment can be why",
+        ) from error
 
 
 def machine_cpus() -> int:

@@ -16,6 +16,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.execution import tune_controller
 
 from raycompress.experiment.schema import Resources
+from raycompress.tuning import plan
 
 
 def request(resources: Resources, slot: int) -> PlacementGroupFactory:
@@ -23,11 +24,8 @@ def request(resources: Resources, slot: int) -> PlacementGroupFactory:
 
     Tune takes actors with equal requests for interchangeable; a few bytes of memory tell the slots apart.
     """
-    bundle: dict[str, float] = {"CPU": resources.cpu, "GPU": resources.gpu}
-    bundle["memory"] = (resources.memory_gb or 0) * 2**30 + slot + 1
-    if resources.accelerator_type is not None:
-        bundle[f"accelerator_type:{resources.accelerator_type}"] = 0.001
-    return PlacementGroupFactory([{name: amount for name, amount in bundle.items() if amount}])
+    bundle = plan.request(resources)
+    return PlacementGroupFactory([{**bundle, "memory": bundle.get("memory", 0) + slot + 1}])
 
 
 @contextmanager

@@ -105,6 +105,7 @@ class TrialActor(tune.Trainable):
             if not (message.state.is_failure and self._attempt <= self._plan.retries):
                 return self._end(message)
             self._attempts.append({"attempt": self._attempt, "state": message.state, "cause": message.cause})
+            self._plan.folder.keep_attempt(self._config["number"], self._attempt)
             self._attempt += 1
 
     def _connected(self) -> Worker:

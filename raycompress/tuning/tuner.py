@@ -32,15 +32,25 @@ class Tuner:
         Takes every event.
     switch
         Ends the search early.
+    n_slots
+        How many trials run at a time; more than Ray has resources for would never start.
     """
 
     def __init__(
-        self, experiment: Experiment, space: SearchSpace, plan: TrialPlan, journal: Journal, switch: StopSwitch
+        self,
+        experiment: Experiment,
+        space: SearchSpace,
+        plan: TrialPlan,
+        journal: Journal,
+        switch: StopSwitch,
+        *,
+        n_slots: int,
     ) -> None:
         self._experiment = experiment
         self._space = space
         self._plan = plan
         self._switch = switch
+        self._n_slots = n_slots
         self._keeper = BestKeeper(plan.folder, journal, Objective(experiment.target))
         self._recorder = Recorder(
             plan.folder,
@@ -64,7 +74,7 @@ class Tuner:
                 mode=experiment.target,
                 search_alg=self._proposals(),
                 num_samples=n_trials(experiment, self._space),
-                max_concurrent_trials=experiment.n_parallel,
+                max_concurrent_trials=self._n_slots,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
                 trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
@@ -91,7 +101,7 @@ class Tuner:
             n_samples=self._space.n_samples(experiment),
             baseline=self._space.centre() if experiment.baseline else None,
             lag=None if experiment.seed is None else 2 * experiment.n_parallel,
-            n_slots=experiment.n_parallel,
+            n_slots=self._n_slots,
             make_config=self._config,
         )
 

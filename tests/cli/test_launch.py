@@ -165,7 +165,48 @@ def test_a_script_that_cannot_import_is_told(tmp_path):
     assert "script.py:1" in done.err
 
 
-def test_more_than_the_machine_has_is_refused_before_anything_runs(tmp_path):
-    done = raycompress(tmp_path, "launch", digits_experiment(tmp_path, resource={"cpu": 4096}))
-    assert done.code == 2
-    assert "4096 CPU" in done.err
+ODD = """
+import sys
+import torch
+from torch import nn
+import raycompress as rc
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3)
+        self.fc, self.gain = nn.Linear(8, 2), 1.0
+    def forward(self, x):
+        return self.gain * self.fc(self.conv2(torch.relu(self.conv1(x))).relu().mean((2, 3)))
+
+config = rc.BasicConfig().load(sys.argv[1])
+torch.manual_seed(0)
+model = Net()
+compressor = rc.create_compressor(model, config, dummy_input=torch.randn(1, 1, 8, 8))
+{body}
+rc.report(score=1.0)
+rc.save_model(compressor.export_model, model_path="model.pth")
+"""
+
+
+SLICED = "compressor.compress(); compressor.apply_speedup(); "
+TOO_LITTLE = {"type": "choice", "range": [0.05, 0.06]}  # of eight channels, none
+
+
+@pytest.mark.parametrize(
+    ("body", "sparsity", "told"),
+    [
+        (SLICED + "model.gain = 3.0", 0.5, "other outputs than the saved ones"),
+        ("pass", 0.5, "compress"),
+        ("compressor.compress()", TOO_LITTLE, "nothing was compressed"),
+    ],
+)
+def test_a_compression_that_is_not_what_it_says_is_an_error(tmp_path, body, sparsity, told):
+    path = number_experiment(tmp_path, ODD.replace("{body}", body), n_samples=1)
+    data = json.loads(path.read_text())
+    data["compression"]["config_list"] = [{"sparsity": sparsity, "op_types": ["Conv2d"]}]
+    path.write_text(json.dumps(data))
+    done = raycompress(tmp_path, "launch", path)
+    assert done.code == 1
+    assert told in done.err
+    assert "Traceback" not in done.err.split("its last lines were")[0]

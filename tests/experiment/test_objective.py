@@ -7,10 +7,6 @@ import pytest
 from raycompress.experiment.objective import Objective
 
 
-def test_the_first_number_counts() -> None:
-    assert Objective("max").score({"accuracy": 0.9, "latency": 3}) == 0.9
-
-
 @pytest.mark.parametrize(("goal", "best"), [("max", ("b", 3.0)), ("min", ("a", 1.0))])
 def test_the_best_is_the_first_of_equals_and_never_nan(goal: str, best: tuple[str, float]) -> None:
     scores = [("x", math.nan), ("a", 1.0), ("b", 3.0), ("c", 3.0), ("d", 1.0), ("y", math.nan)]

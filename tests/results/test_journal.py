@@ -26,6 +26,15 @@ def test_events_come_back_in_order(path):
     assert [event["trial"] for event in events] == list(range(5))
 
 
+def test_what_json_cannot_hold_is_null(path):
+    writer = Journal(path)
+    writer.append("ended", trial=1, values={"loss": float("nan"), "all": [float("inf"), 1.0]})
+    writer.close()
+    assert "NaN" not in path.read_text()
+    (event,) = journal.read(path)
+    assert event["values"] == {"loss": None, "all": [None, 1.0]}
+
+
 def test_a_torn_last_line_is_left_out(path):
     writer = Journal(path)
     writer.append("started", trial=1)

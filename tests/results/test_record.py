@@ -48,6 +48,7 @@ def test_a_search_as_its_journal_tells_it(folder):
         ("pruned", {"trial": 1}),
         ("finished", {"reason": "complete", "detail": ""}),
     )
+    store.write_json(folder.best_pointer, {"trial": 3})
     record = Experiment.open(folder.root)
     assert record.state == "complete"
     assert record.baseline.values == {"accuracy": 0.99}
@@ -100,3 +101,17 @@ def test_an_event_of_another_version_is_refused(folder):
 def test_a_folder_without_journal_is_an_error(tmp_path):
     with pytest.raises(StorageError, match="cannot read the journal"):
         Experiment.open(tmp_path)
+
+
+def test_the_pointer_decides_where_a_kill_kept_the_journal_from_saying_so(folder):
+    write(
+        folder, ("experiment", HEADER), started(1), ended(1, "finished", 0.9), ("promoted", {"trial": 1, "score": 0.9})
+    )
+    store.write_json(folder.best_pointer, {"trial": 2})
+    journal = Journal(folder.journal)
+    for name, fields in (started(2), ended(2, "finished", 0.95)):
+        journal.append(name, **fields)
+    journal.close()
+    record = Experiment.open(folder.root)
+    assert record.best.number == 2
+    assert record.bundle == folder.candidate(2)

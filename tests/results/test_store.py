@@ -55,6 +55,12 @@ def test_an_empty_storage_says_how_to_begin(tmp_path):
         store.find(None, tmp_path)
 
 
+def test_an_experiment_that_never_began_is_left_out(tmp_path):
+    begun = experiment(tmp_path, "begun")
+    Journal(store.create(tmp_path, "never").journal).close()
+    assert store.list_folders(tmp_path) == [begun]
+
+
 def test_removing_a_candidate_leaves_the_log(tmp_path):
     folder = store.create(tmp_path, "x")
     folder.candidate(3).mkdir(parents=True)

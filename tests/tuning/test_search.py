@@ -102,6 +102,28 @@ def test_retries_are_made_and_written_down(tmp_path, launch):
     assert done.code == 0, done.err
     assert [trial.attempts for trial in done.record.searched] == [2, 1]
     assert "OSError: the first time" in done.err
+    assert "the first time" in (done.record.folder.trial(1) / "log.attempt-1.txt").read_text()
+
+
+def test_more_at_a_time_than_the_machine_has_still_ends(tmp_path, launch):
+    done = launch(number_experiment(tmp_path, NUMBERS, **x_range(n_samples=7, n_parallel=6)))
+    assert done.code == 0, done.err
+    assert len(done.record.searched) == 7
+    assert "at a time" in done.err
+
+
+@pytest.mark.parametrize("resource", [{"cpu": 1, "memory_gb": 90000}, {"cpu": 4096}, {"cpu": 1, "gpu": 77}])
+def test_a_trial_that_fits_nowhere_is_refused_before_anything_runs(tmp_path, launch, resource):
+    done = launch(number_experiment(tmp_path, NUMBERS, **x_range(resource=resource)))
+    assert done.code == 2
+    assert "a trial asks for" in done.err
+    assert not (tmp_path / "raycompress_results").exists()
+
+
+def test_ray_of_somebody_else_is_left_alone(tmp_path, launch, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
+    done = launch(number_experiment(tmp_path, NUMBERS, **x_range(n_samples=1)))
+    assert done.code == 0, done.err
 
 
 def test_nothing_valid_is_exit_code_1(tmp_path, launch):
