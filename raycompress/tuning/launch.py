@@ -237,20 +237,13 @@ def launch(experiment: Experiment, view: View) -> Record:
             shutil.copyfile(experiment.path, folder.experiment)
             if ready.model is not None:
                 store.write_json(folder.model, ready.model.to_json())
-            _search(ready, folder, journal, view, local_ray, n_slots)
+            _search(ready, folder, journal, view, n_slots)
         finally:
             journal.close()
     return Record(folder)
 
 
-def _search(
-    ready: Prepared,
-    folder: store.ExperimentFolder,
-    journal: Journal,
-    view: View,
-    local_ray: LocalRay,
-    n_slots: int,
-) -> None:
+def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, view: View, n_slots: int) -> None:
     from raycompress.tuning.stop import StopSwitch, thrown_by_signals
     from raycompress.tuning.trainable import TrialPlan
     from raycompress.tuning.tuner import Tuner
@@ -268,7 +261,6 @@ def _search(
     tuner = Tuner(experiment, ready.space, plan, journal, switch, n_slots=n_slots)
     with thrown_by_signals(switch):
         tuner.run()
-        local_ray.begin_to_shut_down()  # the verification needs the warm process alone
         record = Record(folder)
         if record.bundle is not None:
             view.phase("verifying the best model in a fresh process")

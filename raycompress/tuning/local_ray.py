@@ -40,7 +40,6 @@ class LocalRay:
     def __init__(self, cpus: int) -> None:
         self._cpus = cpus
         self._stack = ExitStack()
-        self._end: threading.Thread | None = None
 
     def __enter__(self) -> Self:
         os.environ.update(_ENVIRONMENT)
@@ -48,7 +47,7 @@ class LocalRay:
 
         with ExitStack() as stack, _told_plainly():
             watch = stack.enter_context(guarded())
-            stack.callback(self._shut_down)
+            stack.callback(ray.shutdown)
             # most of Ray's start is waiting for its processes: time enough to load what the search needs
             loading = threading.Thread(target=importlib.import_module, args=("raycompress.tuning.tuner",))
             loading.start()
@@ -75,21 +74,6 @@ class LocalRay:
 
         cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
         return cluster_resources()
-
-    def begin_to_shut_down(self) -> None:
-        """Shut Ray down beside what comes next; leaving the ``with`` statement waits for it."""
-        import ray
-
-        self._end = threading.Thread(target=ray.shutdown)
-        self._end.start()
-
-    def _shut_down(self) -> None:
-        import ray
-
-        if self._end is None:
-            ray.shutdown()
-        else:
-            self._end.join()
 
 
 @contextmanager
