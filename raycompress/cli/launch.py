@@ -54,7 +54,8 @@ def _run(experiment: Experiment, as_json: bool) -> None:
 
     with LiveView() as view:
         record = launch_search(experiment, view)
-    click.echo(json.dumps(outcome(record), indent=2) if as_json else summary(record))
+    text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.root))}"
+    click.echo(json.dumps(outcome(record), indent=2) if as_json else text)
     failure = _failure(record)
     if failure is not None:
         raise failure
@@ -102,7 +103,6 @@ def summary(record: Record) -> str:
             )
     else:
         lines += ["", "model:  none; the script saved none"]
-    lines.append(f"next:   raycompress best {shlex.quote(_shown(record.folder.root))}")
     return "\n".join(lines)
 
 
