@@ -15,7 +15,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -68,14 +68,9 @@ class Supervisor:
         A descriptor that reaches its end when the warm process does.
     hello
         The first thing to say.
-    inherited
-        Closes what the warm process had open and no trial may hold.
     """
 
-    def __init__(
-        self, connection: socket.socket, life: int, hello: Hello, inherited: Callable[[], None] = lambda: None
-    ) -> None:
-        inherited()
+    def __init__(self, connection: socket.socket, life: int, hello: Hello) -> None:
         become_subreaper()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         self._connection = connection
