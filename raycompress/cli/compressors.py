@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import click
 
-from raycompress.compressors.catalog import CATALOG, COMING, CompressorEntry
+from raycompress.compressors.catalog import CATALOG, CompressorEntry, names
 from raycompress.errors import UsageError
 
 _WIDTH = 80
@@ -21,37 +21,32 @@ _WIDTH = 80
 def compressors(name: str | None, as_json: bool) -> None:
     """List the compressors, or describe the one called NAME."""
     if name is None:
-        click.echo(json.dumps([asdict(entry) for entry in CATALOG.values()], indent=2) if as_json else _table())
+        click.echo(json.dumps([asdict(entry) for entry in CATALOG], indent=2) if as_json else _table())
         return
-    entry = _find(name)
-    click.echo(json.dumps(asdict(entry), indent=2) if as_json else _description(entry))
+    found = _find(name)
+    described = [asdict(entry) for entry in found]
+    click.echo(json.dumps(described, indent=2) if as_json else "\n\n".join(_description(entry) for entry in found))
 
 
-def _find(name: str) -> CompressorEntry:
-    if name in CATALOG:
-        return CATALOG[name]
-    if name in COMING:
-        framework, kind = COMING[name]
-        raise UsageError(
-            f'the compressor "{name}" ({framework}, {kind}) is not in this version',
-            fix="take one of " + ", ".join(CATALOG),
-        )
-    near = difflib.get_close_matches(name, CATALOG, n=1)
-    fix = f'did you mean "{near[0]}"? ' if near else ""
-    raise UsageError(f'unknown compressor "{name}"', fix=f"{fix}`raycompress compressors` lists them all")
+def _find(name: str) -> list[CompressorEntry]:
+    """Return the entries called `name`, one for each framework that has it."""
+    found = [entry for entry in CATALOG if entry.name == name]
+    if not found:
+        near = difflib.get_close_matches(name, names(), n=1)
+        fix = f'did you mean "{near[0]}"? ' if near else ""
+        raise UsageError(f'unknown compressor "{name}"', fix=f"{fix}`raycompress compressors` lists them all")
+    return found
 
 
 def _table() -> str:
     rows = [("NAME", "KIND", "LAYERS", "SHRINKS")]
     rows += [
         (entry.name, entry.kind, ", ".join(entry.layer_types) or "any with a weight", _yes(entry.removes_channels))
-        for entry in CATALOG.values()
+        for entry in CATALOG
     ]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    summaries = [
-        textwrap.fill(f"{entry.name}: {entry.summary}", _WIDTH, subsequent_indent="    ") for entry in CATALOG.values()
-    ]
+    summaries = [textwrap.fill(f"{entry.name}: {entry.summary}", _WIDTH, subsequent_indent="    ") for entry in CATALOG]
     return "\n".join([*lines, "", *summaries, "", "raycompress compressors NAME describes one, with its arguments."])
 
 

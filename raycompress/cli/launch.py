@@ -73,7 +73,13 @@ def outcome(record: Record) -> dict[str, object]:
         "trials": states,
         "best": None
         if best is None
-        else {"trial": best.number, "values": best.values, "sample": best.sample, "removed": best.removed},
+        else {
+            "trial": best.number,
+            "values": best.values,
+            "sample": best.sample,
+            "removed": best.removed,
+            "notes": best.notes,
+        },
         "baseline": record.baseline.values if record.baseline is not None else None,
         "verified": record.verified,
         "bundle": None if record.bundle is None else str(record.bundle),
@@ -94,6 +100,8 @@ def summary(record: Record) -> str:
         removed = ", ".join(f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items())
         words = "channels removed" if gone else "channels masked, none cut out (no apply_speedup)"
         lines += ["", textwrap.fill(f"{words}: {removed}", 79, subsequent_indent="    ")]
+    for note in best.notes:
+        lines += ["", textwrap.fill(f"note: {note}", 79, subsequent_indent="    ")]
     if record.bundle is not None:
         lines += ["", f"model:  {_shown(record.folder.best_link)}"]
         if record.verified is not None:

@@ -29,7 +29,7 @@ def status(experiment: str | None, storage: Path, as_json: bool) -> None:
 
 def _as_json(trial: TrialRecord) -> dict[str, Any]:
     names = ("number", "baseline", "state", "cause", "values", "score", "seconds", "sample", "before", "after")
-    return {name: getattr(trial, name) for name in (*names, "removed", "saved", "attempts")}
+    return {name: getattr(trial, name) for name in (*names, "removed", "notes", "saved", "attempts")}
 
 
 def _text(record: Experiment) -> str:

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import importlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
-from torch import nn
-
-from raycompress.compressors.catalog import CATALOG, COMING, CompressorEntry
-from raycompress.compressors.example import Example
-from raycompress.compressors.interface import Compressor
-from raycompress.compressors.modes import DenseCompressor, Inspector, verify
-from raycompress.compressors.pruner import Pruner
-from raycompress.compressors.targets import closest, select
+from raycompress.compressors import catalog
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.setup import Setup
 from raycompress.errors import ExperimentError, UsageError
 from raycompress.script import context
 
-__all__ = ["Compressor", "DenseCompressor", "create_compressor"]
+__all__ = ["create_compressor"]
 
 # what scripts of the old tool pass whatever the compressor, and a compressor that has no use for it leaves alone
 _TOLERATED = frozenset({"optimizer", "trainer", "criterion", "evaluator", "lr_scheduler", "statistics_batch_num"})
 
+# framework -> the module whose `for_mode` serves the trials that are no real ones
+_MODES = {"torch": "raycompress.compressors.modes", "tensorflow": "raycompress.compressors.keras_modes"}
 
-def create_compressor(model: nn.Module, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Compressor:
+
+def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
     """Return the compressor that `config` names, for `model`.
 
     Parameters
     ----------
     model
-        The trained model; it is compressed in place.
+        The trained model, of torch or Keras; it is compressed in place.
     config
         ``compressor``, ``config_list``, and optionally ``arguments``, whose values win over `kwargs`. The ``locals()``
         of a decorated ``main`` is taken as well.
@@ -40,6 +39,11 @@ def create_compressor(model: nn.Module, config: Mapping[str, Any], *args: Any, *
         batch first, a tuple of arguments, or a dict of keyword arguments. Without it, the first input that the model
         meets is taken.
 
+    Returns
+    -------
+    Compressor
+        See `raycompress.compressors.interface.Compressor`.
+
     Raises
     ------
     ExperimentError
@@ -47,40 +51,50 @@ def create_compressor(model: nn.Module, config: Mapping[str, Any], *args: Any, *
     CompressionError
         The compressor cannot work on this model.
     """
-    if not isinstance(model, nn.Module):
-        raise UsageError(f"create_compressor takes a torch.nn.Module first, not {type(model).__name__}")
+    framework = _framework(model)
     arguments = {**_positional(args), **kwargs}
     dummy = arguments.pop("dummy_input", None)
-    example = None if dummy is None else Example.from_dummy(dummy)
     trial = context.current()
-    if trial is not None and trial.mode == "inspect":
-        return Inspector(model, trial, example)
-    if trial is not None and trial.mode == "baseline":
-        return DenseCompressor(model)
-    if trial is not None and trial.mode == "verify":
-        verify(model, trial)
-    entry = _entry(config)
+    if trial is not None and trial.mode != "trial":
+        return importlib.import_module(_MODES[framework]).for_mode(model, trial, dummy, arguments)
+    entry = _entry(config, framework)
     from_file = _file_arguments(config)
     complete = _complete(entry, arguments, from_file)
     config_list = config.get("config_list", ())
-    targets = select(model, config_list, entry)
-    optimizer = arguments.get("optimizer")
-    asked = {"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)}
-    return Pruner(
-        model,
-        entry,
-        targets,
-        complete,
-        example,
-        optimizer if isinstance(optimizer, torch.optim.Optimizer) else None,
-        asked,
+    setup = Setup(
+        model=model,
+        entry=entry.given(complete),
+        config_list=config_list,
+        arguments=complete,
+        dummy_input=dummy,
+        optimizer=arguments.get("optimizer"),
+        asked={"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)},
     )
+    module, _, name = entry.compressor.partition(":")
+    return getattr(importlib.import_module(module), name)(setup)
+
+
+def closest(name: str, names: Iterable[str]) -> str:
+    """Return ``did you mean "..."?``, or an empty string where nothing is near."""
+    near = difflib.get_close_matches(name, list(names), n=1)
+    return f'did you mean "{near[0]}"?' if near else ""
+
+
+def _framework(model: Any) -> str:
+    """Tell which framework made `model`, without importing any."""
+    for kind in type(model).__mro__:
+        package = kind.__module__.partition(".")[0]
+        if package == "torch" and kind.__name__ == "Module":
+            return "torch"
+        if package in ("keras", "tf_keras", "tensorflow") and kind.__name__ == "Model":
+            return "tensorflow"
+    raise UsageError(f"create_compressor takes a torch.nn.Module or a Keras model first, not {type(model).__name__}")
 
 
 def _positional(args: tuple[Any, ...]) -> dict[str, Any]:
     if not args:
         return {}
-    if len(args) == 1 and isinstance(args[0], torch.optim.Optimizer):
+    if len(args) == 1 and hasattr(args[0], "param_groups"):
         return {"optimizer": args[0]}
     raise UsageError(
         "create_compressor takes the model, the config and at most an optimizer by position",
@@ -89,23 +103,23 @@ def _positional(args: tuple[Any, ...]) -> dict[str, Any]:
     )
 
 
-def _entry(config: Mapping[str, Any]) -> CompressorEntry:
+def _entry(config: Mapping[str, Any], framework: str) -> CompressorEntry:
     name = config.get("compressor")
-    if isinstance(name, str) and name in CATALOG:
-        return CATALOG[name]
-    if isinstance(name, str) and name in COMING:
-        framework, kind = COMING[name]
+    entry = catalog.find(str(name), framework)
+    if entry is None:
+        near = closest(str(name), catalog.names(framework))
         raise ExperimentError(
-            f'the compressor "{name}" ({framework}, {kind}) is not in this version',
+            f'unknown compressor "{name}"' if name is not None else "the config names no compressor",
             where="compressor",
-            fix="take one of " + ", ".join(CATALOG),
+            fix=f"{near} `raycompress compressors` lists them all".strip(),
         )
-    near = closest(str(name), CATALOG)
-    raise ExperimentError(
-        f'unknown compressor "{name}"' if name is not None else "the config names no compressor",
-        where="compressor",
-        fix=f"{near} `raycompress compressors` lists them all".strip(),
-    )
+    if entry.framework != framework:
+        raise ExperimentError(
+            f'the compressor "{name}" is for {entry.framework}, and this is a model of {framework}',
+            where="compressor",
+            fix="take one of " + ", ".join(catalog.names(framework)),
+        )
+    return entry
 
 
 def _file_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -128,4 +142,12 @@ def _complete(entry: CompressorEntry, given: Mapping[str, Any], from_file: Mappi
             where="create_compressor",
             fix=closest(unknown[0], [*known, "dummy_input"]) or f"it takes {listed}",
         )
-    return {**known, **{key: value for key, value in given.items() if key in known}, **from_file}
+    complete = {**known, **{key: value for key, value in given.items() if key in known}, **from_file}
+    missing = [item for item in entry.arguments if item.required and complete[item.name] is None]
+    if missing:
+        raise ExperimentError(
+            f"{entry.name} needs " + ", ".join(f"{item.name}=" for item in missing),
+            where="create_compressor",
+            fix="; ".join(f"{item.name}: {item.summary}" for item in missing),
+        )
+    return complete

@@ -58,9 +58,45 @@ class Choice:
     asked: Mapping[str, int] = field(default_factory=dict)
 
 
+class Course:
+    """A choice that takes shape while the script trains; this base never chooses.
+
+    Each method that returns a `Choice` replaces the one before it. What an engine hooks into the model it takes off
+    again once it needs it no more.
+    """
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds of prune and train `get_prune_iterations` offers the script."""
+        return 1
+
+    def start(self) -> Choice | None:
+        """Return what to remove from the start, in ``compress()``."""
+        return None
+
+    def after_step(self) -> Choice | None:
+        """Return what to remove from now on; called after each step of an optimizer that trains the model."""
+        return None
+
+    def at_epoch(self, epoch: int) -> Choice | None:
+        """Return what to remove from now on; called by ``update_epoch(epoch)``."""
+        return None
+
+    def at_round(self) -> Choice | None:
+        """Return what to remove from now on; called by ``prune_iteration_start()``."""
+        return None
+
+    def missing(self) -> tuple[str, str]:
+        """Return (what the choice still waits for, what the script should do); empty texts where it is final."""
+        return "", ""
+
+
 class Engine(Protocol):
     """Chooses what to remove."""
 
-    def choose(self, request: Request) -> Choice:
-        """Return what to remove; raises CompressionError where the method cannot work on this model."""
+    def choose(self, request: Request) -> Choice | Course:
+        """Return what to remove, or how that will be known; raises CompressionError where the method cannot work.
+
+        A `Choice` of single weights holds for compressors that remove none but weights, one of channels for the others.
+        """
         ...

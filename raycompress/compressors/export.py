@@ -38,6 +38,8 @@ class Export:
         Layer -> (removed channels, of).
     asked
         What the user wrote.
+    notes
+        What a person should know of the saved model.
     """
 
     model: nn.Module
@@ -48,6 +50,7 @@ class Export:
     after: Sizes
     removed: Mapping[str, tuple[int, int]]
     asked: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 def export(
@@ -81,6 +84,7 @@ def export(
             "before": saved.before.to_json(),
             "after": saved.after.to_json(),
             "removed": {layer: list(counts) for layer, counts in saved.removed.items()},
+            "notes": list(saved.notes),
         }
     )
 
@@ -123,6 +127,7 @@ def _content(saved: Export, state: Mapping[str, Tensor]) -> bundle.Content:
             "before": saved.before.to_json(),
             "after": saved.after.to_json(),
             "removed": {layer: list(counts) for layer, counts in saved.removed.items()},
+            "notes": list(saved.notes),
         },
     )
 
@@ -135,7 +140,7 @@ def _check_inside(name: str) -> None:
             where="export_model",
             fix='give a plain relative path, such as model_path="model.pth"',
         )
-    if path.parts and path.parts[0] in bundle.FILES:
+    if path.parts and path.parts[0] in bundle.RESERVED:
         raise UsageError(
             f'"{name}" is the name of a file of the bundle', where="export_model", fix="choose another file name"
         )

@@ -19,6 +19,23 @@ from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection, Trial
 
 
+def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> Compressor:
+    """Return the compressor for a trial that is no real one.
+
+    Parameters
+    ----------
+    dummy
+        What the script passed as ``dummy_input``, or None.
+    arguments
+        What else it passed by name.
+    """
+    if trial.mode == "baseline":
+        return DenseCompressor(model)
+    if trial.mode == "verify":
+        verify(model, trial)
+    return Inspector(model, trial, None if dummy is None else Example.from_dummy(dummy))
+
+
 class DenseCompressor(Compressor):
     """Prunes nothing and saves nothing: the baseline that compressed models are compared with."""
 

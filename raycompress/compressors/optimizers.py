@@ -1,18 +1,45 @@
-"""Optimizers that hold the parameters of a model which is sliced under them."""
+"""Optimizers that train a model: noticed when they step, and followed when the model is sliced under them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from raycompress.compressors.graph import Sliced
 from raycompress.errors import CompressionError
 
 _GONE = "_raycompress_sliced_away"
 _watching = False
+
+
+class StepWatch:
+    """Calls back after each step of any optimizer that trains a parameter of a model.
+
+    Parameters
+    ----------
+    model
+        The model; without one nothing is watched.
+    """
+
+    def __init__(self, model: nn.Module | None = None, stepped: Callable[[], None] | None = None) -> None:
+        self._stepped = stepped
+        self._own = set() if model is None else {id(parameter) for parameter in model.parameters()}
+        self._handle = None if model is None else register_optimizer_step_post_hook(self._after)
+
+    def cancel(self) -> None:
+        """Watch no longer."""
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
+
+    def _after(self, optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
+        trained = any(id(parameter) in self._own for group in optimizer.param_groups for parameter in group["params"])
+        if trained and self._stepped is not None:
+            self._stepped()
 
 
 def carry_over(optimizer: torch.optim.Optimizer, changed: list[tuple[nn.Parameter, nn.Parameter, Sliced]]) -> None:

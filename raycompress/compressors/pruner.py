@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from raycompress.compressors import measure, slicing
-from raycompress.compressors.catalog import CompressorEntry
-from raycompress.compressors.engine import Choice, Engine, Request
+from raycompress.compressors.engine import Choice, Course, Engine, Request
 from raycompress.compressors.example import Example
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.fingerprint import Witness, fingerprint
 from raycompress.compressors.graph import clean_copy
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masks import FirstCall, Masks
-from raycompress.compressors.optimizers import carry_over, refuse_stale
+from raycompress.compressors.optimizers import StepWatch, carry_over, refuse_stale
 from raycompress.compressors.plan import SlicingPlan
-from raycompress.compressors.targets import Target
+from raycompress.compressors.setup import Setup
+from raycompress.compressors.targets import select
 from raycompress.errors import CompressionError, SpeedupError
 from raycompress.script import context
 
@@ -30,38 +29,23 @@ class Pruner(Compressor):
 
     Parameters
     ----------
-    model
-        The user's model.
-    entry
-        The compressor's entry in the catalogue.
-    targets
-        The layers to prune.
-    arguments
-        The compressor's arguments, complete.
-    example
-        One input, from ``dummy_input=``; without it the first input that the model meets after `compress` is taken.
-    optimizer
-        The script's optimizer, if it gave one: it goes on with the small model's parameters after the speed-up.
-    asked
-        What the user wrote (compressor, config_list, arguments), for the bundle.
+    setup
+        What `create_compressor` was given. Its ``optimizer`` goes on with the small model's parameters after the
+        speed-up; without ``dummy_input`` the first input that the model meets after `compress` is taken.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        entry: CompressorEntry,
-        targets: Mapping[str, Target],
-        arguments: Mapping[str, Any],
-        example: Example | None,
-        optimizer: torch.optim.Optimizer | None,
-        asked: Mapping[str, Any],
-    ) -> None:
+    def __init__(self, setup: Setup) -> None:
+        model: nn.Module = setup.model
         super().__init__(model)
-        self._entry, self._targets, self._arguments = entry, targets, arguments
-        self._given, self._optimizer, self._asked = example, optimizer, asked
+        self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
+        self._targets = select(model, setup.config_list, setup.entry)
+        self._given = None if setup.dummy_input is None else Example.from_dummy(setup.dummy_input)
+        self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         self._masks = Masks(model)
         self._choice: Choice | None = None
+        self._course: Course | None = None
         self._first_call = FirstCall()
+        self._watch = StepWatch()
         self._before: measure.Sizes | None = None
         self._slicing: slicing.Slicing | None = None
         self._kept: dict[str, Tensor] = {}
@@ -81,19 +65,37 @@ class Pruner(Compressor):
             The method cannot work on this model, or a layer that was to lose channels would lose none. Where no
             ``dummy_input`` was given, this is raised from the model's first call.
         """
-        if self._choice is not None:
+        if self._choice is not None or self._course is not None:
             return self.model
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
         request = Request(self._entry, self.model, self._targets, self._arguments, self._given)
-        self._choice = engine.choose(request)
-        if not self._entry.removes_channels:
-            self._masks.hold({(layer, "weight"): removed for layer, removed in self._choice.weights.items()})
+        outcome = engine.choose(request)
+        if isinstance(outcome, Course):
+            self._course = outcome
+            self._take(outcome.start())
+            self._watch = StepWatch(self.model, lambda: self._take(outcome.after_step()))
+        else:
+            self._take(outcome)
         if self._given is not None:
             self._learn(self._given)
         else:
             self._first_call = FirstCall(self._learn).watch(self.model)
-        return self.model
+        return self.apply_speedup() if self._entry.returns_small else self.model
+
+    def update_epoch(self, epoch: int) -> None:
+        """Go on to what the compressor's schedule removes at this epoch."""
+        if self._course is not None and not self._small:
+            self._take(self._course.at_epoch(epoch))
+
+    def get_prune_iterations(self) -> range:
+        """Return the rounds of prune and train."""
+        return range(1 if self._course is None else self._course.rounds)
+
+    def prune_iteration_start(self) -> None:
+        """Go on to what the next round removes."""
+        if self._course is not None and not self._small:
+            self._take(self._course.at_round())
 
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
         """Make the model small, in place; see `Compressor.apply_speedup`."""
@@ -110,6 +112,7 @@ class Pruner(Compressor):
             if self._slicing is None:
                 self._learn(dummy)
             self.example = dummy
+        self._need_choice("apply_speedup")
         self._need_example("apply_speedup")
         assert self._slicing is not None and self.example is not None
         if not self._slicing.tensors:
@@ -163,8 +166,7 @@ class Pruner(Compressor):
         """
         if self._trial is not None and not self._trial.save_model:
             return
-        if self._choice is None:
-            raise CompressionError("export_model before compress", fix="call compress() first")
+        self._need_choice("export_model")
         if speedup:
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
@@ -189,19 +191,39 @@ class Pruner(Compressor):
         if self._witness is not None:
             self._witness.export()
 
+    def _take(self, choice: Choice | None) -> None:
+        """Hold what the engine chose; None leaves everything as it is."""
+        if choice is None:
+            return
+        self._choice = choice
+        if not self._entry.removes_channels:
+            self._masks.hold({(layer, "weight"): removed for layer, removed in choice.weights.items()})
+        elif self.example is not None:
+            self._slice(self.example)
+
     def _learn(self, example: Example) -> None:
         """Extend the masks, now that an input is known; all of this happens before the model computes anything."""
-        assert self._choice is not None or not self._entry.removes_channels
         self._first_call.cancel()
         self.example = example
         self._before = measure.sizes(self.model, example)
-        if self._entry.removes_channels and self._choice is not None:
+        if self._entry.removes_channels:
+            self._slice(example)
+
+    def _slice(self, example: Example) -> None:
+        if self._choice is not None:
             self._slicing = slicing.make(self.model, example, self._choice, self._targets, self._entry)
             self._masks.hold(self._slicing.removed(self.model))
 
-    def _need_example(self, where: str) -> None:
-        if self._choice is None:
+    def _need_choice(self, where: str) -> None:
+        """See to it that the masks are there, and final."""
+        if self._choice is None and self._course is None:
             raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
+        if self._course is not None:
+            what, fix = self._course.missing()
+            if what:
+                raise CompressionError(f"{self._entry.name}: {what}", where=where, fix=fix)
+
+    def _need_example(self, where: str) -> None:
         if self.example is None:
             raise CompressionError(
                 "no input of the model is known: it was not called since compress()",
@@ -219,18 +241,20 @@ class Pruner(Compressor):
             )
 
     def _check_compressed(self) -> None:
-        if self._choice is None:
+        if self._choice is None and self._course is None:
             raise CompressionError(
                 "the script made a compressor and never called its compress()",
                 where="create_compressor",
                 fix="call model = compressor.compress() before the fine-tuning",
             )
+        self._need_choice("at the end of the script")
 
     def _shrink(self) -> None:
         assert self._slicing is not None
         before = measure.parameters(self.model)
         self._kept = self._masks.kept()
         self._masks.release()
+        self._watch.cancel()
         changed = self._slicing.apply(self.model)
         if self._optimizer is not None:
             carry_over(self._optimizer, changed)

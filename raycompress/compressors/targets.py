@@ -2,42 +2,39 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.catalog import WEIGHTED_TYPES, CompressorEntry
+from raycompress.compressors.base import closest
+from raycompress.compressors.catalog import WEIGHTED_TYPES, CompressorEntry, find
 from raycompress.errors import ExperimentError, Problem
 
-_KEYS = ("sparsity", "op_types", "op_names", "exclude", "expand_op_names")
+_SELECTION = ("op_types", "op_names", "exclude", "expand_op_names")
 
 
 @dataclass(frozen=True)
 class Target:
-    """One layer to prune.
+    """One layer to compress.
 
     Attributes
     ----------
     entry
         Index of the config_list entry that rules it.
     sparsity
-        Share to remove, 0 <= sparsity < 1.
+        Share to remove, 0 <= sparsity < 1; of an entry with ``final_sparsity`` that one, 0 of one with neither.
     type
         Class name of the layer.
+    settings
+        What else its entry says (``quant_bits``, ``frequency`` ...).
     """
 
     entry: int
     sparsity: float
     type: str
-
-
-def closest(name: str, names: Iterable[str]) -> str:
-    """Return ``did you mean "..."?``, or an empty string where nothing is near."""
-    near = difflib.get_close_matches(name, list(names), n=1)
-    return f'did you mean "{near[0]}"?' if near else ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 def select(
@@ -58,7 +55,11 @@ def select(
             fix='write at least one entry, such as {"sparsity": 0.5, "op_types": ["Conv2d"]}',
         )
     layers = {name: module for name, module in model.named_modules() if name}
-    problems = [problem for index, entry in enumerate(config_list) for problem in _entry_problems(index, entry, layers)]
+    problems = [
+        problem
+        for index, entry in enumerate(config_list)
+        for problem in _entry_problems(index, entry, layers, compressor)
+    ]
     targets: dict[str, Target] = {}
     if not problems:
         problems, targets = _match(layers, config_list, compressor)
@@ -67,16 +68,18 @@ def select(
     return targets
 
 
-def _entry_problems(index: int, entry: Any, layers: Mapping[str, nn.Module]) -> list[Problem]:
-    where = f"config_list[{index}]"
+def _entry_problems(
+    index: int, entry: Any, layers: Mapping[str, nn.Module], compressor: CompressorEntry
+) -> list[Problem]:
+    where, known = f"config_list[{index}]", (*compressor.keys, *_SELECTION)
     if not isinstance(entry, Mapping):
         return [Problem(f"an entry is an object, not {type(entry).__name__}", where)]
     problems = [
         Problem(
-            f'unknown key "{key}"', f"{where}.{key}", closest(str(key), _KEYS) or f"the keys are {', '.join(_KEYS)}"
+            f'unknown key "{key}"', f"{where}.{key}", closest(str(key), known) or f"the keys are {', '.join(known)}"
         )
         for key in entry
-        if key not in _KEYS
+        if key not in known and not entry.get("exclude", False)
     ]
     for key in ("op_types", "op_names"):
         names = entry.get(key, ())
@@ -90,11 +93,23 @@ def _entry_problems(index: int, entry: Any, layers: Mapping[str, nn.Module]) -> 
             fix = closest(name, layers) or "the layers are " + ", ".join(list(layers)[:20])
             problems.append(Problem(f'the model has no layer "{name}"', f"{where}.op_names", fix))
     if not entry.get("exclude", False):
-        sparsity = entry.get("sparsity")
-        number = isinstance(sparsity, (int, float)) and not isinstance(sparsity, bool)
-        if not number or not 0 <= float(sparsity or 0) < 1:
-            fix = '"sparsity": 0.5 removes one half'
-            problems.append(Problem(f"sparsity is a number from 0 to below 1, not {sparsity!r}", where, fix))
+        problems += _settings_problems(entry, where, compressor)
+    return problems
+
+
+def _settings_problems(entry: Mapping[str, Any], where: str, compressor: CompressorEntry) -> list[Problem]:
+    problems = []
+    for need in compressor.needs:
+        either = (need,) if isinstance(need, str) else need
+        if not any(key in entry for key in either):
+            what = f"{' or '.join(either)} is missing"
+            problems.append(Problem(what, where, f'add "{either[0]}", such as 0.5' if "sparsity" in either[0] else ""))
+    for key in ("sparsity", "initial_sparsity", "final_sparsity"):
+        value = entry.get(key, 0)
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if not number or not 0 <= float(value) < 1:
+            fix = f'"{key}": 0.5 is one half'
+            problems.append(Problem(f"{key} is a number from 0 to below 1, not {value!r}", where, fix))
     return problems
 
 
@@ -124,7 +139,9 @@ def _match(
             )
         for name in matched:
             problems += _unfit(name, layers[name], compressor, where)
-            targets[name] = Target(index, float(entry["sparsity"]), type(layers[name]).__name__)
+            sparsity = entry.get("sparsity", entry.get("final_sparsity", 0.0))
+            settings = {key: entry[key] for key in compressor.keys if key in entry}
+            targets[name] = Target(index, float(sparsity), type(layers[name]).__name__, settings)
     return problems, {name: targets[name] for name in layers if name in targets}
 
 
@@ -133,9 +150,11 @@ def _unfit(name: str, layer: nn.Module, compressor: CompressorEntry, where: str)
     if compressor.layer_types and kind not in compressor.layer_types:
         takes = ", ".join(compressor.layer_types)
         what = f'{compressor.name} takes {takes} only, and "{name}" is {kind}'
-        return [
-            Problem(what, where, f'name layers of type {takes}, or add {{"op_names": ["{name}"], "exclude": true}}')
-        ]
+        fix = f'name layers of type {takes}, or add {{"op_names": ["{name}"], "exclude": true}}'
+        instead = find(compressor.instead, compressor.framework) if compressor.instead else None
+        if instead is not None and (not instead.layer_types or kind in instead.layer_types):
+            fix = f'{fix}; "{instead.name}" takes {kind}'
+        return [Problem(what, where, fix)]
     if not isinstance(getattr(layer, "weight", None), nn.Parameter):
         return [Problem(f'"{name}" ({kind}) has no weight to prune', where, "name layers that have one")]
     return []

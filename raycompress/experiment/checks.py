@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raycompress.compressors.catalog import CATALOG, CompressorEntry
+from raycompress.compressors.catalog import FRAMEWORKS, CompressorEntry, find, names
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.ranges import Finding, check_range, find_ranges
 from raycompress.experiment.words import did_you_mean, dotted, listed, near
@@ -19,25 +19,21 @@ RESERVED = (
 )
 """What the script finds in its config beside its own parameters."""
 
-_KEYS_OF_KIND = {
-    "pruning": ("sparsity",),
-    "quantization": ("quant_types", "quant_bits", "quant_start_step", "quant_scheme", "quant_dtype"),
-}
-_KEYS_OF_COMPRESSOR = {
-    "agp": ("initial_sparsity", "final_sparsity", "start_epoch", "end_epoch", "frequency"),
-    "lottery_ticket": ("sparsity", "prune_iterations"),
-}
-
 
 def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong in the experiment `data`; values of a wrong type are passed over."""
     compression = _dict(data.get("compression"))
+    framework = compression.get("framework")
+    framework = framework if framework in FRAMEWORKS else "torch"
     name = str(compression.get("compressor"))
-    compressor = CATALOG.get(name if name in CATALOG else near(name, CATALOG) or "")
+    named = find(name, framework)
+    compressor = named or find(near(name, names(framework)) or "", framework)
+    if compressor is not None:
+        compressor = compressor.given(_dict(compression.get("arguments")))
     yield from _check_script(data)
     yield from _check_storage(data.get("storage"))
-    if compressor is not None and name in CATALOG:
-        yield from _check_kind(compression, compressor)
+    if named is not None:
+        yield from _check_kind(compression, named)
     yield from _check_config_list(compression, compressor)
     yield from _check_arguments(compression, compressor)
     yield from _check_parameters(data.get("parameter_config"))
@@ -70,7 +66,7 @@ def _check_storage(storage: Any) -> Iterator[Finding]:
 def _check_kind(compression: Mapping[str, Any], compressor: CompressorEntry) -> Iterator[Finding]:
     for key, right in (("framework", compressor.framework), ("type", compressor.kind)):
         wrong = compression.get(key)
-        if wrong in ("torch", "tensorflow", "pruning", "quantization") and wrong != right:
+        if wrong in (*FRAMEWORKS, "pruning", "quantization") and wrong != right:
             what = f'"{compressor.name}" is for {right}, not {wrong}'
             yield Finding(("compression", key), what, f'write "{key}": "{right}", or choose another compressor')
 
@@ -99,15 +95,15 @@ def _check_entry(entry: Mapping[str, Any], path: JsonPath, compressor: Compresso
         return
     if compressor is None:
         return
-    allowed = _KEYS_OF_COMPRESSOR.get(compressor.name, _KEYS_OF_KIND[compressor.kind])
     for key in entry:
-        if key not in SELECTION and key not in allowed:
-            yield Finding(
-                (*path, key), f'"{key}" is no key of {compressor.name}', f"remove it; it has {listed(allowed)}"
-            )
-    for key in allowed[:1]:
-        if key not in entry:
-            yield Finding(path, f'"{key}" is missing: how much to compress is not said', f'add "{key}": 0.5')
+        if key not in SELECTION and key not in compressor.keys:
+            has = f"it has {listed(compressor.keys)}" if compressor.keys else "it has none but the choice of layers"
+            yield Finding((*path, key), f'"{key}" is no key of {compressor.name}', f"remove it; {has}")
+    for need in compressor.needs:
+        either = (need,) if isinstance(need, str) else need
+        if not any(key in entry for key in either):
+            what = f'"{" or ".join(either)}" is missing: how much to compress is not said'
+            yield Finding(path, what, f'add "{either[0]}"' + (": 0.5" if "sparsity" in either[0] else ""))
     if entry.get("expand_op_names") == "dependency" and not compressor.removes_channels:
         what = f"{compressor.name} removes no channels, so that no layers are tied together"
         yield Finding((*path, "expand_op_names"), what, "write true or false")

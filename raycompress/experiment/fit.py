@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from raycompress.compressors.catalog import CATALOG
+from raycompress.compressors.catalog import find
 from raycompress.errors import Problem
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.matching import matches, ruled, types_of
@@ -38,11 +38,10 @@ class _Fit:
         self.index = index
         self.entries = compression.config_list
         self.entry = self.entries[index]
-        self.compressor = CATALOG[compression.compressor]
-        self.rules = ruled(self.entries, index, model, self.compressor.name)
+        self.compressor = compression.entry
+        self.rules = ruled(self.entries, index, model, self.compressor)
         self.is_excluded = "exclude" in self.entry
-        # slim takes its share across the layers of an entry together
-        self.is_per_layer = self.compressor.removes_channels and self.compressor.name != "slim"
+        self.is_per_layer = self.compressor.removes_channels and self.compressor.per_layer
 
     def where(self, *path: str | int) -> str:
         return self.experiment.where(self._path(*path))
@@ -111,9 +110,9 @@ class _Fit:
         types = {layer.type for layer in self.model.layers}
         wrong = [name for name in self.entry.get("op_names", ()) if name not in known]
         wrong += [kind for kind in self.entry.get("op_types", ()) if kind != "default" and kind not in types]
-        matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor.name)]
+        matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor)]
         if not matched and not wrong:  # what is wrong by itself was told
-            kinds = types_of(self.entry, self.compressor.name) or ()
+            kinds = types_of(self.entry, self.compressor) or ()
             fix = (
                 f"none of the layers named is of type {listed(kinds)}"
                 if "op_names" in self.entry
@@ -124,7 +123,7 @@ class _Fit:
             by = next(
                 position
                 for position in range(len(self.entries) - 1, self.index, -1)
-                if matches(self.entries[position], matched[0], self.compressor.name)
+                if matches(self.entries[position], matched[0], self.compressor)
             )
             what = f"the entry does nothing: later entries, such as config_list[{by}], take all its layers"
             yield Problem(what, self.where(), "remove it, or put it after them")
@@ -137,11 +136,11 @@ class _Fit:
             return
         for position, name in enumerate(self.entry.get("op_names", ())):
             layer = self.model.layer(name)
-            if layer is None or not matches(self.entry, layer, self.compressor.name):
+            if layer is None or not matches(self.entry, layer, self.compressor):
                 continue
             for later in range(self.index + 1, len(self.entries)):
                 other = self.entries[later]
-                if "exclude" in other or not matches(other, layer, self.compressor.name):
+                if "exclude" in other or not matches(other, layer, self.compressor):
                     continue
                 what = f'"{name}" is in config_list[{later}] as well, which rules it'
                 yield Problem(what, self.where("op_names", position), "name it in one of the two")
@@ -154,7 +153,10 @@ class _Fit:
             names = [layer.name for layer in unfit if layer.type == kind]
             takes = listed(self.compressor.layer_types) or "layers with a weight"
             what = f"{self.compressor.name} works on {takes}, not on {kind}: {listed(names)}"
-            yield Problem(what, self._where_of(kind, names), self._without(names, kind))
+            instead = find(self.compressor.instead, self.compressor.framework) if self.compressor.instead else None
+            takes_it = instead is not None and (not instead.layer_types or kind in instead.layer_types)
+            more = f'; "{self.compressor.instead}" takes {kind}' if takes_it else ""
+            yield Problem(what, self._where_of(kind, names), self._without(names, kind) + more)
 
     def _where_of(self, kind: str, names: Sequence[str]) -> str:
         for key, wanted in (("op_names", names), ("op_types", [kind])):
@@ -196,7 +198,7 @@ class _Fit:
 
     def _is_compressed(self, name: str) -> bool:
         layer = self.model.layer(name)
-        ruling = [entry for entry in self.entries if layer and matches(entry, layer, self.compressor.name)]
+        ruling = [entry for entry in self.entries if layer and matches(entry, layer, self.compressor)]
         return bool(ruling) and "exclude" not in ruling[-1]
 
     def _too_little(self) -> Iterator[Problem]:
@@ -214,13 +216,13 @@ class _Fit:
 def _notes_on_ties(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
     """Tied layers that are compressed by different amounts: as many channels go as the least of them says."""
     compression = experiment.compression
-    if not CATALOG[compression.compressor].removes_channels:
+    if not compression.entry.removes_channels:
         return
     amounts: dict[str, Any] = {}
     entries: dict[str, int] = {}
     for index, entry in enumerate(compression.config_list):
         if "exclude" not in entry:
-            for layer in ruled(compression.config_list, index, model, compression.compressor):
+            for layer in ruled(compression.config_list, index, model, compression.entry):
                 amounts[layer.name] = _amount(entry, index, layer.name, model)
                 entries[layer.name] = index
     for tie in model.ties or ():

@@ -20,7 +20,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
-from raycompress.compressors.catalog import CATALOG, COMING
+from raycompress.compressors.catalog import FRAMEWORKS, names
 from raycompress.experiment.messages import findings_of
 from raycompress.experiment.ranges import KEYS, TYPES, Finding, check_range, is_range
 from raycompress.experiment.words import did_you_mean, listed
@@ -203,13 +203,13 @@ class Entry(Keys):
 class CompressionKeys(Keys):
     """What compresses the model, and what of it."""
 
-    framework: Annotated[str, OneOf("framework", ["torch"], coming=["tensorflow"])] = Field(description="torch")
+    framework: Annotated[str, OneOf("framework", FRAMEWORKS)] = Field(description="torch or tensorflow")
     type: Annotated[str, OneOf("type of compression", ["pruning", "quantization"])] = Field(
         description="pruning or quantization"
     )
     compressor: Annotated[
         str,
-        OneOf("compressor", list(CATALOG), coming=list(COMING), more="`raycompress compressors` lists them all"),
+        OneOf("compressor", names(), more="`raycompress compressors` lists them all"),
     ] = Field(description="A name that `raycompress compressors` lists.")
     config_list: list[Entry] = Field(description="NNI's config_list; any value may be a search range.")
     arguments: dict[str, Any] = Field({}, description="Arguments of the compressor; search ranges allowed.")
@@ -280,7 +280,7 @@ class ExperimentKeys(Keys):
     """An experiment of raycompress."""
 
     coming = (
-        *("objectives", "constraints", "early_stop", "loggers", "export"),
+        *("objectives", "constraints", "early_stop", "loggers"),
         *("engine", "eta", "max_iter", "num_samples"),
     )
 
@@ -311,4 +311,5 @@ class ExperimentKeys(Keys):
     resource_args: ResourceArgsKeys = Field(ResourceArgsKeys(), description="What trials save and report.")
     runtime_args: RuntimeArgsKeys = Field(RuntimeArgsKeys(), description="What surrounds a trial's script.")
     storage: Text = Field("raycompress_results", description="The folder for results.")
+    export: list[Literal["onnx", "tflite"]] = Field([], description="Further forms of the model in its bundle.")
     baseline: bool = Field(True, description="Measure the model as it is, as trial 0.")

@@ -5,27 +5,27 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raycompress.compressors.catalog import CATALOG, WEIGHTED_TYPES
+from raycompress.compressors.catalog import WEIGHTED_TYPES, CompressorEntry
 from raycompress.experiment.model import Layer, ModelInfo
 
 Entry = Mapping[str, Any]
 
 
-def types_of(entry: Entry, compressor: str) -> tuple[str, ...] | None:
+def types_of(entry: Entry, compressor: CompressorEntry) -> tuple[str, ...] | None:
     """Return the layer types that `entry` names, ``default`` spelled out; None where it names none."""
     if "op_types" not in entry:
         return None
-    default = CATALOG[compressor].layer_types or WEIGHTED_TYPES
+    default = compressor.layer_types or WEIGHTED_TYPES
     return tuple(kind for name in entry["op_types"] for kind in (default if name == "default" else (name,)))
 
 
-def matches(entry: Entry, layer: Layer, compressor: str) -> bool:
+def matches(entry: Entry, layer: Layer, compressor: CompressorEntry) -> bool:
     """Tell whether `entry` speaks of `layer`: every one of op_names and op_types that it has must."""
     types = types_of(entry, compressor)
     return (types is None or layer.type in types) and ("op_names" not in entry or layer.name in entry["op_names"])
 
 
-def ruled(config_list: Sequence[Entry], index: int, model: ModelInfo, compressor: str) -> list[Layer]:
+def ruled(config_list: Sequence[Entry], index: int, model: ModelInfo, compressor: CompressorEntry) -> list[Layer]:
     """Return the layers that entry `index` matches and no later entry does, in the model's order."""
     later = config_list[index + 1 :]
     return [

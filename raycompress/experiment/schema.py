@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from raycompress.compressors.catalog import CompressorEntry, find
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.ranges import Finding, find_ranges
@@ -38,6 +39,13 @@ class Compression:
     compressor: str
     config_list: tuple[Mapping[str, Any], ...]
     arguments: Mapping[str, Any]
+
+    @property
+    def entry(self) -> CompressorEntry:
+        """What the catalogue says of the compressor, with these arguments."""
+        entry = find(self.compressor, self.framework)
+        assert entry is not None, "checked when the file was read"
+        return entry.given(self.arguments)
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,8 @@ class Experiment:
         Names of the numbers in a reported list, the objective's first; may be empty.
     track_intermediate_results
         Whether every result is recorded, not only the last.
+    exports
+        Further forms of the model in its bundle: ``onnx``, ``tflite``.
     accepted
         A line for each key that was taken and has no meaning here.
     """
@@ -127,6 +137,7 @@ class Experiment:
     track_intermediate_results: bool
     env: Mapping[str, str]
     baseline: bool
+    exports: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     shown: str = field(default="", repr=False)
 
@@ -303,6 +314,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         track_intermediate_results=values.resource_args.track_intermediate_results,
         env=dict(values.runtime_args.env),
         baseline=values.baseline,
+        exports=tuple(values.export),
         accepted=accepted,
         shown=str(path),
     )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raycompress.compressors.catalog import CompressorEntry
 from raycompress.experiment.dimension import Dimension, grid
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.matching import Entry, overruled_by_name, ruled
@@ -62,7 +63,7 @@ class SearchSpace:
         names = _Names()
         entries: list[Config] = []
         for index in range(len(compression.config_list)):
-            for entry, prefix in _expanded(compression.config_list, index, model, compression.compressor):
+            for entry, prefix in _expanded(compression.config_list, index, model, compression.entry):
                 entries.append(_with_slots(entry, prefix, f"config_list[{index}]", names))
         template = {
             "config_list": entries,
@@ -134,7 +135,7 @@ def _is_searched(entry: Entry) -> bool:
 
 
 def _expanded(
-    config_list: Sequence[Entry], index: int, model: ModelInfo | None, compressor: str
+    config_list: Sequence[Entry], index: int, model: ModelInfo | None, compressor: CompressorEntry
 ) -> Iterator[tuple[Config, str]]:
     """Yield the entries that entry `index` stands for, each with the name of its layers."""
     entry = dict(config_list[index])

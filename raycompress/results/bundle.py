@@ -8,12 +8,14 @@
     masks.safetensors       1 where a weight of the original stays
     reference.safetensors   one input and the outputs that the saved model gave
 
-Files that the user's script named lie beside them. A folder without a manifest is no bundle.
+Files that the user's script named, lie beside them. A folder without a manifest is no bundle.
+What the files hold depends on the bundle's kind: a torch model, masked or sliced; a quantized one; a Keras model.
 """
 
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import os
 import shutil
@@ -21,14 +23,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raycompress.errors import BundleError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
+    from torch import Tensor
 
     from raycompress.compressors.example import Example
 
@@ -40,8 +42,22 @@ PLAN = "plan.json"
 WEIGHTS = "weights.safetensors"
 MASKS = "masks.safetensors"
 REFERENCE = "reference.safetensors"
+QUANTIZATION = "quantization.json"
+ONNX = "model.onnx"
+INT8_ONNX = "model.int8.onnx"
+TFLITE = "model.tflite"
 FILES = (MANIFEST, PLAN, WEIGHTS, MASKS, REFERENCE)
-"""The names that belong to the bundle itself."""
+"""What every bundle has."""
+RESERVED = (*FILES, QUANTIZATION, ONNX, INT8_ONNX, TFLITE)
+"""The names that a script's own files cannot have: the further ones are there for a quantized model, or on request."""
+
+Kind = Literal["torch", "quantized", "keras"]
+_LOADERS: Mapping[Kind, str] = {
+    "torch": "raycompress.compressors.loading",
+    "quantized": "raycompress.compressors.quantized_loading",
+    "keras": "raycompress.compressors.keras_loading",
+}
+"""Kind -> the module whose ``load_into(folder, manifest, model)`` turns a fresh model into the saved one."""
 
 _ASIDE = ".writing"
 
@@ -72,6 +88,10 @@ class Manifest(BaseModel):
     ----------
     format
         Version of this format.
+    kind
+        What sort of model it is.
+    notes
+        What a person should know of the saved model: a size that did not fall, for instance.
     versions
         Of raycompress and of the libraries that made the bundle.
     model
@@ -95,6 +115,8 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: int
+    kind: Kind = "torch"
+    notes: tuple[str, ...] = ()
     versions: dict[str, str]
     model: str
     compressor: dict[str, Any]
@@ -133,7 +155,8 @@ class Content:
     Attributes
     ----------
     weights
-        The state_dict, CPU tensors; tensors that are shared are stored once.
+        The state_dict, CPU tensors; tensors that are shared are stored once. Of a Keras model numpy arrays, as are its
+        masks and reference.
     masks
         ``module.parameter`` -> uint8.
     plan, inputs
@@ -141,7 +164,9 @@ class Content:
     reference
         ``input.N`` and ``output.N`` tensors.
     facts
-        ``model``, ``compressor``, ``before``, ``after``, ``removed`` of the manifest.
+        ``model``, ``compressor``, ``before``, ``after``, ``removed``, ``notes`` of the manifest.
+    kind
+        The manifest's.
     """
 
     weights: Mapping[str, Tensor]
@@ -150,6 +175,7 @@ class Content:
     inputs: Mapping[str, Any]
     reference: Mapping[str, Tensor]
     facts: Mapping[str, Any]
+    kind: Kind = "torch"
 
 
 def write(folder: Path, content: Content, extra: Mapping[str, Callable[[Path], None]] | None = None) -> None:
@@ -163,16 +189,10 @@ def write(folder: Path, content: Content, extra: Mapping[str, Callable[[Path], N
     extra
         Further files: relative name -> a function that writes it to the path it is given.
     """
-    from safetensors.torch import save_file
-
-    from raycompress.compressors.measure import distinct, shared
-
     aside = folder / _ASIDE
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    save_file(_plain(distinct(content.weights)), aside / WEIGHTS)
-    save_file(_plain(content.masks), aside / MASKS)
-    save_file(_plain(content.reference), aside / REFERENCE)
+    aliases = _save(content, aside)
     (aside / PLAN).write_text(json.dumps(content.plan))
     for name, write_file in (extra or {}).items():
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
@@ -184,9 +204,10 @@ def write(folder: Path, content: Content, extra: Mapping[str, Callable[[Path], N
     }
     manifest = {
         "format": FORMAT,
+        "kind": content.kind,
         "versions": _versions(),
         **content.facts,
-        "aliases": shared(content.weights),
+        "aliases": aliases,
         "inputs": content.inputs,
         "files": files,
         "trial": {},
@@ -201,7 +222,7 @@ def seal(folder: Path, facts: Mapping[str, Any]) -> None:
         manifest = json.loads((folder / MANIFEST).read_text())
         manifest["trial"] = {**manifest.get("trial", {}), **facts}
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise _broken(folder, f"its manifest cannot be read: {error}") from error
+        raise broken(folder, f"its manifest cannot be read: {error}") from error
     aside = folder / f"{MANIFEST}.new"
     _write_json(aside, manifest)
     aside.replace(folder / MANIFEST)
@@ -222,11 +243,11 @@ def read(folder: Path) -> Manifest:
             f"{folder} is no bundle: it has no {MANIFEST}", fix="give the folder that `raycompress best` names"
         ) from error
     except OSError as error:
-        raise _broken(folder, f"{MANIFEST} cannot be read: {error}") from error
+        raise broken(folder, f"{MANIFEST} cannot be read: {error}") from error
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or MANIFEST
-        raise _broken(folder, f"{place}: {first['msg']}") from error
+        raise broken(folder, f"{place}: {first['msg']}") from error
 
 
 def check_hashes(folder: Path) -> None:
@@ -242,14 +263,14 @@ def check_hashes(folder: Path) -> None:
     for name, file in read(folder).files.items():
         path = folder / name
         if not path.resolve().is_relative_to(root):
-            raise _broken(folder, f"{name} leads out of the folder")
+            raise broken(folder, f"{name} leads out of the folder")
         if not path.is_file():
-            raise _broken(folder, f"{name} is missing")
+            raise broken(folder, f"{name} is missing")
         if path.stat().st_size != file.bytes or _sha256(path) != file.sha256:
-            raise _broken(folder, f"{name} is not the file that was saved: its SHA-256 differs")
+            raise broken(folder, f"{name} is not the file that was saved: its SHA-256 differs")
 
 
-def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
+def load(folder: str | os.PathLike[str], model: Any) -> Any:
     """Turn `model`, a fresh instance of the class that was compressed, into the compressed model.
 
     Parameters
@@ -264,68 +285,34 @@ def load(folder: str | os.PathLike[str], model: nn.Module) -> nn.Module:
     BundleError
         The bundle is broken, or does not fit the model.
     """
-    from raycompress.compressors.plan import SlicingPlan, apply_plan
-
     path = Path(folder)
     check_hashes(path)
     manifest = read(path)
-    try:
-        plan = SlicingPlan.from_json(json.loads((path / PLAN).read_text()))
-    except ValueError as error:
-        raise _broken(path, f"{PLAN} is no JSON") from error
-    state = _tensors(path, WEIGHTS)
-    for name, source in manifest.aliases.items():
-        if source not in state:
-            raise _broken(path, f'"{name}" is said to share "{source}", which is not there')
-        state[name] = state[source]
-    _check_names(path, state, model)
-    apply_plan(model, plan)
-    try:
-        model.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        reason = str(error).splitlines()
-        raise BundleError(
-            f"the weights do not fit the model: {(reason[1] if len(reason) > 1 else reason[0]).strip()}",
-            where=str(path),
-            fix="give a fresh instance of the class that was compressed, made with the same arguments",
-        ) from error
-    return model
+    return importlib.import_module(_LOADERS[manifest.kind]).load_into(path, manifest, model)
 
 
 def reference(folder: Path) -> tuple[Example, list[Tensor]]:
-    """Return the stored input, and the outputs that the saved model gave for it in eval mode."""
+    """Return the stored input, and the outputs that the saved torch model gave for it in eval mode."""
     from raycompress.compressors.example import Example
 
-    manifest, tensors = read(folder), _tensors(folder, REFERENCE)
-    outputs = [tensors[name] for name in sorted(tensors, key=_number) if name.startswith("output.")]
+    manifest, stored = read(folder), tensors(folder, REFERENCE)
+    outputs = [stored[name] for name in sorted(stored, key=_number) if name.startswith("output.")]
     try:
-        return Example.from_json(manifest.inputs, tensors), outputs
+        return Example.from_json(manifest.inputs, stored), outputs
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise _broken(folder, f"its reference input cannot be rebuilt: {error!r}") from error
+        raise broken(folder, f"its reference input cannot be rebuilt: {error!r}") from error
 
 
-def _check_names(folder: Path, state: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Before anything of the model is touched: both must have the same tensors by name."""
-    own = set(model.state_dict())
-    if own != set(state):
-        missing, foreign = sorted(own - set(state)), sorted(set(state) - own)
-        what = f'it has no "{missing[0]}"' if missing else f'the model has no "{foreign[0]}"'
-        raise BundleError(
-            f"the bundle does not fit {type(model).__name__}: {what}",
-            where=str(folder),
-            fix="give a fresh instance of the class that was compressed, made with the same arguments",
-        )
-
-
-def _tensors(folder: Path, name: str) -> dict[str, Tensor]:
+def tensors(folder: Path, name: str) -> dict[str, Tensor]:
+    """Return the torch tensors of one of the bundle's safetensors files."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     try:
-        tensors: dict[str, Tensor] = load_file(folder / name)
+        found: dict[str, Tensor] = load_file(folder / name)
     except (OSError, SafetensorError) as error:
-        raise _broken(folder, f"{name} cannot be read: {error}") from error
-    return tensors
+        raise broken(folder, f"{name} cannot be read: {error}") from error
+    return found
 
 
 def _number(name: str) -> int:
@@ -333,18 +320,36 @@ def _number(name: str) -> int:
     return int(tail) if tail.isdigit() else -1
 
 
-def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _save(content: Content, folder: Path) -> dict[str, str]:
+    """Write the three files of tensors; returns the names that share another's tensor."""
+    parts = {WEIGHTS: content.weights, MASKS: content.masks, REFERENCE: content.reference}
+    if content.kind == "keras":
+        from safetensors.numpy import save_file as save_arrays
+
+        for name, arrays in parts.items():
+            save_arrays(dict(cast("Mapping[str, Any]", arrays)), folder / name)
+        return {}
+    from safetensors.torch import save_file
+
+    from raycompress.compressors.measure import distinct, shared
+
+    for name, stored in {**parts, WEIGHTS: distinct(content.weights)}.items():
+        save_file(_plain(stored), folder / name)
+    return shared(content.weights)
+
+
+def _plain(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
     # safetensors refuses views that share storage
-    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in tensors.items()}
+    return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in stored.items()}
 
 
 def _versions() -> dict[str, str]:
     found = {}
-    for package in ("raycompress", "torch", "nni", "torch-pruning"):
+    for package in ("raycompress", "torch", "nni", "torch-pruning", "onnxruntime", "tensorflow"):
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "unknown"
+            continue  # of an extra that is not installed
     return found
 
 
@@ -376,7 +381,8 @@ def _move_in(aside: Path, folder: Path, names: list[str]) -> None:
     shutil.rmtree(aside)
 
 
-def _broken(folder: Path, why: str) -> BundleError:
+def broken(folder: Path, why: str) -> BundleError:
+    """Return the error of a bundle that is not what was saved."""
     return BundleError(
         f"the bundle is broken: {why}", where=str(folder), fix="fetch or make the bundle again; do not edit its files"
     )

@@ -8,7 +8,7 @@ experiment     version, id, name, file, script, compressor, seed, proposer, n_tr
 started        trial, attempt, sample (dimension -> value), config (what the script got), baseline
 intermediate   trial, values, step
 retried        trial, attempt, state, cause: an attempt that failed and is made again
-ended          trial, state, cause, values, score, seconds, before, after, removed, log, saved
+ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved
 promoted       trial, score: its candidate is now the best one
 pruned         trial: its candidate was not the best and its files are gone
 verified       trial, relative_difference, before, after: the best bundle, reloaded in a fresh process

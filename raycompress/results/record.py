@@ -32,6 +32,8 @@ class TrialRecord:
         ``params``, ``flops`` (multiply-adds) and ``bytes`` of the model; None when nothing was exported.
     removed
         Layer -> (removed, of) output channels.
+    notes
+        What a person should know of the saved model.
     seconds
         From the start to the end, by the wall clock.
     """
@@ -48,6 +50,7 @@ class TrialRecord:
     before: dict[str, float] | None = None
     after: dict[str, float] | None = None
     removed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
     seconds: float | None = None
     saved: bool = False
     attempts: int = 1
@@ -124,6 +127,7 @@ class Experiment:
         for name in ("cause", "values", "score", "before", "after", "seconds", "saved"):
             setattr(trial, name, event[name])
         trial.removed = {layer: (removed, of) for layer, (removed, of) in event["removed"].items()}
+        trial.notes = tuple(event.get("notes", ()))  # older journals have none
 
     def _on_promoted(self, event: journal.Event) -> None:
         """Nothing: ``best.json`` says which one it is; after a kill between the two this event may be missing."""

@@ -34,6 +34,8 @@ class Trial:
         Sends one message to whoever supervises the trial.
     result_labels
         The names of a reported list's members (``multi_res_labels``), the objective's first.
+    exports
+        Further forms of the model to put into its bundle: ``onnx``, ``tflite``.
     bundle
         The bundle to verify, in mode ``verify``.
     on_report
@@ -47,6 +49,7 @@ class Trial:
     send: Callable[[Mapping[str, Any]], None]
     save_model: bool = True
     result_labels: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
     bundle: Path | None = None
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)

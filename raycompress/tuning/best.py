@@ -137,5 +137,5 @@ class Recorder(DriverOnly, Callback):
             self._end(number, {**_NOTHING, "state": TrialState.STOPPED, "cause": cause})
 
 
-_ENDED = ("state", "cause", "values", "score", "seconds", "before", "after", "removed", "saved")
-_NOTHING: dict[str, Any] = {**dict.fromkeys(_ENDED), "removed": {}, "saved": False}
+_ENDED = ("state", "cause", "values", "score", "seconds", "before", "after", "removed", "notes", "saved")
+_NOTHING: dict[str, Any] = {**dict.fromkeys(_ENDED), "removed": {}, "notes": [], "saved": False}

@@ -90,6 +90,7 @@ def _supervised(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> i
         send=send,
         save_model=spec.save_model,
         result_labels=spec.result_labels,
+        exports=spec.exports,
         bundle=Path(spec.bundle) if spec.bundle else None,
     )
     code = 0

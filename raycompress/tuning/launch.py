@@ -13,7 +13,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from raycompress.compressors import catalog
 from raycompress.errors import BundleError, ExperimentError, ScriptError
 from raycompress.experiment import preflight
 from raycompress.experiment.model import ModelInfo
@@ -110,7 +109,7 @@ def _tell_of_preload(hello: Hello, experiment: Experiment, view: View) -> None:
 def warm_spec(experiment: Experiment) -> WarmSpec:
     """Return what the warm process is to be that an experiment's trials are forked from."""
     threads = str(max(1, int(experiment.resources.cpu)))
-    entry = catalog.CATALOG[experiment.compression.compressor]
+    entry = experiment.compression.entry
     return WarmSpec(
         name=f"{experiment.name}-{uuid.uuid4().hex[:8]}",
         workingdir=str(experiment.workingdir),
@@ -131,6 +130,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "threads": max(1, int(experiment.resources.cpu)),
         "save_model": experiment.save_model is not False,
         "result_labels": tuple(experiment.metric_labels),
+        "exports": experiment.exports,
     }
 
 

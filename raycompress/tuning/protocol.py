@@ -151,7 +151,7 @@ class TrialSpec:
         Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
     threads
         Threads of torch; None leaves its default.
-    save_model, result_labels, bundle
+    save_model, result_labels, exports, bundle
         See `raycompress.script.context.Trial`.
     log_limit
         Bytes of output that the log keeps at most.
@@ -169,6 +169,7 @@ class TrialSpec:
     threads: int | None = None
     save_model: bool = True
     result_labels: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
     bundle: str | Path | None = None
     log_limit: int = 20 << 20
 
@@ -199,7 +200,7 @@ class TrialSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrialSpec:
         """Rebuild what `to_json` returned."""
-        tuples = {name: tuple(data[name]) for name in ("script_args", "result_labels")}
+        tuples = {name: tuple(data[name]) for name in ("script_args", "result_labels", "exports")}
         return cls(**{**data, **tuples})
 
 

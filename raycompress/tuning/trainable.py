@@ -145,6 +145,7 @@ class TrialActor(tune.Trainable):
             "before": candidate and candidate["before"],
             "after": candidate and candidate["after"],
             "removed": candidate["removed"] if candidate else {},
+            "notes": candidate["notes"] if candidate else [],
             "saved": candidate is not None and not self._config["baseline"],
         }
         if facts["saved"]:

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from making import BASE
 
-from raycompress.compressors.catalog import COMING
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.schema import Experiment, Resources, json_schema
 
@@ -215,15 +214,13 @@ def test_an_interval_without_a_grid_is_a_note(load: Load) -> None:
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        *(({key: 1}, key) for key in ("objectives", "constraints", "loggers", "export", "early_stop")),
+        *(({key: 1}, key) for key in ("objectives", "constraints", "loggers", "early_stop")),
         *(({key: 1}, key) for key in ("engine", "eta", "max_iter", "num_samples")),
         ({"resource_args": {"early_stop": {"aup_policy": "median"}}}, "early_stop"),
         *(({"runtime_args": {key: "x"}}, key) for key in ("prescript", "postscript", "overwrite")),
         *(({"proposer": name}, name) for name in ("hyperband", "bohb", "guided", "passive")),
         ({"resource": "passive"}, "passive"),
         ({"storage": "s3://bucket/x"}, "s3://"),
-        ({"compression": {"framework": "tensorflow"}}, "tensorflow"),
-        *(({"compression": {"compressor": name}}, name) for name in sorted(COMING)[:3]),
     ],
 )
 def test_what_comes_later_says_so(keys: dict[str, Any], name: str, refused: Refused) -> None:

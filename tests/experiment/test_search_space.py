@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import experiment_with, layer, network
 
+from raycompress.compressors.catalog import find
 from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.ranges import find_ranges
 from raycompress.experiment.schema import Experiment
@@ -19,6 +20,8 @@ from raycompress.experiment.search_space import SearchSpace
 
 Load = Callable[..., Experiment]
 FLOAT = {"type": "float", "range": [0.1, 0.9]}
+FILTER = find("l1_filter")
+assert FILTER is not None
 MODEL = network(
     layer("conv1", channels=8),
     layer("bn1", "BatchNorm2d", 8),
@@ -398,6 +401,6 @@ def test_the_entry_that_rules_a_layer_is_the_one_nni_selects(config_list: list[A
         info = LayerInfo(one.name, Named())
         info.type = one.type
         selected = nni.select_config(info)
-        ours = [index for index in range(len(config_list)) if one in ruled(config_list, index, MODEL, "l1_filter")]
+        ours = [index for index in range(len(config_list)) if one in ruled(config_list, index, MODEL, FILTER)]
         expected = [index for index in ours if "exclude" not in config_list[index]]
         assert expected == ([] if selected is None else [selected["index"]])

@@ -1,0 +1,7 @@
+"""Compressors of Keras models."""
+
+from __future__ import annotations
+
+from raycompress.compressors.catalog.entry import CompressorEntry
+
+ENTRIES: tuple[CompressorEntry, ...] = ()

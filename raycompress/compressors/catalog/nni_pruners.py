@@ -1,0 +1,69 @@
+"""NNI's pruners that choose at once; see `raycompress.compressors.nni`."""
+
+from __future__ import annotations
+
+from raycompress.compressors.catalog.entry import Argument, CompressorEntry
+
+_ENGINE = "raycompress.compressors.nni:NniPruner"
+_DEPENDENCY = Argument(
+    "dependency_aware", False, "remove the same channels from layers that are added together; needs dummy_input"
+)
+_TRAINING = (
+    Argument("trainer", None, "function (model, optimizer, criterion, epoch) that trains one epoch", from_script=True),
+    Argument("criterion", None, "the loss that is handed to trainer", from_script=True),
+    Argument("optimizer", None, "the optimizer that is handed to trainer", from_script=True),
+    Argument("sparsifying_training_epochs", 10, "epochs of trainer with a penalty on the BatchNorm weights"),
+    Argument("scale", 0.0001, "strength of that penalty"),
+)
+
+
+def _filter_pruner(name: str, summary: str, paper: str, instead: str) -> CompressorEntry:
+    return CompressorEntry(
+        name, "torch", "pruning", _ENGINE, summary, (_DEPENDENCY,), ("Conv2d",), True, paper, instead=instead
+    )
+
+
+ENTRIES = (
+    CompressorEntry(
+        "level",
+        "torch",
+        "pruning",
+        _ENGINE,
+        "Sets the single weights of smallest magnitude to zero; the model keeps its size.",
+        (),
+        (),
+        False,
+        "Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015",
+    ),
+    CompressorEntry(
+        "slim",
+        "torch",
+        "pruning",
+        _ENGINE,
+        "Removes the channels whose BatchNorm weight is smallest, compared across the layers of an entry.",
+        _TRAINING,
+        ("BatchNorm2d",),
+        True,
+        "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017",
+        per_layer=False,
+        instead="bn_scale",
+    ),
+    _filter_pruner(
+        "l1_filter",
+        "Removes the filters with the smallest sum of absolute weights.",
+        "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017",
+        "group_l1",
+    ),
+    _filter_pruner(
+        "l2_filter",
+        "Removes the filters with the smallest Euclidean norm.",
+        "NNI's variant of Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017",
+        "group_l2",
+    ),
+    _filter_pruner(
+        "fpgm",
+        "Removes the filters nearest to the geometric median, those that others can best replace.",
+        "He et al., Filter Pruning via Geometric Median for Deep Convolutional Neural Networks, CVPR 2019",
+        "group_fpgm",
+    ),
+)
