@@ -6,10 +6,11 @@ import difflib
 import json
 import textwrap
 from dataclasses import asdict
+from itertools import groupby
 
 import click
 
-from raycompress.compressors.catalog import CATALOG, CompressorEntry, names
+from raycompress.compressors.catalog import CATALOG, FRAMEWORKS, Argument, CompressorEntry, names
 from raycompress.errors import UsageError
 
 _WIDTH = 80
@@ -17,20 +18,24 @@ _WIDTH = 80
 
 @click.command()
 @click.argument("name", required=False)
+@click.option("--framework", type=click.Choice(FRAMEWORKS), help="Those of one framework only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def compressors(name: str | None, as_json: bool) -> None:
+def compressors(name: str | None, framework: str | None, as_json: bool) -> None:
     """List the compressors, or describe the one called NAME."""
-    if name is None:
-        click.echo(json.dumps([asdict(entry) for entry in CATALOG], indent=2) if as_json else _table())
-        return
-    found = _find(name)
-    described = [asdict(entry) for entry in found]
-    click.echo(json.dumps(described, indent=2) if as_json else "\n\n".join(_description(entry) for entry in found))
+    entries = [entry for entry in CATALOG if framework in (None, entry.framework)]
+    if name is not None:
+        entries = _find(name, entries)
+    if as_json:
+        click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
+    elif name is None:
+        click.echo(_table(entries))
+    else:
+        click.echo("\n\n".join(_description(entry) for entry in entries))
 
 
-def _find(name: str) -> list[CompressorEntry]:
+def _find(name: str, entries: list[CompressorEntry]) -> list[CompressorEntry]:
     """Return the entries called `name`, one for each framework that has it."""
-    found = [entry for entry in CATALOG if entry.name == name]
+    found = [entry for entry in entries if entry.name == name]
     if not found:
         near = difflib.get_close_matches(name, names(), n=1)
         fix = f'did you mean "{near[0]}"? ' if near else ""
@@ -38,38 +43,74 @@ def _find(name: str) -> list[CompressorEntry]:
     return found
 
 
-def _table() -> str:
-    rows = [("NAME", "KIND", "LAYERS", "SHRINKS")]
-    rows += [
-        (entry.name, entry.kind, ", ".join(entry.layer_types) or "any with a weight", _yes(entry.removes_channels))
-        for entry in CATALOG
-    ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    summaries = [textwrap.fill(f"{entry.name}: {entry.summary}", _WIDTH, subsequent_indent="    ") for entry in CATALOG]
-    return "\n".join([*lines, "", *summaries, "", "raycompress compressors NAME describes one, with its arguments."])
+def _table(entries: list[CompressorEntry]) -> str:
+    wide = max(len(entry.name) for entry in entries)
+    lines: list[str] = []
+    families = sorted(entries, key=_family, reverse=True)  # stable: within a family the catalogue's order
+    for (framework, kind), group in groupby(families, key=_family):
+        lines += [f"{framework}, {kind}", ""]
+        for entry in group:
+            lines.append(_indented(f"  {entry.name:<{wide}}  ", entry.summary))
+        lines.append("")
+    return "\n".join([*lines, "raycompress compressors NAME describes one, with its arguments."])
+
+
+def _family(entry: CompressorEntry) -> tuple[str, str]:
+    return entry.framework, entry.kind
 
 
 def _description(entry: CompressorEntry) -> str:
     facts = {
         "framework": f"{entry.framework}, {entry.kind}",
-        "layers": ", ".join(entry.layer_types) or "any with a weight",
-        "shrinks": f"{_yes(entry.removes_channels)}, by apply_speedup" if entry.removes_channels else "no, masks only",
+        "layers": layers_of(entry),
+        "acts": entry.acts,
+        "shrinks": shrinks(entry),
+        "entries": keys_of(entry),
         "paper": entry.paper,
     }
     lines = [textwrap.fill(f"{entry.name}: {entry.summary}", _WIDTH), ""]
-    lines += [_indented(f"{label:<11}", text) for label, text in facts.items()]
+    lines += [_indented(f"{label:<11}", text) for label, text in facts.items() if text]
     lines += ["", "arguments"] if entry.arguments else ["", "It takes no arguments of its own."]
     for argument in entry.arguments:
-        place = "from the script only" if argument.from_script else f"default {json.dumps(argument.default)}"
-        lines.append(_indented("  ", f"{argument.name} ({place}): {argument.summary}", "      "))
+        lines.append(_indented("  ", f"{argument.name} ({source_of(argument)}): {argument.summary}", "      "))
     return "\n".join(lines)
+
+
+def layers_of(entry: CompressorEntry) -> str:
+    """Return the layer types that a compressor takes, in words."""
+    types = ", ".join(entry.layer_types) or "any with a weight"
+    return f"{types}; {entry.instead} takes others" if entry.instead else types
+
+
+def shrinks(entry: CompressorEntry) -> str:
+    """Return whether and how a compressor makes the model smaller, in words."""
+    if entry.kind == "quantization":
+        return "the file, by fewer bits"
+    if entry.returns_small:
+        return "yes, in compress() itself"
+    if entry.base:
+        return f"yes, by apply_speedup, unless {entry.base} is level"
+    return "yes, by apply_speedup" if entry.removes_channels else "no, it sets weights to zero"
+
+
+def keys_of(entry: CompressorEntry) -> str:
+    """Return what an entry of the config_list may hold beside the choice of layers, in words."""
+    needed = [need if isinstance(need, str) else " or ".join(need) for need in entry.needs]
+    single = {key for need in entry.needs for key in ((need,) if isinstance(need, str) else need)}
+    further = [key for key in entry.keys if key not in single]
+    texts = [f"need {', '.join(needed)}" if needed else "", f"may have {', '.join(further)}" if further else ""]
+    return "; ".join(filter(None, texts)) or "choose layers, nothing else"
+
+
+def source_of(argument: Argument) -> str:
+    """Return where an argument comes from and its default, in words."""
+    if argument.required:
+        return "the script must pass it" if argument.from_script else "required"
+    if argument.from_script:
+        return "from the script only"
+    return f"default {json.dumps(argument.default)}"
 
 
 def _indented(label: str, text: str, indent: str | None = None) -> str:
     hanging = " " * len(label) if indent is None else indent
     return textwrap.fill(text, _WIDTH, initial_indent=label, subsequent_indent=hanging)
-
-
-def _yes(value: bool) -> str:
-    return "yes" if value else "no"

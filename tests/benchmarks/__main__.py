@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import controller, overhead, startup
+from tests.benchmarks import controller, latency, overhead, startup, tied
 from tests.benchmarks.machine import ROOT, describe
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
 
-SECTIONS = ("startup", "overhead", "controller")
+SECTIONS = ("startup", "overhead", "controller", "tied", "latency")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -28,6 +28,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--empty-trials", type=int, default=2000, help="controller: number of trials")
     parser.add_argument("--at-once", type=int, default=16, help="controller: trials at a time")
     parser.add_argument("--starts", type=int, default=15, help="startup: runs of each command")
+    parser.add_argument("--seeds", type=int, default=3, help="tied: networks")
+    parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
     parser.add_argument("--output", type=Path, default=ROOT / "bench_results", help="folder of the JSON file")
     return parser.parse_args(argv)
 
@@ -42,6 +44,10 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         return startup.measure(options.starts, say)
     if name == "overhead":
         return overhead.measure(sorted(set(options.trials)), options.repeats, options.ways, say)
+    if name == "tied":
+        return tied.measure(options.seeds, say)
+    if name == "latency":
+        return latency.measure(options.passes, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))
 
 

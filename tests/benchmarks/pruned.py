@@ -1,0 +1,105 @@
+"""A residual network on the digits, pruned to a budget of multiply-adds; for the benchmarks of accuracy and speed."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from typing import Any
+
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from raycompress import create_compressor
+
+N_TRAIN = 1197
+BATCH = 64
+DUMMY = torch.zeros(1, 1, 8, 8)
+_OTHER_THAN_PRUNED = {"op_names": ["fc"], "exclude": True}
+
+
+class Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.shortcut = nn.Sequential()
+        if stride != 1 or inputs != outputs:
+            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        return F.relu(out + self.shortcut(x))
+
+
+class ResNet(nn.Module):
+    """Three stages of two blocks, of `width`, twice and four times as many channels; all of a stage are tied."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, width, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        widths = (width, width, 2 * width, 4 * width)
+        self.stages = nn.Sequential(
+            *(
+                nn.Sequential(Block(inputs, outputs, 1 if inputs == outputs else 2), Block(outputs, outputs, 1))
+                for inputs, outputs in itertools.pairwise(widths)
+            )
+        )
+        self.fc = nn.Linear(4 * width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stages(F.relu(self.bn1(self.conv1(x))))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+class Digits:
+    """The digits, shuffled and split by a seed."""
+
+    def __init__(self, seed: int) -> None:
+        images, labels = load_digits(return_X_y=True)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+        self.images = (torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16)[order]
+        self.labels = torch.tensor(labels)[order]
+
+    def train(self, model: nn.Module, epochs: int, optimizer: torch.optim.Optimizer, seed: int) -> None:
+        """Train on the first part, in an order that the seed alone decides."""
+        generator = torch.Generator().manual_seed(seed)
+        model.train()
+        for _ in range(epochs):
+            for batch in torch.randperm(N_TRAIN, generator=generator).split(BATCH):
+                optimizer.zero_grad()
+                F.cross_entropy(model(self.images[batch]), self.labels[batch]).backward()
+                optimizer.step()
+
+    @torch.no_grad()
+    def accuracy(self, model: nn.Module) -> float:
+        """Return the share of the held-out images that are read rightly."""
+        model.eval()
+        right = model(self.images[N_TRAIN:]).argmax(1) == self.labels[N_TRAIN:]
+        return float(right.float().mean())
+
+
+def compressor(model: nn.Module, name: str, sparsity: float, **more: Any) -> Any:
+    """Return the compressor `name` for all channels of `model` but the outputs."""
+    types = ["BatchNorm2d"] if name in ("slim", "bn_scale") else ["Conv2d"]
+    config_list = [{"sparsity": sparsity, "op_types": types}, _OTHER_THAN_PRUNED]
+    return create_compressor(model, {"compressor": name, "config_list": config_list}, dummy_input=DUMMY, **more)
+
+
+def sparsity_for(model: nn.Module, name: str, flops_ratio: float, **more: Any) -> float:
+    """Return the sparsity of all layers at which `flops_ratio` of the multiply-adds are left, by bisection."""
+    low, high = 0.0, 0.95
+    for _ in range(7):
+        middle = (low + high) / 2
+        small = copy.deepcopy(model)
+        found = compressor(small, name, middle, **more)
+        before, _, _ = found.count_flops_params(DUMMY)
+        found.compress()
+        found.apply_speedup()
+        after, _, _ = found.count_flops_params(DUMMY)
+        low, high = (middle, high) if after > flops_ratio * before else (low, middle)
+    return (low + high) / 2
