@@ -1,11 +1,12 @@
 # make demo   see it work: a search on this machine, from a clean clone
 # make test   the tests      make lint   style, types, import contracts      make bench   speed, against peers
+# make docs   docs/compressors.md, from the catalogue and from runs
 VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench format clean
+.PHONY: demo test lint bench docs format clean
 
 demo: $(INSTALLED)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -25,6 +26,9 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
+
+docs: $(INSTALLED)
+	$(BIN)/python -m tests.tables
 
 # torch first and alone: its pin keeps everything after it from bringing another build
 $(INSTALLED): pyproject.toml constraints.txt

@@ -134,7 +134,7 @@ def _table(progress: Progress, now: float, width: int) -> Table:
     table.add_column("trial", justify="right", no_wrap=True)
     table.add_column("state", no_wrap=True)
     table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("params", justify="right", no_wrap=True)
+    table.add_column("size", justify="right", no_wrap=True)
     table.add_column("FLOPs", justify="right", no_wrap=True)
     table.add_column("time", justify="right", no_wrap=True)
     table.add_column("proposal", no_wrap=True, overflow="ellipsis", max_width=max(10, width - 55))
@@ -157,7 +157,7 @@ def _row(trial: Event, best: int | None, now: float) -> list[RenderableType]:
         name,
         state,
         number(score),
-        share(after.get("params"), before.get("params")),
+        share(after.get("bytes"), before.get("bytes")),
         share(after.get("flops"), before.get("flops")),
         f"{seconds:.1f} s",
         proposal,
@@ -188,8 +188,8 @@ def _ended(event: Event, progress: Progress) -> str:
     done = f"[{len(progress.ended)}/{progress.n_trials}]"
     if event["state"] == "finished":
         values = ", ".join(f"{name} {number(metric)}" for name, metric in event["values"].items())
-        left = share((event["after"] or {}).get("params"), (event["before"] or {}).get("params"))
-        return f"{done} trial {event['trial']}: {values}" + (f", {left} of the parameters" if left else "")
+        left = share((event["after"] or {}).get("bytes"), (event["before"] or {}).get("bytes"))
+        return f"{done} trial {event['trial']}: {values}" + (f", {left} of the size" if left else "")
     return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {event['log']}"
 
 

@@ -44,10 +44,10 @@ def _text(record: Experiment) -> str:
     ]
     if header["dimensions"]:
         lines.append("proposal: " + ", ".join(header["dimensions"]))
-    rows = [("trial", "state", "score", "params", "time", "proposal")]
+    rows = [("trial", "state", "score", "size", "time", "proposal")]
     best = record.best
     for _, trial in sorted(record.records.items()):
-        left = share((trial.after or {}).get("params"), (trial.before or {}).get("params"))
+        left = share((trial.after or {}).get("bytes"), (trial.before or {}).get("bytes"))
         proposal = "dense model" if trial.baseline else " ".join(value(raw) for raw in trial.sample.values())
         seconds = "" if trial.seconds is None else f"{trial.seconds:.1f} s"
         name = f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}"

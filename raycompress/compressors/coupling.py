@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from raycompress.compressors.catalog import CompressorEntry
@@ -35,8 +36,9 @@ class Removal:
 def settle(graph: ChannelGraph, choice: Choice, targets: Mapping[str, Target], compressor: CompressorEntry) -> Removal:
     """Return the channels that can go.
 
-    A channel goes when all layers that it is tied to (by an addition, say) chose theirs that goes with it. A layer that
-    only passes channels on, a depthwise convolution, follows the layer before it where that one is a target as well.
+    A channel goes when all layers that it is tied to (by an addition, say) chose theirs that goes with it: those that
+    make channels, of whatever type, or where BatchNorms are pruned those. A layer that only passes channels on, a
+    depthwise convolution, follows the layer before it where that one is a target as well.
 
     Raises
     ------
@@ -44,7 +46,7 @@ def settle(graph: ChannelGraph, choice: Choice, targets: Mapping[str, Target], c
         A layer that is the model's output was to be pruned, or a layer that was asked to lose channels loses none.
     """
     wanted = {name: frozenset(choice.channels.get(name, ())) for name in targets}
-    kinds = tuple(compressor.layer_types)
+    producers = frozenset(graph.producers())
     removal: dict[str, set[int]] = {name: set() for name in targets}
     blocked: dict[str, set[str]] = {name: set() for name in targets}
     for name in targets:
@@ -54,29 +56,32 @@ def settle(graph: ChannelGraph, choice: Choice, targets: Mapping[str, Target], c
                 where="config_list",
                 fix="leave it out of the config_list",
             )
-        if wanted[name]:
-            members = graph.members(name, sorted(wanted[name]))
-            deciders = _deciders(name, members, targets, kinds, graph)
-            if deciders is not None:
-                removal[name], blocked[name] = _agreed(name, wanted, members, deciders)
-    for name in targets:
-        # what a layer loses because its partners in the group lose it
-        for member in graph.members(name, sorted(removal[name])) if removal[name] else ():
+        if wanted[name] <= removal[name]:
+            continue  # nothing, or what its partners in a group that was agreed on lose as well
+        members = graph.members(name, sorted(wanted[name]))
+        of_kind = _norms(members, graph) if graph.is_norm(name) else producers
+        deciders = _deciders(name, [member for member in members if member.name in of_kind], targets)
+        if deciders is None:
+            continue
+        agreed, blocked[name] = _agreed(name, wanted, members, deciders)
+        for member in graph.members(name, sorted(agreed)) if agreed else ():
             if member.name in removal:
                 removal[member.name] |= {own for _, own in member.pairs}
     settled = Removal(
         {name: tuple(sorted(channels)) for name, channels in removal.items()},
         {name: graph.channels(name) for name in targets},
     )
-    _check(settled, choice, targets, blocked)
+    _check(settled, choice, targets, blocked, compressor)
     return settled
 
 
-def _deciders(
-    name: str, members: list[Member], targets: Mapping[str, Target], kinds: tuple[str, ...], graph: ChannelGraph
-) -> list[Member] | None:
-    """Return the layers that must agree, or None where `name` follows a target that is among them."""
-    alike = [member for member in members if member.name and graph.type_of(member.name) in kinds and member.pairs]
+def _norms(members: list[Member], graph: ChannelGraph) -> frozenset[str]:
+    return frozenset(member.name for member in members if member.name and graph.is_norm(member.name))
+
+
+def _deciders(name: str, members: list[Member], targets: Mapping[str, Target]) -> list[Member] | None:
+    """Return those of `members` that must agree, or None where `name` follows a target that is among them."""
+    alike = [member for member in members if member.pairs]
     leaders = [member for member in alike if not member.follows]
     if any(member.name == name and not member.follows for member in alike):
         return leaders
@@ -103,14 +108,20 @@ def _agreed(
     return set(wanted[name]) - refused, blockers
 
 
-def _check(removal: Removal, choice: Choice, targets: Mapping[str, Target], blocked: Mapping[str, set[str]]) -> None:
+def _check(
+    removal: Removal,
+    choice: Choice,
+    targets: Mapping[str, Target],
+    blocked: Mapping[str, set[str]],
+    compressor: CompressorEntry,
+) -> None:
     for name, target in targets.items():
         fixed = sorted(reason for reason in blocked[name] if not reason.startswith('"'))
         if fixed and not removal.channels[name]:
             raise CompressionError(
                 f'"{name}" cannot be pruned: {fixed[0]}',
                 where=f"config_list[{target.entry}]",
-                fix=f'exclude it: add {{"op_names": ["{name}"], "exclude": true}} to the config_list',
+                fix=f"exclude it: {exclusion([name])}",
             )
     if choice.asked:
         empty = [name for name in targets if choice.asked.get(name, 0) >= 1 and not removal.channels[name]]
@@ -121,13 +132,31 @@ def _check(removal: Removal, choice: Choice, targets: Mapping[str, Target], bloc
         empty = [name for name in targets if targets[name].entry in (entries & chosen) - active]
     for name in empty:
         asked = choice.asked.get(name, len(choice.channels.get(name, ())))
-        raise CompressionError(
-            f'"{name}" was to lose {asked} of {removal.of[name]} channels and loses none: '
-            + _why(name, choice, blocked),
-            where=f"config_list[{targets[name].entry}]",
-            fix='prune tied layers together: "expand_op_names": "dependency" in the entry that names them all, and '
-            "dependency_aware=True with dummy_input= in create_compressor",
+        of = removal.of[name]
+        lost = (
+            f"can lose none of its {of} channels"
+            if asked == of
+            else f"was to lose {asked} of {of} channels and loses none"
         )
+        raise CompressionError(
+            f'"{name}" {lost}: {_why(name, choice, blocked)}',
+            where=f"config_list[{targets[name].entry}]",
+            fix=_fix(name, compressor),
+        )
+
+
+def exclusion(names: Iterable[str]) -> str:
+    """Return what to write to leave layers out."""
+    return f"add {json.dumps({'op_names': list(names), 'exclude': True})} to the config_list"
+
+
+def _fix(name: str, compressor: CompressorEntry) -> str:
+    together = 'prune tied layers together: "expand_op_names": "dependency" in the entry that names them all'
+    if compressor.argument("dependency_aware") is not None:
+        together += ", and dependency_aware=True with dummy_input= in create_compressor"
+    if compressor.instead:
+        together += f'; "{compressor.instead}" does so for layers of all types'
+    return f"{together}; or {exclusion([name])}"
 
 
 def _why(name: str, choice: Choice, blocked: Mapping[str, set[str]]) -> str:

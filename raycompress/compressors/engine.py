@@ -29,6 +29,8 @@ class Request:
         The compressor's arguments, by the names in the catalogue.
     example
         One input of the model, or None when none is known yet.
+    call
+        What the script passed to ``compress()`` by name.
     """
 
     compressor: CompressorEntry
@@ -36,6 +38,7 @@ class Request:
     targets: Mapping[str, Target]
     arguments: Mapping[str, Any]
     example: Example | None
+    call: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

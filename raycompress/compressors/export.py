@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,9 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors.example import Example
+from raycompress.compressors.inside import check_inside
 from raycompress.compressors.measure import Sizes
 from raycompress.compressors.plan import SlicingPlan
-from raycompress.errors import CompressionError, UsageError
+from raycompress.errors import CompressionError
 from raycompress.results import bundle
 from raycompress.script.context import Trial
 
@@ -40,6 +42,20 @@ class Export:
         What the user wrote.
     notes
         What a person should know of the saved model.
+    kind
+        The bundle's.
+    state
+        What ``model_path`` gets; by default the model's state_dict.
+    weights
+        What the bundle stores as its weights; by default the same.
+    files
+        Further files of the bundle: name -> a function that writes it to the path it is given.
+    named
+        Further files that the script named, relative to its folder: path -> such a function.
+    onnx
+        The model as ONNX, where it is that already; by default it is written of `traceable`.
+    traceable
+        The same function as `model`, for ONNX; by default that model.
     """
 
     model: nn.Module
@@ -51,6 +67,13 @@ class Export:
     removed: Mapping[str, tuple[int, int]]
     asked: Mapping[str, Any]
     notes: tuple[str, ...] = ()
+    kind: bundle.Kind = "torch"
+    state: Mapping[str, Tensor] | None = None
+    weights: Mapping[str, Tensor] | None = None
+    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+    named: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+    onnx: bytes | None = None
+    traceable: nn.Module | None = None
 
 
 def export(
@@ -60,24 +83,35 @@ def export(
     mask_path: str | None,
     folder_name: str,
     bundle_path: str | None,
+    onnx_path: str | None = None,
 ) -> None:
-    """Save `saved`; see `raycompress.compressors.pruner.Pruner.export_model`."""
-    state = plain_state(saved.model)
+    """Save `saved`; see `raycompress.compressors.pruner.Pruner.export_model`.
+
+    With ``"export": ["onnx"]`` in the experiment, the bundle of a trial holds the model as ONNX too.
+    """
+    state = plain_state(saved.model) if saved.state is None else saved.state
     files: dict[str, Callable[[Path], None]] = {}
     paths = {model_path: state} | ({} if mask_path is None else {mask_path: dict(saved.masks)})
     for path, content in paths.items():
         name = str(PurePosixPath(str(folder_name)) / str(path))
         files[name] = lambda target, content=content: torch.save(content, target)  # type: ignore[misc]
+    files.update({str(PurePosixPath(str(folder_name)) / path): write for path, write in saved.named.items()})
+    onnx_names = _onnx_names(trial, folder_name, onnx_path)
+    if trial is not None:
+        for name in [*files, *(onnx_names - {bundle.ONNX})]:
+            check_inside(name)
+    if onnx_names:
+        saved, data = _with_onnx(saved)
+        for name in onnx_names:
+            files[name] = lambda target: _write_bytes(target, data)
     if trial is None:
         for name, write in files.items():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             write(Path(name))
         if bundle_path is not None:
-            bundle.write(Path(bundle_path), _content(saved, state))
+            bundle.write(Path(bundle_path), _content(saved, state), saved.files)
         return
-    for name in files:
-        _check_inside(name)
-    bundle.write(trial.candidate, _content(saved, state), files)
+    bundle.write(trial.candidate, _content(saved, state), {**saved.files, **files})
     trial.send(
         {
             "type": "candidate",
@@ -87,6 +121,32 @@ def export(
             "notes": list(saved.notes),
         }
     )
+
+
+def _onnx_names(trial: Trial | None, folder_name: str, onnx_path: str | None) -> set[str]:
+    """Return the files that are to hold the model as ONNX."""
+    named = set() if onnx_path is None else {str(PurePosixPath(str(folder_name)) / str(onnx_path))}
+    return named | ({bundle.ONNX} if trial is not None and "onnx" in trial.exports else set())
+
+
+def _with_onnx(saved: Export) -> tuple[Export, bytes]:
+    """Return the model as ONNX, proved in onnxruntime, and `saved` with what a person should know of that file."""
+    if saved.onnx is not None:
+        return saved, saved.onnx
+    from raycompress.compressors.onnx_export import export_onnx
+
+    with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
+        path = Path(folder, bundle.ONNX)
+        parity = export_onnx(saved.traceable or saved.model, saved.example, path)
+        data = path.read_bytes()
+    if parity.any_batch:
+        return saved, data
+    size = saved.example.shapes[0][0]
+    return replace(saved, notes=(*saved.notes, f"the ONNX file takes batches of {size} only, as forward() does")), data
+
+
+def _write_bytes(path: Path, data: bytes) -> None:
+    path.write_bytes(data)
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:
@@ -116,7 +176,7 @@ def _content(saved: Export, state: Mapping[str, Tensor]) -> bundle.Content:
     inputs, tensors = saved.example.to_json()
     outputs = {f"output.{index}": tensor for index, tensor in enumerate(saved.example.outputs(saved.model))}
     return bundle.Content(
-        weights=state,
+        weights=state if saved.weights is None else saved.weights,
         masks=saved.masks,
         plan=saved.plan.to_json(),
         inputs=inputs,
@@ -129,18 +189,5 @@ def _content(saved: Export, state: Mapping[str, Tensor]) -> bundle.Content:
             "removed": {layer: list(counts) for layer, counts in saved.removed.items()},
             "notes": list(saved.notes),
         },
+        kind=saved.kind,
     )
-
-
-def _check_inside(name: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise UsageError(
-            f'"{name}" would leave the folder of the trial',
-            where="export_model",
-            fix='give a plain relative path, such as model_path="model.pth"',
-        )
-    if path.parts and path.parts[0] in bundle.RESERVED:
-        raise UsageError(
-            f'"{name}" is the name of a file of the bundle', where="export_model", fix="choose another file name"
-        )

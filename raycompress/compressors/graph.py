@@ -10,15 +10,20 @@ Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raycompress.compressors import masked_calls
+from raycompress.compressors.attention import Heads, heads_of, owners
 from raycompress.compressors.example import Example, evaluating, tensors_in
 from raycompress.compressors.masks import drop_hooks
+from raycompress.compressors.reshapes import follow_reshapes
 from raycompress.errors import CompressionError
 
 OUTPUTS = "its channels are the model's outputs"
@@ -57,10 +62,14 @@ class Sliced:
         Flat indices into the original tensor, in the order of the small one, on the CPU.
     shape
         Shape of the small tensor.
+    factor
+        What the small tensor is multiplied by, of a shape that broadcasts to `shape`; None where it is not. Torch's
+        attention divides by the root of a head's width, so queries of narrower heads are scaled to make up for it.
     """
 
     kept: Tensor
     shape: tuple[int, ...]
+    factor: Tensor | None = None
 
 
 class ChannelGraph:
@@ -89,6 +98,8 @@ class ChannelGraph:
             parameter.requires_grad_(parameter.is_floating_point())
         self.names: dict[nn.Module, str] = {module: name for name, module in self.copy.named_modules()}
         self._modules: dict[str, nn.Module] = dict(self.copy.named_modules())
+        self._remaining: dict[str, list[int]] = {}
+        self._of: dict[str, int] = {}
         with evaluating(self.copy), torch.enable_grad():
             outputs = [tensor for tensor in tensors_in(example.call(self.copy)) if tensor.requires_grad]
             if not outputs:
@@ -101,6 +112,7 @@ class ChannelGraph:
                 self._graph = torch_pruning.DependencyGraph().build_dependency(
                     self.copy, example, forward_fn=_traced, verbose=False
                 )
+                follow_reshapes(self._graph)
             except Exception as error:
                 raise CompressionError(
                     f"the channels of {type(model).__name__} cannot be followed: {type(error).__name__}: {error}",
@@ -119,6 +131,10 @@ class ChannelGraph:
     def type_of(self, name: str) -> str:
         """Return the class name of a layer."""
         return type(self._modules[name]).__name__
+
+    def is_norm(self, name: str) -> bool:
+        """Tell whether a layer is a BatchNorm."""
+        return isinstance(self._modules[name], nn.modules.batchnorm._BatchNorm)
 
     def channels(self, name: str) -> int:
         """Return the number of output channels of a layer."""
@@ -143,31 +159,102 @@ class ChannelGraph:
         The copy is the small model's shape afterwards; its values are positions, and the graph is spent.
         """
         original = {key: tuple(tensor.shape) for key, tensor in _tensors(self.copy)}
-        _number(self.copy)
-        remaining: dict[str, list[int]] = {}
-        for name, channels in removal.items():
-            left = remaining.setdefault(name, list(range(self.channels(name))))
-            positions = [left.index(channel) for channel in channels if channel in left]
-            if not positions:
-                continue
-            group = self._group(name, positions)
-            for item in group:
-                label = self.names.get(item.dep.target.module, "")
-                if label and self._graph.is_out_channel_pruning_fn(item.dep.handler) and label in self:
-                    other = remaining.setdefault(label, list(range(self.channels(label))))
-                    gone = set(item.idxs)
-                    remaining[label] = [channel for place, channel in enumerate(other) if place not in gone]
-            group.prune(record_history=False)
-        return {
-            key: Sliced(tensor.detach().reshape(-1).round().long().cpu(), tuple(tensor.shape))
-            for key, tensor in _tensors(self.copy)
-            if tuple(tensor.shape) != original[key]
+        widths = {
+            name: module.head_dim for name, module in self._modules.items() if isinstance(module, nn.MultiheadAttention)
         }
+        _number(self.copy)
+        for name, channels in removal.items():
+            self.remove(name, channels)
+        left = {key: tensor for key, tensor in _tensors(self.copy) if tuple(tensor.shape) != original[key]}
+        return {
+            (name, key): Sliced(
+                tensor.detach().reshape(-1).round().long().cpu(),
+                tuple(tensor.shape),
+                self._query_factor(name, key, widths),
+            )
+            for (name, key), tensor in left.items()
+        }
+
+    def remove(self, name: str, channels: Iterable[int]) -> None:
+        """Remove output channels of a layer, in the original's numbering, and all that goes with them, from the copy.
+
+        Channels that are gone already are passed over.
+        """
+        places = {channel: place for place, channel in enumerate(self.remaining(name))}
+        positions = [places[channel] for channel in channels if channel in places]
+        if not positions:
+            return
+        heads = self.heads(name)
+        with following(name):
+            self._prune(self._group(name, positions))
+        if heads is not None:
+            heads.shrink(self.channels(name))
+
+    def _prune(self, group: Any) -> None:
+        for item in group:
+            label = self.names.get(item.dep.target.module, "")
+            if label and self._graph.is_out_channel_pruning_fn(item.dep.handler) and label in self:
+                gone = set(item.idxs)
+                self._of.setdefault(label, self.channels(label))
+                left = [channel for place, channel in enumerate(self.remaining(label)) if place not in gone]
+                self._remaining[label] = left
+        group.prune(record_history=False)
+
+    def remaining(self, name: str) -> list[int]:
+        """Return the output channels of a layer that are left, in the original's numbering."""
+        return self._remaining.get(name, list(range(self.channels(name))))
+
+    def removed(self, name: str) -> tuple[int, ...]:
+        """Return the output channels of a layer that `remove` took, in the original's numbering."""
+        left = set(self.remaining(name))
+        return tuple(channel for channel in range(self._of.get(name, 0)) if channel not in left)
+
+    def norms(self) -> dict[str, Tensor]:
+        """Return the channels that are left of each LayerNorm and GroupNorm that lost some."""
+        return {
+            name: torch.tensor(left)
+            for name, left in self._remaining.items()
+            if isinstance(self._modules[name], (nn.LayerNorm, nn.GroupNorm))
+        }
+
+    def group(self, name: str) -> Any:
+        """Return Torch-Pruning's group of all channels that a layer has left, what each item removes in order."""
+        group = self._group(name, range(self.channels(name)))
+        for place, item in enumerate(group):
+            order = sorted(range(len(item.idxs)), key=item.idxs.__getitem__)
+            ordered = type(item)(item.dep, [item.idxs[index] for index in order])
+            ordered.root_idxs = [item.root_idxs[index] for index in order]
+            group[place] = ordered
+        return group
+
+    def heads(self, name: str) -> Heads | None:
+        """Return the heads that a layer's channels belong to, or None where it feeds no attention written by hand."""
+        if not isinstance(self._modules[name], nn.Linear) or not owners(name, self._modules):
+            return None
+        group = self._group(name, range(self.channels(name)))
+        behind = [
+            len(set(item.idxs))
+            for item in group
+            if isinstance(item.dep.target.module, nn.Linear)
+            and not self._graph.is_out_channel_pruning_fn(item.dep.handler)
+        ]
+        return heads_of(name, group, self._modules, max(behind, default=0))
 
     def producers(self) -> list[str]:
         """Return the convolutions and linear layers of the graph, in the model's order."""
         kinds = (nn.modules.conv._ConvNd, nn.Linear)
         return [name for name, module in self._modules.items() if isinstance(module, kinds) and name in self]
+
+    def _query_factor(self, name: str, key: str, widths: dict[str, int]) -> Tensor | None:
+        module = self._modules[name]
+        if not isinstance(module, nn.MultiheadAttention) or module.head_dim == widths[name]:
+            return None
+        if key not in ("in_proj_weight", "in_proj_bias", "q_proj_weight"):
+            return None
+        tensor = getattr(module, key)
+        factor = torch.ones(tensor.size(0))
+        factor[: module.embed_dim] = math.sqrt(module.head_dim / widths[name])
+        return factor.reshape(-1, *[1] * (tensor.dim() - 1))
 
     def _group(self, name: str, channels: Iterable[int]) -> Any:
         module = self._modules[name]
@@ -183,6 +270,10 @@ class ChannelGraph:
         module = node.module
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1 and not _depthwise(module):
             return f'its channels meet the grouped convolution "{self.names[module]}" (groups={module.groups})'
+        if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
+            return (
+                f'its channels meet "{self.names[module]}", a LayerNorm over {len(module.normalized_shape)} dimensions'
+            )
         return ""
 
     def _follows(self, node: Any) -> bool:
@@ -190,6 +281,19 @@ class ChannelGraph:
             return True
         is_norm = isinstance(node.module, nn.modules.batchnorm._BatchNorm)
         return is_norm and any(_depthwise(source.module) for source in node.inputs)
+
+
+@contextmanager
+def following(name: str) -> Iterator[None]:
+    """Turn what Torch-Pruning raises where it loses track of the channels of layer `name` into an error of ours."""
+    try:
+        yield
+    except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError) as error:
+        raise CompressionError(
+            f'the channels of "{name}" cannot be followed through the model: {type(error).__name__}: {error}',
+            where="config_list",
+            fix=f'exclude it: add {{"op_names": ["{name}"], "exclude": true}} to the config_list',
+        ) from error
 
 
 def clean_copy(model: nn.Module) -> nn.Module:
@@ -202,6 +306,7 @@ def clean_copy(model: nn.Module) -> nn.Module:
             fix="keep no tensors with a history, locks, files or generators as attributes of the model",
         ) from error
     drop_hooks(copied)
+    masked_calls.release(copied)
     return copied
 
 

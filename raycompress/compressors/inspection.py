@@ -46,7 +46,7 @@ def _layers(model: nn.Module, flops: dict[str, int] | None) -> tuple[Layer, ...]
     layers = []
     for name, module in model.named_modules():
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
-        if name and own:
+        if name and (own or not any(module.children())):
             weight = getattr(module, "weight", None)
             shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
             counted = None if flops is None else flops.get(name, 0)

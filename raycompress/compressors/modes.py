@@ -1,4 +1,4 @@
-"""What create_compressor does where a trial is no real one: the dense baseline, inspection, verification."""
+"""What create_compressor does where a trial is no real one: the dense baseline, inspection, verification, analysis."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
         return DenseCompressor(model)
     if trial.mode == "verify":
         verify(model, trial)
+    if trial.mode == "analyze":
+        from raycompress.compressors.analysis.analyser import Analyser
+
+        return Analyser(model, trial, dummy, arguments)
     return Inspector(model, trial, None if dummy is None else Example.from_dummy(dummy))
 
 
@@ -104,8 +108,16 @@ def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:
     if device is not None:
         example = example.to(device)
     difference = relative_difference(outputs, example.outputs(small))
-    sizes = [measure.sizes(model, example).to_json() for model in (dense, small)]
-    times = measure.latencies([dense, small], measure.first_of_batch(example))
+    sizes = [measure.sizes(dense, example).to_json()]
+    if bundle.read(folder).kind == "quantized":
+        from raycompress.compressors.quantized_loading import fastest
+
+        sizes.append(bundle.read(folder).after.model_dump())
+        timed = fastest(folder, dense, small)
+    else:
+        sizes.append(measure.sizes(small, example).to_json())
+        timed = small
+    times = measure.latencies([dense, timed], measure.first_of_batch(example))
     before, after = (
         {**size, "latency_ms": time.wall_ms, "cpu_ms": time.cpu_ms} for size, time in zip(sizes, times, strict=True)
     )

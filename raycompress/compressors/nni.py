@@ -73,6 +73,7 @@ class NniPruner:
         return Choice(channels=channels, asked=asked)
 
     def _slim(self, pruning: ModuleType, request: Request) -> Choice:
+        """Rank the channels of all layers of an entry together; a layer keeps at least its strongest one."""
         if request.arguments.get("trainer") is not None:
             self._train_slim(pruning, request)
         model = copy.deepcopy(request.model)
@@ -89,10 +90,16 @@ class NniPruner:
             with quiet(request):
                 pruner = pruning.SlimPruner(model, [config], None, None, None, sparsifying_training_epochs=0)
                 masks = masks_of(pruner)
+            found = {name: removed_channels(masks[name]) for name in members}
             for name in members:
-                channels[name] = removed_channels(masks[name])
-                if len(channels[name]) == len(masks[name]):
-                    raise everything(request, name, "channels")
+                if len(found[name]) == len(masks[name]):
+                    # NNI removes all that are equal to the threshold: then the weights say nothing of the channels
+                    if sum(map(len, found.values())) > int(total * sparsity):
+                        raise everything(request, name, "channels")
+                    weight = model.get_parameter(f"{name}.weight")
+                    strongest = int(weight.detach().abs().argmax())
+                    found[name] = tuple(channel for channel in found[name] if channel != strongest)
+            channels |= found
         return Choice(channels=channels)
 
     def _train_slim(self, pruning: ModuleType, request: Request) -> None:

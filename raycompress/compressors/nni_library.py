@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -16,9 +17,12 @@ from torch import Tensor, nn
 
 from raycompress.compressors.engine import Request
 from raycompress.compressors.targets import Target
-from raycompress.errors import CompressionError
+from raycompress.errors import CompressionError, RaycompressError
 
 _IMPORT_LOCK = threading.Lock()
+
+_OTHER_LOGGERS = ("torch pruner", "torch filter pruners", "Sensitivity_Pruner", "Sensitivity_Analysis")
+"""NNI's loggers outside its own hierarchy."""
 
 
 def load_nni() -> ModuleType:
@@ -49,13 +53,15 @@ def load_nni() -> ModuleType:
 
 @contextlib.contextmanager
 def quiet(request: Request) -> Iterator[None]:
-    """Keep what NNI prints off stdout, and turn its assertions into an error of ours."""
-    logger = logging.getLogger("nni.algorithms")
-    disabled, logger.disabled = logger.disabled, True
+    """Keep nothing of what NNI prints and logs, and turn its assertions into an error of ours."""
+    # each by itself: a logger with a level of its own, as NNI's have, does not ask its parents
+    disabled = {logger: logger.disabled for logger in _loggers()}
+    for logger in disabled:
+        logger.disabled = True
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
             yield
-    except CompressionError:
+    except RaycompressError:
         raise
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
@@ -65,7 +71,13 @@ def quiet(request: Request) -> Iterator[None]:
             fix="name other layers, or another compressor; `raycompress compressors` lists them",
         ) from error
     finally:
-        logger.disabled = disabled
+        for logger, before in disabled.items():
+            logger.disabled = before
+
+
+def _loggers() -> list[logging.Logger]:
+    names = [name for name in logging.Logger.manager.loggerDict if name.partition(".")[0] == "nni"]
+    return [logging.getLogger(name) for name in (*names, *_OTHER_LOGGERS)]
 
 
 def positive(targets: Mapping[str, Target]) -> list[str]:
@@ -76,6 +88,26 @@ def positive(targets: Mapping[str, Target]) -> list[str]:
 def config_of(name: str, target: Target) -> dict[str, Any]:
     """Return the entry of NNI's config_list for one layer."""
     return {"sparsity": target.sparsity, "op_types": [target.type], "op_names": [name]}
+
+
+def aware_options(request: Request) -> dict[str, Any]:
+    """Return what NNI's filter pruners take for ``dependency_aware``; raises CompressionError without an input."""
+    if not request.arguments.get("dependency_aware", False):
+        return {}
+    if request.example is None:
+        raise CompressionError(
+            f"{request.compressor.name} with dependency_aware needs to know an input",
+            where="create_compressor",
+            fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
+        )
+    args = request.example.args
+    return {"dependency_aware": True, "dummy_input": args[0] if len(args) == 1 else args}
+
+
+def asked_of(request: Request) -> dict[str, int]:
+    """Return how many channels each layer is to lose."""
+    modules = dict(request.model.named_modules())
+    return {name: int(target.sparsity * channels_of(modules[name])) for name, target in request.targets.items()}
 
 
 def masks_of(pruner: Any) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raycompress.compressors.attention import HEADS, WIDTHS
 from raycompress.errors import BundleError
 
 Fresh = dict[int, tuple[nn.Parameter, nn.Parameter]]
@@ -30,6 +31,11 @@ ATTRIBUTES = frozenset(
         "embed_dim",
         "hidden_size",
         "input_size",
+        "kdim",
+        "vdim",
+        "head_dim",
+        *HEADS,
+        *WIDTHS,
     }
 )
 

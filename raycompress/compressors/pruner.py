@@ -56,8 +56,8 @@ class Pruner(Compressor):
             trial.on_finish.append(self._check_compressed)
         self._witness = None if trial is None else Witness(trial, lambda: self._fingerprint())
 
-    def compress(self, *_args: Any, **_kwargs: Any) -> nn.Module:
-        """Prune; see `Compressor.compress`.
+    def compress(self, *_args: Any, **kwargs: Any) -> nn.Module:
+        """Prune; see `Compressor.compress`. What is passed by name goes to the engine.
 
         Raises
         ------
@@ -69,16 +69,25 @@ class Pruner(Compressor):
             return self.model
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
-        request = Request(self._entry, self.model, self._targets, self._arguments, self._given)
-        outcome = engine.choose(request)
+        request = Request(self._entry, self.model, self._targets, self._arguments, self._given, kwargs)
+        if self._given is not None and self._entry.removes_channels and self._arguments.get("trainer") is not None:
+            slicing.rehearse(self.model, self._given, self._targets, self._entry)
+        met: list[Example] = []  # a method that trains the model in here shows what it is called with
+        if self._given is None:
+            self._first_call = FirstCall(met.append).watch(self.model)
+        try:
+            outcome = engine.choose(request)
+        finally:
+            self._first_call.cancel()
         if isinstance(outcome, Course):
             self._course = outcome
             self._take(outcome.start())
             self._watch = StepWatch(self.model, lambda: self._take(outcome.after_step()))
         else:
             self._take(outcome)
-        if self._given is not None:
-            self._learn(self._given)
+        example = self._given or next(iter(met), None)
+        if example is not None:
+            self._learn(example)
         else:
             self._first_call = FirstCall(self._learn).watch(self.model)
         return self.apply_speedup() if self._entry.returns_small else self.model
@@ -86,6 +95,7 @@ class Pruner(Compressor):
     def update_epoch(self, epoch: int) -> None:
         """Go on to what the compressor's schedule removes at this epoch."""
         if self._course is not None and not self._small:
+            self._masks.apply()  # a step of the optimizer may have moved what is pruned, until the next forward
             self._take(self._course.at_epoch(epoch))
 
     def get_prune_iterations(self) -> range:
@@ -95,6 +105,7 @@ class Pruner(Compressor):
     def prune_iteration_start(self) -> None:
         """Go on to what the next round removes."""
         if self._course is not None and not self._small:
+            self._masks.apply()
             self._take(self._course.at_round())
 
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
@@ -139,6 +150,7 @@ class Pruner(Compressor):
         speedup: bool = False,
         dummy_input: Any = None,
         bundle_path: str | None = None,
+        onnx_path: str | None = None,
         **_ignored: Any,
     ) -> None:
         """Save the model as it is now; the last of several calls wins.
@@ -156,11 +168,13 @@ class Pruner(Compressor):
             Call `apply_speedup` first.
         bundle_path
             By hand only: folder for a bundle that `raycompress.load` takes.
+        onnx_path
+            File for the model as ONNX, in `folder_name` as well.
 
         Raises
         ------
         CompressionError
-            Nothing was compressed yet, or no input was seen.
+            Nothing was compressed yet, no input was seen, or ONNX was asked for and cannot hold the model.
         UsageError
             In a trial: a path that leaves the candidate folder, or takes the name of a file of the bundle.
         """
@@ -173,6 +187,7 @@ class Pruner(Compressor):
             self._learn(Example.from_dummy(dummy_input))
         self._need_example("export_model")
         self._need_masks()
+        self._need_plain()
         self._masks.apply()
         assert self.example is not None and self._before is not None
         removed = {} if self._slicing is None else self._slicing.removal.counts()
@@ -187,7 +202,7 @@ class Pruner(Compressor):
             removed=removed,
             asked=self._asked,
         )
-        export(saved, self._trial, model_path, mask_path, folder_name, bundle_path)
+        export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
         if self._witness is not None:
             self._witness.export()
 
@@ -207,6 +222,8 @@ class Pruner(Compressor):
         self.example = example
         self._before = measure.sizes(self.model, example)
         if self._entry.removes_channels:
+            if self._choice is None and self._course is not None:
+                slicing.rehearse(self.model, example, self._targets, self._entry)
             self._slice(example)
 
     def _slice(self, example: Example) -> None:
@@ -238,6 +255,16 @@ class Pruner(Compressor):
                 "nothing was compressed: the masks cover no weight at all",
                 where="config_list",
                 fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
+            )
+
+    def _need_plain(self) -> None:
+        """A masked norm computes over the channels that stay, which a fresh instance of the class would not."""
+        if self._slicing is not None and self._slicing.norms and not self._small:
+            first = next(iter(self._slicing.norms))
+            raise CompressionError(
+                f'the masked model cannot be saved: its norm "{first}" loses channels, which weights alone do not tell',
+                where="export_model",
+                fix="call apply_speedup first, or pass speedup=True",
             )
 
     def _check_compressed(self) -> None:

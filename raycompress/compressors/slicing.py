@@ -9,8 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from raycompress.compressors import masked_calls
 from raycompress.compressors.catalog import CompressorEntry
 from raycompress.compressors.coupling import Removal, settle
+from raycompress.compressors.deferred import DeferredChoice
 from raycompress.compressors.engine import Choice
 from raycompress.compressors.example import Example, evaluating, tensors_in
 from raycompress.compressors.graph import ChannelGraph, Sliced, clean_copy
@@ -43,14 +45,21 @@ class Slicing:
         (module, tensor) -> what is left of it; tensors that stay whole are left out.
     plan
         The same, for a fresh instance in another process.
+    norms
+        LayerNorm or GroupNorm -> channels that stay, where some go. A masked model computes these norms over the
+        channels that stay, by hooks which no state_dict holds: only sliced is it a model of its plain class.
     """
 
     removal: Removal
     tensors: Mapping[tuple[str, str], Sliced]
     plan: SlicingPlan
+    norms: Mapping[str, Tensor]
 
     def removed(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
-        """Return the masks of the parameters: True where a weight goes."""
+        """Mask `model`: return the masks of its parameters, True where a weight goes, which the caller has to hold.
+
+        What zeroed weights alone do not make the sliced function is made so by hooks, until `apply`.
+        """
         masks = {}
         for (module, name), sliced in self.tensors.items():
             tensor = getattr(model.get_submodule(module), name)
@@ -58,10 +67,12 @@ class Slicing:
                 mask = torch.ones(tensor.numel(), dtype=torch.bool)
                 mask[sliced.kept] = False
                 masks[module, name] = mask.reshape(tensor.shape).to(tensor.device)
+        masked_calls.hold(model, self.norms, masks)
         return masks
 
     def apply(self, model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter, Sliced]]:
         """Slice `model` in place; returns (old parameter, new parameter, what is left) of all that changed."""
+        masked_calls.release(model)
         modules = dict(model.named_modules())
         fresh: Fresh = {}
         left: dict[int, Sliced] = {}
@@ -69,6 +80,8 @@ class Slicing:
             old = getattr(modules[module], name)
             left[id(old)] = sliced
             value = old.detach().reshape(-1)[sliced.kept.to(old.device)].reshape(sliced.shape).clone()
+            if sliced.factor is not None:
+                value *= sliced.factor.to(value)
             replace_tensor(modules[module], name, value, fresh)
         for module, change in self.plan.modules.items():
             set_attributes(modules[module], change)
@@ -91,6 +104,8 @@ def make(
     SpeedupError
         The sliced model would not be the masked one.
     """
+    if isinstance(choice, DeferredChoice):
+        choice = choice.choose(example)
     graph = ChannelGraph(model, example)
     removal = settle(graph, choice, targets, compressor)
     tensors = graph.slice(removal.channels)
@@ -99,7 +114,7 @@ def make(
         for name, channels in removal.channels.items()
         if channels
     }
-    slicing = Slicing(removal, tensors, SlicingPlan(_changes(model, graph.copy, tensors), kept))
+    slicing = Slicing(removal, tensors, SlicingPlan(_changes(model, graph.copy, tensors), kept), graph.norms())
     if tensors:
         masked, small = clean_copy(model), clean_copy(model)
         for (module, name), mask in slicing.removed(masked).items():
@@ -107,6 +122,27 @@ def make(
         slicing.apply(small)
         prove(masked, small, example)
     return slicing
+
+
+def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], compressor: CompressorEntry) -> None:
+    """Tell of a model that cannot be sliced before it is trained; `model` is left as it is.
+
+    Raises
+    ------
+    CompressionError
+        A layer is tied to others, or to the model's outputs, in such a way that it can lose no channel at all.
+    SpeedupError
+        With one channel of each layer removed, the sliced model would not be the masked one.
+    """
+    graph = ChannelGraph(model, example)
+    every = {
+        name: tuple(range(graph.channels(name)))
+        for name, target in targets.items()
+        if target.sparsity > 0 and name in graph
+    }
+    settle(graph, Choice(channels=every, asked={name: len(all_) for name, all_ in every.items()}), targets, compressor)
+    one = {name: (0,) for name, channels in every.items() if len(channels) > 1}
+    make(model, example, Choice(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
 
 
 def prove(masked: nn.Module, small: nn.Module, example: Example) -> float:
@@ -122,9 +158,9 @@ def prove(masked: nn.Module, small: nn.Module, example: Example) -> float:
         expected = inputs.outputs(masked)
         try:
             got = inputs.outputs(small)
-        except (RuntimeError, ValueError, IndexError) as error:
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             raise SpeedupError(
-                f"the sliced model cannot run: {str(error).splitlines()[0]}",
+                f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
                 where=_parting(masked, small, inputs),
                 fix="sizes written into forward() do not follow the channels; exclude the layer before them",
             ) from error
@@ -197,7 +233,7 @@ def _norms(model: nn.Module, example: Example) -> dict[str, float]:
     try:
         with evaluating(model), torch.no_grad():
             example.call(model)
-    except (RuntimeError, ValueError, IndexError):
+    except (RuntimeError, ValueError, IndexError, AssertionError):
         return norms  # the layers that it came to
     finally:
         for handle in handles:

@@ -1,160 +1,24 @@
-"""Which layers a config_list names, and how much of each it asks to remove."""
+"""Which layers of a torch model a config_list names, and how much of each it asks to remove."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.base import closest
-from raycompress.compressors.catalog import WEIGHTED_TYPES, CompressorEntry, find
-from raycompress.errors import ExperimentError, Problem
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.selection import Layers, Target, choose
 
-_SELECTION = ("op_types", "op_names", "exclude", "expand_op_names")
-
-
-@dataclass(frozen=True)
-class Target:
-    """One layer to compress.
-
-    Attributes
-    ----------
-    entry
-        Index of the config_list entry that rules it.
-    sparsity
-        Share to remove, 0 <= sparsity < 1; of an entry with ``final_sparsity`` that one, 0 of one with neither.
-    type
-        Class name of the layer.
-    settings
-        What else its entry says (``quant_bits``, ``frequency`` ...).
-    """
-
-    entry: int
-    sparsity: float
-    type: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
+__all__ = ["Target", "select"]
 
 
 def select(
     model: nn.Module, config_list: Sequence[Mapping[str, Any]], compressor: CompressorEntry
 ) -> dict[str, Target]:
-    """Return the layers to prune by name, in the model's order; the last entry that matches a layer rules it.
-
-    Raises
-    ------
-    ExperimentError
-        All mistakes of the list at once: unknown keys, names, sparsities, layers that the compressor does not take,
-        an entry that matches nothing.
-    """
-    if not isinstance(config_list, (list, tuple)) or not config_list:
-        raise ExperimentError(
-            "config_list is empty: nothing would be pruned",
-            where="config_list",
-            fix='write at least one entry, such as {"sparsity": 0.5, "op_types": ["Conv2d"]}',
-        )
+    """Return the layers to prune by name; see `raycompress.compressors.selection.choose`."""
     layers = {name: module for name, module in model.named_modules() if name}
-    problems = [
-        problem
-        for index, entry in enumerate(config_list)
-        for problem in _entry_problems(index, entry, layers, compressor)
-    ]
-    targets: dict[str, Target] = {}
-    if not problems:
-        problems, targets = _match(layers, config_list, compressor)
-    if problems:
-        raise ExperimentError.of(problems)
-    return targets
-
-
-def _entry_problems(
-    index: int, entry: Any, layers: Mapping[str, nn.Module], compressor: CompressorEntry
-) -> list[Problem]:
-    where, known = f"config_list[{index}]", (*compressor.keys, *_SELECTION)
-    if not isinstance(entry, Mapping):
-        return [Problem(f"an entry is an object, not {type(entry).__name__}", where)]
-    problems = [
-        Problem(
-            f'unknown key "{key}"', f"{where}.{key}", closest(str(key), known) or f"the keys are {', '.join(known)}"
-        )
-        for key in entry
-        if key not in known and not entry.get("exclude", False)
-    ]
-    for key in ("op_types", "op_names"):
-        names = entry.get(key, ())
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
-            problems.append(Problem(f"{key} is a list of strings", f"{where}.{key}", f'write ["{names}"]'))
-            return problems
-    if "op_types" not in entry and "op_names" not in entry:
-        problems.append(Problem("an entry needs op_types or op_names", where, 'add "op_types": ["Conv2d"]'))
-    for name in entry.get("op_names", ()):
-        if name not in layers:
-            fix = closest(name, layers) or "the layers are " + ", ".join(list(layers)[:20])
-            problems.append(Problem(f'the model has no layer "{name}"', f"{where}.op_names", fix))
-    if not entry.get("exclude", False):
-        problems += _settings_problems(entry, where, compressor)
-    return problems
-
-
-def _settings_problems(entry: Mapping[str, Any], where: str, compressor: CompressorEntry) -> list[Problem]:
-    problems = []
-    for need in compressor.needs:
-        either = (need,) if isinstance(need, str) else need
-        if not any(key in entry for key in either):
-            what = f"{' or '.join(either)} is missing"
-            problems.append(Problem(what, where, f'add "{either[0]}", such as 0.5' if "sparsity" in either[0] else ""))
-    for key in ("sparsity", "initial_sparsity", "final_sparsity"):
-        value = entry.get(key, 0)
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        if not number or not 0 <= float(value) < 1:
-            fix = f'"{key}": 0.5 is one half'
-            problems.append(Problem(f"{key} is a number from 0 to below 1, not {value!r}", where, fix))
-    return problems
-
-
-def _match(
-    layers: Mapping[str, nn.Module], config_list: Sequence[Mapping[str, Any]], compressor: CompressorEntry
-) -> tuple[list[Problem], dict[str, Target]]:
-    default = compressor.layer_types or WEIGHTED_TYPES
-    problems: list[Problem] = []
-    targets: dict[str, Target] = {}
-    for index, entry in enumerate(config_list):
-        types = {kind for name in entry.get("op_types", ()) for kind in (default if name == "default" else (name,))}
-        matched = [
-            name
-            for name, module in layers.items()
-            if ("op_types" not in entry or type(module).__name__ in types)
-            and ("op_names" not in entry or name in entry["op_names"])
-        ]
-        for name in matched:
-            targets.pop(name, None)
-        if entry.get("exclude", False):
-            continue
-        where = f"config_list[{index}]"
-        if not matched:
-            present = sorted({type(module).__name__ for module in layers.values()} & set(default))
-            problems.append(
-                Problem("the entry matches no layer", where, f"the model has {', '.join(present) or 'none'}")
-            )
-        for name in matched:
-            problems += _unfit(name, layers[name], compressor, where)
-            sparsity = entry.get("sparsity", entry.get("final_sparsity", 0.0))
-            settings = {key: entry[key] for key in compressor.keys if key in entry}
-            targets[name] = Target(index, float(sparsity), type(layers[name]).__name__, settings)
-    return problems, {name: targets[name] for name in layers if name in targets}
-
-
-def _unfit(name: str, layer: nn.Module, compressor: CompressorEntry, where: str) -> list[Problem]:
-    kind = type(layer).__name__
-    if compressor.layer_types and kind not in compressor.layer_types:
-        takes = ", ".join(compressor.layer_types)
-        what = f'{compressor.name} takes {takes} only, and "{name}" is {kind}'
-        fix = f'name layers of type {takes}, or add {{"op_names": ["{name}"], "exclude": true}}'
-        instead = find(compressor.instead, compressor.framework) if compressor.instead else None
-        if instead is not None and (not instead.layer_types or kind in instead.layer_types):
-            fix = f'{fix}; "{instead.name}" takes {kind}'
-        return [Problem(what, where, fix)]
-    if not isinstance(getattr(layer, "weight", None), nn.Parameter):
-        return [Problem(f'"{name}" ({kind}) has no weight to prune', where, "name layers that have one")]
-    return []
+    weighted = {name for name, layer in layers.items() if isinstance(getattr(layer, "weight", None), nn.Parameter)}
+    return choose(
+        Layers({name: type(layer).__name__ for name, layer in layers.items()}, weighted), config_list, compressor
+    )

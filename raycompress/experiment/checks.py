@@ -37,6 +37,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _check_config_list(compression, compressor)
     yield from _check_arguments(compression, compressor)
     yield from _check_parameters(data.get("parameter_config"))
+    yield from _check_export(data, framework)
     if data.get("proposer") == "sequence":
         yield from _check_grid(data)
     yield from _check_lists(data)
@@ -75,7 +76,8 @@ def _check_config_list(compression: Mapping[str, Any], compressor: CompressorEnt
     entries = compression.get("config_list")
     path: JsonPath = ("compression", "config_list")
     if entries == [] and compressor is not None:
-        fix = 'write an entry, such as {"sparsity": 0.5, "op_types": ["Conv2d"]}'
+        settings = '"sparsity": 0.5, ' if "sparsity" in compressor.keys else ""
+        fix = f'write an entry, such as {{{settings}"op_types": ["default"]}}'
         yield Finding(path, "config_list is empty: nothing would be compressed", fix)
     for index, entry in enumerate(entries if isinstance(entries, list) else ()):
         if isinstance(entry, dict):
@@ -142,6 +144,20 @@ def _check_parameters(parameters: Any) -> Iterator[Finding]:
             yield Finding((*path, index, "name"), what, "choose another name")
     for name, count in _counted([entry.get("name") for entry in entries]):
         yield Finding(path, f'the parameter "{name}" stands {count} times', "keep one of them")
+
+
+def _check_export(data: Mapping[str, Any], framework: str) -> Iterator[Finding]:
+    wanted = data.get("export")
+    wanted = wanted if isinstance(wanted, list) else []
+    own, foreign = ("onnx", "tflite") if framework == "torch" else ("tflite", "onnx")
+    if foreign in wanted:
+        what = f'a model of {framework} cannot be exported as "{foreign}"'
+        yield Finding(("export", wanted.index(foreign)), what, f'write "export": ["{own}"]')
+    if wanted and _dict(data.get("resource_args")).get("save_model") is False:
+        what = '"save_model" is false, so that there is no model to export'
+        yield Finding(("export",), what, 'remove "export", or write "save_model": true')
+    for form, count in _counted(wanted):
+        yield Finding(("export",), f'"{form}" stands {count} times', "keep one of them")
 
 
 def _check_grid(data: Mapping[str, Any]) -> Iterator[Finding]:

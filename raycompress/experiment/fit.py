@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from raycompress.compressors.catalog import find
+from raycompress.compressors.catalog import CompressorEntry, find
+from raycompress.compressors.catalog.rounding import removable
 from raycompress.errors import Problem
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.matching import matches, ruled, types_of
@@ -41,7 +43,9 @@ class _Fit:
         self.compressor = compression.entry
         self.rules = ruled(self.entries, index, model, self.compressor)
         self.is_excluded = "exclude" in self.entry
-        self.is_per_layer = self.compressor.removes_channels and self.compressor.per_layer
+        across = any(compression.arguments.get(name, False) for name in ("global", "isomorphic"))
+        self.is_per_layer = self.compressor.removes_channels and self.compressor.per_layer and not across
+        self.round_to = _round_to(self.compressor, compression.arguments)
 
     def where(self, *path: str | int) -> str:
         return self.experiment.where(self._path(*path))
@@ -59,6 +63,7 @@ class _Fit:
         if self.compressor.removes_channels:
             yield from self._output_layers()
             yield from self._half_ties()
+            yield from self._too_few()
         if self.is_per_layer:
             yield from self._too_little()
         if self.entry.get("expand_op_names") == "dependency" and self.model.ties is None:
@@ -70,7 +75,11 @@ class _Fit:
         if self.is_excluded or not self.is_per_layer or not is_range(sparsity):
             return
         low = _lowest(sparsity)
-        small = [layer for layer in self.rules if layer.channels and 0 < low * layer.channels < 1]
+        small = [
+            layer
+            for layer in self.rules
+            if layer.channels and low > 0 and not removable(layer.channels, low, self.round_to)
+        ]
         if small:
             shown = listed(f"{layer.name} ({layer.channels} channels)" for layer in small)
             yield f"{self.where('sparsity')}: at {low:g}, the low end, nothing is removed from {shown}"
@@ -88,7 +97,7 @@ class _Fit:
                 continue
             meant = near(name, layers)
             fix = f'did you mean "{meant}"? ' if meant else ""
-            fitting = [layer.name for layer in layers.values() if self._works_on(layer)]
+            fitting = [layer.name for layer in layers.values() if self._works_on(layer) and self._has_matter(layer)]
             yield Problem(
                 f'the model has no layer "{name}"', where, f"{fix}the layers are {listed(fitting or layers, 12)}"
             )
@@ -96,8 +105,12 @@ class _Fit:
     def _works_on(self, layer: Layer) -> bool:
         return not self.compressor.layer_types or layer.type in self.compressor.layer_types
 
+    def _has_matter(self, layer: Layer) -> bool:
+        """Whether there is anything of the layer to compress: a quantizer takes its outputs as well."""
+        return bool(layer.parameters) or self.compressor.kind == "quantization"
+
     def _unknown_types(self) -> Iterator[Problem]:
-        present = list(dict.fromkeys(layer.type for layer in self.model.layers))
+        present = list(dict.fromkeys(layer.type for layer in self.model.layers if self._has_matter(layer)))
         for position, kind in enumerate(self.entry.get("op_types", ())):
             if kind != "default" and kind not in present:
                 meant = near(kind, present)
@@ -148,7 +161,8 @@ class _Fit:
 
     def _unfit_types(self) -> Iterator[Problem]:
         unfit = [layer for layer in self.rules if not self._works_on(layer)]
-        unfit += [layer for layer in self.rules if self._works_on(layer) and not layer.weight_shape]
+        if self.compressor.kind == "pruning":
+            unfit += [layer for layer in self.rules if self._works_on(layer) and not layer.weight_shape]
         for kind in dict.fromkeys(layer.type for layer in unfit):
             names = [layer.name for layer in unfit if layer.type == kind]
             takes = listed(self.compressor.layer_types) or "layers with a weight"
@@ -193,7 +207,12 @@ class _Fit:
                 f"the channels of {listed(_quoted(part))} are tied to those of {listed(_quoted(rest))}, "
                 "which keep theirs: nothing could be removed"
             )
-            fix = f'name {listed(_quoted(tie))} together, with "expand_op_names": "dependency", or none of them'
+            entry = json.dumps({"op_names": list(tie), "expand_op_names": "dependency"})
+            fix = f"name all of them in one entry, {entry}, or none"
+            unfit = [one for one in (self.model.layer(name) for name in rest) if one and not self._works_on(one)]
+            if unfit:
+                instead = f'"{self.compressor.instead}" takes them together; or ' if self.compressor.instead else ""
+                fix = f"{self.compressor.name} takes no {unfit[0].type}: {instead}{self._without(part)}"
             yield Problem(what, self._where_of(layer.type, part), fix)
 
     def _is_compressed(self, name: str) -> bool:
@@ -201,14 +220,28 @@ class _Fit:
         ruling = [entry for entry in self.entries if layer and matches(entry, layer, self.compressor)]
         return bool(ruling) and "exclude" not in ruling[-1]
 
+    def _too_few(self) -> Iterator[Problem]:
+        """Layers that can lose nothing at any sparsity, since so many channels have to stay."""
+        few = [layer for layer in self.rules if self._works_on(layer) and 0 < layer.channels <= self.round_to]
+        if few and self.entry.get("sparsity") != 0 and self.round_to > 1:
+            shown = listed(f"{layer.name} ({layer.channels} channels)" for layer in few)
+            what = f"what stays is a multiple of round_to, {self.round_to}, so that nothing can go from {shown}"
+            fix = f'write a smaller "round_to" in the arguments, or {self._without([layer.name for layer in few])}'
+            yield Problem(what, self.where("sparsity"), fix)
+
     def _too_little(self) -> Iterator[Problem]:
         sparsity = self.entry.get("sparsity")
         if not isinstance(sparsity, (int, float)) or sparsity == 0:
             return
         for layer in self.rules:
-            if layer.channels and int(sparsity * layer.channels) == 0:
-                what = f"{sparsity:g} of the {layer.channels} channels of {layer.name} is less than one: nothing goes"
-                least = _least(layer.channels)
+            if layer.channels == 0 or 1 < self.round_to >= layer.channels:
+                continue  # no channels, or told by _too_few
+            if not removable(layer.channels, sparsity, self.round_to):
+                share = "is less than one"
+                if self.round_to > 1:
+                    share = f"rounds to none, as what stays is a multiple of round_to, {self.round_to}"
+                what = f"{sparsity:g} of the {layer.channels} channels of {layer.name} {share}: nothing goes"
+                least = _least(layer.channels, self.round_to)
                 fix = f"leave {layer.name} out" + (f", or write a sparsity of at least {least:g}" if least else "")
                 yield Problem(what, self.where("sparsity"), fix)
 
@@ -250,9 +283,16 @@ def _quoted(names: Sequence[str]) -> list[str]:
     return [f'"{name}"' for name in names]
 
 
-def _least(channels: int) -> float | None:
-    """Return the smallest sparsity, in hundredths, that removes one of so many channels; None where none does."""
-    return next((share / 100 for share in range(100) if int(share / 100 * channels) >= 1), None)
+def _least(channels: int, round_to: int) -> float | None:
+    """Return the smallest sparsity, in hundredths, that removes any of so many channels; None where none does."""
+    return next((share / 100 for share in range(100) if removable(channels, share / 100, round_to)), None)
+
+
+def _round_to(compressor: CompressorEntry, arguments: Mapping[str, Any]) -> int:
+    """Return what the number of channels that stay is a multiple of; 1 where that is searched."""
+    argument = compressor.argument("round_to")
+    value = 1 if argument is None else arguments.get("round_to", argument.default)
+    return value if isinstance(value, int) and value > 0 else 1
 
 
 def _lowest(value: Any) -> float:

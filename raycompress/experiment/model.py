@@ -12,7 +12,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with parameters of its own.
+    """One layer: with parameters of its own, or with none and no layers inside, such as an activation.
 
     Attributes
     ----------

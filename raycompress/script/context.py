@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Mode = Literal["trial", "baseline", "inspect", "verify"]
+Mode = Literal["trial", "baseline", "inspect", "verify", "analyze"]
 
 
 class EndOfInspection(BaseException):
@@ -25,7 +25,8 @@ class Trial:
     ----------
     mode
         ``trial``; ``baseline``: the same script with nothing pruned; ``inspect``: record the model's layers and leave;
-        ``verify``: load `bundle` into the script's model, compare and measure, and leave.
+        ``verify``: load `bundle` into the script's model, compare and measure, and leave; ``analyze``: measure what
+        each layer bears, and leave.
     candidate
         The folder that what the script saves goes to; it need not exist yet.
     save_model
@@ -38,6 +39,8 @@ class Trial:
         Further forms of the model to put into its bundle: ``onnx``, ``tflite``.
     bundle
         The bundle to verify, in mode ``verify``.
+    analysis
+        What is asked for in mode ``analyze``: keywords of `raycompress.analysis.layer_sensitivity`.
     on_report
         Called with the values of each result before it is sent.
     on_finish
@@ -51,6 +54,7 @@ class Trial:
     result_labels: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
     bundle: Path | None = None
+    analysis: Mapping[str, Any] = field(default_factory=dict)
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)
 

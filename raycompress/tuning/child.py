@@ -92,6 +92,7 @@ def _supervised(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> i
         result_labels=spec.result_labels,
         exports=spec.exports,
         bundle=Path(spec.bundle) if spec.bundle else None,
+        analysis=spec.analysis,
     )
     code = 0
     try:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from raycompress.errors import BundleError, ExperimentError, ScriptError
+from raycompress.errors import BundleError, ExperimentError, MissingDependencyError, ScriptError
 from raycompress.experiment import preflight
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.schema import Experiment
@@ -27,6 +28,7 @@ from raycompress.script.context import Mode
 from raycompress.tuning.local_ray import LocalRay, machine_cpus, machine_gpus
 from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preload import find_imports
+from raycompress.tuning.protocol import Message
 from raycompress.tuning.worker import Ending, Hello, TrialSpec, WarmProcess, WarmSpec, Worker
 
 
@@ -71,7 +73,10 @@ def prepared(
         The experiment does not fit the model.
     ScriptError
         The script fails before its model is known.
+    MissingDependencyError
+        What the experiment asks for needs a library that is not installed.
     """
+    check_extras(experiment)
     for note in preflight.notes(experiment, machine_cpus(), machine_gpus()):
         view.note(note)
     warm = warm_spec(experiment)
@@ -82,8 +87,20 @@ def prepared(
             view.phase("inspecting the model")
             worker, model = inspected.result()
             with closing(worker):
-                _tell_of_preload(worker.wait_ready(), experiment, view)
+                tell_of_preload(worker.wait_ready(), experiment, view)
                 yield Prepared(experiment, model, checked_space(experiment, model, view), warm, worker)
+
+
+def check_extras(experiment: Experiment) -> None:
+    """Raise MissingDependencyError, importing nothing, where a form to export needs a library that is not here."""
+    needed = ("onnx", "onnxruntime") if "onnx" in experiment.exports else ()
+    for library in needed:
+        if importlib.util.find_spec(library) is None:
+            raise MissingDependencyError(
+                f'"export": ["onnx"] needs {library}, which is not installed',
+                where=experiment.where(("export",)),
+                fix="pip install 'raycompress[onnx]'",
+            )
 
 
 def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:
@@ -95,7 +112,8 @@ def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, Mo
         raise
 
 
-def _tell_of_preload(hello: Hello, experiment: Experiment, view: View) -> None:
+def tell_of_preload(hello: Hello, experiment: Experiment, view: View) -> None:
+    """Note imports that failed in the warm process; ScriptError where no trial can be forked from it."""
     if hello.probe:
         raise ScriptError(
             f"a trial cannot be forked from a process with the script's imports: {hello.probe}",
@@ -113,10 +131,21 @@ def warm_spec(experiment: Experiment) -> WarmSpec:
     return WarmSpec(
         name=f"{experiment.name}-{uuid.uuid4().hex[:8]}",
         workingdir=str(experiment.workingdir),
-        preload=find_imports(experiment.script_path, experiment.workingdir, engine=entry.engine.partition(":")[0]),
+        preload=find_imports(
+            experiment.script_path,
+            experiment.workingdir,
+            engine=entry.engine.partition(":")[0],
+            framework=entry.framework,
+        ),
         sys_path=(str(experiment.script_path.parent),),
-        env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads},
+        env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_of_tensorflow(threads)},
     )
+
+
+def _of_tensorflow(threads: str) -> dict[str, str]:
+    """Return what TensorFlow reads when it is imported: how many threads, and that its own log is for errors."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
+    return {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads, **quiet}
 
 
 def trial_template(experiment: Experiment) -> dict[str, Any]:
@@ -152,11 +181,7 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     ScriptError
         The script fails on its way there.
     """
-    from raycompress.tuning.trainable import trial_config
-
-    space = SearchSpace.of(_unexpanded(experiment))
-    config = trial_config(compression_config(experiment), space.build(space.centre()), save_model=False)
-    found, ending = _excursion(worker, experiment, "inspect", config, answer="model")
+    found, ending = excursion(worker, experiment, "inspect", centre_config(experiment), answer="model")
     if found is not None:
         return ModelInfo.from_json(found["model"])
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
@@ -164,8 +189,16 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     raise ScriptError(
         f"the script failed before its model was known: {ending.cause}",
         where=ending.frame or str(experiment.script_path),
-        fix=_last_lines(ending),
+        fix=last_lines(ending),
     )
+
+
+def centre_config(experiment: Experiment) -> dict[str, Any]:
+    """Return the config of a script that is run to learn of its model: the middle of every range, nothing saved."""
+    from raycompress.tuning.trainable import trial_config
+
+    space = SearchSpace.of(_unexpanded(experiment))
+    return trial_config(compression_config(experiment), space.build(space.centre()), save_model=False)
 
 
 def _unexpanded(experiment: Experiment) -> Experiment:
@@ -174,10 +207,20 @@ def _unexpanded(experiment: Experiment) -> Experiment:
     return replace(experiment, compression=replace(experiment.compression, config_list=entries))
 
 
-def _excursion(
-    worker: Worker, experiment: Experiment, mode: Mode, config: dict[str, Any], *, answer: str, **more: Any
+def excursion(
+    worker: Worker,
+    experiment: Experiment,
+    mode: Mode,
+    config: dict[str, Any],
+    *,
+    answer: str,
+    heard: Callable[[Message], None] = lambda _message: None,
+    **more: Any,
 ) -> tuple[dict[str, Any] | None, Ending]:
-    """Run the script for an answer instead of a result; return it, and the ending with the last lines of the log."""
+    """Run the script for an answer instead of a result; return it, and the ending with the last lines of the log.
+
+    `heard` is given every message on the way.
+    """
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         spec = TrialSpec(
             **{**trial_template(experiment), **more}, mode=mode, config=config, folder=folder, seed=experiment.seed
@@ -186,12 +229,14 @@ def _excursion(
         for message in worker.run(spec):
             if isinstance(message, Ending):
                 return found, message.with_tail(12)
+            heard(message)
             if message["type"] == answer:
                 found = message
     raise AssertionError("a trial's messages end with its ending")
 
 
-def _last_lines(ending: Ending) -> str:
+def last_lines(ending: Ending) -> str:
+    """Return the end of a log for an error's fix; empty where nothing was printed."""
     lines = [f"        {line}" for line in ending.tail.splitlines()]
     return "\n".join(["its last lines were", *lines]) if lines else ""
 
@@ -306,12 +351,12 @@ def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, 
     """
     best, bundle = record.best, record.bundle
     assert best is not None and bundle is not None
-    found, ending = _excursion(worker, experiment, "verify", best.config, answer="verified", bundle=str(bundle))
+    found, ending = excursion(worker, experiment, "verify", best.config, answer="verified", bundle=str(bundle))
     if found is None:
         raise BundleError(
             f"the best model cannot be verified: {ending.cause}",
             where=str(bundle),
-            fix=_last_lines(ending),
+            fix=last_lines(ending),
         )
     difference = found["relative_difference"]
     if not difference <= TOLERANCE:

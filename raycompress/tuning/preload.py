@@ -10,22 +10,32 @@ from pathlib import Path
 
 from raycompress.tuning.protocol import Import
 
-# what a compression with torch imports late, inside functions; the first optimizer imports torch._dynamo
-_WITH_TORCH = (
-    "raycompress.script.entry",
-    "raycompress.compressors.base",
-    "raycompress.results.bundle",
-    "torch_pruning",
-    "safetensors.torch",
-    "torch.utils.serialization.config",
-    "torch._dynamo",
-)
+# framework -> what a compression with it imports late, inside functions; torch's first optimizer imports torch._dynamo
+_LATE = {
+    "torch": (
+        "raycompress.script.entry",
+        "raycompress.compressors.base",
+        "raycompress.results.bundle",
+        "torch_pruning",
+        "safetensors.torch",
+        "torch.utils.serialization.config",
+        "torch._dynamo",
+    ),
+    # TensorFlow itself comes with the script's keras; it starts its threads with its first operation, not before
+    "tensorflow": (
+        "raycompress.script.entry",
+        "raycompress.compressors.base",
+        "raycompress.compressors.keras_modes",
+        "raycompress.results.bundle",
+        "safetensors.numpy",
+    ),
+}
 
 # these start threads or processes when imported, or know their own process: a forked copy would not work
 _NEVER = ("ray", "__main__", "__future__")
 
 
-def find_imports(script: Path, workingdir: Path, engine: str = "") -> tuple[Import, ...]:
+def find_imports(script: Path, workingdir: Path, engine: str = "", framework: str = "torch") -> tuple[Import, ...]:
     """Return what to import before the script is forked, in the order in which the script would.
 
     Those are the imports at module level of the script and, since it may change from trial to trial, not its local
@@ -40,14 +50,16 @@ def find_imports(script: Path, workingdir: Path, engine: str = "") -> tuple[Impo
         Local modules lie beside the script or in here.
     engine
         The module of the compressor's engine, which the script will load too; empty for none.
+    framework
+        The compressor's: ``torch`` or ``tensorflow``.
     """
     found = list(_Reader((script.parent, workingdir)).read(script, required=True))
     if engine:
         # an engine's module is light until its own library is needed; load_nni() loads nni
         found.append(Import(engine, call=f"load_{engine.rpartition('.')[2]}"))
     tops = {item.module.partition(".")[0] for item in found}
-    if "torch" in tops or engine.startswith("raycompress.compressors."):
-        found += [Import(module, required=False) for module in _WITH_TORCH]
+    if framework in tops or engine.startswith("raycompress.compressors."):
+        found += [Import(module, required=False) for module in _LATE[framework]]
     return tuple(dict.fromkeys(found))
 
 

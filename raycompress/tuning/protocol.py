@@ -151,7 +151,7 @@ class TrialSpec:
         Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
     threads
         Threads of torch; None leaves its default.
-    save_model, result_labels, exports, bundle
+    save_model, result_labels, exports, bundle, analysis
         See `raycompress.script.context.Trial`.
     log_limit
         Bytes of output that the log keeps at most.
@@ -171,6 +171,7 @@ class TrialSpec:
     result_labels: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
     bundle: str | Path | None = None
+    analysis: Mapping[str, Any] = field(default_factory=dict)
     log_limit: int = 20 << 20
 
     @property

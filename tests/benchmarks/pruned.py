@@ -57,7 +57,13 @@ class ResNet(nn.Module):
 
 
 class Digits:
-    """The digits, shuffled and split by a seed."""
+    """The digits made hard, shuffled and split by a seed: each image is moved by up to a pixel and covered with noise.
+
+    As they are, a network of a quarter of the size reads as many as the dense one, whatever was removed.
+    """
+
+    NOISE = 0.3
+    DRAWS = 5
 
     def __init__(self, seed: int) -> None:
         images, labels = load_digits(return_X_y=True)
@@ -72,15 +78,25 @@ class Digits:
         for _ in range(epochs):
             for batch in torch.randperm(N_TRAIN, generator=generator).split(BATCH):
                 optimizer.zero_grad()
-                F.cross_entropy(model(self.images[batch]), self.labels[batch]).backward()
+                F.cross_entropy(model(self._hard(self.images[batch], generator)), self.labels[batch]).backward()
                 optimizer.step()
 
     @torch.no_grad()
     def accuracy(self, model: nn.Module) -> float:
-        """Return the share of the held-out images that are read rightly."""
+        """Return the share of the held-out images, each drawn several times, that are read rightly."""
         model.eval()
-        right = model(self.images[N_TRAIN:]).argmax(1) == self.labels[N_TRAIN:]
-        return float(right.float().mean())
+        generator = torch.Generator().manual_seed(0)
+        right = [
+            model(self._hard(self.images[N_TRAIN:], generator)).argmax(1) == self.labels[N_TRAIN:]
+            for _ in range(self.DRAWS)
+        ]
+        return float(torch.cat(right).float().mean())
+
+    def _hard(self, images: Tensor, generator: torch.Generator) -> Tensor:
+        padded = F.pad(images, (1, 1, 1, 1))
+        down, right = torch.randint(0, 3, (2, len(images)), generator=generator)
+        moved = torch.stack([image[:, y : y + 8, x : x + 8] for image, y, x in zip(padded, down, right, strict=True)])
+        return moved + self.NOISE * torch.randn(moved.shape, generator=generator)
 
 
 def compressor(model: nn.Module, name: str, sparsity: float, **more: Any) -> Any:

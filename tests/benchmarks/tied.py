@@ -15,7 +15,7 @@ from tests.benchmarks.pruned import DUMMY, Digits, ResNet, compressor, sparsity_
 PEER = "l1_filter"
 NAMES = ("group_l1", "group_l2", "group_taylor", "group_fpgm", "group_lamp", "group_hessian", "bn_scale", "random")
 FLOPS = 0.25
-PRETRAINING, FINE_TUNING = 12, 3
+PRETRAINING, FINE_TUNING = 20, 6
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     PEER: {"dependency_aware": True},
     **{name: {"round_to": 1} for name in NAMES},

@@ -95,7 +95,110 @@ class Vgg(nn.Module):
         return self.classifier(x.view(x.size(0), -1))
 
 
+class Attention(nn.Module):
+    """Self-attention by hand: one projection for queries, keys and values, heads by a reshape."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.num_heads = heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, tokens, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.proj(x.transpose(1, 2).reshape(n, tokens, -1))
+
+
+class TorchAttention(nn.MultiheadAttention):
+    """Torch's own, called with one argument."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, heads, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x, x, x, need_weights=False)[0]
+
+
+class EncoderBlock(nn.Module):
+    def __init__(self, dim: int, attention: nn.Module) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn = attention
+        self.norm2 = nn.LayerNorm(dim)
+        self.fc1 = nn.Linear(dim, 2 * dim)
+        self.fc2 = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attn(self.norm1(x))
+        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+
+
+class Vit(nn.Module):
+    """Patches, a class token and positions as parameters of the root, two blocks."""
+
+    attention: type[nn.Module] = Attention
+
+    def __init__(self, dim: int = 32, heads: int = 4) -> None:
+        super().__init__()
+        self.patch = nn.Conv2d(1, dim, 2, 2)
+        self.cls_token = nn.Parameter(torch.randn(1, 1, dim) * 0.02)
+        self.pos_embed = nn.Parameter(torch.randn(1, 17, dim) * 0.02)
+        self.blocks = nn.Sequential(*[EncoderBlock(dim, self.attention(dim, heads)) for _ in range(2)])
+        self.norm = nn.LayerNorm(dim)
+        self.head = nn.Linear(dim, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.cls_token.expand(x.size(0), -1, -1), x], 1) + self.pos_embed
+        return self.head(self.norm(self.blocks(x))[:, 0])
+
+
+class TorchVit(Vit):
+    """The same with torch's own attention."""
+
+    attention = TorchAttention
+
+
+class Mlp(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(64, 48)
+        self.fc2 = nn.Linear(48, 32)
+        self.fc3 = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc3(F.relu(self.fc2(F.relu(self.fc1(x.flatten(1))))))
+
+
+class Sequences(nn.Module):
+    """Conv1d over the rows of a digit, a flatten over several positions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(8, 24, 3, padding=1)
+        self.bn1 = nn.BatchNorm1d(24)
+        self.conv2 = nn.Conv1d(24, 32, 3, padding=1)
+        self.bn2 = nn.BatchNorm1d(32)
+        self.fc1 = nn.Linear(32 * 4, 32)
+        self.fc2 = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.bn1(self.conv1(x.squeeze(1))))
+        x = F.max_pool1d(F.relu(self.bn2(self.conv2(x))), 2)
+        return self.fc2(F.relu(self.fc1(x.flatten(1))))
+
+
 MODELS: dict[str, type[nn.Module]] = {"cnn": Cnn, "resnet": ResNet, "mobilenet": MobileNet, "vgg": Vgg}
+"""Networks of Conv2d, which every engine takes."""
+NETWORKS: dict[str, type[nn.Module]] = {
+    **MODELS,
+    "vit": Vit,
+    "torch_vit": TorchVit,
+    "mlp": Mlp,
+    "sequences": Sequences,
+}
 CONVOLUTIONS = [{"sparsity": 0.5, "op_types": ["Conv2d"]}]
 DUMMY = torch.zeros(1, 1, 8, 8) + torch.linspace(-1, 1, 64).reshape(1, 1, 8, 8)
 
@@ -124,6 +227,6 @@ def train(model: nn.Module, steps: int, seed: int = 0, optimizer: torch.optim.Op
 
 def trained(name: str, steps: int = 20) -> nn.Module:
     torch.manual_seed(0)
-    model = MODELS[name]()
+    model = NETWORKS[name]()
     train(model, steps)
     return model

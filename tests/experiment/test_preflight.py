@@ -189,7 +189,11 @@ def test_an_output_layer_reached_by_its_type(load: Load) -> None:
 def test_types_that_the_compressor_cannot_work_on(load: Load) -> None:
     found = told(load({"sparsity": 0.5, "op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_names": ["head"]}))
     assert found == [
-        ("config_list[0].op_types[1]", "l1_filter works on Conv2d, not on Linear: fc", 'remove "Linear" from op_types')
+        (
+            "config_list[0].op_types[1]",
+            "l1_filter works on Conv2d, not on Linear: fc",
+            'remove "Linear" from op_types; "group_l1" takes Linear',
+        )
     ]
 
 
@@ -270,3 +274,80 @@ def test_all_is_told_at_once(load: Load) -> None:
         "config_list[1].sparsity",
         "config_list[2].op_names[0]",
     ]
+
+
+# ---- groups of tied layers, and numbers of channels that are rounded
+
+GROUP = {"compressor": "group_l1"}
+MIXED = network(
+    layer("patch", channels=32),
+    layer("proj", "Linear", 32),
+    layer("fc1", "Linear", 64),
+    layer("small", "Linear", 8),
+    layer("head", "Linear", 10),
+    ties=(("patch", "proj"),),
+    outputs=("head",),
+)
+
+
+def test_layers_of_several_types_that_are_tied(load: Load) -> None:
+    half = load({"sparsity": 0.5, "op_names": ["patch", "fc1"]}, compression=GROUP)
+    where, what, fix = told(half, MIXED)[0]
+    assert (where, len(told(half, MIXED))) == ("config_list[0].op_names[0]", 1)
+    assert 'the channels of "patch" are tied to those of "proj"' in what
+    assert '{"op_names": ["patch", "proj"], "expand_op_names": "dependency"}' in fix
+    whole = load({"sparsity": 0.5, "op_names": ["patch", "proj", "fc1"]}, compression=GROUP)
+    assert told(whole, MIXED) == []
+    excluded = load(
+        {"sparsity": 0.5, "op_names": ["patch", "fc1", "proj"]},
+        {"op_names": ["proj"], "exclude": True},
+        compression=GROUP,
+    )
+    assert "tied to those of" in told(excluded, MIXED)[0][1]
+
+
+def test_a_tie_to_a_type_that_the_compressor_does_not_take_names_one_that_does(load: Load) -> None:
+    _, what, fix = told(load({"sparsity": 0.5, "op_names": ["patch"]}), MIXED)[0]
+    assert 'tied to those of "proj"' in what
+    assert fix == 'l1_filter takes no Linear: "group_l1" takes them together; or remove "patch" from op_names'
+
+
+@pytest.mark.parametrize(
+    ("sparsity", "arguments", "said"),
+    [
+        (0.5, {}, []),
+        (0.2, {}, ["a sparsity of at least 0.32"]),
+        (0.2, {"round_to": 4}, []),
+        (0.2, {"global": True}, []),  # one layer may keep all where others lose more
+        ({"type": "float", "range": [0.1, 0.9]}, {}, []),
+    ],
+)
+def test_what_rounding_leaves_of_a_sparsity(sparsity: Any, arguments: Any, said: list[str], load: Load) -> None:
+    model = network(layer("fc1", "Linear", 16), outputs=())
+    experiment = load({"sparsity": sparsity, "op_names": ["fc1"]}, compression={**GROUP, "arguments": arguments})
+    found = told(experiment, model)
+    assert [fix for _, _, fix in found] == ["leave fc1 out, or write " + fix for fix in said]
+    assert all(
+        "of the 16 channels of fc1 rounds to none, as what stays is a multiple of round_to, 8" in what
+        for _, what, _ in found
+    )
+
+
+def test_a_range_that_begins_below_what_rounding_takes_is_noted(load: Load) -> None:
+    model = network(layer("fc1", "Linear", 16), outputs=())
+    _, found = check_model(load({"sparsity": FLOAT, "op_names": ["fc1"]}, compression=GROUP), model)
+    assert "at 0.1, the low end, nothing is removed from fc1 (16 channels)" in found[0]
+
+
+@pytest.mark.parametrize("sparsity", [0.5, {"type": "float", "range": [0.1, 0.9]}])
+def test_a_layer_of_no_more_channels_than_must_stay(sparsity: Any, load: Load) -> None:
+    experiment = load({"sparsity": sparsity, "op_names": ["small", "fc1"]}, compression=GROUP)
+    assert told(experiment, MIXED) == [
+        (
+            "config_list[0].sparsity",
+            "what stays is a multiple of round_to, 8, so that nothing can go from small (8 channels)",
+            'write a smaller "round_to" in the arguments, or remove "small" from op_names',
+        )
+    ]
+    finer = {**GROUP, "arguments": {"round_to": 2}}
+    assert told(load({"sparsity": sparsity, "op_names": ["small", "fc1"]}, compression=finer), MIXED) == []

@@ -128,6 +128,16 @@ def test_what_the_engine_needs_comes_last(tmp_path):
     assert not any(item.required for item in found[3:])
 
 
+def test_an_experiment_of_tensorflow_loads_no_torch(tmp_path):
+    (tmp_path / "train.py").write_text("import keras\nimport raycompress as rc")
+    found = find_imports(
+        tmp_path / "train.py", tmp_path, engine="raycompress.compressors.keras", framework="tensorflow"
+    )
+    modules = {item.module for item in found}
+    assert {"keras", "raycompress.compressors.keras_modes", "safetensors.numpy"} <= modules
+    assert not any(module.partition(".")[0] in ("torch", "torch_pruning") for module in modules)
+
+
 @pytest.mark.parametrize("source", ["def f(:", "\0", "import \xff"])
 def test_what_is_no_python_has_no_imports(tmp_path, source):
     (tmp_path / "train.py").write_bytes(source.encode("latin-1"))

@@ -40,7 +40,8 @@ ENTRIES = (
         "torch",
         "pruning",
         _ENGINE,
-        "Removes the channels whose BatchNorm weight is smallest, compared across the layers of an entry.",
+        "Removes the channels whose BatchNorm weight is smallest, compared across the layers of an entry, each of "
+        "which keeps at least one.",
         _TRAINING,
         ("BatchNorm2d",),
         True,

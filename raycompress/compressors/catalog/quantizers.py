@@ -2,6 +2,149 @@
 
 from __future__ import annotations
 
-from raycompress.compressors.catalog.entry import CompressorEntry
+from raycompress.compressors.catalog.entry import Argument, CompressorEntry
 
-ENTRIES: tuple[CompressorEntry, ...] = ()
+_NNI = "raycompress.compressors.nni_quantizers:NniQuantization"
+_WHILE = "while the script trains after compress(); the int8 file at export, or in apply_speedup()"
+_OPTIMIZER = Argument("optimizer", None, "the optimizer that trains the model", from_script=True)
+_LEARNS = Argument(
+    "optimizer",
+    None,
+    "the optimizer that trains the model and the step sizes",
+    from_script=True,
+    required=True,
+)
+_DATA = Argument(
+    "calibration_data",
+    None,
+    "inputs (tensor, DataLoader, batches) to calibrate the int8 model with; by default the first 256 the model meets",
+    from_script=True,
+)
+_STATIC_DATA = Argument(
+    "calibration_data",
+    None,
+    "inputs (tensor, DataLoader, batches) to calibrate with; by default what the model met before compress()",
+    from_script=True,
+)
+_PER_CHANNEL = Argument("per_channel", True, "a scale for each output channel of a weight, not one for all")
+_REDUCE_RANGE = Argument(
+    "reduce_range", True, "weights in 7 bits, for processors whose int8 product saturates (no VNNI)"
+)
+
+
+def _nni(
+    name: str, summary: str, paper: str, arguments: tuple[Argument, ...], more: tuple[str, ...] = (), acts: str = _WHILE
+) -> CompressorEntry:
+    return CompressorEntry(
+        name,
+        "torch",
+        "quantization",
+        _NNI,
+        summary,
+        (*arguments, _DATA),
+        (),
+        False,
+        paper,
+        compressor="raycompress.compressors.fake_quantizer:FakeQuantizer",
+        keys=("quant_types", "quant_bits", *more),
+        needs=("quant_types", "quant_bits"),
+        acts=acts,
+        instead="ptq_static",
+    )
+
+
+ENTRIES: tuple[CompressorEntry, ...] = (
+    _nni(
+        "naive",
+        "Rounds weights to 8 bits, one scale a layer.",
+        "NNI's own",
+        (_OPTIMIZER,),
+        acts="in compress(); the script may train on",
+    ),
+    _nni(
+        "qat",
+        "Trains with weights and activations rounded to a grid of 2 to 16 bits; dummy_input= folds BatchNorm first.",
+        "Jacob et al., Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference, "
+        "CVPR 2018",
+        (_OPTIMIZER,),
+        ("quant_start_step", "quant_scheme", "quant_dtype"),
+    ),
+    _nni(
+        "dorefa",
+        "Trains with weights of 1 to 16 bits, squeezed into -1 to 1.",
+        "Zhou et al., DoReFa-Net: Training Low Bitwidth CNNs with Low Bitwidth Gradients, 2016",
+        (_OPTIMIZER,),
+    ),
+    _nni(
+        "bnn",
+        "Trains with weights and outputs of -1 and 1; leave the first and the last layer out.",
+        "Courbariaux et al., Binarized Neural Networks, NeurIPS 2016",
+        (_OPTIMIZER,),
+    ),
+    _nni(
+        "lsq",
+        "Trains with values of 2 to 16 bits and learns the step sizes; dummy_input= folds BatchNorm first.",
+        "Esser et al., Learned Step Size Quantization, ICLR 2020",
+        (_LEARNS,),
+    ),
+    _nni(
+        "observer",
+        "Rounds to 8 bits by the ranges that it sees between create_compressor and compress(), with no training.",
+        "NNI's own, after PyTorch's observers",
+        (_OPTIMIZER,),
+        acts="in compress()",
+    ),
+    CompressorEntry(
+        "ptq_static",
+        "torch",
+        "quantization",
+        "raycompress.compressors.int8:static",
+        "Turns a trained model into int8, weights and activations, with no training; onnxruntime computes it.",
+        (
+            _STATIC_DATA,
+            _PER_CHANNEL,
+            _REDUCE_RANGE,
+            Argument("calibration", "minmax", "ranges of activations: minmax, entropy or percentile"),
+        ),
+        ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear"),
+        False,
+        "onnxruntime's static quantization (QDQ); Jacob et al., CVPR 2018",
+        compressor="raycompress.compressors.ptq:OnnxQuantizer",
+        keys=(),
+        needs=(),
+    ),
+    CompressorEntry(
+        "ptq_dynamic",
+        "torch",
+        "quantization",
+        "raycompress.compressors.int8:dynamic",
+        "Turns the linear layers and LSTMs of a trained model into int8, with no data; onnxruntime computes it.",
+        (
+            Argument("calibration_data", None, "inputs; one of them shows the model's form", from_script=True),
+            Argument("per_channel", False, "a scale for each output channel of a weight, not one for all"),
+            _REDUCE_RANGE,
+        ),
+        ("Linear", "LSTM"),
+        False,
+        "onnxruntime's dynamic quantization",
+        compressor="raycompress.compressors.ptq:OnnxQuantizer",
+        keys=(),
+        needs=(),
+        instead="ptq_static",
+    ),
+    CompressorEntry(
+        "int8_weight_only",
+        "torch",
+        "quantization",
+        "raycompress.compressors.weight_only:quantize",
+        "Stores the weights of linear layers as int8, a scale for each output channel; the arithmetic stays float.",
+        (Argument("calibration_data", None, "inputs to compare the outputs on", from_script=True),),
+        ("Linear",),
+        False,
+        "torchao's Int8WeightOnlyConfig",
+        compressor="raycompress.compressors.weight_only:WeightOnlyQuantizer",
+        keys=(),
+        needs=(),
+        instead="ptq_static",
+    ),
+)

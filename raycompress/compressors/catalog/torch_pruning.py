@@ -2,6 +2,82 @@
 
 from __future__ import annotations
 
-from raycompress.compressors.catalog.entry import CompressorEntry
+from raycompress.compressors.catalog.entry import Argument, CompressorEntry
 
-ENTRIES: tuple[CompressorEntry, ...] = ()
+_ENGINE = "raycompress.compressors.torch_pruning:TorchPruning"
+_LAYERS = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear")
+_NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
+_COMMON = (
+    Argument("round_to", 8, "the channels that stay in a layer are a multiple of it; 1 for any number"),
+    Argument("global", False, "compare the channels of all layers of an entry with one another, not layer by layer"),
+    Argument("isomorphic", False, "compare the channels of those groups of layers that are built alike"),
+    Argument("steps", 1, "remove the channels in so many steps inside compress(), ranked anew after each"),
+)
+_GRADIENTS = (
+    Argument("statistics_batch_num", 10, "batches whose gradients are gathered"),
+    Argument(
+        "trainer",
+        None,
+        "function (model, optimizer, criterion, epoch) that trains one epoch: compress() runs it on a copy whose "
+        "weights stay, for the gradients; without it they are gathered while the script trains after compress()",
+        from_script=True,
+    ),
+    Argument("criterion", None, "the loss that is handed to trainer", from_script=True),
+)
+_DEPGRAPH = "Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023"
+
+
+def _entry(
+    name: str,
+    summary: str,
+    paper: str = _DEPGRAPH,
+    arguments: tuple[Argument, ...] = (),
+    layer_types: tuple[str, ...] = _LAYERS,
+    acts: str = "in compress()",
+) -> CompressorEntry:
+    return CompressorEntry(
+        name, "torch", "pruning", _ENGINE, summary, (*_COMMON, *arguments), layer_types, True, paper, acts=acts
+    )
+
+
+ENTRIES: tuple[CompressorEntry, ...] = (
+    _entry("group_l1", "Removes the channels with the smallest absolute weights in all layers that they are tied to."),
+    _entry("group_l2", "Removes the channels with the smallest squared weights in all layers that they are tied to."),
+    _entry(
+        "group_taylor",
+        "Removes the channels whose removal changes the loss least, to the first order: weight times gradient.",
+        "Molchanov et al., Importance Estimation for Neural Network Pruning, CVPR 2019",
+        _GRADIENTS,
+        acts="after statistics_batch_num steps of training, or in compress() with trainer=",
+    ),
+    _entry(
+        "group_fpgm",
+        "Removes the channels nearest to the geometric median of their layers, those that others can best replace.",
+        "He et al., Filter Pruning via Geometric Median for Deep Convolutional Neural Networks, CVPR 2019",
+    ),
+    _entry(
+        "group_lamp",
+        "Removes the channels with the smallest squared weights, each measured against those that are larger.",
+        "Lee et al., Layer-adaptive Sparsity for the Magnitude-based Pruning, ICLR 2021",
+    ),
+    _entry(
+        "group_hessian",
+        "Removes the channels with the least squared weight times curvature of the loss, the latter estimated by "
+        "squared gradients of whole batches.",
+        "LeCun et al., Optimal Brain Damage, NeurIPS 1989",
+        _GRADIENTS,
+        acts="after statistics_batch_num steps of training, or in compress() with trainer=",
+    ),
+    _entry(
+        "bn_scale",
+        "Removes the channels whose BatchNorm weights are smallest in all layers that they are tied to.",
+        "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017",
+        layer_types=_NORMS,
+    ),
+    _entry(
+        "random",
+        "Removes channels by chance: what every method should do better than.",
+        _DEPGRAPH,
+        (Argument("seed", 0, "makes the chance repeatable"),),
+    ),
+)

@@ -1,0 +1,8 @@
+"""What a trained model bears, and what it costs: before anything is compressed."""
+
+from raycompress.compressors.analysis.agreement import Agreement
+from raycompress.compressors.analysis.cost import model_cost
+from raycompress.compressors.analysis.sensitivity import SPARSITIES, layer_sensitivity
+from raycompress.compressors.analysis.units import channel_dependency
+
+__all__ = ["SPARSITIES", "Agreement", "channel_dependency", "layer_sensitivity", "model_cost"]

@@ -1,0 +1,207 @@
+"""What can be pruned alone: a layer, or the layers whose channels go together."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors import masked_calls
+from raycompress.compressors.catalog import WEIGHTED_TYPES
+from raycompress.compressors.example import Example
+from raycompress.compressors.graph import ChannelGraph
+from raycompress.compressors.inspection import inspect
+from raycompress.errors import CompressionError
+from raycompress.results.analysis import Dependency
+
+
+@dataclass(frozen=True)
+class Masks:
+    """What is gone from a model.
+
+    Attributes
+    ----------
+    size
+        How many channels, or weights.
+    removed
+        (module, parameter) -> bool tensor of the parameter's shape, True where it goes.
+    norms
+        LayerNorm or GroupNorm -> channels that stay, where some go.
+    """
+
+    size: int
+    removed: Mapping[tuple[str, str], Tensor]
+    norms: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def apply(self, model: nn.Module) -> None:
+        """Set what goes to zero, and let norms take their mean and variance over the rest, until `release`."""
+        for (module, name), removed in self.removed.items():
+            getattr(model.get_submodule(module), name).data.masked_fill_(removed, 0)
+        if self.norms:
+            masked_calls.hold(model, self.norms, {})
+
+    def release(self, model: nn.Module) -> None:
+        """Take the hooks of `apply` off; the weights stay zero."""
+        if self.norms:
+            masked_calls.release(model)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is pruned at once.
+
+    Attributes
+    ----------
+    layers
+        In the model's order.
+    size
+        How many channels, or weights, it has.
+    masks
+        Yields the masks for each of some ascending numbers of channels, or weights: the least important ones, and as
+        many of them as can go.
+    fixed
+        Why nothing can go; empty where something can.
+    """
+
+    layers: tuple[str, ...]
+    size: int
+    masks: Callable[[Sequence[int]], Iterator[Masks]]
+    fixed: str = ""
+
+
+def channel_dependency(model: nn.Module, dummy_input: Any) -> Dependency:
+    """Return which layers' output channels are tied, by additions, depthwise convolutions and the like.
+
+    Parameters
+    ----------
+    model
+        It is left as it is.
+    dummy_input
+        A tensor with the batch first, a tuple of arguments, or a dict of keyword arguments.
+
+    Raises
+    ------
+    CompressionError
+        Torch-Pruning cannot follow the model's channels.
+    """
+    example = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
+    return Dependency(_sets(ChannelGraph(model, example), model, example))
+
+
+def channels(model: nn.Module, example: Example | None) -> list[Unit]:
+    """Return the sets of layers that lose channels together; the channels with the smallest L1 norms go first.
+
+    The norm of a channel is summed over the layers that lose it together, as NNI's dependency-aware pruner does. Of
+    what feeds an attention written by hand, whole heads go.
+
+    Raises
+    ------
+    CompressionError
+        As in `channel_dependency`, or no input is known.
+    """
+    if example is None:
+        raise CompressionError(
+            "no input of the model is known: evaluate(model) never called it",
+            fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32), or call the model that evaluate is given",
+        )
+    graph = ChannelGraph(model, example)
+    return [_unit(graph, model, example, layers) for layers in _sets(graph, model, example)]
+
+
+def weights(model: nn.Module, _example: Example | None) -> list[Unit]:
+    """Return each layer with a weight by itself; its smallest weights go first."""
+    layers = {
+        name: module.weight
+        for name, module in model.named_modules()
+        if type(module).__name__ in WEIGHTED_TYPES and isinstance(module.weight, nn.Parameter)
+    }
+    return [
+        Unit((name,), weight.numel(), functools.partial(_smallest, name, weight))
+        for name, weight in layers.items()
+        if weight.numel() > 1
+    ]
+
+
+METHODS: Mapping[str, Callable[[nn.Module, Example | None], list[Unit]]] = {"l1": channels, "level": weights}
+
+
+def _sets(graph: ChannelGraph, model: nn.Module, example: Example) -> tuple[tuple[str, ...], ...]:
+    producers = graph.producers()
+    info = inspect(model, example)
+    sets = [tuple(name for name in info.tie_of(producer) if name in producers) for producer in producers]
+    return tuple(dict.fromkeys(sets))
+
+
+def _unit(graph: ChannelGraph, model: nn.Module, example: Example, layers: tuple[str, ...]) -> Unit:
+    # the one whose channels stand for those of all others; of equals, one that does not only pass channels on
+    root = max(layers, key=lambda name: (graph.channels(name), not _follows(graph, name)))
+    size = graph.channels(root)
+    members = graph.members(root, range(size))
+    fixed = {channel: member.fixed for member in members if member.fixed for channel, _ in member.pairs}
+    norms = torch.zeros(size, dtype=torch.float64)
+    for member in members:
+        if member.name in layers and not member.follows:
+            own = _norms(graph.module(member.name))
+            for channel, place in member.pairs:
+                norms[channel] += own[place]
+    heads = graph.heads(root)
+    blocks = ((channel,) for channel in range(size)) if heads is None else heads.blocks
+    free = [block for block in blocks if not fixed.keys() & set(block)]
+    free.sort(key=lambda block: float(norms[list(block)].sum()))
+    masks = functools.partial(_cut, model, example, root, free)
+    return Unit(layers, size, masks, "" if free else next(iter(fixed.values())))
+
+
+def _follows(graph: ChannelGraph, name: str) -> bool:
+    return any(member.name == name and member.follows for member in graph.members(name, [0]))
+
+
+def _norms(layer: nn.Module) -> Tensor:
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    # a transposed convolution has its outputs second
+    outputs = weight.transpose(0, 1) if isinstance(layer, nn.modules.conv._ConvTransposeNd) else weight
+    return outputs.detach().double().abs().flatten(1).sum(dim=1).cpu()
+
+
+def _cut(
+    model: nn.Module, example: Example, root: str, blocks: Sequence[tuple[int, ...]], counts: Sequence[int]
+) -> Iterator[Masks]:
+    """Yield what slicing would cut out: the layers' weights and norms, and the inputs of what follows them.
+
+    `blocks` are the channels in the order in which they go; those of one head of an attention go at once.
+    """
+    graph = ChannelGraph(model, example)
+    kept: dict[tuple[str, str], Tensor] = {}
+    gone: list[int] = []
+    waiting = list(blocks)
+    for count in counts:
+        while waiting and len(gone) + len(waiting[0]) <= count:
+            gone += waiting.pop(0)
+        # what is gone already is passed over, and slice() tells what is left of what the last round left
+        for key, sliced in graph.slice({root: tuple(sorted(gone))}).items():
+            kept[key] = kept[key][sliced.kept] if key in kept else sliced.kept
+        masks = {key: mask for key, stays in kept.items() if (mask := _mask(model, key, stays)) is not None}
+        yield Masks(len(gone), masks, graph.norms())
+
+
+def _mask(model: nn.Module, key: tuple[str, str], stays: Tensor) -> Tensor | None:
+    """Return the mask of a parameter; None for a buffer."""
+    tensor = getattr(model.get_submodule(key[0]), key[1])
+    if not isinstance(tensor, nn.Parameter):
+        return None
+    mask = torch.ones(tensor.numel(), dtype=torch.bool)
+    mask[stays] = False
+    return mask.reshape(tensor.shape).to(tensor.device)
+
+
+def _smallest(name: str, weight: nn.Parameter, counts: Sequence[int]) -> Iterator[Masks]:
+    order = weight.detach().abs().flatten().argsort(stable=True)
+    for count in counts:
+        mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+        mask[order[:count]] = True
+        yield Masks(count, {(name, "weight"): mask.reshape(weight.shape)})

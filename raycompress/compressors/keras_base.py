@@ -1,0 +1,267 @@
+"""The compressors of Keras models that a script holds: what all of them share."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from raycompress.compressors import keras_measure as measure
+from raycompress.compressors.keras_export import Paths, Saved, export
+from raycompress.compressors.keras_inputs import (
+    CALIBRATION,
+    InputWatch,
+    KerasExample,
+    example_from,
+    singles,
+    spec_example,
+)
+from raycompress.compressors.keras_layers import fingerprint, library, need_weights, selectable
+from raycompress.compressors.selection import choose
+from raycompress.compressors.setup import Setup
+from raycompress.compressors.witness import Fingerprint, Witness
+from raycompress.errors import CompressionError, ExperimentError, SpeedupError
+from raycompress.script import context
+from raycompress.script.context import Trial
+
+
+def example_of(dummy: Any) -> KerasExample | None:
+    """Return the input that a script passed as ``dummy_input``, or None where it passed none."""
+    if dummy is None:
+        return None
+    example = example_from(dummy, CALIBRATION)
+    if example is None:
+        raise CompressionError(
+            f"dummy_input is a {type(dummy).__name__}, which is no input of a Keras model",
+            where="create_compressor",
+            fix="pass what the model is called with: an array, batch first, or a list or dict of them",
+        )
+    return example
+
+
+def build(model: Any, example: KerasExample | None) -> None:
+    """Give `model` its weights if it has none yet and an input is known; see `keras_layers.need_weights`."""
+    library(model)
+    if not model.built and example is not None:
+        example.outputs(model)
+    need_weights(model)
+
+
+def check_exports(trial: Trial | None) -> None:
+    """Raise ExperimentError where a trial asks for a form that a Keras model does not have."""
+    if trial is not None and "onnx" in trial.exports:
+        raise ExperimentError(
+            "ONNX is for torch models; a Keras model is exported as TFLite", where="export", fix='write ["tflite"]'
+        )
+
+
+class KerasCompressor:
+    """Compresses one Keras model; this base prunes nothing and saves nothing.
+
+    Parameters
+    ----------
+    model
+        The user's model.
+    example
+        An input of it, where one is known.
+    """
+
+    def __init__(self, model: Any, example: KerasExample | None = None) -> None:
+        self.model = model
+        self.example = example
+
+    def compress(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Compress the model and return it, to be trained further. Arguments of the old tool are accepted."""
+        return self.model
+
+    def step(self) -> None:
+        """Do nothing: called after each batch, for compressors that act while the script trains."""
+
+    def update_epoch(self, epoch: int) -> None:
+        """Do nothing: called at each epoch, for compressors with a schedule."""
+
+    def get_prune_iterations(self) -> range:
+        """Return the rounds of prune and train: one."""
+        return range(1)
+
+    def prune_iteration_start(self) -> None:
+        """Do nothing: called at each round of `get_prune_iterations`."""
+
+    def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> Any:
+        """Return the model; compressors of Keras models raise SpeedupError: they remove no channels."""
+        return self.model
+
+    def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
+        """Return (multiply-adds, parameters, one row a layer).
+
+        Parameters
+        ----------
+        shape
+            Shape of an input, batch first, or an input. See `keras_measure.flops` for what is counted.
+        """
+        if isinstance(shape, Sequence) and all(isinstance(size, int) for size in shape):
+            example = KerasExample(np.zeros(tuple(shape), np.float32))
+        else:
+            example = example_of(shape) or self._need_example("count_flops_params")
+        return measure.table(self.model, example)
+
+    def export_model(self, model_path: str, mask_path: str | None = None, **_ignored: Any) -> None:
+        """Save the model; this base saves nothing. See `ActiveCompressor.export_model`."""
+
+    def _need_example(self, where: str) -> KerasExample:
+        self.example = self.example or spec_example(self.model)
+        if self.example is None:
+            raise CompressionError(
+                "no input of the model is known",
+                where=where,
+                fix="pass dummy_input= to create_compressor: what the model is called with, such as a batch of images",
+            )
+        return self.example
+
+
+class ActiveCompressor(KerasCompressor, ABC):
+    """A compressor that compresses and saves; a subclass per method.
+
+    Parameters
+    ----------
+    setup
+        What `create_compressor` was given. Without ``dummy_input``, inputs are taken from what the script gives to
+        its model, or made up from the shapes that the model was built for.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        dummy = example_of(setup.dummy_input)
+        build(setup.model, dummy)
+        super().__init__(setup.model, dummy)
+        self.entry, self.arguments, self._asked = setup.entry, setup.arguments, setup.asked
+        self.targets = choose(selectable(setup.model), setup.config_list, setup.entry)
+        self._calibration = example_of(setup.arguments.get("calibration_data"))
+        self._compressed = False
+        trial = context.current()
+        check_exports(trial)
+        self._trial = trial
+        self._inputs = InputWatch(CALIBRATION if trial is None or "tflite" in trial.exports else 1)
+        if trial is not None:
+            trial.on_finish.append(self._check_compressed)
+        self._witness = None if trial is None else Witness(trial, self._fingerprint)
+
+    def compress(self, *_args: Any, **_kwargs: Any) -> Any:
+        """Compress; see `KerasCompressor.compress`.
+
+        Raises
+        ------
+        CompressionError
+            The method cannot work on this model.
+        """
+        if not self._compressed:
+            self.model = self.start()
+            self._compressed = True
+            self._inputs.watch(self.model)
+        return self.model
+
+    def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> Any:
+        """Raise SpeedupError: no compressor of Keras models removes channels."""
+        raise SpeedupError(
+            f"{self.entry.name} leaves every weight its place, which cannot shrink a Keras model",
+            where="apply_speedup",
+            fix='leave apply_speedup out; for a small file, ask for an int8 one: "export": ["tflite"]',
+        )
+
+    def step(self) -> None:
+        """See to it that what is compressed stays so; needed only where a script updates weights by itself."""
+
+    def export_model(
+        self,
+        model_path: str,
+        mask_path: str | None = None,
+        folder_name: str = ".",
+        speedup: bool = False,
+        dummy_input: Any = None,
+        bundle_path: str | None = None,
+        tflite_path: str | None = None,
+        **_ignored: Any,
+    ) -> None:
+        """Save the model as it is now; the last of several calls wins.
+
+        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the files
+        named are written, and a bundle where `bundle_path` is given.
+
+        Parameters
+        ----------
+        model_path
+            ``.keras``, ``.h5`` (both for ``keras.models.load_model``) or ``.weights.h5``: plain weights, plain names.
+        mask_path
+            ``.npz`` or ``.h5``: for each masked variable 1 where a weight stays.
+        folder_name
+            Folder that all are relative to.
+        speedup
+            Raises SpeedupError, see `apply_speedup`.
+        dummy_input
+            What the model is called with, where no input is known yet.
+        bundle_path
+            By hand only: folder for a bundle that `raycompress.load` takes.
+        tflite_path
+            An int8 model for TensorFlow Lite. In a bundle it is put where the experiment exports ``tflite``.
+
+        Raises
+        ------
+        CompressionError
+            Nothing was compressed, or no input is known.
+        UsageError
+            A suffix that says nothing, or in a trial a path that leaves the candidate folder.
+        """
+        if self._trial is not None and not self._trial.save_model:
+            return
+        self._need_compressed("export_model")
+        if speedup:
+            self.apply_speedup(dummy_input)
+        if dummy_input is not None:
+            self.example = example_of(dummy_input)
+        if self.example is None and self._inputs.examples:
+            self.example = self._inputs.examples[0]
+        self.settle()
+        paths = Paths(model_path, mask_path, tflite_path, folder_name, bundle_path)
+        export(self.saved(self._need_example("export_model").part(0, 1)), self._trial, paths)
+        if self._witness is not None:
+            self._witness.export()
+
+    @abstractmethod
+    def start(self) -> Any:
+        """Compress, and return the model that the script is to train."""
+
+    def settle(self) -> None:
+        """Raise CompressionError where the training undid the compression."""
+
+    @abstractmethod
+    def saved(self, example: KerasExample) -> Saved:
+        """Return what is saved of the model as it is now."""
+
+    def content(self, model: Any, example: KerasExample, **more: Any) -> Saved:
+        """Return what is saved of `model`, a plain one; sizes are those of the dense model, which it has."""
+        sizes = measure.sizes(model, example)
+        facts = {"model": model, "plain": model, "before": sizes, "after": sizes, "masks": {}, **more}
+        return Saved(example=example, asked=self._asked, calibration=self.calibration(), **facts)
+
+    def calibration(self) -> list[KerasExample]:
+        """Return inputs, each a batch of one, to choose the ranges of an int8 model by."""
+        given = self._calibration or (self.example if len(self.example or ()) > 1 else None)
+        return singles([given] if given is not None else self._inputs.examples)
+
+    def _need_compressed(self, where: str) -> None:
+        if not self._compressed:
+            raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
+
+    def _check_compressed(self) -> None:
+        if not self._compressed:
+            raise CompressionError(
+                "the script made a compressor and never called its compress()",
+                where="create_compressor",
+                fix="call model = compressor.compress() before the fine-tuning",
+            )
+
+    def _fingerprint(self) -> Fingerprint:
+        if self._compressed:
+            self.settle()
+        return fingerprint(self.model)

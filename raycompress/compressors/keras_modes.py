@@ -1,0 +1,143 @@
+"""What create_compressor does with a Keras model where a trial is no real one: baseline, inspection, verification."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+
+from raycompress.compressors import keras_measure as measure
+from raycompress.compressors.keras_base import KerasCompressor, build, check_exports, example_of
+from raycompress.compressors.keras_inputs import InputWatch, KerasExample, spec_example
+from raycompress.compressors.keras_layers import arrays_of, layers_of, own_variables
+from raycompress.compressors.keras_loading import load_into, reference
+from raycompress.errors import UsageError
+from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.results import bundle
+from raycompress.script.context import EndOfInspection, Trial
+
+
+def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> KerasCompressor:
+    """Return the compressor for a trial that is no real one; see `raycompress.compressors.modes.for_mode`."""
+    check_exports(trial)
+    if trial.mode == "analyze":
+        raise UsageError("models of torch can be analysed, and this one is of Keras", where="raycompress analyze")
+    example = example_of(dummy)
+    build(model, example)
+    if trial.mode == "baseline":
+        return KerasCompressor(model, example)
+    if trial.mode == "verify":
+        verify(model, trial)
+    return Inspector(model, trial, example or spec_example(model))
+
+
+class Inspector(KerasCompressor):
+    """Records the model as soon as one input of it is known, and leaves the script there: mostly at once.
+
+    A script that reports without calling the model is recorded without shapes.
+    """
+
+    def __init__(self, model: Any, trial: Trial, example: KerasExample | None) -> None:
+        super().__init__(model, example)
+        self._trial = trial
+        self._sent = False
+        if example is not None:
+            self._leave(example)
+        self._watch = InputWatch(1, self._leave).watch(model)
+        trial.on_report.append(self._report)
+        trial.on_finish.append(self._finish)
+
+    def _leave(self, example: KerasExample) -> NoReturn:
+        self._send(example)
+        raise EndOfInspection
+
+    def _report(self, _values: Mapping[str, float]) -> None:
+        self._send(None)
+        raise EndOfInspection
+
+    def _finish(self) -> None:
+        self._send(None)
+
+    def _send(self, example: KerasExample | None) -> None:
+        if not self._sent:
+            self._sent = True
+            self._trial.send({"type": "model", "model": describe(self.model, example).to_json()})
+
+
+def describe(model: Any, example: KerasExample | None) -> ModelInfo:
+    """Return what is known of `model`; ties are none, since no compressor of Keras models removes channels."""
+    flops = None if example is None else measure.flops(model, example)
+    layers = []
+    for name, layer in layers_of(model).items():
+        if own_variables(layer):
+            counted = None if flops is None else flops.get(name, 0)
+            shape = measure.weight_shape(layer)
+            parameters = measure.own_parameters(layer)
+            layers.append(Layer(name, type(layer).__name__, _channels(layer), parameters, counted, shape))
+    return ModelInfo(
+        layers=tuple(layers),
+        ties=(),
+        output_layers=(),
+        parameters=measure.parameters(model),
+        flops=None if flops is None else flops[""],
+        size_bytes=measure.size_bytes(model),
+        input_shapes=None if example is None else tuple((1, *shape[1:]) for shape in example.shapes),
+    )
+
+
+def _channels(layer: Any) -> int:
+    for attribute in ("filters", "units", "output_dim"):
+        value = getattr(layer, attribute, None)
+        if isinstance(value, int):
+            return value
+    return 0
+
+
+def verify(model: Any, trial: Trial) -> NoReturn:
+    """Load the trial's bundle into the script's model, compare, measure, tell, and leave the script.
+
+    Raises
+    ------
+    BundleError
+        The bundle is broken, or does not fit the model.
+    EndOfInspection
+        Always, when all is told.
+    """
+    folder = trial.bundle
+    assert folder is not None, "mode verify comes with a bundle"
+    bundle.check_hashes(folder)
+    trial.send({"type": "verified", **compare(model, folder)})
+    raise EndOfInspection
+
+
+def compare(model: Any, folder: Path) -> dict[str, Any]:
+    """Load the bundle into `model`, compare it with the stored outputs, and measure it before and after; plain JSON."""
+    manifest = bundle.read(folder)
+    example, outputs = reference(folder, manifest)
+    dense = model
+    if not model.weights:
+        example.outputs(model)
+    before = arrays_of(dense)
+    loaded = load_into(folder, manifest, model)
+    difference = relative_difference(outputs, example.outputs(loaded))
+    if loaded is dense:
+        times = measure.latencies(model, [before, arrays_of(model)], example)
+    else:
+        times = [measure.latencies(each, [arrays_of(each)], example)[0] for each in (dense, loaded)]
+    sizes = measure.sizes(dense, example).to_json()
+    after = {**sizes, "bytes": manifest.after.bytes}
+    return {"relative_difference": difference, "before": {**sizes, **times[0]}, "after": {**after, **times[1]}}
+
+
+def relative_difference(expected: list[Any], found: list[Any]) -> float:
+    """Return the largest difference of outputs, relative to the largest output; infinite where their shapes differ."""
+    if [array.shape for array in expected] != [array.shape for array in found]:
+        return float("inf")
+    scale = max([float(np.max(np.abs(array), initial=0.0)) for array in expected], default=0.0)
+    differences = [
+        float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64)), initial=0.0))
+        for one, other in zip(expected, found, strict=True)
+    ]
+    return max(differences, default=0.0) / max(scale, 1e-12)

@@ -1,0 +1,249 @@
+"""From a torch model to ONNX, with the proof that onnxruntime computes the same outputs.
+
+The graph is traced by torch's TorchScript exporter: it takes milliseconds, names each node by the module that made it
+and folds BatchNorm into convolutions. What it cannot trace goes to the exporter of ``torch.export``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import warnings
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors.example import Example, evaluating, tensors_in
+from raycompress.compressors.extras import load_extra
+from raycompress.compressors.graph import clean_copy
+from raycompress.compressors.slicing import TOLERANCE, relative_difference
+from raycompress.errors import CompressionError
+
+OPSET = 17
+_PREFIX = "model"
+_WHAT = "writing ONNX"
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an ONNX file agrees with the model that it was made from.
+
+    Attributes
+    ----------
+    relative_difference
+        Largest relative difference of the outputs in onnxruntime, on the example and on two random inputs.
+    any_batch
+        Whether the file takes batches of any size; otherwise of the example's only.
+    """
+
+    relative_difference: float
+    any_batch: bool
+
+
+class Flat(nn.Module):
+    """A model that is called with the tensors of an example alone, and answers a tuple of tensors."""
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        super().__init__()
+        self.model = model
+        self._example = example
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """Call the model as the example does, with these tensors in the place of its own."""
+        given = iter(tensors)
+        filled = self._example.map(lambda _: next(given))
+        return tuple(tensors_in(filled.call(self.model)))
+
+
+def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
+    """Write `model`, as it computes in eval mode, to `path`; the model itself is left as it is.
+
+    Inputs are called ``input.0`` and so on, in the order of the example's tensors, outputs ``output.0`` and so on.
+
+    Parameters
+    ----------
+    example
+        One input; the file takes other batch sizes too, where the model does.
+
+    Raises
+    ------
+    CompressionError
+        No exporter can write the model, or the file computes something else.
+    MissingDependencyError
+        ONNX or onnxruntime is not installed.
+    """
+    load_extra("onnx", "onnx", _WHAT)
+    runtime()
+    flat, example = _flat(model, example)
+    larger = _repeated(example)
+    failures = []
+    for write, batch_free in ((_trace, True), (_export, True), (_trace, False)):
+        try:
+            write(flat, larger if batch_free else example, path, batch_free)
+            worst = _difference(flat, path, [example, larger] if batch_free else [example])
+        except Exception as error:  # noqa: BLE001 - whatever an exporter or onnxruntime says, the next one is tried
+            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+            continue
+        if worst <= TOLERANCE:
+            return Parity(worst, batch_free)
+        failures.append(f"the outputs of the file differ by {worst:.2g} of their norm")
+    path.unlink(missing_ok=True)
+    raise CompressionError(
+        f"{type(model).__name__} cannot be written as ONNX: {failures[0]}",
+        where="torch.onnx.export",
+        fix="in forward(), keep to operations that ONNX has and to shapes that follow from the input",
+    )
+
+
+def layer_nodes(path: Path, model: nn.Module, kinds: Collection[str]) -> dict[str, list[str]]:
+    """Return layer name -> the names of the nodes of these kinds that it made in the ONNX file at `path`, in order."""
+    onnx = load_extra("onnx", "onnx", _WHAT)
+    names = {name for name, _ in model.named_modules()}
+    found: dict[str, list[str]] = {}
+    for node in onnx.load(str(path), load_external_data=False).graph.node:
+        layer = _layer_of(node, names) if node.op_type in kinds else ""
+        if layer:
+            found.setdefault(layer, []).append(node.name)
+    return found
+
+
+def feed(example: Example) -> dict[str, Any]:
+    """Return the numpy arrays that a file written by `export_onnx` takes for `example`."""
+    tensors = tensors_in([example.args, example.kwargs])
+    return {f"input.{index}": tensor.detach().cpu().numpy() for index, tensor in enumerate(tensors)}
+
+
+def _flat(model: nn.Module, example: Example) -> tuple[Flat, Example]:
+    copied = clean_copy(model).cpu().eval()
+    example = example.to(torch.device("cpu"))
+    return Flat(copied, example).eval(), example
+
+
+def _repeated(example: Example) -> Example:
+    """Return the example with three times its batch: exporters take a size of one for a constant."""
+    batch = _batch(example)
+    return example.map(lambda t: t.repeat(3, *[1] * (t.dim() - 1)) if t.dim() and t.size(0) == batch else t)
+
+
+def _batch(example: Example) -> int:
+    found = tensors_in([example.args, example.kwargs])
+    return found[0].size(0) if found and found[0].dim() else -1
+
+
+def _trace(flat: Flat, example: Example, path: Path, any_batch: bool) -> None:
+    tensors, batch = tensors_in([example.args, example.kwargs]), _batch(example)
+    answers = example.outputs(flat.model)
+    free = [f"input.{i}" for i, tensor in enumerate(tensors) if tensor.dim() and tensor.size(0) == batch]
+    free += [f"output.{i}" for i, tensor in enumerate(answers) if tensor.dim() and tensor.size(0) == batch]
+    with _quiet(), evaluating(flat):
+        torch.onnx.export(
+            flat,
+            tuple(tensors),
+            str(path),
+            dynamo=False,
+            opset_version=OPSET,
+            input_names=[f"input.{index}" for index in range(len(tensors))],
+            output_names=[f"output.{index}" for index in range(len(answers))],
+            dynamic_axes={name: {0: "batch"} for name in free} if any_batch else None,
+        )
+
+
+def _export(flat: Flat, example: Example, path: Path, any_batch: bool) -> None:
+    load_extra("onnxscript", "onnx", _WHAT)
+    tensors, batch = tensors_in([example.args, example.kwargs]), _batch(example)
+    count = len(example.outputs(flat.model))
+    shapes = tuple({0: "batch"} if any_batch and t.dim() and t.size(0) == batch else None for t in tensors)
+    with _quiet(), evaluating(flat):
+        torch.onnx.export(
+            flat,
+            tuple(tensors),
+            str(path),
+            dynamo=True,
+            verbose=False,
+            external_data=False,
+            input_names=[f"input.{index}" for index in range(len(tensors))],
+            output_names=[f"output.{index}" for index in range(count)],
+            dynamic_shapes=(shapes,),
+        )
+
+
+def _difference(flat: Flat, path: Path, examples: list[Example]) -> float:
+    """Return the largest relative difference between torch and onnxruntime."""
+    session = runtime().InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
+    known = {value.name for value in session.get_inputs()}
+    worst = 0.0
+    for example in [*examples, examples[-1].random(1), examples[-1].random(2)]:
+        expected = example.outputs(flat.model)
+        got = session.run(None, {name: array for name, array in feed(example).items() if name in known})
+        difference = relative_difference(expected, [torch.as_tensor(array) for array in got])
+        worst = max(worst, difference) if difference == difference else float("inf")
+    return worst
+
+
+def runtime() -> Any:
+    """Import and return ``onnxruntime``."""
+    return load_extra("onnxruntime", "onnx", "running ONNX")
+
+
+def session_options(threads: int = 1) -> Any:
+    """Return options for a session of onnxruntime that computes on so many threads and prints nothing."""
+    options = runtime().SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # an input that does not fit is told by an exception
+    return options
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters print off the streams; attention keeps to operations that they know."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    disabled = logging.root.manager.disable
+    torch.backends.mha.set_fastpath_enabled(False)
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+def _layer_of(node: Any, names: set[str]) -> str:
+    """Return the layer that made an ONNX node, or an empty string: by its name, or by what torch.export wrote to it."""
+    noted = next((prop.value for prop in node.metadata_props if prop.key == "pkg.torch.onnx.name_scopes"), None)
+    if noted is not None:
+        scopes = [scope for scope in re.findall(r"'([^']*)'", noted) if scope.removeprefix(f"{_PREFIX}.") in names]
+        return scopes[-1].removeprefix(f"{_PREFIX}.") if scopes else ""
+    parts = node.name.strip("/").split("/")[:-1]
+    if not parts or parts[0] != _PREFIX:
+        return ""
+    layer = ""
+    for part in parts[1:]:
+        layer = _inner(layer, part, names)
+        if not layer:
+            return ""
+    return layer
+
+
+def _inner(outer: str, scope: str, names: set[str]) -> str:
+    """Return the module that the exporter calls `scope` inside the module `outer`.
+
+    A scope may repeat the end of the outer name (``features/features.0``), and a second call of a module gets a number
+    (``conv_1``).
+    """
+    for name in (scope, re.sub(r"_\d+$", "", scope)):
+        parts, before = name.split("."), outer.split(".") if outer else []
+        for overlap in range(len(parts) - 1, -1, -1):
+            if before[len(before) - overlap :] == parts[:overlap] or not overlap:
+                candidate = ".".join([*before, *parts[overlap:]])
+                if candidate in names:
+                    return candidate
+    return ""

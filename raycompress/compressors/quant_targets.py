@@ -1,0 +1,143 @@
+"""Which layers a config_list quantizes, which of their tensors, and with how many bits."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from raycompress.compressors.base import closest
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.selection import Layers, Target, choose
+from raycompress.errors import CompressionError, ExperimentError, Problem
+
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "naive": ("weight",),
+    "dorefa": ("weight",),
+    "bnn": ("weight", "output"),
+    "qat": ("weight", "input", "output"),
+    "lsq": ("weight", "input", "output"),
+    "observer": ("weight", "input", "output"),
+}
+"""What each compressor can quantize."""
+BITS: Mapping[str, tuple[int, int]] = {
+    "naive": (8, 8),
+    "observer": (8, 8),
+    "bnn": (1, 1),
+    "dorefa": (1, 16),
+    "qat": (2, 16),
+    "lsq": (2, 16),
+}
+"""Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
+_SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")
+_CHOICES = {"quant_scheme": _SCHEMES, "quant_dtype": ("uint", "int")}
+_INTEGER_INPUTS = ("Embedding", "EmbeddingBag")
+
+
+def select(
+    model: nn.Module, config_list: Sequence[Mapping[str, Any]], compressor: CompressorEntry
+) -> dict[str, Target]:
+    """Return the layers to quantize by name, in the model's order; the last entry that matches a layer rules it.
+
+    Raises
+    ------
+    ExperimentError
+        All mistakes of the list at once.
+    """
+    modules = {name: module for name, module in model.named_modules() if name}
+    # activations are quantized of layers without a weight too, such as ReLU
+    layers = Layers({name: type(module).__name__ for name, module in modules.items()}, modules)
+    targets = choose(layers, config_list, compressor)
+    if compressor.name not in PARTS:
+        return targets
+    problems = [problem for index, entry in enumerate(config_list) for problem in _settings(index, entry, compressor)]
+    if not problems:
+        problems = [p for name, target in targets.items() for p in _layer(name, modules[name], target)]
+    if problems:
+        raise ExperimentError.of(problems)
+    return targets
+
+
+def refuse_tied(model: nn.Module, layers: Collection[str]) -> None:
+    """Raise CompressionError where the weight of one of `layers` is another layer's too: one weight has one grid."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(name)
+    shared = {name for names in owners.values() if len(names) > 1 for name in names}
+    tied = next((name for name in layers if f"{name}.weight" in shared), None)
+    if tied is not None:
+        raise CompressionError(
+            f'the weight of "{tied}" is shared with another layer, which would change with it',
+            where="config_list",
+            fix=f'leave it out: {{"op_names": ["{tied}"], "exclude": true}}; or take "ptq_static"',
+        )
+
+
+def parts_of(target: Target) -> tuple[str, ...]:
+    """Return what of a layer is quantized: weight, input, output."""
+    return tuple(target.settings["quant_types"])
+
+
+def bits_of(target: Target, part: str) -> int:
+    """Return the bits of one part of a layer."""
+    bits = target.settings["quant_bits"]
+    return int(bits[part] if isinstance(bits, Mapping) else bits)
+
+
+def _settings(index: int, entry: Mapping[str, Any], compressor: CompressorEntry) -> Iterator[Problem]:
+    if entry.get("exclude", False):
+        return
+    where, known = f"config_list[{index}]", PARTS[compressor.name]
+    parts = entry["quant_types"]
+    if not isinstance(parts, (list, tuple)) or not parts:
+        fix = f'write "quant_types": ["{known[0]}"]'
+        yield Problem("quant_types is a list of what to quantize", f"{where}.quant_types", fix)
+        return
+    for part in parts:
+        if part not in known:
+            fix = closest(str(part), known) or f"it quantizes {', '.join(known)}"
+            yield Problem(f'{compressor.name} does not quantize "{part}"', f"{where}.quant_types", fix)
+    bits = entry["quant_bits"]
+    for part in parts:
+        value = bits.get(part) if isinstance(bits, Mapping) else bits
+        place = f"{where}.quant_bits.{part}" if isinstance(bits, Mapping) else f"{where}.quant_bits"
+        if value is None:
+            yield Problem(f'quant_bits says nothing of "{part}"', place, f'add "{part}": {BITS[compressor.name][1]}')
+        elif problem := _wrong_bits(value, compressor.name):
+            yield Problem(problem, place, _bits_fix(compressor.name))
+            if not isinstance(bits, Mapping):
+                break
+    yield from _schemes(entry, where)
+
+
+def _wrong_bits(value: Any, name: str) -> str:
+    low, high = BITS[name]
+    if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
+        return ""
+    takes = f"{low} to {high} bits" if high != low else f"{low} bit{'s' * (low != 1)}"
+    return f"{name} works with {takes}, not {value!r}"
+
+
+def _bits_fix(name: str) -> str:
+    low, high = BITS[name]
+    others = "" if low == high else f", or another from {low} to {high}"
+    return f'write "quant_bits": {min(max(8, low), high)}{others}'
+
+
+def _schemes(entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
+    for key, known in _CHOICES.items():
+        value = entry.get(key)
+        for one in value.values() if isinstance(value, Mapping) else (() if value is None else (value,)):
+            if one not in known:
+                fix = closest(str(one), known) or f"it is one of {', '.join(known)}"
+                yield Problem(f'unknown {key} "{one}"', f"{where}.{key}", fix)
+
+
+def _layer(name: str, module: nn.Module, target: Target) -> Iterator[Problem]:
+    where = f"config_list[{target.entry}]"
+    if "weight" in parts_of(target) and not isinstance(getattr(module, "weight", None), nn.Parameter):
+        what = f'"{name}" ({target.type}) has no weight to quantize'
+        yield Problem(what, where, "quantize its output, or name layers that have a weight")
+    if "input" in parts_of(target) and target.type in _INTEGER_INPUTS:
+        yield Problem(f'the input of "{name}" ({target.type}) is integers already', where, "quantize its weight")

@@ -1,0 +1,153 @@
+"""A torch model that computes with an int8 ONNX file: same object, same class, its forward runs in onnxruntime."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors.example import Example, evaluating, map_tensors, tensors_in
+from raycompress.compressors.onnx_export import feed, runtime, session_options
+from raycompress.errors import CompressionError
+
+
+class SessionForward:
+    """Stands in the place of a model's ``forward``.
+
+    Parameters
+    ----------
+    data
+        The ONNX file, as written for `example` by `raycompress.compressors.onnx_export.export_onnx`.
+    example
+        One input, arguments in the order of forward's parameters (see `bound`).
+    answer
+        What the model answers to it; of the same structure are the answers of the session.
+    name
+        Class name of the model, for messages.
+    signature
+        Of the forward that it stands for.
+    """
+
+    def __init__(self, data: bytes, example: Example, answer: Any, name: str, signature: inspect.Signature) -> None:
+        self.data = data
+        self._structure = _structure(example)
+        self._answer = map_tensors(answer, lambda _: torch.empty(0))
+        self._name = name
+        self._signature = signature
+        self._session: Any = None
+        self._threads = 0
+        if len(tensors_in(self._answer)) != len(_leaves(self._answer)):
+            raise CompressionError(
+                f"{name} answers a {type(answer).__name__}, which the int8 model cannot give",
+                where="apply_speedup",
+                fix="return tensors, tuples, lists or dicts from forward(), or leave apply_speedup out",
+            )
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Answer as the model's forward does."""
+        example = bound(Example(args, kwargs), self._signature)
+        if _structure(example) != self._structure:
+            raise CompressionError(
+                f"the int8 {self._name} was made for calls as {self._structure}, not {_structure(example)}",
+                where=f"{self._name}.forward",
+                fix="call the model as it was called when it was quantized, or pass dummy_input= of this form there",
+            )
+        outputs = iter(self._run(example))
+        device = next((tensor.device for tensor in tensors_in([example.args, example.kwargs])), torch.device("cpu"))
+        return map_tensors(self._answer, lambda _: torch.as_tensor(next(outputs)).to(device))
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**vars(self), "_session": None, "_threads": 0}
+
+    def _run(self, example: Example) -> list[Any]:
+        if self._threads != torch.get_num_threads():
+            self._threads = torch.get_num_threads()
+            options = session_options(self._threads)
+            self._session = runtime().InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
+        known = {value.name for value in self._session.get_inputs()}
+        try:
+            return list(self._session.run(None, {k: v for k, v in feed(example).items() if k in known}))
+        except Exception as error:
+            shapes = ", ".join(str(list(shape)) for shape in example.shapes)
+            raise CompressionError(
+                f"the int8 {self._name} cannot compute an input of shape {shapes}: {str(error).splitlines()[0]}",
+                where=f"{self._name}.forward",
+                fix="keep to the shapes and types that the model was quantized with; the batch size is free where "
+                "its forward() takes it from the input",
+            ) from error
+
+
+def bound(example: Example, signature: inspect.Signature) -> Example:
+    """Return the example with its arguments in the order of the parameters, however they were passed."""
+    given = signature.bind(*example.args, **example.kwargs)
+    return Example(tuple(given.args), dict(given.kwargs))
+
+
+def signature_of(model: nn.Module) -> inspect.Signature:
+    """Return the signature of the forward of the model's class."""
+    return inspect.signature(type(model).forward.__get__(model))
+
+
+def make(model: nn.Module, example: Example, data: bytes) -> SessionForward:
+    """Return a forward for models of this class; `model` is a float one, `example` as in `bound`."""
+    with evaluating(model), torch.no_grad():
+        answer = example.call(model)
+    return SessionForward(data, example, answer, type(model).__name__, signature_of(model))
+
+
+def install(model: nn.Module, forward: SessionForward) -> nn.Module:
+    """Let `model` compute with `forward`, in eval mode alone; returns it."""
+    model.forward = forward
+    return eval_only(model)
+
+
+def eval_only(model: nn.Module) -> nn.Module:
+    """Put `model` into eval mode, and refuse to compute in training mode from now on; returns it."""
+    model.register_forward_pre_hook(_refuse_training, prepend=True)
+    return model.eval()
+
+
+def installed(model: nn.Module) -> SessionForward | None:
+    """Return the int8 forward of `model`, or None."""
+    found = vars(model).get("forward")
+    return found if isinstance(found, SessionForward) else None
+
+
+def from_file(model: nn.Module, example: Example, path: Path) -> nn.Module:
+    """Let `model`, a fresh instance, compute with the file at `path`; returns it."""
+    return install(model, make(model, bound(example, signature_of(model)), path.read_bytes()))
+
+
+def _refuse_training(model: nn.Module, _args: Any) -> None:
+    if model.training:
+        raise CompressionError(
+            f"{type(model).__name__} is quantized, and can only compute in eval mode",
+            where=f"{type(model).__name__}.forward",
+            fix="train before it is quantized (before apply_speedup), and call model.eval() to evaluate",
+        )
+
+
+def _structure(example: Example) -> str:
+    return repr(map_tensors([example.args, example.kwargs], lambda _: _TENSOR))
+
+
+class _Tensor(Tensor):
+    """Stands for any tensor where only the structure counts."""
+
+    def __repr__(self, **_: Any) -> str:  # type: ignore[override]
+        return "tensor"
+
+
+_TENSOR = torch.empty(0).as_subclass(_Tensor)
+
+
+def _leaves(value: Any) -> list[Any]:
+    """Return what `map_tensors` leaves as it is, and the tensors; containers that it knows are gone into."""
+    if isinstance(value, dict):
+        return [leaf for member in value.values() for leaf in _leaves(member)]
+    if isinstance(value, (tuple, list)):
+        return [leaf for member in value for leaf in _leaves(member)]
+    return [] if value is None or isinstance(value, (bool, int, float, str)) else [value]

@@ -1,0 +1,70 @@
+"""A metric belongs to the model that is saved: the weights at the last report are those of the last export."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+
+from raycompress.errors import CompressionError
+from raycompress.script.context import Trial
+
+Fingerprint = dict[str, tuple[float, float]]
+"""Tensor name -> (sum, sum of squares), in float64."""
+
+
+def same(one: Fingerprint, other: Fingerprint) -> bool:
+    """Whether two fingerprints are of the same weights, to a relative 1e-6 of each tensor's norm."""
+    if one.keys() != other.keys():
+        return False
+    for name, (total, squares) in one.items():
+        scale = 1e-6 * max(math.sqrt(squares), 1e-12)
+        # the sum of squares tells a change of scale, the sum one of sign
+        if abs(squares - other[name][1]) > 1e-6 * max(squares, 1e-12) or abs(total - other[name][0]) > scale:
+            return False
+    return True
+
+
+class Witness:
+    """Remembers what the model was at each report and each export of a trial.
+
+    Parameters
+    ----------
+    trial
+        The trial; its hooks are used.
+    take
+        Returns the fingerprint of the compressor's model, masks applied.
+    """
+
+    def __init__(self, trial: Trial, take: Callable[[], Fingerprint]) -> None:
+        self._trial = trial
+        self._take = take
+        self._reported: Fingerprint | None = None
+        self._exported: Fingerprint | None = None
+        trial.on_report.append(self._report)
+        trial.on_finish.append(self._finish)
+
+    def export(self) -> None:
+        """Note that the model, as it is now, is being saved."""
+        self._exported = self._take()
+
+    def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
+        """Note that `small` was proved to be the same function as `masked`."""
+        if self._reported is not None and same(self._reported, masked):
+            self._reported = small
+
+    def _report(self, _values: Mapping[str, float]) -> None:
+        self._reported = self._take()
+
+    def _finish(self) -> None:
+        if self._reported is None or not self._trial.save_model:
+            return  # no result is an ending of its own, told by whoever supervises the trial
+        if self._exported is None:
+            raise CompressionError(
+                "the script reported a result but saved no model",
+                fix='call rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")',
+            )
+        if not same(self._reported, self._exported):
+            raise CompressionError(
+                "the model changed between the last report and the save: the metric is not the saved model's",
+                fix="evaluate and report after the last change of the weights, then save, with nothing in between",
+            )

@@ -1,0 +1,91 @@
+"""The analysis of an experiment's model: its script runs once, in the warm process, until the model is known."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import replace
+from typing import Any, Protocol
+
+from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError, UsageError
+from raycompress.experiment.schema import Experiment
+from raycompress.results.analysis import Analysis
+from raycompress.results.states import TrialState
+from raycompress.tuning.launch import View, centre_config, excursion, last_lines, tell_of_preload, warm_spec
+from raycompress.tuning.preload import find_imports
+from raycompress.tuning.protocol import Message
+from raycompress.tuning.worker import Ending, WarmProcess
+
+_MODULE = "raycompress.compressors.analysis.analyser"
+
+
+class AnalysisView(View, Protocol):
+    """Whoever watches an analysis: the terminal."""
+
+    def progress(self, done: int, total: int, layer: str) -> None:
+        """How many measurements are done, of how many, and the layer that is next."""
+
+
+def analyze(experiment: Experiment, wanted: Mapping[str, Any], view: AnalysisView) -> Analysis:
+    """Return what each layer of the model of an experiment's script bears and costs.
+
+    Parameters
+    ----------
+    wanted
+        ``sparsities``, ``method``, ``samples``, ``recompute_bn`` of `raycompress.analysis.layer_sensitivity`.
+
+    Raises
+    ------
+    UsageError
+        The experiment is not one of torch.
+    ScriptError
+        The script fails, or makes no compressor.
+    CompressionError
+        The model cannot be analysed.
+    """
+    if experiment.compression.framework != "torch":
+        raise UsageError(
+            "only torch models can be analysed for now, and this one is of Keras",
+            where=str(experiment.path),
+            fix='give an experiment with "framework": "torch"',
+        )
+    spec = warm_spec(experiment)
+    imports = find_imports(experiment.script_path, experiment.workingdir, engine=_MODULE)
+    view.phase("loading the script's libraries")
+    with closing(WarmProcess.start(replace(spec, preload=imports))) as process:
+        config = centre_config(experiment)
+        with closing(process.connect()) as worker:
+            tell_of_preload(worker.wait_ready(), experiment, view)
+            view.phase("running the script until its model is known")
+            problems: list[Problem] = []
+
+            def hear(message: Message) -> None:
+                if message["type"] == "progress":
+                    view.progress(message["done"], message["total"], message["layer"])
+                elif message["type"] == "refused":
+                    problems.extend(Problem(**problem) for problem in message["problems"])
+
+            found, ending = excursion(
+                worker, experiment, "analyze", config, answer="analysis", heard=hear, analysis=wanted, timeout_s=None
+            )
+    if found is None:
+        raise _failure(experiment, problems, ending)
+    return Analysis.from_json(found["analysis"])
+
+
+def _failure(experiment: Experiment, problems: list[Problem], ending: Ending) -> RaycompressError:
+    script = str(experiment.script_path)
+    if problems:
+        first = problems[0]
+        return CompressionError(first.what, where=first.where or script, fix=first.fix)
+    if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
+        return ScriptError(
+            "the script never calls create_compressor, so its model is not known",
+            where=script,
+            fix="call rc.create_compressor(model, config) and train the model that its compress() returns",
+        )
+    return ScriptError(
+        f"the script failed before its model was analysed: {ending.cause}",
+        where=ending.frame or script,
+        fix=last_lines(ending),
+    )

@@ -1,0 +1,47 @@
+"""The catalogue as Markdown."""
+
+from __future__ import annotations
+
+from itertools import groupby
+
+from raycompress.cli.compressors import keys_of, layers_of, shrinks, source_of
+from raycompress.compressors.catalog import CATALOG, CompressorEntry
+
+
+def markdown() -> str:
+    """Return a section for each family: one table of its compressors, and the arguments of each."""
+    families = sorted(CATALOG, key=_family, reverse=True)
+    parts: list[str] = []
+    for family, group in groupby(families, key=_family):
+        entries = list(group)
+        parts += [f"## {', '.join(family)}", "", *_table(entries), ""]
+        for entry in entries:
+            parts += [*_arguments(entry), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _family(entry: CompressorEntry) -> tuple[str, str]:
+    return entry.framework, entry.kind
+
+
+def _table(entries: list[CompressorEntry]) -> list[str]:
+    rows = [
+        (f"`{entry.name}`", entry.summary, layers_of(entry), shrinks(entry), entry.acts, entry.paper)
+        for entry in entries
+    ]
+    return table(("name", "what it does", "layers", "makes the model smaller", "acts", "paper"), rows)
+
+
+def _arguments(entry: CompressorEntry) -> list[str]:
+    lines = [f"**`{entry.name}`**: entries of its config_list {keys_of(entry)}."]
+    lines += [f"- `{item.name}` ({source_of(item)}): {item.summary}" for item in entry.arguments]
+    return lines
+
+
+def table(header: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+    """Return a Markdown table, a line each."""
+    return [_row(header), _row(("---",) * len(header)), *(_row(row) for row in rows)]
+
+
+def _row(cells: tuple[str, ...]) -> str:
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
