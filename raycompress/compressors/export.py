@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from raycompress.compressors.example import Example
 from raycompress.compressors.inside import check_inside
 from raycompress.compressors.measure import Sizes
-from raycompress.compressors.plan import SlicingPlan
+from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.errors import CompressionError
 from raycompress.results import bundle
 from raycompress.script.context import Trial
@@ -85,7 +85,7 @@ def export(
     bundle_path: str | None,
     onnx_path: str | None = None,
 ) -> None:
-    """Save `saved`; see `raycompress.compressors.pruner.Pruner.export_model`.
+    """Save `saved`; see `raycompress.compressors.pruning.pruner.Pruner.export_model`.
 
     With ``"export": ["onnx"]`` in the experiment, the bundle of a trial holds the model as ONNX too.
     """

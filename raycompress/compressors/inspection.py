@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from raycompress.compressors import measure
 from raycompress.compressors.example import Example
-from raycompress.compressors.graph import OUTPUTS, ChannelGraph
+from raycompress.compressors.structure.graph import OUTPUTS, ChannelGraph
 from raycompress.errors import CompressionError
 from raycompress.experiment.model import Layer, ModelInfo
 

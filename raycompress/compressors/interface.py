@@ -81,7 +81,7 @@ class Compressor:
         dummy_input: Any = None,
         **_ignored: Any,
     ) -> None:
-        """Save the model; this base saves nothing. See `raycompress.compressors.pruner.Pruner.export_model`."""
+        """Save the model; this base saves nothing. See `raycompress.compressors.pruning.pruner.Pruner.export_model`."""
 
     def _example_of(self, shape: Any) -> Example:
         if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):

@@ -131,6 +131,9 @@ class ActiveCompressor(KerasCompressor, ABC):
         its model, or made up from the shapes that the model was built for.
     """
 
+    always_int8 = False
+    """Whether the method itself makes an int8 model, and wants inputs to compare it on."""
+
     def __init__(self, setup: Setup) -> None:
         dummy = example_of(setup.dummy_input)
         build(setup.model, dummy)
@@ -142,7 +145,8 @@ class ActiveCompressor(KerasCompressor, ABC):
         trial = context.current()
         check_exports(trial)
         self._trial = trial
-        self._inputs = InputWatch(CALIBRATION if trial is None or "tflite" in trial.exports else 1)
+        many = self.always_int8 or trial is None or "tflite" in trial.exports
+        self._inputs = InputWatch(CALIBRATION if many else 1)
         if trial is not None:
             trial.on_finish.append(self._check_compressed)
         self._witness = None if trial is None else Witness(trial, self._fingerprint)

@@ -13,8 +13,8 @@ from raycompress.compressors import measure
 from raycompress.compressors.example import Example
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.masks import FirstCall
-from raycompress.compressors.slicing import relative_difference
+from raycompress.compressors.pruning.masks import FirstCall
+from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection, Trial
 
@@ -110,7 +110,7 @@ def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:
     difference = relative_difference(outputs, example.outputs(small))
     sizes = [measure.sizes(dense, example).to_json()]
     if bundle.read(folder).kind == "quantized":
-        from raycompress.compressors.quantized_loading import fastest
+        from raycompress.compressors.quantization.loading import fastest
 
         sizes.append(bundle.read(folder).after.model_dump())
         timed = fastest(folder, dense, small)

@@ -220,6 +220,8 @@ class Cluster(_Wrapping):
 class Qat(_Wrapping):
     """``quantize_apply``: training sees weights and activations rounded to 8 bits; what is saved is int8."""
 
+    always_int8 = True
+
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
         for target in self.targets.values():

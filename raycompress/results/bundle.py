@@ -53,8 +53,8 @@ RESERVED = (*FILES, QUANTIZATION, ONNX, INT8_ONNX, TFLITE)
 
 Kind = Literal["torch", "quantized", "keras"]
 _LOADERS: Mapping[Kind, str] = {
-    "torch": "raycompress.compressors.loading",
-    "quantized": "raycompress.compressors.quantized_loading",
+    "torch": "raycompress.compressors.pruning.loading",
+    "quantized": "raycompress.compressors.quantization.loading",
     "keras": "raycompress.compressors.keras_loading",
 }
 """Kind -> the module whose ``load_into(folder, manifest, model)`` turns a fresh model into the saved one."""

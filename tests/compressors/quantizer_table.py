@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from networks import NETWORKS, digits
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -18,6 +17,7 @@ from raycompress import create_compressor, load
 from raycompress.compressors import catalog
 from raycompress.errors import RaycompressError
 from raycompress.results import bundle
+from tests.compressors.networks import NETWORKS, digits
 
 QUANTIZERS = tuple(
     entry.name for entry in catalog.CATALOG if (entry.framework, entry.kind) == ("torch", "quantization")

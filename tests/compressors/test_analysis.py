@@ -22,7 +22,7 @@ from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.analysis.units import channels
 from raycompress.compressors.example import Example
-from raycompress.compressors.graph import ChannelGraph
+from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError, StorageError, UsageError
 from raycompress.results.analysis import Analysis, Dependency
 from raycompress.script.context import EndOfInspection

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from raycompress import create_compressor
 from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import SpeedupError
 
 EXAMPLE = Example.from_dummy(DUMMY)

@@ -60,7 +60,7 @@ def test_fit_that_was_compiled_and_run_before_compress(library: str) -> None:
     fit(model)
     compressor = level(model)
     compressor.compress()
-    model.fit(IMAGES[:64], np.zeros(64), verbose=0)
+    model.fit(IMAGES[:64], np.zeros(64, np.int64), batch_size=64, verbose=0)  # of the shapes that were compiled for
     compressor.settle()
     assert set(zeros(model).values()) == {0.5}
 

@@ -13,7 +13,7 @@ from torch import nn
 from raycompress import create_compressor
 from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.nni_schedules import Schedule
+from raycompress.compressors.nni.schedules import Schedule
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 
 EXAMPLE = Example.from_dummy(DUMMY)

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 
 import raycompress
 from raycompress import create_compressor
-from raycompress.compressors import measure, slicing
-from raycompress.compressors.amc_environment import Environment, Limits
-from raycompress.compressors.engine import Request
+from raycompress.compressors import measure
 from raycompress.compressors.example import Example
-from raycompress.compressors.graph import ChannelGraph
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.nni_amc import inner
-from raycompress.compressors.prunable import TiedChannels
-from raycompress.compressors.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.nni.amc import inner
+from raycompress.compressors.nni.amc_environment import Environment, Limits
+from raycompress.compressors.nni.prunable import TiedChannels
+from raycompress.compressors.pruning.engine import Request
+from raycompress.compressors.structure import slicing
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError, UsageError
 
 EXAMPLE = Example.from_dummy(DUMMY)
@@ -266,7 +267,7 @@ def test_net_adapt_ends_where_nnis_never_does(caplog: pytest.LogCaptureFixture) 
 
 
 def test_annealing_says_that_no_spread_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycompress.compressors.nni_annealing._DRAWS", 2000)
+    monkeypatch.setattr("raycompress.compressors.nni.annealing._DRAWS", 2000)
     config_list = [{"sparsity": 0.999, "op_types": ["Conv2d"]}]
     with pytest.raises(CompressionError, match=r"sparsity 0\.999 is out of reach"):
         pruner_of("simulated_annealing", trained("resnet"), config_list=config_list).compress()

@@ -17,8 +17,8 @@ from raycompress import create_compressor
 from raycompress.compressors import measure
 from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.nni_library import load_nni
-from raycompress.compressors.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.nni.library import load_nni
+from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
 from raycompress.results import bundle
 

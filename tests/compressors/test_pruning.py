@@ -13,7 +13,7 @@ from raycompress import create_compressor
 from raycompress.compressors import measure
 from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, SpeedupError
 
 EXAMPLE = Example.from_dummy(DUMMY)

@@ -17,10 +17,10 @@ from quantizing import ALL_8, FAKE, FORMS, HELD_OUT, needs_torchao, quantized, q
 from torch import Tensor, nn
 
 from raycompress import create_compressor, load
-from raycompress.compressors import session
 from raycompress.compressors.example import Example
 from raycompress.compressors.modes import compare
-from raycompress.compressors.slicing import relative_difference
+from raycompress.compressors.quantization import session
+from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import BundleError, CompressionError, SpeedupError
 from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection
@@ -75,7 +75,7 @@ def test_a_bundle_of_each_form_loads_in_a_fresh_process(tmp_path: Path) -> None:
         "from networks import Cnn\n"
         "from raycompress import load\n"
         "from raycompress.results import bundle\n"
-        "from raycompress.compressors.slicing import relative_difference\n"
+        "from raycompress.compressors.structure.slicing import relative_difference\n"
         "for folder in map(Path, sys.argv[2:]):\n"
         "    example, outputs = bundle.reference(folder)\n"
         "    print(relative_difference(outputs, example.outputs(load(folder, Cnn()))))\n"

@@ -15,8 +15,8 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from raycompress import load
-from raycompress.compressors.calibration import SAMPLES, batch_size, from_data
-from raycompress.compressors.slicing import relative_difference
+from raycompress.compressors.quantization.calibration import SAMPLES, batch_size, from_data
+from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError, ExperimentError, MissingDependencyError
 from raycompress.results import bundle
 

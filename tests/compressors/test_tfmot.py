@@ -70,6 +70,15 @@ def test_trained_saved_and_reloaded(name: str, kind: str, training: Any, tmp_pat
         assert sizes["after"]["bytes"] < 0.6 * sizes["before"]["bytes"]
 
 
+def test_in_a_trial_the_int8_model_is_compared_on_what_the_script_trains_with(enter: Any) -> None:
+    trial, sent = enter("trial")
+    compressor = create_compressor(MODELS["sequential"](), config_of("qat"))
+    fit(compressor.compress())
+    compressor.export_model("m.h5")
+    assert "of 100 inputs" in sent[-1]["notes"][-1]
+    assert (trial.candidate / "model.tflite").exists()
+
+
 def test_verification_of_a_rebuilt_model(tmp_path: Path) -> None:
     model = MODELS["sequential"]()
     compressor = create_compressor(model, config_of("qat"))

@@ -21,7 +21,7 @@ from raycompress.compressors.catalog import find
 from raycompress.compressors.catalog.rounding import removable
 from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
 
 EXAMPLE = Example.from_dummy(DUMMY)

@@ -6,8 +6,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.tables import catalogue
 from tests.compressors.quantizer_table import Row
+from tests.tables import catalogue
 from tests.tables.matrix import NETWORKS, PRUNERS, Outcome
 
 PAGE = Path(__file__).parents[2] / "docs" / "compressors.md"

@@ -16,8 +16,8 @@ from raycompress.compressors.analysis.cost import model_cost
 from raycompress.compressors.analysis.sensitivity import layer_sensitivity
 from raycompress.compressors.analysis.units import channel_dependency
 from raycompress.compressors.example import Example
-from raycompress.compressors.graph import clean_copy
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.results.analysis import Analysis, Dependency
 from raycompress.script.context import EndOfInspection, Trial

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors import masked_calls
 from raycompress.compressors.catalog import WEIGHTED_TYPES
 from raycompress.compressors.example import Example
-from raycompress.compressors.graph import ChannelGraph
 from raycompress.compressors.inspection import inspect
+from raycompress.compressors.pruning import masked_calls
+from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
 from raycompress.results.analysis import Dependency
 

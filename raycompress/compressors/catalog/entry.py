@@ -92,7 +92,7 @@ class CompressorEntry:
     layer_types: tuple[str, ...]
     removes_channels: bool
     paper: str
-    compressor: str = "raycompress.compressors.pruner:Pruner"
+    compressor: str = "raycompress.compressors.pruning.pruner:Pruner"
     keys: tuple[str, ...] = ("sparsity",)
     needs: tuple[str | tuple[str, ...], ...] = ("sparsity",)
     acts: str = "in compress()"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raycompress.compressors.catalog.entry import Argument, CompressorEntry
 
-_SEARCHER = "raycompress.compressors.nni_searching:NniSearcher"
+_SEARCHER = "raycompress.compressors.nni.searching:NniSearcher"
 _EVALUATOR = Argument(
     "evaluator", None, "function (model) that returns one number, such as the accuracy", from_script=True, required=True
 )
@@ -109,7 +109,7 @@ ENTRIES = (
         "auto_compress",
         "torch",
         "pruning",
-        "raycompress.compressors.nni_auto_compress:AutoCompressPruner",
+        "raycompress.compressors.nni.auto_compress:AutoCompressPruner",
         "Rounds of annealing, training towards what is left (ADMM) and slicing; compress() returns the small model.",
         (
             Argument(
@@ -144,7 +144,7 @@ ENTRIES = (
         "amc",
         "torch",
         "pruning",
-        "raycompress.compressors.nni_amc:AmcPruner",
+        "raycompress.compressors.nni.amc:AmcPruner",
         "An agent learns which share of each layer's channels stays, within a share of the FLOPs.",
         (
             Argument(

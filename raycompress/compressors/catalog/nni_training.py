@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raycompress.compressors.catalog.entry import Argument, CompressorEntry
 
-_STATISTICS = "raycompress.compressors.nni_statistics:StatisticsPruner"
+_STATISTICS = "raycompress.compressors.nni.statistics:StatisticsPruner"
 _WHILE = "while the script trains after compress(); with trainer=, in compress()"
 _TRAINER = Argument(
     "trainer",
@@ -67,7 +67,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "agp",
         "torch",
         "pruning",
-        "raycompress.compressors.nni_schedules:AgpPruner",
+        "raycompress.compressors.nni.schedules:AgpPruner",
         "Removes more from epoch to epoch, fast at first and slower towards the end.",
         (
             Argument(
@@ -95,7 +95,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "lottery_ticket",
         "torch",
         "pruning",
-        "raycompress.compressors.nni_lottery:LotteryTicketPruner",
+        "raycompress.compressors.nni.lottery:LotteryTicketPruner",
         "Prunes single weights in rounds; each round starts again from the first weights.",
         (
             _OPTIMIZER,
@@ -113,7 +113,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "admm",
         "torch",
         "pruning",
-        "raycompress.compressors.nni_admm:AdmmPruner",
+        "raycompress.compressors.nni.admm:AdmmPruner",
         "Trains the weights towards what pruning would leave of them, then prunes.",
         (
             Argument(

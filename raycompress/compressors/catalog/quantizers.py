@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raycompress.compressors.catalog.entry import Argument, CompressorEntry
 
-_NNI = "raycompress.compressors.nni_quantizers:NniQuantization"
+_NNI = "raycompress.compressors.quantization.nni:NniQuantization"
 _WHILE = "while the script trains after compress(); the int8 file at export, or in apply_speedup()"
 _OPTIMIZER = Argument("optimizer", None, "the optimizer that trains the model", from_script=True)
 _LEARNS = Argument(
@@ -45,7 +45,7 @@ def _nni(
         (),
         False,
         paper,
-        compressor="raycompress.compressors.fake_quantizer:FakeQuantizer",
+        compressor="raycompress.compressors.quantization.fake_quantizer:FakeQuantizer",
         keys=("quant_types", "quant_bits", *more),
         needs=("quant_types", "quant_bits"),
         acts=acts,
@@ -98,7 +98,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "ptq_static",
         "torch",
         "quantization",
-        "raycompress.compressors.int8:static",
+        "raycompress.compressors.quantization.int8:static",
         "Turns a trained model into int8, weights and activations, with no training; onnxruntime computes it.",
         (
             _STATIC_DATA,
@@ -109,7 +109,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear"),
         False,
         "onnxruntime's static quantization (QDQ); Jacob et al., CVPR 2018",
-        compressor="raycompress.compressors.ptq:OnnxQuantizer",
+        compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
         keys=(),
         needs=(),
     ),
@@ -117,7 +117,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "ptq_dynamic",
         "torch",
         "quantization",
-        "raycompress.compressors.int8:dynamic",
+        "raycompress.compressors.quantization.int8:dynamic",
         "Turns the linear layers and LSTMs of a trained model into int8, with no data; onnxruntime computes it.",
         (
             Argument("calibration_data", None, "inputs; one of them shows the model's form", from_script=True),
@@ -127,7 +127,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         ("Linear", "LSTM"),
         False,
         "onnxruntime's dynamic quantization",
-        compressor="raycompress.compressors.ptq:OnnxQuantizer",
+        compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
         keys=(),
         needs=(),
         instead="ptq_static",
@@ -136,13 +136,13 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "int8_weight_only",
         "torch",
         "quantization",
-        "raycompress.compressors.weight_only:quantize",
+        "raycompress.compressors.quantization.weight_only:quantize",
         "Stores the weights of linear layers as int8, a scale for each output channel; the arithmetic stays float.",
         (Argument("calibration_data", None, "inputs to compare the outputs on", from_script=True),),
         ("Linear",),
         False,
         "torchao's Int8WeightOnlyConfig",
-        compressor="raycompress.compressors.weight_only:WeightOnlyQuantizer",
+        compressor="raycompress.compressors.quantization.weight_only:WeightOnlyQuantizer",
         keys=(),
         needs=(),
         instead="ptq_static",

@@ -1,0 +1,321 @@
+"""What AMC's agent acts on: a network whose inner channels are cut layer by layer, down to a share of its FLOPs.
+
+He et al., AMC: AutoML for Model Compression and Acceleration on Mobile Devices, ECCV 2018. As there: an action
+is the share of channels that stays, bounded so that the FLOPs can still be met; the channels with the smallest
+input weights go; what reads them pointwise is fitted by least squares to its former outputs; the reward comes last.
+
+NNI's own environment knows chains of layers and the connections of one MobileNetV2. Here the model's graph tells which
+layers read which channels, so a cut is all channels that must be decided together, and the FLOPs are those of the
+small model.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example, evaluating
+from raycompress.compressors.nni.prunable import Place, TiedChannels, weight_of
+from raycompress.compressors.pruning.engine import Choice
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.errors import CompressionError
+
+Observation = NDArray[np.float64]
+
+
+@dataclass
+class Cut:
+    """Channels that one action decides about.
+
+    Attributes
+    ----------
+    atoms
+        What goes together, places in layers; see `raycompress.compressors.nni.prunable.Group`.
+    readers
+        Layer that reads the channels -> for each atom, the places of its input that hold it; in the model's order.
+    """
+
+    atoms: tuple[tuple[Place, ...], ...]
+    readers: dict[str, list[list[int]]] = field(default_factory=dict)
+
+    @property
+    def writers(self) -> set[str]:
+        """The layers that the channels belong to."""
+        return {layer for atom in self.atoms for layer, _ in atom}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an action may do: shares of FLOPs and of channels that stay, and what their number is rounded up to."""
+
+    flops_ratio: float
+    lbound: float
+    rbound: float
+    channel_round: int
+
+
+class _Reading(ChannelGraph):
+    def readers(self, name: str, channels: Sequence[int]) -> list[tuple[str, list[tuple[int, int]]]]:
+        """Return (layer, [(channel of `name`, input channel of the layer)]) of all that read the channels."""
+        return [
+            (self.names[item.dep.target.module], list(zip(item.root_idxs, item.idxs, strict=True)))
+            for item in self._group(name, channels)
+            if item.dep.target.module in self.names and not self._graph.is_out_channel_pruning_fn(item.dep.handler)
+        ]
+
+
+def cuts_of(model: nn.Module, example: Example, prunable: TiedChannels) -> list[Cut]:
+    """Return the cuts of `model` in its order."""
+    graph = _Reading(model, example)
+    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    cuts = []
+    for group in prunable.groups.values():
+        cut = Cut(group.atoms)
+        atom_of = {place: index for index, atom in enumerate(group.atoms) for place in atom}
+        for name in group.layers:
+            channels = sorted(channel for layer, channel in atom_of if layer == name)
+            for reader, pairs in graph.readers(name, channels):
+                places = cut.readers.setdefault(reader, [[] for _ in group.atoms])
+                for channel, own in pairs:
+                    place = atom_of.get((name, channel))
+                    if place is not None and own not in places[place]:
+                        places[place].append(own)
+        cut.readers = dict(sorted(cut.readers.items(), key=lambda one: order[one[0]]))
+        cuts.append(cut)
+    return cuts
+
+
+class Environment:
+    """The network, as an agent sees it; reset() and step() are what NNI's training of its agent calls.
+
+    Parameters
+    ----------
+    model
+        A copy, which is the environment's own.
+    judge
+        Returns the accuracy of a model.
+    reward
+        Function of accuracy and FLOPs.
+    batches
+        Inputs for the least squares.
+    points
+        How many positions of a feature map serve for it.
+
+    Attributes
+    ----------
+    best_reward, best_strategy
+        Of the best episode so far; the strategy is the share that stays of each cut.
+    strategy
+        Of this episode.
+
+    Raises
+    ------
+    CompressionError
+        Not even the smallest cuts meet the FLOPs.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        prunable: TiedChannels,
+        limits: Limits,
+        judge: Callable[[nn.Module], float],
+        reward: Callable[[float, float], float],
+        batches: Sequence[Tensor],
+        points: int,
+    ) -> None:
+        self.model, self._limits, self._judge, self._reward = model, limits, judge, reward
+        self._dense = copy.deepcopy(model.state_dict())
+        self._layers = [layer for group in prunable.groups.values() for layer in group.layers]
+        self.cuts = cuts_of(model, example, prunable)
+        leaves = {name for name, module in model.named_modules() if name and not any(module.children())}
+        counts = measure.flops(model, example)
+        self._flops = {name: count for name, count in counts.items() if count and name in leaves}
+        self._total = sum(self._flops.values())
+        self._least = [self._rounded(cut, limits.lbound) for cut in self.cuts]
+        least = self._left(self._least) / self._total
+        if least > limits.flops_ratio:
+            raise CompressionError(
+                f"flops_ratio {limits.flops_ratio:g} is out of reach: with lbound {limits.lbound:g} and channel_round "
+                f"{limits.channel_round} at least {least:.3f} of the FLOPs stay",
+                where="compression.arguments.flops_ratio",
+                fix="a larger flops_ratio, a smaller lbound or channel_round, or more layers in the config_list",
+            )
+        self._samples = _samples(model, self._pointwise(), batches, points)
+        self._embedding = self._embed()
+        self.best_reward, self.best_strategy = -math.inf, list[float]()
+        self.best_choice, self.best_state = Choice(), self._dense
+        self.strategy: list[float] = []
+        self.reset()
+
+    @property
+    def width(self) -> int:
+        """How many numbers an observation has."""
+        return int(self._embedding.shape[1])
+
+    def reset(self) -> Observation:
+        """Begin an episode with the dense model."""
+        self.model.load_state_dict(self._dense)
+        self.strategy = []
+        self._kept = list(self._least)
+        self._gone: list[list[int]] = []
+        self._embedding[:, -3:] = (0.0, 0.0, 1.0)
+        first: Observation = self._embedding[0].copy()
+        return first
+
+    def step(self, action: Any) -> tuple[Observation, float, bool, dict[str, float] | None]:
+        """Cut the next channels so that the share `action` stays, or less where the FLOPs want it."""
+        index = len(self.strategy)
+        cut = self.cuts[index]
+        share = min(max(float(np.asarray(action).ravel()[0]), 0.0), self._limits.rbound)
+        self._kept[index] = max(self._least[index], self._rounded(cut, share))
+        while (
+            self._left(self._kept) > self._limits.flops_ratio * self._total and self._kept[index] > self._least[index]
+        ):
+            self._kept[index] -= 1
+        self._gone.append(self._remove(cut, len(cut.atoms) - self._kept[index]))
+        self.strategy.append(self._kept[index] / len(cut.atoms))
+        if len(self.strategy) == len(self.cuts):
+            return self._embedding[index].copy(), *self._end()
+        later = {name for cut in self.cuts[index + 1 :] for name in cut.writers}
+        self._embedding[index + 1, -3:] = (
+            1 - self._left(self._kept) / self._total,
+            sum(count for name, count in self._flops.items() if name in later) / self._total,
+            self.strategy[-1],
+        )
+        return self._embedding[index + 1].copy(), 0.0, False, None
+
+    def _end(self) -> tuple[float, bool, dict[str, float]]:
+        accuracy, left = self._judge(self.model), self._left(self._kept)
+        reward = self._reward(accuracy, left)
+        if reward > self.best_reward:
+            self.best_reward, self.best_strategy = reward, self.strategy.copy()
+            self.best_state = copy.deepcopy(self.model.state_dict())
+            places = [
+                place
+                for cut, gone in zip(self.cuts, self._gone, strict=True)
+                for index in gone
+                for place in cut.atoms[index]
+            ]
+            gone = {name: tuple(sorted(c for layer, c in places if layer == name)) for name in self._layers}
+            self.best_choice = Choice(gone)
+        return reward, True, {"accuracy": accuracy, "compress_ratio": left / self._total}
+
+    def _rounded(self, cut: Cut, share: float) -> int:
+        """Return how many atoms stay, at least one, rounded up to a multiple of ``channel_round`` where there are."""
+        step, whole = self._limits.channel_round, len(cut.atoms)
+        return min(whole, max(1, math.ceil(whole * share / step - 1e-9)) * step)
+
+    def _left(self, kept: Sequence[int]) -> float:
+        """Return the multiply-adds when so many atoms of each cut stay."""
+        factors = dict.fromkeys(self._flops, 1.0)
+        for cut, count in zip(self.cuts, kept, strict=True):
+            gone = 1 - count / len(cut.atoms)
+            for name in cut.writers & factors.keys():
+                own = sum(layer == name for atom in cut.atoms for layer, _ in atom)
+                factors[name] *= 1 - gone * own / weight_of(self.model, name).size(0)
+            for name in cut.readers.keys() & factors.keys():
+                factors[name] *= 1 - gone * sum(map(len, cut.readers[name])) / weight_of(self.model, name).size(1)
+        return sum(self._flops[name] * factor for name, factor in factors.items())
+
+    def _remove(self, cut: Cut, count: int) -> list[int]:
+        """Zero the atoms whose readers have the smallest weights for them; returns which."""
+        if not count:
+            return []
+        scores = torch.zeros(len(cut.atoms))
+        for name, places in cut.readers.items():
+            weight = weight_of(self.model, name)
+            by_input = weight.detach().abs().transpose(0, 1).flatten(1).sum(1).cpu()
+            scores += torch.stack([by_input[own].sum() for own in places])
+        gone: list[int] = torch.argsort(scores, stable=True)[:count].tolist()
+        with torch.no_grad():
+            for layer, channel in (place for index in gone for place in cut.atoms[index]):
+                for parameter in self.model.get_submodule(layer).parameters(recurse=False):
+                    parameter[channel] = 0
+            for name, places in cut.readers.items():
+                self._refit(name, [own for index in gone for own in places[index]])
+        return gone
+
+    def _refit(self, name: str, gone: list[int]) -> None:
+        """Zero the weights for input channels that are gone; those of a pointwise layer are fitted anew."""
+        weight = weight_of(self.model, name)
+        weight[:, gone] = 0
+        if name not in self._samples:
+            return
+        inputs, outputs = self._samples[name]
+        alive = (weight.flatten(1) != 0).any(0).nonzero().flatten().cpu()
+        fitted = torch.linalg.lstsq(inputs[:, alive], outputs).solution
+        if torch.isfinite(fitted).all():
+            weight[:, alive.to(weight.device)] = fitted.t().to(weight).reshape(-1, len(alive), *weight.shape[2:])
+
+    def _pointwise(self) -> list[str]:
+        """Return the layers whose weights can be fitted: what reads a cut and sees one position at a time."""
+        names = dict.fromkeys(name for cut in self.cuts for name in cut.readers)
+        modules = {name: self.model.get_submodule(name) for name in names}
+        return [
+            name
+            for name, module in modules.items()
+            if isinstance(module, nn.Linear)
+            or (isinstance(module, nn.Conv2d) and module.weight[0].numel() == module.in_channels and _plain(module))
+        ]
+
+    def _embed(self) -> Observation:
+        """Describe each cut by its first writer as AMC does a layer; the last three numbers change as it goes."""
+        rows = []
+        for place, cut in enumerate(self.cuts):
+            name = next(layer for layer, _ in cut.atoms[0] if layer in self._flops)
+            module, weight = self.model.get_submodule(name), weight_of(self.model, name)
+            stride, kernel = (module.stride[0], module.kernel_size[0]) if isinstance(module, nn.Conv2d) else (0, 1)
+            sizes = [weight.size(1), len(cut.atoms), stride, kernel, weight.numel()]
+            rows.append([place, not isinstance(module, nn.Conv2d), *sizes, 0, 0, 1])
+        embedding = np.array(rows, dtype=float)
+        low, high = embedding.min(0), embedding.max(0)
+        spread = np.where(high > low, high - low, 1.0)
+        return np.where(high > low, (embedding - low) / spread, embedding)
+
+
+def _samples(
+    model: nn.Module, names: Sequence[str], batches: Sequence[Tensor], points: int
+) -> Mapping[str, tuple[Tensor, Tensor]]:
+    """Return, by layer, what goes in and what comes out without the bias: one row a sample, in float32 on the CPU."""
+    rows: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in names}
+    generator = torch.Generator().manual_seed(0)
+
+    def note(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        bias = getattr(module, "bias", None)
+        before, after = inputs[0].detach(), output.detach()
+        if isinstance(module, nn.Conv2d):
+            where = torch.randint(0, after[0, 0].numel(), (points,), generator=generator).to(after.device)
+            before, after = (tensor.flatten(2)[:, :, where].transpose(1, 2) for tensor in (before, after))
+        after = after if bias is None else after - bias.detach()
+        rows[name][0].append(before.reshape(-1, before.size(-1)).float().cpu())
+        rows[name][1].append(after.reshape(-1, after.size(-1)).float().cpu())
+
+    handles = [
+        module.register_forward_hook(lambda module, inputs, output, name=name: note(name, module, inputs, output))
+        for name, module in model.named_modules()
+        if name in rows
+    ]
+    try:
+        with evaluating(model), torch.no_grad():
+            for batch in batches:
+                model(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: (torch.cat(before), torch.cat(after)) for name, (before, after) in rows.items() if before}
+
+
+def _plain(module: nn.Conv2d) -> bool:
+    """Whether each output of a pointwise convolution stands at the place of its input."""
+    return module.stride == (1, 1) and module.groups == 1 and module.padding in ((0, 0), "valid", "same")

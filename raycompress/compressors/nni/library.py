@@ -1,0 +1,143 @@
+"""NNI as a library: its import, its silence, its masks; what all adapters of NNI share."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors.pruning.engine import Request
+from raycompress.compressors.pruning.targets import Target
+from raycompress.errors import CompressionError, RaycompressError
+
+_IMPORT_LOCK = threading.Lock()
+
+_OTHER_LOGGERS = ("torch pruner", "torch filter pruners", "Sensitivity_Pruner", "Sensitivity_Analysis")
+"""NNI's loggers outside its own hierarchy."""
+
+
+def load_nni() -> ModuleType:
+    """Import and return ``nni.algorithms.compression.pytorch.pruning``.
+
+    NNI and torch's tensorboard import tensorflow where it is installed, which costs seconds and 865 MB: it is hidden
+    during the import. NNI's handler on stdout is taken off, and the root logger is put back as it was.
+    """
+    with _IMPORT_LOCK:
+        root = logging.getLogger()
+        handlers, level = list(root.handlers), root.level
+        hidden = "tensorflow" not in sys.modules
+        if hidden:
+            sys.modules["tensorflow"] = None  # type: ignore[assignment]
+        try:
+            import nni
+            import nni.algorithms.compression.pytorch.pruning as pruning
+        finally:
+            if hidden:
+                sys.modules.pop("tensorflow", None)
+            root.handlers[:] = handlers
+            root.setLevel(level)
+        nni.silence_stdout()
+        logging.getLogger("nni").setLevel(logging.WARNING)
+        module: ModuleType = pruning
+        return module
+
+
+@contextlib.contextmanager
+def quiet(request: Request) -> Iterator[None]:
+    """Keep nothing of what NNI prints and logs, and turn its assertions into an error of ours."""
+    # each by itself: a logger with a level of its own, as NNI's have, does not ask its parents
+    disabled = {logger: logger.disabled for logger in _loggers()}
+    for logger in disabled:
+        logger.disabled = True
+    try:
+        with Path(os.devnull).open("w", encoding="utf-8") as nowhere, contextlib.redirect_stdout(nowhere):
+            yield
+    except RaycompressError:
+        raise
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CompressionError(
+            f"NNI's {request.compressor.name} failed on this model: {said}",
+            where=f"create_compressor, {type(request.model).__name__}",
+            fix="name other layers, or another compressor; `raycompress compressors` lists them",
+        ) from error
+    finally:
+        for logger, before in disabled.items():
+            logger.disabled = before
+
+
+def _loggers() -> list[logging.Logger]:
+    names = [name for name in logging.Logger.manager.loggerDict if name.partition(".")[0] == "nni"]
+    return [logging.getLogger(name) for name in (*names, *_OTHER_LOGGERS)]
+
+
+def positive(targets: Mapping[str, Target]) -> list[str]:
+    """Return the names of the layers that are to lose something: NNI takes 0 < sparsity < 1 only."""
+    return [name for name, target in targets.items() if target.sparsity > 0]
+
+
+def config_of(name: str, target: Target) -> dict[str, Any]:
+    """Return the entry of NNI's config_list for one layer."""
+    return {"sparsity": target.sparsity, "op_types": [target.type], "op_names": [name]}
+
+
+def aware_options(request: Request) -> dict[str, Any]:
+    """Return what NNI's filter pruners take for ``dependency_aware``; raises CompressionError without an input."""
+    if not request.arguments.get("dependency_aware", False):
+        return {}
+    if request.example is None:
+        raise CompressionError(
+            f"{request.compressor.name} with dependency_aware needs to know an input",
+            where="create_compressor",
+            fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
+        )
+    args = request.example.args
+    return {"dependency_aware": True, "dummy_input": args[0] if len(args) == 1 else args}
+
+
+def asked_of(request: Request) -> dict[str, int]:
+    """Return how many channels each layer is to lose."""
+    modules = dict(request.model.named_modules())
+    return {name: int(target.sparsity * channels_of(modules[name])) for name, target in request.targets.items()}
+
+
+def masks_of(pruner: Any) -> dict[str, Tensor]:
+    """Run a pruner and return the weight masks of its layers, on the CPU; its wrappers are taken off the model."""
+    try:
+        if pruner.get_modules_wrapper():
+            pruner.compress()
+    finally:
+        pruner._unwrap_model()
+    return {wrapper.name: wrapper.weight_mask.detach().cpu() for wrapper in pruner.get_modules_wrapper()}
+
+
+def removed_channels(mask: Tensor) -> tuple[int, ...]:
+    """Return the output channels whose whole mask, of a weight's shape, is zero."""
+    kept = mask.reshape(mask.size(0), -1).sum(dim=1) > 0
+    return tuple(torch.nonzero(~kept).flatten().tolist())
+
+
+def channels_of(layer: nn.Module) -> int:
+    """Return the number of output channels of a layer with a weight."""
+    weight = layer.weight
+    assert isinstance(weight, Tensor)
+    return weight.size(0)
+
+
+def everything(request: Request, name: str, what: str) -> CompressionError:
+    """Return the error of a layer that would lose all its channels or weights."""
+    target = request.targets[name]
+    return CompressionError(
+        f'{request.compressor.name} at sparsity {target.sparsity:g} would remove all {what} of "{name}"',
+        where=f"config_list[{target.entry}]",
+        fix=f'a smaller sparsity, or an entry of its own for "{name}"; its weights may be all alike',
+    )

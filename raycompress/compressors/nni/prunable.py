@@ -1,0 +1,226 @@
+"""What a search prunes as one: channels that are tied to each other, or the single weights of a layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.example import Example
+from raycompress.compressors.pruning.engine import Choice
+from raycompress.compressors.pruning.masks import Removed
+from raycompress.compressors.pruning.targets import Target
+from raycompress.compressors.structure.coupling import settle
+from raycompress.compressors.structure.graph import ChannelGraph
+
+Place = tuple[str, int]
+"""A layer and one of its output channels."""
+
+
+class Prunable(Protocol):
+    """What a search decides about: a share to remove for each of some layers, its leaders.
+
+    A leader stands for all layers that are tied to it. Shares are of a leader's weights, 0 <= share < 1.
+    """
+
+    @property
+    def sizes(self) -> Mapping[str, int]:
+        """Leader -> number of weights that it stands for, in the model's order."""
+        ...
+
+    @property
+    def pieces(self) -> Mapping[str, int]:
+        """Leader -> into how many pieces it can be cut: channels, or weights."""
+        ...
+
+    def removed(self, model: nn.Module, shares: Mapping[str, float]) -> Removed:
+        """Return the masks on `model` that remove the given share of each leader; leaders left out lose nothing."""
+        ...
+
+    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> Choice:
+        """Return the same as an engine's choice."""
+        ...
+
+    def shares(self, shares: Mapping[str, float]) -> dict[str, float]:
+        """Return the share of each layer that loses some, leaders and those tied to them."""
+        ...
+
+
+def _l1(weight: Tensor) -> Tensor:
+    return weight.flatten(1).abs().sum(1)
+
+
+def _l2(weight: Tensor) -> Tensor:
+    return weight.flatten(1).square().sum(1).sqrt()
+
+
+def _fpgm(weight: Tensor) -> Tensor:
+    flat = weight.flatten(1)
+    # a filter that is pruned already stays the first to go, however far it is from the others
+    return torch.cdist(flat, flat).sum(1) * (flat != 0).any(1)
+
+
+SCORES: dict[str, Callable[[Tensor], Tensor]] = {"l1": _l1, "l2": _l2, "fpgm": _fpgm}
+"""base_algo -> how much each filter matters; Li et al., ICLR 2017 (l1), and He et al., CVPR 2019 (fpgm)."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Layers whose channels are tied.
+
+    Attributes
+    ----------
+    layers
+        The layers of the config_list among them, in the model's order; the first is the leader.
+    atoms
+        What can be removed: the places that go together, those of BatchNorm included.
+    size
+        Weights of all `layers`.
+    """
+
+    layers: tuple[str, ...]
+    atoms: tuple[tuple[Place, ...], ...]
+    size: int
+
+
+class TiedChannels:
+    """Output channels; those of layers that are added together, say, go together or not at all.
+
+    Parameters
+    ----------
+    base
+        Key of `SCORES`. The score of tied channels is the sum of their filters' scores.
+
+    Raises
+    ------
+    CompressionError
+        A layer of `targets` can lose no channel, whatever is chosen: it is tied to one that is left out, or it is the
+        model's output.
+    """
+
+    def __init__(
+        self, model: nn.Module, example: Example, targets: Mapping[str, Target], entry: CompressorEntry, base: str
+    ) -> None:
+        self._score = SCORES[base]
+        graph = ChannelGraph(model, example)
+        channels = {name: weight_of(model, name).size(0) for name in targets}
+        asked = {name: max(1, int(target.sparsity * channels[name])) for name, target in targets.items()}
+        everything = Choice({name: tuple(range(count)) for name, count in channels.items()}, asked=asked)
+        removable = settle(graph, everything, targets, entry).channels
+        self.groups = {group.layers[0]: group for group in _groups(model, graph, removable)}
+        self.sizes = {leader: group.size for leader, group in self.groups.items()}
+        self.pieces = {leader: len(group.atoms) for leader, group in self.groups.items()}
+        self._channels = channels
+
+    def removed(self, model: nn.Module, shares: Mapping[str, float]) -> Removed:
+        """Return the masks; see `Prunable`. BatchNorm goes along, so the masked model is what the small one will be."""
+        masks: dict[tuple[str, str], Tensor] = {}
+        for layer, channel in self._places(model, shares):
+            module = model.get_submodule(layer)
+            for name, parameter in module.named_parameters(recurse=False):
+                mask = masks.setdefault((layer, name), torch.zeros_like(parameter, dtype=torch.bool))
+                mask[channel] = True
+        return masks
+
+    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> Choice:
+        """Return the channels; see `Prunable`."""
+        places = self._places(model, shares)
+        return Choice({name: tuple(sorted(c for layer, c in places if layer == name)) for name in self._channels})
+
+    def shares(self, shares: Mapping[str, float]) -> dict[str, float]:
+        """Return the share of each layer; see `Prunable`."""
+        return {layer: share for leader, share in shares.items() for layer in self.groups[leader].layers}
+
+    def _places(self, model: nn.Module, shares: Mapping[str, float]) -> list[Place]:
+        return [place for leader, share in shares.items() for place in self._worst(model, self.groups[leader], share)]
+
+    def _worst(self, model: nn.Module, group: Group, share: float) -> list[Place]:
+        """Return the places of the atoms that matter least, as many as `share` says; each layer keeps a channel."""
+        scores = {layer: self._score(weight_of(model, layer).detach().float()) for layer in group.layers}
+        totals = torch.stack(
+            [torch.stack([scores[layer][c] for layer, c in atom if layer in scores]).sum() for atom in group.atoms]
+        )
+        left = {layer: self._channels[layer] for layer in group.layers}
+        gone: list[Place] = []
+        count = int(len(group.atoms) * share + 1e-9)
+        for index in torch.argsort(totals, stable=True).tolist():
+            if count == 0:
+                break
+            taken = [layer for layer, _ in group.atoms[index] if layer in left]
+            if all(left[layer] > taken.count(layer) for layer in taken):
+                gone += group.atoms[index]
+                count -= 1
+                for layer in taken:
+                    left[layer] -= 1
+        return gone
+
+
+class SingleWeights:
+    """The weights of each layer by themselves, the smallest first; Han et al., NeurIPS 2015."""
+
+    def __init__(self, model: nn.Module, targets: Mapping[str, Target]) -> None:
+        self.sizes = {name: weight_of(model, name).numel() for name in targets}
+        self.pieces = self.sizes
+
+    def removed(self, model: nn.Module, shares: Mapping[str, float]) -> Removed:
+        """Return the masks; see `Prunable`."""
+        return {(name, "weight"): mask for name, mask in self.choice(model, shares).weights.items()}
+
+    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> Choice:
+        """Return the masks by layer; see `Prunable`."""
+        weights = {}
+        for name, share in shares.items():
+            weight = weight_of(model, name).detach()
+            count = min(int(weight.numel() * share + 1e-9), weight.numel() - 1)
+            mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+            mask[weight.abs().flatten().argsort(stable=True)[:count]] = True
+            weights[name] = mask.reshape(weight.shape)
+        return Choice(weights=weights)
+
+    def shares(self, shares: Mapping[str, float]) -> dict[str, float]:
+        """Return the share of each layer; see `Prunable`."""
+        return dict(shares)
+
+
+def weight_of(model: nn.Module, name: str) -> Tensor:
+    """Return the weight of a layer that has one."""
+    weight = model.get_submodule(name).weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
+def _groups(model: nn.Module, graph: ChannelGraph, removable: Mapping[str, tuple[int, ...]]) -> list[Group]:
+    """Gather the places that go together, then the layers whose places do."""
+    together: dict[Place, Place] = {}
+
+    def root(place: Place) -> Place:
+        while (parent := together.setdefault(place, place)) != place:
+            together[place] = place = together[parent]
+        return place
+
+    for name, channels in removable.items():
+        for member in graph.members(name, channels):
+            if member.name:
+                for asked, own in member.pairs:
+                    together[root((member.name, own))] = root((name, asked))
+    atoms: dict[Place, list[Place]] = {}
+    for place in together:
+        atoms.setdefault(root(place), []).append(place)
+    groups: list[tuple[set[str], list[tuple[Place, ...]]]] = []
+    for atom in atoms.values():
+        layers = {layer for layer, _ in atom if layer in removable}
+        joined = [group for group in groups if group[0] & layers]
+        groups = [group for group in groups if not group[0] & layers]
+        members = [tuple(atom), *(other for group in joined for other in group[1])]
+        groups.append((layers.union(*(group[0] for group in joined)), members))
+    order = {name: place for place, name in enumerate(removable)}
+    result = []
+    for layers, members in groups:
+        names = tuple(sorted(layers, key=order.__getitem__))
+        size = sum(weight_of(model, name).numel() for name in names)
+        result.append(Group(names, tuple(sorted(tuple(sorted(atom)) for atom in members)), size))
+    return sorted(result, key=lambda group: order[group.layers[0]])

@@ -1,0 +1,105 @@
+"""The seam between raycompress and the libraries that decide what to prune."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.example import Example
+from raycompress.compressors.pruning.targets import Target
+
+
+@dataclass(frozen=True)
+class Request:
+    """What an engine is asked for.
+
+    Attributes
+    ----------
+    compressor
+        The catalogue's entry.
+    model
+        The user's model; an engine leaves it as it was, unless the method itself trains it.
+    targets
+        The layers to prune, by name.
+    arguments
+        The compressor's arguments, by the names in the catalogue.
+    example
+        One input of the model, or None when none is known yet.
+    call
+        What the script passed to ``compress()`` by name.
+    """
+
+    compressor: CompressorEntry
+    model: nn.Module
+    targets: Mapping[str, Target]
+    arguments: Mapping[str, Any]
+    example: Example | None
+    call: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What an engine chose to remove.
+
+    Attributes
+    ----------
+    channels
+        Layer -> output channels to remove, for compressors that remove channels.
+    weights
+        Layer -> bool tensor of the weight's shape, True where a single weight is removed, for those that do not.
+    asked
+        Layer -> how many channels its entry asked for; of a method that compares channels across the layers of an
+        entry no layer is in it.
+    """
+
+    channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    weights: Mapping[str, Tensor] = field(default_factory=dict)
+    asked: Mapping[str, int] = field(default_factory=dict)
+
+
+class Course:
+    """A choice that takes shape while the script trains; this base never chooses.
+
+    Each method that returns a `Choice` replaces the one before it. What an engine hooks into the model it takes off
+    again once it needs it no more.
+    """
+
+    @property
+    def rounds(self) -> int:
+        """How many rounds of prune and train `get_prune_iterations` offers the script."""
+        return 1
+
+    def start(self) -> Choice | None:
+        """Return what to remove from the start, in ``compress()``."""
+        return None
+
+    def after_step(self) -> Choice | None:
+        """Return what to remove from now on; called after each step of an optimizer that trains the model."""
+        return None
+
+    def at_epoch(self, epoch: int) -> Choice | None:
+        """Return what to remove from now on; called by ``update_epoch(epoch)``."""
+        return None
+
+    def at_round(self) -> Choice | None:
+        """Return what to remove from now on; called by ``prune_iteration_start()``."""
+        return None
+
+    def missing(self) -> tuple[str, str]:
+        """Return (what the choice still waits for, what the script should do); empty texts where it is final."""
+        return "", ""
+
+
+class Engine(Protocol):
+    """Chooses what to remove."""
+
+    def choose(self, request: Request) -> Choice | Course:
+        """Return what to remove, or how that will be known; raises CompressionError where the method cannot work.
+
+        A `Choice` of single weights holds for compressors that remove none but weights, one of channels for the others.
+        """
+        ...

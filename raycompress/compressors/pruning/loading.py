@@ -1,0 +1,51 @@
+"""From a bundle to a compressed torch model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from raycompress.compressors.structure.plan import SlicingPlan, apply_plan
+from raycompress.errors import BundleError
+from raycompress.results import bundle
+
+
+def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
+    """Give `model` the shapes and the weights of the bundle; see `raycompress.results.bundle.load`."""
+    try:
+        plan = SlicingPlan.from_json(json.loads((folder / bundle.PLAN).read_text()))
+    except ValueError as error:
+        raise bundle.broken(folder, f"{bundle.PLAN} is no JSON") from error
+    state = bundle.tensors(folder, bundle.WEIGHTS)
+    for name, source in manifest.aliases.items():
+        if source not in state:
+            raise bundle.broken(folder, f'"{name}" is said to share "{source}", which is not there')
+        state[name] = state[source]
+    _check_names(folder, state, model)
+    apply_plan(model, plan)
+    try:
+        model.load_state_dict(state, strict=True)
+    except RuntimeError as error:
+        reason = str(error).splitlines()
+        raise BundleError(
+            f"the weights do not fit the model: {(reason[1] if len(reason) > 1 else reason[0]).strip()}",
+            where=str(folder),
+            fix="give a fresh instance of the class that was compressed, made with the same arguments",
+        ) from error
+    return model
+
+
+def _check_names(folder: Path, state: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Before anything of the model is touched: both must have the same tensors by name."""
+    own = set(model.state_dict())
+    if own != set(state):
+        missing, foreign = sorted(own - set(state)), sorted(set(state) - own)
+        what = f'it has no "{missing[0]}"' if missing else f'the model has no "{foreign[0]}"'
+        raise BundleError(
+            f"the bundle does not fit {type(model).__name__}: {what}",
+            where=str(folder),
+            fix="give a fresh instance of the class that was compressed, made with the same arguments",
+        )

@@ -1,0 +1,296 @@
+"""The compressor that prunes: an engine chooses, the masks hold while the script trains, slicing makes it small."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.export import Export, export
+from raycompress.compressors.fingerprint import Witness, fingerprint
+from raycompress.compressors.interface import Compressor
+from raycompress.compressors.pruning.engine import Choice, Course, Engine, Request
+from raycompress.compressors.pruning.masks import FirstCall, Masks
+from raycompress.compressors.pruning.optimizers import StepWatch, carry_over, refuse_stale
+from raycompress.compressors.pruning.targets import select
+from raycompress.compressors.setup import Setup
+from raycompress.compressors.structure import slicing
+from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.errors import CompressionError, SpeedupError
+from raycompress.script import context
+
+
+class Pruner(Compressor):
+    """Prunes one model.
+
+    Parameters
+    ----------
+    setup
+        What `create_compressor` was given. Its ``optimizer`` goes on with the small model's parameters after the
+        speed-up; without ``dummy_input`` the first input that the model meets after `compress` is taken.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        model: nn.Module = setup.model
+        super().__init__(model)
+        self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
+        self._targets = select(model, setup.config_list, setup.entry)
+        self._given = None if setup.dummy_input is None else Example.from_dummy(setup.dummy_input)
+        self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
+        self._masks = Masks(model)
+        self._choice: Choice | None = None
+        self._course: Course | None = None
+        self._first_call = FirstCall()
+        self._watch = StepWatch()
+        self._before: measure.Sizes | None = None
+        self._slicing: slicing.Slicing | None = None
+        self._kept: dict[str, Tensor] = {}
+        self._small = False
+        trial = context.current()
+        self._trial = trial
+        if trial is not None:
+            trial.on_finish.append(self._check_compressed)
+        self._witness = None if trial is None else Witness(trial, lambda: self._fingerprint())
+
+    def compress(self, *_args: Any, **kwargs: Any) -> nn.Module:
+        """Prune; see `Compressor.compress`. What is passed by name goes to the engine.
+
+        Raises
+        ------
+        CompressionError
+            The method cannot work on this model, or a layer that was to lose channels would lose none. Where no
+            ``dummy_input`` was given, this is raised from the model's first call.
+        """
+        if self._choice is not None or self._course is not None:
+            return self.model
+        module, _, name = self._entry.engine.partition(":")
+        engine: Engine = getattr(importlib.import_module(module), name)()
+        request = Request(self._entry, self.model, self._targets, self._arguments, self._given, kwargs)
+        if self._given is not None and self._entry.removes_channels and self._arguments.get("trainer") is not None:
+            slicing.rehearse(self.model, self._given, self._targets, self._entry)
+        met: list[Example] = []  # a method that trains the model in here shows what it is called with
+        if self._given is None:
+            self._first_call = FirstCall(met.append).watch(self.model)
+        try:
+            outcome = engine.choose(request)
+        finally:
+            self._first_call.cancel()
+        if isinstance(outcome, Course):
+            self._course = outcome
+            self._take(outcome.start())
+            self._watch = StepWatch(self.model, lambda: self._take(outcome.after_step()))
+        else:
+            self._take(outcome)
+        example = self._given or next(iter(met), None)
+        if example is not None:
+            self._learn(example)
+        else:
+            self._first_call = FirstCall(self._learn).watch(self.model)
+        return self.apply_speedup() if self._entry.returns_small else self.model
+
+    def update_epoch(self, epoch: int) -> None:
+        """Go on to what the compressor's schedule removes at this epoch."""
+        if self._course is not None and not self._small:
+            self._masks.apply()  # a step of the optimizer may have moved what is pruned, until the next forward
+            self._take(self._course.at_epoch(epoch))
+
+    def get_prune_iterations(self) -> range:
+        """Return the rounds of prune and train."""
+        return range(1 if self._course is None else self._course.rounds)
+
+    def prune_iteration_start(self) -> None:
+        """Go on to what the next round removes."""
+        if self._course is not None and not self._small:
+            self._masks.apply()
+            self._take(self._course.at_round())
+
+    def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
+        """Make the model small, in place; see `Compressor.apply_speedup`."""
+        if not self._entry.removes_channels:
+            raise SpeedupError(
+                f"{self._entry.name} masks single weights, which cannot shrink a model",
+                where="apply_speedup",
+                fix="leave apply_speedup out, or take a compressor that removes channels, such as l1_filter",
+            )
+        if self._small:
+            return self.model
+        if dummy_input is not None:
+            dummy = Example.from_dummy(dummy_input)
+            if self._slicing is None:
+                self._learn(dummy)
+            self.example = dummy
+        self._need_choice("apply_speedup")
+        self._need_example("apply_speedup")
+        assert self._slicing is not None and self.example is not None
+        if not self._slicing.tensors:
+            raise SpeedupError(
+                "no parameter would fall: every sparsity rounds to no channel at all",
+                where="config_list",
+                fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
+            )
+        self._masks.apply()
+        masked = fingerprint(self.model)
+        small = clean_copy(self.model)
+        self._slicing.apply(small)
+        slicing.prove(self.model, small, self.example)
+        self._shrink()
+        if self._witness is not None:
+            self._witness.carry_over(masked, fingerprint(self.model))
+        return self.model
+
+    def export_model(
+        self,
+        model_path: str,
+        mask_path: str | None = None,
+        folder_name: str = ".",
+        speedup: bool = False,
+        dummy_input: Any = None,
+        bundle_path: str | None = None,
+        onnx_path: str | None = None,
+        **_ignored: Any,
+    ) -> None:
+        """Save the model as it is now; the last of several calls wins.
+
+        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the two
+        files are written, and a bundle where `bundle_path` is given.
+
+        Parameters
+        ----------
+        model_path, mask_path
+            Files for the plain state_dict and for the masks (1 where a weight stays), written by ``torch.save``.
+        folder_name
+            Folder that both are relative to.
+        speedup, dummy_input
+            Call `apply_speedup` first.
+        bundle_path
+            By hand only: folder for a bundle that `raycompress.load` takes.
+        onnx_path
+            File for the model as ONNX, in `folder_name` as well.
+
+        Raises
+        ------
+        CompressionError
+            Nothing was compressed yet, no input was seen, or ONNX was asked for and cannot hold the model.
+        UsageError
+            In a trial: a path that leaves the candidate folder, or takes the name of a file of the bundle.
+        """
+        if self._trial is not None and not self._trial.save_model:
+            return
+        self._need_choice("export_model")
+        if speedup:
+            self.apply_speedup(dummy_input)
+        elif dummy_input is not None and self.example is None:
+            self._learn(Example.from_dummy(dummy_input))
+        self._need_example("export_model")
+        self._need_masks()
+        self._need_plain()
+        self._masks.apply()
+        assert self.example is not None and self._before is not None
+        removed = {} if self._slicing is None else self._slicing.removal.counts()
+        plan = self._slicing.plan if self._slicing is not None and self._small else SlicingPlan({}, {})
+        saved = Export(
+            model=self.model,
+            masks=self._kept or self._masks.kept(),
+            plan=plan,
+            example=self.example,
+            before=self._before,
+            after=measure.sizes(self.model, self.example),
+            removed=removed,
+            asked=self._asked,
+        )
+        export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
+        if self._witness is not None:
+            self._witness.export()
+
+    def _take(self, choice: Choice | None) -> None:
+        """Hold what the engine chose; None leaves everything as it is."""
+        if choice is None:
+            return
+        self._choice = choice
+        if not self._entry.removes_channels:
+            self._masks.hold({(layer, "weight"): removed for layer, removed in choice.weights.items()})
+        elif self.example is not None:
+            self._slice(self.example)
+
+    def _learn(self, example: Example) -> None:
+        """Extend the masks, now that an input is known; all of this happens before the model computes anything."""
+        self._first_call.cancel()
+        self.example = example
+        self._before = measure.sizes(self.model, example)
+        if self._entry.removes_channels:
+            if self._choice is None and self._course is not None:
+                slicing.rehearse(self.model, example, self._targets, self._entry)
+            self._slice(example)
+
+    def _slice(self, example: Example) -> None:
+        if self._choice is not None:
+            self._slicing = slicing.make(self.model, example, self._choice, self._targets, self._entry)
+            self._masks.hold(self._slicing.removed(self.model))
+
+    def _need_choice(self, where: str) -> None:
+        """See to it that the masks are there, and final."""
+        if self._choice is None and self._course is None:
+            raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
+        if self._course is not None:
+            what, fix = self._course.missing()
+            if what:
+                raise CompressionError(f"{self._entry.name}: {what}", where=where, fix=fix)
+
+    def _need_example(self, where: str) -> None:
+        if self.example is None:
+            raise CompressionError(
+                "no input of the model is known: it was not called since compress()",
+                where=where,
+                fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
+            )
+
+    def _need_masks(self) -> None:
+        masks = self._kept or self._masks.kept()
+        if not any((mask == 0).any() for mask in masks.values()):
+            raise CompressionError(
+                "nothing was compressed: the masks cover no weight at all",
+                where="config_list",
+                fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
+            )
+
+    def _need_plain(self) -> None:
+        """A masked norm computes over the channels that stay, which a fresh instance of the class would not."""
+        if self._slicing is not None and self._slicing.norms and not self._small:
+            first = next(iter(self._slicing.norms))
+            raise CompressionError(
+                f'the masked model cannot be saved: its norm "{first}" loses channels, which weights alone do not tell',
+                where="export_model",
+                fix="call apply_speedup first, or pass speedup=True",
+            )
+
+    def _check_compressed(self) -> None:
+        if self._choice is None and self._course is None:
+            raise CompressionError(
+                "the script made a compressor and never called its compress()",
+                where="create_compressor",
+                fix="call model = compressor.compress() before the fine-tuning",
+            )
+        self._need_choice("at the end of the script")
+
+    def _shrink(self) -> None:
+        assert self._slicing is not None
+        before = measure.parameters(self.model)
+        self._kept = self._masks.kept()
+        self._masks.release()
+        self._watch.cancel()
+        changed = self._slicing.apply(self.model)
+        if self._optimizer is not None:
+            carry_over(self._optimizer, changed)
+        refuse_stale(changed)
+        self._small = True
+        if measure.parameters(self.model) >= before:
+            raise SpeedupError("no parameter fell", where="apply_speedup", fix="raise the sparsities")
+
+    def _fingerprint(self) -> dict[str, tuple[float, float]]:
+        self._masks.apply()
+        return fingerprint(self.model)

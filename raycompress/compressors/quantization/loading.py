@@ -1,0 +1,72 @@
+"""From a bundle to a quantized torch model."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from raycompress.compressors.pruning.loading import load_into as load_plain
+from raycompress.compressors.quantization import fake_quant, session, weight_only
+from raycompress.compressors.structure.graph import clean_copy
+from raycompress.errors import BundleError
+from raycompress.results import bundle
+
+
+def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
+    """Let `model` compute what the saved one did; see `raycompress.results.bundle.load`.
+
+    A fake-quantized model takes weights on their grid, and hooks for its activations; an int8 one runs the ONNX file of
+    the bundle in onnxruntime, and cannot be trained; of a weight-only one the linear layers take int8 weights.
+    """
+    recipe = _recipe(folder)
+    form = recipe.get("form")
+    if form == "fake_quant":
+        activations = fake_quant.from_json(recipe.get("activations"), str(folder / bundle.QUANTIZATION))
+        unknown = sorted(set(activations) - {name for name, _ in model.named_modules()})
+        if unknown:
+            raise _misfit(folder, model, f'the model has no layer "{unknown[0]}"')
+        load_plain(folder, manifest, model)
+        fake_quant.install(model, activations)
+        return model
+    if type(model).__name__ != manifest.model:
+        raise _misfit(folder, model, f"it is of {manifest.model}")
+    if form == "int8":
+        example, _ = bundle.reference(folder)
+        return session.from_file(model, example, folder / bundle.INT8_ONNX)
+    if form == "weight_only":
+        try:
+            weight_only.restore(model, recipe["layers"], bundle.tensors(folder, bundle.WEIGHTS))
+        except (KeyError, AttributeError) as error:
+            raise _misfit(folder, model, f"it has no {error}") from error
+        return model.eval()
+    raise bundle.broken(folder, f"{bundle.QUANTIZATION} names no form that this version reads: {form!r}")
+
+
+def fastest(folder: Path, dense: nn.Module, loaded: nn.Module) -> nn.Module:
+    """Return the model whose latency is the bundle's: that of the int8 file, where there is one."""
+    path = folder / bundle.INT8_ONNX
+    if session.installed(loaded) is not None or not path.is_file():
+        return loaded
+    example, _ = bundle.reference(folder)
+    return session.from_file(clean_copy(dense), example, path)
+
+
+def _recipe(folder: Path) -> dict[str, Any]:
+    try:
+        recipe = json.loads((folder / bundle.QUANTIZATION).read_text())
+    except (OSError, ValueError) as error:
+        raise bundle.broken(folder, f"{bundle.QUANTIZATION} cannot be read: {error}") from error
+    if not isinstance(recipe, dict):
+        raise bundle.broken(folder, f"{bundle.QUANTIZATION} is no object")
+    return recipe
+
+
+def _misfit(folder: Path, model: nn.Module, what: str) -> BundleError:
+    return BundleError(
+        f"the bundle does not fit {type(model).__name__}: {what}",
+        where=str(folder),
+        fix="give a fresh instance of the class that was compressed, made with the same arguments",
+    )

@@ -1,0 +1,328 @@
+"""What the compressors that quantize share: what a script calls, and how a quantized model is saved."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.export import Export, export
+from raycompress.compressors.interface import Compressor
+from raycompress.compressors.measure import Sizes
+from raycompress.compressors.quantization import session
+from raycompress.compressors.quantization.calibration import Capture, from_data, part
+from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
+from raycompress.compressors.quantization.targets import select
+from raycompress.compressors.setup import Setup
+from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.compressors.structure.slicing import relative_difference
+from raycompress.compressors.witness import Fingerprint, Witness
+from raycompress.errors import CompressionError
+from raycompress.results import bundle
+from raycompress.script import context
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A quantized model, ready to be saved.
+
+    Attributes
+    ----------
+    model
+        Computes what was measured.
+    state
+        For the script's own file: a state_dict of the plain class.
+    weights
+        What the bundle stores beside the recipe.
+    recipe
+        What ``quantization.json`` holds: how the model is made of a fresh instance and the bundle's files.
+    size_bytes
+        Of the smallest file that holds the model.
+    int8
+        The int8 ONNX file, where there is one.
+    notes
+        What a person should know.
+    calibration
+        For the script's file of that name: layer -> bits and ranges.
+    onnx, traceable
+        As in `raycompress.compressors.export.Export`.
+    """
+
+    model: nn.Module
+    state: Mapping[str, Tensor]
+    weights: Mapping[str, Tensor]
+    recipe: Mapping[str, Any]
+    size_bytes: int
+    int8: bytes | None = None
+    notes: tuple[str, ...] = ()
+    calibration: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    onnx: bytes | None = None
+    traceable: nn.Module | None = None
+
+
+class Quantizer(Compressor, ABC):
+    """Quantizes one model; what the kinds of quantizers share.
+
+    Parameters
+    ----------
+    setup
+        What `create_compressor` was given. ``calibration_data`` among its arguments, or else what the model is called
+        with from now on, are the inputs to calibrate with.
+
+    Raises
+    ------
+    ExperimentError
+        Mistakes in the config_list.
+    CompressionError
+        The model is quantized already.
+    """
+
+    def __init__(self, setup: Setup) -> None:
+        model: nn.Module = setup.model
+        super().__init__(model)
+        _refuse_twice(model)
+        self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
+        self._targets = select(model, setup.config_list, setup.entry)
+        self._plain = clean_copy(model).cpu()
+        self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
+        if setup.dummy_input is not None:
+            self.example = Example.from_dummy(setup.dummy_input)
+        data = self._arguments.get("calibration_data")
+        self._given = None if data is None else from_data(data, model)
+        self._capture = Capture().watch(model)
+        self._compressed = False
+        self._trial = context.current()
+        if self._trial is not None:
+            self._trial.on_finish.append(self._check_compressed)
+        self._witness = None if self._trial is None else Witness(self._trial, lambda: self._fingerprint())
+
+    def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
+        """Return multiply-adds, parameters and a row a layer; quantizing changes none of them."""
+        return measure.layer_table(self._plain, self._example_of(shape).to(torch.device("cpu")))
+
+    def export_model(
+        self,
+        model_path: str,
+        mask_path: str | None = None,
+        folder_name: str = ".",
+        speedup: bool = False,
+        dummy_input: Any = None,
+        bundle_path: str | None = None,
+        calibration_path: str | None = None,
+        onnx_path: str | None = None,
+        input_shape: Any = None,
+        device: Any = None,
+        **_ignored: Any,
+    ) -> None:
+        """Save the model as it is now; the last of several calls wins, and the model can be trained on.
+
+        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the named
+        files are written, and a bundle where `bundle_path` is given.
+
+        Parameters
+        ----------
+        model_path
+            File for a state_dict of the plain class, weights on their grid, written by ``torch.save``.
+        mask_path
+            File for an empty dict: a quantizer has no masks.
+        folder_name
+            Folder that all are relative to.
+        speedup, dummy_input
+            Call `apply_speedup` first.
+        bundle_path
+            By hand only: folder for a bundle that `raycompress.load` takes.
+        calibration_path
+            File for bits and ranges by layer, written by ``torch.save``.
+        onnx_path
+            File for the model as ONNX.
+        input_shape
+            Shape of an input, batch first, where none is known.
+        device
+            Accepted for old scripts.
+
+        Raises
+        ------
+        CompressionError
+            Nothing was quantized yet, or no input was seen.
+        UsageError
+            In a trial: a path that leaves the candidate folder, or takes the name of a file of the bundle.
+        """
+        if self._trial is not None and not self._trial.save_model:
+            return
+        self._need_compressed("export_model")
+        if self.example is None and dummy_input is None and input_shape is not None and self._seen() is None:
+            dummy_input = torch.randn(*input_shape)
+        if self.example is None and dummy_input is not None:
+            self.example = Example.from_dummy(dummy_input)
+        if speedup:
+            self.apply_speedup(dummy_input)
+        example = self._need_example("export_model")
+        quantized = self._quantized(example)
+        before = measure.sizes(self._plain, example)
+        saved = Export(
+            model=quantized.model,
+            masks={},
+            plan=SlicingPlan({}, {}),
+            example=example,
+            before=before,
+            after=Sizes(before.params, before.flops, quantized.size_bytes),
+            removed={},
+            asked=self._asked,
+            notes=quantized.notes,
+            kind="quantized",
+            state=quantized.state,
+            weights=quantized.weights,
+            files=_files(quantized),
+            named={} if calibration_path is None else {calibration_path: _saver(quantized.calibration)},
+            onnx=quantized.onnx,
+            traceable=quantized.traceable,
+        )
+        export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
+        if self._witness is not None:
+            self._witness.export()
+
+    @abstractmethod
+    def _quantized(self, example: Example) -> Quantized:
+        """Return the model as it is now; `example` is one input of it, on the CPU."""
+
+    @abstractmethod
+    def _fingerprint(self) -> Fingerprint:
+        """Return what tells this function from another."""
+
+    def _samples(self) -> list[Example]:
+        """Return the inputs to calibrate with, arguments in the order of forward's parameters, on the CPU."""
+        signature = session.signature_of(self._plain)
+        examples = self._given if self._given is not None else self._capture.examples
+        return [session.bound(example, signature).to(torch.device("cpu")) for example in examples]
+
+    def _seen(self) -> Example | None:
+        """Return one input of the model, a batch of one, if any is known."""
+        if self.example is not None:
+            return self.example
+        samples = self._samples()
+        return part(samples[0], 0, 1) if samples else None
+
+    def _need_example(self, where: str) -> Example:
+        seen = self._seen()
+        if seen is None:
+            raise CompressionError(
+                "no input of the model is known: it was not called since create_compressor",
+                where=where,
+                fix="pass dummy_input= to create_compressor, such as torch.randn(1, 3, 32, 32)",
+            )
+        self.example = session.bound(seen, session.signature_of(self._plain)).to(torch.device("cpu"))
+        return self.example
+
+    def _need_compressed(self, where: str) -> None:
+        if not self._compressed:
+            raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
+
+    def _check_compressed(self) -> None:
+        if not self._compressed:
+            raise CompressionError(
+                "the script made a compressor and never called its compress()",
+                where="create_compressor",
+                fix="call model = compressor.compress()",
+            )
+
+
+def saved_int8(
+    model: nn.Module, data: bytes, state: Mapping[str, Tensor], before: int, notes: Sequence[str], **more: Any
+) -> Quantized:
+    """Return the int8 model that `model` computes with, ready to be saved; `before`: the size of the float weights."""
+    return Quantized(
+        model=model,
+        state=state,
+        weights={},
+        recipe={"form": "int8"},
+        size_bytes=len(data),
+        int8=data,
+        notes=(f"{size_note(before, len(data), bundle.INT8_ONNX)}; {notes[0]}", *notes[1:]),
+        onnx=data,
+        **more,
+    )
+
+
+def agreement(measured: nn.Module, int8: nn.Module, samples: list[Example]) -> str:
+    """Say how far the outputs of the int8 model are those of the other."""
+    pairs = [(sample.outputs(measured), sample.outputs(int8)) for sample in samples]
+    difference = relative_difference([t for one, _ in pairs for t in one], [t for _, other in pairs for t in other])
+    count = sum(one[0].size(0) for one, _ in pairs if one and one[0].dim())
+    said = f"on {count} input{'s' * (count != 1)} its outputs differ by {difference:.1%} of their norm"
+    if all(one and one[0].dim() == 2 and one[0].size(1) > 1 for one, _ in pairs):
+        same = sum(int((one[0].argmax(1) == other[0].argmax(1)).sum()) for one, other in pairs)
+        said += f", and {same / max(count, 1):.1%} have the same class on top"
+    return said
+
+
+def size_note(before: int, after: int, what: str) -> str:
+    """Say the size before and after."""
+    share = f"{after / before:.0%} of" if after < before else "no smaller than"
+    return f"{what}: {after:,} bytes, {share} the {before:,} bytes of the float weights"
+
+
+def float_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return the state_dict of an ordinary model, detached, on the CPU."""
+    return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+
+
+def fingerprint_of(parts: Mapping[str, Tensor]) -> Fingerprint:
+    """Return the fingerprint of tensors of any type."""
+    found = {}
+    for name, tensor in parts.items():
+        values = tensor.detach().double()
+        found[name] = (float(values.sum()), float(values.square().sum()))
+    return found
+
+
+def fingerprint_of_bytes(data: bytes) -> Fingerprint:
+    """Return the fingerprint of a file: numbers that differ by more than a rounding where the files differ."""
+    digest = hashlib.sha256(data).digest()
+    return {
+        f"sha256.{place}": (
+            float(int.from_bytes(digest[place : place + 2], "big")),
+            float(1 + int.from_bytes(digest[place + 2 : place + 4], "big")),
+        )
+        for place in range(0, len(digest), 4)
+    }
+
+
+def _files(quantized: Quantized) -> dict[str, Any]:
+    recipe = json.dumps(dict(quantized.recipe))
+    files: dict[str, Any] = {bundle.QUANTIZATION: lambda path: path.write_text(recipe)}
+    if quantized.int8 is not None:
+        files[bundle.INT8_ONNX] = lambda path: path.write_bytes(quantized.int8)
+    return files
+
+
+def _saver(content: Mapping[str, Any]) -> Any:
+    def save(path: Path) -> None:
+        torch.save({name: dict(values) for name, values in content.items()}, path)
+
+    return save
+
+
+def _refuse_twice(model: nn.Module) -> None:
+    hooks = [hook for m in model.modules() for hook in (*m._forward_pre_hooks.values(), *m._forward_hooks.values())]
+    wrapped = any(type(module).__name__ == "QuantizerModuleWrapper" for module in model.modules())
+    if (
+        wrapped
+        or session.installed(model) is not None
+        or any(isinstance(hook, (Capture, InputHook, OutputHook)) for hook in hooks)
+        or any(type(parameter).__name__ == "Int8Tensor" for parameter in model.parameters())
+    ):
+        raise CompressionError(
+            f"this {type(model).__name__} is quantized already, or has a quantizer",
+            where="create_compressor",
+            fix="make one compressor a model; for another one start from a fresh instance with the float weights",
+        )

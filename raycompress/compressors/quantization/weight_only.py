@@ -1,0 +1,153 @@
+"""The compressor that stores the weights of linear layers as int8, and computes in float; torchao does it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.extras import load_extra
+from raycompress.compressors.quantization import session
+from raycompress.compressors.quantization.quantizer import (
+    Quantized,
+    Quantizer,
+    agreement,
+    fingerprint_of,
+    float_state,
+    size_note,
+)
+from raycompress.compressors.quantization.targets import refuse_tied
+from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.witness import Fingerprint
+from raycompress.errors import CompressionError, MissingDependencyError
+
+
+class WeightOnlyQuantizer(Quantizer):
+    """``int8_weight_only``: int8 weights with a scale for each output channel."""
+
+    _agrees = ""
+
+    def compress(self, *_args: Any, **_kwargs: Any) -> nn.Module:
+        """Quantize; evaluate the model after it, and train it no more.
+
+        Raises
+        ------
+        MissingDependencyError
+            torchao is not installed.
+        """
+        if self._compressed:
+            return self.model
+        self._plain.load_state_dict(float_state(self.model))
+        refuse_tied(self.model, self._targets)
+        quantize(self.model, self._targets)
+        self._compressed = True
+        return session.eval_only(self.model)
+
+    def _quantized(self, example: Example) -> Quantized:
+        self._capture.stop()
+        copied = clean_copy(self.model).cpu()
+        stored = parts(copied, self._targets)
+        plain = clean_copy(self._plain)
+        plain.load_state_dict(dequantized(copied, self._targets))
+        difference = relative_difference(example.outputs(copied), example.outputs(plain.eval()))
+        if not difference <= TOLERANCE:
+            raise CompressionError(
+                f"torchao computes something else than int8 weights times their scales: {difference:.2g} of the norm",
+                where=type(self.model).__name__,
+                fix="leave out the layers that forward() uses in another way than by calling them",
+            )
+        size = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+        before = measure.size_bytes(self._plain)
+        agrees = agreement(self._plain.eval(), copied, self._samples() or [example])
+        return Quantized(
+            model=copied,
+            state=float_state(plain),
+            weights=stored,
+            recipe={"form": "weight_only", "layers": list(self._targets)},
+            size_bytes=size,
+            notes=(f"{size_note(before, size, 'weights.safetensors')}; {agrees}",),
+            traceable=plain,
+        )
+
+    def _fingerprint(self) -> Fingerprint:
+        return fingerprint_of(parts(self.model, self._targets if self._compressed else ()))
+
+
+def load_library() -> None:
+    """Import torchao, where it is installed, which takes seconds."""
+    with contextlib.suppress(MissingDependencyError):
+        _torchao()
+
+
+def quantize(model: nn.Module, layers: Collection[str]) -> None:
+    """Give the linear layers called `layers` torchao's int8 weights, in place."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torchao = _torchao()
+        modules = dict(model.named_modules())
+        for name in layers:
+            torchao.quantize_(modules[name], torchao.Int8WeightOnlyConfig())
+
+
+def parts(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
+    """Return the state with each quantized weight as its ordinary tensors: ``fc.weight.qdata``, ``.scale`` ..."""
+    stored: dict[str, Tensor] = {}
+    quantized = {f"{name}.weight" if name else "weight" for name in layers}
+    for name, tensor in model.state_dict().items():
+        if name in quantized:
+            stored.update({f"{name}.{part}": value.detach() for part, value in _inner(tensor).items()})
+        else:
+            stored[name] = tensor.detach()
+    return stored
+
+
+def dequantized(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
+    """Return the state of the plain class, in float."""
+    quantized = {f"{name}.weight" for name in layers}
+    return {
+        name: tensor.dequantize().detach() if name in quantized else tensor.detach()
+        for name, tensor in model.state_dict().items()
+    }
+
+
+def restore(model: nn.Module, layers: Collection[str], stored: Mapping[str, Tensor]) -> None:
+    """Give `model`, a fresh float one, the weights that `parts` returned; raises KeyError where they do not fit."""
+    quantize(model, layers)
+    quantized = {f"{name}.weight" for name in layers}
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name in quantized:
+                for part, value in _inner(tensor).items():
+                    value.copy_(_fitting(stored, f"{name}.{part}", value))
+            else:
+                tensor.copy_(_fitting(stored, name, tensor))
+    session.eval_only(model)
+
+
+def _fitting(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:
+    found = stored[name]
+    if found.shape != like.shape:
+        raise KeyError(f"{name} of shape {tuple(like.shape)}")
+    return found
+
+
+def _inner(weight: Any) -> dict[str, Tensor]:
+    names, _ = weight.__tensor_flatten__()
+    return {name: getattr(weight, name) for name in names}
+
+
+def _torchao() -> Any:
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # it tells of kernels for other processors
+    try:
+        return load_extra("torchao.quantization", "torchao", "int8_weight_only")
+    finally:
+        logging.disable(disabled)

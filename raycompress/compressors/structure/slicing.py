@@ -1,0 +1,241 @@
+"""From a masked model to a physically smaller one, and the proof that both are the same function."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.example import Example, evaluating, tensors_in
+from raycompress.compressors.pruning import masked_calls
+from raycompress.compressors.pruning.deferred import DeferredChoice
+from raycompress.compressors.pruning.engine import Choice
+from raycompress.compressors.pruning.targets import Target
+from raycompress.compressors.structure.coupling import Removal, settle
+from raycompress.compressors.structure.graph import ChannelGraph, Sliced, clean_copy
+from raycompress.compressors.structure.plan import (
+    ATTRIBUTES,
+    Fresh,
+    ModulePlan,
+    SlicingPlan,
+    replace_tensor,
+    set_attributes,
+)
+from raycompress.errors import SpeedupError
+
+TOLERANCE = 1e-4
+"""Largest relative difference between the outputs of the masked and the sliced model, in float32."""
+
+_SEEDS = (1, 2)
+
+
+@dataclass(frozen=True)
+class Slicing:
+    """How one model is sliced.
+
+    Attributes
+    ----------
+    removal
+        Channels that go, by target layer.
+    tensors
+        (module, tensor) -> what is left of it; tensors that stay whole are left out.
+    plan
+        The same, for a fresh instance in another process.
+    norms
+        LayerNorm or GroupNorm -> channels that stay, where some go. A masked model computes these norms over the
+        channels that stay, by hooks which no state_dict holds: only sliced is it a model of its plain class.
+    """
+
+    removal: Removal
+    tensors: Mapping[tuple[str, str], Sliced]
+    plan: SlicingPlan
+    norms: Mapping[str, Tensor]
+
+    def removed(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
+        """Mask `model`: return the masks of its parameters, True where a weight goes, which the caller has to hold.
+
+        What zeroed weights alone do not make the sliced function is made so by hooks, until `apply`.
+        """
+        masks = {}
+        for (module, name), sliced in self.tensors.items():
+            tensor = getattr(model.get_submodule(module), name)
+            if isinstance(tensor, nn.Parameter):
+                mask = torch.ones(tensor.numel(), dtype=torch.bool)
+                mask[sliced.kept] = False
+                masks[module, name] = mask.reshape(tensor.shape).to(tensor.device)
+        masked_calls.hold(model, self.norms, masks)
+        return masks
+
+    def apply(self, model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter, Sliced]]:
+        """Slice `model` in place; returns (old parameter, new parameter, what is left) of all that changed."""
+        masked_calls.release(model)
+        modules = dict(model.named_modules())
+        fresh: Fresh = {}
+        left: dict[int, Sliced] = {}
+        for (module, name), sliced in self.tensors.items():
+            old = getattr(modules[module], name)
+            left[id(old)] = sliced
+            value = old.detach().reshape(-1)[sliced.kept.to(old.device)].reshape(sliced.shape).clone()
+            if sliced.factor is not None:
+                value *= sliced.factor.to(value)
+            replace_tensor(modules[module], name, value, fresh)
+        for module, change in self.plan.modules.items():
+            set_attributes(modules[module], change)
+        return [(old, new, left[key]) for key, (old, new) in fresh.items()]
+
+
+def make(
+    model: nn.Module,
+    example: Example,
+    choice: Choice,
+    targets: Mapping[str, Target],
+    compressor: CompressorEntry,
+) -> Slicing:
+    """Work out how to slice `model`, and prove it on copies; `model` itself is left as it is.
+
+    Raises
+    ------
+    CompressionError
+        As in `raycompress.compressors.structure.coupling.settle`.
+    SpeedupError
+        The sliced model would not be the masked one.
+    """
+    if isinstance(choice, DeferredChoice):
+        choice = choice.choose(example)
+    graph = ChannelGraph(model, example)
+    removal = settle(graph, choice, targets, compressor)
+    tensors = graph.slice(removal.channels)
+    kept = {
+        name: tuple(channel for channel in range(removal.of[name]) if channel not in set(channels))
+        for name, channels in removal.channels.items()
+        if channels
+    }
+    slicing = Slicing(removal, tensors, SlicingPlan(_changes(model, graph.copy, tensors), kept), graph.norms())
+    if tensors:
+        masked, small = clean_copy(model), clean_copy(model)
+        for (module, name), mask in slicing.removed(masked).items():
+            getattr(masked.get_submodule(module), name).data.masked_fill_(mask, 0)
+        slicing.apply(small)
+        prove(masked, small, example)
+    return slicing
+
+
+def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], compressor: CompressorEntry) -> None:
+    """Tell of a model that cannot be sliced before it is trained; `model` is left as it is.
+
+    Raises
+    ------
+    CompressionError
+        A layer is tied to others, or to the model's outputs, in such a way that it can lose no channel at all.
+    SpeedupError
+        With one channel of each layer removed, the sliced model would not be the masked one.
+    """
+    graph = ChannelGraph(model, example)
+    every = {
+        name: tuple(range(graph.channels(name)))
+        for name, target in targets.items()
+        if target.sparsity > 0 and name in graph
+    }
+    settle(graph, Choice(channels=every, asked={name: len(all_) for name, all_ in every.items()}), targets, compressor)
+    one = {name: (0,) for name, channels in every.items() if len(channels) > 1}
+    make(model, example, Choice(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
+
+
+def prove(masked: nn.Module, small: nn.Module, example: Example) -> float:
+    """Return the largest relative difference of the outputs, on `example` and on two fresh random inputs.
+
+    Raises
+    ------
+    SpeedupError
+        It is above `TOLERANCE`, or the small model cannot run; the message names where the models part.
+    """
+    worst = 0.0
+    for inputs in (example, *(example.random(seed) for seed in _SEEDS)):
+        expected = inputs.outputs(masked)
+        try:
+            got = inputs.outputs(small)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            raise SpeedupError(
+                f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
+                where=_parting(masked, small, inputs),
+                fix="sizes written into forward() do not follow the channels; exclude the layer before them",
+            ) from error
+        difference = relative_difference(expected, got)
+        if not difference <= TOLERANCE:
+            raise SpeedupError(
+                f"the sliced model is not the masked one: its outputs differ by {difference:.2g} of their norm",
+                where=_parting(masked, small, inputs),
+                fix="exclude that layer; operations that mix channels (a softmax or a norm over them), or that draw "
+                "random numbers in eval mode, cannot be sliced through",
+            )
+        worst = max(worst, difference)
+    return worst
+
+
+def relative_difference(expected: list[Tensor], got: list[Tensor]) -> float:
+    """Return the norm of the difference over the norm of `expected`, all tensors together, in float64.
+
+    Infinite where the shapes differ, NaN where either holds one.
+    """
+    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in got]:
+        return math.inf
+    difference = norm = 0.0
+    for one, other in zip(expected, got, strict=True):
+        one, other = one.detach().double().cpu(), other.detach().double().cpu()
+        difference += float((one - other).square().sum())
+        norm += float(one.square().sum())
+    if norm == 0.0:
+        return 0.0 if difference == 0.0 else math.inf
+    return math.sqrt(difference / norm)
+
+
+def _changes(model: nn.Module, small: nn.Module, tensors: Mapping[tuple[str, str], Sliced]) -> dict[str, ModulePlan]:
+    """Compare the modules of the original with those of the sliced copy."""
+    changes = {}
+    others = dict(small.named_modules())
+    for name, module in model.named_modules():
+        attributes = {}
+        for key in ATTRIBUTES & vars(module).keys():
+            old, new = vars(module)[key], vars(others[name]).get(key)
+            if old != new and isinstance(new, (int, tuple, list)):
+                attributes[key] = new if isinstance(new, int) else tuple(int(size) for size in new)
+        shapes = {key: sliced.shape for (owner, key), sliced in tensors.items() if owner == name}
+        if attributes or shapes:
+            changes[name] = ModulePlan(type(module).__name__, dict(sorted(attributes.items())), shapes)
+    return changes
+
+
+def _parting(masked: nn.Module, small: nn.Module, example: Example) -> str:
+    """Name the first layer whose output has another norm in the small model, or that does not run there."""
+    full, cut = _norms(masked, example), _norms(small, example)
+    for name, norm in full.items():
+        if name not in cut:
+            return f'at or before "{name}"'
+        if abs(norm - cut[name]) > 1e-3 * max(norm, 1e-12):
+            return f'from "{name}" on'
+    return "at the model's output"
+
+
+def _norms(model: nn.Module, example: Example) -> dict[str, float]:
+    norms: dict[str, float] = {}
+    handles = []
+    for name, module in model.named_modules():
+        if name and not any(module.children()):
+
+            def note(_module: nn.Module, _inputs: object, output: object, name: str = name) -> None:
+                norms.setdefault(name, sum(float(tensor.double().norm()) for tensor in tensors_in(output)))
+
+            handles.append(module.register_forward_hook(note))
+    try:
+        with evaluating(model), torch.no_grad():
+            example.call(model)
+    except (RuntimeError, ValueError, IndexError, AssertionError):
+        return norms  # the layers that it came to
+    finally:
+        for handle in handles:
+            handle.remove()
+    return norms

@@ -1,0 +1,1 @@
+"""Torch-Pruning's methods."""

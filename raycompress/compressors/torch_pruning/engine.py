@@ -1,0 +1,127 @@
+"""Torch-Pruning as an engine: its measures of importance, for whole groups of tied layers.
+
+Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from raycompress.compressors.example import Example
+from raycompress.compressors.pruning.deferred import DeferredChoice
+from raycompress.compressors.pruning.engine import Choice, Course, Request
+from raycompress.compressors.structure import slicing
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.torch_pruning.ranking import Importance, Way, remove_least
+from raycompress.compressors.torch_pruning.statistics import Gradients, by_trainer
+from raycompress.compressors.torch_pruning.units import find_units
+from raycompress.errors import ExperimentError
+
+_GRADIENTS = {"group_taylor": False, "group_hessian": True}
+
+
+def load_library() -> None:
+    """Import the library ahead of time."""
+    import torch_pruning  # noqa: F401
+
+
+class TorchPruning:
+    """group_l1, group_l2, group_taylor, group_fpgm, group_lamp, group_hessian, bn_scale and random."""
+
+    def choose(self, request: Request) -> Choice | Course:
+        """Return what goes, by the weights as they are now, or once gradients are known; see `Engine`."""
+        _check(request.arguments)
+        squared = _GRADIENTS.get(request.compressor.name)
+        if squared is None:
+            return _when_known(request, lambda example: rank(request, example, None))
+        wanted = request.arguments["statistics_batch_num"]
+        trainer = request.arguments["trainer"]
+        if trainer is None:
+            return _Gathering(request, Gradients(request.model, squared, wanted))
+
+        def choose(example: Example) -> Choice:
+            rank(request, example, None)  # what cannot be pruned is told before the trainer runs
+            gradients = by_trainer(request.model, trainer, request.arguments["criterion"], squared, wanted)
+            return rank(request, example, gradients)
+
+        return _when_known(request, choose)
+
+
+def _when_known(request: Request, choose: Callable[[Example], Choice]) -> Choice:
+    return DeferredChoice(choose=choose) if request.example is None else choose(request.example)
+
+
+class _Gathering(Course):
+    """Gathers gradients while the script trains, then chooses."""
+
+    def __init__(self, request: Request, gradients: Gradients) -> None:
+        self._request, self._gradients = request, gradients
+        self._example = request.example
+
+    def start(self) -> Choice:
+        """Remove nothing yet; a model that cannot be pruned is told as soon as an input is known."""
+        return DeferredChoice(choose=self._rehearse)
+
+    def after_step(self) -> Choice | None:
+        """Take the gradients of the step; the choice follows the last batch."""
+        if self._gradients.complete or self._example is None:
+            return None
+        self._gradients.add()
+        return rank(self._request, self._example, self._gradients) if self._gradients.complete else None
+
+    def missing(self) -> tuple[str, str]:
+        """Tell how many batches are still to come."""
+        seen, wanted = self._gradients.seen, self._gradients.wanted
+        if self._gradients.complete:
+            return "", ""
+        fix = "train on after compress(), or lower statistics_batch_num, or pass trainer= and dummy_input="
+        return f"gradients of {seen} of {wanted} batches were seen", fix
+
+    def _rehearse(self, example: Example) -> Choice:
+        self._example = example
+        request = self._request
+        slicing.make(request.model, example, rank(request, example, None), request.targets, request.compressor)
+        return Choice()
+
+
+def rank(request: Request, example: Example, gradients: Gradients | None) -> Choice:
+    """Return the choice; without the gradients that the method needs, that of the weights' magnitude."""
+    graph = ChannelGraph(request.model, example)
+    arguments = request.arguments
+    units = find_units(graph, request.targets, request.compressor.name == "bn_scale", arguments["round_to"])
+    if gradients is not None:
+        gradients.fill(graph.copy, {layer: unit.entry for unit in units for layer in unit.layers})
+    way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(arguments.get("seed", 0))
+        remove_least(graph, units, _importance(request.compressor.name, gradients), way)
+    channels = {name: graph.removed(name) for name in request.targets}
+    return Choice(channels=channels, asked={name: len(removed) for name, removed in channels.items()})
+
+
+def _importance(name: str, gradients: Gradients | None) -> Importance:
+    from torch_pruning.pruner import importance
+
+    if name in _GRADIENTS and gradients is None:
+        name = "group_l2"
+    found: Importance = {
+        "group_l1": lambda: importance.GroupMagnitudeImportance(p=1),
+        "group_l2": lambda: importance.GroupMagnitudeImportance(p=2),
+        "group_taylor": importance.GroupTaylorImportance,
+        "group_fpgm": importance.FPGMImportance,
+        "group_lamp": importance.LAMPImportance,
+        "group_hessian": importance.GroupHessianImportance,
+        "bn_scale": importance.BNScaleImportance,
+        "random": importance.RandomImportance,
+    }[name]()
+    return found
+
+
+def _check(arguments: Mapping[str, Any]) -> None:
+    for name in ("round_to", "steps", "statistics_batch_num"):
+        value = arguments.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ExperimentError(f'"{name}" is a whole number from 1 on, not {value!r}', where=f"arguments.{name}")
