@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import textwrap
+from collections.abc import Iterable
 from dataclasses import asdict
-from itertools import groupby
 
 import click
 
@@ -46,17 +46,20 @@ def _find(name: str, entries: list[CompressorEntry]) -> list[CompressorEntry]:
 def _table(entries: list[CompressorEntry]) -> str:
     wide = max(len(entry.name) for entry in entries)
     lines: list[str] = []
-    families = sorted(entries, key=_family, reverse=True)  # stable: within a family the catalogue's order
-    for (framework, kind), group in groupby(families, key=_family):
-        lines += [f"{framework}, {kind}", ""]
+    for family, group in families(entries):
+        lines += [family, ""]
         for entry in group:
             lines.append(_indented(f"  {entry.name:<{wide}}  ", entry.summary))
         lines.append("")
     return "\n".join([*lines, "raycompress compressors NAME describes one, with its arguments."])
 
 
-def _family(entry: CompressorEntry) -> tuple[str, str]:
-    return entry.framework, entry.kind
+def families(entries: Iterable[CompressorEntry]) -> list[tuple[str, list[CompressorEntry]]]:
+    """Return the entries by framework and kind, in the catalogue's order: ``torch, pruning`` first."""
+    found: dict[str, list[CompressorEntry]] = {}
+    for entry in entries:
+        found.setdefault(f"{entry.framework}, {entry.kind}", []).append(entry)
+    return list(found.items())
 
 
 def _description(entry: CompressorEntry) -> str:
@@ -79,7 +82,7 @@ def _description(entry: CompressorEntry) -> str:
 def layers_of(entry: CompressorEntry) -> str:
     """Return the layer types that a compressor takes, in words."""
     types = ", ".join(entry.layer_types) or "any with a weight"
-    return f"{types}; {entry.instead} takes others" if entry.instead else types
+    return f"{types}; {entry.instead} takes others" if entry.instead and entry.layer_types else types
 
 
 def shrinks(entry: CompressorEntry) -> str:

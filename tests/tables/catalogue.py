@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import groupby
-
-from raycompress.cli.compressors import keys_of, layers_of, shrinks, source_of
+from raycompress.cli.compressors import families, keys_of, layers_of, shrinks, source_of
 from raycompress.compressors.catalog import CATALOG, CompressorEntry
 
 
 def markdown() -> str:
     """Return a section for each family: one table of its compressors, and the arguments of each."""
-    families = sorted(CATALOG, key=_family, reverse=True)
     parts: list[str] = []
-    for family, group in groupby(families, key=_family):
-        entries = list(group)
-        parts += [f"## {', '.join(family)}", "", *_table(entries), ""]
+    for family, entries in families(CATALOG):
+        parts += [f"## {family}", "", *_table(entries), ""]
         for entry in entries:
             parts += [*_arguments(entry), ""]
     return "\n".join(parts).rstrip() + "\n"
-
-
-def _family(entry: CompressorEntry) -> tuple[str, str]:
-    return entry.framework, entry.kind
 
 
 def _table(entries: list[CompressorEntry]) -> list[str]:

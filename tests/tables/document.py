@@ -44,13 +44,20 @@ def page(matrix: Matrix, rows: list[Row]) -> str:
 
 def _matrix(matrix: Matrix) -> str:
     rows = [(f"`{pruner}`", *(_cell(matrix[pruner, network]) for network in NETWORKS)) for pruner in PRUNERS]
-    reasons: dict[tuple[str, str], list[str]] = {}
+    refused: dict[str, list[tuple[str, str]]] = {}
     for (pruner, network), outcome in matrix.items():
         if outcome.refusal:
-            reasons.setdefault((pruner, outcome.refusal), []).append(network)
-    lines = catalogue.table(("", *NETWORKS), rows)
-    lines += ["", *(f"- `{pruner}` on {', '.join(on)}: {why}" for (pruner, why), on in reasons.items())]
+            refused.setdefault(plain(outcome.refusal, pruner), []).append((pruner, network))
+    lines = [*catalogue.table(("", *NETWORKS), rows), ""]
+    for why, cells in refused.items():
+        pruners, on = (list(dict.fromkeys(column)) for column in zip(*cells, strict=True))
+        lines.append(f"- {', '.join(on)}, {', '.join(f'`{pruner}`' for pruner in pruners)}: {why}")
     return "\n".join(lines) + "\n"
+
+
+def plain(refusal: str, pruner: str) -> str:
+    """Return why a pruner was refused, without its name: many say the same."""
+    return refusal.replace(f"{pruner} takes", "it takes")
 
 
 def _quantizers(rows: list[Row]) -> str:
@@ -85,10 +92,20 @@ def written(text: str) -> dict[tuple[str, str], str]:
 def reason(text: str, pruner: str, network: str) -> str:
     """Return why a page says that a pruner is refused on a network; empty where it says nothing."""
     for line in _section(text, MATRIX).splitlines():
-        match = re.fullmatch(r"- `(\w+)` on ([\w, ]+): (.*)", line)
-        if match and match[1] == pruner and network in match[2].split(", "):
-            return match[3]
+        match = re.fullmatch(r"- ([\w, `]+): (.*)", line)
+        if match and {f"`{pruner}`", network} <= set(match[1].split(", ")):
+            return match[2]
     return ""
+
+
+def quantizer_row(text: str, quantizer: str, network: str) -> tuple[int, int, float, float]:
+    """Return bytes before and after, and accuracies of the dense and of the measured model, as a page says them."""
+    for line in _section(text, QUANTIZERS).splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if cells[:2] == [f"`{quantizer}`", network]:
+            before, after = (int(cell.replace(",", "")) for cell in cells[2:4])
+            return before, after, float(cells[4]), float(cells[5])
+    raise KeyError(quantizer, network)
 
 
 def _section(text: str, heading: str) -> str:
