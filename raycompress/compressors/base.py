@@ -19,7 +19,7 @@ __all__ = ["create_compressor"]
 _TOLERATED = frozenset({"optimizer", "trainer", "criterion", "evaluator", "lr_scheduler", "statistics_batch_num"})
 
 # framework -> the module whose `for_mode` serves the trials that are no real ones
-_MODES = {"torch": "raycompress.compressors.modes", "tensorflow": "raycompress.compressors.keras_modes"}
+_MODES = {"torch": "raycompress.compressors.modes", "tensorflow": "raycompress.compressors.keras.modes"}
 
 
 def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:

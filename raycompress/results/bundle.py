@@ -55,7 +55,7 @@ Kind = Literal["torch", "quantized", "keras"]
 _LOADERS: Mapping[Kind, str] = {
     "torch": "raycompress.compressors.pruning.loading",
     "quantized": "raycompress.compressors.quantization.loading",
-    "keras": "raycompress.compressors.keras_loading",
+    "keras": "raycompress.compressors.keras.loading",
 }
 """Kind -> the module whose ``load_into(folder, manifest, model)`` turns a fresh model into the saved one."""
 

@@ -161,6 +161,9 @@ def _seed(spec: TrialSpec) -> None:
             torch.manual_seed(spec.seed)
         if spec.threads is not None:
             torch.set_num_threads(spec.threads)
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is not None and spec.seed is not None:
+        tensorflow.random.set_seed(spec.seed)
 
 
 def _failure(error: BaseException, spec: TrialSpec) -> dict[str, Any] | None:

@@ -25,7 +25,7 @@ _LATE = {
     "tensorflow": (
         "raycompress.script.entry",
         "raycompress.compressors.base",
-        "raycompress.compressors.keras_modes",
+        "raycompress.compressors.keras.modes",
         "raycompress.results.bundle",
         "safetensors.numpy",
     ),

@@ -93,9 +93,13 @@ def _try_out(expected: Sequence[str]) -> str:
     missing = [name for name in expected if name not in sys.modules]
     if missing:
         return f"not loaded in a forked child: {', '.join(missing)}"
+    return _try_torch() or _try_tensorflow() or "ok"
+
+
+def _try_torch() -> str:
     torch: Any = sys.modules.get("torch")
     if torch is None:
-        return "ok"
+        return ""
     if torch.cuda.is_initialized():
         return "an import of the script initialised CUDA, which no forked child can use"
     try:
@@ -105,7 +109,21 @@ def _try_out(expected: Sequence[str]) -> str:
         torch.nn.functional.conv2d(images, torch.ones(4, 3, 3, 3)).sum().backward()
     except RuntimeError as error:
         return f"torch does not work in a forked child: {error}"
-    return "ok" if float(product[0, 0]) == 64 else "torch computes wrongly in a forked child"
+    return "" if float(product[0, 0]) == 64 else "torch computes wrongly in a forked child"
+
+
+def _try_tensorflow() -> str:
+    """Tell whether an operation ran before the fork: its threads are gone in a child, which then hangs."""
+    tensorflow: Any = sys.modules.get("tensorflow")
+    if tensorflow is None:
+        return ""
+    threading = tensorflow.config.threading
+    try:
+        # TensorFlow refuses this once it has begun to compute
+        threading.set_inter_op_parallelism_threads(threading.get_inter_op_parallelism_threads() + 1)
+    except RuntimeError:
+        return "an import of the script ran an operation of TensorFlow, after which no forked child can use it"
+    return ""
 
 
 def _leave_finalizers_out() -> None:

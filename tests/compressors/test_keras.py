@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_networks import IMAGES, KINDS, LAYERS, LIBRARIES, TRAININGS, fit, make, outputs, subclass, training_step
 
 from raycompress import create_compressor
-from raycompress.compressors.keras_layers import layers_of, variables_of
+from raycompress.compressors.keras.layers import layers_of, variables_of
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 
 HALF = [{"sparsity": 0.5, "op_types": ["default"]}]

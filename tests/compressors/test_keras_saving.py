@@ -24,8 +24,8 @@ from keras_networks import (
 
 import raycompress
 from raycompress import create_compressor
-from raycompress.compressors.keras_base import KerasCompressor
-from raycompress.compressors.keras_layers import arrays_of
+from raycompress.compressors.keras.base import KerasCompressor
+from raycompress.compressors.keras.layers import arrays_of
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.experiment.model import ModelInfo
 from raycompress.results import bundle

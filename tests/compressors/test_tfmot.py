@@ -14,8 +14,8 @@ from keras_networks import IMAGES, LIBRARIES, accuracy, compiled_loop, eager_loo
 
 import raycompress
 from raycompress import create_compressor
-from raycompress.compressors.keras_layers import arrays_of, variables_of
-from raycompress.compressors.keras_modes import compare
+from raycompress.compressors.keras.layers import arrays_of, variables_of
+from raycompress.compressors.keras.modes import compare
 from raycompress.errors import CompressionError, ExperimentError, UsageError
 
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

@@ -131,10 +131,10 @@ def test_what_the_engine_needs_comes_last(tmp_path):
 def test_an_experiment_of_tensorflow_loads_no_torch(tmp_path):
     (tmp_path / "train.py").write_text("import keras\nimport raycompress as rc")
     found = find_imports(
-        tmp_path / "train.py", tmp_path, engine="raycompress.compressors.keras", framework="tensorflow"
+        tmp_path / "train.py", tmp_path, engine="raycompress.compressors.keras.level", framework="tensorflow"
     )
     modules = {item.module for item in found}
-    assert {"keras", "raycompress.compressors.keras_modes", "safetensors.numpy"} <= modules
+    assert {"keras", "raycompress.compressors.keras.modes", "safetensors.numpy"} <= modules
     assert not any(module.partition(".")[0] in ("torch", "torch_pruning") for module in modules)
 
 
@@ -143,3 +143,15 @@ def test_what_is_no_python_has_no_imports(tmp_path, source):
     (tmp_path / "train.py").write_bytes(source.encode("latin-1"))
     assert find_imports(tmp_path / "train.py", tmp_path) == ()
     assert find_imports(tmp_path / "missing.py", tmp_path) == ()
+
+
+def test_a_tensorflow_that_has_computed_is_told_before_a_child_hangs() -> None:
+    program = (
+        "import tensorflow\n"
+        "from raycompress.tuning.warm import _try_tensorflow\n"
+        "assert not _try_tensorflow()\n"
+        "tensorflow.constant(1) + 1\n"
+        "assert 'ran an operation of TensorFlow' in _try_tensorflow()\n"
+    )
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, "-c", program], check=True, env=environment)

@@ -15,20 +15,20 @@ _WEIGHTED = (
     *("Dense", "EinsumDense", "Embedding", *_CONVOLUTIONS, "DepthwiseConv1D"),
     *("Conv1DTranspose", "Conv2DTranspose", "Conv3DTranspose", "LSTMCell", "GRUCell", "SimpleRNNCell"),
 )
-_TFMOT = "raycompress.compressors.tfmot"
+_TFMOT = "raycompress.compressors.keras.tfmot"
 
 ENTRIES = (
     CompressorEntry(
         "level",
         "tensorflow",
         "pruning",
-        "raycompress.compressors.keras:KerasLevel",
+        "raycompress.compressors.keras.level:KerasLevel",
         "Sets the single weights of smallest magnitude to zero; every class of Keras model, of Keras 3 or tf_keras.",
         (_CALIBRATION,),
         _WEIGHTED,
         False,
         "Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015",
-        compressor="raycompress.compressors.keras:KerasLevel",
+        compressor="raycompress.compressors.keras.level:KerasLevel",
     ),
     CompressorEntry(
         "magnitude",

@@ -48,10 +48,31 @@ def from_data(data: Any, model: nn.Module) -> list[Example]:
             break
         example = _first(_of_batch(batch, names), left)
         left -= batch_size(example)
-        collected.append(example)
+        if batch_size(example):
+            collected.append(example)
     if not collected:
         raise _refused("calibration_data is empty")
     return collected
+
+
+def check_fits(examples: list[Example], model: nn.Module) -> None:
+    """Raise CompressionError where `model`, on the CPU, cannot be called with `examples`, or they hold NaN."""
+    signature = inspect.signature(model.forward)
+    for number, example in enumerate(examples):
+        if any(bool(torch.isnan(tensor).any()) for tensor in tensors_in([example.args, example.kwargs])):
+            raise _refused(f"batch {number} of calibration_data holds NaN", "calibrate with real inputs of the model")
+        try:
+            signature.bind(*example.args, **example.kwargs)
+            if not number:
+                example.to(torch.device("cpu")).outputs(model)
+        except Exception as error:
+            shapes = ", ".join(str(list(shape)) for shape in example.shapes)
+            said = str(error).strip().partition("\n")[0]
+            raise _refused(
+                f"{type(model).__name__} cannot be called with calibration_data of shape {shapes}: {said}",
+                "give inputs with the batch first, as the model is called with; several inputs of it in a tuple of "
+                "their own: ((first, second), label)",
+            ) from error
 
 
 class Capture:
@@ -129,9 +150,7 @@ def _copy(tensor: Tensor) -> Tensor:
         return tensor.detach().cpu().clone()
 
 
-def _refused(what: str) -> CompressionError:
-    return CompressionError(
-        what,
-        where="create_compressor",
-        fix="pass calibration_data= a tensor of inputs, a DataLoader, or batches in a list",
-    )
+def _refused(
+    what: str, fix: str = "pass calibration_data= a tensor of inputs, a DataLoader, or batches in a list"
+) -> CompressionError:
+    return CompressionError(what, where="create_compressor", fix=fix)

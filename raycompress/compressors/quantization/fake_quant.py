@@ -108,8 +108,22 @@ class OutputHook:
         return self.grid(output)
 
 
+def compute_layer_by_layer(model: nn.Module) -> None:
+    """Keep torch's transformer layers from computing in one kernel, which reads weights and calls no layer inside."""
+    for module in model.modules():
+        if isinstance(module, nn.TransformerEncoderLayer):
+            module.register_forward_pre_hook(_called)  # with a hook on it torch calls the layers inside
+        elif isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+
+
+def _called(_module: nn.Module, _args: Any) -> None:
+    """Do nothing."""
+
+
 def install(model: nn.Module, activations: Activations) -> list[RemovableHandle]:
     """Put the hooks on the layers of `model`; raises KeyError for a layer that it does not have."""
+    compute_layer_by_layer(model)
     modules = dict(model.named_modules())
     handles = []
     for name, grids in activations.items():

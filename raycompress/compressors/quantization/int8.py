@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from raycompress.compressors.example import Example
 from raycompress.compressors.extras import load_extra
 from raycompress.compressors.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.compressors.quantization.calibration import singles
+from raycompress.compressors.quantization.targets import refuse_types
 from raycompress.errors import CompressionError, MissingDependencyError
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
@@ -91,6 +93,7 @@ def static(
     CompressionError
         The model cannot be written as ONNX, or a layer has nothing in it that becomes int8.
     """
+    refuse_types(model, layers, (torch.float32,))
     quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -122,6 +125,7 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], per_cha
     CompressionError
         As in `static`.
     """
+    refuse_types(model, layers, (torch.float32,))
     quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"

@@ -21,6 +21,7 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
     A fake-quantized model takes weights on their grid, and hooks for its activations; an int8 one runs the ONNX file of
     the bundle in onnxruntime, and cannot be trained; of a weight-only one the linear layers take int8 weights.
     """
+    _need_listed(folder, manifest, bundle.QUANTIZATION)
     recipe = _recipe(folder)
     form = recipe.get("form")
     if form == "fake_quant":
@@ -34,12 +35,13 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
     if type(model).__name__ != manifest.model:
         raise _misfit(folder, model, f"it is of {manifest.model}")
     if form == "int8":
+        _need_listed(folder, manifest, bundle.INT8_ONNX)
         example, _ = bundle.reference(folder)
         return session.from_file(model, example, folder / bundle.INT8_ONNX)
     if form == "weight_only":
         try:
             weight_only.restore(model, recipe["layers"], bundle.tensors(folder, bundle.WEIGHTS))
-        except (KeyError, AttributeError) as error:
+        except (KeyError, AttributeError, TypeError) as error:
             raise _misfit(folder, model, f"it has no {error}") from error
         return model.eval()
     raise bundle.broken(folder, f"{bundle.QUANTIZATION} names no form that this version reads: {form!r}")
@@ -48,10 +50,16 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
 def fastest(folder: Path, dense: nn.Module, loaded: nn.Module) -> nn.Module:
     """Return the model whose latency is the bundle's: that of the int8 file, where there is one."""
     path = folder / bundle.INT8_ONNX
-    if session.installed(loaded) is not None or not path.is_file():
+    if session.installed(loaded) is not None or bundle.INT8_ONNX not in bundle.read(folder).files:
         return loaded
     example, _ = bundle.reference(folder)
     return session.from_file(clean_copy(dense), example, path)
+
+
+def _need_listed(folder: Path, manifest: bundle.Manifest, name: str) -> None:
+    """Raise BundleError for a file that the manifest says nothing of: its hash was not compared."""
+    if name not in manifest.files:
+        raise bundle.broken(folder, f"the manifest lists no {name}")
 
 
 def _recipe(folder: Path) -> dict[str, Any]:

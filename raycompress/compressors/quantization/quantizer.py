@@ -19,7 +19,7 @@ from raycompress.compressors.export import Export, export
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import Sizes
 from raycompress.compressors.quantization import session
-from raycompress.compressors.quantization.calibration import Capture, from_data, part
+from raycompress.compressors.quantization.calibration import Capture, check_fits, from_data, part
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
 from raycompress.compressors.quantization.targets import select
 from raycompress.compressors.setup import Setup
@@ -99,6 +99,8 @@ class Quantizer(Compressor, ABC):
             self.example = Example.from_dummy(setup.dummy_input)
         data = self._arguments.get("calibration_data")
         self._given = None if data is None else from_data(data, model)
+        if self._given is not None:
+            check_fits(self._given, self._plain)
         self._capture = Capture().watch(model)
         self._compressed = False
         self._trial = context.current()
@@ -134,7 +136,7 @@ class Quantizer(Compressor, ABC):
         model_path
             File for a state_dict of the plain class, weights on their grid, written by ``torch.save``.
         mask_path
-            File for an empty dict: a quantizer has no masks.
+            A quantizer has no masks: the file of that name gets what `calibration_path` would.
         folder_name
             Folder that all are relative to.
         speedup, dummy_input
@@ -150,6 +152,9 @@ class Quantizer(Compressor, ABC):
         device
             Accepted for old scripts.
 
+        NNI's own order is understood too, where all are given by position: ``"m.pth", "calibration.pth", "m.onnx",
+        (1, 3, 32, 32), device``.
+
         Raises
         ------
         CompressionError
@@ -160,6 +165,9 @@ class Quantizer(Compressor, ABC):
         if self._trial is not None and not self._trial.save_model:
             return
         self._need_compressed("export_model")
+        if isinstance(speedup, (tuple, list)) or str(folder_name).endswith(".onnx"):  # by position, as NNI has them
+            onnx_path, input_shape, folder_name, speedup, dummy_input = folder_name, speedup or None, ".", False, None
+        calibration_path = calibration_path or mask_path
         if self.example is None and dummy_input is None and input_shape is not None and self._seen() is None:
             dummy_input = torch.randn(*input_shape)
         if self.example is None and dummy_input is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors.example import Example, evaluating, map_tensors, tensors_in
+from raycompress.compressors.extras import load_extra
 from raycompress.compressors.onnx_export import feed, runtime, session_options
-from raycompress.errors import CompressionError
+from raycompress.errors import BundleError, CompressionError, MissingDependencyError
+from raycompress.results import bundle
 
 
 class SessionForward:
@@ -55,21 +58,29 @@ class SessionForward:
                 where=f"{self._name}.forward",
                 fix="call the model as it was called when it was quantized, or pass dummy_input= of this form there",
             )
-        outputs = iter(self._run(example))
+        outputs = iter(self.run(example))
         device = next((tensor.device for tensor in tensors_in([example.args, example.kwargs])), torch.device("cpu"))
         return map_tensors(self._answer, lambda _: torch.as_tensor(next(outputs)).to(device))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_session": None, "_threads": 0}
 
-    def _run(self, example: Example) -> list[Any]:
-        if self._threads != torch.get_num_threads():
-            self._threads = torch.get_num_threads()
-            options = session_options(self._threads)
-            self._session = runtime().InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
-        known = {value.name for value in self._session.get_inputs()}
+    @property
+    def count(self) -> int:
+        """How many tensors the model answers."""
+        return len(tensors_in(self._answer))
+
+    def run(self, example: Example) -> list[Any]:
+        """Return the arrays that the file answers."""
         try:
+            if self._threads != torch.get_num_threads():
+                options = session_options(torch.get_num_threads())
+                self._session = runtime().InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
+                self._threads = torch.get_num_threads()
+            known = {value.name for value in self._session.get_inputs()}
             return list(self._session.run(None, {k: v for k, v in feed(example).items() if k in known}))
+        except MissingDependencyError:
+            raise
         except Exception as error:
             shapes = ", ".join(str(list(shape)) for shape in example.shapes)
             raise CompressionError(
@@ -99,8 +110,11 @@ def make(model: nn.Module, example: Example, data: bytes) -> SessionForward:
 
 
 def install(model: nn.Module, forward: SessionForward) -> nn.Module:
-    """Let `model` compute with `forward`, in eval mode alone; returns it."""
+    """Let `model` compute with `forward`, as a whole and in eval mode alone; returns it."""
     model.forward = forward
+    for module in model.modules():
+        if module is not model:
+            module.register_forward_pre_hook(_refuse_alone, prepend=True)
     return eval_only(model)
 
 
@@ -117,8 +131,57 @@ def installed(model: nn.Module) -> SessionForward | None:
 
 
 def from_file(model: nn.Module, example: Example, path: Path) -> nn.Module:
-    """Let `model`, a fresh instance, compute with the file at `path`; returns it."""
-    return install(model, make(model, bound(example, signature_of(model)), path.read_bytes()))
+    """Let `model`, a fresh instance, compute with the file at `path`; returns it.
+
+    Raises
+    ------
+    BundleError
+        The file cannot be run, or answers something else than the model does.
+    """
+    data = path.read_bytes()
+    _refuse_further_files(data, path)
+    try:
+        example = bound(example, signature_of(model))
+        forward = make(model, example, data)
+    except Exception as error:
+        raise _misfit(path, model, str(error).strip().partition("\n")[0]) from error
+    try:
+        answers = forward.run(example)
+    except CompressionError as error:
+        raise bundle.broken(path.parent, f"{path.name}: {error.problems[0].what}") from error
+    if len(answers) != forward.count:
+        raise _misfit(path, model, f"its forward() answers {forward.count} tensors, the saved model {len(answers)}")
+    return install(model, forward)
+
+
+def _misfit(path: Path, model: nn.Module, what: str) -> BundleError:
+    return BundleError(
+        f"the bundle does not fit {type(model).__name__}: {what}",
+        where=str(path.parent),
+        fix="give a fresh instance of the class that was compressed, as the class was then",
+    )
+
+
+def _refuse_further_files(data: bytes, path: Path) -> None:
+    """Raise BundleError where the weights lie in other files, which no hash covers."""
+    onnx = load_extra("onnx", "onnx", "loading an int8 model")
+    try:
+        model = onnx.load_model_from_string(data)
+    except Exception as error:
+        raise bundle.broken(path.parent, f"{path.name} is no ONNX file") from error
+    if any(onnx.external_data_helper.uses_external_data(tensor) for tensor in _tensors(model)):
+        raise bundle.broken(path.parent, f"{path.name} takes its weights from another file")
+
+
+def _tensors(message: Any) -> Iterator[Any]:
+    """Yield every tensor inside a protobuf message."""
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for member in value if hasattr(value, "__len__") else (value,):
+                if field.message_type.name == "TensorProto":
+                    yield member
+                else:
+                    yield from _tensors(member)
 
 
 def _refuse_training(model: nn.Module, _args: Any) -> None:
@@ -128,6 +191,14 @@ def _refuse_training(model: nn.Module, _args: Any) -> None:
             where=f"{type(model).__name__}.forward",
             fix="train before it is quantized (before apply_speedup), and call model.eval() to evaluate",
         )
+
+
+def _refuse_alone(module: nn.Module, _args: Any) -> None:
+    raise CompressionError(
+        f"a {type(module).__name__} inside the int8 model cannot compute by itself: its weights are not the int8 ones",
+        where=f"{type(module).__name__}.forward",
+        fix="call the whole model, as it was called when it was quantized",
+    )
 
 
 def _structure(example: Example) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from raycompress.compressors.base import closest
@@ -32,6 +33,8 @@ BITS: Mapping[str, tuple[int, int]] = {
 """Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
 _SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")
 _CHOICES = {"quant_scheme": _SCHEMES, "quant_dtype": ("uint", "int")}
+_NEVER_CALLED = "NonDynamicallyQuantizableLinear"
+"""The out_proj of torch's MultiheadAttention, which reads its weight and computes with it itself."""
 _INTEGER_INPUTS = ("Embedding", "EmbeddingBag")
 
 
@@ -74,6 +77,18 @@ def refuse_tied(model: nn.Module, layers: Collection[str]) -> None:
         )
 
 
+def refuse_types(model: nn.Module, layers: Collection[str], known: Collection[torch.dtype]) -> None:
+    """Raise CompressionError where a weight of one of `layers` is of no type among `known`."""
+    for name in layers:
+        for weight in model.get_submodule(name).parameters(recurse=False):
+            if weight.dtype not in known:
+                raise CompressionError(
+                    f'the weights of "{name}" are {str(weight.dtype).removeprefix("torch.")}, of which no int8 is made',
+                    where=type(model).__name__,
+                    fix="call model.float() before create_compressor, and give it float32 inputs",
+                )
+
+
 def parts_of(target: Target) -> tuple[str, ...]:
     """Return what of a layer is quantized: weight, input, output."""
     return tuple(target.settings["quant_types"])
@@ -103,7 +118,7 @@ def _settings(index: int, entry: Mapping[str, Any], compressor: CompressorEntry)
         value = bits.get(part) if isinstance(bits, Mapping) else bits
         place = f"{where}.quant_bits.{part}" if isinstance(bits, Mapping) else f"{where}.quant_bits"
         if value is None:
-            yield Problem(f'quant_bits says nothing of "{part}"', place, f'add "{part}": {BITS[compressor.name][1]}')
+            yield Problem(f'quant_bits says nothing of "{part}"', place, f'add "{part}": {min(8, BITS[compressor.name][1])}')
         elif problem := _wrong_bits(value, compressor.name):
             yield Problem(problem, place, _bits_fix(compressor.name))
             if not isinstance(bits, Mapping):
@@ -136,6 +151,9 @@ def _schemes(entry: Mapping[str, Any], where: str) -> Iterator[Problem]:
 
 def _layer(name: str, module: nn.Module, target: Target) -> Iterator[Problem]:
     where = f"config_list[{target.entry}]"
+    if target.type == _NEVER_CALLED:
+        what = f'"{name}" is never called: MultiheadAttention computes with its weight itself'
+        yield Problem(what, where, f'leave it out: {{"op_names": ["{name}"], "exclude": true}}')
     if "weight" in parts_of(target) and not isinstance(getattr(module, "weight", None), nn.Parameter):
         what = f'"{name}" ({target.type}) has no weight to quantize'
         yield Problem(what, where, "quantize its output, or name layers that have a weight")

@@ -23,7 +23,7 @@ from raycompress.compressors.quantization.quantizer import (
     float_state,
     size_note,
 )
-from raycompress.compressors.quantization.targets import refuse_tied
+from raycompress.compressors.quantization.targets import refuse_tied, refuse_types
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.compressors.witness import Fingerprint
@@ -47,6 +47,7 @@ class WeightOnlyQuantizer(Quantizer):
             return self.model
         self._plain.load_state_dict(float_state(self.model))
         refuse_tied(self.model, self._targets)
+        refuse_types(self.model, self._targets, (torch.float32, torch.float16, torch.bfloat16))
         quantize(self.model, self._targets)
         self._compressed = True
         return session.eval_only(self.model)

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from raycompress.compressors.keras_inputs import KerasExample
-from raycompress.compressors.keras_layers import Array
-from raycompress.compressors.keras_measure import compiled, operations
+from raycompress.compressors.keras.inputs import KerasExample
+from raycompress.compressors.keras.layers import Array
+from raycompress.compressors.keras.measure import compiled, operations
 from raycompress.errors import CompressionError
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raycompress.compressors.keras_inputs import KerasExample, call, map_arrays
-from raycompress.compressors.keras_layers import Array, assign, layers_of, own_variables, variables_of, weights_of
+from raycompress.compressors.keras.inputs import KerasExample, call, map_arrays
+from raycompress.compressors.keras.layers import Array, assign, layers_of, own_variables, variables_of, weights_of
 
 
 @dataclass(frozen=True)

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from raycompress.compressors import keras_measure as measure
 from raycompress.compressors.extras import load_extra
-from raycompress.compressors.keras_base import ActiveCompressor
-from raycompress.compressors.keras_export import Saved
-from raycompress.compressors.keras_inputs import KerasExample
-from raycompress.compressors.keras_layers import Array, library, variables_of
-from raycompress.compressors.keras_masks import constrain
-from raycompress.compressors.keras_tflite import convert
+from raycompress.compressors.keras import measure as measure
+from raycompress.compressors.keras.base import ActiveCompressor
+from raycompress.compressors.keras.export import Saved
+from raycompress.compressors.keras.inputs import KerasExample
+from raycompress.compressors.keras.layers import Array, library, variables_of
+from raycompress.compressors.keras.masks import constrain
+from raycompress.compressors.keras.tflite import convert
 from raycompress.compressors.setup import Setup
 from raycompress.errors import CompressionError, ExperimentError
 
@@ -258,7 +258,7 @@ class Qat(_Wrapping):
 
 
 def rebuild(model: Any, plan: Mapping[str, Any]) -> Any:
-    """Return a fresh model as `Qat` had wrapped the original; see `raycompress.compressors.keras_loading`."""
+    """Return a fresh model as `Qat` had wrapped the original; see `raycompress.compressors.keras.loading`."""
     _check_class(model, "qat")
     return _quantized(_copy(model), plan["layers"])
 

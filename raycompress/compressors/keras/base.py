@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from raycompress.compressors import keras_measure as measure
-from raycompress.compressors.keras_export import Paths, Saved, export
-from raycompress.compressors.keras_inputs import (
+from raycompress.compressors.keras import measure as measure
+from raycompress.compressors.keras.export import Paths, Saved, export
+from raycompress.compressors.keras.inputs import (
     CALIBRATION,
     InputWatch,
     KerasExample,
@@ -18,7 +18,7 @@ from raycompress.compressors.keras_inputs import (
     singles,
     spec_example,
 )
-from raycompress.compressors.keras_layers import fingerprint, library, need_weights, selectable
+from raycompress.compressors.keras.layers import fingerprint, library, need_weights, selectable
 from raycompress.compressors.selection import choose
 from raycompress.compressors.setup import Setup
 from raycompress.compressors.witness import Fingerprint, Witness

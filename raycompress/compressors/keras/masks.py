@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from raycompress.compressors.keras_layers import Array, variables_of
+from raycompress.compressors.keras.layers import Array, variables_of
 from raycompress.errors import CompressionError
 
 

@@ -9,12 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raycompress.compressors.keras_inputs import KerasExample
-from raycompress.compressors.keras_layers import Array, assign, library, variables_of
+from raycompress.compressors.keras.inputs import KerasExample
+from raycompress.compressors.keras.layers import Array, assign, library, variables_of
 from raycompress.errors import BundleError
 from raycompress.results import bundle
 
-_REBUILDERS = {"qat": "raycompress.compressors.tfmot"}
+_REBUILDERS = {"qat": "raycompress.compressors.keras.tfmot"}
 """Method -> the module whose ``rebuild(model, plan)`` makes a fresh model what the method had made of the original."""
 
 

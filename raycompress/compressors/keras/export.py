@@ -11,10 +11,10 @@ from typing import Any, cast
 import numpy as np
 
 from raycompress.compressors.inside import check_inside
-from raycompress.compressors.keras_inputs import KerasExample
-from raycompress.compressors.keras_layers import Array, arrays_of
-from raycompress.compressors.keras_measure import KerasSizes
-from raycompress.compressors.keras_tflite import Converted, convert
+from raycompress.compressors.keras.inputs import KerasExample
+from raycompress.compressors.keras.layers import Array, arrays_of
+from raycompress.compressors.keras.measure import KerasSizes
+from raycompress.compressors.keras.tflite import Converted, convert
 from raycompress.errors import CompressionError, UsageError
 from raycompress.results import bundle
 from raycompress.script.context import Trial
@@ -25,7 +25,7 @@ MASK_SUFFIXES = (".npz", ".h5")
 
 @dataclass(frozen=True)
 class Paths:
-    """Where a script wants its files; see `raycompress.compressors.keras_base.ActiveCompressor.export_model`."""
+    """Where a script wants its files; see `raycompress.compressors.keras.base.ActiveCompressor.export_model`."""
 
     model: str
     mask: str | None
@@ -81,7 +81,7 @@ class Saved:
 
 
 def export(saved: Saved, trial: Trial | None, paths: Paths) -> None:
-    """Save `saved`; see `raycompress.compressors.keras_base.ActiveCompressor.export_model`."""
+    """Save `saved`; see `raycompress.compressors.keras.base.ActiveCompressor.export_model`."""
     files = {paths.inside(paths.model): _model_writer(saved.plain, paths.model)}
     if paths.mask is not None and saved.masks:
         files[paths.inside(paths.mask)] = _mask_writer(saved.masks, paths.mask)

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from raycompress.compressors.keras_base import ActiveCompressor
-from raycompress.compressors.keras_export import Saved
-from raycompress.compressors.keras_inputs import KerasExample
-from raycompress.compressors.keras_layers import Array, layers_of, weights_of
-from raycompress.compressors.keras_masks import KerasMasks
+from raycompress.compressors.keras.base import ActiveCompressor
+from raycompress.compressors.keras.export import Saved
+from raycompress.compressors.keras.inputs import KerasExample
+from raycompress.compressors.keras.layers import Array, layers_of, weights_of
+from raycompress.compressors.keras.masks import KerasMasks
 from raycompress.compressors.selection import Target
 from raycompress.errors import CompressionError
 

@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from raycompress.compressors import keras_measure as measure
-from raycompress.compressors.keras_base import KerasCompressor, build, check_exports, example_of
-from raycompress.compressors.keras_inputs import InputWatch, KerasExample, spec_example
-from raycompress.compressors.keras_layers import arrays_of, layers_of, own_variables
-from raycompress.compressors.keras_loading import load_into, reference
+from raycompress.compressors.keras import measure as measure
+from raycompress.compressors.keras.base import KerasCompressor, build, check_exports, example_of
+from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_example
+from raycompress.compressors.keras.layers import arrays_of, layers_of, own_variables
+from raycompress.compressors.keras.loading import load_into, reference
 from raycompress.errors import UsageError
 from raycompress.experiment.model import Layer, ModelInfo
 from raycompress.results import bundle

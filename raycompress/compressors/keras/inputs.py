@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from raycompress.compressors.keras_layers import Array
+from raycompress.compressors.keras.layers import Array
 
 CALIBRATION = 100
 """How many inputs are kept to choose the ranges of an int8 model by."""
