@@ -98,6 +98,7 @@ def _text(facts: dict[str, Any]) -> str:
     )
     lines.append(f"time:    {known}")
     if facts["dimensions"]:
-        lines += ["", f"{len(facts['dimensions'])} dimensions:"]
+        count = len(facts["dimensions"])
+        lines += ["", f"{count} dimension{'s' * (count != 1)}:"]
         lines.append(columns([(one["name"], one["domain"]) for one in facts["dimensions"]], left=(0, 1)))
     return "\n".join(lines)

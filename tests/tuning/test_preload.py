@@ -1,5 +1,9 @@
 """What a script will import, found by reading it."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from raycompress.tuning.preload import find_imports

@@ -24,7 +24,7 @@ from raycompress.compressors.example import Example, evaluating
 from raycompress.compressors.nni.library import load_nni
 from raycompress.compressors.pruning.optimizers import StepWatch
 from raycompress.compressors.pruning.targets import Target
-from raycompress.compressors.quantization.fake_quant import FakeQuant, Place
+from raycompress.compressors.quantization.fake_quant import FakeQuant, Place, compute_layer_by_layer
 from raycompress.errors import CompressionError
 
 _CLASSES = {
@@ -132,6 +132,7 @@ class NniQuantization:
         if optimizer is not None and name == "lsq":
             steps = [p for wrapper in self._wrappers.values() for p in _step_sizes(wrapper.module)]
             optimizer.param_groups[0]["params"].extend(steps)
+        compute_layer_by_layer(model)
         self._watch = StepWatch(model, self._quantizer.step_with_optimizer)
 
     @property

@@ -118,7 +118,9 @@ def _settings(index: int, entry: Mapping[str, Any], compressor: CompressorEntry)
         value = bits.get(part) if isinstance(bits, Mapping) else bits
         place = f"{where}.quant_bits.{part}" if isinstance(bits, Mapping) else f"{where}.quant_bits"
         if value is None:
-            yield Problem(f'quant_bits says nothing of "{part}"', place, f'add "{part}": {min(8, BITS[compressor.name][1])}')
+            yield Problem(
+                f'quant_bits says nothing of "{part}"', place, f'add "{part}": {min(8, BITS[compressor.name][1])}'
+            )
         elif problem := _wrong_bits(value, compressor.name):
             yield Problem(problem, place, _bits_fix(compressor.name))
             if not isinstance(bits, Mapping):
