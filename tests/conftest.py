@@ -20,6 +20,16 @@ DIGITS = REPOSITORY / "configs" / "digits"
 RESNET = REPOSITORY / "configs" / "digits_resnet"
 
 
+_WITH_RAY = ("cli", "configs", "tuning")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give each file to one worker, and all that start Ray to the same: two searches at once would fight for cores."""
+    for item in items:
+        folder = item.path.relative_to(REPOSITORY / "tests").parts[0]
+        item.add_marker(pytest.mark.xdist_group("ray" if folder in _WITH_RAY else str(item.path)))
+
+
 @dataclass
 class Launched:
     """A command that has ended."""
