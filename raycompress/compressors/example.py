@@ -76,11 +76,14 @@ class Example:
 
     @classmethod
     def from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
-        """Keep the first member of the batch of a real call."""
+        """Keep the first of the batch of a real call; all of it where a tensor has its batch elsewhere, as RNNs do."""
         found = tensors_in([args, kwargs])
         batch = found[0].size(0) if found and found[0].dim() else 0
+        whole = any(tensor.dim() > 1 and tensor.size(0) != batch and batch in tensor.shape[1:] for tensor in found)
 
         def first(tensor: Tensor) -> Tensor:
+            if whole:
+                return _copy(tensor)
             return _copy(tensor[:1] if tensor.dim() and tensor.size(0) == batch else tensor)
 
         return cls(map_tensors(args, first), map_tensors(kwargs, first))

@@ -76,8 +76,13 @@ def flops(model: nn.Module, example: Example) -> dict[str, int]:
     """Return multiply-adds by module name; the whole model's under the empty name."""
     one = first_of_batch(example)
     counter = FlopCounterMode(display=False)
-    with evaluating(model), torch.no_grad(), counter:
-        one.call(model)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole encoder layer, which nothing counts
+    try:
+        with evaluating(model), torch.no_grad(), counter:
+            one.call(model)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     counts = counter.get_flop_counts()
     root = type(model).__name__
     totals = {name: sum(counted.values()) // 2 for name, counted in counts.items()}

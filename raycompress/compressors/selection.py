@@ -61,10 +61,11 @@ def choose(layers: Layers, config_list: Sequence[Mapping[str, Any]], compressor:
         an entry that matches nothing.
     """
     if not isinstance(config_list, (list, tuple)) or not config_list:
+        settings = '"sparsity": 0.5, ' if "sparsity" in compressor.keys else ""
         raise ExperimentError(
             "config_list is empty: nothing would be compressed",
             where="config_list",
-            fix='write at least one entry, such as {"sparsity": 0.5, "op_types": ["default"]}',
+            fix=f'write at least one entry, such as {{{settings}"op_types": ["default"]}}',
         )
     problems = [
         problem

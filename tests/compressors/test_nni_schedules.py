@@ -105,6 +105,8 @@ def test_agp_with_a_trainer_and_its_mistakes() -> None:
         assert int((layer.weight == 0).sum()) == layer.weight.numel() // 2  # type: ignore[union-attr, operator, arg-type]
     with pytest.raises(SpeedupError, match="masks single weights"):
         pruner.apply_speedup(DUMMY)
+    model = trained("cnn", 0)
+    more["optimizer"] = sgd(model)
     with pytest.raises(ExperimentError, match="make the schedule, not start_epoch, end_epoch, frequency"):
         compressor_of(model, "agp", EPOCHS, **more).compress()
     with pytest.raises(CompressionError, match="agp takes num_iterations together with trainer= only"):
@@ -159,8 +161,9 @@ def test_lottery_ticket_without_a_reset_and_its_mistakes() -> None:
     pruner.prune_iteration_start()
     assert int((model.conv2.weight == trained_on).sum()) == trained_on.numel() // 2  # type: ignore[union-attr]
     with pytest.raises(CompressionError, match="starts each round with the first weights") as caught:
-        compressor_of(model, "lottery_ticket", config_list).compress()
+        compressor_of(trained("cnn", 0), "lottery_ticket", config_list).compress()
     assert "optimizer=" in str(caught.value)
     two = [*config_list, {"sparsity": 0.5, "prune_iterations": 2, "op_names": ["conv1"]}]
+    model = trained("cnn", 0)
     with pytest.raises(ExperimentError, match="prune_iterations is 2"):
         compressor_of(model, "lottery_ticket", two, optimizer=sgd(model)).compress()

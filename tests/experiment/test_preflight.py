@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -351,3 +352,25 @@ def test_a_layer_of_no_more_channels_than_must_stay(sparsity: Any, load: Load) -
     ]
     finer = {**GROUP, "arguments": {"round_to": 2}}
     assert told(load({"sparsity": sparsity, "op_names": ["small", "fc1"]}, compression=finer), MIXED) == []
+
+
+@pytest.mark.parametrize(
+    ("compressor", "entry", "told"),
+    [
+        ("qat", {"quant_types": ["weight"], "quant_bits": {"range": [1, 32], "type": "int"}}, "2 to 16 bits, not 1"),
+        ("qat", {"quant_types": ["weight"], "quant_bits": {"weight": 40}}, "2 to 16 bits, not 40"),
+        ("bnn", {"quant_types": ["input"], "quant_bits": 1}, 'bnn does not quantize "input"'),
+        ("naive", {"quant_types": ["weight"], "quant_bits": {"range": [4, 8], "type": "choice"}}, "8 bits, not 4"),
+        ("lsq", {"quant_types": ["weight", "input"], "quant_bits": {"weight": 8}}, 'says nothing of "input"'),
+    ],
+)
+def test_bits_that_no_trial_could_take_are_told_from_the_file(tmp_path, compressor, entry, told) -> None:
+    path = tmp_path / "exp.json"
+    compression = {"framework": "torch", "type": "quantization", "compressor": compressor}
+    config_list = [{"op_types": ["default"], **entry}]
+    (tmp_path / "s.py").write_text("")
+    data = {"name": "q", "script": "s.py", "compression": {**compression, "config_list": config_list}}
+    path.write_text(json.dumps(data))
+    with pytest.raises(ExperimentError) as caught:
+        load_checked(path)
+    assert [problem.what for problem in caught.value.problems if told in problem.what]

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from raycompress.compressors.catalog.entry import Argument, CompressorEntry
 
+PARTS: Mapping[str, tuple[str, ...]] = {
+    "naive": ("weight",),
+    "dorefa": ("weight",),
+    "bnn": ("weight", "output"),
+    "qat": ("weight", "input", "output"),
+    "lsq": ("weight", "input", "output"),
+    "observer": ("weight", "input", "output"),
+}
+"""What each compressor can quantize."""
+BITS: Mapping[str, tuple[int, int]] = {
+    "naive": (8, 8),
+    "observer": (8, 8),
+    "bnn": (1, 1),
+    "dorefa": (1, 16),
+    "qat": (2, 16),
+    "lsq": (2, 16),
+}
+"""Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
 _NNI = "raycompress.compressors.quantization.nni:NniQuantization"
 _WHILE = "while the script trains after compress(); the int8 file at export, or in apply_speedup()"
 _OPTIMIZER = Argument("optimizer", None, "the optimizer that trains the model", from_script=True)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from raycompress.errors import CompressionError, ExperimentError
@@ -55,7 +56,18 @@ class Bound:
         """Return `function` of the script as a library should call it: what it raises comes out of `bounded` as it is.
 
         It prints where the script prints, whatever is done with the library's own output.
+
+        Raises
+        ------
+        CompressionError
+            It is no function.
         """
+        if not callable(function):
+            raise CompressionError(
+                f"{self._method} calls functions of the script, and was given {function!r}",
+                where="create_compressor",
+                fix=f"`raycompress compressors {self._method}` says what to pass",
+            )
 
         @functools.wraps(function)
         def called(*args: Any, **kwargs: Any) -> Any:
@@ -126,7 +138,7 @@ def bounded(seconds: Any, method: str) -> Iterator[Bound]:
 
 def number(value: Any) -> float:
     """Return what an evaluator answered as a float; raises CompressionError for anything but one finite number."""
-    answer = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
+    answer = value.item() if isinstance(value, (Tensor, np.ndarray)) and np.prod(value.shape) == 1 else value
     if isinstance(answer, numbers.Real) and not isinstance(answer, bool) and math.isfinite(answer):
         return float(answer)
     said = repr(value)

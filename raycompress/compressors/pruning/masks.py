@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from raycompress.compressors.example import Example
+from raycompress.compressors.pruning import masked_calls
 
 Removed = Mapping[tuple[str, str], Tensor]
 """(module name, parameter name) -> bool tensor of the parameter's shape, True where the weight is removed."""
@@ -63,6 +64,8 @@ class Masks:
             hook = MaskHook(masks)
             self._hooks[module] = hook
             self._handles.append(modules[module].register_forward_pre_hook(hook))
+        if by_module:
+            masked_calls.keep_padding(self._model)
         self.apply()
 
     def apply(self) -> None:
@@ -70,6 +73,8 @@ class Masks:
         modules = dict(self._model.named_modules())
         for name, hook in self._hooks.items():
             hook.apply(modules[name])
+        # inside an autocast block torch goes on with the casts that it made of the weights as they were
+        torch.clear_autocast_cache()
 
     def release(self) -> None:
         """Take the hooks off; the weights stay as they are."""
@@ -120,6 +125,11 @@ class FirstCall:
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
+
+
+def is_masked(model: nn.Module) -> bool:
+    """Tell whether masks of this file are held on a model, or on the model that it is a copy of."""
+    return any(isinstance(hook, MaskHook) for module in model.modules() for hook in module._forward_pre_hooks.values())
 
 
 def drop_hooks(model: nn.Module) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,15 +15,18 @@ from raycompress.compressors.export import Export, export
 from raycompress.compressors.fingerprint import Witness, fingerprint
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.pruning.engine import Choice, Course, Engine, Request
-from raycompress.compressors.pruning.masks import FirstCall, Masks
+from raycompress.compressors.pruning.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.pruning.optimizers import StepWatch, carry_over, refuse_stale
 from raycompress.compressors.pruning.targets import select
 from raycompress.compressors.setup import Setup
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.compressors.structure.plan import plan_of
 from raycompress.errors import CompressionError, SpeedupError
 from raycompress.script import context
+
+_SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
+"""A model that a pruner has made small -> what it was before the first of them."""
 
 
 class Pruner(Compressor):
@@ -68,6 +72,9 @@ class Pruner(Compressor):
         """
         if self._choice is not None or self._course is not None:
             return self.model
+        self._check_free()
+        if self._given is not None:
+            self._check_input(self._given)
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
         request = Request(self._entry, self.model, self._targets, self._arguments, self._given, kwargs)
@@ -120,7 +127,7 @@ class Pruner(Compressor):
         if self._small:
             return self.model
         if dummy_input is not None:
-            dummy = Example.from_dummy(dummy_input)
+            dummy = self._check_input(Example.from_dummy(dummy_input))
             if self._slicing is None:
                 self._learn(dummy)
             self.example = dummy
@@ -185,18 +192,17 @@ class Pruner(Compressor):
         if speedup:
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
-            self._learn(Example.from_dummy(dummy_input))
+            self._learn(self._check_input(Example.from_dummy(dummy_input)))
         self._need_example("export_model")
         self._need_masks()
         self._need_plain()
         self._masks.apply()
         assert self.example is not None and self._before is not None
         removed = {} if self._slicing is None else self._slicing.removal.counts()
-        plan = self._slicing.plan if self._slicing is not None and self._small else SlicingPlan({}, {})
         saved = Export(
             model=self.model,
             masks=self._kept or self._masks.kept(),
-            plan=plan,
+            plan=plan_of(self.model),
             example=self.example,
             before=self._before,
             after=measure.sizes(self.model, self.example),
@@ -221,7 +227,7 @@ class Pruner(Compressor):
         """Extend the masks, now that an input is known; all of this happens before the model computes anything."""
         self._first_call.cancel()
         self.example = example
-        self._before = measure.sizes(self.model, example)
+        self._before = _SLICED.get(self.model) or measure.sizes(self.model, example)
         if self._entry.removes_channels:
             if self._choice is None and self._course is not None:
                 slicing.rehearse(self.model, example, self._targets, self._entry)
@@ -231,6 +237,34 @@ class Pruner(Compressor):
         if self._choice is not None:
             self._slicing = slicing.make(self.model, example, self._choice, self._targets, self._entry)
             self._masks.hold(self._slicing.removed(self.model))
+
+    def _check_free(self) -> None:
+        if is_masked(self.model):
+            raise CompressionError(
+                f"the {type(self.model).__name__} is masked already, by another compressor",
+                where="compress",
+                fix="call apply_speedup of that one first, or start again from a fresh instance of the model",
+            )
+        if self._trial is not None and self.model in _SLICED:
+            raise CompressionError(
+                f"the {type(self.model).__name__} was made small by another compressor before: a trial saves the work "
+                "of one",
+                where="compress",
+                fix='name all layers in one config_list; agp, or "steps" of the group_ compressors, prune in steps',
+            )
+
+    def _check_input(self, example: Example) -> Example:
+        try:
+            example.outputs(self.model)
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            raise CompressionError(
+                f"{type(self.model).__name__} cannot be called with this dummy_input: {said}",
+                where="dummy_input",
+                fix="pass what its forward() takes: a tensor with the batch first, a tuple of arguments, or a dict of "
+                "keyword arguments",
+            ) from error
+        return example
 
     def _need_choice(self, where: str) -> None:
         """See to it that the masks are there, and final."""
@@ -288,6 +322,8 @@ class Pruner(Compressor):
             carry_over(self._optimizer, changed)
         refuse_stale(changed)
         self._small = True
+        if self._before is not None:
+            _SLICED[self.model] = self._before
         if measure.parameters(self.model) >= before:
             raise SpeedupError("no parameter fell", where="apply_speedup", fix="raise the sparsities")
 

@@ -40,7 +40,8 @@ def from_data(data: Any, model: nn.Module) -> list[Example]:
         batches = data
     else:
         raise _refused(f"calibration_data is a {type(data).__name__}")
-    names = set(inspect.signature(model.forward).parameters)
+    parameters = inspect.signature(model.forward).parameters.values()
+    names = None if any(one.kind is one.VAR_KEYWORD for one in parameters) else {one.name for one in parameters}
     collected: list[Example] = []
     left = SAMPLES
     for batch in batches:
@@ -133,10 +134,17 @@ def _first(example: Example, count: int) -> Example:
     return example if batch_size(example) <= count else part(example, 0, count)
 
 
-def _of_batch(batch: Any, names: set[str]) -> Example:
+def _of_batch(batch: Any, names: set[str] | None) -> Example:
     if isinstance(batch, Mapping):
-        wanted = names - {"label", "labels"}
-        return Example((), {key: value for key, value in batch.items() if key in wanted})
+        wanted = (set(batch) if names is None else names) - {"label", "labels"}
+        arguments = {key: value for key, value in batch.items() if key in wanted}
+        if not arguments:
+            keys = ", ".join(map(str, batch))
+            raise _refused(
+                f"a batch of calibration_data has {keys}, none of which is an argument of forward()",
+                f"name them {', '.join(sorted(wanted))}",
+            )
+        return Example((), arguments)
     inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
     if isinstance(inputs, Mapping):
         return _of_batch(inputs, names)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,16 +39,17 @@ class SessionForward:
     def __init__(self, data: bytes, example: Example, answer: Any, name: str, signature: inspect.Signature) -> None:
         self.data = data
         self._structure = _structure(example)
-        self._answer = map_tensors(answer, lambda _: torch.empty(0))
+        empty = iter([torch.empty(0)] * len(tensors_in(answer)))
+        self._answer = _filled(answer, empty)
         self._name = name
         self._signature = signature
         self._session: Any = None
         self._threads = 0
-        if len(tensors_in(self._answer)) != len(_leaves(self._answer)):
+        if not all(isinstance(leaf, Tensor) for leaf in _leaves(self._answer)):
             raise CompressionError(
                 f"{name} answers a {type(answer).__name__}, which the int8 model cannot give",
                 where="apply_speedup",
-                fix="return tensors, tuples, lists or dicts from forward(), or leave apply_speedup out",
+                fix="return tensors, tuples, lists, dicts or dataclasses from forward(), or leave apply_speedup out",
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -58,9 +61,8 @@ class SessionForward:
                 where=f"{self._name}.forward",
                 fix="call the model as it was called when it was quantized, or pass dummy_input= of this form there",
             )
-        outputs = iter(self.run(example))
         device = next((tensor.device for tensor in tensors_in([example.args, example.kwargs])), torch.device("cpu"))
-        return map_tensors(self._answer, lambda _: torch.as_tensor(next(outputs)).to(device))
+        return _filled(self._answer, (torch.as_tensor(array).to(device) for array in self.run(example)))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_session": None, "_threads": 0}
@@ -215,10 +217,32 @@ class _Tensor(Tensor):
 _TENSOR = torch.empty(0).as_subclass(_Tensor)
 
 
+def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
+    """Return `value`, an answer, with the next of `tensors` in the place of each of its own."""
+    if isinstance(value, Tensor):
+        return next(tensors)
+    if isinstance(value, dict):
+        filled = copy.copy(value)
+        for key in value:
+            filled[key] = _filled(value[key], tensors)
+        return filled
+    if isinstance(value, (tuple, list)):
+        members = [_filled(member, tensors) for member in value]
+        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
+    if is_dataclass(value) and not isinstance(value, type):
+        filled = copy.copy(cast("Any", value))
+        for one in fields(value):
+            object.__setattr__(filled, one.name, _filled(getattr(value, one.name), tensors))
+        return filled
+    return value
+
+
 def _leaves(value: Any) -> list[Any]:
-    """Return what `map_tensors` leaves as it is, and the tensors; containers that it knows are gone into."""
+    """Return the tensors, and what `_filled` leaves as it is; numbers and strings are taken for constants."""
     if isinstance(value, dict):
         return [leaf for member in value.values() for leaf in _leaves(member)]
     if isinstance(value, (tuple, list)):
         return [leaf for member in value for leaf in _leaves(member)]
+    if is_dataclass(value) and not isinstance(value, type):
+        return [leaf for one in fields(value) for leaf in _leaves(getattr(value, one.name))]
     return [] if value is None or isinstance(value, (bool, int, float, str)) else [value]

@@ -10,27 +10,10 @@ from torch import nn
 
 from raycompress.compressors.base import closest
 from raycompress.compressors.catalog import CompressorEntry
+from raycompress.compressors.catalog.quantizers import BITS, PARTS
 from raycompress.compressors.selection import Layers, Target, choose
 from raycompress.errors import CompressionError, ExperimentError, Problem
 
-PARTS: Mapping[str, tuple[str, ...]] = {
-    "naive": ("weight",),
-    "dorefa": ("weight",),
-    "bnn": ("weight", "output"),
-    "qat": ("weight", "input", "output"),
-    "lsq": ("weight", "input", "output"),
-    "observer": ("weight", "input", "output"),
-}
-"""What each compressor can quantize."""
-BITS: Mapping[str, tuple[int, int]] = {
-    "naive": (8, 8),
-    "observer": (8, 8),
-    "bnn": (1, 1),
-    "dorefa": (1, 16),
-    "qat": (2, 16),
-    "lsq": (2, 16),
-}
-"""Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
 _SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")
 _CHOICES = {"quant_scheme": _SCHEMES, "quant_dtype": ("uint", "int")}
 _NEVER_CALLED = "NonDynamicallyQuantizableLinear"

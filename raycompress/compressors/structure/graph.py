@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 from raycompress.compressors.example import Example, evaluating, tensors_in
 from raycompress.compressors.pruning import masked_calls
@@ -258,7 +259,8 @@ class ChannelGraph:
 
     def _group(self, name: str, channels: Iterable[int]) -> Any:
         module = self._modules[name]
-        return self._graph.get_pruning_group(module, self._output_pruner(module), list(channels))
+        with following(name):
+            return self._graph.get_pruning_group(module, self._output_pruner(module), list(channels))
 
     def _output_pruner(self, module: nn.Module | None) -> Any:
         pruner = None if module is None else self._graph.get_pruner_of_module(module)
@@ -270,6 +272,8 @@ class ChannelGraph:
         module = node.module
         if isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1 and not _depthwise(module):
             return f'its channels meet the grouped convolution "{self.names[module]}" (groups={module.groups})'
+        if isinstance(module, nn.Module) and is_parametrized(module):
+            return f'its channels meet "{self.names[module]}", whose weight is computed by a parametrization'
         if isinstance(module, nn.LayerNorm) and len(module.normalized_shape) > 1:
             return (
                 f'its channels meet "{self.names[module]}", a LayerNorm over {len(module.normalized_shape)} dimensions'

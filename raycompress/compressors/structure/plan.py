@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
@@ -120,6 +121,29 @@ class SlicingPlan:
         return cls(modules, kept)
 
 
+_EMPTY = SlicingPlan({}, {})
+_PLANS: WeakKeyDictionary[nn.Module, SlicingPlan] = WeakKeyDictionary()
+
+
+def plan_of(model: nn.Module) -> SlicingPlan:
+    """Return what turns a fresh instance of the model's class into it, by all that sliced it in this process."""
+    return _PLANS.get(model, _EMPTY)
+
+
+def remember(model: nn.Module, plan: SlicingPlan) -> None:
+    """Note that `model` was sliced by `plan`; it may have been by others before."""
+    before = plan_of(model)
+    modules = dict(before.modules)
+    for name, change in plan.modules.items():
+        old = modules.get(name, ModulePlan(change.type, {}, {}))
+        attributes, tensors = {**old.attributes, **change.attributes}, {**old.tensors, **change.tensors}
+        modules[name] = ModulePlan(change.type, attributes, tensors)
+    kept = dict(before.kept)
+    for name, channels in plan.kept.items():
+        kept[name] = tuple(kept[name][channel] for channel in channels) if name in kept else channels
+    _PLANS[model] = SlicingPlan(modules, kept)
+
+
 def apply_plan(model: nn.Module, plan: SlicingPlan) -> None:
     """Give `model`, a fresh instance of the original class, the shapes of the small one, in place.
 
@@ -142,6 +166,7 @@ def apply_plan(model: nn.Module, plan: SlicingPlan) -> None:
             part = old.detach()[tuple(slice(size) for size in shape)].clone()
             replace_tensor(module, tensor_name, part, fresh)
         set_attributes(module, change)
+    remember(model, plan)
 
 
 def set_attributes(module: nn.Module, change: ModulePlan) -> None:

@@ -22,10 +22,11 @@ from raycompress.compressors.structure.plan import (
     Fresh,
     ModulePlan,
     SlicingPlan,
+    remember,
     replace_tensor,
     set_attributes,
 )
-from raycompress.errors import SpeedupError
+from raycompress.errors import CompressionError, SpeedupError
 
 TOLERANCE = 1e-4
 """Largest relative difference between the outputs of the masked and the sliced model, in float32."""
@@ -85,6 +86,7 @@ class Slicing:
             replace_tensor(modules[module], name, value, fresh)
         for module, change in self.plan.modules.items():
             set_attributes(modules[module], change)
+        remember(model, self.plan)
         return [(old, new, left[key]) for key, (old, new) in fresh.items()]
 
 
@@ -114,7 +116,9 @@ def make(
         for name, channels in removal.channels.items()
         if channels
     }
-    slicing = Slicing(removal, tensors, SlicingPlan(_changes(model, graph.copy, tensors), kept), graph.norms())
+    norms = graph.norms()
+    _check_groups(model, norms, compressor)
+    slicing = Slicing(removal, tensors, SlicingPlan(_changes(model, graph.copy, tensors), kept), norms)
     if tensors:
         masked, small = clean_copy(model), clean_copy(model)
         for (module, name), mask in slicing.removed(masked).items():
@@ -132,7 +136,7 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
     CompressionError
         A layer is tied to others, or to the model's outputs, in such a way that it can lose no channel at all.
     SpeedupError
-        With one channel of each layer removed, the sliced model would not be the masked one.
+        With the first channels of each layer removed, the sliced model would not be the masked one.
     """
     graph = ChannelGraph(model, example)
     every = {
@@ -141,8 +145,23 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
         if target.sparsity > 0 and name in graph
     }
     settle(graph, Choice(channels=every, asked={name: len(all_) for name, all_ in every.items()}), targets, compressor)
-    one = {name: (0,) for name, channels in every.items() if len(channels) > 1}
+    # as many as will go: a GroupNorm takes certain numbers of channels only
+    some = {name: max(1, int(targets[name].sparsity * len(channels))) for name, channels in every.items()}
+    one = {name: every[name][:count] for name, count in some.items() if len(every[name]) > 1}
     make(model, example, Choice(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
+
+
+def _check_groups(model: nn.Module, norms: Mapping[str, Tensor], compressor: CompressorEntry) -> None:
+    for name, left in norms.items():
+        module = model.get_submodule(name)
+        if isinstance(module, nn.GroupNorm) and len(left) % module.num_groups:
+            instead = f'; "{compressor.instead}" sees to it' if compressor.instead else ""
+            raise CompressionError(
+                f'"{name}" is a GroupNorm of {module.num_groups} groups, and {len(left)} of its {module.num_channels} '
+                "channels would stay",
+                where="config_list",
+                fix=f"for the layers before it, a sparsity that leaves a multiple of {module.num_groups}{instead}",
+            )
 
 
 def prove(masked: nn.Module, small: nn.Module, example: Example) -> float:
@@ -179,13 +198,15 @@ def prove(masked: nn.Module, small: nn.Module, example: Example) -> float:
 def relative_difference(expected: list[Tensor], got: list[Tensor]) -> float:
     """Return the norm of the difference over the norm of `expected`, all tensors together, in float64.
 
-    Infinite where the shapes differ, NaN where either holds one.
+    Infinite where the shapes differ, NaN where either holds one. An infinity that both hold is no difference.
     """
     if [tensor.shape for tensor in expected] != [tensor.shape for tensor in got]:
         return math.inf
     difference = norm = 0.0
     for one, other in zip(expected, got, strict=True):
         one, other = one.detach().double().cpu(), other.detach().double().cpu()
+        both = (one == other) & one.isinf()
+        one, other = one.masked_fill(both, 0), other.masked_fill(both, 0)
         difference += float((one - other).square().sum())
         norm += float(one.square().sum())
     if norm == 0.0:
