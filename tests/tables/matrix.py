@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import copy
 import functools
+import random
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -69,6 +71,9 @@ def run(pruner: str, network: str, reloader: Reloader) -> Outcome:
     entry = find(pruner)
     assert entry is not None
     model = copy.deepcopy(pretrained(network))
+    random.seed(0)
+    numpy.random.seed(0)  # NNI's searches draw from it
+    torch.manual_seed(0)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     optimizer = torch.optim.Adam(model.parameters(), lr=2e-3, weight_decay=1e-4)
     try:
