@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import sys
@@ -25,8 +26,8 @@ _OTHER_LOGGERS = ("torch pruner", "torch filter pruners", "Sensitivity_Pruner", 
 """NNI's loggers outside its own hierarchy."""
 
 
-def load_nni() -> ModuleType:
-    """Import and return ``nni.algorithms.compression.pytorch.pruning``.
+def load_nni(part: str = "pruning") -> ModuleType:
+    """Import and return one of the two parts of ``nni.algorithms.compression.pytorch``: pruning or quantization.
 
     NNI and torch's tensorboard import tensorflow where it is installed, which costs seconds and 865 MB: it is hidden
     during the import. NNI's handler on stdout is taken off, and the root logger is put back as it was.
@@ -38,8 +39,8 @@ def load_nni() -> ModuleType:
         if hidden:
             sys.modules["tensorflow"] = None  # type: ignore[assignment]
         try:
-            import nni
-            import nni.algorithms.compression.pytorch.pruning as pruning
+            nni = importlib.import_module("nni")
+            module = importlib.import_module(f"nni.algorithms.compression.pytorch.{part}")
         finally:
             if hidden:
                 sys.modules.pop("tensorflow", None)
@@ -47,7 +48,6 @@ def load_nni() -> ModuleType:
             root.setLevel(level)
         nni.silence_stdout()
         logging.getLogger("nni").setLevel(logging.WARNING)
-        module: ModuleType = pruning
         return module
 
 

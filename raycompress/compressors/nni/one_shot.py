@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from types import ModuleType
-from typing import Any
 
 from raycompress.compressors.nni.library import (
+    asked_of,
+    aware_options,
     channels_of,
     config_of,
     everything,
@@ -51,16 +52,7 @@ class NniPruner:
 
     def _filters(self, pruning: ModuleType, request: Request) -> Choice:
         names = positive(request.targets)
-        options: dict[str, Any] = {}
-        if request.arguments.get("dependency_aware", False):
-            if request.example is None:
-                raise CompressionError(
-                    f"{request.compressor.name} with dependency_aware needs to know an input",
-                    where="create_compressor",
-                    fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
-                )
-            args = request.example.args
-            options = {"dependency_aware": True, "dummy_input": args[0] if len(args) == 1 else args}
+        options = aware_options(request)
         # eval: NNI traces the model, and BatchNorm statistics must not take that for training
         model = copy.deepcopy(request.model).eval()
         pruner = getattr(pruning, _FILTER_PRUNERS[request.compressor.name])
@@ -70,9 +62,7 @@ class NniPruner:
         for name in names:
             if len(channels[name]) == len(masks[name]):
                 raise everything(request, name, "channels")
-        modules = dict(request.model.named_modules())
-        asked = {name: int(target.sparsity * channels_of(modules[name])) for name, target in request.targets.items()}
-        return Choice(channels=channels, asked=asked)
+        return Choice(channels=channels, asked=asked_of(request))
 
     def _slim(self, pruning: ModuleType, request: Request) -> Choice:
         """Rank the channels of all layers of an entry together; a layer keeps at least its strongest one."""

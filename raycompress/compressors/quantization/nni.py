@@ -10,8 +10,6 @@ import contextlib
 import importlib
 import io
 import logging
-import sys
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -35,7 +33,6 @@ _CLASSES = {
     "lsq": "LsqQuantizer",
     "observer": "ObserverQuantizer",
 }
-_LOCK = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -59,24 +56,10 @@ class Learnt:
 
 def load_library() -> ModuleType:
     """Import and return ``nni.algorithms.compression.pytorch.quantization``, without tensorflow and in silence."""
-    load_nni()
-    with _LOCK:
-        root = logging.getLogger()
-        handlers, level = list(root.handlers), root.level
-        hidden = "tensorflow" not in sys.modules
-        if hidden:
-            sys.modules["tensorflow"] = None  # type: ignore[assignment]
-        try:
-            import nni.algorithms.compression.pytorch.quantization as quantization
-        finally:
-            if hidden:
-                sys.modules.pop("tensorflow", None)
-            root.handlers[:] = handlers
-            root.setLevel(level)
-        with contextlib.suppress(ImportError):  # every export of a quantized model needs it
-            importlib.import_module("onnx")
-        module: ModuleType = quantization
-        return module
+    quantization = load_nni("quantization")
+    with contextlib.suppress(ImportError):  # every export of a quantized model needs it
+        importlib.import_module("onnx")
+    return quantization
 
 
 class NniQuantization:
