@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -19,6 +20,10 @@ REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "configs" / "digits"
 RESNET = REPOSITORY / "configs" / "digits_resnet"
 
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # a shell's background job: what the tests start would inherit it, and no Ctrl-C would reach them
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _WITH_RAY = ("cli", "configs", "tuning")
 
