@@ -28,7 +28,7 @@ from raycompress.script.context import Mode
 from raycompress.tuning.local_ray import LocalRay, machine_cpus, machine_gpus
 from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preload import find_imports
-from raycompress.tuning.protocol import Message
+from raycompress.tuning.protocol import Message, trial_config
 from raycompress.tuning.worker import Ending, Hello, TrialSpec, WarmProcess, WarmSpec, Worker
 
 
@@ -195,8 +195,6 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
 
 def centre_config(experiment: Experiment) -> dict[str, Any]:
     """Return the config of a script that is run to learn of its model: the middle of every range, nothing saved."""
-    from raycompress.tuning.trainable import trial_config
-
     space = SearchSpace.of(_unexpanded(experiment))
     return trial_config(compression_config(experiment), space.build(space.centre()), save_model=False)
 

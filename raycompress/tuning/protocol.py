@@ -205,6 +205,25 @@ class TrialSpec:
         return cls(**{**data, **tuples})
 
 
+def trial_config(compression: Mapping[str, Any], built: Mapping[str, Any], *, save_model: bool) -> dict[str, Any]:
+    """Return what the script finds in ``sys.argv[1]``.
+
+    Parameters
+    ----------
+    compression
+        The part that is the same in all trials.
+    built
+        What `SearchSpace.build` made of a sample.
+    """
+    return {
+        **built["parameters"],
+        **compression,
+        "config_list": built["config_list"],
+        "arguments": built["arguments"],
+        "save_model": save_model,
+    }
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a trial ended.

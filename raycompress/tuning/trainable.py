@@ -42,25 +42,6 @@ class TrialPlan:
     stream: bool
 
 
-def trial_config(compression: dict[str, Any], built: dict[str, Any], *, save_model: bool) -> dict[str, Any]:
-    """Return what the script finds in ``sys.argv[1]``.
-
-    Parameters
-    ----------
-    compression
-        The fixed part, see `TrialPlan`.
-    built
-        What `SearchSpace.build` made of a sample.
-    """
-    return {
-        **built["parameters"],
-        **compression,
-        "config_list": built["config_list"],
-        "arguments": built["arguments"],
-        "save_model": save_model,
-    }
-
-
 class TrialActor(tune.Trainable):
     """Runs trials one after another, each in a forked child of the warm process.
 

@@ -14,9 +14,10 @@ from raycompress.results.journal import Journal
 from raycompress.tuning import slots
 from raycompress.tuning.best import BestKeeper, Recorder
 from raycompress.tuning.plan import n_trials
+from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.searchers import Proposals, Sample, make_proposer
 from raycompress.tuning.stop import StopSwitch
-from raycompress.tuning.trainable import TrialActor, TrialPlan, trial_config
+from raycompress.tuning.trainable import TrialActor, TrialPlan
 
 
 class Tuner:

@@ -12,27 +12,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor
+from tests.compressors.networks import Block
 
 N_TRAIN = 1197
 BATCH = 64
 DUMMY = torch.zeros(1, 1, 8, 8)
 _OTHER_THAN_PRUNED = {"op_names": ["fc"], "exclude": True}
-
-
-class Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.shortcut = nn.Sequential()
-        if stride != 1 or inputs != outputs:
-            self.shortcut = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
-        return F.relu(out + self.shortcut(x))
 
 
 class ResNet(nn.Module):

@@ -51,9 +51,24 @@ def load_nni(part: str = "pruning") -> ModuleType:
         return module
 
 
+def quiet(request: Request) -> contextlib.AbstractContextManager[None]:
+    """Keep nothing of what NNI prints and logs for a pruner; see `silent`."""
+    return silent(request.compressor.name, request.model)
+
+
 @contextlib.contextmanager
-def quiet(request: Request) -> Iterator[None]:
-    """Keep nothing of what NNI prints and logs, and turn its assertions into an error of ours."""
+def silent(
+    name: str, model: nn.Module, instead: str = "another compressor; `raycompress compressors` lists them"
+) -> Iterator[None]:
+    """Keep nothing of what NNI prints and logs, and turn its assertions into an error of ours.
+
+    Parameters
+    ----------
+    name, model
+        The compressor, and what it works on.
+    instead
+        What the error says to take, beside other layers.
+    """
     # each by itself: a logger with a level of its own, as NNI's have, does not ask its parents
     disabled = {logger: logger.disabled for logger in _loggers()}
     for logger in disabled:
@@ -66,9 +81,9 @@ def quiet(request: Request) -> Iterator[None]:
     except Exception as error:
         said = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CompressionError(
-            f"NNI's {request.compressor.name} failed on this model: {said}",
-            where=f"create_compressor, {type(request.model).__name__}",
-            fix="name other layers, or another compressor; `raycompress compressors` lists them",
+            f"NNI's {name} failed on this model: {said}",
+            where=f"create_compressor, {type(model).__name__}",
+            fix=f"name other layers, or {instead}",
         ) from error
     finally:
         for logger, before in disabled.items():

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import io
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -19,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors.example import Example, evaluating
-from raycompress.compressors.nni.library import load_nni
+from raycompress.compressors.nni.library import load_nni, silent
 from raycompress.compressors.pruning.optimizers import StepWatch
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.quantization.fake_quant import FakeQuant, Place, compute_layer_by_layer
@@ -232,25 +230,8 @@ class NniQuantization:
             low, high = getattr(module, f"{place}_qmin"), getattr(module, f"{place}_qmax")
         return FakeQuant("affine", bits, scale, zero_point, int(low), int(high))
 
-    @contextlib.contextmanager
-    def _quiet(self) -> Iterator[None]:
-        """Keep what NNI prints off stdout, and turn what it raises on a model into an error of ours."""
-        logger = logging.getLogger("nni")
-        disabled, logger.disabled = logger.disabled, True
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):
-                yield
-        except CompressionError:
-            raise
-        except Exception as error:
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise CompressionError(
-                f"NNI's {self._name} failed on this model: {said}",
-                where=f"create_compressor, {type(self._model).__name__}",
-                fix='name other layers, or another compressor, such as "ptq_static"',
-            ) from error
-        finally:
-            logger.disabled = disabled
+    def _quiet(self) -> contextlib.AbstractContextManager[None]:
+        return silent(self._name, self._model, instead='another compressor, such as "ptq_static"')
 
 
 def _class(name: str) -> Any:
