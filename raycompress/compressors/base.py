@@ -60,7 +60,7 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     entry = _entry(config, framework)
     from_file = _file_arguments(config)
     complete = _complete(entry, arguments, from_file)
-    config_list = config.get("config_list", ())
+    config_list = config.get("config_list", ()) or list(entry.without_entries)
     setup = Setup(
         model=model,
         entry=entry.given(complete),

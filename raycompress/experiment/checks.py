@@ -76,7 +76,7 @@ def _check_kind(compression: Mapping[str, Any], compressor: CompressorEntry) -> 
 def _check_config_list(compression: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
     entries = compression.get("config_list")
     path: JsonPath = ("compression", "config_list")
-    if entries == [] and compressor is not None:
+    if entries == [] and compressor is not None and not compressor.without_entries:
         settings = '"sparsity": 0.5, ' if "sparsity" in compressor.keys else ""
         fix = f'write an entry, such as {{{settings}"op_types": ["default"]}}'
         yield Finding(path, "config_list is empty: nothing would be compressed", fix)
@@ -208,11 +208,38 @@ def notes(data: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each thing that is taken and means nothing."""
     if data.get("resource") in ("node", "aws"):
         yield f'resource "{data["resource"]}" is read as "cpu": which machine runs a trial is for Ray to say'
+    if data.get("resource") == "passive":
+        yield 'resource "passive" is read as "cpu"; "proposer": "passive" runs one trial in this very process'
+    yield from _notes_on_settings(data)
     if data.get("proposer") != "sequence":
         for path, value in every_range(data):
             for key in ("interval", "n"):
                 if key in value:
                     yield f'"{dotted((*path, key))}" is for the proposer sequence only'
+
+
+_SETTINGS_OF: Mapping[str, tuple[str, ...]] = {
+    "engine": ("hyperopt",),
+    **dict.fromkeys(("eta", "max_iter"), ("hyperband", "bohb")),
+    **dict.fromkeys(("num_samples", "min_points_in_model", "top_n_percent"), ("bohb",)),
+    **dict.fromkeys(("random_fraction", "bandwidth_factor", "min_bandwidth"), ("bohb",)),
+}
+"""Setting -> the proposers that read it."""
+
+
+def _notes_on_settings(data: Mapping[str, Any]) -> Iterator[str]:
+    early_stop = _dict(_dict(data.get("resource_args")).get("early_stop"))
+    proposer, policy = data.get("proposer", "random"), early_stop.get("aup_policy")
+    for key, proposers in _SETTINGS_OF.items():
+        by_asha = key in ("eta", "max_iter") and policy == "asha"
+        if key in data and proposer not in proposers and not by_asha:
+            yield f'"{key}" is for the proposer {" or ".join(proposers)} only'
+    if proposer == "hyperopt" and data.get("engine") in ("anneal", "mix"):
+        yield f'engine "{data["engine"]}" is read as "tpe", the one that Ray Tune runs of hyperopt'
+    for key in early_stop:
+        stem = key.partition("_")[0]
+        if key not in ("aup_policy", "aup_policy_steps", "warmup") and stem != str(policy).partition("_")[0]:
+            yield f'"resource_args.early_stop.{key}" is for another policy than {policy}'
 
 
 def every_range(data: Mapping[str, Any]) -> Iterator[tuple[JsonPath, Mapping[str, Any]]]:

@@ -25,8 +25,10 @@ from raycompress.experiment.messages import findings_of
 from raycompress.experiment.ranges import KEYS, TYPES, Finding, check_range, is_range
 from raycompress.experiment.words import did_you_mean, listed
 
-PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint")
-COMING_PROPOSERS = ("hyperband", "bohb", "guided", "passive")
+PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hyperband", "bohb", "passive")
+COMING_PROPOSERS = ("guided",)
+POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
+ENGINES = ("tpe", "random", "rand", "anneal", "mix")
 
 _NOT_YET = "Known, but does not work in this version yet."
 _NO_MEANING = "Of the old tool's remote execution: taken, and without meaning here."
@@ -241,7 +243,7 @@ class ResourceKeys(Keys):
     accelerator_type: Text = absent('Kind of GPU, such as "A100".')
 
 
-_ResourceName = Annotated[str, OneOf("resource", ["cpu", "gpu", "node", "aws"], coming=["passive"])]
+_ResourceName = Annotated[str, OneOf("resource", ["cpu", "gpu", "node", "aws", "passive"])]
 Resource = Annotated[
     Annotated[_ResourceName, Tag("<name>")] | Annotated[ResourceKeys, Tag("<object>")], Discriminator(_name_or_object)
 ]
@@ -254,14 +256,36 @@ class JobFailureKeys(Keys):
     ignore_fail: bool = Field(False, description="Go on after a failed trial.")
 
 
+class EarlyStopKeys(Keys):
+    """When a trial is ended because its intermediate results are poor."""
+
+    aup_policy: Annotated[str, OneOf("policy of early stopping", POLICIES)] = Field(
+        description="bandit, median, truncation, curve_fitting or asha"
+    )
+    aup_policy_steps: Count = Field(1, description="Look at every so many results of a trial.")
+    warmup: Annotated[int, Field(ge=0)] = Field(0, description="So many first results are never looked at.")
+    bandit_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="bandit: worse than this of the best.")
+    truncation_percentage: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.3, description="truncation: this share of the trials, the worst, is ended."
+    )
+    curve_fitting_threshold: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.95, description="curve_fitting: the predicted end is worse than this of the best."
+    )
+    curve_fitting_timeout: Seconds = Field(30.0, description="curve_fitting: seconds that one prediction may take.")
+    curve_fitting_max_iters: Count = absent(
+        "curve_fitting: how many results a trial reports; by default the most that one has reported."
+    )
+
+
 class ResourceArgsKeys(Keys):
     """What trials save and report."""
 
-    coming = ("early_stop",)
     meaningless = (
         *("reconn_wait_time", "max_retries", "async_run", "async_reconnect", "async_timeout"),
-        *("shutdown", "connection_retry"),
+        *("shutdown", "connection_retry", "retry"),
     )
+
+    early_stop: EarlyStopKeys = absent("End trials whose intermediate results are poor.")
 
     save_model: bool = absent("Keep the best model and its mask; by default, of a search.")
     multi_res_labels: Texts = absent("Names of the numbers in a reported list, the objective's first.")
@@ -271,18 +295,18 @@ class ResourceArgsKeys(Keys):
 class RuntimeArgsKeys(Keys):
     """What surrounds a trial's script."""
 
-    coming = ("prescript", "postscript", "overwrite")
+    meaningless = ("overwrite",)
 
+    prescript: Text = absent("Shell commands before the script; what they export, the script finds.")
+    postscript: Text = absent("Shell commands after the script, whether it failed or not.")
     env: dict[str, str] = Field({}, description="Environment variables.")
 
 
 class ExperimentKeys(Keys):
     """An experiment of raycompress."""
 
-    coming = (
-        *("objectives", "constraints", "early_stop", "loggers"),
-        *("engine", "eta", "max_iter", "num_samples"),
-    )
+    coming = ("objectives", "constraints", "loggers")
+    meaningless = ("min_budget", "max_budget")
 
     schema_: str = Field("", alias="$schema", description="Of the file, for editors.")
     name: Text = Field(description="The experiment's name.")
@@ -301,6 +325,15 @@ class ExperimentKeys(Keys):
             refused={"eas": "it grows architectures, and here they shrink"},
         ),
     ] = Field("random", description="How samples are chosen.")
+    engine: Annotated[str, OneOf("engine", ENGINES)] = Field("tpe", description="hyperopt: tpe, or random sampling.")
+    eta: Annotated[int, Field(ge=2)] = Field(3, description="hyperband, bohb, asha: one of so many trials goes on.")
+    max_iter: Count = Field(81, description="hyperband, bohb, asha: the largest budget of a trial, n_iterations.")
+    num_samples: Count = Field(64, description="bohb: how many candidates its model is asked about.")
+    min_points_in_model: Count = absent("bohb: how many results its model needs.")
+    top_n_percent: Annotated[int, Field(ge=1, le=99)] = Field(15, description="bohb: share of good results, percent.")
+    random_fraction: Annotated[float, Field(ge=0, le=1)] = Field(1 / 3, description="bohb: share of random proposals.")
+    bandwidth_factor: Annotated[float, Field(gt=0)] = Field(3.0, description="bohb: how far its model reaches out.")
+    min_bandwidth: Annotated[float, Field(gt=0)] = Field(0.001, description="bohb: how narrow its model may become.")
     n_samples: Count = Field(10, description="How many samples; with sequence by default the whole grid.")
     n_parallel: Count = Field(1, description="How many trials at a time.")
     target: Literal["max", "min"] = Field("max", description="Whether a high or a low result is better.")

@@ -15,9 +15,16 @@ from typing import Any, Literal
 
 from raycompress.compressors.catalog import CompressorEntry, find
 from raycompress.errors import ExperimentError, Problem
+from raycompress.experiment.budgets import Budgets
+from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.ranges import Finding, find_ranges
 from raycompress.experiment.words import did_you_mean, dotted, said
+
+BOHB_SETTINGS = (
+    *("num_samples", "min_points_in_model", "top_n_percent"),
+    *("random_fraction", "bandwidth_factor", "min_bandwidth"),
+)
 
 
 @dataclass(frozen=True)
@@ -105,7 +112,15 @@ class Experiment:
     metric_labels
         Names of the numbers in a reported list, the objective's first; may be empty.
     track_intermediate_results
-        Whether every result is recorded, not only the last.
+        Whether every result is recorded, not only the last; a policy that acts on them needs that.
+    early_stop
+        When trials end before their end; None for never.
+    budgets
+        What trials are given by ``hyperband`` and ``bohb``; None with the other proposers.
+    bohb
+        Settings of BOHB's model, by the names of HpBandSter.
+    prescript, postscript
+        Shell commands around the script; empty for none.
     exports
         Further forms of the model in its bundle: ``onnx``, ``tflite``.
     accepted
@@ -137,6 +152,11 @@ class Experiment:
     track_intermediate_results: bool
     env: Mapping[str, str]
     baseline: bool
+    early_stop: EarlyStop | None = None
+    budgets: Budgets | None = None
+    bohb: Mapping[str, Any] = field(default_factory=dict)
+    prescript: str = ""
+    postscript: str = ""
     exports: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     shown: str = field(default="", repr=False)
@@ -281,7 +301,11 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
     storage = values.storage if "storage" in values.model_fields_set else str(Path.cwd() / values.storage)
     files = Files.of(home, script=values.script, workingdir=values.workingdir or values.cwd, storage=storage)
     given = "n_samples" in values.model_fields_set
-    compression = values.compression
+    compression, found = values.compression, find(values.compression.compressor, values.compression.framework)
+    assert found is not None, "checked"
+    proposer = "random" if (values.proposer, values.engine[:4]) == ("hyperopt", "rand") else values.proposer
+    early_stop = _early_stop(values)
+    is_budgeted = proposer in ("hyperband", "bohb") or (early_stop is not None and early_stop.policy == "asha")
     return Experiment(
         path=path.resolve(),
         text=text,
@@ -295,12 +319,12 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
             compression.framework,
             compression.type,
             compression.compressor,
-            tuple(_plain_entry(entry) for entry in compression.config_list),
+            tuple(_plain_entry(entry) for entry in compression.config_list) or found.without_entries,
             compression.arguments,
         ),
         parameter_config=tuple(_written(parameter) for parameter in values.parameter_config),
-        proposer=values.proposer,
-        n_samples=None if values.proposer == "sequence" and not given else values.n_samples,
+        proposer=proposer,
+        n_samples=None if proposer == "sequence" and not given else values.n_samples,
         n_samples_given=given,
         n_parallel=values.n_parallel,
         target=values.target,
@@ -311,12 +335,35 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         time_budget_s=values.time_budget_s,
         save_model=values.resource_args.save_model,
         metric_labels=tuple(values.resource_args.multi_res_labels or ()),
-        track_intermediate_results=values.resource_args.track_intermediate_results,
+        track_intermediate_results=(
+            values.resource_args.track_intermediate_results or early_stop is not None or is_budgeted
+        ),
         env=dict(values.runtime_args.env),
         baseline=values.baseline,
+        early_stop=early_stop,
+        budgets=Budgets(values.eta, values.max_iter) if is_budgeted else None,
+        bohb={name: getattr(values, name) for name in BOHB_SETTINGS},
+        prescript=values.runtime_args.prescript or "",
+        postscript=values.runtime_args.postscript or "",
         exports=tuple(values.export),
         accepted=accepted,
         shown=str(path),
+    )
+
+
+def _early_stop(values: Any) -> EarlyStop | None:
+    keys = values.resource_args.early_stop
+    if keys is None:
+        return None
+    return EarlyStop(
+        policy=keys.aup_policy,
+        steps=keys.aup_policy_steps,
+        warmup=keys.warmup,
+        bandit_factor=keys.bandit_factor,
+        truncation_percentage=keys.truncation_percentage,
+        curve_fitting_threshold=keys.curve_fitting_threshold,
+        curve_fitting_timeout_s=keys.curve_fitting_timeout,
+        curve_fitting_max_iters=keys.curve_fitting_max_iters,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.keys import (
     CompressionKeys,
+    EarlyStopKeys,
     Entry,
     ExperimentKeys,
     JobFailureKeys,
@@ -32,6 +33,7 @@ _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
         "runtime_args": RuntimeArgsKeys,
     },
     CompressionKeys: {"config_list": Entry},
+    ResourceArgsKeys: {"early_stop": EarlyStopKeys},
 }
 
 
@@ -152,3 +154,4 @@ def homes() -> Iterator[tuple[JsonPath, list[str]]]:
         if model is not Parameter:
             yield (key,), list(names(model))
     yield ("compression", "config_list"), list(names(Entry))
+    yield ("resource_args", "early_stop"), list(names(EarlyStopKeys))

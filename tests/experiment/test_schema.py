@@ -12,6 +12,9 @@ import pytest
 from making import BASE
 
 from raycompress.errors import ExperimentError, Problem
+from raycompress.experiment.budgets import Budgets
+from raycompress.experiment.early_stop import EarlyStop
+from raycompress.experiment.keys import PROPOSERS
 from raycompress.experiment.schema import Experiment, Resources, json_schema
 
 Load = Callable[..., Experiment]
@@ -214,12 +217,8 @@ def test_an_interval_without_a_grid_is_a_note(load: Load) -> None:
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        *(({key: 1}, key) for key in ("objectives", "constraints", "loggers", "early_stop")),
-        *(({key: 1}, key) for key in ("engine", "eta", "max_iter", "num_samples")),
-        ({"resource_args": {"early_stop": {"aup_policy": "median"}}}, "early_stop"),
-        *(({"runtime_args": {key: "x"}}, key) for key in ("prescript", "postscript", "overwrite")),
-        *(({"proposer": name}, name) for name in ("hyperband", "bohb", "guided", "passive")),
-        ({"resource": "passive"}, "passive"),
+        *(({key: 1}, key) for key in ("objectives", "constraints", "loggers")),
+        ({"proposer": "guided"}, "guided"),
         ({"storage": "s3://bucket/x"}, "s3://"),
     ],
 )
@@ -416,7 +415,74 @@ def test_the_json_schema_knows_every_key() -> None:
     assert schema["required"] == ["name", "script", "compression"]
     assert schema["additionalProperties"] is False
     assert schema["properties"]["objectives"]["not"] == {}
-    assert schema["properties"]["proposer"]["enum"] == ["random", "sequence", "hyperopt", "optuna", "tpe", "spearmint"]
+    assert schema["properties"]["proposer"]["enum"] == list(PROPOSERS)
     entry = schema["$defs"]["Entry"]["properties"]
     assert {"op_names", "op_types", "sparsity", "exclude", "expand_op_names", "quant_bits"} <= set(entry)
     assert entry["sparsity"]["anyOf"][1]["required"] == ["type", "range"]
+
+
+SEARCHED = {"sparsity": {"range": [0.2, 0.8], "type": "float"}, "op_names": ["conv1"]}
+
+
+def test_early_stopping_with_its_defaults_switches_intermediate_results_on(load: Load) -> None:
+    plain = load(SEARCHED)
+    assert plain.early_stop is None
+    assert not plain.track_intermediate_results
+    given = {"track_intermediate_results": False, "early_stop": {"aup_policy": "bandit", "aup_policy_steps": 5}}
+    experiment = load(SEARCHED, resource_args=given)
+    assert experiment.early_stop == EarlyStop("bandit", steps=5, warmup=0, bandit_factor=0.5)
+    assert experiment.track_intermediate_results
+    assert experiment.early_stop.truncation_percentage == 0.3
+    assert experiment.early_stop.curve_fitting_timeout_s == 30
+
+
+def test_early_stopping_is_checked(refused: Refused) -> None:
+    wrong = {"aup_policy": "medain", "aup_policy_step": 2, "truncation_percentage": 1.5}
+    told = refused(resource_args={"early_stop": wrong})
+    assert [problem.fix for problem in told][:2] == ['did you mean "median"?', 'did you mean "aup_policy_steps"?']
+    assert "below 1" in told[2].what
+    (told_top,) = refused(early_stop={"aup_policy": "median"})
+    assert told_top.fix == 'it belongs in "resource_args"'
+
+
+def test_budgets_of_hyperband_and_bohb(load: Load) -> None:
+    assert load(SEARCHED, proposer="random").budgets is None
+    assert load(SEARCHED, proposer="hyperband").budgets == Budgets(3, 81)
+    bohb = load(SEARCHED, proposer="bohb", eta=2, max_iter=16, num_samples=4)
+    assert bohb.budgets == Budgets(2, 16)
+    assert bohb.bohb["num_samples"] == 4
+    assert bohb.bohb["min_points_in_model"] is None
+
+
+def test_a_setting_of_another_proposer_is_a_note(load: Load) -> None:
+    assert load(SEARCHED, eta=3).accepted == ('"eta" is for the proposer hyperband or bohb only',)
+    (note,) = load(SEARCHED, proposer="hyperopt", engine="anneal").accepted
+    assert 'read as "tpe"' in note
+    other = {"early_stop": {"aup_policy": "median", "bandit_factor": 0.3, "warmup": 2}}
+    assert load(SEARCHED, resource_args=other).accepted == (
+        '"resource_args.early_stop.bandit_factor" is for another policy than median',
+    )
+
+
+def test_the_engine_random_of_hyperopt_is_random_sampling(load: Load) -> None:
+    assert load(SEARCHED, proposer="hyperopt", engine="random").proposer == "random"
+    assert load(SEARCHED, proposer="hyperopt", engine="tpe").proposer == "hyperopt"
+
+
+@pytest.mark.parametrize("resource", ["cpu", "node", "aws", "passive"])
+def test_the_old_names_of_resources_are_cpu(load: Load, resource: str) -> None:
+    experiment = load(SEARCHED, resource=resource)
+    assert (experiment.resources.cpu, experiment.resources.gpu) == (1, 0)
+    assert len(experiment.accepted) == (resource != "cpu")
+
+
+@pytest.mark.parametrize("key", ["min_budget", "max_budget"])
+def test_budgets_of_the_old_bohb_mean_nothing(load: Load, key: str) -> None:
+    assert key in load(SEARCHED, proposer="bohb", **{key: 1}).accepted[0]
+
+
+def test_an_empty_config_list_is_everything_where_a_compressor_has_a_default(load: Load) -> None:
+    naive = load(compression={"compressor": "naive", "type": "quantization", "config_list": []})
+    assert naive.compression.config_list == ({"quant_types": ["weight"], "quant_bits": 8, "op_types": ["default"]},)
+    amc = load(compression={"compressor": "amc", "config_list": []})
+    assert amc.compression.config_list == ({"op_types": ["default"]},)

@@ -81,6 +81,8 @@ class CompressorEntry:
         Whether each layer loses the share that its entry says, not all layers of an entry together.
     instead
         Name of the compressor to recommend for layers that it does not take.
+    without_entries
+        What an empty config_list asks for; empty where it asks for nothing.
     """
 
     name: str
@@ -100,6 +102,7 @@ class CompressorEntry:
     returns_small: bool = False
     per_layer: bool = True
     instead: str = ""
+    without_entries: tuple[Mapping[str, Any], ...] = ()
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument called `name`, or None."""

@@ -63,6 +63,7 @@ ENTRIES = (
         compressor=f"{_TFMOT}:Cluster",
         keys=(),
         needs=(),
+        without_entries=({"op_types": ["default"]},),
         acts="while the script trains",
     ),
     CompressorEntry(
@@ -78,6 +79,7 @@ ENTRIES = (
         compressor=f"{_TFMOT}:Qat",
         keys=("quant_bits",),
         needs=(),
+        without_entries=({"op_types": ["default"]},),
         acts="while the script trains",
     ),
 )

@@ -190,6 +190,7 @@ ENTRIES = (
         "He et al., AMC: AutoML for Model Compression and Acceleration on Mobile Devices, ECCV 2018",
         keys=(),
         needs=(),
+        without_entries=({"op_types": ["default"]},),
         per_layer=False,
         instead="group_l1",
     ),

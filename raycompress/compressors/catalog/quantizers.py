@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from raycompress.compressors.catalog.entry import Argument, CompressorEntry
 
@@ -52,8 +53,17 @@ _REDUCE_RANGE = Argument(
 )
 
 
+_EVERYTHING: tuple[Mapping[str, Any], ...] = ({"op_types": ["default"]},)
+
+
 def _nni(
-    name: str, summary: str, paper: str, arguments: tuple[Argument, ...], more: tuple[str, ...] = (), acts: str = _WHILE
+    name: str,
+    summary: str,
+    paper: str,
+    arguments: tuple[Argument, ...],
+    more: tuple[str, ...] = (),
+    acts: str = _WHILE,
+    without_entries: tuple[Mapping[str, Any], ...] = (),
 ) -> CompressorEntry:
     return CompressorEntry(
         name,
@@ -70,6 +80,7 @@ def _nni(
         needs=("quant_types", "quant_bits"),
         acts=acts,
         instead="ptq_static",
+        without_entries=without_entries,
     )
 
 
@@ -80,6 +91,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "NNI's own",
         (_OPTIMIZER,),
         acts="in compress(); the script may train on",
+        without_entries=({"quant_types": ["weight"], "quant_bits": 8, "op_types": ["default"]},),
     ),
     _nni(
         "qat",
@@ -132,6 +144,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
         keys=(),
         needs=(),
+        without_entries=_EVERYTHING,
     ),
     CompressorEntry(
         "ptq_dynamic",
@@ -150,6 +163,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
         keys=(),
         needs=(),
+        without_entries=_EVERYTHING,
         instead="ptq_static",
     ),
     CompressorEntry(
@@ -165,6 +179,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         compressor="raycompress.compressors.quantization.weight_only:WeightOnlyQuantizer",
         keys=(),
         needs=(),
+        without_entries=_EVERYTHING,
         instead="ptq_static",
     ),
 )
