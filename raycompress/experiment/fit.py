@@ -188,10 +188,15 @@ class _Fit:
 
     def _output_layers(self) -> Iterator[Problem]:
         names = [layer.name for layer in self.rules if layer.name in self.model.output_layers and self._works_on(layer)]
-        if names:
+        if names and not (self.compressor.spares_outputs and self._others()):
             what = f"{listed(_quoted(names))} makes the model's outputs: with channels removed it would answer less"
             kind = next(layer.type for layer in self.rules if layer.name == names[0])
             yield Problem(what, self._where_of(kind, names), self._without(names))
+
+    def _others(self) -> bool:
+        """Whether any entry compresses a layer that makes no outputs."""
+        inner = (layer for layer in self.model.layers if layer.name not in self.model.output_layers)
+        return any(self._works_on(layer) and self._is_compressed(layer.name) for layer in inner)
 
     def _half_ties(self) -> Iterator[Problem]:
         """Tied layers of which a part is compressed: no channel could be removed from them."""
@@ -256,7 +261,8 @@ def _notes_on_ties(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
     for index, entry in enumerate(compression.config_list):
         if "exclude" not in entry:
             for layer in ruled(compression.config_list, index, model, compression.entry):
-                amounts[layer.name] = _amount(entry, index, layer.name, model)
+                shared = "sparsity" in compression.entry.shared_keys
+                amounts[layer.name] = _amount(entry, index, layer.name, model, shared=shared)
                 entries[layer.name] = index
     for tie in model.ties or ():
         together = [name for name in tie if name in amounts]
@@ -268,12 +274,12 @@ def _notes_on_ties(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
             )
 
 
-def _amount(entry: Mapping[str, Any], index: int, name: str, model: ModelInfo) -> Any:
+def _amount(entry: Mapping[str, Any], index: int, name: str, model: ModelInfo, *, shared: bool) -> Any:
     """Return a key that is the same for layers that are always compressed by the same amount."""
     sparsity = entry.get("sparsity")
     if not is_range(sparsity):
         return sparsity
-    expand = entry.get("expand_op_names", True)
+    expand = False if shared else entry.get("expand_op_names", True)
     if expand == "dependency":
         return (index, model.tie_of(name))
     return (index, name) if expand else (index,)

@@ -62,9 +62,11 @@ class SearchSpace:
         compression = experiment.compression
         names = _Names()
         entries: list[Config] = []
-        for index in range(len(compression.config_list)):
+        for index, asked in enumerate(compression.config_list):
+            home = f"config_list[{index}]"
+            shared = _shared_slots(asked, compression.entry, home, names)
             for entry, prefix in _expanded(compression.config_list, index, model, compression.entry):
-                entries.append(_with_slots(entry, prefix, f"config_list[{index}]", names))
+                entries.append(_with_slots({**entry, **shared}, prefix, home, names))
         template = {
             "config_list": entries,
             "arguments": _with_slots(compression.arguments, "arguments", "compression", names, anything=True),
@@ -82,7 +84,7 @@ class SearchSpace:
             entry.get("expand_op_names", True) == "dependency"
             or ("op_names" not in entry and entry.get("expand_op_names", True))
             for entry in experiment.compression.config_list
-            if _is_searched(entry)
+            if _is_searched(_own(entry, experiment.compression.entry))
         )
 
     def build(self, sample: Mapping[str, Any]) -> Config:
@@ -130,6 +132,23 @@ class SearchSpace:
         return self.grid_size if experiment.n_samples is None else min(self.grid_size, experiment.n_samples)
 
 
+def _own(entry: Entry, compressor: CompressorEntry) -> Config:
+    """Return what an entry says of each layer by itself."""
+    return {key: value for key, value in entry.items() if key not in compressor.shared_keys}
+
+
+def _shared_slots(entry: Entry, compressor: CompressorEntry, home: str, names: _Names) -> Config:
+    """Return one slot, for all layers of the entry, in the place of each range that they share."""
+    if not any(is_range(entry.get(key)) for key in compressor.shared_keys):
+        return {}
+    prefix = _group_name(entry)
+    return {
+        key: names.slot(f"{prefix}.{key}", home, entry[key])
+        for key in compressor.shared_keys
+        if is_range(entry.get(key))
+    }
+
+
 def _is_searched(entry: Entry) -> bool:
     return any(True for _ in find_ranges(dict(entry)))
 
@@ -140,7 +159,7 @@ def _expanded(
     """Yield the entries that entry `index` stands for, each with the name of its layers."""
     entry = dict(config_list[index])
     expand = entry.pop("expand_op_names", True)
-    if not _is_searched(entry) or expand is False:
+    if not _is_searched(_own(entry, compressor)) or expand is False:
         yield entry, _group_name(entry)
         return
     named: Sequence[str] = entry.get("op_names", ())

@@ -187,6 +187,15 @@ def test_an_output_layer_reached_by_its_type(load: Load) -> None:
     assert told(weights_only) == []
 
 
+def test_amc_leaves_output_layers_alone_by_itself(load: Load) -> None:
+    amc = {"compression": {"compressor": "amc"}}
+    tied = {"op_types": ["default"]}, {"exclude": True, "op_names": ["block.conv2", "conv4"]}
+    assert told(load(*tied, **amc)) == []
+    assert told(load({"op_types": ["Conv2d", "Linear"]}, tied[1], **amc)) == []
+    where, what, _ = told(load({"op_names": ["head"]}, **amc))[0]
+    assert (where, what.split(" ")[0]) == ("config_list[0].op_names[0]", '"head"')
+
+
 def test_types_that_the_compressor_cannot_work_on(load: Load) -> None:
     found = told(load({"sparsity": 0.5, "op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_names": ["head"]}))
     assert found == [

@@ -111,6 +111,28 @@ def test_dependency_is_one_dimension_for_tied_layers(load: Load) -> None:
     }
 
 
+@pytest.mark.parametrize("compressor", ["sensitivity", "net_adapt", "simulated_annealing", "auto_compress"])
+@pytest.mark.parametrize("selection", [{"op_names": ["conv1", "conv3"]}, {"op_types": ["Conv2d"]}])
+def test_what_spreads_one_sparsity_over_all_layers_has_one_dimension(
+    compressor: str, selection: dict[str, Any], load: Load
+) -> None:
+    experiment = load({"sparsity": FLOAT, **selection}, compression={"compressor": compressor})
+    (name,) = names(experiment, MODEL)
+    assert names(experiment) == [name]
+    assert SearchSpace.of(experiment, MODEL).build({name: 0.3})["config_list"] == [{"sparsity": 0.3, **selection}]
+
+
+def test_the_rounds_of_the_lottery_are_the_same_for_all_layers(load: Load) -> None:
+    entry = {"prune_iterations": {"type": "int", "range": [1, 3]}, "sparsity": FLOAT, "op_names": ["conv1", "fc"]}
+    space = SearchSpace.of(load(entry, compression={"compressor": "lottery_ticket"}), MODEL)
+    sample = {"[conv1,fc].prune_iterations": 2, "conv1.sparsity": 0.25, "fc.sparsity": 0.5}
+    assert [dimension.name for dimension in space.dimensions] == list(sample)
+    assert space.build(sample)["config_list"] == [
+        {"prune_iterations": 2, "sparsity": 0.25, "op_names": ["conv1"]},
+        {"prune_iterations": 2, "sparsity": 0.5, "op_names": ["fc"]},
+    ]
+
+
 def test_arguments_and_parameters_are_dimensions_too(load: Load) -> None:
     experiment = load(
         compression={"arguments": {"dependency_aware": {"type": "choice", "range": [True, False]}}},

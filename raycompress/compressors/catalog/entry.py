@@ -83,6 +83,10 @@ class CompressorEntry:
         Name of the compressor to recommend for layers that it does not take.
     without_entries
         What an empty config_list asks for; empty where it asks for nothing.
+    shared_keys
+        Those of `keys` that have one value for all layers together.
+    spares_outputs
+        Whether layers that make the model's outputs keep their channels, where an entry matches them among others.
     """
 
     name: str
@@ -103,6 +107,8 @@ class CompressorEntry:
     per_layer: bool = True
     instead: str = ""
     without_entries: tuple[Mapping[str, Any], ...] = ()
+    shared_keys: tuple[str, ...] = ()
+    spares_outputs: bool = False
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument called `name`, or None."""

@@ -61,6 +61,7 @@ ENTRIES = (
         "Li et al., Pruning Filters for Efficient ConvNets, ICLR 2017 (the sensitivity of layers); NNI's iteration",
         base="base_algo",
         per_layer=False,
+        shared_keys=("sparsity",),
         instead="group_l1",
     ),
     CompressorEntry(
@@ -89,6 +90,7 @@ ENTRIES = (
         "Yang et al., NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications, ECCV 2018",
         base="base_algo",
         per_layer=False,
+        shared_keys=("sparsity",),
         instead="group_l1",
     ),
     CompressorEntry(
@@ -103,6 +105,7 @@ ENTRIES = (
         _PAPER_AUTO,
         base="base_algo",
         per_layer=False,
+        shared_keys=("sparsity",),
         instead="group_l1",
     ),
     CompressorEntry(
@@ -138,6 +141,7 @@ ENTRIES = (
         _PAPER_AUTO,
         returns_small=True,
         per_layer=False,
+        shared_keys=("sparsity",),
         instead="group_l1",
     ),
     CompressorEntry(
@@ -191,6 +195,7 @@ ENTRIES = (
         keys=(),
         needs=(),
         without_entries=({"op_types": ["default"]},),
+        spares_outputs=True,
         per_layer=False,
         instead="group_l1",
     ),

@@ -107,6 +107,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "Frankle and Carbin, The Lottery Ticket Hypothesis, ICLR 2019",
         keys=("sparsity", "prune_iterations"),
         needs=("sparsity", "prune_iterations"),
+        shared_keys=("prune_iterations",),
         acts="in prune_iteration_start(), called for each of get_prune_iterations()",
     ),
     CompressorEntry(
