@@ -19,7 +19,7 @@ from typing import Any, NoReturn
 
 from raycompress.errors import RaycompressError, ResultError, ScriptError
 from raycompress.results.states import TrialState
-from raycompress.script import context
+from raycompress.script import aup, context
 from raycompress.tuning.processes import die_with_parent
 from raycompress.tuning.protocol import TrialSpec, encode
 
@@ -124,6 +124,7 @@ def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
     sys.argv = [str(script), *spec.script_args, str(spec.config_path)]
     if sys.path[0] != str(script.parent):
         sys.path.insert(0, str(script.parent))
+    aup.install()
     _seed(spec)
     main = _fresh_main(script)
     context.enter(trial)
