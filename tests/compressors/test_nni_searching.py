@@ -452,6 +452,25 @@ def test_an_old_trainer_gets_its_callback_and_nothing_is_left_behind(
     assert {path.name for path in (tmp_path / "kept").iterdir()} == {"search_history.csv", "search_result.json"}
 
 
+def test_what_a_trial_records_beside_its_model_lies_in_its_own_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enter: Callable[..., Any]
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    monkeypatch.chdir(shared)
+    enter("trial")
+    for name in ("simulated_annealing", "net_adapt"):
+        pruner_of(name, trained("cnn"), experiment_data_dir="./").compress()
+    pruner_of("amc", trained("cnn"), output_dir="agent").compress()
+    pruner_of("sensitivity", trained("cnn"), checkpoint_dir="rounds").compress()
+    assert list(shared.iterdir()) == []
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "shared", "search_history.csv", "search_result.json", "agent", "rounds",
+    }  # fmt: skip
+    assert list((tmp_path / "agent").iterdir())
+    assert list((tmp_path / "rounds").iterdir())
+
+
 def test_nni_is_as_it_was_afterwards() -> None:
     from nni.algorithms.compression.pytorch.pruning.amc.lib import agent
     from nni.algorithms.compression.pytorch.pruning.constants_pruner import PRUNER_DICT

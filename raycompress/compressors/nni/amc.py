@@ -11,7 +11,6 @@ import tempfile
 import threading
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -24,7 +23,7 @@ from raycompress.compressors.nni.amc_environment import Environment, Limits
 from raycompress.compressors.nni.bounds import Bound, bounded, positions
 from raycompress.compressors.nni.library import load_nni, quiet
 from raycompress.compressors.nni.prunable import TiedChannels
-from raycompress.compressors.nni.search import between, first_evaluation, rehearse, whole
+from raycompress.compressors.nni.search import between, first_evaluation, own_folder, rehearse, whole
 from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
@@ -199,11 +198,12 @@ class _NoBoard:
 @contextlib.contextmanager
 def _folder(given: Any) -> Iterator[str]:
     if given is not None:
-        Path(given).mkdir(parents=True, exist_ok=True)
-        yield str(given)
+        folder = own_folder(given)
+        folder.mkdir(parents=True, exist_ok=True)
+        yield str(folder)
         return
-    with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
-        yield folder
+    with tempfile.TemporaryDirectory(prefix="raycompress-") as temporary:
+        yield temporary
 
 
 @contextlib.contextmanager

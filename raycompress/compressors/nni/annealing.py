@@ -18,7 +18,7 @@ from torch import nn
 
 from raycompress.compressors.nni.bounds import Bound
 from raycompress.compressors.nni.prunable import Prunable
-from raycompress.compressors.nni.search import Goal, between
+from raycompress.compressors.nni.search import Goal, between, own_folder
 from raycompress.compressors.pruning.masks import Masks
 from raycompress.errors import CompressionError, ExperimentError
 
@@ -71,7 +71,7 @@ def folder_of(arguments: Mapping[str, Any]) -> Iterator[str]:
     """Yield the folder for what NNI writes: the user's ``experiment_data_dir``, or one that goes afterwards."""
     given = arguments.get("experiment_data_dir")
     if given is not None:
-        yield str(given)
+        yield str(own_folder(given))
         return
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         yield folder

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -15,6 +16,7 @@ from raycompress.compressors.pruning.masks import FirstCall
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
 from raycompress.errors import CompressionError, ExperimentError, Problem
+from raycompress.script import context
 
 MODES = ("maximize", "minimize")
 
@@ -117,6 +119,16 @@ def rehearse(
     """
     half = prunable.choice(model, dict.fromkeys(prunable.sizes, 0.5))
     slicing.make(model, example, half, targets, request.compressor)
+
+
+def own_folder(given: Any) -> Path:
+    """Return the folder for what a search writes.
+
+    Trials share their working directory: what is relative to that lies in the trial's own folder instead.
+    """
+    trial, folder = context.current(), Path(given)
+    is_inside = not folder.is_absolute() and ".." not in folder.parts
+    return trial.candidate.parent / folder if trial is not None and is_inside else folder
 
 
 def between(arguments: Mapping[str, Any], name: str, low: float, high: float) -> float:

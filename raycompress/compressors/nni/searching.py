@@ -23,7 +23,7 @@ from raycompress.compressors.nni.bounds import Bound, bounded, positions
 from raycompress.compressors.nni.library import load_nni, quiet
 from raycompress.compressors.nni.net_adapt import Adapted, adapt
 from raycompress.compressors.nni.prunable import Prunable
-from raycompress.compressors.nni.search import BASES, Goal, between, first_evaluation, goal_of
+from raycompress.compressors.nni.search import BASES, Goal, between, first_evaluation, goal_of, own_folder
 from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import UsageError
@@ -80,7 +80,7 @@ def _net_adapt(request: Request, goal: Goal, bound: Bound) -> Choice:
     choice = prunable.choice(adapted.model, adapted.shares)
     request.model.load_state_dict(adapted.model.state_dict())
     if arguments["experiment_data_dir"] is not None:
-        _record(Path(arguments["experiment_data_dir"]), prunable, adapted)
+        _record(own_folder(arguments["experiment_data_dir"]), prunable, adapted)
     return choice
 
 
@@ -133,6 +133,7 @@ def _sensitivity_pruner(
 ) -> Any:
     """Return NNI's pruner, which looks at the leaders of `prunable` only and stops at the sparsity, not beyond it."""
     arguments = request.arguments
+    checkpoints = arguments["checkpoint_dir"]
     search = pruning.SensitivityPruner(
         request.model,
         entries_of(goal, prunable),
@@ -141,7 +142,7 @@ def _sensitivity_pruner(
         base_algo=goal.base,
         sparsity_per_iter=between(arguments, "sparsity_per_iter", 0, 1),
         acc_drop_threshold=between(arguments, "acc_drop_threshold", -math.inf, math.inf),
-        checkpoint_dir=arguments["checkpoint_dir"],
+        checkpoint_dir=None if checkpoints is None else str(own_folder(checkpoints)),
     )
     search.analyzer.target_layer = {name: request.model.get_submodule(name) for name in prunable.sizes}
     search.analyzer.already_pruned = dict.fromkeys(prunable.sizes, 0.0)
