@@ -1,0 +1,134 @@
+"""One-time experiments as `raycompress run` runs them, without Ray: checked, inspected, run, sealed, verified.
+
+All experiments of one framework share a process that their trials are forked from, so that each costs seconds.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from raycompress.experiment import preflight
+from raycompress.experiment.schema import Experiment
+from raycompress.results import bundle
+from raycompress.results.states import TrialState
+from raycompress.results.store import ExperimentFolder
+from raycompress.tuning import launch
+from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
+from raycompress.tuning.worker import WarmProcess, Worker
+
+
+class Told:
+    """Takes what the terminal would show."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def phase(self, text: str) -> None: ...
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def event(self, event: dict[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one experiment.
+
+    Attributes
+    ----------
+    ending
+        Of its trial, with the end of the log.
+    candidate
+        The folder of the saved model.
+    verified
+        What a fresh process says of it; None where there is no model.
+    seen
+        The file that the script found in ``sys.argv[1]``.
+    """
+
+    experiment: Experiment
+    ending: Ending
+    candidate: Path
+    verified: dict[str, Any] | None
+    seen: Path
+    notes: list[str]
+
+
+class Bench:
+    """Runs experiments of one framework that lie in `home`, one after another.
+
+    Parameters
+    ----------
+    home
+        The folder of the experiments, which is their working directory as well.
+    framework
+        ``torch`` or ``tensorflow``.
+    """
+
+    def __init__(self, home: Path, framework: str) -> None:
+        found = [preflight.load_checked(path) for path in sorted(home.glob("*.json"))]
+        specs = [launch.warm_spec(each) for each in found if each.compression.framework == framework]
+        # what one of the scripts imports, or one of the engines, all of them find imported
+        preload = tuple(dict.fromkeys(item for spec in specs for item in spec.preload))
+        self._process = WarmProcess.start(replace(specs[0], preload=preload))
+        self._worker = self._process.connect()
+
+    @property
+    def worker(self) -> Worker:
+        """The client of the process."""
+        return self._worker
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+    def run(self, file: Path, storage: Path) -> Outcome:
+        """Run a one-time experiment, or the trial in the middle of an automatic one's ranges.
+
+        Parameters
+        ----------
+        storage
+            An empty folder for what is saved.
+        """
+        told = Told()
+        experiment = preflight.load_checked(file)
+        launch.check_extras(experiment)
+        launch.tell_of_preload(self._worker.wait_ready(), experiment, told)
+        model = launch.inspect(experiment, self._worker)
+        space = launch.checked_space(experiment, model, told)
+        template = launch.trial_template(experiment)
+        folder = ExperimentFolder(storage)
+        spec = TrialSpec(
+            **{**template, "env": {"CUDA_VISIBLE_DEVICES": "", **template["env"]}},
+            mode="trial",
+            config=trial_config(
+                launch.compression_config(experiment),
+                space.build(space.centre()),
+                save_model=bool(template["save_model"]),
+            ),
+            folder=str(folder.trial(1)),
+            seed=experiment.seed,
+        )
+        *_, ending = self._worker.run(spec)
+        assert isinstance(ending, Ending)
+        ending = ending.with_tail()
+        verified = None
+        if ending.state is TrialState.FINISHED and ending.candidate is not None:
+            bundle.seal(folder.candidate(1), {"trial": 1, "metrics": ending.values})
+            verified, verification = launch.excursion(
+                self._worker, experiment, "verify", spec.config, answer="verified", bundle=str(folder.candidate(1))
+            )
+            assert verified is not None, f"{verification.cause}\n{verification.tail}"
+        return Outcome(experiment, ending, folder.candidate(1), verified, spec.config_path, told.notes)
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int, int]]:
+    """Return size, time of change and mode of each file below `folder`; Python's own caches are left out."""
+    return {
+        path.relative_to(folder).as_posix(): (path.stat().st_size, path.stat().st_mtime_ns, path.stat().st_mode)
+        for path in folder.rglob("*")
+        if "__pycache__" not in path.parts
+    }

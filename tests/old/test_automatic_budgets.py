@@ -1,0 +1,27 @@
+"""Searches of the old kind whose proposers give a trial a budget: hyperband and bohb."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from raycompress.results.states import TrialState
+from tests.conftest import raycompress
+from tests.old.harness import snapshot
+
+
+@pytest.mark.parametrize("proposer", ["hyperband", "bohb"])
+def test_a_search_with_budgets_keeps_to_the_number_of_samples(proposer: str, home: Path, tmp_path: Path) -> None:
+    before = snapshot(home)
+    done = raycompress(tmp_path, "launch", home / f"automatic_{proposer}.json")
+    assert done.code == 0, done.out + done.err
+    assert snapshot(home) == before
+    record = done.record
+    assert len(record.searched) == 5
+    assert {trial.state for trial in record.searched} <= {TrialState.FINISHED, TrialState.STOPPED}
+    assert all(trial.config["n_iterations"] >= 1 for trial in record.searched)
+    assert any(len(trial.intermediate) > 1 for trial in record.searched)
+    assert record.best is not None
+    assert record.folder.candidates() == [record.best.number]
+    assert record.verified is not None

@@ -1,0 +1,35 @@
+"""Each of many trials is given its own values, and no other's: the old tool mixed those up that started together."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from raycompress.results.states import TrialState
+from tests.conftest import raycompress
+
+CONCERNING = ("compressor", "compression_framework", "compression_type", "config_list", "lr", "k")
+
+
+def test_two_hundred_trials_each_with_its_own_values(home: Path, tmp_path: Path) -> None:
+    done = raycompress(tmp_path, "launch", home / "automatic_own_values.json")
+    assert done.code == 0, done.out + done.err
+    record = done.record
+    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 200
+    for trial in record.searched:
+        config, values = trial.config, trial.values
+        assert values is not None
+        text = json.dumps({key: config[key] for key in CONCERNING}, sort_keys=True)
+        assert values == {
+            "lr": config["lr"],
+            "k": config["k"],
+            "digest": int(hashlib.sha256(text.encode()).hexdigest()[:12], 16),
+            "tid": trial.number,
+            "first": config["config_list"][0]["sparsity"],
+            "second": config["config_list"][1]["sparsity"],
+        }
+        assert trial.sample["conv1.sparsity"] == values["first"]
+    assert len({trial.values["digest"] for trial in record.searched if trial.values}) == 200
+    assert record.best is not None
+    assert record.best.score == max(trial.config["lr"] for trial in record.searched)
