@@ -41,6 +41,10 @@ class TrialPlan:
     retries: int
     stream: bool
 
+    def saves_into(self, number: int) -> Path | None:
+        """Return the folder that trial `number` saves its model into; None where it saves none, as the baseline."""
+        return self.folder.candidate(number) if self.template["save_model"] and number != 0 else None
+
 
 class TrialActor(tune.Trainable):
     """Runs trials one after another, each in a forked child of the warm process.
@@ -100,8 +104,9 @@ class TrialActor(tune.Trainable):
         if not self.trial_resources_gpu:
             devices["CUDA_VISIBLE_DEVICES"] = ""
         template = dict(self._plan.template)
+        saves = self._plan.saves_into(self._config["number"]) is not None
         return TrialSpec(
-            **{**template, "env": {**devices, **template["env"]}},
+            **{**template, "env": {**devices, **template["env"]}, "save_model": saves},
             mode="baseline" if self._config["baseline"] else "trial",
             config=self._config["config"],
             folder=str(self._plan.folder.trial(self._config["number"])),

@@ -114,7 +114,9 @@ class Tuner:
             "sample": sample,
             "baseline": number == 0,
             "seed": None if seed is None else seed + number,
-            "config": trial_config(self._plan.compression, built, save_model=bool(self._plan.template["save_model"])),
+            "config": trial_config(
+                self._plan.compression, built, number=number, saves_into=self._plan.saves_into(number)
+            ),
         }
 
     def _end_running_trials(self) -> None:
