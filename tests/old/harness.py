@@ -102,12 +102,13 @@ class Bench:
         template = launch.trial_template(experiment)
         folder = ExperimentFolder(storage)
         spec = TrialSpec(
-            **{**template, "env": {"CUDA_VISIBLE_DEVICES": "", **template["env"]}},
+            **template,
             mode="trial",
             config=trial_config(
                 launch.compression_config(experiment),
                 space.build(space.centre()),
-                save_model=bool(template["save_model"]),
+                number=1,
+                saves_into=folder.candidate(1) if template["save_model"] else None,
             ),
             folder=str(folder.trial(1)),
             seed=experiment.seed,
@@ -118,8 +119,9 @@ class Bench:
         verified = None
         if ending.state is TrialState.FINISHED and ending.candidate is not None:
             bundle.seal(folder.candidate(1), {"trial": 1, "metrics": ending.values})
+            config = {key: value for key, value in spec.config.items() if key != "folder_name"} | {"save_model": False}
             verified, verification = launch.excursion(
-                self._worker, experiment, "verify", spec.config, answer="verified", bundle=str(folder.candidate(1))
+                self._worker, experiment, "verify", config, answer="verified", bundle=str(folder.candidate(1))
             )
             assert verified is not None, f"{verification.cause}\n{verification.tail}"
         return Outcome(experiment, ending, folder.candidate(1), verified, spec.config_path, told.notes)

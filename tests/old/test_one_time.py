@@ -19,9 +19,7 @@ from tests.old.experiments.digits_net import Net, NetBN
 from tests.old.harness import Bench, Outcome, snapshot
 
 ONE_TIME = sorted(path.stem for path in EXPERIMENTS.glob("one_time_*.json"))
-AUTOMATIC = sorted(
-    path.stem for path in EXPERIMENTS.glob("automatic_*.json") if path.stem != "automatic_own_values"
-)
+AUTOMATIC = sorted(path.stem for path in EXPERIMENTS.glob("automatic_*.json") if path.stem != "automatic_own_values")
 QUANTIZED = ("naive", "qat", "dorefa", "bnn")
 
 
