@@ -54,9 +54,10 @@ class Inspector(Compressor):
         super().__init__(model)
         self._trial = trial
         self._sent = False
+        self._first_call = FirstCall(self._leave)
         if example is not None:
             self._leave(example)
-        self._first_call = FirstCall(self._leave).watch(model)
+        self._first_call.watch(model)
         trial.on_report.append(self._report)
         trial.on_finish.append(self._finish)
 
@@ -67,6 +68,7 @@ class Inspector(Compressor):
         return self.model
 
     def _leave(self, example: Example) -> NoReturn:
+        self._first_call.cancel()  # looking at the model calls it
         self._send(example)
         raise EndOfInspection
 

@@ -180,6 +180,15 @@ def test_inspection_with_a_dummy_input_ends_at_once(enter: Any) -> None:
     assert inspected(sent).tie_of("depthwise") == ("expand", "depthwise")
 
 
+def test_inspection_of_a_script_whose_first_input_is_that_of_the_speedup(enter: Any) -> None:
+    _, sent = enter("inspect")
+    compressor = create_compressor(Cnn(), CONFIG)
+    compressor.compress()
+    with pytest.raises(EndOfInspection):
+        compressor.apply_speedup(dummy_input=DUMMY)
+    assert inspected(sent).input_shapes == ((1, 1, 8, 8),)
+
+
 @pytest.mark.parametrize("hook", ["on_report", "on_finish"])
 def test_inspection_of_a_script_that_calls_no_model(enter: Any, hook: str) -> None:
     trial, sent = enter("inspect")
