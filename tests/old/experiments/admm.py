@@ -23,16 +23,14 @@ def main(config):
     model = Net().to(device)
     model.load_state_dict(torch.load("digits_pretrained.pth"))
     optimizer = optim.Adam(model.parameters(), lr=args.lr)
+    scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)
 
     def trainer(model, criterion, optimizer, epoch, callback):
         train(model, device, train_loader, optimizer, epoch, callback)
+        scheduler.step()
 
-    compressor = aup.compression.create_compressor(
-        model, config, trainer=trainer, num_iterations=2, training_epochs=1, row=1e-4, base_algo="l1"
-    )
+    compressor = aup.compression.create_compressor(model, config, trainer=trainer, num_iterations=2, training_epochs=1)
     model = compressor.compress()
-    for epoch in range(args.epochs):
-        train(model, device, train_loader, optimizer, epoch)
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8).to(device))
     acc = test(model, device, test_loader)
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))

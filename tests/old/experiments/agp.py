@@ -13,7 +13,7 @@ from torch import optim
 
 def main(config):
     parser = argparse.ArgumentParser(description="compress a CNN for digits")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--lr", type=float, default=0.001)
     args, _ = parser.parse_known_args()
 
@@ -24,19 +24,16 @@ def main(config):
     model.load_state_dict(torch.load("digits_pretrained.pth"))
     optimizer = optim.Adam(model.parameters(), lr=args.lr)
 
-    compressor = aup.compression.create_compressor(model, config, optimizer=optimizer, pruning_algorithm="level")
+    compressor = aup.compression.create_compressor(model, config, optimizer=optimizer)
     model = compressor.compress()
-    for epoch in range(args.epochs):
-        compressor.update_epoch(epoch)
+    for epoch in range(1, args.epochs + 1):
         train(model, device, train_loader, optimizer, epoch)
-    acc = test(model, device, test_loader)
+        acc = test(model, device, test_loader)
+        compressor.update_epoch(epoch)
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))
     print(f"FLOPs {flops}, parameters {params}")
 
-    if "save_model" in config and config["save_model"]:
-        compressor.export_model(
-            model_path="digits_model.pth", mask_path="digits_mask.pth", folder_name=config["folder_name"]
-        )
+    compressor.export_model(model_path="digits_model.pth", mask_path="digits_mask.pth", save_best_only=True, **config)
     aup.print_result((acc - 1.0) / log(flops))
 
 

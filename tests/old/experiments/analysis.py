@@ -3,8 +3,6 @@
 
 import aup
 import torch
-from aup.compression.sensitivity_analysis import SensitivityAnalysis
-from aup.compression.shape_dependency import ChannelDependency
 from digits_net import Net, data_loaders, test
 
 model = Net()
@@ -18,9 +16,9 @@ def val(model):
     return accuracy, 1.0 - accuracy
 
 
-analysis = SensitivityAnalysis(model=model, val_func=val)
+analysis = aup.compression.sensitivity_analysis.SensitivityAnalysis(model=model, val_func=val)
 sensitivity = analysis.analysis(val_args=[model])
 analysis.export("sensitivity.csv")
-dependency = ChannelDependency(model, torch.ones(1, 1, 8, 8))
+dependency = aup.compression.shape_dependency.ChannelDependency(model, torch.ones(1, 1, 8, 8))
 dependency.export("dependency.csv")
 print(sorted(sensitivity), aup.__name__)

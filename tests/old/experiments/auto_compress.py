@@ -8,21 +8,18 @@ from math import log
 import aup
 import torch
 from digits_net import Net, data_loaders, test, train
-from torch import optim
 
 
 def main(config):
     parser = argparse.ArgumentParser(description="compress a CNN for digits")
-    parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=0.001)
+    parser.add_argument("--seed", type=int, default=1)
     args, _ = parser.parse_known_args()
 
-    torch.manual_seed(1)
+    torch.manual_seed(args.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train_loader, test_loader = data_loaders()
     model = Net().to(device)
     model.load_state_dict(torch.load("digits_pretrained.pth"))
-    optimizer = optim.Adam(model.parameters(), lr=args.lr)
 
     def trainer(model, optimizer, criterion, epoch, callback):
         train(model, device, train_loader, optimizer, epoch, callback)
@@ -35,7 +32,7 @@ def main(config):
         config,
         trainer=trainer,
         evaluator=evaluator,
-        dummy_input=torch.randn(64, 1, 8, 8).to(device),
+        dummy_input=torch.randn(1, 1, 8, 8).to(device),
         num_iterations=2,
         optimize_mode="maximize",
         base_algo="l1",
@@ -45,20 +42,14 @@ def main(config):
         perturbation_magnitude=0.35,
         admm_num_iterations=1,
         admm_training_epochs=1,
-        experiment_data_dir="./",
+        experiment_data_dir="./history",
     )
     model = compressor.compress()
-    optimizer = optim.Adam(model.parameters(), lr=args.lr)
-    for epoch in range(args.epochs):
-        train(model, device, train_loader, optimizer, epoch)
     acc = test(model, device, test_loader)
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))
     print(f"FLOPs {flops}, parameters {params}")
 
-    if "save_model" in config and config["save_model"]:
-        compressor.export_model(
-            model_path="digits_model.pth", mask_path="digits_mask.pth", folder_name=config["folder_name"]
-        )
+    compressor.export_model(model_path="digits_model.pth", mask_path="digits_mask.pth", save_best_only=True, **config)
     aup.print_result((acc - 1.0) / log(flops))
 
 

@@ -20,13 +20,13 @@ def initialize(config):
 
 
 @aup_args
-def main(compression_type, compression_framework, compressor, config_list, lr=0.001, **other):
+def main(compression_type, compression_framework, compressor, config_list):
     config = locals()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     train_loader, test_loader = data_loaders()
     model = Net().to(device)
     model.load_state_dict(torch.load("digits_pretrained.pth"))
-    optimizer = optim.Adam(model.parameters(), lr=lr)
+    optimizer = optim.Adam(model.parameters(), lr=0.001)
 
     compressor = aup.compression.create_compressor(model, config, optimizer=optimizer)
     model = compressor.compress()
@@ -35,9 +35,12 @@ def main(compression_type, compression_framework, compressor, config_list, lr=0.
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8).to(device))
     acc = test(model, device, test_loader)
     flops, _, _ = compressor.count_flops_params((1, 1, 8, 8))
-    aup.aup_save_model(compressor.export_model, model_path="digits_model.pth", mask_path="digits_mask.pth")
+    aup.aup_save_model(compressor.export_model, model_path="digits_model.pth", speedup=True)
     return (acc - 1.0) / log(flops)
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        print("which configuration?")
+        exit(1)
     main(sys.argv[1])

@@ -6,6 +6,7 @@ import sys
 import aup
 import numpy as np
 import tensorflow as tf
+from aup import aup_args, print_result  # noqa: F401
 from sklearn.datasets import load_digits
 
 
@@ -51,15 +52,13 @@ def main(config):
     loss_object = tf.keras.losses.SparseCategoricalCrossentropy()
 
     compressor = aup.compression.create_compressor(model, config)
-    model = compressor.compress()
+    compressor.compress()
     for epoch in range(2):
         train(model, train_ds, optimizer, loss_object)
-        compressor.step()
         print(f"Epoch {epoch}, accuracy {test(model, test_data)}")
     accuracy = test(model, test_data)
-    if config.get("save_model"):
-        compressor.export_model("digits_model.h5", **config)
-    aup.print_result(accuracy - 1.0)
+    compressor.export_model("digits_model.h5", **config)
+    print_result(accuracy - 1.0)
 
 
 if __name__ == "__main__":

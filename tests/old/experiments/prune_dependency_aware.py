@@ -14,7 +14,7 @@ from torch import optim
 def main(config):
     parser = argparse.ArgumentParser(description="compress a CNN for digits")
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--lr", type=float, default=0.001)
+    parser.add_argument("--lr", type=float, default=0.5)
     args, _ = parser.parse_known_args()
 
     torch.manual_seed(1)
@@ -22,24 +22,26 @@ def main(config):
     train_loader, test_loader = data_loaders()
     model = Net().to(device)
     model.load_state_dict(torch.load("digits_pretrained.pth"))
-    optimizer = optim.Adam(model.parameters(), lr=args.lr)
+    optimizer = optim.Adadelta(model.parameters(), lr=args.lr)
     dummy_input = torch.randn(1, 1, 8, 8).to(device)
 
     compressor = aup.compression.create_compressor(
         model, config, optimizer=optimizer, dependency_aware=True, dummy_input=dummy_input
     )
     model = compressor.compress()
-    for epoch in range(args.epochs):
+    scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)
+    for epoch in range(1, args.epochs + 1):
         train(model, device, train_loader, optimizer, epoch)
+        acc = test(model, device, test_loader)
+        scheduler.step()
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8).to(device))
-    acc = test(model, device, test_loader)
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))
     print(f"FLOPs {flops}, parameters {params}")
 
     if "save_model" in config and config["save_model"]:
         compressor.export_model(
             model_path="digits_model.pth",
-            mask_path="digits_mask.pth",
+            save_best_only=True,
             speedup=True,
             folder_name=config["folder_name"],
         )

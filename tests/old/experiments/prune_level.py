@@ -32,10 +32,7 @@ def main(config):
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))
     print(f"FLOPs {flops}, parameters {params}")
 
-    if "save_model" in config and config["save_model"]:
-        compressor.export_model(
-            model_path="digits_model.pth", mask_path="digits_mask.pth", folder_name=config["folder_name"]
-        )
+    compressor.export_model(model_path="digits_model.pth", mask_path="digits_mask.pth", save_best_only=True, **config)
     aup.print_result((acc - 1.0) / log(flops))
 
 

@@ -34,20 +34,12 @@ def main(config):
         model, config, evaluator=evaluator, finetuner=fine_tuner, sparsity_per_iter=0.3
     )
     model = compressor.compress(eval_args=[model], finetune_args=[model])
-    for epoch in range(args.epochs):
-        train(model, device, train_loader, optimizer, epoch)
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8).to(device))
     acc = test(model, device, test_loader)
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))
     print(f"FLOPs {flops}, parameters {params}")
 
-    if "save_model" in config and config["save_model"]:
-        compressor.export_model(
-            model_path="digits_model.pth",
-            mask_path="digits_mask.pth",
-            speedup=True,
-            folder_name=config["folder_name"],
-        )
+    compressor.export_model(model_path="digits_model.pth", save_best_only=True, speedup=True, **config)
     aup.print_result((acc - 1.0) / log(flops))
 
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Search how much each layer bears; the compressor is the config's."""
+"""Take from the layer that misses it least, step by step."""
 
 import argparse
 import sys
@@ -22,7 +22,6 @@ def main(config):
     train_loader, test_loader = data_loaders()
     model = Net().to(device)
     model.load_state_dict(torch.load("digits_pretrained.pth"))
-    optimizer = optim.Adam(model.parameters(), lr=args.lr)
 
     def fine_tuner(model):
         train(model, device, train_loader, optim.Adam(model.parameters(), lr=args.lr), 0)
@@ -30,21 +29,16 @@ def main(config):
     def evaluator(model):
         return test(model, device, test_loader)
 
-    more = {
-        "net_adapt": {"short_term_fine_tuner": fine_tuner, "sparsity_per_iteration": 0.2},
-        "simulated_annealing": {
-            "start_temperature": 100,
-            "stop_temperature": 70,
-            "cool_down_rate": 0.9,
-            "perturbation_magnitude": 0.35,
-        },
-    }[config["compressor"]]
     compressor = aup.compression.create_compressor(
-        model, config, evaluator=evaluator, optimize_mode="maximize", base_algo="l1", experiment_data_dir="./", **more
+        model,
+        config,
+        short_term_fine_tuner=fine_tuner,
+        evaluator=evaluator,
+        optimize_mode="maximize",
+        sparsity_per_iteration=0.2,
+        experiment_data_dir="./",
     )
     model = compressor.compress()
-    for epoch in range(args.epochs):
-        train(model, device, train_loader, optimizer, epoch)
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8).to(device))
     acc = test(model, device, test_loader)
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))
