@@ -8,6 +8,7 @@ from typing import Any
 
 from raycompress.compressors.base import closest
 from raycompress.compressors.catalog import WEIGHTED_TYPES, CompressorEntry, find
+from raycompress.compressors.catalog.quantizers import is_of_activations
 from raycompress.errors import ExperimentError, Problem
 
 _SELECTION = ("op_types", "op_names", "exclude", "expand_op_names")
@@ -128,6 +129,7 @@ def _match(
 ) -> tuple[list[Problem], dict[str, Target]]:
     default = compressor.layer_types or WEIGHTED_TYPES
     problems: list[Problem] = []
+    idle: list[Problem] = []
     targets: dict[str, Target] = {}
     for index, entry in enumerate(config_list):
         types = {kind for name in entry.get("op_types", ()) for kind in (default if name == "default" else (name,))}
@@ -142,12 +144,15 @@ def _match(
             continue
         where = f"config_list[{index}]"
         if not matched:
-            problems.append(_nothing(where, layers, default, compressor))
+            is_spare = compressor.kind == "quantization" and is_of_activations(entry)
+            (idle if is_spare else problems).append(_nothing(where, layers, default, compressor))
         for name in matched:
             problems += _unfit(name, layers, compressor, where)
             sparsity = entry.get("sparsity", entry.get("final_sparsity", 0.0))
             settings = {key: entry[key] for key in compressor.keys if key in entry}
             targets[name] = Target(index, float(sparsity), layers.types[name], settings)
+    if not targets:
+        problems += idle
     return problems, {name: targets[name] for name in layers.types if name in targets}
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raycompress.compressors.catalog import CompressorEntry, find
+from raycompress.compressors.catalog.quantizers import ACTIVATIONS
 from raycompress.compressors.catalog.rounding import removable
 from raycompress.errors import Problem
 from raycompress.experiment.jsontext import JsonPath
@@ -71,6 +72,10 @@ class _Fit:
             yield Problem("which layers are tied is not known", self.where("expand_op_names"), fix)
 
     def notes(self) -> Iterator[str]:
+        present = {layer.type for layer in self.model.layers}
+        absent = [kind for kind in self.entry.get("op_types", ()) if kind not in present and self._is_spare(kind)]
+        if absent:
+            yield f"{self.where('op_types')}: the model has no layer of type {listed(absent)}, whose outputs stay float"
         sparsity = self.entry.get("sparsity")
         if self.is_excluded or not self.is_per_layer or not is_range(sparsity):
             return
@@ -112,11 +117,17 @@ class _Fit:
     def _unknown_types(self) -> Iterator[Problem]:
         present = list(dict.fromkeys(layer.type for layer in self.model.layers if self._has_matter(layer)))
         for position, kind in enumerate(self.entry.get("op_types", ())):
-            if kind != "default" and kind not in present:
+            if kind != "default" and kind not in present and not self._is_spare(kind):
                 meant = near(kind, present)
                 fix = f'did you mean "{meant}"? ' if meant else ""
                 what = f'the model has no layer of type "{kind}"'
                 yield Problem(what, self.where("op_types", position), f"{fix}the types are {listed(present, 12)}")
+
+    def _is_spare(self, kind: str) -> bool:
+        """Whether activations of a type that the model has no layer of may be named, since others are quantized."""
+        if self.compressor.kind != "quantization" or kind not in ACTIVATIONS:
+            return False
+        return any(self._is_compressed(layer.name) for layer in self.model.layers)
 
     def _matches_nothing(self) -> Iterator[Problem]:
         known = {layer.name for layer in self.model.layers}

@@ -88,6 +88,15 @@ def test_a_weight_that_is_not_there() -> None:
         quantizer(MODELS["vgg"](), "qat", [entry])
 
 
+def test_activations_that_the_model_calls_as_functions_are_left_alone(tmp_path: Path) -> None:
+    weights = {"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Conv2d"]}
+    outputs = {"quant_types": ["output"], "quant_bits": 8, "quant_start_step": 7000, "op_types": ["ReLU6"]}
+    model, compressor = quantized("qat", entries=[weights, outputs])
+    assert torch.equal(load(saved(compressor, tmp_path), MODELS["cnn"]()).eval()(DUMMY), model.eval()(DUMMY))
+    with pytest.raises(ExperimentError, match="the entry matches no layer"):
+        quantizer(MODELS["cnn"](), "qat", [outputs])
+
+
 def test_a_scale_for_each_channel_of_an_activation_needs_an_input(tmp_path: Path) -> None:
     entries = [
         {

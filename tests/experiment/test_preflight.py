@@ -196,6 +196,18 @@ def test_amc_leaves_output_layers_alone_by_itself(load: Load) -> None:
     assert (where, what.split(" ")[0]) == ("config_list[0].op_names[0]", '"head"')
 
 
+def test_activations_that_the_model_calls_as_functions_are_noted(load: Load) -> None:
+    weights = {"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Conv2d"]}
+    outputs = {"quant_types": ["output"], "quant_bits": 8, "op_types": ["ReLU6"]}
+    qat = {"compression": {"compressor": "qat", "type": "quantization"}}
+    problems, found = check_model(load(weights, outputs, **qat), MODEL)
+    assert problems == []
+    assert len(found) == 1
+    assert "config_list[1].op_types: the model has no layer of type ReLU6, whose outputs stay float" in found[0]
+    assert 'no layer of type "ReLU6"' in told(load(outputs, **qat))[0][1]
+    assert 'no layer of type "Conv2D"' in told(load(weights, {**outputs, "op_types": ["Conv2D"]}, **qat))[0][1]
+
+
 def test_types_that_the_compressor_cannot_work_on(load: Load) -> None:
     found = told(load({"sparsity": 0.5, "op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_names": ["head"]}))
     assert found == [

@@ -98,4 +98,3 @@ def check_model_file(name: str, candidate: Path, loaded: nn.Module) -> None:
         masks = torch.load(file, weights_only=True)
         assert set(masks) <= set(state)
         assert any((mask == 0).any() for mask in masks.values())
-

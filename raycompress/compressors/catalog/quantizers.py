@@ -25,6 +25,11 @@ BITS: Mapping[str, tuple[int, int]] = {
     "lsq": (2, 16),
 }
 """Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
+ACTIVATIONS = (
+    *("ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Sigmoid", "LogSigmoid", "Tanh"),
+    *("Hardtanh", "Hardswish", "Hardsigmoid", "Softplus", "Softsign", "Softmax", "LogSoftmax"),
+)
+"""Layers without a weight, in whose place a model may well call a function."""
 _NNI = "raycompress.compressors.quantization.nni:NniQuantization"
 _WHILE = "while the script trains after compress(); the int8 file at export, or in apply_speedup()"
 _OPTIMIZER = Argument("optimizer", None, "the optimizer that trains the model", from_script=True)
@@ -54,6 +59,12 @@ _REDUCE_RANGE = Argument(
 
 
 _EVERYTHING: tuple[Mapping[str, Any], ...] = ({"op_types": ["default"]},)
+
+
+def is_of_activations(entry: Mapping[str, Any]) -> bool:
+    """Tell whether an entry names types of activations alone: a model that calls functions instead has none of them."""
+    types = entry.get("op_types") or ("",)
+    return "op_names" not in entry and all(kind in ACTIVATIONS for kind in types)
 
 
 def _nni(
