@@ -26,7 +26,7 @@ def main(config):
     scheduler = optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.7)
 
     def trainer(model, criterion, optimizer, epoch, callback):
-        train(model, device, train_loader, optimizer, epoch, callback)
+        train(model, device, train_loader, optimizer, epoch, criterion, callback)
         scheduler.step()
 
     compressor = aup.compression.create_compressor(model, config, trainer=trainer, num_iterations=2, training_epochs=1)

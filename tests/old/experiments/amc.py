@@ -23,22 +23,22 @@ def main(config):
     acc = test(model, device, test_loader)
 
     def evaluator(val_loader, model):
-        return 100 * test(model, device, val_loader)
+        return test(model, device, val_loader)
 
     compressor = aup.compression.create_compressor(
         model,
         config,
         evaluator=evaluator,
         val_loader=test_loader,
-        flops_ratio=0.6,
-        model_type="digits",
-        n_calibration_batches=2,
-        n_points_per_layer=4,
-        warmup=2,
-        hidden1=16,
-        hidden2=16,
-        train_episode=4,
-        max_episode_length=10,
+        flops_ratio=0.5,
+        model_type="mobilenetv2",
+        n_calibration_batches=1,
+        n_points_per_layer=1,
+        warmup=1,
+        hidden1=32,
+        hidden2=32,
+        train_episode=1,
+        max_episode_length=1,
     )
     compressor.compress()
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))

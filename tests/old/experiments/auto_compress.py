@@ -22,7 +22,7 @@ def main(config):
     model.load_state_dict(torch.load("digits_pretrained.pth"))
 
     def trainer(model, optimizer, criterion, epoch, callback):
-        train(model, device, train_loader, optimizer, epoch, callback)
+        train(model, device, train_loader, optimizer, epoch, criterion, callback)
 
     def evaluator(model):
         return test(model, device, test_loader)
@@ -33,13 +33,8 @@ def main(config):
         trainer=trainer,
         evaluator=evaluator,
         dummy_input=torch.randn(1, 1, 8, 8).to(device),
-        num_iterations=2,
         optimize_mode="maximize",
-        base_algo="l1",
-        start_temperature=100,
-        stop_temperature=70,
-        cool_down_rate=0.9,
-        perturbation_magnitude=0.35,
+        num_iterations=1,
         admm_num_iterations=1,
         admm_training_epochs=1,
         experiment_data_dir="./history",

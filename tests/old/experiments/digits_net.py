@@ -54,12 +54,12 @@ def data_loaders(batch_size=64):
     return DataLoader(train_set, batch_size, shuffle=True), DataLoader(test_set, 200)
 
 
-def train(model, device, train_loader, optimizer, epoch, callback=None):
+def train(model, device, train_loader, optimizer, epoch, criterion=F.nll_loss, callback=None):
     model.train()
     for data, target in train_loader:
         data, target = data.to(device), target.to(device)
         optimizer.zero_grad()
-        loss = F.nll_loss(model(data), target)
+        loss = criterion(model(data), target)
         loss.backward()
         if callback is not None:
             callback()

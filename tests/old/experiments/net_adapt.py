@@ -35,8 +35,6 @@ def main(config):
         short_term_fine_tuner=fine_tuner,
         evaluator=evaluator,
         optimize_mode="maximize",
-        sparsity_per_iteration=0.2,
-        experiment_data_dir="./",
     )
     model = compressor.compress()
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8).to(device))

@@ -30,9 +30,7 @@ def main(config):
     def evaluator(model):
         return test(model, device, test_loader)
 
-    compressor = aup.compression.create_compressor(
-        model, config, evaluator=evaluator, finetuner=fine_tuner, sparsity_per_iter=0.3
-    )
+    compressor = aup.compression.create_compressor(model, config, evaluator=evaluator, finetuner=fine_tuner)
     model = compressor.compress(eval_args=[model], finetune_args=[model])
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8).to(device))
     acc = test(model, device, test_loader)

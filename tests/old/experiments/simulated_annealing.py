@@ -26,7 +26,7 @@ def main(config):
 
     acc = test(model, device, test_loader)
     compressor = aup.compression.create_compressor(
-        model, config, evaluator=evaluator, optimize_mode="maximize", stop_temperature=70, experiment_data_dir="./"
+        model, config, evaluator=evaluator, optimize_mode="maximize", experiment_data_dir="./"
     )
     model = compressor.compress()
     flops, params, _ = compressor.count_flops_params((1, 1, 8, 8))
