@@ -89,6 +89,16 @@ def counted_by(algorithm: str) -> tuple[str, ...]:
     return tuple(f"features.{layer}.{tensor}" for layer in layers)
 
 
+def test_agp_without_any_update_says_so() -> None:
+    model = trained("cnn")
+    pruner = compressor_of(model, "agp", EPOCHS, optimizer=sgd(model))
+    pruner.compress()
+    train(model, 3)
+    said = "the script never calls update_epoch: the schedule is at epoch 0, with a sparsity of 0 of 0.5"
+    with pytest.raises(CompressionError, match=said):
+        pruner.export_model("m.pth")
+
+
 def test_agp_with_a_trainer_and_its_mistakes() -> None:
     epochs = []
 

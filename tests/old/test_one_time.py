@@ -82,6 +82,13 @@ def test_a_trial_ends_with_one_model_that_is_what_was_measured(name: str, run: C
     check_model_file(name, candidate, loaded)
 
 
+def test_a_schedule_that_the_script_never_tells_an_epoch_is_an_error(run: Callable[[str], Outcome]) -> None:
+    # the old tool then saved the dense model, as if it were compressed
+    ending = run("wrong_agp").ending
+    assert ending.state is TrialState.FAILED
+    assert "the script never calls update_epoch" in ending.cause
+
+
 def check_model_file(name: str, candidate: Path, loaded: nn.Module) -> None:
     """The file of the script's own holds the plain class's names, and the function that was measured."""
     (file,) = candidate.glob("*model*.pth") if not name.endswith(QUANTIZED) else candidate.glob("*quantized.pth")

@@ -152,14 +152,19 @@ class _Epochs(Course):
         }
         self._gathering = Gathering(request, algorithm, 1) if algorithm in ALGORITHMS else None
         self._epoch = 0
+        self._told = False
         self._sparsities: dict[str, float] = {}
 
     def start(self) -> Choice | None:
         """Return what goes before anything is trained."""
-        return self.at_epoch(0)
+        return self._at(0)
 
     def at_epoch(self, epoch: int) -> Choice | None:
         """Return what goes from this epoch on; None where that is what went before."""
+        self._told = True
+        return self._at(epoch)
+
+    def _at(self, epoch: int) -> Choice | None:
         self._epoch = max(self._epoch, int(epoch))  # the masks only grow
         sparsities = {name: schedule.at(self._epoch) for name, schedule in self._schedules.items()}
         if sparsities == self._sparsities or not any(sparsities.values()):
@@ -182,8 +187,9 @@ class _Epochs(Course):
         if self._final:
             return "", ""
         name, schedule = next((name, one) for name, one in self._schedules.items() if one.at(self._epoch) < one.final)
+        never = "" if self._told else "the script never calls update_epoch: "
         return (
-            f"the schedule is at epoch {self._epoch}, with a sparsity of {schedule.at(self._epoch):.3g} of "
+            f"{never}the schedule is at epoch {self._epoch}, with a sparsity of {schedule.at(self._epoch):.3g} of "
             f'{schedule.final:g} for "{name}"',
             f"call update_epoch(epoch) at the start of each epoch, up to epoch {schedule.last}; "
             "or write a smaller end_epoch",
