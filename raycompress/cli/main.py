@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("raycompress.cli.logs", "Print the log of a trial."),
     "best": ("raycompress.cli.best", "Show the best model of an experiment; --verify reloads and compares it."),
     "analyze": ("raycompress.cli.analyze", "Measure what each layer of the model bears and costs."),
+    "exec": ("raycompress.cli.exec", "Run a plain script of the old tool, with its `aup` in place; no experiment."),
     "compressors": ("raycompress.cli.compressors", "List the compressors, or describe one."),
     "schema": ("raycompress.cli.schema", "Print the JSON Schema of the experiment file."),
 }

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors.example import Example
-from raycompress.compressors.inside import check_inside
+from raycompress.compressors.inside import inside
 from raycompress.compressors.measure import Sizes
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.errors import CompressionError
@@ -98,8 +98,8 @@ def export(
     files.update({str(PurePosixPath(str(folder_name)) / path): write for path, write in saved.named.items()})
     onnx_names = _onnx_names(trial, folder_name, onnx_path)
     if trial is not None:
-        for name in [*files, *(onnx_names - {bundle.ONNX})]:
-            check_inside(name)
+        files = {inside(name, trial.candidate): write for name, write in files.items()}
+        onnx_names = {inside(name, trial.candidate, allowed=bundle.ONNX) for name in onnx_names}
     if onnx_names:
         saved, data = _with_onnx(saved)
         for name in onnx_names:

@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Mapping
 
 from raycompress.errors import CompressionError
+from raycompress.results import bundle
 from raycompress.script.context import Trial
 
 Fingerprint = dict[str, tuple[float, float]]
 """Tensor name -> (sum, sum of squares), in float64."""
+
+NOTE = "the script saved no model itself; this is the model of its last report, saved when the script had ended"
 
 
 def same(one: Fingerprint, other: Fingerprint) -> bool:
@@ -33,11 +36,14 @@ class Witness:
         The trial; its hooks are used.
     take
         Returns the fingerprint of the compressor's model, masks applied.
+    save
+        Exports the compressor's model, for a script that did not, with a note of what happened.
     """
 
-    def __init__(self, trial: Trial, take: Callable[[], Fingerprint]) -> None:
+    def __init__(self, trial: Trial, take: Callable[[], Fingerprint], save: Callable[[str], None]) -> None:
         self._trial = trial
         self._take = take
+        self._save = save
         self._reported: Fingerprint | None = None
         self._exported: Fingerprint | None = None
         trial.on_report.append(self._report)
@@ -59,6 +65,8 @@ class Witness:
         if self._reported is None or not self._trial.save_model:
             return  # no result is an ending of its own, told by whoever supervises the trial
         if self._exported is None:
+            self._save_what_was_reported(self._reported)
+        if self._exported is None:
             raise CompressionError(
                 "the script reported a result but saved no model",
                 fix='call rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")',
@@ -68,3 +76,8 @@ class Witness:
                 "the model changed between the last report and the save: the metric is not the saved model's",
                 fix="evaluate and report after the last change of the weights, then save, with nothing in between",
             )
+
+    def _save_what_was_reported(self, reported: Fingerprint) -> None:
+        """Export the model, if it is still that of the last report and no other compressor of the trial saved one."""
+        if not (self._trial.candidate / bundle.MANIFEST).exists() and same(reported, self._take()):
+            self._save(NOTE)

@@ -14,7 +14,6 @@ What the files hold depends on the bundle's kind: a torch model, masked or slice
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import json
 import os
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from raycompress.errors import BundleError
+from raycompress.results.listing import listed, others, sha256
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -197,11 +197,7 @@ def write(folder: Path, content: Content, extra: Mapping[str, Callable[[Path], N
     for name, write_file in (extra or {}).items():
         (aside / name).parent.mkdir(parents=True, exist_ok=True)
         write_file(aside / name)
-    files = {
-        path.relative_to(aside).as_posix(): {"sha256": _sha256(path), "bytes": path.stat().st_size}
-        for path in sorted(aside.rglob("*"))
-        if path.is_file()
-    }
+    files = listed(aside, others(aside))
     manifest = {
         "format": FORMAT,
         "kind": content.kind,
@@ -217,11 +213,16 @@ def write(folder: Path, content: Content, extra: Mapping[str, Callable[[Path], N
 
 
 def seal(folder: Path, facts: Mapping[str, Any]) -> None:
-    """Add what is known of the trial (metrics, number, experiment, seconds) to the manifest, atomically."""
+    """Add what is known of the trial (metrics, number, experiment, seconds) to the manifest, atomically.
+
+    The script's own files are listed as they are now: it may have written some by itself, or changed them.
+    """
     try:
         manifest = json.loads((folder / MANIFEST).read_text())
         manifest["trial"] = {**manifest.get("trial", {}), **facts}
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+        files = {name: file for name, file in manifest["files"].items() if name in RESERVED}
+        manifest["files"] = {**files, **listed(folder, others(folder, RESERVED))}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise broken(folder, f"its manifest cannot be read: {error}") from error
     aside = folder / f"{MANIFEST}.new"
     _write_json(aside, manifest)
@@ -266,7 +267,7 @@ def check_hashes(folder: Path) -> None:
             raise broken(folder, f"{name} leads out of the folder")
         if not path.is_file():
             raise broken(folder, f"{name} is missing")
-        if path.stat().st_size != file.bytes or _sha256(path) != file.sha256:
+        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
             raise broken(folder, f"{name} is not the file that was saved: its SHA-256 differs")
 
 
@@ -351,11 +352,6 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue  # of an extra that is not installed
     return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_json(path: Path, data: Any) -> None:

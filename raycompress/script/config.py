@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.errors import UsageError
+from raycompress.script import context
 
 
 class BasicConfig(dict[str, Any]):
@@ -41,7 +42,8 @@ class BasicConfig(dict[str, Any]):
         """Take what the JSON file at `path` holds, and return itself.
 
         An experiment file without a search range is taken as the configuration of its only trial, so that a script runs
-        by hand on the same file.
+        by hand on the same file. So does the configuration of a trial, and then it saves below the current folder, not
+        among the trial's own files.
 
         Raises
         ------
@@ -51,6 +53,8 @@ class BasicConfig(dict[str, Any]):
         data = _read(Path(path))
         if "compression" in data and "script" in data:
             data = _trial_config(data, Path(path))
+        if context.current() is None and "folder_name" in data:
+            data = _by_hand(data, Path(path))
         self.update(data)
         return self
 
@@ -72,6 +76,12 @@ class BasicConfig(dict[str, Any]):
                 fix="keep to numbers, strings, true, false, null, lists and objects",
             ) from None
         Path(path).write_text(text + "\n", encoding="utf-8")
+
+    def to_flags(self, flags: Any) -> None:
+        """Assign the values to the flags (of absl, or TensorFlow's) of the same names; the others are left out."""
+        for name, value in self.items():
+            if name in flags:
+                setattr(flags, name, value)
 
 
 def _refuse_pickle(path: Path) -> None:
@@ -101,6 +111,13 @@ def _read(path: Path) -> dict[str, Any]:
     return data
 
 
+def _by_hand(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the configuration that lies in a trial's folder with another place for the model than that folder."""
+    trial = path.resolve().parent
+    inside = Path(str(config["folder_name"])).is_relative_to(trial)
+    return {**config, "folder_name": f"trial-{trial.name}"} if inside else dict(config)
+
+
 def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Flatten an experiment file into the configuration of its only trial."""
     compression = experiment["compression"]
@@ -117,12 +134,14 @@ def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
             where=str(path),
             fix=f"run `raycompress launch {path}`, or give the script a file with a value in place of each range",
         )
+    saving = experiment.get("resource_args", {}).get("save_model")
     return {
         "compressor": compression["compressor"],
         "compression_framework": compression.get("framework"),
         "compression_type": compression.get("type"),
         "config_list": [_without_expansion(entry) for entry in compression.get("config_list", [])],
         "arguments": compression.get("arguments", {}),
+        **({} if saving is None else {"save_model": saving}),
     }
 
 

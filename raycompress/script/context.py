@@ -58,6 +58,11 @@ class Trial:
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)
 
+    @property
+    def saves(self) -> bool:
+        """Whether what the script saves is kept."""
+        return self.mode == "trial" and self.save_model
+
 
 _current: Trial | None = None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
 import random
 import signal
@@ -12,14 +13,14 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Mapping
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any, NoReturn
 
 from raycompress.errors import RaycompressError, ResultError, ScriptError
 from raycompress.results.states import TrialState
-from raycompress.script import context
+from raycompress.script import aup, context
+from raycompress.script.running import fresh_main
 from raycompress.tuning import commands
 from raycompress.tuning.processes import die_with_parent
 from raycompress.tuning.protocol import TrialSpec, encode
@@ -113,6 +114,9 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
             code = failure["exit_code"]
     if code == 0:
         send({"type": "done"})
+    if trial.saves:
+        with contextlib.suppress(OSError):  # there is something in it
+            trial.candidate.rmdir()
     return code
 
 
@@ -136,8 +140,11 @@ def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes)
     sys.argv = [str(script), *spec.script_args, str(spec.config_path)]
     if sys.path[0] != str(script.parent):
         sys.path.insert(0, str(script.parent))
+    if trial.saves:
+        trial.candidate.mkdir(parents=True, exist_ok=True)  # the script may write into it by itself
+    aup.install()
     _seed(spec)
-    main = _fresh_main(script)
+    main = fresh_main(script)
     context.enter(trial)
     try:
         exec(compile(source, str(script), "exec", dont_inherit=True), main.__dict__)
@@ -148,17 +155,6 @@ def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes)
         return
     for hook in trial.on_finish:
         hook()
-
-
-def _fresh_main(script: Path) -> ModuleType:
-    """Put a new ``__main__`` in place, so that ``if __name__ == "__main__"`` and pickling work."""
-    main = ModuleType("__main__")
-    main.__dict__.update(
-        __file__=str(script), __cached__=None, __loader__=SourceFileLoader("__main__", str(script)), __spec__=None
-    )
-    sys.modules["__raycompress_main__"] = sys.modules["__main__"]  # its functions are still running
-    sys.modules["__main__"] = main
-    return main
 
 
 def _seed(spec: TrialSpec) -> None:

@@ -163,7 +163,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "script": str(experiment.script_path),
         "script_args": tuple(experiment.script_args),
         "workingdir": str(experiment.workingdir),
-        "env": dict(experiment.env),
+        "env": {**({} if experiment.resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}), **experiment.env},
         "timeout_s": experiment.trial_timeout_s,
         "threads": max(1, int(experiment.resources.cpu)),
         "save_model": experiment.save_model is not False,
@@ -207,7 +207,7 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
 def centre_config(experiment: Experiment) -> dict[str, Any]:
     """Return the config of a script that is run to learn of its model: the middle of every range, nothing saved."""
     space = SearchSpace.of(unexpanded(experiment))
-    config = trial_config(compression_config(experiment), space.build(space.centre()), save_model=False)
+    config = trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
     return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
 
 
@@ -368,7 +368,10 @@ def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, 
     """
     best, bundle = record.best, record.bundle
     assert best is not None and bundle is not None
-    found, ending = excursion(worker, experiment, "verify", best.config, answer="verified", bundle=str(bundle))
+    # the folder of the saved model is not one that the script may write into again
+    config = {**best.config, "save_model": False}
+    config.pop("folder_name", None)
+    found, ending = excursion(worker, experiment, "verify", config, answer="verified", bundle=str(bundle))
     if found is None:
         raise BundleError(
             f"the best model cannot be verified: {ending.cause}",

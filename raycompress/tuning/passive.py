@@ -80,7 +80,8 @@ def _run_trial(
 ) -> TrialState:
     """Run the only trial and write down what became of it."""
     template = trial_template(experiment)
-    config = trial_config(compression_config(experiment), built, save_model=template["save_model"])
+    saves_into = folder.candidate(NUMBER) if template["save_model"] else None
+    config = trial_config(compression_config(experiment), built, number=NUMBER, saves_into=saves_into)
     spec = TrialSpec(**template, mode="trial", config=config, folder=str(folder.trial(NUMBER)), seed=experiment.seed)
     journal.append("started", trial=NUMBER, attempt=1, sample=sample, config=config, baseline=False)
     ending = _run(spec)
@@ -123,12 +124,14 @@ def _run(spec: TrialSpec) -> Ending:
 @contextmanager
 def _process_left_as_it_was() -> Iterator[None]:
     folder, arguments, path, environment = Path.cwd(), sys.argv, list(sys.path), dict(os.environ)
-    main = sys.modules["__main__"]
+    main, modules = sys.modules["__main__"], set(sys.modules)
     try:
         yield
     finally:
         context.enter(None)
         sys.modules["__main__"] = main
+        for name in [name for name in set(sys.modules) - modules if name.partition(".")[0] == "aup"]:
+            del sys.modules[name]
         sys.argv, sys.path[:] = arguments, path
         os.chdir(folder)
         for name in set(os.environ) - set(environment):

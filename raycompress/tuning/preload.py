@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from raycompress.script import aup
 from raycompress.tuning.protocol import Import
 
 # framework -> what a compression with it imports late, inside functions; torch's first optimizer imports torch._dynamo
@@ -57,8 +58,9 @@ def find_imports(script: Path, workingdir: Path, engine: str = "", framework: st
     if engine:
         # an engine's module is light until its own library is needed
         found.append(Import(engine, call="load_library"))
-    tops = {item.module.partition(".")[0] for item in found}
-    if framework in tops or engine.startswith("raycompress.compressors."):
+    modules = {item.module for item in found}
+    tops = {module.partition(".")[0] for module in modules}
+    if framework in tops or aup.__name__ in modules or engine.startswith("raycompress.compressors."):
         found += [Import(module, required=False) for module in _LATE[framework]]
     return tuple(dict.fromkeys(found))
 
@@ -95,6 +97,11 @@ class _Reader:
     def _follow(self, item: Import) -> Iterator[Import]:
         parts = item.module.split(".")
         if parts[0] in _NEVER:
+            return
+        if parts[0] == "aup":  # in a trial it is ours, whatever else goes by that name
+            asked = (item.module, *(f"{item.module}.{name}" for name in item.names))
+            behind = dict.fromkeys(module for name in asked for module in aup.modules_behind(name))
+            yield from (Import(module, required=False) for module in behind)
             return
         if parts[0] == "raycompress" or not self._is_local(parts[0]):
             yield item

@@ -209,7 +209,9 @@ class TrialSpec:
         return cls(**{**data, **tuples})
 
 
-def trial_config(compression: Mapping[str, Any], built: Mapping[str, Any], *, save_model: bool) -> dict[str, Any]:
+def trial_config(
+    compression: Mapping[str, Any], built: Mapping[str, Any], *, number: int, saves_into: Path | None
+) -> dict[str, Any]:
     """Return what the script finds in ``sys.argv[1]``.
 
     Parameters
@@ -218,13 +220,22 @@ def trial_config(compression: Mapping[str, Any], built: Mapping[str, Any], *, sa
         The part that is the same in all trials.
     built
         What `SearchSpace.build` made of a sample.
+    number
+        The trial's, under the names that the old tool had for it.
+    saves_into
+        The trial's candidate folder, absolute, so that a script that writes there by itself need not know where it
+        runs; None where no model is kept.
     """
+    saving = {} if saves_into is None else {"folder_name": str(saves_into)}
     return {
         **built["parameters"],
         **compression,
         "config_list": built["config_list"],
         "arguments": built["arguments"],
-        "save_model": save_model,
+        "tid": number,
+        "job_id": number,
+        "save_model": saves_into is not None,
+        **saving,
     }
 
 

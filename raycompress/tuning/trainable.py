@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from ray import tune
@@ -41,6 +42,10 @@ class TrialPlan:
     compression: dict[str, Any]
     retries: int
     stream: bool
+
+    def saves_into(self, number: int) -> Path | None:
+        """Return the folder that trial `number` saves its model into; None where it saves none, as the baseline."""
+        return self.folder.candidate(number) if self.template["save_model"] and number != 0 else None
 
 
 class TrialActor(tune.Trainable):
@@ -120,8 +125,9 @@ class TrialActor(tune.Trainable):
         if not self.trial_resources_gpu:
             devices["CUDA_VISIBLE_DEVICES"] = ""
         template = dict(self._plan.template)
+        saves = self._plan.saves_into(self._config["number"]) is not None
         return TrialSpec(
-            **{**template, "env": {**devices, **template["env"]}},
+            **{**template, "env": {**devices, **template["env"]}, "save_model": saves},
             mode="baseline" if self._config["baseline"] else "trial",
             config={**self._config["config"], **({"n_iterations": self._budgets[0]} if self._budgets else {})},
             folder=str(self._plan.folder.trial(self._config["number"])),

@@ -124,7 +124,7 @@ class Tuner:
         built = self._space.build(sample)
         seed, budgets = self._experiment.seed, self._experiment.budgets
         rungs = budgets.rungs(budgets.bracket_of(number)) if self._climbs and budgets is not None and number else ()
-        config = trial_config(self._plan.compression, built, save_model=bool(self._plan.template["save_model"]))
+        config = trial_config(self._plan.compression, built, number=number, saves_into=self._plan.saves_into(number))
         if budgets is not None and self._experiment.proposer in BUDGETED:
             config["n_iterations"] = next(iter(rungs), budgets.max_iter)
         return {

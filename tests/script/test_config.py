@@ -7,6 +7,7 @@ import pickle
 import pytest
 
 from raycompress.errors import UsageError
+from raycompress.script import context
 from raycompress.script.config import BasicConfig
 
 ENTRY = {"sparsity": 0.5, "op_types": ["Conv2d"], "expand_op_names": False}
@@ -121,3 +122,34 @@ def test_an_experiment_with_a_search_range_is_for_launch(write, change, place):
         BasicConfig().load(path)
     assert place in str(raised.value)
     assert f"raycompress launch {path}" in str(raised.value)
+
+
+def test_values_are_assigned_to_the_flags_of_their_names():
+    class Flags:
+        lr = 0.1
+
+        def __contains__(self, name):
+            return name == "lr"
+
+    flags = Flags()
+    BasicConfig(lr=0.5, epochs=3).to_flags(flags)
+    assert flags.lr == 0.5
+    assert not hasattr(flags, "epochs")
+
+
+def test_an_experiment_file_says_whether_to_save(write):
+    assert BasicConfig().load(write({**EXPERIMENT, "resource_args": {"save_model": True}})).save_model is True
+    assert "save_model" not in BasicConfig().load(write({**EXPERIMENT, "resource_args": {}}))
+
+
+def test_a_trials_configuration_run_by_hand_does_not_save_among_the_trials_files(write, tmp_path):
+    trial = tmp_path / "0007"
+    trial.mkdir()
+    path = write({"save_model": True, "folder_name": str(trial / "candidate")}, "0007/config.json")
+    assert BasicConfig().load(path).folder_name == "trial-0007"
+    assert BasicConfig().load(write({"folder_name": "models_3"})).folder_name == "models_3"
+    context.enter(context.Trial("trial", trial / "candidate", print))
+    try:
+        assert BasicConfig().load(path).folder_name == str(trial / "candidate")
+    finally:
+        context.enter(None)

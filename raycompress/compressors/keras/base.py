@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -149,7 +150,8 @@ class ActiveCompressor(KerasCompressor, ABC):
         self._inputs = InputWatch(CALIBRATION if many else 1)
         if trial is not None:
             trial.on_finish.append(self._check_compressed)
-        self._witness = None if trial is None else Witness(trial, self._fingerprint)
+        self._notes: tuple[str, ...] = ()
+        self._witness = None if trial is None else Witness(trial, self._fingerprint, self._save_by_itself)
 
     def compress(self, *_args: Any, **_kwargs: Any) -> Any:
         """Compress; see `KerasCompressor.compress`.
@@ -227,9 +229,16 @@ class ActiveCompressor(KerasCompressor, ABC):
             self.example = self._inputs.examples[0]
         self.settle()
         paths = Paths(model_path, mask_path, tflite_path, folder_name, bundle_path)
-        export(self.saved(self._need_example("export_model").part(0, 1)), self._trial, paths)
+        saved = self.saved(self._need_example("export_model").part(0, 1))
+        export(replace(saved, notes=(*saved.notes, *self._notes)), self._trial, paths)
         if self._witness is not None:
             self._witness.export()
+
+    def _save_by_itself(self, note: str) -> None:
+        """Save the model of a script that never did; a subclassed model has no file of its own but for its weights."""
+        self._notes = (note,)
+        plain = bool(getattr(self.model, "inputs", None))
+        self.export_model("model.keras" if plain else "model.weights.h5", "mask.npz")
 
     @abstractmethod
     def start(self) -> Any:

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from raycompress.compressors.inside import check_inside
+from raycompress.compressors.inside import inside
 from raycompress.compressors.keras.inputs import KerasExample
 from raycompress.compressors.keras.layers import Array, arrays_of
 from raycompress.compressors.keras.measure import KerasSizes
@@ -97,8 +97,7 @@ def export(saved: Saved, trial: Trial | None, paths: Paths) -> None:
         if paths.bundle is not None:
             bundle.write(Path(paths.bundle), _content(saved, notes), _tflite(converted))
         return
-    for name in files:
-        check_inside(name)
+    files = {inside(name, trial.candidate): write for name, write in files.items()}
     bundle.write(trial.candidate, _content(saved, notes), {**files, **_tflite(converted)})
     trial.send(
         {

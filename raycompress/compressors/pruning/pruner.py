@@ -59,7 +59,8 @@ class Pruner(Compressor):
         self._trial = trial
         if trial is not None:
             trial.on_finish.append(self._check_compressed)
-        self._witness = None if trial is None else Witness(trial, lambda: self._fingerprint())
+        self._notes: tuple[str, ...] = ()
+        self._witness = None if trial is None else Witness(trial, lambda: self._fingerprint(), self._save_by_itself)
 
     def compress(self, *_args: Any, **kwargs: Any) -> nn.Module:
         """Prune; see `Compressor.compress`. What is passed by name goes to the engine.
@@ -208,10 +209,16 @@ class Pruner(Compressor):
             after=measure.sizes(self.model, self.example),
             removed=removed,
             asked=self._asked,
+            notes=self._notes,
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
         if self._witness is not None:
             self._witness.export()
+
+    def _save_by_itself(self, note: str) -> None:
+        """Save the model of a script that never did."""
+        self._notes = (note,)
+        self.export_model("model.pth", "mask.pth")
 
     def _take(self, choice: Choice | None) -> None:
         """Hold what the engine chose; None leaves everything as it is."""

@@ -106,7 +106,10 @@ class Quantizer(Compressor, ABC):
         self._trial = context.current()
         if self._trial is not None:
             self._trial.on_finish.append(self._check_compressed)
-        self._witness = None if self._trial is None else Witness(self._trial, lambda: self._fingerprint())
+        self._notes: tuple[str, ...] = ()
+        self._witness = (
+            None if self._trial is None else Witness(self._trial, lambda: self._fingerprint(), self._save_by_itself)
+        )
 
     def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
         """Return multiply-adds, parameters and a row a layer; quantizing changes none of them."""
@@ -186,7 +189,7 @@ class Quantizer(Compressor, ABC):
             after=Sizes(before.params, before.flops, quantized.size_bytes),
             removed={},
             asked=self._asked,
-            notes=quantized.notes,
+            notes=(*quantized.notes, *self._notes),
             kind="quantized",
             state=quantized.state,
             weights=quantized.weights,
@@ -198,6 +201,11 @@ class Quantizer(Compressor, ABC):
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
         if self._witness is not None:
             self._witness.export()
+
+    def _save_by_itself(self, note: str) -> None:
+        """Save the model of a script that never did."""
+        self._notes = (note,)
+        self.export_model("model.pth", calibration_path="calibration.pth")
 
     @abstractmethod
     def _quantized(self, example: Example) -> Quantized:

@@ -1,0 +1,38 @@
+"""`ChannelDependency` of the old tool: the layers whose output channels are tied."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from raycompress.compressors.analysis.units import channel_dependency
+
+
+class ChannelDependency:
+    """Which layers' output channels go together; see `raycompress.analysis.channel_dependency`.
+
+    Parameters
+    ----------
+    model, dummy_input
+        The model, and a tensor with the batch first that it is called with. What NNI's class takes beside them has no
+        meaning here.
+
+    Raises
+    ------
+    CompressionError
+        Torch-Pruning cannot follow the model's channels.
+    """
+
+    def __init__(self, model: nn.Module, dummy_input: Any, *_ignored: Any, **_more: Any) -> None:
+        self._found = channel_dependency(model, dummy_input)
+
+    @property
+    def dependency_sets(self) -> list[set[str]]:
+        """The sets of tied layers; a layer that nothing ties stands alone in its own."""
+        return [set(members) for members in self._found.sets]
+
+    def export(self, filepath: str | Path) -> None:
+        """Write a CSV file with a row a set."""
+        self._found.write_csv(filepath)
