@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Mapping
 
 from raycompress.errors import CompressionError
-from raycompress.results import bundle
 from raycompress.script.context import Trial
 
 Fingerprint = dict[str, tuple[float, float]]
@@ -52,6 +51,7 @@ class Witness:
     def export(self) -> None:
         """Note that the model, as it is now, is being saved."""
         self._exported = self._take()
+        self._trial.exported = True
 
     def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
         """Note that `small` was proved to be the same function as `masked`."""
@@ -79,5 +79,5 @@ class Witness:
 
     def _save_what_was_reported(self, reported: Fingerprint) -> None:
         """Export the model, if it is still that of the last report and no other compressor of the trial saved one."""
-        if not (self._trial.candidate / bundle.MANIFEST).exists() and same(reported, self._take()):
+        if not self._trial.exported and same(reported, self._take()):
             self._save(NOTE)

@@ -43,6 +43,8 @@ class Trial:
         What is asked for in mode ``analyze``: keywords of `raycompress.analysis.layer_sensitivity`.
     on_report
         Called with the values of each result before it is sent.
+    exported
+        Whether a compressor has saved a model.
     on_finish
         Called in turn when the script has ended well; what they raise is the trial's failure.
     """
@@ -55,6 +57,7 @@ class Trial:
     exports: tuple[str, ...] = ()
     bundle: Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    exported: bool = False
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)
 

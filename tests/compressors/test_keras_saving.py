@@ -26,6 +26,7 @@ import raycompress
 from raycompress import create_compressor
 from raycompress.compressors.keras.base import KerasCompressor
 from raycompress.compressors.keras.layers import arrays_of
+from raycompress.compressors.witness import NOTE
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.experiment.model import ModelInfo
 from raycompress.results import bundle
@@ -152,15 +153,46 @@ def test_a_metric_of_other_weights_fails_the_trial(enter: Any) -> None:
     finish(trial)
 
 
-def test_a_script_that_compresses_or_saves_nothing_fails(enter: Any) -> None:
+def test_a_script_that_compresses_nothing_or_trains_on_unsaved_fails(enter: Any) -> None:
     trial, _ = enter("trial")
     compressor = create_compressor(make(LIBRARIES["keras"], "sequential"), CONFIG)
     with pytest.raises(CompressionError, match="never called its compress"):
         finish(trial)
     compressor.compress()
     report(trial)
+    fit(compressor.model)
     with pytest.raises(CompressionError, match="saved no model"):
         finish(trial)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("sequential", "model.keras"), ("subclass", "model.weights.h5")])
+@pytest.mark.parametrize("library", LIBRARIES)
+def test_the_model_of_a_script_that_never_saves_is_saved(enter: Any, library: str, kind: str, name: str) -> None:
+    trial, sent = enter("trial")
+    model = make(LIBRARIES[library], kind)
+    create_compressor(model, CONFIG).compress()
+    fit(model)
+    report(trial)
+    finish(trial)
+    assert [message["notes"] for message in sent] == [[NOTE]]
+    assert {path.name for path in trial.candidate.iterdir()} == {*bundle.FILES, name, "mask.npz"}
+    loaded = raycompress.load(trial.candidate, fresh(library, kind))
+    assert np.array_equal(outputs(loaded), outputs(model))
+
+
+@pytest.mark.parametrize("more", [{}, {"folder_name": True}])
+def test_a_file_may_be_named_by_its_place_in_the_trials_folder(enter: Any, more: dict[str, Any]) -> None:
+    trial, _ = enter("trial")
+    compressor = create_compressor(make(LIBRARIES["keras"], "sequential"), CONFIG)
+    compressor.compress()
+    config = {**CONFIG, "save_model": True, "tid": 3, "folder_name": str(trial.candidate)}
+    if more:
+        compressor.export_model("m.h5", **config)
+    else:
+        compressor.export_model(str(trial.candidate / "m.h5"))
+    assert (trial.candidate / "m.h5").exists()
+    with pytest.raises(UsageError, match="would leave the folder"):
+        compressor.export_model("m.h5", **{**config, "folder_name": str(trial.candidate.parent)})
 
 
 def test_bad_paths_and_forms(enter: Any, tmp_path: Path) -> None:

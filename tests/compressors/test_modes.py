@@ -77,12 +77,17 @@ def test_a_metric_of_other_weights_fails_the_trial(enter: Any) -> None:
     finish(trial)
 
 
-def test_a_report_without_a_save_fails_the_trial_unless_no_model_is_asked_for(enter: Any) -> None:
+def test_a_report_without_a_save_of_a_model_that_changed_since_fails_the_trial(enter: Any) -> None:
     trial, _ = enter("trial")
-    create_compressor(trained("cnn", 0), CONFIG, dummy_input=DUMMY).compress()
+    model = trained("cnn", 0)
+    create_compressor(model, CONFIG, dummy_input=DUMMY).compress()
     report(trial)
+    train(model, 1)
     with pytest.raises(CompressionError, match="reported a result but saved no model"):
         finish(trial)
+
+
+def test_nothing_is_saved_where_no_model_is_asked_for(enter: Any) -> None:
     trial, sent = enter("trial", save_model=False)
     compressor = create_compressor(trained("cnn", 0), CONFIG, dummy_input=DUMMY)
     compressor.compress()

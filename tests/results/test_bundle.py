@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from torch import Tensor, nn
 import raycompress
 from raycompress.errors import BundleError
 from raycompress.results import bundle
+from raycompress.results.listing import sha256
+from raycompress.script import context
+from raycompress.script.context import Trial
 
 NETWORK = '''
 import torch
@@ -41,6 +45,23 @@ namespace: dict[str, Any] = {}
 exec(NETWORK, namespace)
 Network: type[nn.Module] = namespace["Network"]
 DUMMY = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+
+
+@pytest.fixture
+def enter(tmp_path: Path) -> Iterator[Callable[[], Trial]]:
+    """Make this process a trial that has exported a model."""
+
+    def start() -> Trial:
+        trial = Trial("trial", tmp_path / "candidate", lambda _message: None)
+        context.enter(trial)
+        config = {"compressor": "l1_filter", "config_list": [{"sparsity": 0.5, "op_types": ["Conv2d"]}]}
+        compressor = raycompress.create_compressor(Network(), config, dummy_input=DUMMY)
+        compressor.compress()
+        compressor.export_model("model.pth", "mask.pth")
+        return trial
+
+    yield start
+    context.enter(None)
 
 
 @pytest.fixture
@@ -107,7 +128,7 @@ def edit_plan(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None
         data = json.loads(path.read_text())
         change(data)
         path.write_text(json.dumps(data))
-        file = {"sha256": bundle._sha256(path), "bytes": path.stat().st_size}
+        file = {"sha256": sha256(path), "bytes": path.stat().st_size}
         edit_manifest(lambda manifest: manifest["files"].update({"plan.json": file}))(folder)
 
     return edit
@@ -194,3 +215,39 @@ def test_a_write_that_fails_leaves_the_old_bundle_whole(saved: Path) -> None:
         bundle.write(saved, content)
     assert bundle.read(saved) == manifest
     bundle.check_hashes(saved)
+
+
+def test_sealing_lists_what_the_script_wrote_by_itself(saved: Path, tmp_path: Path) -> None:
+    (saved / "own" / "deep").mkdir(parents=True)
+    (saved / "own" / "deep" / "model.h5").write_text("saved in its own way")
+    (saved / "own" / "link").symlink_to(saved / "own" / "deep" / "model.h5")
+    (tmp_path / "secret").write_text("elsewhere")
+    (saved / "file out").symlink_to(tmp_path / "secret")
+    (saved / "folder out").symlink_to(tmp_path, target_is_directory=True)
+    (saved / "dangling").symlink_to(tmp_path / "none")
+    (saved / "back\\slash").write_text("a name that a manifest refuses")
+    os.mkfifo(saved / "pipe")
+    before = bundle.read(saved).files
+    bundle.seal(saved, {"trial": 7})
+    manifest = bundle.read(saved)
+    assert manifest.trial == {"trial": 7}
+    assert set(manifest.files) - set(before) == {"own/deep/model.h5", "own/link"}
+    assert {name: manifest.files[name] for name in before} == before
+    bundle.check_hashes(saved)
+    (saved / "own" / "deep" / "model.h5").write_text("changed since")
+    with pytest.raises(BundleError, match="SHA-256 differs"):
+        bundle.check_hashes(saved)
+
+
+def test_sealing_takes_the_scripts_files_as_they_are_and_the_bundles_own_as_written(enter: Any) -> None:
+    trial = enter()
+    folder = trial.candidate
+    (folder / "model.pth").write_text("saved again by torch.save")
+    (folder / "mask.pth").unlink()
+    bundle.seal(folder, {})
+    bundle.check_hashes(folder)
+    assert "mask.pth" not in bundle.read(folder).files
+    (folder / bundle.WEIGHTS).write_bytes(b"other weights")
+    bundle.seal(folder, {})
+    with pytest.raises(BundleError, match=r"weights\.safetensors is not the file that was saved"):
+        bundle.check_hashes(folder)

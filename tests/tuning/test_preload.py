@@ -159,3 +159,26 @@ def test_a_tensorflow_that_has_computed_is_told_before_a_child_hangs() -> None:
     )
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     subprocess.run([sys.executable, "-c", program], check=True, env=environment)
+
+
+@pytest.mark.parametrize("beside", [{}, {"aup.py": "import wave"}, {"aup/__init__.py": "import wave"}])
+def test_of_the_old_tool_what_it_stands_for_is_loaded(read, beside):
+    source = "import aup\nfrom aup import compression\nfrom aup.compression.shape_dependency import ChannelDependency"
+    found = read({"train.py": source, **beside})
+    modules = [module for module, _, _ in found]
+    assert not any(required for _, _, required in found)
+    assert not any(module.partition(".")[0] in ("aup", "wave") for module in modules)
+    assert {
+        "raycompress.script.aup",
+        "raycompress.script.saving",
+        "raycompress.compressors.base",
+        "raycompress.compressors.analysis.shape_dependency",
+        "torch_pruning",
+    } <= set(modules)
+    assert len(modules) == len(set(modules))
+
+
+def test_an_old_script_of_tensorflow_loads_no_torch(read):
+    found = read({"train.py": "import tensorflow\nfrom aup import print_result"}, framework="tensorflow")
+    assert "raycompress.script.report" in {module for module, _, _ in found}
+    assert not any(module.partition(".")[0] in ("torch", "torch_pruning") for module, _, _ in found)
