@@ -142,6 +142,11 @@ def _range_keys(value: Any, path: JsonPath, spelled: Spelled) -> Any:
     return found if is_range(found) else value
 
 
+def inside(model: type[Keys]) -> Mapping[str, type[Keys]]:
+    """Return the keys of an object of the file that hold objects, or lists of them, with keys of their own."""
+    return _INSIDE.get(model, {})
+
+
 def names(model: type[Keys]) -> Iterator[str]:
     """Yield the keys of an object of the file."""
     for name, info in model.model_fields.items():
