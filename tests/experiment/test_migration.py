@@ -257,6 +257,22 @@ def test_the_layout_is_that_of_the_source(text: str) -> None:
     assert laid_out(found.value, found, text) == text + "\n"
 
 
+def test_what_is_mended_is_json_and_says_what_was_read() -> None:
+    rng = random.Random(1)
+    mended = 0
+    for _ in range(3000):
+        text = list(OLD)
+        for _ in range(rng.randint(1, 4)):
+            place, new = rng.randrange(len(text)), rng.choice("{}[](),:=\"'\\#/\nnN0.-tx ")
+            text[place : place + rng.randint(0, 1)] = rng.choice(["", new])
+        found = read("".join(text))
+        if found.sure:
+            mended += 1
+            again = read(laid_out(found.value, found, "".join(text)))
+            assert (again.flaws, again.value) == ([], found.value)
+    assert mended > 300
+
+
 @pytest.mark.parametrize(
     "slip",
     [

@@ -52,7 +52,7 @@ def _without_meaning(prefix: str, keys: Iterable[str], why: str) -> tuple[OldKey
 _FILE = (
     *_as_it_was(
         "",
-        name="results go to raycompress_results/<name>-<time>",
+        name="results go to raycompress_results/, into a folder of this name and the time",
         script="a Python script, arguments after it allowed; it needs no shebang and no run bit",
         workingdir="where trials run; a relative path starts at the file's folder",
     ),
@@ -145,7 +145,7 @@ _AROUND = (
     ),
     *_as_it_was(
         "resource_args",
-        save_model="no longer needed: the best model is kept; false keeps none",
+        save_model="true is the default now: the best model is kept; false keeps none",
         multi_res_labels="names of the numbers in a reported list, the objective's first",
         track_intermediate_results="every result is recorded, not only the last",
     ),
