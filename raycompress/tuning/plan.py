@@ -43,6 +43,8 @@ def notes(experiment: Experiment, space: SearchSpace) -> Iterator[str]:
                 f"the script never reads n_iterations: each result that it reports counts as one of {budgets.max_iter} "
                 "iterations, and a trial that reports but one is run in full"
             )
+        if experiment.seed is not None and experiment.n_parallel > 1:
+            yield "which trials are ended depends on which come first, so that the same seed may give another search"
         if experiment.early_stop is not None:
             yield f'"early_stop" is left out: {experiment.proposer} itself ends poor trials'
     first = experiment.n_samples if experiment.proposer == "sequence" else None

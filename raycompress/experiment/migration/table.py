@@ -135,7 +135,7 @@ _SEARCH = (
         bandwidth_factor="of bohb: how far its model reaches out",
         min_bandwidth="of bohb: how narrow its model may become",
     ),
-    *_without_meaning("", ("min_budget", "max_budget"), "budgets follow from eta and max_iter"),
+    *_without_meaning("", ("min_budget", "max_budget", "n_iterations"), "budgets follow from eta and max_iter"),
 )
 _AROUND = (
     *_as_it_was(
