@@ -6,6 +6,7 @@ import atexit
 import contextlib
 import os
 import random
+import shutil
 import signal
 import site
 import sys
@@ -141,7 +142,9 @@ def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes)
     if sys.path[0] != str(script.parent):
         sys.path.insert(0, str(script.parent))
     if trial.saves:
-        trial.candidate.mkdir(parents=True, exist_ok=True)  # the script may write into it by itself
+        # the script may write into it by itself; what a run that was killed left there is not this one's
+        shutil.rmtree(trial.candidate, ignore_errors=True)
+        trial.candidate.mkdir(parents=True)
     aup.install()
     _seed(spec)
     main = fresh_main(script)

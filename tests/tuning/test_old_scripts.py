@@ -152,6 +152,15 @@ def test_what_a_script_saves_in_its_own_way_is_kept_beside_the_bundle(worker, ol
         assert own_files(folder) >= {name, "model.pth", "mask.pth"}
 
 
+def test_what_a_killed_run_of_the_trial_left_is_gone_when_it_is_run_again(worker, old, tmp_path):
+    left = tmp_path / "trial" / "candidate" / "f1"
+    left.mkdir(parents=True)
+    (left / "half.pth").write_text("")
+    _, ending = run(worker, old(DECORATED.format(save=OWN_SAVE)))  # it makes the folder f1
+    assert ending.state == TrialState.FINISHED, ending.log.read_text()
+    assert own_files(tmp_path / "trial" / "candidate") == {"f1/f2/own.pth", "model.pth", "mask.pth"}
+
+
 def test_one_that_trains_on_after_its_report_and_saves_nothing_fails(worker, old):
     source = PLAIN.format(save="pass") + "    model = None\n"
     changed = source.replace(
