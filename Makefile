@@ -1,6 +1,6 @@
 # make demo   see it work: a search on this machine, from a clean clone
 # make test   the tests      make lint   style, types, import contracts      make bench   speed, against peers
-# make docs   docs/compressors.md, from the catalogue and from runs
+# make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin

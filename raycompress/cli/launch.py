@@ -52,7 +52,7 @@ def _run(experiment: Experiment, as_json: bool) -> None:
     from raycompress.cli.live import LiveView
     from raycompress.tuning.launch import launch as launch_search
 
-    with LiveView() as view:
+    with LiveView(live=experiment.proposer != "passive") as view:  # there the terminal is the script's
         record = launch_search(experiment, view)
     text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.root))}"
     click.echo(json.dumps(outcome(record), indent=2) if as_json else text)

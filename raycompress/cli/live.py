@@ -13,8 +13,9 @@ from rich.text import Text
 
 from raycompress.cli.words import duration, number, share, value
 from raycompress.results.journal import Event
+from raycompress.results.states import TrialState
 
-_STYLES = {"running": "cyan", "finished": "default", "stopped": "yellow"}
+_STYLES = {"running": "cyan", "finished": "default", "stopped": "yellow", "ended early": "yellow"}
 _ROWS = 12
 
 
@@ -57,17 +58,24 @@ class Progress:
 
 
 class LiveView:
-    """The terminal's view of a search, on stderr."""
+    """The terminal's view of a search, on stderr.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    live
+        Whether a terminal shows a table; plain lines otherwise.
+    """
+
+    def __init__(self, *, live: bool = True) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
         self._phase = ""
+        self._wants_live = live
         self._live: Live | None = None
         self._started = time.time()
 
     def __enter__(self) -> LiveView:
-        if self._console.is_terminal:
+        if self._wants_live and self._console.is_terminal:
             self._live = Live(
                 get_renderable=self._render, console=self._console, refresh_per_second=4, redirect_stdout=False
             )
@@ -181,7 +189,7 @@ def _bar(progress: Progress, now: float) -> Table:
 
 
 def _is_failure(event: Event) -> bool:
-    return event.get("state", "running") not in ("running", "finished", "stopped")
+    return TrialState(event.get("state", "running")).is_failure
 
 
 def _ended(event: Event, progress: Progress) -> str:
@@ -189,8 +197,10 @@ def _ended(event: Event, progress: Progress) -> str:
     if event["state"] == "finished":
         values = ", ".join(f"{name} {number(metric)}" for name, metric in event["values"].items())
         left = share((event["after"] or {}).get("bytes"), (event["before"] or {}).get("bytes"))
-        return f"{done} trial {event['trial']}: {values}" + (f", {left} of the size" if left else "")
-    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {event['log']}"
+        rest = (f", {left} of the size" if left else "") + (f"; {event['cause']}" if event["cause"] else "")
+        return f"{done} trial {event['trial']}: {values}{rest}"
+    log = f"\n    log: {event['log']}" if _is_failure(event) else ""
+    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}{log}"
 
 
 def _promoted(event: Event, progress: Progress) -> str:

@@ -13,6 +13,7 @@ from raycompress.errors import RaycompressError
 # verb -> (module, one line for --help); a table, so that --help loads no verb
 VERBS: dict[str, tuple[str, str]] = {
     "validate": ("raycompress.cli.validate", "Check an experiment file, without running anything."),
+    "migrate": ("raycompress.cli.migrate", "Say what became of the keys of an Auptimizer file, and renew it."),
     "plan": ("raycompress.cli.plan", "Show what a launch would search, keep and cost."),
     "run": ("raycompress.cli.launch", "Run a one-time experiment: no search range, one trial."),
     "launch": ("raycompress.cli.launch", "Run an experiment, one-time or automatic."),

@@ -29,8 +29,7 @@ def validate(file: str, as_json: bool) -> int:
     except ExperimentError as error:
         if not as_json:
             raise
-        told = [{"what": problem.what, "where": problem.where, "fix": problem.fix} for problem in error.problems]
-        click.echo(json.dumps({"valid": False, "problems": told}, indent=2))
+        click.echo(as_data(error))
         return error.exit_code
     found = _found(experiment)
     if as_json:
@@ -40,6 +39,12 @@ def validate(file: str, as_json: bool) -> int:
         click.echo(f"note: {note}", err=True)
     click.echo(f"{file}: {_in_words(found)}")
     return 0
+
+
+def as_data(error: ExperimentError) -> str:
+    """Return the mistakes of a file as JSON."""
+    told = [{"what": problem.what, "where": problem.where, "fix": problem.fix} for problem in error.problems]
+    return json.dumps({"valid": False, "problems": told}, indent=2)
 
 
 def _found(experiment: Experiment) -> dict[str, Any]:

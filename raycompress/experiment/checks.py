@@ -10,7 +10,7 @@ from typing import Any
 from raycompress.compressors.catalog import FRAMEWORKS, CompressorEntry, find, names
 from raycompress.compressors.catalog.quantizers import BITS, PARTS
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.ranges import Finding, check_range, find_ranges, is_range
+from raycompress.experiment.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.experiment.words import did_you_mean, dotted, listed, near
 
 SELECTION = ("op_names", "op_types", "exclude", "expand_op_names")
@@ -204,18 +204,21 @@ def _check_lists(data: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(("runtime_args", "env", name), f'"{name}" is no name of a variable', "write another name")
 
 
-def notes(data: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each thing that is taken and means nothing."""
+def notes(data: Mapping[str, Any]) -> Iterator[Note]:
+    """Yield a note for each thing that is taken and means nothing, or something else."""
     if data.get("resource") in ("node", "aws"):
-        yield f'resource "{data["resource"]}" is read as "cpu": which machine runs a trial is for Ray to say'
+        what = f'resource "{data["resource"]}" is read as "cpu": which machine runs a trial is for Ray to say'
+        yield Note(("resource",), what)
     if data.get("resource") == "passive":
-        yield 'resource "passive" is read as "cpu"; "proposer": "passive" runs one trial in this very process'
+        what = 'resource "passive" is read as "cpu"; "proposer": "passive" runs one trial in this very process'
+        yield Note(("resource",), what)
     yield from _notes_on_settings(data)
     if data.get("proposer") != "sequence":
         for path, value in every_range(data):
             for key in ("interval", "n"):
                 if key in value:
-                    yield f'"{dotted((*path, key))}" is for the proposer sequence only'
+                    inner = (*path, key)
+                    yield Note(inner, f'"{dotted(inner)}" is for the proposer sequence only')
 
 
 _SETTINGS_OF: Mapping[str, tuple[str, ...]] = {
@@ -227,19 +230,21 @@ _SETTINGS_OF: Mapping[str, tuple[str, ...]] = {
 """Setting -> the proposers that read it."""
 
 
-def _notes_on_settings(data: Mapping[str, Any]) -> Iterator[str]:
+def _notes_on_settings(data: Mapping[str, Any]) -> Iterator[Note]:
     early_stop = _dict(_dict(data.get("resource_args")).get("early_stop"))
     proposer, policy = data.get("proposer", "random"), early_stop.get("aup_policy")
     for key, proposers in _SETTINGS_OF.items():
         by_asha = key in ("eta", "max_iter") and policy == "asha"
         if key in data and proposer not in proposers and not by_asha:
-            yield f'"{key}" is for the proposer {" or ".join(proposers)} only'
+            yield Note((key,), f'"{key}" is for the proposer {" or ".join(proposers)} only')
     if proposer == "hyperopt" and data.get("engine") in ("anneal", "mix"):
-        yield f'engine "{data["engine"]}" is read as "tpe", the one that Ray Tune runs of hyperopt'
+        what = f'engine "{data["engine"]}" is read as "tpe", the one that Ray Tune runs of hyperopt'
+        yield Note(("engine",), what)
     for key in early_stop:
         stem = key.partition("_")[0]
         if key not in ("aup_policy", "aup_policy_steps", "warmup") and stem != str(policy).partition("_")[0]:
-            yield f'"resource_args.early_stop.{key}" is for another policy than {policy}'
+            path = ("resource_args", "early_stop", key)
+            yield Note(path, f'"{dotted(path)}" is for another policy than {policy}')
 
 
 def every_range(data: Mapping[str, Any]) -> Iterator[tuple[JsonPath, Mapping[str, Any]]]:

@@ -76,6 +76,9 @@ class _Fit:
         absent = [kind for kind in self.entry.get("op_types", ()) if kind not in present and self._is_spare(kind)]
         if absent:
             yield f"{self.where('op_types')}: the model has no layer of type {listed(absent)}, whose outputs stay float"
+        matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor)]
+        if matched and not self.rules:  # a default for a type, as it were, that every layer has an exception from
+            yield f"{self.where()}: the entry does nothing, since {self._taken_by(matched[0])}"
         sparsity = self.entry.get("sparsity")
         if self.is_excluded or not self.is_per_layer or not is_range(sparsity):
             return
@@ -143,16 +146,19 @@ class _Fit:
                 else "remove the entry"
             )
             yield Problem("the entry matches no layer", self.where(), fix)
-        elif matched and not self.rules:
-            by = next(
-                position
-                for position in range(len(self.entries) - 1, self.index, -1)
-                if matches(self.entries[position], matched[0], self.compressor)
-            )
-            what = f"the entry does nothing: later entries, such as config_list[{by}], take all its layers"
+        elif matched and not self.rules and "op_names" in self.entry:
+            what = f"the entry does nothing: {self._taken_by(matched[0])}"
             yield Problem(what, self.where(), "remove it, or put it after them")
         else:
             yield from self._overlaps()
+
+    def _taken_by(self, layer: Layer) -> str:
+        by = next(
+            position
+            for position in range(len(self.entries) - 1, self.index, -1)
+            if matches(self.entries[position], layer, self.compressor)
+        )
+        return f"later entries, such as config_list[{by}], take all its layers"
 
     def _overlaps(self) -> Iterator[Problem]:
         """A layer named by two entries that both compress it: only one of them can be meant."""

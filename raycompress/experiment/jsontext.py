@@ -24,12 +24,16 @@ _DEEPEST = 100
 
 @dataclass(frozen=True)
 class Flaw:
-    """One slip of the text: its line, the value it stands in, what it is and what to write."""
+    """One slip of the text: its line, the value it stands in, what it is and what to write.
+
+    `sure` is true where only one thing can have been meant, so that `JsonText.value` holds it.
+    """
 
     line: int
     path: JsonPath
     what: str
     fix: str
+    sure: bool = True
 
 
 @dataclass
@@ -55,6 +59,11 @@ class JsonText:
     flaws: list[Flaw] = field(default_factory=list)
     guessed: set[JsonPath] = field(default_factory=set)
     whole: bool = True
+
+    @property
+    def sure(self) -> bool:
+        """Whether `value` is what was meant, however it was written."""
+        return self.whole and not self.guessed and all(flaw.sure for flaw in self.flaws)
 
 
 def read(text: str) -> JsonText:
@@ -104,8 +113,8 @@ class _Reader:
     def line(self, at: int | None = None) -> int:
         return bisect_right(self.starts, self.at if at is None else at)
 
-    def flaw(self, path: JsonPath, what: str, fix: str, at: int | None = None) -> None:
-        self.out.flaws.append(Flaw(self.line(at), path, what, fix))
+    def flaw(self, path: JsonPath, what: str, fix: str, at: int | None = None, *, sure: bool = True) -> None:
+        self.out.flaws.append(Flaw(self.line(at), path, what, fix, sure))
 
     def peek(self) -> str:
         return self.text[self.at] if self.at < len(self.text) else ""
@@ -131,7 +140,7 @@ class _Reader:
 
     def token(self, token: Token, path: JsonPath) -> Any:
         for slip in token.slips:
-            self.flaw(path, slip.what, slip.fix, slip.at)
+            self.flaw(path, slip.what, slip.fix, slip.at, sure=token.sure)
         if not token.sure:
             self.out.guessed.add(path)
         self.at = token.end
@@ -161,8 +170,8 @@ class _Reader:
             key = self.key(path)
             inner = (*path, key)
             if key in found:
-                first = self.out.lines[inner]
-                self.flaw(path, f'"{key}" stands twice, first in line {first}', "keep one of the two", self.key_at)
+                what = f'"{key}" stands twice, first in line {self.out.lines[inner]}'
+                self.flaw(path, what, "keep one of the two", self.key_at, sure=False)
             self.out.lines[inner] = self.line(self.key_at)
             found[key] = self.after_colon(inner)
             comma = self.separator(path)
@@ -176,7 +185,7 @@ class _Reader:
             self.at = match.end()
             self.flaw(path, "a key without quotes", f"write {json.dumps(match.group())}", self.key_at)
             return match.group()
-        self.flaw(path, f'a key is missing before "{self.peek()}"', 'write "key": value')
+        self.flaw(path, f'a key is missing before "{self.peek()}"', 'write "key": value', sure=False)
         if self.peek() not in ":=":
             self.value((*path, ""))
         self.out.guessed.add((*path, ""))
@@ -192,7 +201,8 @@ class _Reader:
             self.at = colon.end()
             self.skip(path)
         if self.peek() == "" or self.peek() in ",}])" or (not colon and self.line() != self.line(key_end)):
-            self.flaw(path, f'"{key}" has no value', f"write {json.dumps(key)}: and its value", key_end - 1)
+            fix = f"write {json.dumps(key)}: and its value"
+            self.flaw(path, f'"{key}" has no value', fix, key_end - 1, sure=False)
             self.out.guessed.add(path)
             self.comma_taken = not colon
             return None
@@ -217,7 +227,7 @@ class _Reader:
                 self.peek() == ":" and isinstance(item, str) and "}" in self.open
             ):  # that was a key: the list ended before it
                 del self.out.flaws[flaws:], self.out.lines[inner]
-                self.flaw(path, 'this "[" is not closed', f'write "]" before {json.dumps(item)}', start)
+                self.flaw(path, 'this "[" is not closed', f'write "]" before {json.dumps(item)}', start, sure=False)
                 self.at = before
                 self.comma_taken = comma >= 0
                 return found
@@ -243,14 +253,10 @@ class _Reader:
         if char == closer:
             self.at += 1
         elif char in self.open:
-            self.flaw(
-                path,
-                f'this "{opener}" is not closed',
-                f'write "{closer}" before the "{char}" of line {self.line()}',
-                start,
-            )
+            fix = f'write "{closer}" before the "{char}" of line {self.line()}'
+            self.flaw(path, f'this "{opener}" is not closed', fix, start, sure=False)
         else:
-            self.flaw(path, f'"{char}" closes a "{opener}"', f'write "{closer}"')
+            self.flaw(path, f'"{char}" closes a "{opener}"', f'write "{closer}"', sure=False)
             self.at += 1
         if comma >= 0:
             self.flaw(path, f'a comma before the closing "{char}"', 'remove the ","', comma)
@@ -275,6 +281,8 @@ def _merged(flaws: list[Flaw]) -> list[Flaw]:
     merged: dict[tuple[int, str], Flaw] = {}
     for flaw in flaws:
         known = merged.setdefault((flaw.line, flaw.what), flaw)
+        if known.sure and not flaw.sure:
+            known = merged[flaw.line, flaw.what] = replace(known, sure=False)
         more = flaw.fix.removeprefix("write ")
         if flaw.fix != more and more not in known.fix.removeprefix("write ").split(", "):
             merged[flaw.line, flaw.what] = replace(known, fix=f"{known.fix}, {more}")

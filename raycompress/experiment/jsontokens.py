@@ -67,12 +67,13 @@ def scan_string(text: str, at: int) -> Token:
     value = _joined("".join(parts))
     if here >= len(text) or text[here] not in closers:
         return _unclosed(text, at, here, slips)
-    if any("\ud800" <= char <= "\udfff" for char in value):
+    halved = any("\ud800" <= char <= "\udfff" for char in value)
+    if halved:
         slips.append(Slip(at, "half of a surrogate pair in a text", "write the character itself"))
     if opener != '"':
         kind = "single" if opener == "'" else "curly"
         slips.append(Slip(at, f"text in {kind} quotes", f"write {json.dumps(value, ensure_ascii=False)}"))
-    return Token(value, here + 1, tuple(slips))
+    return Token(value, here + 1, tuple(slips), sure=not halved)
 
 
 def _unclosed(text: str, at: int, end: int, slips: list[Slip]) -> Token:

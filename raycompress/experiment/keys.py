@@ -306,7 +306,7 @@ class ExperimentKeys(Keys):
     """An experiment of raycompress."""
 
     coming = ("objectives", "constraints", "loggers")
-    meaningless = ("min_budget", "max_budget")
+    meaningless = ("min_budget", "max_budget", "n_iterations")
 
     schema_: str = Field("", alias="$schema", description="Of the file, for editors.")
     name: Text = Field(description="The experiment's name.")

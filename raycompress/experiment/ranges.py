@@ -28,6 +28,13 @@ class Finding(NamedTuple):
     fix: str
 
 
+class Note(NamedTuple):
+    """What is taken and means nothing, or something else: where it stands, and a line that says so."""
+
+    path: JsonPath
+    what: str
+
+
 def is_range(value: Any, *, anything: bool = False) -> bool:
     """Tell whether `value` is meant as a search range.
 

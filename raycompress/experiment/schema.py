@@ -177,7 +177,11 @@ class Experiment:
         ExperimentError
             All mistakes of the file at once, each with its line, its JSON path and what to write.
         """
-        text = _text_of(Path(path))
+        return cls.from_text(text_of(Path(path)), path, home=home)
+
+    @classmethod
+    def from_text(cls, text: str, path: str | Path, *, home: Path | None = None) -> Experiment:
+        """Understand what the file at `path` says, or is to say; the rest is as in `load`."""
         values, accepted = _understood(text, str(path))
         return _experiment(values, Path(path), home or Path(path).resolve().parent, text, accepted)
 
@@ -224,7 +228,8 @@ def _without_null_defaults(value: Any) -> Any:
     return {key: _without_null_defaults(item) for key, item in value.items() if not (key == "default" and item is None)}
 
 
-def _text_of(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return what an experiment file says to the letter; raise an ExperimentError where it cannot be read."""
     where = str(path)
     try:
         return path.read_text(encoding="utf-8-sig")
@@ -292,7 +297,7 @@ def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]
     # what is wrong by itself says nothing more about how it goes with the rest
     wrong += [finding for finding in check(spelled.data) if not any(finding.path[: len(path)] == path for path in told)]
     findings = [*spelled.findings, *(finding._replace(path=spelled.written(finding.path)) for finding in wrong)]
-    return values, findings, (*spelled.notes, *notes(spelled.data))
+    return values, findings, tuple(note.what for note in (*spelled.notes, *notes(spelled.data)))
 
 
 def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[str, ...]) -> Experiment:

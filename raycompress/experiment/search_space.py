@@ -124,8 +124,11 @@ class SearchSpace:
         return math.prod(dimension.grid_size for dimension in self.dimensions)
 
     def n_samples(self, experiment: Experiment) -> int:
-        """Return how many samples the experiment tries: one without a dimension, at most the grid for ``sequence``."""
-        if not self.dimensions:
+        """Return how many samples the experiment tries.
+
+        One without a dimension and for ``passive``; for ``sequence`` at most the grid.
+        """
+        if not self.dimensions or experiment.proposer == "passive":
             return 1
         if experiment.proposer != "sequence":
             return experiment.n_samples or 1

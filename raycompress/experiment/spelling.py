@@ -20,7 +20,7 @@ from raycompress.experiment.keys import (
     RuntimeArgsKeys,
 )
 from raycompress.experiment.ranges import KEYS as RANGE_KEYS
-from raycompress.experiment.ranges import Finding, is_range
+from raycompress.experiment.ranges import Finding, Note, is_range
 from raycompress.experiment.words import dotted, listed, near
 
 _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
@@ -48,12 +48,12 @@ class Spelled:
     findings
         What was changed or left out, by the path in the file.
     notes
-        Keys that are taken and have no meaning.
+        Keys that are taken and have no meaning, by the path in the file.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
     _written: dict[JsonPath, JsonPath] = field(default_factory=dict)
 
     def written(self, path: JsonPath) -> JsonPath:
@@ -108,7 +108,8 @@ def _known_key(key: str, data: Mapping[str, Any], model: type[Keys], path: JsonP
         spelled.findings.append(Finding(where, f'"{key}" is known but does not work in this version yet', "remove it"))
         return None
     if key in model.meaningless:
-        spelled.notes.append(f'"{dotted(where)}" has no meaning here: Ray does what it was for')
+        what = f'"{dotted(where)}" has no meaning here: Ray does what it was for'
+        spelled.notes.append(Note(where, what))
         return None
     home = next((dotted(place) for place, names_there in homes() if key in names_there), None)
     meant = near(key, known) if home is None else None
@@ -139,6 +140,11 @@ def _range_keys(value: Any, path: JsonPath, spelled: Spelled) -> Any:
         spelled._written[(*path, meant)] = where
         found[meant] = inner
     return found if is_range(found) else value
+
+
+def inside(model: type[Keys]) -> Mapping[str, type[Keys]]:
+    """Return the keys of an object of the file that hold objects, or lists of them, with keys of their own."""
+    return _INSIDE.get(model, {})
 
 
 def names(model: type[Keys]) -> Iterator[str]:

@@ -25,8 +25,11 @@ class TrialState(StrEnum):
     """Reported something that is no result, such as a dict where a number belongs."""
     STOPPED = "stopped"
     """Ended by us: by Ctrl-C, or because the time budget was spent."""
+    ENDED_EARLY = "ended early"
+    """Ended by us: its intermediate results were poor."""
 
     @property
     def is_failure(self) -> bool:
         """Whether the trial ended, and not as it should."""
-        return self not in (TrialState.RUNNING, TrialState.FINISHED, TrialState.STOPPED)
+        fine = (TrialState.RUNNING, TrialState.FINISHED, TrialState.STOPPED, TrialState.ENDED_EARLY)
+        return self not in fine

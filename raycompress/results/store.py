@@ -88,6 +88,12 @@ class ExperimentFolder:
         candidate.rename(doomed)
         shutil.rmtree(doomed)
 
+    def remove_candidates_but(self, number: int | None) -> None:
+        """Delete every candidate but that of trial `number`, whole or not; None deletes all."""
+        for path in self.root.glob("trials/*/candidate"):
+            if int(path.parent.name) != number:
+                self.remove_candidate(int(path.parent.name))
+
     def best_number(self) -> int | None:
         """Return the trial whose candidate is the best one, as ``best.json`` says; None when there is none.
 
@@ -105,11 +111,11 @@ class ExperimentFolder:
                 f"the pointer to the best model cannot be read: {error}", where=str(self.best_pointer)
             ) from error
 
-    def keep_attempt(self, number: int, attempt: int) -> None:
-        """Put the log of an attempt that failed aside, and what it saved away, before the next one."""
+    def put_aside(self, number: int, name: str) -> None:
+        """Keep the log of a run under `name`, and what it saved not at all, before the trial's next run."""
         self.remove_candidate(number)
         if self.log(number).exists():
-            self.log(number).replace(self.trial(number) / f"log.attempt-{attempt}.txt")
+            self.log(number).replace(self.trial(number) / f"log.{name}.txt")
 
     def link_best(self, number: int) -> None:
         """Point ``best`` at the candidate of trial `number`: a convenience for people; ``best.json`` decides."""

@@ -22,6 +22,7 @@ from raycompress.errors import RaycompressError, ResultError, ScriptError
 from raycompress.results.states import TrialState
 from raycompress.script import aup, context
 from raycompress.script.running import fresh_main
+from raycompress.tuning import commands
 from raycompress.tuning.processes import die_with_parent
 from raycompress.tuning.protocol import TrialSpec, encode
 
@@ -48,7 +49,9 @@ def run(spec: TrialSpec, parent: int, output: int, messages: int) -> NoReturn:
         _reset_signals()
         _redirect(output)
         send = _sender(messages)
-        code = _supervised(spec, send)
+        code = run_script(spec, send)
+        threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, executors included, as Python does at its end
+        atexit._run_exitfuncs()
     except BaseException:  # noqa: BLE001 - a fault of ours; what it is belongs in the log, and nothing may leave here
         traceback.print_exc()
     finally:
@@ -84,8 +87,14 @@ def _sender(descriptor: int) -> Callable[[Mapping[str, Any]], None]:
     return send
 
 
-def _supervised(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> int:
-    """Run the script and what it left to be done at its end; return the exit code."""
+def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> int:
+    """Run the trial's script in this process, and return the exit code that it would end with.
+
+    Parameters
+    ----------
+    send
+        Takes the messages; the last is ``done`` or ``failure``.
+    """
     trial = context.Trial(
         mode=spec.mode,
         candidate=spec.candidate_path,
@@ -109,8 +118,6 @@ def _supervised(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> i
     if trial.saves:
         with contextlib.suppress(OSError):  # there is something in it
             trial.candidate.rmdir()
-    threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, executors included, as Python does at its end
-    atexit._run_exitfuncs()
     return code
 
 
@@ -126,6 +133,11 @@ def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
         source = script.read_bytes()
     except OSError as error:
         raise ScriptError(f"cannot run the script: {error.strerror}", where=str(error.filename)) from None
+    with commands.around(spec.prescript, spec.postscript):
+        _execute(spec, trial, script, source)
+
+
+def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes) -> None:
     sys.argv = [str(script), *spec.script_args, str(spec.config_path)]
     if sys.path[0] != str(script.parent):
         sys.path.insert(0, str(script.parent))

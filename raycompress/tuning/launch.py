@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from raycompress.errors import BundleError, ExperimentError, MissingDependencyError, ScriptError
 from raycompress.experiment import preflight
+from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
@@ -26,7 +27,7 @@ from raycompress.results.record import Experiment as Record
 from raycompress.results.states import TrialState
 from raycompress.script.context import Mode
 from raycompress.tuning.local_ray import LocalRay, machine_cpus, machine_gpus
-from raycompress.tuning.plan import n_trials, parallel
+from raycompress.tuning.plan import BUDGETED, n_trials, notes, parallel
 from raycompress.tuning.preload import find_imports
 from raycompress.tuning.protocol import Message, trial_config
 from raycompress.tuning.worker import Ending, Hello, TrialSpec, WarmProcess, WarmSpec, Worker
@@ -88,19 +89,27 @@ def prepared(
             worker, model = inspected.result()
             with closing(worker):
                 tell_of_preload(worker.wait_ready(), experiment, view)
-                yield Prepared(experiment, model, checked_space(experiment, model, view), warm, worker)
+                space = checked_space(experiment, model, view)
+                for note in notes(experiment, space):
+                    view.note(note)
+                yield Prepared(experiment, model, space, warm, worker)
 
 
 def check_extras(experiment: Experiment) -> None:
-    """Raise MissingDependencyError, importing nothing, where a form to export needs a library that is not here."""
-    needed = ("onnx", "onnxruntime") if "onnx" in experiment.exports else ()
-    for library in needed:
-        if importlib.util.find_spec(library) is None:
-            raise MissingDependencyError(
-                f'"export": ["onnx"] needs {library}, which is not installed',
-                where=experiment.where(("export",)),
-                fix="pip install 'raycompress[onnx]'",
-            )
+    """Raise MissingDependencyError, importing nothing, where what is asked for needs a library that is not here."""
+    wanted: list[tuple[str, JsonPath, tuple[str, ...], str]] = []
+    if "onnx" in experiment.exports:
+        wanted.append(('"export": ["onnx"]', ("export",), ("onnx", "onnxruntime"), "onnx"))
+    if experiment.proposer == "bohb":
+        wanted.append(('"proposer": "bohb"', ("proposer",), ("hpbandster", "ConfigSpace", "statsmodels"), "bohb"))
+    for what, key, libraries, extra in wanted:
+        for library in libraries:
+            if importlib.util.find_spec(library) is None:
+                raise MissingDependencyError(
+                    f"{what} needs {library}, which is not installed",
+                    where=experiment.where(key),
+                    fix=f"pip install 'raycompress[{extra}]'",
+                )
 
 
 def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:
@@ -160,6 +169,8 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "save_model": experiment.save_model is not False,
         "result_labels": tuple(experiment.metric_labels),
         "exports": experiment.exports,
+        "prescript": experiment.prescript,
+        "postscript": experiment.postscript,
     }
 
 
@@ -195,11 +206,12 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
 
 def centre_config(experiment: Experiment) -> dict[str, Any]:
     """Return the config of a script that is run to learn of its model: the middle of every range, nothing saved."""
-    space = SearchSpace.of(_unexpanded(experiment))
-    return trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
+    space = SearchSpace.of(unexpanded(experiment))
+    config = trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
+    return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
 
 
-def _unexpanded(experiment: Experiment) -> Experiment:
+def unexpanded(experiment: Experiment) -> Experiment:
     """Return the experiment with each entry as one dimension, which needs no knowledge of the layers."""
     entries = tuple({**entry, "expand_op_names": False} for entry in experiment.compression.config_list)
     return replace(experiment, compression=replace(experiment.compression, config_list=entries))
@@ -268,6 +280,10 @@ def launch(experiment: Experiment, view: View) -> Record:
     BundleError
         The best bundle, reloaded, does not give the outputs that were saved with it.
     """
+    if experiment.proposer == "passive":
+        from raycompress.tuning.passive import launch_here
+
+        return launch_here(experiment, view)
     parallel(experiment)
     local_ray = LocalRay(machine_cpus())
     with prepared(experiment, view, meanwhile=local_ray) as ready:
@@ -276,7 +292,8 @@ def launch(experiment: Experiment, view: View) -> Record:
         journal = Journal(folder.journal)
         try:
             journal.listen(view.event)
-            journal.append("experiment", **_header(ready, folder, n_slots))
+            count = n_trials(experiment, ready.space)
+            journal.append("experiment", **header(experiment, ready.space, folder, n_trials=count, n_slots=n_slots))
             shutil.copyfile(experiment.path, folder.experiment)
             if ready.model is not None:
                 store.write_json(folder.model, ready.model.to_json())
@@ -315,8 +332,10 @@ def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, v
     journal.append("finished", reason=switch.reason or "complete", detail=switch.detail)
 
 
-def _header(ready: Prepared, folder: store.ExperimentFolder, n_slots: int) -> dict[str, Any]:
-    experiment = ready.experiment
+def header(
+    experiment: Experiment, space: SearchSpace, folder: store.ExperimentFolder, *, n_trials: int, n_slots: int
+) -> dict[str, Any]:
+    """Return the fields of the journal's first event."""
     return {
         "version": VERSION,
         "id": folder.id,
@@ -326,10 +345,10 @@ def _header(ready: Prepared, folder: store.ExperimentFolder, n_slots: int) -> di
         "compressor": experiment.compression.compressor,
         "seed": experiment.seed,
         "proposer": experiment.proposer,
-        "n_trials": n_trials(experiment, ready.space),
+        "n_trials": n_trials,
         "n_parallel": n_slots,
         "goal": experiment.target,
-        "dimensions": [dimension.name for dimension in ready.space.dimensions],
+        "dimensions": [dimension.name for dimension in space.dimensions],
         "host": platform.node(),
         "pid": os.getpid(),
     }

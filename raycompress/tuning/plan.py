@@ -3,17 +3,56 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.schema import Experiment, Resources
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.local_ray import machine_cpus, machine_gpus
+from raycompress.tuning.preload import local_files
 
 
 def n_trials(experiment: Experiment, space: SearchSpace) -> int:
     """Return the number of all trials."""
-    return space.n_samples(experiment) + (1 if experiment.baseline else 0)
+    dense = experiment.baseline and experiment.proposer != "passive"
+    return space.n_samples(experiment) + (1 if dense else 0)
+
+
+BUDGETED = ("hyperband", "bohb")
+"""The proposers that give each trial a budget, which its script finds in ``n_iterations``."""
+
+
+def reads_budget(experiment: Experiment) -> bool:
+    """Tell whether the script, or a module of the user's own that it imports, speaks of ``n_iterations``."""
+    files = local_files(experiment.script_path, experiment.workingdir)
+    return any(re.search(rb"\bn_iterations\b", file.read_bytes()) for file in files)
+
+
+def notes(experiment: Experiment, space: SearchSpace) -> Iterator[str]:
+    """Yield what a person should know of the search before it starts."""
+    budgets = experiment.budgets
+    if budgets is not None and experiment.proposer in BUDGETED:
+        if reads_budget(experiment):
+            yield (
+                f"each trial is run with n_iterations {', '.join(map(str, budgets.rungs(0)))}, one after another; "
+                f"after each run about one of {budgets.eta} goes on"
+            )
+        else:
+            yield (
+                f"the script never reads n_iterations: each result that it reports counts as one of {budgets.max_iter} "
+                "iterations, and a trial that reports but one is run in full"
+            )
+        if experiment.seed is not None and experiment.n_parallel > 1:
+            yield "which trials are ended depends on which come first, so that the same seed may give another search"
+        if experiment.early_stop is not None:
+            yield f'"early_stop" is left out: {experiment.proposer} itself ends poor trials'
+    first = experiment.n_samples if experiment.proposer == "sequence" else None
+    if first is not None and space.dimensions and space.grid_size > first:
+        yield (
+            f"the grid has {space.grid_size} points, and n_samples takes the first {first}; "
+            "without n_samples all of them are tried"
+        )
 
 
 def parallel(experiment: Experiment, offer: Mapping[str, float] | None = None) -> int:

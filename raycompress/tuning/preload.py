@@ -65,18 +65,26 @@ def find_imports(script: Path, workingdir: Path, engine: str = "", framework: st
     return tuple(dict.fromkeys(found))
 
 
+def local_files(script: Path, workingdir: Path) -> list[Path]:
+    """Return the script and the modules of the user's own that it imports at module level."""
+    reader = _Reader((script.parent, workingdir))
+    for _ in reader.read(script, required=True):
+        pass
+    return sorted(reader.files)
+
+
 class _Reader:
     """Reads files for their imports, each file once."""
 
     def __init__(self, homes: Sequence[Path]) -> None:
         self._homes = tuple(dict.fromkeys(home.resolve() for home in homes))
-        self._read: set[Path] = set()
+        self.files: set[Path] = set()
 
     def read(self, file: Path, *, required: bool, package: str = "") -> Iterator[Import]:
         """Yield the imports of `file`, a member of `package`; of local modules, theirs instead."""
-        if file in self._read:
+        if file in self.files:
             return
-        self._read.add(file)
+        self.files.add(file)
         try:
             tree = ast.parse(file.read_bytes(), str(file))
         except (OSError, SyntaxError, ValueError):  # told, with its line, when the script runs

@@ -153,6 +153,8 @@ class TrialSpec:
         Threads of torch; None leaves its default.
     save_model, result_labels, exports, bundle, analysis
         See `raycompress.script.context.Trial`.
+    prescript, postscript
+        Shell commands around the script; see `raycompress.tuning.commands`.
     log_limit
         Bytes of output that the log keeps at most.
     """
@@ -172,6 +174,8 @@ class TrialSpec:
     exports: tuple[str, ...] = ()
     bundle: str | Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    prescript: str = ""
+    postscript: str = ""
     log_limit: int = 20 << 20
 
     @property

@@ -8,8 +8,12 @@ the same proposals however fast each trial was.
 from __future__ import annotations
 
 import copy
+import functools
 import math
+import warnings
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -19,6 +23,8 @@ from ray.tune.search.sample import Domain
 
 from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.search_space import SearchSpace
+from raycompress.tuning.policies import Scores
+from raycompress.tuning.schedulers import TIME
 from raycompress.tuning.stop import DriverOnly
 
 Sample = dict[str, Any]
@@ -30,30 +36,43 @@ class Proposer(Protocol):
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, or None when there are no more."""
 
-    def learn(self, number: int, score: float | None) -> None:
-        """Take the score of trial `number`; None when the trial failed."""
+    def learn(self, number: int, score: float | None, scores: Scores) -> None:
+        """Take the score of trial `number`; None when the trial failed.
+
+        Parameters
+        ----------
+        scores
+            The score after each number of iterations at which the trial could have been ended.
+        """
 
 
-def make_proposer(name: str, space: SearchSpace, *, goal: str, seed: int | None) -> Proposer:
+def make_proposer(
+    name: str, space: SearchSpace, *, goal: str, seed: int | None, bohb: Mapping[str, Any] | None = None
+) -> Proposer:
     """Return the proposer that an experiment file calls `name`.
 
     Parameters
     ----------
     name
-        ``random``, ``sequence``, ``hyperopt``, ``optuna``, ``tpe`` or ``spearmint``.
+        ``random``, ``sequence``, ``hyperopt``, ``optuna``, ``tpe``, ``spearmint``, ``hyperband`` (random: what makes it
+        HyperBand is its scheduler) or ``bohb``.
     space
         What there is to search; without a dimension every proposal is the empty sample.
     goal
         ``max`` or ``min``.
     seed
         The same seed gives the same proposals; None a new start each time.
+    bohb
+        Settings of BOHB's model, by the names of HpBandSter.
     """
     if not space.dimensions:
         return _Points(iter(({},)))
     if name == "sequence":
         return _Points(space.grid())
-    if name == "random":
+    if name in ("random", "hyperband"):
         return _Random(space, seed)
+    if name == "bohb":
+        return _Bohb(space, goal, seed, bohb or {})
     return _FromTune(_TUNE_SEARCHERS[name], space, goal=goal, seed=seed)
 
 
@@ -66,7 +85,7 @@ class _Points:
     def propose(self, number: int) -> Sample | None:
         return next(self._points, None)
 
-    def learn(self, number: int, score: float | None) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores) -> None:
         """Nothing: the points are given."""
 
 
@@ -83,7 +102,7 @@ class _Random:
             for dimension in self._space.dimensions
         }
 
-    def learn(self, number: int, score: float | None) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores) -> None:
         """Nothing: samples are independent."""
 
 
@@ -105,11 +124,54 @@ class _FromTune:
             return None
         return {self._dimensions[key].name: _value(self._dimensions[key], raw) for key, raw in proposal.items()}
 
-    def learn(self, number: int, score: float | None) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores) -> None:
         if score is None:
             self._searcher.on_trial_complete(str(number), error=True)
         else:
             self._searcher.on_trial_complete(str(number), {"score": score, "training_iteration": 1})
+
+
+class _Bohb(_FromTune):
+    """Tune's BOHB: a model of the results with the largest budget that has enough of them.
+
+    Falkner et al., BOHB: Robust and Efficient Hyperparameter Optimization at Scale, ICML 2018. HpBandSter draws from
+    numpy's global random numbers: with a seed they are its own while it proposes.
+    """
+
+    def __init__(self, space: SearchSpace, goal: str, seed: int | None, settings: Mapping[str, Any]) -> None:
+        super().__init__(functools.partial(_tune_bohb, settings), space, goal=goal, seed=seed)
+        self._state = None if seed is None else np.random.RandomState(seed).get_state()
+
+    def propose(self, number: int) -> Sample | None:
+        with self._own_random_numbers(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of statsmodels, to HpBandSter
+            return super().propose(number)
+
+    @contextmanager
+    def _own_random_numbers(self) -> Iterator[None]:
+        if self._state is None:
+            yield
+            return
+        outside = np.random.get_state()
+        np.random.set_state(self._state)
+        try:
+            yield
+        finally:
+            self._state = np.random.get_state()
+            np.random.set_state(outside)
+
+    def learn(self, number: int, score: float | None, scores: Scores) -> None:
+        for iterations, value in sorted(scores.items()):
+            told = {"score": value, "hyperband_info": {"budget": iterations}}
+            self._searcher.on_trial_result(str(number), told)
+        super().learn(number, score, scores)
+
+
+def _tune_bohb(settings: Mapping[str, Any], domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+    from ray.tune.search.bohb import TuneBOHB
+
+    space = TuneBOHB.convert_search_space(domains)
+    return TuneBOHB(space, bohb_config=dict(settings), metric="score", mode=goal, seed=seed)
 
 
 def _hyperopt(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
@@ -208,6 +270,7 @@ class Proposals(DriverOnly, Searcher):
         self._number_of: dict[str, int] = {}
         self._free_slots = list(range(n_slots))
         self._slot_of: dict[str, int] = {}
+        self._scores: defaultdict[int, Scores] = defaultdict(dict)
         self._ended: dict[int, float | None] = {}
         self._learnt = 0
 
@@ -243,11 +306,17 @@ class Proposals(DriverOnly, Searcher):
             if self._learnt + 1 not in self._ended:
                 return False
             self._learnt += 1
-            self._proposer.learn(self._learnt, self._ended[self._learnt])
+            self._learn(self._learnt)
         return True
 
+    def _learn(self, number: int) -> None:
+        self._proposer.learn(number, self._ended[number], self._scores.pop(number, {}))
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Intermediate results teach the proposer nothing."""
+        """Keep an intermediate result for the trial's end."""
+        score = result.get("score")
+        if score is not None and math.isfinite(score):
+            self._scores[self._number_of[trial_id]][result[TIME]] = score
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take the end of a trial; a failed one has no score."""
@@ -258,8 +327,10 @@ class Proposals(DriverOnly, Searcher):
         score = None if result is None or error else result.get("score")
         valid = score is not None and math.isfinite(score)
         self._ended[number] = score if valid else None
+        if valid and result is not None:
+            self.on_trial_result(trial_id, result)
         if self._lag is None:
-            self._proposer.learn(number, self._ended[number])
+            self._learn(number)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the journal is the truth, and a resumed search is told from it."""

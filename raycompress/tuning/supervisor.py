@@ -15,15 +15,15 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
 from raycompress.results.states import TrialState
 from raycompress.tuning import child
+from raycompress.tuning.heard import Heard
 from raycompress.tuning.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
-from raycompress.tuning.protocol import Ending, Hello, Lines, Message, TrialSpec, encode, numbers
+from raycompress.tuning.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
 from raycompress.tuning.trial_log import CappedLog
 
 _CHUNK = 1 << 18
@@ -41,11 +41,8 @@ class _Running:
     messages: int
     log: CappedLog
     started: float
+    heard: Heard
     lines: Lines = field(default_factory=Lines)
-    values: dict[str, int | float] | None = None
-    candidate: Message | None = None
-    failure: Message | None = None
-    done: bool = False
     at_end: set[int] = field(default_factory=set)
     """Which of its two pipes nobody writes to any more."""
     verdict: tuple[TrialState, str] | None = None
@@ -180,7 +177,7 @@ class Supervisor:
             ending = Ending(TrialState.FAILED, cause, spec.log_path, time.monotonic() - started)
             self._send(ending.to_message())
             return
-        self._running = _Running(spec, number, pid, output, messages, log, started)
+        self._running = _Running(spec, number, pid, output, messages, log, started, Heard(spec.mode))
         self._set_reading(output, True)
         self._set_reading(messages, True)
 
@@ -232,16 +229,9 @@ class Supervisor:
         except (ValueError, TypeError, KeyError):  # the script wrote to a descriptor that is not its own
             trial.log.write(b"raycompress: unreadable message: %s\n" % line[:200])
             return
-        if kind == "done":
-            trial.done = True
-            return
-        if kind == "result":
-            trial.values = numbers(message["values"])
-        elif kind == "candidate":
-            trial.candidate = message
-        elif kind == "failure":
-            trial.failure = message
-        self._send(message)
+        trial.heard.take(message)
+        if kind != "done":
+            self._send(message)
 
     # its end
 
@@ -277,7 +267,8 @@ class Supervisor:
 
 def _ending(trial: _Running, code: int) -> Ending:
     """Say how `trial` ended; `code` is its exit code, or the negative number of the signal that killed it."""
-    state, cause = trial.verdict or _classify(trial, code)
+    heard = trial.heard
+    state, cause = trial.verdict or heard.verdict(code)
     if trial.log.problem:
         cause = "; ".join(filter(None, (cause, trial.log.problem)))
     return Ending(
@@ -287,36 +278,12 @@ def _ending(trial: _Running, code: int) -> Ending:
         seconds=time.monotonic() - trial.started,
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
-        frame=trial.failure["frame"] if trial.failure else "",
-        values=trial.values,
-        candidate=trial.candidate,
+        frame=heard.failure["frame"] if heard.failure else "",
+        values=heard.values,
+        candidate=heard.candidate,
     )
-
-
-def _classify(trial: _Running, code: int) -> tuple[TrialState, str]:
-    if code < 0:
-        names: Iterable[str] = (number.name for number in signal.Signals if number == -code)
-        return TrialState.KILLED, f"killed by signal {-code} ({next(iter(names), 'real-time')})"
-    if trial.failure is not None:
-        frame = trial.failure["frame"]
-        return TrialState(trial.failure["state"]), _line(trial.failure["message"]) + (f" ({frame})" if frame else "")
-    if code != 0:
-        return TrialState.FAILED, f"exit code {code}"
-    if not trial.done:
-        return TrialState.FAILED, "exit code 0 by os._exit or exec, before its result and model could be checked"
-    if trial.spec.mode not in ("trial", "baseline"):
-        return TrialState.FINISHED, ""
-    if trial.values is None:
-        return TrialState.NO_RESULT, "the script reported no result"
-    wrong = [f"{name} is {value}" for name, value in trial.values.items() if not math.isfinite(value)]
-    return (TrialState.NOT_A_NUMBER, ", ".join(wrong)) if wrong else (TrialState.FINISHED, "")
 
 
 def _overdue(trial: _Running) -> str:
     limit = f"{trial.spec.timeout_s:g} s (trial_timeout_s)"
-    return f"no result within {limit}" if trial.values is None else f"not at its end within {limit}"
-
-
-def _line(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= 500 else line[:499] + "…"
+    return f"no result within {limit}" if trial.heard.values is None else f"not at its end within {limit}"

@@ -13,6 +13,8 @@ from ray import tune
 
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.tuning.outcome import facts_of, first, seal
+from raycompress.tuning.schedulers import TIME
 from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
 
 
@@ -49,6 +51,9 @@ class TrialPlan:
 class TrialActor(tune.Trainable):
     """Runs trials one after another, each in a forked child of the warm process.
 
+    A trial whose config names ``budgets`` is a run of the script for each of them, every run from the start, with its
+    budget in ``n_iterations``; after each the scheduler decides whether the trial goes on.
+
     A trial's end of any kind is a result with ``done`` and a ``state``: to Tune no trial fails, so no actor is thrown
     away and started anew because a script had an exception.
     """
@@ -63,7 +68,10 @@ class TrialActor(tune.Trainable):
         self._config = config
         self._attempt = 1
         self._attempts: list[dict[str, Any]] = []
-        self._pending: dict[str, float] | None = None
+        self._budgets: list[int] = list(config["budgets"])
+        self._spent = 0
+        self._results = 0
+        self._seconds = 0.0
         self._messages: Iterator[dict[str, Any] | Ending] | None = None
         self._started = time.monotonic()
 
@@ -77,21 +85,34 @@ class TrialActor(tune.Trainable):
         """Run until there is something to tell: an intermediate result, if asked for, or the end."""
         while True:
             if self._messages is None:
-                self._messages = self._connected().run(self._spec())
+                self._messages = self._next_run()
             for message in self._messages:
                 if isinstance(message, Ending):
                     break
-                if message["type"] == "result" and self._plan.stream:
-                    values = message["values"]
-                    return {"state": TrialState.RUNNING, "values": values, "score": _first(values)}
+                if message["type"] == "result" and self._streams:
+                    values, self._results = message["values"], self._results + 1
+                    seconds = round(time.monotonic() - self._started, 4)
+                    told = {"values": values, "score": first(values), "seconds": seconds, TIME: self._results}
+                    return {**_RUNNING, **told}
             else:
                 raise AssertionError("a trial's messages end with its ending")
             self._messages = None
             if not (message.state.is_failure and self._attempt <= self._plan.retries):
-                return self._end(message)
+                return self._end_of_run(message)
             self._attempts.append({"attempt": self._attempt, "state": message.state, "cause": message.cause})
-            self._plan.folder.keep_attempt(self._config["number"], self._attempt)
+            self._plan.folder.put_aside(self._config["number"], f"attempt-{self._attempt}")
             self._attempt += 1
+            self._results = 0
+
+    @property
+    def _streams(self) -> bool:
+        return self._plan.stream and not self._config["budgets"]
+
+    def _next_run(self) -> Iterator[dict[str, Any] | Ending]:
+        if self._spent:
+            self._plan.folder.put_aside(self._config["number"], f"iterations-{self._spent}")
+            self._spent = 0
+        return self._connected().run(self._spec())
 
     def _connected(self) -> Worker:
         if self._worker is None or self._worker.is_closed:
@@ -108,7 +129,7 @@ class TrialActor(tune.Trainable):
         return TrialSpec(
             **{**template, "env": {**devices, **template["env"]}, "save_model": saves},
             mode="baseline" if self._config["baseline"] else "trial",
-            config=self._config["config"],
+            config={**self._config["config"], **({"n_iterations": self._budgets[0]} if self._budgets else {})},
             folder=str(self._plan.folder.trial(self._config["number"])),
             seed=self._config["seed"],
         )
@@ -119,40 +140,21 @@ class TrialActor(tune.Trainable):
         resources = self.trial_resources
         return float(resources.required_resources.get("GPU", 0)) if resources is not None else 0.0
 
-    def _end(self, ending: Ending) -> dict[str, Any]:
-        candidate = ending.candidate if ending.state == TrialState.FINISHED else None
-        facts = {
-            "trial": self._config["number"],
-            "state": ending.state,
-            "cause": ending.cause,
-            "values": ending.values,
-            "score": _first(ending.values) if ending.state == TrialState.FINISHED else None,
-            "seconds": round(ending.seconds, 4),
-            "before": candidate and candidate["before"],
-            "after": candidate and candidate["after"],
-            "removed": candidate["removed"] if candidate else {},
-            "notes": candidate["notes"] if candidate else [],
-            "saved": candidate is not None and not self._config["baseline"],
-        }
+    def _end_of_run(self, ending: Ending) -> dict[str, Any]:
+        """Return what the run gave: the trial's end, or, where a larger budget follows, what it is judged by."""
+        self._seconds += ending.seconds
+        facts: dict[str, Any] = facts_of(ending, baseline=self._config["baseline"], seconds=self._seconds)
         if facts["saved"]:
-            self._seal(facts)
-        return {**facts, "attempts": self._attempts, "done": True}
+            seal(self._plan.folder, self._config, facts)
+        facts["attempts"] = self._attempts
+        if not self._budgets:
+            return {**facts, TIME: self._results, "done": True}
+        self._spent = self._budgets.pop(0)
+        return {**facts, TIME: self._spent, "done": not self._budgets or facts["state"] != TrialState.FINISHED}
 
-    def _seal(self, facts: dict[str, Any]) -> None:
-        from raycompress.results import bundle
-
-        folder: Path = self._plan.folder.candidate(self._config["number"])
-        bundle.seal(
-            folder,
-            {
-                "experiment": self._plan.folder.id,
-                "trial": facts["trial"],
-                "sample": self._config["sample"],
-                "seed": self._config["seed"],
-                "metrics": facts["values"],
-                "seconds": facts["seconds"],
-            },
-        )
+    def abandon(self) -> None:
+        """Kill the script of a trial that the scheduler has ended; the driver calls this."""
+        self._stop_trial()
 
     def _stop_trial(self) -> None:
         if self._messages is not None and self._worker is not None:
@@ -165,5 +167,4 @@ class TrialActor(tune.Trainable):
             self._worker.close()
 
 
-def _first(values: dict[str, float] | None) -> float | None:
-    return next(iter(values.values()), None) if values else None
+_RUNNING = {"state": TrialState.RUNNING, "attempts": [], "done": False}

@@ -11,10 +11,13 @@ from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
+from raycompress.tuning import plan as plans
 from raycompress.tuning import slots
-from raycompress.tuning.best import BestKeeper, Recorder
-from raycompress.tuning.plan import n_trials
+from raycompress.tuning.best import BestKeeper
+from raycompress.tuning.plan import BUDGETED, n_trials
 from raycompress.tuning.protocol import trial_config
+from raycompress.tuning.recorder import Recorder
+from raycompress.tuning.schedulers import Watch, make_scheduler
 from raycompress.tuning.searchers import Proposals, Sample, make_proposer
 from raycompress.tuning.stop import StopSwitch
 from raycompress.tuning.trainable import TrialActor, TrialPlan
@@ -52,12 +55,16 @@ class Tuner:
         self._plan = plan
         self._switch = switch
         self._n_slots = n_slots
+        self._scheduler = make_scheduler(experiment)
+        self._climbs = experiment.proposer in BUDGETED and plans.reads_budget(experiment)
         self._keeper = BestKeeper(plan.folder, journal, Objective(experiment.target))
         self._recorder = Recorder(
             plan.folder,
             journal,
             self._keeper,
             stop=lambda why: switch.throw("failure", why),
+            abandon=_abandon,
+            why=self._why,
             ignore_failures=experiment.ignore_failures,
         )
 
@@ -74,6 +81,7 @@ class Tuner:
                 metric="score",
                 mode=experiment.target,
                 search_alg=self._proposals(),
+                scheduler=self._scheduler,
                 num_samples=n_trials(experiment, self._space),
                 max_concurrent_trials=self._n_slots,
                 reuse_actors=True,
@@ -93,10 +101,16 @@ class Tuner:
         with slots.kept_actors():
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
+        self._plan.folder.remove_candidates_but(self._keeper.number)
+
+    def _why(self, number: int) -> str:
+        return self._scheduler.why.get(number, "") if isinstance(self._scheduler, Watch) else ""
 
     def _proposals(self) -> Proposals:
         experiment = self._experiment
-        proposer = make_proposer(experiment.proposer, self._space, goal=experiment.target, seed=experiment.seed)
+        proposer = make_proposer(
+            experiment.proposer, self._space, goal=experiment.target, seed=experiment.seed, bohb=experiment.bohb
+        )
         return Proposals(
             proposer,
             n_samples=self._space.n_samples(experiment),
@@ -108,15 +122,18 @@ class Tuner:
 
     def _config(self, number: int, sample: Sample) -> dict[str, Any]:
         built = self._space.build(sample)
-        seed = self._experiment.seed
+        seed, budgets = self._experiment.seed, self._experiment.budgets
+        rungs = budgets.rungs(budgets.bracket_of(number)) if self._climbs and budgets is not None and number else ()
+        config = trial_config(self._plan.compression, built, number=number, saves_into=self._plan.saves_into(number))
+        if budgets is not None and self._experiment.proposer in BUDGETED:
+            config["n_iterations"] = next(iter(rungs), budgets.max_iter)
         return {
             "number": number,
             "sample": sample,
             "baseline": number == 0,
             "seed": None if seed is None else seed + number,
-            "config": trial_config(
-                self._plan.compression, built, number=number, saves_into=self._plan.saves_into(number)
-            ),
+            "budgets": rungs,
+            "config": config,
         }
 
     def _end_running_trials(self) -> None:
@@ -125,3 +142,8 @@ class Tuner:
             actor = trial.temporary_state.ray_actor
             if actor is not None:
                 ray.kill(actor)
+
+
+def _abandon(trial: Any) -> None:
+    """Have the actor of one of Tune's trials kill the script that it runs, and wait for that."""
+    ray.get(trial.temporary_state.ray_actor.abandon.remote())

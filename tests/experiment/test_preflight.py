@@ -395,3 +395,17 @@ def test_bits_that_no_trial_could_take_are_told_from_the_file(tmp_path, compress
     with pytest.raises(ExperimentError) as caught:
         load_checked(path)
     assert [problem.what for problem in caught.value.problems if told in problem.what]
+
+
+def test_a_general_entry_that_every_layer_is_an_exception_from_is_a_note(load: Load) -> None:
+    experiment = load(
+        {"sparsity": 0.5, "op_types": ["Conv2d"], "op_names": ["conv1"]},
+    )
+    general = load(
+        {"sparsity": 0.8, "op_types": ["Linear"]},
+        {"sparsity": 0.6, "op_types": ["Conv2d"], "op_names": ["conv1"]},
+        {"exclude": True, "op_types": ["Linear"]},
+    )
+    assert told(experiment) == told(general) == []
+    _, notes_on_it = check_model(general, MODEL)
+    assert any("compression.config_list[0]: the entry does nothing" in note for note in notes_on_it)

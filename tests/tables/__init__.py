@@ -1,1 +1,1 @@
-"""The tables of docs/compressors.md, made from the catalogue and from runs: ``python -m tests.tables`` writes them."""
+"""The tables of docs/, made from the code and from runs: ``python -m tests.tables`` writes them."""

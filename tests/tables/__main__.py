@@ -1,4 +1,4 @@
-"""``python -m tests.tables``: run every pruner on every network, every quantizer, and write docs/compressors.md."""
+"""``python -m tests.tables``: write docs/coming-from-auptimizer.md, run every compressor, write docs/compressors.md."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import sys
 import torch
 
 from tests.compressors import quantizer_table
+from tests.tables import coming
 from tests.tables.document import PAGE, page
 from tests.tables.matrix import NETWORKS, PRUNERS, Outcome, run
 from tests.tables.reloader import Reloader
 
 
 def main() -> None:
-    """Run everything, and write the page."""
+    """Run everything, and write the pages."""
+    coming.write()
     torch.set_num_threads(1)
     matrix: dict[tuple[str, str], Outcome] = {}
     with Reloader() as reloader:

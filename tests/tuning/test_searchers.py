@@ -7,7 +7,7 @@ from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.searchers import Proposals, make_proposer
 
-PROPOSERS = ["random", "hyperopt", "optuna", "spearmint"]
+PROPOSERS = ["random", "hyperopt", "optuna", "spearmint", "bohb"]
 
 
 @pytest.fixture
@@ -67,7 +67,9 @@ def drive(space, name, order, *, seed=7, n=12, parallel=3, goal="max"):
         trial_id, proposal = running.pop(order(len(running)))
         failed = proposal["number"] % 5 == 4
         result = {"score": float("nan")} if failed else {"score": score(proposal["sample"])}
-        proposals.on_trial_complete(trial_id, result)
+        if not failed:
+            proposals.on_trial_result(trial_id, {**result, "iterations": 1})
+        proposals.on_trial_complete(trial_id, {**result, "iterations": 3})
     return seen
 
 
@@ -99,7 +101,7 @@ def test_both_ends_of_an_int_range_are_proposed(space):
     assert {sample["epochs"] for sample in samples.values()} == {1, 2, 3}
 
 
-@pytest.mark.parametrize("name", ["hyperopt", "optuna", "spearmint"])
+@pytest.mark.parametrize("name", ["hyperopt", "optuna", "spearmint", "bohb"])
 def test_a_searcher_learns(space, name):
     samples = drive(space, name, lambda n: 0, n=40, parallel=1)
     late = [score(samples[number]) for number in range(31, 41)]

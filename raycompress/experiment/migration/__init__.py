@@ -1,0 +1,1 @@
+"""Experiment files of Auptimizer's Compressor: what their keys became, and how such a file is written today."""

@@ -1,0 +1,64 @@
+"""What becomes of a trial that has ended: the facts for the journal, and its candidate, sealed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raycompress.results.states import TrialState
+from raycompress.results.store import ExperimentFolder
+from raycompress.tuning.protocol import Ending
+
+FACTS = ("state", "cause", "values", "score", "seconds", "before", "after", "removed", "notes", "saved")
+"""What the journal's event ``ended`` says beside the trial's number and its log."""
+
+NOTHING: Mapping[str, Any] = {**dict.fromkeys(FACTS), "removed": {}, "notes": [], "saved": False}
+"""The facts of a trial that left nothing."""
+
+
+def facts_of(ending: Ending, *, baseline: bool, seconds: float) -> dict[str, Any]:
+    """Return the facts of a trial, or of one of its runs.
+
+    Parameters
+    ----------
+    baseline
+        Whether it is the dense model's, which keeps nothing.
+    seconds
+        What the trial has taken so far, all its runs together.
+    """
+    finished = ending.state == TrialState.FINISHED
+    candidate = ending.candidate if finished else None
+    return {
+        "state": ending.state,
+        "cause": ending.cause,
+        "values": ending.values,
+        "score": first(ending.values) if finished else None,
+        "seconds": round(seconds, 4),
+        "before": candidate and candidate["before"],
+        "after": candidate and candidate["after"],
+        "removed": candidate["removed"] if candidate else {},
+        "notes": candidate["notes"] if candidate else [],
+        "saved": candidate is not None and not baseline,
+    }
+
+
+def seal(folder: ExperimentFolder, trial: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
+    """Write what is known of a trial into its candidate: ``number``, ``sample`` and ``seed`` of `trial`, and facts."""
+    from raycompress.results import bundle
+
+    bundle.seal(
+        folder.candidate(trial["number"]),
+        {
+            "experiment": folder.id,
+            "trial": trial["number"],
+            "sample": trial["sample"],
+            "seed": trial["seed"],
+            "metrics": facts["values"],
+            "seconds": facts["seconds"],
+        },
+    )
+
+
+def first(values: Mapping[str, float] | None) -> float | None:
+    """Return the objective among the values of a result: the first; None without a result."""
+    return next(iter(values.values()), None) if values else None

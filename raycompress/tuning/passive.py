@@ -1,0 +1,139 @@
+"""The proposer ``passive``: one trial in this very process, where a debugger, a profiler or a print reaches it.
+
+No Ray, no fork, no log: the script prints to the terminal and reads from it. Everything else is as in a search: the
+journal, the candidate, the verification of the best in a fresh process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from raycompress.experiment.objective import Objective
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.search_space import SearchSpace
+from raycompress.results import store
+from raycompress.results.journal import Journal
+from raycompress.results.record import Experiment as Record
+from raycompress.results.states import TrialState
+from raycompress.results.store import ExperimentFolder
+from raycompress.script import context
+from raycompress.tuning import child
+from raycompress.tuning.best import BestKeeper
+from raycompress.tuning.heard import Heard
+from raycompress.tuning.launch import (
+    View,
+    check_extras,
+    compression_config,
+    header,
+    trial_template,
+    unexpanded,
+    verify_again,
+)
+from raycompress.tuning.outcome import facts_of, seal
+from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
+
+NUMBER = 1
+"""Of the trial; the dense model has none here."""
+
+
+def launch_here(experiment: Experiment, view: View) -> Record:
+    """Run a passive experiment: one trial, every search range at its middle; return its record.
+
+    Raises
+    ------
+    BundleError
+        The saved model, reloaded, does not give the outputs that were saved with it.
+    """
+    check_extras(experiment)
+    for note in experiment.accepted:
+        view.note(note)
+    space = SearchSpace.of(unexpanded(experiment))
+    sample = space.centre()
+    view.note("passive: one trial in this process, " + ("every range at its middle" if sample else "without a search"))
+    folder = store.create(experiment.storage, experiment.name)
+    journal = Journal(folder.journal)
+    try:
+        journal.listen(view.event)
+        journal.append("experiment", **header(experiment, space, folder, n_trials=1, n_slots=1))
+        shutil.copyfile(experiment.path, folder.experiment)
+        state = _run_trial(experiment, space.build(sample), sample, folder, journal)
+        record = Record(folder)
+        if record.bundle is not None:
+            journal.append("verified", **verify_again(experiment, record, view))
+        stopped = state == TrialState.STOPPED
+        journal.append("finished", reason="stopped" if stopped else "complete", detail="stopped by SIGINT" * stopped)
+    finally:
+        journal.close()
+    return Record(folder)
+
+
+def _run_trial(
+    experiment: Experiment, built: dict[str, Any], sample: dict[str, Any], folder: ExperimentFolder, journal: Journal
+) -> TrialState:
+    """Run the only trial and write down what became of it."""
+    template = trial_template(experiment)
+    saves_into = folder.candidate(NUMBER) if template["save_model"] else None
+    config = trial_config(compression_config(experiment), built, number=NUMBER, saves_into=saves_into)
+    spec = TrialSpec(**template, mode="trial", config=config, folder=str(folder.trial(NUMBER)), seed=experiment.seed)
+    journal.append("started", trial=NUMBER, attempt=1, sample=sample, config=config, baseline=False)
+    ending = _run(spec)
+    facts = facts_of(ending, baseline=False, seconds=ending.seconds)
+    if facts["saved"]:
+        seal(folder, {"number": NUMBER, "sample": sample, "seed": spec.seed}, facts)
+    journal.append("ended", trial=NUMBER, log=str(folder.log(NUMBER)), **facts)
+    if facts["saved"] and facts["score"] is not None:
+        BestKeeper(folder, journal, Objective(experiment.target)).consider(NUMBER, facts["score"])
+    else:
+        folder.remove_candidate(NUMBER)
+    return ending.state
+
+
+def _run(spec: TrialSpec) -> Ending:
+    """Run the script here, as a forked child would, and return how it ended."""
+    spec.config_path.parent.mkdir(parents=True, exist_ok=True)
+    spec.config_path.write_text(json.dumps(spec.config, indent=2) + "\n", encoding="utf-8")
+    spec.log_path.write_text("a passive trial: what it printed went to the terminal\n", encoding="utf-8")
+    heard = Heard(spec.mode)
+    started = time.monotonic()
+    with _process_left_as_it_was():
+        code = child.run_script(spec, lambda message: heard.take(dict(message)))
+    failure = heard.failure or {"frame": "", "error": ""}
+    state, cause = heard.verdict(code)
+    if failure["error"] == "KeyboardInterrupt":
+        state, cause = TrialState.STOPPED, "stopped by SIGINT"
+    return Ending(
+        state=state,
+        cause=cause,
+        log=spec.log_path,
+        seconds=time.monotonic() - started,
+        exit_code=code,
+        frame=failure["frame"],
+        values=heard.values,
+        candidate=heard.candidate,
+    )
+
+
+@contextmanager
+def _process_left_as_it_was() -> Iterator[None]:
+    folder, arguments, path, environment = Path.cwd(), sys.argv, list(sys.path), dict(os.environ)
+    main, modules = sys.modules["__main__"], set(sys.modules)
+    try:
+        yield
+    finally:
+        context.enter(None)
+        sys.modules["__main__"] = main
+        for name in [name for name in set(sys.modules) - modules if name.partition(".")[0] == "aup"]:
+            del sys.modules[name]
+        sys.argv, sys.path[:] = arguments, path
+        os.chdir(folder)
+        for name in set(os.environ) - set(environment):
+            del os.environ[name]
+        os.environ.update(environment)

@@ -1,0 +1,114 @@
+"""The callback that turns what Ray Tune tells into the journal, and hands candidates to the keeper of the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune import Callback
+
+from raycompress.results.journal import Journal
+from raycompress.results.states import TrialState
+from raycompress.results.store import ExperimentFolder
+from raycompress.tuning.best import BestKeeper
+from raycompress.tuning.outcome import FACTS, NOTHING
+from raycompress.tuning.schedulers import TIME
+from raycompress.tuning.stop import DriverOnly
+
+
+class Recorder(DriverOnly, Callback):
+    """Turns what Tune tells of trials into events of the journal, and candidates into the best one.
+
+    Parameters
+    ----------
+    stop
+        Called with a line that says why, when a failed trial ends the search.
+    abandon
+        Kills the script of one of Tune's trials that the scheduler has ended.
+    why
+        Says why the scheduler has ended a trial, by its number; empty where it has not.
+    ignore_failures
+        Whether a failed trial leaves the search going.
+    """
+
+    def __init__(
+        self,
+        folder: ExperimentFolder,
+        journal: Journal,
+        keeper: BestKeeper,
+        *,
+        stop: Callable[[str], None],
+        abandon: Callable[[Any], None],
+        why: Callable[[int], str],
+        ignore_failures: bool,
+    ) -> None:
+        self._folder = folder
+        self._journal = journal
+        self._keeper = keeper
+        self._stop = stop
+        self._abandon = abandon
+        self._why = why
+        self._ignore_failures = ignore_failures
+        self._running: dict[int, Any] = {}
+
+    @property
+    def running(self) -> dict[int, Any]:
+        """Tune's trials that have started and not ended, by number."""
+        return self._running
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """A trial was given a slot."""
+        config = trial.config
+        self._running[config["number"]] = trial
+        self._journal.append(
+            "started",
+            trial=config["number"],
+            attempt=1,
+            sample=config["sample"],
+            config=config["config"],
+            baseline=config["baseline"],
+        )
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """An intermediate result, or the end: of itself, or because the scheduler has said so."""
+        number, running = trial.config["number"], result["state"] == TrialState.RUNNING
+        if running or not result["done"]:
+            self._journal.append("intermediate", trial=number, step=result[TIME], values=result["values"])
+        if not result["done"]:
+            return
+        for attempt in result["attempts"]:
+            self._journal.append("retried", trial=number, **attempt)
+        if running:
+            self._abandon(trial)  # before its folder is cleaned
+            told = {"values": result["values"], "seconds": result["seconds"], "cause": self._why(number)}
+            self._end(number, {**NOTHING, **told, "state": TrialState.ENDED_EARLY})
+            return
+        facts = {name: result[name] for name in FACTS}
+        if why := self._why(number):
+            facts["cause"] = f"ended {why}"
+        self._end(number, facts)
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The actor itself, not the script, failed: the node, or Ray."""
+        cause = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
+        text = f"the trial's actor died: {str(cause).strip().splitlines()[-1] if cause else 'no cause given'}"
+        self._end(trial.config["number"], {**NOTHING, "state": TrialState.KILLED, "cause": text})
+
+    def _end(self, number: int, facts: dict[str, Any]) -> None:
+        self._running.pop(number, None)
+        self._journal.append("ended", trial=number, log=str(self._folder.log(number)), **facts)
+        if number == 0:
+            return
+        if facts["saved"] and facts["score"] is not None:
+            self._keeper.consider(number, facts["score"])
+        else:
+            self._folder.remove_candidate(number)
+        if TrialState(facts["state"]).is_failure and not self._ignore_failures:
+            self._stop(f"trial {number} failed: {facts['cause']}")
+
+    def end_stopped(self, cause: str) -> None:
+        """Write the end of the trials that were running when the search was stopped."""
+        for number in sorted(self._running):
+            self._end(number, {**NOTHING, "state": TrialState.STOPPED, "cause": cause})

@@ -1,0 +1,198 @@
+"""Early stopping: which trials are ended before their end, because their results so far are poor.
+
+`Watch` is the one scheduler that Ray Tune sees. It leaves the dense model alone, looks at a trial when the experiment
+file says so, and asks a `Rule`: one of Tune's own schedulers, or a policy of the old tool that Tune has not.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+from raycompress.experiment.budgets import Budgets
+from raycompress.experiment.early_stop import EarlyStop
+from raycompress.experiment.schema import Experiment
+from raycompress.tuning import policies
+from raycompress.tuning.policies import Policy, Scores
+from raycompress.tuning.stop import DriverOnly
+
+TIME = "iterations"
+"""What a result counts by: the budget of the run that gave it, or how many results the trial has reported."""
+
+Result = Mapping[str, Any]
+
+
+class Rule(Protocol):
+    """Something that judges a trial by its results."""
+
+    def add(self, controller: Any, trial: Any) -> None:
+        """A trial was made."""
+
+    def see(self, trial: Any, result: Result) -> None:
+        """Take a finite result, whether the trial is judged by it or not."""
+
+    def judge(self, controller: Any, trial: Any, result: Result) -> str:
+        """Return why the trial is to end after this result, or an empty string."""
+
+    def end(self, controller: Any, trial: Any, result: Result) -> None:
+        """A trial has ended, with this finite result."""
+
+
+def make_scheduler(experiment: Experiment) -> TrialScheduler:
+    """Return the scheduler of an experiment: Tune's own first in, first out where nothing is to be ended early."""
+    stop, budgets, goal = experiment.early_stop, experiment.budgets, experiment.target
+    if budgets is not None:
+        watched = stop if stop is not None and stop.policy == "asha" else EarlyStop("asha")
+        return Watch(_Brackets(budgets, goal), watched)
+    if stop is None:
+        plain: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
+        return plain
+    if stop.policy == "median":
+        return Watch(_Median(stop, goal), stop)
+    return Watch(_Judged(_policy(stop), goal), stop)
+
+
+def _policy(stop: EarlyStop) -> Policy:
+    if stop.policy == "bandit":
+        return functools.partial(policies.bandit, factor=stop.bandit_factor)
+    if stop.policy == "truncation":
+        return functools.partial(policies.truncation, percentage=stop.truncation_percentage)
+    return functools.partial(
+        policies.curve_fitting,
+        threshold=stop.curve_fitting_threshold,
+        end=stop.curve_fitting_max_iters,
+        timeout_s=stop.curve_fitting_timeout_s,
+    )
+
+
+class Watch(DriverOnly, FIFOScheduler):
+    """Asks `rule` about the results that are to be looked at.
+
+    Attributes
+    ----------
+    why
+        Number of a trial that was ended -> why, in a line.
+    """
+
+    def __init__(self, rule: Rule, stop: EarlyStop) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._rule = rule
+        self._stop = stop
+        self.why: dict[int, str] = {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
+        """A trial was made."""
+        if not trial.config["baseline"]:
+            self._rule.add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: Result) -> str:
+        """Decide whether the trial goes on."""
+        if result["done"] or not self._looks_at(trial, result):
+            return str(TrialScheduler.CONTINUE)
+        self._rule.see(trial, result)
+        if result[TIME] <= self._stop.warmup or result[TIME] % self._stop.steps:
+            return str(TrialScheduler.CONTINUE)
+        why = self._rule.judge(tune_controller, trial, result)
+        if not why:
+            return str(TrialScheduler.CONTINUE)
+        self.why[trial.config["number"]] = why
+        return str(TrialScheduler.STOP)
+
+    def on_trial_complete(self, tune_controller: Any, trial: Any, result: Result) -> None:
+        """A trial has ended, by itself or because of a decision here."""
+        if self._looks_at(trial, result):
+            self._rule.end(tune_controller, trial, result)
+
+    def _looks_at(self, trial: Any, result: Result) -> bool:
+        score = result.get("score")
+        return not trial.config["baseline"] and score is not None and math.isfinite(score)
+
+
+class _OfTune:
+    """A rule that one of Tune's schedulers knows."""
+
+    def __init__(self, schedulers: Callable[[Any], TrialScheduler], why: str) -> None:
+        self._of = schedulers
+        self._why = why
+
+    def add(self, controller: Any, trial: Any) -> None:
+        self._of(trial).on_trial_add(controller, trial)
+
+    def see(self, trial: Any, result: Result) -> None:
+        pass
+
+    def judge(self, controller: Any, trial: Any, result: Result) -> str:
+        decision = self._of(trial).on_trial_result(controller, trial, dict(result))
+        return self._why.format(result[TIME]) if decision == TrialScheduler.STOP else ""
+
+    def end(self, controller: Any, trial: Any, result: Result) -> None:
+        self._of(trial).on_trial_complete(controller, trial, dict(result))
+
+
+class _Brackets(_OfTune):
+    """HyperBand, asynchronous: each bracket is one of Tune's ASHA schedulers.
+
+    Li et al., A System for Massively Parallel Hyperparameter Tuning, MLSys 2020: a trial is judged when it reaches a
+    rung, by those that were there before; no trial waits for others.
+    """
+
+    def __init__(self, budgets: Budgets, goal: str) -> None:
+        brackets = [
+            AsyncHyperBandScheduler(
+                time_attr=TIME,
+                metric="score",
+                mode=goal,
+                grace_period=budgets.rungs(bracket)[0],
+                max_t=budgets.max_iter,
+                reduction_factor=budgets.eta,
+                stop_last_trials=False,
+            )
+            for bracket in range(budgets.brackets)
+        ]
+        super().__init__(
+            lambda trial: brackets[budgets.bracket_of(trial.config["number"])],
+            f"after {{}} of {budgets.max_iter} iterations: not in the best 1/{budgets.eta}",
+        )
+
+
+class _Median(_OfTune):
+    """Tune's median stopping rule; Golovin et al., Google Vizier, KDD 2017."""
+
+    def __init__(self, stop: EarlyStop, goal: str) -> None:
+        never: Any = math.inf  # a trial of ours cannot be paused: it would lose its process
+        median = MedianStoppingRule(
+            time_attr=TIME,
+            metric="score",
+            mode=goal,
+            grace_period=stop.warmup + 1,
+            min_samples_required=2,
+            min_time_slice=never,
+        )
+        super().__init__(lambda trial: median, "after {} results worse than the median of the other trials")
+
+
+class _Judged:
+    """Keeps the scores of all trials for a policy of the old tool."""
+
+    def __init__(self, policy: Policy, goal: str) -> None:
+        self._policy = policy
+        self._sign = 1.0 if goal == "max" else -1.0
+        self._scores: dict[int, Scores] = {}
+
+    def add(self, controller: Any, trial: Any) -> None:
+        self._scores[trial.config["number"]] = {}
+
+    def see(self, trial: Any, result: Result) -> None:
+        self._scores[trial.config["number"]][result[TIME]] = self._sign * result["score"]
+
+    def judge(self, controller: Any, trial: Any, result: Result) -> str:
+        number = trial.config["number"]
+        others = [scores for other, scores in self._scores.items() if other != number and scores]
+        return self._policy(self._scores[number], others)
+
+    def end(self, controller: Any, trial: Any, result: Result) -> None:
+        self.see(trial, result)
