@@ -16,7 +16,7 @@ from tests.old.harness import snapshot
 
 SEARCHES = {
     "automatic_random": {"digits_model.pth", "digits_mask.pth"},
-    "automatic_hyperopt": {"digits_model.pth", "digits_mask.pth"},
+    "automatic_hyperopt": {"digits_model.pth"},
     "automatic_sequence": {"digits_model.pth", "digits_mask.pth"},
     "automatic_spearmint": {"digits_model.pth", "digits_mask.pth"},
     "automatic_tensorflow_level": {"digits_model.h5"},

@@ -19,9 +19,10 @@ def test_a_search_with_budgets_keeps_to_the_number_of_samples(proposer: str, hom
     assert snapshot(home) == before
     record = done.record
     assert len(record.searched) == 5
-    assert {trial.state for trial in record.searched} <= {TrialState.FINISHED, TrialState.STOPPED}
+    assert {trial.state for trial in record.searched} <= {TrialState.FINISHED, TrialState.ENDED_EARLY}
     assert all(trial.config["n_iterations"] >= 1 for trial in record.searched)
-    assert any(len(trial.intermediate) > 1 for trial in record.searched)
+    if proposer == "hyperband":  # the other's script reports once, and knows of no budget
+        assert any(len(trial.intermediate) > 1 for trial in record.searched)
     assert record.best is not None
     assert record.folder.candidates() == [record.best.number]
     assert record.verified is not None

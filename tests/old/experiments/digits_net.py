@@ -13,7 +13,7 @@ class Net(nn.Module):
         self.conv1 = nn.Conv2d(1, 16, 3, 1)
         self.conv2 = nn.Conv2d(16, 32, 3, 1)
         self.dropout1 = nn.Dropout2d(0.1)
-        self.dropout2 = nn.Dropout2d(0.2)
+        self.dropout2 = nn.Dropout(0.2)
         self.fc1 = nn.Linear(128, 32)
         self.fc2 = nn.Linear(32, 10)
 
