@@ -1,4 +1,4 @@
-"""Searches of the old kind whose proposers give a trial a budget: hyperband and bohb."""
+"""Searches of the old kind whose proposers give a trial a budget, hyperband and bohb; and passive, which is none."""
 
 from __future__ import annotations
 
@@ -25,4 +25,16 @@ def test_a_search_with_budgets_keeps_to_the_number_of_samples(proposer: str, hom
         assert any(len(trial.intermediate) > 1 for trial in record.searched)
     assert record.best is not None
     assert record.folder.candidates() == [record.best.number]
+    assert record.verified is not None
+
+
+def test_passive_runs_one_trial_in_the_commands_own_process(home: Path, tmp_path: Path) -> None:
+    before = snapshot(home)
+    done = raycompress(tmp_path, "launch", home / "automatic_passive.json")
+    assert done.code == 0, done.out + done.err
+    assert snapshot(home) == before
+    assert "Test accuracy" in done.out + done.err  # what the script prints, in the terminal
+    record = done.record
+    assert [list(trial.sample.values()) for trial in record.searched] == [[0.5]]
+    assert record.folder.candidates() == [1]
     assert record.verified is not None

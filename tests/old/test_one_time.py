@@ -35,7 +35,9 @@ def own_files(name: str) -> set[str]:
         return {"digits_quantized.pth"}
     if name.endswith("exports_never"):
         return {"model.pth", "mask.pth"}
-    without_mask = name.endswith(("dependency_aware", "decorated", "sensitivity", "automatic_hyperopt"))
+    without_mask = name.endswith(
+        ("dependency_aware", "decorated", "sensitivity", "automatic_hyperopt", "automatic_passive")
+    )
     return {"digits_model.pth"} if without_mask else {"digits_model.pth", "digits_mask.pth"}
 
 

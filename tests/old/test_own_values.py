@@ -16,6 +16,7 @@ def test_two_hundred_trials_each_with_its_own_values(home: Path, tmp_path: Path)
     done = raycompress(tmp_path, "launch", home / "automatic_own_values.json")
     assert done.code == 0, done.out + done.err
     record = done.record
+    assert record.header["n_parallel"] == 2
     assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 200
     for trial in record.searched:
         config, values = trial.config, trial.values
