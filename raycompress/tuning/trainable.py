@@ -72,6 +72,7 @@ class TrialActor(tune.Trainable):
         self._budgets: list[int] = list(config["budgets"])
         self._spent = 0
         self._results = 0
+        self._told = 0
         self._seconds = 0.0
         self._messages: Generator[Message | Ending, None, None] | None = None
         self._started = time.monotonic()
@@ -92,6 +93,9 @@ class TrialActor(tune.Trainable):
                     break
                 if message["type"] == "result" and self._streams:
                     values, self._results = message["values"], self._results + 1
+                    if self._results <= self._told:  # by an attempt that failed later
+                        continue
+                    self._told = self._results
                     seconds = round(time.monotonic() - self._started, 4)
                     told = {"values": values, "score": first(values), "seconds": seconds, TIME: self._results}
                     return {**_RUNNING, **told}

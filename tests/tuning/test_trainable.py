@@ -1,4 +1,4 @@
-"""The trial actor without Ray: what it leaves behind when a trial is ended between two results."""
+"""The trial actor without Ray: what it tells, and what it leaves behind when a trial is ended between two results."""
 
 import pytest
 from trials import left, pids
@@ -14,6 +14,17 @@ with open("pids", "w") as file:
     file.write("".join(f"{child.pid}\\n" for child in children))
 rc.report(score=0.5)
 time.sleep(600)
+"""
+
+FAILS_ONCE = """
+import pathlib
+import raycompress as rc
+again = pathlib.Path("again").exists()
+pathlib.Path("again").touch()
+for step in range(1, 4):
+    rc.report(score=step)
+    if step == 2 and not again:
+        raise ValueError
 """
 
 
@@ -53,3 +64,12 @@ def test_an_actor_whose_trial_was_abandoned_takes_the_next(actor):
     running.step()
     running.abandon()
     assert running.step()["score"] == 0.5
+
+
+def test_an_attempt_tells_no_step_that_the_one_before_has_told(tmp_path, actor):
+    running = actor(FAILS_ONCE, retries=1)
+    results = [running.step() for _ in range(4)]
+    assert [result["iterations"] for result in results] == [1, 2, 3, 3]
+    assert [result["values"] for result in results[:3]] == [{"score": 1}, {"score": 2}, {"score": 3}]
+    assert results[3]["done"]
+    assert [attempt["state"] for attempt in results[3]["attempts"]] == ["failed"]
