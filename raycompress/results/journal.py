@@ -6,7 +6,8 @@ event          fields
 experiment     version, id, name, file, script, compressor, seed, proposer, n_trials, n_parallel, goal,
                dimensions, host, pid
 started        trial, attempt, sample (dimension -> value), config (what the script got), baseline
-intermediate   trial, values, step
+intermediate   trial, values, step: how many results there were, or the budget of the run; each step once, also of
+               a trial that is made again
 retried        trial, attempt, state, cause: an attempt that failed and is made again
 ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved
 promoted       trial, score: its candidate is now the best one

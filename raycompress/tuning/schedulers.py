@@ -17,6 +17,7 @@ from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import policies
+from raycompress.tuning.plan import BUDGETED
 from raycompress.tuning.policies import Policy, Scores
 from raycompress.tuning.stop import DriverOnly
 
@@ -45,8 +46,8 @@ class Rule(Protocol):
 def make_scheduler(experiment: Experiment) -> TrialScheduler:
     """Return the scheduler of an experiment: Tune's own first in, first out where nothing is to be ended early."""
     stop, budgets, goal = experiment.early_stop, experiment.budgets, experiment.target
-    if budgets is not None:
-        watched = stop if stop is not None and stop.policy == "asha" else EarlyStop("asha")
+    if budgets is not None:  # of the policy asha, or of a proposer that heeds no policy
+        watched = EarlyStop("asha") if stop is None or experiment.proposer in BUDGETED else stop
         return Watch(_Brackets(budgets, goal), watched)
     if stop is None:
         plain: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
@@ -157,6 +158,10 @@ class _Brackets(_OfTune):
             lambda trial: brackets[budgets.bracket_of(trial.config["number"])],
             f"after {{}} of {budgets.max_iter} iterations: not in the best 1/{budgets.eta}",
         )
+        self._last = budgets.max_iter
+
+    def judge(self, controller: Any, trial: Any, result: Result) -> str:
+        return super().judge(controller, trial, result) if result[TIME] < self._last else ""
 
 
 class _Median(_OfTune):

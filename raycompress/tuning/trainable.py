@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from ray import tune
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.outcome import facts_of, first, seal
+from raycompress.tuning.protocol import Message
 from raycompress.tuning.schedulers import TIME
 from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
 
@@ -71,8 +72,9 @@ class TrialActor(tune.Trainable):
         self._budgets: list[int] = list(config["budgets"])
         self._spent = 0
         self._results = 0
+        self._told = 0
         self._seconds = 0.0
-        self._messages: Iterator[dict[str, Any] | Ending] | None = None
+        self._messages: Generator[Message | Ending, None, None] | None = None
         self._started = time.monotonic()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -91,6 +93,9 @@ class TrialActor(tune.Trainable):
                     break
                 if message["type"] == "result" and self._streams:
                     values, self._results = message["values"], self._results + 1
+                    if self._results <= self._told:  # by an attempt that failed later
+                        continue
+                    self._told = self._results
                     seconds = round(time.monotonic() - self._started, 4)
                     told = {"values": values, "score": first(values), "seconds": seconds, TIME: self._results}
                     return {**_RUNNING, **told}
@@ -108,7 +113,7 @@ class TrialActor(tune.Trainable):
     def _streams(self) -> bool:
         return self._plan.stream and not self._config["budgets"]
 
-    def _next_run(self) -> Iterator[dict[str, Any] | Ending]:
+    def _next_run(self) -> Generator[Message | Ending, None, None]:
         if self._spent:
             self._plan.folder.put_aside(self._config["number"], f"iterations-{self._spent}")
             self._spent = 0
@@ -153,13 +158,13 @@ class TrialActor(tune.Trainable):
         return {**facts, TIME: self._spent, "done": not self._budgets or facts["state"] != TrialState.FINISHED}
 
     def abandon(self) -> None:
-        """Kill the script of a trial that the scheduler has ended; the driver calls this."""
+        """Kill the script of a trial that the scheduler has ended, and wait for that; the driver calls this."""
         self._stop_trial()
 
     def _stop_trial(self) -> None:
-        if self._messages is not None and self._worker is not None:
-            self._worker.close()
-            self._worker, self._messages = None, None
+        if self._messages is not None:
+            self._messages.close()  # which waits until the last of its processes is gone
+            self._messages = None
 
     def cleanup(self) -> None:
         """Let go of the warm process; a trial that still runs ends with that."""

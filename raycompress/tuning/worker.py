@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any, Self
 
 from raycompress.errors import ScriptError, StorageError
@@ -145,10 +145,10 @@ class Worker:
         self._hello = Hello.from_message(self._received.pop(0))
         return self._hello
 
-    def run(self, spec: TrialSpec) -> Iterator[Message | Ending]:
+    def run(self, spec: TrialSpec) -> Generator[Message | Ending, None, None]:
         """Run a trial: yield the script's messages as they come, and last its `Ending`.
 
-        Leaving the iterator before its end stops the trial.
+        Closing the iterator before its end kills the trial, and waits until the last of its processes is gone.
         """
         self.wait_ready()
         self._number += 1

@@ -111,3 +111,15 @@ def test_hyperband_judges_at_its_rungs_only(scheduler, proposer):
         else:
             assert decisions[0] == TrialScheduler.CONTINUE
             assert set(decisions[1:]) == {TrialScheduler.STOP}
+
+
+@pytest.mark.parametrize("keys", [{"proposer": "hyperband"}, stopping("asha")])
+def test_a_trial_that_has_had_its_whole_budget_is_not_ended_before_it_saves_its_model(scheduler, keys):
+    watch = scheduler(**keys, eta=3, max_iter=9)
+    good, fading = [0.5] * 9, [0.5] * 8 + [0.1]
+    assert drive(watch, [good, good, fading]) == {}
+
+
+def test_hyperband_heeds_no_policy(scheduler):
+    watch = scheduler(proposer="hyperband", max_iter=9, **stopping("asha", aup_policy_steps=2, warmup=4))
+    assert drive(watch, [POOR, GOOD, POOR]) == {2: 1}
