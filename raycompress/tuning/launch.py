@@ -317,6 +317,7 @@ def _search(ready: Prepared, folder: store.ExperimentFolder, journal: Journal, v
         compression=compression_config(experiment),
         retries=experiment.job_retries,
         stream=experiment.track_intermediate_results,
+        judged=experiment.early_stop is not None or experiment.budgets is not None,
     )
     tuner = Tuner(experiment, ready.space, plan, journal, switch, n_slots=n_slots)
     with thrown_by_signals(switch):

@@ -41,7 +41,7 @@ def notes(experiment: Experiment, space: SearchSpace) -> Iterator[str]:
         else:
             yield (
                 f"the script never reads n_iterations: each result that it reports counts as one of {budgets.max_iter} "
-                "iterations, and a trial that reports but one is run in full"
+                "iterations, and a trial that reports but one is run to its end"
             )
         if experiment.seed is not None and experiment.n_parallel > 1:
             yield "which trials are ended depends on which come first, so that the same seed may give another search"

@@ -74,7 +74,7 @@ class Recorder(DriverOnly, Callback):
     ) -> None:
         """An intermediate result, or the end: of itself, or because the scheduler has said so."""
         number, running = trial.config["number"], result["state"] == TrialState.RUNNING
-        if running or not result["done"]:
+        if running or result["held"] or not result["done"]:
             self._journal.append("intermediate", trial=number, step=result[TIME], values=result["values"])
         if not result["done"]:
             return

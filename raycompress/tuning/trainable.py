@@ -35,6 +35,9 @@ class TrialPlan:
         How often a failed trial is made again.
     stream
         Whether intermediate results are told as they come.
+    judged
+        Whether one may end the trial: each is then told when the next has come, since the last is the trial's end, and
+        a model that is whole must not be lost to it.
     """
 
     warm: WarmSpec
@@ -43,6 +46,7 @@ class TrialPlan:
     compression: dict[str, Any]
     retries: int
     stream: bool
+    judged: bool = False
 
     def saves_into(self, number: int) -> Path | None:
         """Return the folder that trial `number` saves its model into; None where it saves none, as the baseline."""
@@ -73,6 +77,7 @@ class TrialActor(tune.Trainable):
         self._spent = 0
         self._results = 0
         self._told = 0
+        self._held: dict[str, Any] | None = None
         self._seconds = 0.0
         self._messages: Generator[Message | Ending, None, None] | None = None
         self._started = time.monotonic()
@@ -92,13 +97,9 @@ class TrialActor(tune.Trainable):
                 if isinstance(message, Ending):
                     break
                 if message["type"] == "result" and self._streams:
-                    values, self._results = message["values"], self._results + 1
-                    if self._results <= self._told:  # by an attempt that failed later
-                        continue
-                    self._told = self._results
-                    seconds = round(time.monotonic() - self._started, 4)
-                    told = {"values": values, "score": first(values), "seconds": seconds, TIME: self._results}
-                    return {**_RUNNING, **told}
+                    result = self._to_tell(message["values"])
+                    if result is not None:
+                        return result
             else:
                 raise AssertionError("a trial's messages end with its ending")
             self._messages = None
@@ -107,7 +108,20 @@ class TrialActor(tune.Trainable):
             self._attempts.append({"attempt": self._attempt, "state": message.state, "cause": message.cause})
             self._plan.folder.put_aside(self._config["number"], f"attempt-{self._attempt}")
             self._attempt += 1
-            self._results = 0
+            self._results, self._held = 0, None
+
+    def _to_tell(self, values: dict[str, float]) -> dict[str, Any] | None:
+        """Take the script's next result; return what is to be told now, if anything is."""
+        self._results += 1
+        seconds = round(time.monotonic() - self._started, 4)
+        now: dict[str, Any] | None
+        now = {**_RUNNING, "values": values, "score": first(values), "seconds": seconds, TIME: self._results}
+        if self._plan.judged:
+            now, self._held = self._held, now
+        if now is None or now[TIME] <= self._told:  # by an attempt that failed later
+            return None
+        self._told = now[TIME]
+        return now
 
     @property
     def _streams(self) -> bool:
@@ -153,9 +167,9 @@ class TrialActor(tune.Trainable):
             seal(self._plan.folder, self._config, facts)
         facts["attempts"] = self._attempts
         if not self._budgets:
-            return {**facts, TIME: self._results, "done": True}
+            return {**facts, TIME: self._results, "done": True, "held": self._held is not None}
         self._spent = self._budgets.pop(0)
-        return {**facts, TIME: self._spent, "done": not self._budgets or facts["state"] != TrialState.FINISHED}
+        return {**facts, TIME: self._spent, "held": False, "done": not self._budgets or facts["state"] != TrialState.FINISHED}
 
     def abandon(self) -> None:
         """Kill the script of a trial that the scheduler has ended, and wait for that; the driver calls this."""
@@ -172,4 +186,4 @@ class TrialActor(tune.Trainable):
             self._worker.close()
 
 
-_RUNNING = {"state": TrialState.RUNNING, "attempts": [], "done": False}
+_RUNNING = {"state": TrialState.RUNNING, "attempts": [], "done": False, "held": False}

@@ -80,6 +80,15 @@ def test_bohb_with_a_script_that_knows_no_budget(tmp_path, launch):
     assert all(trial.config["n_iterations"] == 12 for trial in record.searched)
 
 
+def test_a_trial_that_reports_once_is_never_ended_early(tmp_path, launch):
+    script = "import sys\nimport raycompress as rc\nrc.report(score=rc.BasicConfig().load(sys.argv[1]).x)\n"
+    done = launch(number_experiment(tmp_path, script, **SEARCH, proposer="hyperband", max_iter=1, n_samples=6))
+    assert done.code == 0, done.err
+    assert {trial.state for trial in done.record.searched} == {TrialState.FINISHED}
+    assert all(len(trial.intermediate) == 1 for trial in done.record.searched)
+    assert "ended early" not in done.err
+
+
 def test_what_hyperband_ends_early_has_a_whole_model(tmp_path, launch):
     script = (DIGITS / "train.py").read_text().replace('config.get("epochs", 2)', "config.n_iterations")
     (tmp_path / "train.py").write_text(script.replace("__file__", repr(str(DIGITS / "train.py"))))

@@ -37,7 +37,8 @@ def actor(tmp_path, warm_spec, worker):
         (tmp_path / "script.py").write_text(source)
         template = {"script": "script.py", "workingdir": str(tmp_path), "env": {}, "save_model": True}
         folder = ExperimentFolder(tmp_path)
-        plan = TrialPlan(warm_spec, folder, template, compression={}, retries=config.pop("retries", 0), stream=True)
+        shared = {name: config.pop(name, default) for name, default in (("retries", 0), ("judged", False))}
+        plan = TrialPlan(warm_spec, folder, template, compression={}, stream=True, **shared)
 
         class Actor(TrialActor):
             def setup(self, config):
@@ -73,3 +74,22 @@ def test_an_attempt_tells_no_step_that_the_one_before_has_told(tmp_path, actor):
     assert [result["values"] for result in results[:3]] == [{"score": 1}, {"score": 2}, {"score": 3}]
     assert results[3]["done"]
     assert [attempt["state"] for attempt in results[3]["attempts"]] == ["failed"]
+
+
+def test_a_result_that_could_end_the_trial_is_told_when_the_next_has_come(actor):
+    running = actor("import raycompress as rc\nfor step in range(1, 4):\n    rc.report(score=step)\n", judged=True)
+    results = [running.step() for _ in range(3)]
+    assert [(result["iterations"], result["score"], result["done"]) for result in results] == [
+        (1, 1, False),
+        (2, 2, False),
+        (3, 3, True),
+    ]
+    assert [result["held"] for result in results] == [False, False, True]
+
+
+def test_an_attempt_that_fails_takes_the_result_that_it_held_with_it(actor):
+    running = actor(FAILS_ONCE, retries=1, judged=True)
+    results = [running.step() for _ in range(3)]
+    assert [result["iterations"] for result in results] == [1, 2, 3]
+    assert [result["score"] for result in results] == [1, 2, 3]
+    assert results[2]["done"]
