@@ -169,7 +169,8 @@ class TrialActor(tune.Trainable):
         if not self._budgets:
             return {**facts, TIME: self._results, "done": True, "held": self._held is not None}
         self._spent = self._budgets.pop(0)
-        return {**facts, TIME: self._spent, "held": False, "done": not self._budgets or facts["state"] != TrialState.FINISHED}
+        is_last = not self._budgets or facts["state"] != TrialState.FINISHED
+        return {**facts, TIME: self._spent, "held": False, "done": is_last}
 
     def abandon(self) -> None:
         """Kill the script of a trial that the scheduler has ended, and wait for that; the driver calls this."""
