@@ -70,6 +70,7 @@ def test_what_has_no_meaning_is_what_the_schema_drops() -> None:
     assert told == {
         "min_budget",
         "max_budget",
+        "n_iterations",
         "runtime_args.overwrite",
         *(f"resource_args.{k}" for k in RESOURCE_ARGS),
     }

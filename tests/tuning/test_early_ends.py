@@ -47,7 +47,7 @@ def test_hyperband_runs_a_trial_with_growing_budgets(tmp_path, launch):
     assert "n_iterations 1, 3, 9" in done.err
     runs = {trial.number: len(trial.intermediate) + 1 for trial in record.searched}
     assert set(runs.values()) <= {1, 2, 3}
-    assert runs[1] == 3  # nobody was there before
+    assert max(runs.values()) == 3  # whichever comes to a rung first
     assert min(runs.values()) == 1
     for trial in record.searched:
         budget = 3 ** (runs[trial.number] - 1)
