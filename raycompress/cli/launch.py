@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raycompress.cli.options import dashboard_option, local_ray
+from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -19,8 +21,9 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@dashboard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def launch(file: Path, as_json: bool) -> None:
+def launch(file: Path, dashboard: bool, as_json: bool) -> None:
     """Run the experiment in FILE, one-time or automatic, on this machine.
 
     The best model and its mask are kept as one bundle; everything else of the trials but their logs is deleted.
@@ -28,13 +31,14 @@ def launch(file: Path, as_json: bool) -> None:
     """
     from raycompress.experiment.preflight import load_checked
 
-    _run(load_checked(file), as_json)
+    _run(load_checked(file), dashboard, as_json)
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@dashboard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def run(file: Path, as_json: bool) -> None:
+def run(file: Path, dashboard: bool, as_json: bool) -> None:
     """Run the one-time experiment in FILE: every value is given, so there is one trial beside the dense model's."""
     from raycompress.experiment.preflight import load_checked
 
@@ -45,15 +49,21 @@ def run(file: Path, as_json: bool) -> None:
             where=str(file),
             fix=f"`raycompress launch {file}`, or write values where the ranges stand",
         )
-    _run(experiment, as_json)
+    _run(experiment, dashboard, as_json)
 
 
-def _run(experiment: Experiment, as_json: bool) -> None:
+def _run(experiment: Experiment, dashboard: bool, as_json: bool) -> None:
     from raycompress.cli.live import LiveView
     from raycompress.tuning.launch import launch as launch_search
 
+    if dashboard and experiment.proposer == "passive":
+        raise UsageError(
+            "a passive trial runs without Ray, which has no dashboard then",
+            where="--dashboard",
+            fix="leave --dashboard out, or take another proposer",
+        )
     with LiveView(live=experiment.proposer != "passive") as view:  # there the terminal is the script's
-        record = launch_search(experiment, view)
+        record = launch_search(experiment, view, ray=local_ray(dashboard))
     conclude(record, as_json)
 
 
@@ -117,12 +127,6 @@ def summary(record: Record) -> str:
     else:
         lines += ["", "model:  none; the script saved none"]
     return "\n".join(lines)
-
-
-def _shown(path: Path) -> str:
-    path = path.parent.resolve() / path.name
-    inside = path.is_relative_to(Path.cwd()) and path != Path.cwd()
-    return str(path.relative_to(Path.cwd())) if inside else str(path)
 
 
 def _failure(record: Record) -> RaycompressError | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,12 +13,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raycompress.cli.words import duration, number, share, value
+from raycompress.cli.words import duration, number, share, shown, value
+from raycompress.experiment.objective import Objective
 from raycompress.results.journal import Event
 from raycompress.results.states import TrialState
 
 _STYLES = {"running": "cyan", "finished": "default", "stopped": "yellow", "ended early": "yellow"}
 _ROWS = 12
+_ROUND_THE_TABLE = 6
+"""Lines of the terminal that are not the table's rows."""
 
 
 class Progress:
@@ -25,7 +30,9 @@ class Progress:
     def __init__(self, header: Event) -> None:
         self.header = header
         self.trials: dict[int, Event] = {}
-        self.best: int | None = None
+        self.is_over = False
+        self._promoted: int | None = None
+        self._told: dict[tuple[str, str], int] = {}
 
     def take(self, event: Event) -> None:
         """Take the next event."""
@@ -34,8 +41,11 @@ class Progress:
         elif event["event"] in ("intermediate", "ended"):
             self.trials[event["trial"]].update({name: event[name] for name in event if name not in ("t", "event")})
         elif event["event"] == "promoted":
-            self.best = event["trial"]
+            self._promoted = event["trial"]
+        elif event["event"] == "finished":
+            self.is_over = True
         elif event["event"] == "resumed":
+            self.is_over = False
             self.header = {**self.header, **event}
             self.trials = {number_: trial for number_, trial in self.trials.items() if trial["state"] != "running"}
 
@@ -49,15 +59,40 @@ class Progress:
         """The trials that have ended, in whatever way."""
         return [trial for trial in self.trials.values() if trial["state"] != "running"]
 
+    @property
+    def running(self) -> list[Event]:
+        """The trials that have a slot."""
+        return [trial for trial in self.trials.values() if trial["state"] == "running"]
+
+    @property
+    def failures(self) -> list[Event]:
+        """The trials that ended as they should not."""
+        return [trial for trial in self.ended if _is_failure(trial)]
+
+    @property
+    def best(self) -> int | None:
+        """The best trial so far: the one whose model is kept, or, where none is saved, that of the best result."""
+        if self._promoted is not None:
+            return self._promoted
+        scored = [(trial["trial"], trial["score"]) for trial in self.ended if trial["score"] is not None]
+        found = Objective(self.header["goal"]).best(sorted(pair for pair in scored if pair[0] != 0))
+        return None if found is None else found[0]
+
+    def same_failure(self, event: Event) -> int | None:
+        """Return the first trial that ended just as this one did; None where this one is the first."""
+        first = self._told.setdefault((event["state"], event["cause"]), event["trial"])
+        return None if first == event["trial"] else first
+
     def seconds_left(self, now: float) -> float | None:
-        """Estimate the time to the end from the mean length of the trials so far; None before the first has ended."""
-        lengths = [trial["seconds"] for trial in self.ended if trial.get("seconds")]
-        if not lengths:
+        """Estimate the time to the end from the mean length of trials; None before one has ended, and at the end."""
+        lengths: list[float] = [trial["seconds"] for trial in self.ended if trial.get("seconds")]
+        if not lengths or self.is_over:
             return None
         mean = sum(lengths) / len(lengths)
-        spent = sum(min(now - trial["t"], mean) for trial in self.trials.values() if trial["state"] == "running")
-        left: float = (mean * (self.n_trials - len(self.ended)) - spent) / max(1, self.header["n_parallel"])
-        return max(0.0, left)
+        rests = [max(0.0, mean - (now - float(trial["t"]))) for trial in self.running]
+        waiting = self.n_trials - len(self.trials)
+        shared = (sum(rests) + mean * waiting) / max(1, self.header["n_parallel"])
+        return float(max(shared, *rests, mean if waiting else 0.0))
 
 
 class LiveView:
@@ -78,7 +113,7 @@ class LiveView:
         self._started = time.time()
 
     def __enter__(self) -> LiveView:
-        if self._wants_live and self._console.is_terminal:
+        if self._wants_live and self._console.is_terminal and not self._console.is_dumb_terminal:
             self._live = Live(
                 get_renderable=self._render, console=self._console, refresh_per_second=4, redirect_stdout=False
             )
@@ -115,6 +150,9 @@ class LiveView:
             self._phase, self._started = "", event["t"]
             self._line(f"{event['id']}: {_in_words(event)}")
             return
+        if event["event"] == "note":
+            self.note(event["text"])
+            return
         assert self._progress is not None
         self._progress.take(event)
         if event["event"] == "resumed":
@@ -127,13 +165,19 @@ class LiveView:
             self._line(text)
 
     def _line(self, text: str) -> None:
+        if self._console.is_terminal:  # elsewhere a line is a line, whoever reads it
+            text = "\n".join(_wrapped(line, self._console.width) for line in text.splitlines())
         self._console.print(Text(text), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         now = time.time()
         if self._progress is None:
             return Text(f"{self._phase} ...  {duration(now - self._started)}" if self._phase else "")
-        parts: list[RenderableType] = [_table(self._progress, now, self._console.width), _bar(self._progress, now)]
+        rows = max(1, min(_ROWS, self._console.height - _ROUND_THE_TABLE))
+        parts: list[RenderableType] = [
+            _table(self._progress, now, rows, self._console.width),
+            *_summary(self._progress, now),
+        ]
         phase = self._phase or ("" if self._progress.trials else "starting Ray's trial actors")
         if phase:
             parts.append(Text(f"{phase} ..."))
@@ -147,58 +191,79 @@ def _in_words(header: Event) -> str:
     return f"{header['compressor']}, {search}, {count}"
 
 
-def _table(progress: Progress, now: float, width: int) -> Table:
-    shown = sorted(progress.trials.values(), key=lambda trial: int(trial["trial"]))[-_ROWS:]
-    if progress.best is not None and all(trial["trial"] != progress.best for trial in shown):
-        shown = [progress.trials[progress.best], *shown[1:]]
+def _wrapped(line: str, width: int) -> str:
+    """Break a line between words; a path is not broken, so that it can be copied."""
+    indent = " " * (len(line) - len(line.lstrip()) + 4)
+    return textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+
+
+def _table(progress: Progress, now: float, rows: int, width: int) -> Table:
+    """Show the trials that run, the best one, and of the others those that came last."""
+    best = progress.best
+
+    def importance(trial: Event) -> tuple[bool, bool]:
+        return trial["state"] == "running", trial["trial"] == best
+
+    shown_trials = sorted(progress.trials.values(), key=importance)[-rows:]
+    shown_trials.sort(key=lambda trial: int(trial["trial"]))
+    cells = [_cells(trial, best, now) for trial in shown_trials]
+    filled = {name for row in cells for name in _COLUMNS if row[name]}
+    if any("step" in trial for trial in progress.trials.values()):  # also while those that run have told nothing yet
+        filled.add("step")
+    names = [name for name in _COLUMNS if name in _ALWAYS or name in filled]
+    taken = sum(2 + max(len(name), *(len(row[name]) for row in cells)) for name in names[:-1]) if cells else 0
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial", justify="right", no_wrap=True)
-    table.add_column("state", no_wrap=True)
-    table.add_column("score", justify="right", no_wrap=True)
-    table.add_column("size", justify="right", no_wrap=True)
-    table.add_column("FLOPs", justify="right", no_wrap=True)
-    table.add_column("time", justify="right", no_wrap=True)
-    table.add_column("proposal", no_wrap=True, overflow="ellipsis", max_width=max(10, width - 55))
-    for trial in shown:
-        table.add_row(*_row(trial, progress.best, now))
+    for name in names:
+        table.add_column(
+            name,
+            justify="left" if name in ("state", "proposal") else "right",
+            no_wrap=True,
+            max_width=max(10, width - taken) if name == "proposal" else None,
+        )
+    for trial, row in zip(shown_trials, cells, strict=True):
+        style = "bold green" if trial["trial"] == best else _STYLES.get(str(trial["state"]), "red")
+        table.add_row(*(row[name] for name in names), style=style)
     return table
 
 
-def _row(trial: Event, best: int | None, now: float) -> list[RenderableType]:
-    number_, state = trial["trial"], str(trial["state"])
-    is_best = number_ == best
-    name = f"{number_} *" if is_best else f"{number_}  "
+_COLUMNS = ("trial", "state", "step", "score", "size", "FLOPs", "time", "proposal")
+_ALWAYS = ("trial", "state", "score", "time", "proposal")
+
+
+def _cells(trial: Event, best: int | None, now: float) -> dict[str, str]:
+    """Return what the table says of a trial; the score of one that has not come to its end is its last result."""
+    is_running = trial["state"] == "running"
+    came_so_far = is_running or trial["state"] == "ended early"
     before, after = trial.get("before") or {}, trial.get("after") or {}
-    values = trial.get("values") or {}
-    score = next(iter(values.values()), None)
-    proposal = "dense model" if trial["baseline"] else " ".join(value(raw) for raw in trial["sample"].values())
-    seconds = trial.get("seconds") or now - trial["t"]
-    style = "bold green" if is_best else _STYLES.get(state, "red")
-    cells = [
-        name,
-        state,
-        number(score),
-        share(after.get("bytes"), before.get("bytes")),
-        share(after.get("flops"), before.get("flops")),
-        f"{seconds:.1f} s",
-        proposal,
-    ]
-    return [Text(cell, style=style) for cell in cells]
+    score = next(iter((trial["values"] or {}).values()), None) if came_so_far else trial["score"]
+    seconds = now - trial["t"] if is_running else trial["seconds"]
+    return {
+        "trial": f"{trial['trial']}{' *' if trial['trial'] == best else '  '}",
+        "state": str(trial["state"]),
+        "step": str(trial.get("step", "")) if is_running else "",
+        "score": number(score),
+        "size": share(after.get("bytes"), before.get("bytes")),
+        "FLOPs": share(after.get("flops"), before.get("flops")),
+        "time": "" if seconds is None else f"{seconds:.1f} s",
+        "proposal": "dense model" if trial["baseline"] else " ".join(value(raw) for raw in trial["sample"].values()),
+    }
 
 
-def _bar(progress: Progress, now: float) -> Table:
-    ended = len(progress.ended)
-    failed = sum(_is_failure(trial) for trial in progress.ended)
+def _summary(progress: Progress, now: float) -> list[RenderableType]:
+    ended, total, best = len(progress.ended), progress.n_trials, progress.best
+    stopped = sum(trial["state"] == "stopped" for trial in progress.ended)
+    words = [f"{ended - stopped}/{total} done"]
+    counts = {"running": len(progress.running), "failed": len(progress.failures), "stopped": stopped}
+    words += [f"{count} {word}" for word, count in counts.items() if count]
+    if best is not None:
+        words.append(f"best {number(progress.trials[best]['score'])} (trial {best})")
+    times = f"{duration(now - progress.header['t'])} gone"
     left = progress.seconds_left(now)
-    words = f"{ended}/{progress.n_trials} trials"
-    if failed:
-        words += f", {failed} failed"
-    words += f", {duration(now - progress.header['t'])} gone"
-    if left is not None and ended < progress.n_trials:
-        words += f", about {duration(left)} left"
-    line = Table.grid(padding=(0, 2))
-    line.add_row(ProgressBar(total=progress.n_trials, completed=ended, width=24), Text(words))
-    return line
+    if left is not None:
+        times += f", about {duration(left)} left"
+    bar = Table.grid(padding=(0, 2))
+    bar.add_row(ProgressBar(total=total, completed=ended - stopped, width=24), Text(times))
+    return [Text(", ".join(words)), bar]
 
 
 def _is_failure(event: Event) -> bool:
@@ -212,8 +277,12 @@ def _ended(event: Event, progress: Progress) -> str:
         left = share((event["after"] or {}).get("bytes"), (event["before"] or {}).get("bytes"))
         rest = (f", {left} of the size" if left else "") + (f"; {event['cause']}" if event["cause"] else "")
         return f"{done} trial {event['trial']}: {values}{rest}"
-    log = f"\n    log: {event['log']}" if _is_failure(event) else ""
-    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}{log}"
+    if not _is_failure(event):
+        return f"{done} trial {event['trial']} {event['state']}: {event['cause']}"
+    first = progress.same_failure(event)
+    if first is not None:
+        return f"{done} trial {event['trial']} {event['state']} as trial {first} did"
+    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {shown(Path(event['log']))}"
 
 
 def _promoted(event: Event, progress: Progress) -> str:

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment
+    from raycompress.tuning.local_ray import LocalRay
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -22,6 +23,7 @@ storage_option = click.option(
     show_default=True,
     help="The results folder to look in.",
 )
+dashboard_option = click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, and its metrics, beside it.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
@@ -36,3 +38,13 @@ def open_record(experiment: str | None, storage: Path) -> Experiment:
     from raycompress.results.record import Experiment
 
     return Experiment(store.find(experiment, storage))
+
+
+def local_ray(dashboard: bool) -> LocalRay:
+    """Return the Ray of this machine, not started; one with a dashboard needs the libraries for it."""
+    from raycompress.tuning.dashboard import check_libraries
+    from raycompress.tuning.local_ray import LocalRay, machine_cpus
+
+    if dashboard:
+        check_libraries()
+    return LocalRay(machine_cpus(), dashboard=dashboard)

@@ -6,14 +6,15 @@ from pathlib import Path
 
 import click
 
-from raycompress.cli.options import experiment_argument
+from raycompress.cli.options import dashboard_option, experiment_argument, local_ray
 
 
 @click.command()
 @experiment_argument
 @click.option("--n-samples", type=click.IntRange(min=1), help="How many samples in all from now on; may only rise.")
+@dashboard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def resume(experiment: str | None, storage: Path, n_samples: int | None, as_json: bool) -> None:
+def resume(experiment: str | None, storage: Path, n_samples: int | None, dashboard: bool, as_json: bool) -> None:
     """Go on with EXPERIMENT (its id, the beginning of one, or its folder; the newest by default).
 
     Trials that have ended are not run again, and the searcher knows their results; those that were running are begun
@@ -26,5 +27,5 @@ def resume(experiment: str | None, storage: Path, n_samples: int | None, as_json
 
     folder = store.find(experiment, storage)
     with LiveView() as view:
-        record = resume_search(folder, view, n_samples=n_samples)
+        record = resume_search(folder, view, n_samples=n_samples, ray=local_ray(dashboard))
     conclude(record, as_json)

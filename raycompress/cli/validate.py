@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.errors import ExperimentError
+from raycompress.errors import ExperimentError, MissingDependencyError, RaycompressError
 
 if TYPE_CHECKING:
     from raycompress.experiment.schema import Experiment
@@ -22,11 +22,13 @@ def validate(file: str, as_json: bool) -> int:
     Every mistake is told at once, with its line and what to write. Exit code 2 when there is one. Whether the names of
     layers are right takes the model: `raycompress plan` and `raycompress launch` look at that.
     """
+    from raycompress.experiment.libraries import check_extras
     from raycompress.experiment.preflight import load_checked
 
     try:
         experiment = load_checked(file)
-    except ExperimentError as error:
+        check_extras(experiment)
+    except (ExperimentError, MissingDependencyError) as error:
         if not as_json:
             raise
         click.echo(as_data(error))
@@ -41,7 +43,7 @@ def validate(file: str, as_json: bool) -> int:
     return 0
 
 
-def as_data(error: ExperimentError) -> str:
+def as_data(error: RaycompressError) -> str:
     """Return the mistakes of a file as JSON."""
     told = [{"what": problem.what, "where": problem.where, "fix": problem.fix} for problem in error.problems]
     return json.dumps({"valid": False, "problems": told}, indent=2)

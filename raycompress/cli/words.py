@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from raycompress.results.record import Experiment, TrialRecord
@@ -30,6 +31,13 @@ def share(part: float | None, whole: float | None) -> str:
 def value(raw: Any) -> str:
     """Return a proposed value, short."""
     return f"{raw:.3g}" if isinstance(raw, float) else str(raw)
+
+
+def shown(path: Path) -> str:
+    """Return a path, from the current folder if it lies in it."""
+    path = path.parent.resolve() / path.name
+    inside = path.is_relative_to(Path.cwd()) and path != Path.cwd()
+    return str(path.relative_to(Path.cwd())) if inside else str(path)
 
 
 def before_and_after(record: Experiment) -> list[tuple[str, str, str, str]]:

@@ -29,6 +29,7 @@ PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hy
 COMING_PROPOSERS = ("guided",)
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
 ENGINES = ("tpe", "random", "rand", "anneal", "mix")
+LOGGERS = ("tensorboard", "mlflow", "wandb")
 
 _NOT_YET = "Known, but does not work in this version yet."
 _NO_MEANING = "Of the old tool's remote execution: taken, and without meaning here."
@@ -305,7 +306,7 @@ class RuntimeArgsKeys(Keys):
 class ExperimentKeys(Keys):
     """An experiment of raycompress."""
 
-    coming = ("objectives", "constraints", "loggers")
+    coming = ("objectives", "constraints")
     meaningless = ("min_budget", "max_budget", "n_iterations")
 
     schema_: str = Field("", alias="$schema", description="Of the file, for editors.")
@@ -345,4 +346,7 @@ class ExperimentKeys(Keys):
     runtime_args: RuntimeArgsKeys = Field(RuntimeArgsKeys(), description="What surrounds a trial's script.")
     storage: Text = Field("raycompress_results", description="The folder for results.")
     export: list[Literal["onnx", "tflite"]] = Field([], description="Further forms of the model in its bundle.")
+    loggers: list[Annotated[str, OneOf("logger", LOGGERS)]] = Field(
+        [], description="Who is told of every trial as well."
+    )
     baseline: bool = Field(True, description="Measure the model as it is, as trial 0.")

@@ -123,6 +123,8 @@ class Experiment:
         Shell commands around the script; empty for none.
     exports
         Further forms of the model in its bundle: ``onnx``, ``tflite``.
+    loggers
+        Who is told of every trial beside the journal: ``tensorboard``, ``mlflow``, ``wandb``; each once.
     accepted
         A line for each key that was taken and has no meaning here.
     """
@@ -158,6 +160,7 @@ class Experiment:
     prescript: str = ""
     postscript: str = ""
     exports: tuple[str, ...] = ()
+    loggers: tuple[str, ...] = ()
     accepted: tuple[str, ...] = ()
     shown: str = field(default="", repr=False)
 
@@ -351,6 +354,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         prescript=values.runtime_args.prescript or "",
         postscript=values.runtime_args.postscript or "",
         exports=tuple(values.export),
+        loggers=tuple(dict.fromkeys(values.loggers)),
         accepted=accepted,
         shown=str(path),
     )

@@ -6,8 +6,9 @@ event          fields
 experiment     version, id, name, file, script, compressor, seed, proposer, n_trials, n_parallel, goal,
                dimensions, host, pid
 resumed        n_trials, n_parallel, host, pid: another process goes on with the search
-started        trial, attempt, sample (dimension -> value), config (what the script got), baseline; once more for
-               a trial that is begun again, of which nothing counts that came before
+started        trial, attempt, sample (dimension -> value), config (what the script got), baseline, slot: which of
+               the n_parallel runs it; once more for a trial that is begun again, of which nothing counts that
+               came before
 intermediate   trial, values, step: how many results there were, or the budget of the run; each step once, also of
                a trial whose failed attempt is made again
 retried        trial, attempt, state, cause: an attempt that failed and is made again
@@ -15,6 +16,7 @@ ended          trial, state, cause, values, score, seconds, before, after, remov
 promoted       trial, score: its candidate is now the best one
 pruned         trial: its candidate was not the best and its files are gone
 verified       trial, relative_difference, before, after: the best bundle, reloaded in a fresh process
+note           text: something worth knowing that came up on the way
 finished       reason: complete, stopped, failure or time budget; detail: why, in a line
 =============  =====================================================================================
 

@@ -78,6 +78,7 @@ class Experiment:
         self.verified: dict[str, Any] | None = None
         self.finished: str | None = None
         self.finished_detail = ""
+        self.notes: list[str] = []
         for event in journal.read(folder.journal):
             self._take(event)
         if not self.header:
@@ -152,6 +153,9 @@ class Experiment:
     def _on_resumed(self, event: journal.Event) -> None:
         self.finished, self.finished_detail, self.verified = None, "", None
         self.header = {**self.header, **{name: event[name] for name in ("n_trials", "n_parallel", "pid", "host")}}
+
+    def _on_note(self, event: journal.Event) -> None:
+        self.notes.append(event["text"])
 
     def _on_finished(self, event: journal.Event) -> None:
         self.finished, self.finished_detail = event["reason"], event["detail"]

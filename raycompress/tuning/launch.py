@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 from contextlib import AbstractContextManager, closing
 from typing import Any, Protocol
 
-from raycompress.errors import BundleError
+from raycompress.errors import BundleError, ExperimentError
 from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
@@ -19,7 +20,7 @@ from raycompress.tuning.local_ray import LocalRay, machine_cpus
 from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preparing import Prepared, prepared
 from raycompress.tuning.verifying import verify
-from raycompress.tuning.view import SearchView
+from raycompress.tuning.view import SearchView, View
 
 
 class RayHere(AbstractContextManager[Any], Protocol):
@@ -48,24 +49,28 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
         from raycompress.tuning.passive import launch_here
 
         return launch_here(experiment, view)
-    if ray is None:
+    ray = ray or LocalRay(machine_cpus())
+    if isinstance(ray, LocalRay):
         parallel(experiment)
-        ray = LocalRay(machine_cpus())
     with prepared(experiment, view, meanwhile=ray) as ready:
         n_slots = parallel(experiment, ray.resources())
         folder = store.create(experiment.storage, experiment.name)
+        loggers = _loggers_of_a_new(experiment, folder)
         with closing(Journal(folder.journal)) as journal:
             journal.listen(view.event)
+            _open_to_view(ray, journal, view)
             store.write_whole(folder.experiment, experiment.text)
             if ready.model is not None:
                 store.write_json(folder.model, ready.model.to_json())
             count = n_trials(experiment, ready.space)
             journal.append("experiment", **header(experiment, ready.space, folder, n_trials=count, n_slots=n_slots))
-            _search(ready, folder, journal, view, n_slots)
+            _search(ready, folder, journal, view, n_slots, loggers)
     return Record(folder)
 
 
-def resume(folder: store.ExperimentFolder, view: SearchView, *, n_samples: int | None = None) -> Record:
+def resume(
+    folder: store.ExperimentFolder, view: SearchView, *, n_samples: int | None = None, ray: RayHere | None = None
+) -> Record:
     """Go on with an experiment that was killed or stopped, or add trials to it, and return its record.
 
     What has ended is not run again, and the searcher knows it; what was running is begun once more.
@@ -74,17 +79,20 @@ def resume(folder: store.ExperimentFolder, view: SearchView, *, n_samples: int |
     ----------
     n_samples
         How many samples the search has in all from now on; as many as before by default.
+    ray
+        Where the trials run; on this machine by default.
 
     Raises
     ------
     UsageError
         The experiment cannot be resumed, or has more than `n_samples` samples already.
     ExperimentError
-        The experiment file, or the model of its script, is no longer what was launched.
+        The experiment file, or the model of its script, is no longer what was launched; or a logger does not start.
     StorageError
         Another process runs this experiment.
     """
     from raycompress.tuning import resuming
+    from raycompress.tuning.loggers import set_up
 
     with closing(Journal(folder.journal)) as journal:
         record = Record(folder)
@@ -92,15 +100,41 @@ def resume(folder: store.ExperimentFolder, view: SearchView, *, n_samples: int |
         if record.finished == "complete" and experiment.n_samples == resuming.n_samples_of(record, experiment):
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
             return record
-        local_ray = LocalRay(machine_cpus())
-        with prepared(experiment, view, meanwhile=local_ray) as ready:
+        ray = ray or LocalRay(machine_cpus())
+        with prepared(experiment, view, meanwhile=ray) as ready:
             resuming.check(record, ready)
-            n_slots = parallel(experiment, local_ray.resources())
+            n_slots = parallel(experiment, ray.resources())
+            loggers = set_up(experiment, folder)
             view.history(read(folder.journal))
             journal.listen(view.event)
+            _open_to_view(ray, journal, view)
             journal.append("resumed", **process(), n_trials=n_trials(experiment, ready.space), n_parallel=n_slots)
-            _search(ready, folder, journal, view, n_slots, record)
+            _search(ready, folder, journal, view, n_slots, loggers, record)
     return Record(folder)
+
+
+def _loggers_of_a_new(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:
+    """Return the loggers of an experiment that has not begun; where one does not start, nothing is left of it."""
+    from raycompress.tuning.loggers import set_up
+
+    try:
+        return set_up(experiment, folder)
+    except ExperimentError:
+        shutil.rmtree(folder.root)
+        raise
+
+
+def _open_to_view(ray: RayHere, journal: Journal, view: View) -> None:
+    """Feed Ray's metrics where there is a dashboard on this machine, and say where both are."""
+    if isinstance(ray, LocalRay) and ray.dashboard:
+        from raycompress.tuning import dashboard, metrics
+
+        meters = metrics.Meters()
+        for event in read(journal.path):  # of a search that is resumed
+            meters.take(event)
+        journal.listen(meters.take)
+        for note in dashboard.notes(ray.address):
+            view.note(note)
 
 
 def _search(
@@ -109,10 +143,12 @@ def _search(
     journal: Journal,
     view: SearchView,
     n_slots: int,
+    loggers: dict[str, Any],
     before: Record | None = None,
 ) -> None:
     """Run the trials that an earlier run, `before`, has not ended, and verify the best model."""
     from raycompress.tuning.best import BestKeeper
+    from raycompress.tuning.loggers import told
     from raycompress.tuning.past import Past
     from raycompress.tuning.stop import StopSwitch, thrown_by_signals
     from raycompress.tuning.trainable import TrialPlan
@@ -138,7 +174,8 @@ def _search(
         past = Past.of(before, lost)
     tuner = Tuner(experiment, ready.space, plan, journal, switch, keeper=keeper, past=past, n_slots=n_slots)
     with thrown_by_signals(switch):
-        tuner.run()
+        with told(loggers, folder, journal):
+            tuner.run()
         record = Record(folder)
         if record.bundle is not None:
             view.phase("verifying the best model in a fresh process")

@@ -6,7 +6,7 @@ import importlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -17,6 +17,8 @@ from raycompress.tuning.guard import guarded
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
+    # the name is misleading: with 0 Ray stays on the loopback address, where init would turn 127.0.0.1 into another
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -35,10 +37,22 @@ class LocalRay:
     """Ray on this machine with `cpus` CPUs and its GPUs, between the begin and the end of a ``with`` statement.
 
     Token authentication is on, and nothing listens beyond this machine.
+
+    Parameters
+    ----------
+    dashboard
+        Whether Ray's dashboard is started too.
+
+    Attributes
+    ----------
+    address
+        Where Ray's parts are, by its own names, once it runs.
     """
 
-    def __init__(self, cpus: int) -> None:
+    def __init__(self, cpus: int, *, dashboard: bool = False) -> None:
         self._cpus = cpus
+        self.dashboard = dashboard
+        self.address: Mapping[str, Any] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
@@ -55,12 +69,14 @@ class LocalRay:
             context: Any = ray.init(
                 address="local",
                 num_cpus=self._cpus,
-                include_dashboard=False,
+                include_dashboard=self.dashboard,
+                dashboard_host="127.0.0.1",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
                 _node_ip_address="127.0.0.1",
             )
-            watch(str(context["session_dir"]))
+            self.address = context.address_info
+            watch(str(self.address["session_dir"]))
             loading.join()
             self._stack = stack.pop_all()
         return self

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
@@ -31,7 +32,7 @@ from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.heard import Heard
 from raycompress.tuning.launch import header
 from raycompress.tuning.outcome import facts_of, seal
-from raycompress.tuning.preparing import check_extras, unexpanded
+from raycompress.tuning.preparing import unexpanded
 from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
 from raycompress.tuning.verifying import verify_again
 from raycompress.tuning.view import SearchView

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycompress.errors import ExperimentError, MissingDependencyError, ScriptError
+from raycompress.errors import ExperimentError, ScriptError
 from raycompress.experiment import preflight
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
@@ -71,23 +70,6 @@ def prepared(
                 for note in notes(experiment, space):
                     view.note(note)
                 yield Prepared(experiment, model, space, warm, worker)
-
-
-def check_extras(experiment: Experiment) -> None:
-    """Raise MissingDependencyError, importing nothing, where what is asked for needs a library that is not here."""
-    wanted: list[tuple[str, JsonPath, tuple[str, ...], str]] = []
-    if "onnx" in experiment.exports:
-        wanted.append(('"export": ["onnx"]', ("export",), ("onnx", "onnxruntime"), "onnx"))
-    if experiment.proposer == "bohb":
-        wanted.append(('"proposer": "bohb"', ("proposer",), ("hpbandster", "ConfigSpace", "statsmodels"), "bohb"))
-    for what, key, libraries, extra in wanted:
-        for library in libraries:
-            if importlib.util.find_spec(library) is None:
-                raise MissingDependencyError(
-                    f"{what} needs {library}, which is not installed",
-                    where=experiment.where(key),
-                    fix=f"pip install 'raycompress[{extra}]'",
-                )
 
 
 def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:

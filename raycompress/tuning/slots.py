@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ray import _raylet
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution import tune_controller
 
@@ -79,6 +80,15 @@ class Slots:
 
 _PATIENCE_S = 10.0
 """An actor starts within seconds: one that has not after this time waits for resources that others hold."""
+
+
+def name_process(name: str) -> None:
+    """Call this actor's process `name` in the dashboard's list of workers, in `ps` and in `nvidia-smi`.
+
+    An actor's own names are fixed when it is made, and it runs many trials; Ray has no public call for this one.
+    """
+    set_title: Callable[[str], None] = getattr(_raylet, "setproctitle", lambda _name: None)
+    set_title(name)
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.outcome import facts_of, first, seal
 from raycompress.tuning.protocol import Message
 from raycompress.tuning.schedulers import TIME
+from raycompress.tuning.slots import name_process
 from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
 
 
@@ -69,6 +70,10 @@ class TrialActor(tune.Trainable):
         self._worker: Worker | None = None
         self._begin(config)
 
+    def __repr__(self) -> str:
+        """Return what Ray's dashboard calls the actor; Ray asks once, and the actor outlives its first trial."""
+        return f"slot-{self._config['slot']}"
+
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
         self._attempt = 1
@@ -91,6 +96,7 @@ class TrialActor(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Run until there is something to tell: an intermediate result, if asked for, or the end."""
+        name_process(f"ray::trial-{self._config['number']:04d}")  # Ray names it anew before each call
         while True:
             if self._messages is None:
                 self._messages = self._next_run()

@@ -85,11 +85,13 @@ class Tuner:
         """Run all trials; the journal then holds how each ended, and the folder the best candidate."""
         experiment = self._experiment
         self._switch.start(self._end_running_trials)
+        trainable = tune.with_resources(
+            tune.with_parameters(TrialActor, plan=self._plan),
+            lambda config: slots.request(experiment.resources, config["slot"]),
+        )
+        trainable.__qualname__ = TrialActor.__qualname__  # in Ray's dashboard; Tune's own is of its wrapper
         tuner = tune.Tuner(
-            tune.with_resources(
-                tune.with_parameters(TrialActor, plan=self._plan),
-                lambda config: slots.request(experiment.resources, config["slot"]),
-            ),
+            trainable,
             tune_config=tune.TuneConfig(
                 metric="score",
                 mode=experiment.target,

@@ -217,7 +217,7 @@ def test_an_interval_without_a_grid_is_a_note(load: Load) -> None:
 @pytest.mark.parametrize(
     ("keys", "name"),
     [
-        *(({key: 1}, key) for key in ("objectives", "constraints", "loggers")),
+        *(({key: 1}, key) for key in ("objectives", "constraints")),
         ({"proposer": "guided"}, "guided"),
         ({"storage": "s3://bucket/x"}, "s3://"),
     ],

@@ -1,0 +1,235 @@
+"""Tune's own loggers, TensorBoard, MLflow and W&B: told of every trial, and never in the way of the search.
+
+What they are told comes from the journal, through a thread of their own. A logger that cannot start is an error before
+the first trial; one that fails later is left out from there on, and a note says so.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import queue
+import re
+import threading
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ray.tune.logger import LoggerCallback, TBXLoggerCallback
+
+from raycompress.errors import ExperimentError, Problem
+from raycompress.experiment.schema import Experiment
+from raycompress.results.journal import Event, Journal
+from raycompress.results.states import TrialState
+from raycompress.results.store import ExperimentFolder
+
+PATIENCE_S = 90.0
+"""How long a logger may be silent at the end of a search before it is left behind."""
+
+
+def set_up(experiment: Experiment, folder: ExperimentFolder) -> dict[str, LoggerCallback]:
+    """Return the loggers that the experiment names, ready to be told.
+
+    Raises
+    ------
+    ExperimentError
+        One does not start: its server does not answer, or wants a key.
+    """
+    ready = {}
+    for index, name in enumerate(experiment.loggers):
+        make, fix = _LOGGERS[name]
+        try:
+            ready[name] = make(experiment, folder)
+            ready[name].setup()
+        except Exception as error:
+            what = f'the logger "{name}" does not start: {_in_a_line(error)}'
+            raise ExperimentError.of([Problem(what, experiment.where(("loggers", index)), fix)]) from error
+    return ready
+
+
+def _tensorboard(experiment: Experiment, folder: ExperimentFolder) -> LoggerCallback:
+    return TBXLoggerCallback()  # type: ignore[no-untyped-call]
+
+
+def _mlflow(experiment: Experiment, folder: ExperimentFolder) -> LoggerCallback:
+    # a server that is gone is given up in seconds, not minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from ray.air.integrations.mlflow import MLflowLoggerCallback
+
+    logger = MLflowLoggerCallback(
+        os.environ.get("MLFLOW_TRACKING_URI", f"sqlite:///{folder.logs / 'mlflow.db'}"),
+        experiment_name=os.environ.get("MLFLOW_EXPERIMENT_NAME", experiment.name),
+        tags={"raycompress": folder.id},
+    )
+    logging.getLogger("mlflow").setLevel(logging.ERROR)  # the terminal is the search's
+    return logger
+
+
+def _wandb(experiment: Experiment, folder: ExperimentFolder) -> LoggerCallback:
+    from raycompress.tuning.wandb_logger import WandbLogger
+
+    project = os.environ.get("WANDB_PROJECT_NAME") or os.environ.get("WANDB_PROJECT") or experiment.name
+    return WandbLogger(project=project, group=folder.id, upload_timeout=60, dir=str(folder.logs))
+
+
+_LOGGERS: dict[str, tuple[Callable[[Experiment, ExperimentFolder], LoggerCallback], str]] = {
+    "tensorboard": (_tensorboard, ""),
+    "mlflow": (_mlflow, "look at MLFLOW_TRACKING_URI; without it, MLflow's file lies in the experiment's folder"),
+    "wandb": (_wandb, "`wandb login`, or WANDB_MODE=offline, which writes into the experiment's folder alone"),
+}
+
+
+@contextmanager
+def told(loggers: Mapping[str, LoggerCallback], folder: ExperimentFolder, journal: Journal) -> Iterator[None]:
+    """Have `loggers` told what is written into the journal inside; wait for them at the end."""
+    if not loggers:
+        yield
+        return
+    teller = _Teller(loggers, folder)
+
+    def take(event: Event) -> None:
+        teller.events.put(event)
+        _write_down(teller, journal)
+
+    journal.listen(take)
+    teller.start()
+    try:
+        yield
+    except BaseException:
+        teller.finish(patience_s=5)
+        raise
+    teller.finish(patience_s=PATIENCE_S)
+    _write_down(teller, journal)
+
+
+def _write_down(teller: _Teller, journal: Journal) -> None:
+    """Write the teller's notes into the journal, which has one writing thread."""
+    with suppress(queue.Empty):
+        while True:
+            journal.append("note", text=teller.notes.get_nowait())
+
+
+@dataclass(eq=False)
+class _Trial:
+    """What Tune's loggers ask a trial for."""
+
+    name: str
+    config: dict[str, Any]
+    folder: ExperimentFolder
+    step: int = 0
+    experiment_dir_name: str = field(init=False)
+    trial_id: str = field(init=False)
+    local_path: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.experiment_dir_name = self.folder.id
+        self.trial_id = f"{self.folder.id}-{self.name}"
+        self.local_path = str(self.folder.logs / "tensorboard" / self.name)
+
+    def __str__(self) -> str:
+        return self.name
+
+    @property
+    def evaluated_params(self) -> dict[str, Any]:
+        """The hyperparameters."""
+        return self.config
+
+    def init_local_path(self) -> None:
+        """Make the folder that files go into."""
+        Path(self.local_path).mkdir(parents=True, exist_ok=True)
+
+
+class _Teller:
+    """Tells each logger of each event, in a thread of its own; takes `events`, gives `notes`."""
+
+    def __init__(self, loggers: Mapping[str, LoggerCallback], folder: ExperimentFolder) -> None:
+        self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
+        self.notes: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._loggers = dict(loggers)
+        self._folder = folder
+        self._trials: dict[int, _Trial] = {}
+        self._given_up = False
+        self._steps = 0
+        self._thread = threading.Thread(target=self._run, name="loggers", daemon=True)
+        self.start = self._thread.start
+
+    def finish(self, *, patience_s: float) -> None:
+        """Wait until all is told, as long as there is progress every `patience_s` seconds."""
+        self.events.put(None)
+        while self._thread.is_alive() and not self._given_up:
+            before = self._steps
+            self._thread.join(patience_s)
+            self._given_up = self._steps == before and self._thread.is_alive()
+        if self._given_up:
+            names = " and ".join(self._loggers)
+            self.notes.put(f"{names} did not take everything within {patience_s:g} s; what is missing is left out")
+
+    def _run(self) -> None:
+        while not self._given_up:
+            event = self.events.get()
+            if event is None:
+                self._each(lambda logger: logger.on_experiment_end(list(self._trials.values())))
+                return
+            self._tell(event)
+
+    def _tell(self, event: Event) -> None:
+        kind = event["event"]
+        if kind not in ("started", "intermediate", "ended"):
+            return
+        if kind == "started":
+            trial = self._trials[event["trial"]] = self._made(event)
+            self._each(lambda logger: logger.log_trial_start(trial))
+            return
+        trial = self._trials[event["trial"]]
+        trial.step = event.get("step", max(1, trial.step))
+        result = {**_numbers(event), "training_iteration": trial.step}
+        self._each(lambda logger: logger.log_trial_result(trial.step, trial, dict(result)))
+        if kind == "ended":
+            failed = TrialState(event["state"]).is_failure or event["state"] == TrialState.STOPPED
+            self._each(lambda logger: logger.log_trial_end(trial, failed=failed))
+
+    def _made(self, event: Event) -> _Trial:
+        name = f"trial-{event['trial']:04d}"
+        if event["baseline"]:  # its sample is of no meaning: nothing is compressed
+            return _Trial(f"{name}-dense", {}, self._folder)
+        return _Trial(name, {_key(name): _plain(value) for name, value in event["sample"].items()}, self._folder)
+
+    def _each(self, act: Callable[[Any], None]) -> None:
+        for name, logger in list(self._loggers.items()):
+            try:
+                act(logger)
+            except Exception as error:  # noqa: BLE001 - whatever a logger raises, the search goes on
+                del self._loggers[name]
+                self.notes.put(f'the logger "{name}" failed and is left out from here on: {_in_a_line(error)}')
+            self._steps += 1
+
+
+def _numbers(event: Event) -> dict[str, float]:
+    """Return what an event says of a trial in finite numbers, flat."""
+    measures = {
+        f"{when}/{name}": value for when in ("before", "after") for name, value in (event.get(when) or {}).items()
+    }
+    numbers = {**(event["values"] or {}), **measures, "seconds": event.get("seconds")}
+    return {_key(name): value for name, value in numbers.items() if value is not None and math.isfinite(value)}
+
+
+def _key(name: str) -> str:
+    """Return a name that every logger takes: ``[conv1,conv2].sparsity`` is ``conv1 conv2.sparsity``."""
+    plain = re.sub(r"[^\w\-. /]", "_", name.replace("[", "").replace("]", "").replace(",", " "))
+    return plain if len(plain) <= 200 else f"{plain[:190]}-{zlib.crc32(plain.encode()):08x}"
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str | bool | int | float) else json.dumps(value, default=str)
+
+
+def _in_a_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    told = lines[-1] if "Traceback" in str(error) else (lines or [""])[0]  # an error of an actor ends with its cause
+    return f"{type(error).__name__}: {told[:300]}" if told else type(error).__name__
