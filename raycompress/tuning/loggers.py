@@ -130,7 +130,7 @@ class _Trial:
     def __post_init__(self) -> None:
         self.experiment_dir_name = self.folder.id
         self.trial_id = f"{self.folder.id}-{self.name}"
-        self.local_path = str(self.folder.logs / "tensorboard" / self.name)
+        self.local_path = str(self.folder.logs)
 
     def __str__(self) -> str:
         return self.name
@@ -141,7 +141,8 @@ class _Trial:
         return self.config
 
     def init_local_path(self) -> None:
-        """Make the folder that files go into."""
+        """Make a folder of its own; TensorBoard's logger asks for one, each trial being one to TensorBoard."""
+        self.local_path = str(self.folder.logs / "tensorboard" / self.name)
         Path(self.local_path).mkdir(parents=True, exist_ok=True)
 
 
@@ -231,5 +232,7 @@ def _plain(value: Any) -> Any:
 
 def _in_a_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    told = lines[-1] if "Traceback" in str(error) else (lines or [""])[0]  # an error of an actor ends with its cause
-    return f"{type(error).__name__}: {told[:300]}" if told else type(error).__name__
+    if any("ray::" in line for line in lines):  # from an actor: its traceback, in which the cause stands by itself
+        causes = [line for line in lines if re.match(r"[\w.]*(Error|Exception)\b", line)]
+        return [*lines, *causes][-1][:300]
+    return ": ".join([type(error).__name__, *lines[:1]])[:300]

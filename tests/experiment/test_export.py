@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from raycompress.errors import MissingDependencyError, Problem
+from raycompress.errors import ExperimentError, MissingDependencyError, Problem
 from raycompress.experiment.checks import check
+from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.schema import Experiment
-from raycompress.tuning import preparing
 
 
 def test_onnx_is_for_torch(load: Callable[..., Experiment]) -> None:
@@ -48,13 +49,21 @@ def test_tflite_is_for_tensorflow() -> None:
 def test_a_missing_library_is_told_before_any_trial(
     load: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = preparing.importlib.util.find_spec
-    monkeypatch.setattr(
-        preparing.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
-    )
-    preparing.check_extras(load())
-    with pytest.raises(MissingDependencyError) as caught:
-        preparing.check_extras(load(export=["onnx"]))
-    assert "onnxruntime" in str(caught.value)
-    assert "pip install 'raycompress[onnx]'" in str(caught.value)
-    assert "export" in caught.value.problems[0].where
+    found = importlib.util.find_spec
+    missing = ("onnxruntime", "mlflow")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in missing else found(name))
+    check_extras(load(loggers=["tensorboard"]))
+    for key, value, library in (("export", "onnx", "onnxruntime"), ("loggers", "mlflow", "mlflow")):
+        with pytest.raises(MissingDependencyError) as caught:
+            check_extras(load(**{key: [value]}))
+        assert f"needs {library}, which is not installed" in str(caught.value)
+        assert f"pip install 'raycompress[{value}]'" in str(caught.value)
+        assert key in caught.value.problems[0].where
+
+
+def test_loggers_are_known_by_name(load: Callable[..., Experiment]) -> None:
+    assert load(loggers=["mlflow", "wandb", "mlflow"]).loggers == ("mlflow", "wandb")
+    with pytest.raises(ExperimentError) as caught:
+        load(loggers=["tensorbord"])
+    assert 'unknown logger "tensorbord"' in str(caught.value)
+    assert 'did you mean "tensorboard"' in str(caught.value)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.experiment import preflight
+from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.schema import Experiment
 from raycompress.results import bundle
 from raycompress.results.states import TrialState
@@ -95,7 +96,7 @@ class Bench:
         """
         told = Told()
         experiment = preflight.load_checked(file)
-        preparing.check_extras(experiment)
+        check_extras(experiment)
         preparing.tell_of_preload(self._worker.wait_ready(), experiment, told)
         model = preparing.inspect(experiment, self._worker)
         space = preparing.checked_space(experiment, model, told)

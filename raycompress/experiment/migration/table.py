@@ -178,7 +178,16 @@ OLD_KEYS: tuple[OldKey, ...] = (*_FILE, *_ENTRIES, *_SEARCH, *_AROUND)
 """The table, in the order in which a file is written."""
 
 NEW_KEYS = (
-    *("$schema", "storage", "export", "baseline", "trial_timeout_s", "time_budget_s", "compression.arguments"),
+    *(
+        "$schema",
+        "storage",
+        "export",
+        "loggers",
+        "baseline",
+        "trial_timeout_s",
+        "time_budget_s",
+        "compression.arguments",
+    ),
     *("resource.cpu", "resource.gpu", "resource.memory_gb", "resource.accelerator_type", "search range: log"),
     *(f"{_ENTRY}.quant_scheme", f"{_ENTRY}.quant_dtype"),
 )
