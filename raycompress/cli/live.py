@@ -47,7 +47,7 @@ class Progress:
         elif event["event"] == "resumed":
             self.is_over = False
             self.header = {**self.header, **event}
-            self.trials = {number_: trial for number_, trial in self.trials.items() if trial["state"] != "running"}
+            self.trials = {trial["trial"]: trial for trial in self.ended if trial["state"] != "stopped"}
 
     @property
     def n_trials(self) -> int:

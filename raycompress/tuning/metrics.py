@@ -51,7 +51,8 @@ class Meters:
             self._objective = Objective(event["goal"])
         elif kind == "resumed":
             self._n_trials, self._began = event["n_trials"], event["t"]
-            self._states = {trial: state for trial, state in self._states.items() if state != TrialState.RUNNING}
+            again = (TrialState.RUNNING, TrialState.STOPPED)
+            self._states = {trial: state for trial, state in self._states.items() if state not in again}
             self._free_since.clear()
         elif kind == "started":
             self._states[event["trial"]] = TrialState.RUNNING

@@ -55,6 +55,8 @@ def launch_here(experiment: Experiment, view: SearchView) -> Record:
     space = SearchSpace.of(unexpanded(experiment))
     sample = space.centre()
     view.note("passive: one trial in this process, " + ("every range at its middle" if sample else "without a search"))
+    if experiment.loggers:
+        view.note(f"a passive trial is not told to {' and '.join(experiment.loggers)}, which need Ray")
     folder = store.create(experiment.storage, experiment.name)
     journal = Journal(folder.journal)
     try:

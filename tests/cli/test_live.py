@@ -1,6 +1,7 @@
 """What a person sees of a search: a table on a terminal, plain lines elsewhere."""
 
 import fcntl
+import io
 import os
 import pty
 import re
@@ -11,8 +12,9 @@ import termios
 
 import pyte
 import pytest
+from rich.console import Console
 
-from raycompress.cli.live import Progress
+from raycompress.cli.live import Progress, _summary, _table
 from tests.conftest import command, number_experiment, raycompress
 
 EPOCHS = """
@@ -41,8 +43,8 @@ def xs(*values):
     return {"parameter_config": [{"name": "x", "type": "choice", "range": list(values)}], **GRID}
 
 
-def watched(folder, path, columns, *, until=None):
-    """Launch on a terminal of so many columns; return every screen that differs, the lines sent, and the exit code."""
+def watched(folder, path, *, until=None, columns=80):
+    """Launch on a terminal; return every screen that differs, the lines sent, and the exit code."""
     master, slave = pty.openpty()
     fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
     environment = {**os.environ, "TERM": "xterm-256color"}
@@ -67,12 +69,11 @@ def watched(folder, path, columns, *, until=None):
     return screens, re.split(r"[\r\n]+", text), process.wait(60)
 
 
-@pytest.mark.parametrize("columns", [80, 60])
-def test_a_terminal_shows_every_running_trial_the_best_and_each_failure_once(tmp_path, columns):
+def test_a_terminal_shows_every_running_trial_the_best_and_each_failure_once(tmp_path):
     path = number_experiment(tmp_path, EPOCHS, **xs(0.25, 0.75, 0.5, 0.125))
-    screens, lines, code = watched(tmp_path, path, columns)
+    screens, lines, code = watched(tmp_path, path)
     assert code == 0, "\n".join(screens[-1])
-    assert max(map(len, lines)) <= columns or columns < 80  # a narrower one breaks the paths
+    assert max(map(len, lines)) <= 80
     seen = "\n".join("\n".join(screen) for screen in screens)
     assert re.search(r"trial +state +step +score +time +proposal", seen)
     assert re.search(r"1 +running +1 +0\.083333 +\S+ s +0\.25\n", seen)  # the last intermediate result
@@ -87,7 +88,7 @@ def test_a_terminal_shows_every_running_trial_the_best_and_each_failure_once(tmp
 
 def test_ctrl_c_says_how_to_go_on(tmp_path):
     path = number_experiment(tmp_path, EPOCHS, **xs(*(n / 100 for n in range(40))))
-    screens, _, code = watched(tmp_path, path, 80, until="2/40 done")
+    screens, _, code = watched(tmp_path, path, until="2/40 done")
     end = " ".join(screens[-1])
     assert code == 4, end
     assert "2 stopped" in end
@@ -149,3 +150,18 @@ def test_the_best_is_the_one_that_is_kept_and_without_models_that_of_the_best_re
     assert progress(*events).best == 2
     assert progress(*events, goal="min").best == 1
     assert progress(*events, {"event": "promoted", "t": 1.0, "trial": 1, "score": 0.5}).best == 1
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_table_fits_and_leaves_out_no_trial_that_runs(columns):
+    sample = {f"layer{n}.sparsity": n / 7 for n in range(40)}
+    events = [{**started(n, 0.0), "sample": sample} for n in range(30)]
+    events += [ended(n, 1.0, 1.0, n / 100) for n in range(2, 30)]
+    made = progress(*events, n_trials=40)
+    console = Console(width=columns, file=io.StringIO())
+    console.print(_table(made, 5.0, 6, columns), *_summary(made, 5.0))
+    lines = console.file.getvalue().splitlines()
+    assert max(map(len, lines)) <= columns
+    assert [line.split()[0] for line in lines[1:7]] == ["0", "1", "26", "27", "28", "29"]
+    assert "dense model" in lines[1]
+    assert "29 *" in lines[6]

@@ -155,8 +155,13 @@ def scraped(running):
     }
 
 
+def scraped_in_the_middle(running):
+    """What is served once the first two trials have ended and the next two run."""
+    return until(lambda: (found := scraped(running)).get(("ray_raycompress_trials", "running", None)) == 2 and found)
+
+
 def test_the_metrics_are_those_of_the_journal(running):
-    values = until(lambda: (found := scraped(running)).get(("ray_raycompress_trials", "running", None)) == 2 and found)
+    values = scraped_in_the_middle(running)
     states = {state: value for (name, state, _), value in values.items() if name == "ray_raycompress_trials" and value}
     assert states == {"finished": 1, "failed": 1, "running": 2, "waiting": 1}
     assert values["ray_raycompress_best_objective", None, None] == 0.25
@@ -167,7 +172,7 @@ def test_the_metrics_are_those_of_the_journal(running):
     assert values["ray_raycompress_overhead_seconds_total", None, None] > 0
 
 
-def test_grafana_asks_for_metrics_that_there_are(running):
+def test_grafana_and_the_documentation_speak_of_the_metrics_that_there_are(running):
     board = json.loads((REPOSITORY / "docs" / "grafana.json").read_text())
     asked = {
         name
@@ -175,10 +180,12 @@ def test_grafana_asks_for_metrics_that_there_are(running):
         for target in panel["targets"]
         for name in re.findall(r"ray_raycompress_\w+", target["expr"])
     }
-    names = {name for name, _, _ in until(lambda: scraped(running))}
+    values = scraped_in_the_middle(running)
+    names, states = {name for name, _, _ in values}, {state for _, state, _ in values if state}
     assert asked <= names
-    assert len(asked) == 6
-    states = {state for _, state, _ in scraped(running) if state}
+    told = set(re.findall(r"^\| `(ray_raycompress_\w+)`", (REPOSITORY / "docs" / "watching.md").read_text(), re.M))
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in names} == told
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in asked} == told
     for panel in board["panels"]:
         for target in panel["targets"]:
             for told in re.findall(r'state=~?"([^"]+)"', target["expr"]):
