@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from raycompress.cli.options import say
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
 
 if TYPE_CHECKING:
@@ -55,7 +56,10 @@ def _run(experiment: Experiment, as_json: bool) -> None:
     with LiveView(live=experiment.proposer != "passive") as view:  # there the terminal is the script's
         record = launch_search(experiment, view)
     text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.root))}"
-    click.echo(json.dumps(outcome(record), indent=2) if as_json else text)
+    if as_json:
+        click.echo(json.dumps(outcome(record), indent=2))
+    else:
+        say(text)
     failure = _failure(record)
     if failure is not None:
         raise failure

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycompress.cli.words import duration, number, share, value
+from raycompress.printable import printable
 from raycompress.results.journal import Event
 from raycompress.results.states import TrialState
 
@@ -114,7 +115,7 @@ class LiveView:
             self._line(text)
 
     def _line(self, text: str) -> None:
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(printable(text, lines=True)), soft_wrap=True)
 
     def _render(self) -> RenderableType:
         now = time.time()
@@ -123,7 +124,7 @@ class LiveView:
         parts: list[RenderableType] = [_table(self._progress, now, self._console.width), _bar(self._progress, now)]
         phase = self._phase or ("" if self._progress.trials else "starting Ray's trial actors")
         if phase:
-            parts.append(Text(f"{phase} ..."))
+            parts.append(Text(f"{printable(phase)} ..."))
         return Group(*parts)
 
 
@@ -170,7 +171,7 @@ def _row(trial: Event, best: int | None, now: float) -> list[RenderableType]:
         f"{seconds:.1f} s",
         proposal,
     ]
-    return [Text(cell, style=style) for cell in cells]
+    return [Text(printable(cell), style=style) for cell in cells]
 
 
 def _bar(progress: Progress, now: float) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from raycompress.cli.options import json_option, storage_option
+from raycompress.cli.options import json_option, say, storage_option
 
 
 @click.command()
@@ -36,11 +36,11 @@ def ls(storage: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not records:
-        click.echo(f"no experiment in {storage}", err=True)
+        say(f"no experiment in {storage}", err=True)
         return
     table = [("experiment", "state", "trials", "best", "started")]
     for record in records:
         best = record.best.score if record.best is not None else None
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.header["t"]))
         table.append((record.id, record.state, str(len(record.searched)), number(best), started))
-    click.echo(columns(table, indent=0, left=(0, 1, 4)))
+    say(columns(table, indent=0, left=(0, 1, 4)))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import json_option
+from raycompress.cli.options import json_option, say
 
 if TYPE_CHECKING:
     from raycompress.experiment.dimension import Dimension
@@ -31,7 +31,10 @@ def plan(file: Path, as_json: bool) -> None:
     experiment = load_checked(file)
     with LiveView() as view, prepared(experiment, view) as ready:
         facts = _facts(ready)
-    click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        say(_text(facts))
 
 
 def _facts(ready: Prepared) -> dict[str, Any]:

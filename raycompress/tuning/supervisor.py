@@ -27,6 +27,7 @@ from raycompress.tuning.protocol import Ending, Hello, Lines, Message, TrialSpec
 from raycompress.tuning.trial_log import CappedLog
 
 _CHUNK = 1 << 18
+_LONGEST_WAIT_S = 3600.0  # a selector takes no more than some weeks
 _UNSENT_LIMIT = 1 << 20  # a client that does not read holds the script's messages back, not memory
 
 
@@ -94,7 +95,7 @@ class Supervisor:
         self._flush()
         timeout = None
         if self._running is not None and self._running.deadline < math.inf:
-            timeout = max(0.0, self._running.deadline - time.monotonic())
+            timeout = min(max(0.0, self._running.deadline - time.monotonic()), _LONGEST_WAIT_S)
         ready = {key.fd for key, _ in self._selector.select(timeout)}
         trial = self._running
         if trial is not None:
