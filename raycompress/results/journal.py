@@ -21,6 +21,7 @@ Every event carries ``t`` (seconds since 1970). An event is on disk before what 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -55,9 +56,10 @@ class Journal:
         self.path = path
         self._listeners: list[Callable[[Event], None]] = []
         try:
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
-            raise StorageError(f"cannot write the journal: {error.strerror}", where=str(path)) from error
+            fix = "make the folder writable, or free some space"
+            raise StorageError(f"cannot write the journal: {error.strerror}", where=str(path), fix=fix) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -77,15 +79,28 @@ class Journal:
         record: Event = {"t": round(time.time(), 3), "event": event, **fields}
         line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=str)
         try:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            # half of a surrogate pair, in the name of a metric or of a file, is written as the escape that it is in JSON
+            self._write(line.encode(errors="backslashreplace") + b"\n")
         except OSError as error:
             raise StorageError(
-                f"cannot write the journal: {error.strerror}", where=str(self.path), fix="free some space"
+                f"cannot write the journal: {error.strerror}",
+                where=str(self.path),
+                fix="free some space, or mend the disk; what was written so far is whole",
             ) from error
         for listener in self._listeners:
             listener(record)
+
+    def _write(self, data: bytes) -> None:
+        """Write `data` and wait until it is on disk; where it does not go there whole, nothing of it stays."""
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # then the torn line is the last one, which readers leave out
+                os.ftruncate(self._file.fileno(), before)
+            raise
 
     def close(self) -> None:
         """Let go of the journal."""
