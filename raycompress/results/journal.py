@@ -79,7 +79,7 @@ class Journal:
         record: Event = {"t": round(time.time(), 3), "event": event, **fields}
         line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=str)
         try:
-            # half of a surrogate pair, in the name of a metric or of a file, is written as the escape that it is in JSON
+            # half of a surrogate pair, as names of files may hold, becomes the escape that it is in JSON
             self._write(line.encode(errors="backslashreplace") + b"\n")
         except OSError as error:
             raise StorageError(

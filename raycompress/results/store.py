@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raycompress.errors import StorageError, UsageError
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -84,9 +89,10 @@ class ExperimentFolder:
         if not candidate.exists():
             return
         doomed = candidate.with_name("candidate.removed")
-        shutil.rmtree(doomed, ignore_errors=True)
-        candidate.rename(doomed)
-        shutil.rmtree(doomed)
+        with told("cannot remove", candidate):
+            shutil.rmtree(doomed, ignore_errors=True)
+            candidate.rename(doomed)
+            shutil.rmtree(doomed)
 
     def remove_candidates_but(self, number: int | None) -> None:
         """Delete every candidate but that of trial `number`, whole or not; None deletes all."""
@@ -114,15 +120,17 @@ class ExperimentFolder:
     def put_aside(self, number: int, name: str) -> None:
         """Keep the log of a run under `name`, and what it saved not at all, before the trial's next run."""
         self.remove_candidate(number)
-        if self.log(number).exists():
-            self.log(number).replace(self.trial(number) / f"log.{name}.txt")
+        with told("cannot rename", self.log(number)):
+            if self.log(number).exists():
+                self.log(number).replace(self.trial(number) / f"log.{name}.txt")
 
     def link_best(self, number: int) -> None:
         """Point ``best`` at the candidate of trial `number`: a convenience for people; ``best.json`` decides."""
         aside = self.root / ".best.new"
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(self.candidate(number).relative_to(self.root))
-        aside.replace(self.best_link)
+        with told("cannot write", self.best_link):
+            aside.unlink(missing_ok=True)
+            aside.symlink_to(self.candidate(number).relative_to(self.root))
+            aside.replace(self.best_link)
 
 
 def create(storage: Path, name: str) -> ExperimentFolder:
@@ -221,7 +229,7 @@ def write_whole(path: Path, text: str) -> None:
         The file cannot be written.
     """
     aside = path.with_name(f".{path.name}.new")
-    try:
+    with told("cannot write", path):
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -232,7 +240,14 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def told(what: str, where: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a StorageError that says `what` could not be done, and `where`."""
+    try:
+        yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write: {error.strerror}", where=str(path), fix="free some space or check the rights of the folder"
-        ) from error
+        place = error.filename if isinstance(error.filename, str) else where
+        fix = "free some space" if error.errno in _FULL else "check that the folder is there and may be written"
+        raise StorageError(f"{what}: {error.strerror}", where=str(place), fix=fix) from error

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
-import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -294,7 +293,7 @@ def launch(experiment: Experiment, view: View) -> Record:
             journal.listen(view.event)
             count = n_trials(experiment, ready.space)
             journal.append("experiment", **header(experiment, ready.space, folder, n_trials=count, n_slots=n_slots))
-            shutil.copyfile(experiment.path, folder.experiment)
+            store.write_whole(folder.experiment, experiment.text)
             if ready.model is not None:
                 store.write_json(folder.model, ready.model.to_json())
             _search(ready, folder, journal, view, n_slots)

@@ -1,4 +1,4 @@
-"""What the process of a script may say: anything can write to its pipe, so that each line is looked at before it counts."""
+"""What a script's process may say: anything can write to its pipe, so that each line is looked at before it counts."""
 
 from __future__ import annotations
 
