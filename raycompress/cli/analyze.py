@@ -7,7 +7,7 @@ import os
 import re
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -108,9 +108,6 @@ class AnalysisView:
     def note(self, text: str) -> None:
         """Say something worth knowing."""
         self._line(f"note: {text}")
-
-    def event(self, event: dict[str, Any]) -> None:
-        """Nothing: an analysis keeps no journal."""
 
     def progress(self, done: int, total: int, layer: str) -> None:
         """Show how far it is; off a terminal once a layer."""

@@ -43,7 +43,7 @@ def _verify(record: Record) -> dict[str, Any]:
     from raycompress.cli.live import LiveView
     from raycompress.experiment.schema import Experiment
     from raycompress.results import bundle
-    from raycompress.tuning.launch import verify_again
+    from raycompress.tuning.verifying import verify_again
 
     if record.bundle is None:
         raise BundleError("there is no model to verify: the script saved none", where=str(record.folder.root))

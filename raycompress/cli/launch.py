@@ -55,6 +55,11 @@ def _run(experiment: Experiment, as_json: bool) -> None:
 
     with LiveView(live=experiment.proposer != "passive") as view:  # there the terminal is the script's
         record = launch_search(experiment, view)
+    conclude(record, as_json)
+
+
+def conclude(record: Record, as_json: bool) -> None:
+    """Print what a search found, and raise what kept it from its end."""
     text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.root))}"
     if as_json:
         click.echo(json.dumps(outcome(record), indent=2))
@@ -126,15 +131,14 @@ def _shown(path: Path) -> str:
 
 def _failure(record: Record) -> RaycompressError | None:
     detail = record.finished_detail
-    if record.state == "stopped" and record.best is None:
-        raise click.exceptions.Exit(130)
     if record.state == "stopped":
         kept = "the best model so far is kept" if record.bundle is not None else "the results so far are kept"
-        return StoppedError(
-            f"the search was {detail}; {kept}",
-            where=str(record.folder.root),
-            fix="launch again for a new search",
-        )
+        resume = f"raycompress resume {shlex.quote(_shown(record.folder.root))}"
+        again = "launch again" if record.header["proposer"] == "passive" else f"{resume} goes on with it"
+        error = StoppedError(f"the search was {detail}; {kept}", where=str(record.folder.root), fix=again)
+        if record.best is None:
+            error.exit_code = 130
+        return error
     failed = next((trial for trial in record.searched if trial.state.is_failure), None)
     if record.state == "failure" and failed is not None:
         return NoValidTrialError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -36,6 +36,9 @@ class Progress:
             self.trials[event["trial"]].update({name: event[name] for name in event if name not in ("t", "event")})
         elif event["event"] == "promoted":
             self.best = event["trial"]
+        elif event["event"] == "resumed":
+            self.header = {**self.header, **event}
+            self.trials = {number_: trial for number_, trial in self.trials.items() if trial["state"] != "running"}
 
     @property
     def n_trials(self) -> int:
@@ -98,6 +101,14 @@ class LiveView:
         """Say something worth knowing."""
         self._line(f"note: {text}")
 
+    def history(self, events: Iterable[Event]) -> None:
+        """Take what stands in the journal of a search that is resumed; nothing of it is told again."""
+        for event in events:
+            if event["event"] == "experiment":
+                self._progress = Progress(event)
+            elif self._progress is not None:
+                self._progress.take(event)
+
     def event(self, event: Event) -> None:
         """Show an event of the journal."""
         if event["event"] == "experiment":
@@ -107,11 +118,13 @@ class LiveView:
             return
         assert self._progress is not None
         self._progress.take(event)
+        if event["event"] == "resumed":
+            self._phase, self._started = "", event["t"]
         tell = _TELL.get(event["event"])
         if tell is None:
             return
         text = tell(event, self._progress)
-        if text and (self._live is None or event["event"] == "retried" or _is_failure(event)):
+        if text and (self._live is None or event["event"] in ("resumed", "retried") or _is_failure(event)):
             self._line(text)
 
     def _line(self, text: str) -> None:
@@ -212,4 +225,13 @@ def _retried(event: Event, progress: Progress) -> str:
     return f"        trial {event['trial']}, attempt {event['attempt']} {event['state']}: {event['cause']}; once more"
 
 
-_TELL: dict[str, Callable[[Event, Progress], str]] = {"ended": _ended, "promoted": _promoted, "retried": _retried}
+def _resumed(event: Event, progress: Progress) -> str:
+    return f"{progress.header['id']}: resumed, {len(progress.ended)} of {progress.n_trials} trials had ended"
+
+
+_TELL: dict[str, Callable[[Event, Progress], str]] = {
+    "resumed": _resumed,
+    "ended": _ended,
+    "promoted": _promoted,
+    "retried": _retried,
+}

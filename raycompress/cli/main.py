@@ -17,6 +17,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "plan": ("raycompress.cli.plan", "Show what a launch would search, keep and cost."),
     "run": ("raycompress.cli.launch", "Run a one-time experiment: no search range, one trial."),
     "launch": ("raycompress.cli.launch", "Run an experiment, one-time or automatic."),
+    "resume": ("raycompress.cli.resume", "Go on with a search that was killed or stopped, or add trials to it."),
     "ls": ("raycompress.cli.ls", "List the experiments in a results folder."),
     "status": ("raycompress.cli.status", "Show how an experiment stands, trial by trial."),
     "logs": ("raycompress.cli.logs", "Print the log of a trial."),

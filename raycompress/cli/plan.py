@@ -13,7 +13,7 @@ from raycompress.cli.options import json_option, say
 if TYPE_CHECKING:
     from raycompress.experiment.dimension import Dimension
     from raycompress.experiment.schema import Experiment
-    from raycompress.tuning.launch import Prepared
+    from raycompress.tuning.preparing import Prepared
 
 
 @click.command()
@@ -26,7 +26,7 @@ def plan(file: Path, as_json: bool) -> None:
     """
     from raycompress.cli.live import LiveView
     from raycompress.experiment.preflight import load_checked
-    from raycompress.tuning.launch import prepared
+    from raycompress.tuning.preparing import prepared
 
     experiment = load_checked(file)
     with LiveView() as view, prepared(experiment, view) as ready:

@@ -38,8 +38,9 @@ def _text(record: Experiment) -> str:
 
     header = record.header
     ended = [trial for trial in record.records.values() if trial.seconds is not None]
+    detail = "`raycompress resume` goes on with it" if record.state == "interrupted" else record.finished_detail
     lines = [
-        f"{record.id}: {record.state}" + (f" ({record.finished_detail})" if record.finished_detail else ""),
+        f"{record.id}: {record.state}" + (f" ({detail})" if detail else ""),
         f"{header['compressor']}, {header['proposer']}, {len(ended)} of {header['n_trials']} trials ended",
     ]
     if header["dimensions"]:

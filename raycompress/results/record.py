@@ -36,6 +36,11 @@ class TrialRecord:
         What a person should know of the saved model.
     seconds
         From the start to the end, by the wall clock.
+    attempts, starts
+        How often its script was run after failures, and how often the trial was begun: a resumed search begins again
+        what was running.
+    intermediate, steps
+        Earlier results, and after how many iterations each came.
     """
 
     number: int
@@ -54,7 +59,9 @@ class TrialRecord:
     seconds: float | None = None
     saved: bool = False
     attempts: int = 1
+    starts: int = 1
     intermediate: list[dict[str, float]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
 
 
 class Experiment:
@@ -107,16 +114,20 @@ class Experiment:
         self.header = event
 
     def _on_started(self, event: journal.Event) -> None:
+        before = self.records.get(event["trial"])
         self.records[event["trial"]] = TrialRecord(
             number=event["trial"],
             sample=event["sample"],
             config=event["config"],
             started=event["t"],
             baseline=event["baseline"],
+            starts=1 if before is None else before.starts + 1,
         )
 
     def _on_intermediate(self, event: journal.Event) -> None:
-        self.records[event["trial"]].intermediate.append(event["values"])
+        trial = self.records[event["trial"]]
+        trial.intermediate.append(event["values"])
+        trial.steps.append(event["step"])
 
     def _on_retried(self, event: journal.Event) -> None:
         self.records[event["trial"]].attempts = event["attempt"] + 1
@@ -137,6 +148,10 @@ class Experiment:
 
     def _on_verified(self, event: journal.Event) -> None:
         self.verified = event
+
+    def _on_resumed(self, event: journal.Event) -> None:
+        self.finished, self.finished_detail, self.verified = None, "", None
+        self.header = {**self.header, **{name: event[name] for name in ("n_trials", "n_parallel", "pid", "host")}}
 
     def _on_finished(self, event: journal.Event) -> None:
         self.finished, self.finished_detail = event["reason"], event["detail"]

@@ -124,6 +124,12 @@ class ExperimentFolder:
             if self.log(number).exists():
                 self.log(number).replace(self.trial(number) / f"log.{name}.txt")
 
+    def put_aside_earlier_start(self, number: int) -> None:
+        """Keep the log of a trial that was begun before and whose search, or node, was killed."""
+        if self.trial(number).exists():
+            earlier = sum(1 for _ in self.trial(number).glob("log.start-*.txt"))
+            self.put_aside(number, f"start-{earlier + 1}")
+
     def link_best(self, number: int) -> None:
         """Point ``best`` at the candidate of trial `number`: a convenience for people; ``best.json`` decides."""
         aside = self.root / ".best.new"

@@ -11,9 +11,11 @@ from raycompress.errors import CompressionError, Problem, RaycompressError, Scri
 from raycompress.experiment.schema import Experiment
 from raycompress.results.analysis import Analysis
 from raycompress.results.states import TrialState
-from raycompress.tuning.launch import View, centre_config, excursion, last_lines, tell_of_preload, warm_spec
+from raycompress.tuning.excursion import excursion, last_lines, warm_spec
 from raycompress.tuning.preload import find_imports
+from raycompress.tuning.preparing import centre_config, tell_of_preload
 from raycompress.tuning.protocol import Message
+from raycompress.tuning.view import View
 from raycompress.tuning.worker import Ending, WarmProcess
 
 _MODULE = "raycompress.compressors.analysis.analyser"

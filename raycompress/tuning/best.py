@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
+from raycompress.errors import BundleError
 from raycompress.experiment.objective import Objective
+from raycompress.results import bundle
 from raycompress.results.journal import Journal
+from raycompress.results.record import Experiment as Record
 from raycompress.results.store import ExperimentFolder, write_json
 
 
@@ -28,12 +34,50 @@ class BestKeeper:
             return
         loser = self.number
         self.number, self.score = number, score
-        bundle = self._folder.candidate(number).relative_to(self._folder.root)
-        write_json(self._folder.best_pointer, {"trial": number, "score": score, "bundle": str(bundle)})
+        candidate = self._folder.candidate(number)
+        _flush(candidate)
+        told = {"trial": number, "score": score, "bundle": str(candidate.relative_to(self._folder.root))}
+        write_json(self._folder.best_pointer, told)
         self._folder.link_best(number)
         self._journal.append("promoted", trial=number, score=score)
         if loser is not None:
             self._prune(loser)
+
+    def take_up(self, record: Record) -> list[int]:
+        """Go on where an earlier run of the search was killed, wherever that was.
+
+        Returns
+        -------
+        The trials whose model would be the best one, or could be, and is lost: they must be made again.
+        """
+        saved = {number: trial.score for number, trial in record.records.items() if trial.saved and number}
+        scores = {number: score for number, score in sorted(saved.items()) if score is not None}
+        lost = []
+        pointed = record.best_number
+        if pointed in scores and self._is_whole(pointed):
+            self.number, self.score = pointed, scores[pointed]
+            self._folder.link_best(pointed)
+        else:
+            self._folder.best_link.unlink(missing_ok=True)
+            self._folder.best_pointer.unlink(missing_ok=True)
+        for number, score in scores.items():
+            if number == self.number:
+                continue
+            if self._is_whole(number):
+                self.consider(number, score)
+            elif self._is_better(number, score):
+                lost.append(number)
+            else:
+                self._prune(number)
+        self._folder.remove_candidates_but(self.number)
+        return lost
+
+    def _is_whole(self, number: int) -> bool:
+        try:
+            bundle.check_hashes(self._folder.candidate(number))
+        except BundleError:
+            return False
+        return True
 
     def _is_better(self, number: int, score: float) -> bool:
         if self.number is None or self.score is None:
@@ -45,3 +89,14 @@ class BestKeeper:
     def _prune(self, number: int) -> None:
         self._folder.remove_candidate(number)
         self._journal.append("pruned", trial=number)
+
+
+def _flush(folder: Path) -> None:
+    """Wait until every file of a folder is on disk: a machine may die, and the pointer must not name what it lost."""
+    for place, _, names in os.walk(folder):
+        for path in (Path(place), *(Path(place, name) for name in names)):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(file)
+            finally:
+                os.close(file)

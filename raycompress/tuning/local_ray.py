@@ -15,7 +15,7 @@ from raycompress.errors import ClusterError
 from raycompress.tuning.guard import guarded
 
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
-_ENVIRONMENT = {
+ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -42,7 +42,7 @@ class LocalRay:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        os.environ.update(_ENVIRONMENT)
+        os.environ.update(ENVIRONMENT)
         import ray
 
         with ExitStack() as stack, _told_plainly():

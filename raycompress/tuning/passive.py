@@ -26,24 +26,20 @@ from raycompress.results.store import ExperimentFolder
 from raycompress.script import context
 from raycompress.tuning import child
 from raycompress.tuning.best import BestKeeper
+from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.heard import Heard
-from raycompress.tuning.launch import (
-    View,
-    check_extras,
-    compression_config,
-    header,
-    trial_template,
-    unexpanded,
-    verify_again,
-)
+from raycompress.tuning.launch import header
 from raycompress.tuning.outcome import facts_of, seal
+from raycompress.tuning.preparing import check_extras, unexpanded
 from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
+from raycompress.tuning.verifying import verify_again
+from raycompress.tuning.view import SearchView
 
 NUMBER = 1
 """Of the trial; the dense model has none here."""
 
 
-def launch_here(experiment: Experiment, view: View) -> Record:
+def launch_here(experiment: Experiment, view: SearchView) -> Record:
     """Run a passive experiment: one trial, every search range at its middle; return its record.
 
     Raises

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -90,11 +92,14 @@ class Recorder(DriverOnly, Callback):
             facts["cause"] = f"ended {why}"
         self._end(number, facts)
 
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """The actor itself failed, and the trial is begun again with another."""
+        told = {"state": TrialState.KILLED, "cause": _cause(trial)}
+        self._journal.append("retried", trial=trial.config["number"], attempt=trial.num_failures, **told)
+
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """The actor itself, not the script, failed: the node, or Ray."""
-        cause = trial.get_pickled_error() if hasattr(trial, "get_pickled_error") else None
-        text = f"the trial's actor died: {str(cause).strip().splitlines()[-1] if cause else 'no cause given'}"
-        self._end(trial.config["number"], {**NOTHING, "state": TrialState.KILLED, "cause": text})
+        """The actor itself, not the script, failed once too often: the node, or Ray."""
+        self._end(trial.config["number"], {**NOTHING, "state": TrialState.KILLED, "cause": _cause(trial)})
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:
         self._running.pop(number, None)
@@ -112,3 +117,10 @@ class Recorder(DriverOnly, Callback):
         """Write the end of the trials that were running when the search was stopped."""
         for number in sorted(self._running):
             self._end(number, {**NOTHING, "state": TrialState.STOPPED, "cause": cause})
+
+
+def _cause(trial: Any) -> str:
+    """Return why an actor died, as Ray's last error of the trial says it."""
+    said = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2].splitlines()[1:]
+    words = re.sub(r" [0-9a-f]{24,}", "", " ".join(" ".join(said).split()))  # the ids of Ray
+    return f"the trial's actor died: {words[:300]}"

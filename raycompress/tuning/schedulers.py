@@ -17,6 +17,7 @@ from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import policies
+from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED
 from raycompress.tuning.policies import Policy, Scores
 from raycompress.tuning.stop import DriverOnly
@@ -43,15 +44,26 @@ class Rule(Protocol):
         """A trial has ended, with this finite result."""
 
 
-def make_scheduler(experiment: Experiment) -> TrialScheduler:
-    """Return the scheduler of an experiment: Tune's own first in, first out where nothing is to be ended early."""
+def make_scheduler(experiment: Experiment, past: Past = Past()) -> TrialScheduler:  # noqa: B008 - it cannot be changed
+    """Return the scheduler of an experiment: Tune's own first in, first out where nothing is to be ended early.
+
+    The trials of an earlier run of the search, `past`, count in what others are judged by.
+    """
+    watch = _watch(experiment)
+    if watch is None:
+        plain: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
+        return plain
+    watch.remember(past)
+    return watch
+
+
+def _watch(experiment: Experiment) -> Watch | None:
     stop, budgets, goal = experiment.early_stop, experiment.budgets, experiment.target
     if budgets is not None:  # of the policy asha, or of a proposer that heeds no policy
         watched = EarlyStop("asha") if stop is None or experiment.proposer in BUDGETED else stop
         return Watch(_Brackets(budgets, goal), watched)
     if stop is None:
-        plain: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
-        return plain
+        return None
     if stop.policy == "median":
         return Watch(_Median(stop, goal), stop)
     return Watch(_Judged(_policy(stop), goal), stop)
@@ -85,6 +97,20 @@ class Watch(DriverOnly, FIFOScheduler):
         self._stop = stop
         self.why: dict[int, str] = {}
 
+    def remember(self, past: Past) -> None:
+        """Take the trials of an earlier run; whatever the rule says of them now, they have ended as they did."""
+        last: dict[_PastOfTune, Result] = {}
+        for number, known in past.taught.items():
+            trial = _PastOfTune(number)
+            self._rule.add(None, trial)
+            for step, score in sorted(known.scores.items()):
+                last[trial] = {TIME: step, "score": score, "time_total_s": float(step), "done": False}
+                self._rule.see(trial, last[trial])
+                if self._is_due(last[trial]):
+                    self._rule.judge(None, trial, last[trial])
+        for trial, result in last.items():  # only now: Tune's median rule takes no result of a trial that it would end
+            self._rule.end(None, trial, result)
+
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial was made."""
         if not trial.config["baseline"]:
@@ -95,7 +121,7 @@ class Watch(DriverOnly, FIFOScheduler):
         if result["done"] or not self._looks_at(trial, result):
             return str(TrialScheduler.CONTINUE)
         self._rule.see(trial, result)
-        if result[TIME] <= self._stop.warmup or result[TIME] % self._stop.steps:
+        if not self._is_due(result):
             return str(TrialScheduler.CONTINUE)
         why = self._rule.judge(tune_controller, trial, result)
         if not why:
@@ -108,9 +134,21 @@ class Watch(DriverOnly, FIFOScheduler):
         if self._looks_at(trial, result):
             self._rule.end(tune_controller, trial, result)
 
+    def _is_due(self, result: Result) -> bool:
+        step: int = result[TIME]
+        return step > self._stop.warmup and step % self._stop.steps == 0
+
     def _looks_at(self, trial: Any, result: Result) -> bool:
         score = result.get("score")
         return not trial.config["baseline"] and score is not None and math.isfinite(score)
+
+
+class _PastOfTune:
+    """What the rules need of a trial of an earlier run."""
+
+    def __init__(self, number: int) -> None:
+        self.trial_id = f"past-{number}"
+        self.config = {"number": number, "baseline": False}
 
 
 class _OfTune:

@@ -1,17 +1,13 @@
 """Proposer name -> proposals: what each trial of a search tries.
 
-`Proposals` is the one searcher that Ray Tune sees. It numbers the trials, puts the dense model first, tells the
-proposer of failures as failures, and, with a seed, of results in the order of the trials, so that the same seed gives
-the same proposals however fast each trial was.
+`raycompress.tuning.proposals` makes trials of them.
 """
 
 from __future__ import annotations
 
 import copy
 import functools
-import math
 import warnings
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -23,15 +19,23 @@ from ray.tune.search.sample import Domain
 
 from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.search_space import SearchSpace
+from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
-from raycompress.tuning.schedulers import TIME
-from raycompress.tuning.stop import DriverOnly
 
 Sample = dict[str, Any]
 
 
 class Proposer(Protocol):
-    """Something that proposes samples and learns from their scores."""
+    """Something that proposes samples and learns from their scores.
+
+    Attributes
+    ----------
+    repeats
+        Whether it proposes the same in the same order, whatever it has learnt: then it takes a past search by proposing
+        that again. Others are told of it when they are made.
+    """
+
+    repeats: bool
 
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, or None when there are no more."""
@@ -47,7 +51,13 @@ class Proposer(Protocol):
 
 
 def make_proposer(
-    name: str, space: SearchSpace, *, goal: str, seed: int | None, bohb: Mapping[str, Any] | None = None
+    name: str,
+    space: SearchSpace,
+    *,
+    goal: str,
+    seed: int | None,
+    bohb: Mapping[str, Any] | None = None,
+    past: Past = Past(),  # noqa: B008 - it cannot be changed
 ) -> Proposer:
     """Return the proposer that an experiment file calls `name`.
 
@@ -64,6 +74,8 @@ def make_proposer(
         The same seed gives the same proposals; None a new start each time.
     bohb
         Settings of BOHB's model, by the names of HpBandSter.
+    past
+        What an earlier run of the same search has tried.
     """
     if not space.dimensions:
         return _Points(iter(({},)))
@@ -72,12 +84,14 @@ def make_proposer(
     if name in ("random", "hyperband"):
         return _Random(space, seed)
     if name == "bohb":
-        return _Bohb(space, goal, seed, bohb or {})
-    return _FromTune(_TUNE_SEARCHERS[name], space, goal=goal, seed=seed)
+        return _Bohb(space, goal, seed, bohb or {}, past)
+    return _FromTune(_TUNE_SEARCHERS[name], space, goal=goal, seed=seed, past=past)
 
 
 class _Points:
     """Given points, in their order: a grid, or the one point of a one-time experiment."""
+
+    repeats = True
 
     def __init__(self, points: Iterator[Sample]) -> None:
         self._points = points
@@ -91,6 +105,8 @@ class _Points:
 
 class _Random:
     """Tune's own random sampling of each dimension."""
+
+    repeats = True
 
     def __init__(self, space: SearchSpace, seed: int | None) -> None:
         self._space = space
@@ -111,12 +127,39 @@ class _FromTune:
 
     Dimensions go by their position inside it (``d0``, ``d1``, ...): their names may hold characters, such as a slash,
     that the libraries read as structure.
+
+    What an earlier run has tried is told through the libraries' own doors for known points: their models know it, and
+    nothing is computed for each of it. With a seed, what they propose then is not what an unbroken search would have
+    proposed.
     """
 
-    def __init__(self, make: Callable[..., Searcher], space: SearchSpace, *, goal: str, seed: int | None) -> None:
+    repeats = False
+
+    def __init__(
+        self, make: Callable[..., Searcher], space: SearchSpace, *, goal: str, seed: int | None, past: Past
+    ) -> None:
         self._dimensions = {f"d{index}": dimension for index, dimension in enumerate(space.dimensions)}
         domains = {key: _domain(dimension) for key, dimension in self._dimensions.items()}
-        self._searcher = make(domains, goal, seed)
+        # else its first random proposals would be those of the past once more
+        seed = None if seed is None else seed + len(past.taught)
+        takes_results = make in (_optuna, _gaussian_process)
+        first = past.begun if takes_results else {**past.taught, **past.begun}
+        self._searcher: Any = make(domains, goal, seed, [self._point(trial.sample) for trial in first.values()])
+        for number, trial in first.items():
+            self._searcher.suggest(str(number))
+            if trial.ended:
+                self.learn(number, trial.score, trial.scores)
+        for trial in past.taught.values() if takes_results else ():
+            score: Any = trial.score
+            self._searcher.add_evaluated_point(self._point(trial.sample), score, error=score is None)
+
+    def _point(self, sample: Sample) -> dict[str, Any]:
+        """Return a sample as the searcher writes it; see `_domain` for choices."""
+        point = {}
+        for key, dimension in self._dimensions.items():
+            value = sample[dimension.name]
+            point[key] = value if dimension.choices is None else dimension.choices.index(value)
+        return point
 
     def propose(self, number: int) -> Sample | None:
         proposal = self._searcher.suggest(str(number))
@@ -138,9 +181,11 @@ class _Bohb(_FromTune):
     numpy's global random numbers: with a seed they are its own while it proposes.
     """
 
-    def __init__(self, space: SearchSpace, goal: str, seed: int | None, settings: Mapping[str, Any]) -> None:
-        super().__init__(functools.partial(_tune_bohb, settings), space, goal=goal, seed=seed)
-        self._state = None if seed is None else np.random.RandomState(seed).get_state()
+    def __init__(
+        self, space: SearchSpace, goal: str, seed: int | None, settings: Mapping[str, Any], past: Past
+    ) -> None:
+        self._state = None if seed is None else np.random.RandomState(seed + len(past.taught)).get_state()
+        super().__init__(functools.partial(_tune_bohb, settings), space, goal=goal, seed=seed, past=past)
 
     def propose(self, number: int) -> Sample | None:
         with self._own_random_numbers(), warnings.catch_warnings():
@@ -167,36 +212,45 @@ class _Bohb(_FromTune):
         super().learn(number, score, scores)
 
 
-def _tune_bohb(settings: Mapping[str, Any], domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+def _tune_bohb(
+    settings: Mapping[str, Any], domains: dict[str, Domain], goal: str, seed: int | None, points: list[dict[str, Any]]
+) -> Searcher:
     from ray.tune.search.bohb import TuneBOHB
 
     space = TuneBOHB.convert_search_space(domains)
-    return TuneBOHB(space, bohb_config=dict(settings), metric="score", mode=goal, seed=seed)
+    return TuneBOHB(
+        space, bohb_config=dict(settings), metric="score", mode=goal, seed=seed, points_to_evaluate=points or None
+    )
 
 
-def _hyperopt(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+def _hyperopt(domains: dict[str, Domain], goal: str, seed: int | None, points: list[dict[str, Any]]) -> Searcher:
     from ray.tune.search.hyperopt import HyperOptSearch
 
     space = HyperOptSearch.convert_search_space(domains)
-    return HyperOptSearch(space, metric="score", mode=goal, random_state_seed=seed)
+    known: Any = {"points_to_evaluate": points} if points else {}
+    return HyperOptSearch(space, metric="score", mode=goal, random_state_seed=seed, **known)
 
 
-def _optuna(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+def _optuna(domains: dict[str, Domain], goal: str, seed: int | None, points: list[dict[str, Any]]) -> Searcher:
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
-    return OptunaSearch(OptunaSearch.convert_search_space(domains), metric="score", mode=goal, sampler=sampler)
+    space = OptunaSearch.convert_search_space(domains)
+    return OptunaSearch(space, metric="score", mode=goal, sampler=sampler, points_to_evaluate=points)
 
 
-def _gaussian_process(domains: dict[str, Domain], goal: str, seed: int | None) -> Searcher:
+def _gaussian_process(
+    domains: dict[str, Domain], goal: str, seed: int | None, points: list[dict[str, Any]]
+) -> Searcher:
     import optuna
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     sampler = optuna.samplers.GPSampler(seed=seed)
-    return OptunaSearch(OptunaSearch.convert_search_space(domains), metric="score", mode=goal, sampler=sampler)
+    space = OptunaSearch.convert_search_space(domains)
+    return OptunaSearch(space, metric="score", mode=goal, sampler=sampler, points_to_evaluate=points)
 
 
 _TUNE_SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
@@ -228,112 +282,3 @@ def _value(dimension: Dimension, raw: Any) -> Any:
         assert dimension.choices is not None
         return copy.deepcopy(dimension.choices[int(raw)])
     return int(raw) if dimension.kind == "int" else float(raw)
-
-
-class Proposals(DriverOnly, Searcher):
-    """The trials of an experiment, one after another.
-
-    Parameters
-    ----------
-    proposer
-        Where samples come from.
-    n_samples
-        How many samples at most, the dense model not counted.
-    baseline
-        A sample to run the dense model with, as trial 0; None to leave it out.
-    n_slots
-        How many trials run at a time; each is given a free slot, counted from 0.
-    make_config
-        Makes what the trial actor needs of a trial's number and sample; a new object each time.
-    lag
-        With a seed: proposal `n` knows exactly the results of the trials up to ``n - lag``, and waits for them. None:
-        it knows whatever is in.
-    """
-
-    def __init__(
-        self,
-        proposer: Proposer,
-        *,
-        n_samples: int,
-        baseline: Sample | None,
-        lag: int | None,
-        n_slots: int,
-        make_config: Callable[[int, Sample], dict[str, Any]],
-    ) -> None:
-        super().__init__(metric="score", mode="max")
-        self._proposer = proposer
-        self._numbers = iter(range(1, n_samples + 1))
-        self._next: int | None = next(self._numbers, None)
-        self._baseline = baseline
-        self._lag = lag
-        self._make_config = make_config
-        self._number_of: dict[str, int] = {}
-        self._free_slots = list(range(n_slots))
-        self._slot_of: dict[str, int] = {}
-        self._scores: defaultdict[int, Scores] = defaultdict(dict)
-        self._ended: dict[int, float | None] = {}
-        self._learnt = 0
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the config of the next trial; None: not yet; Tune's FINISHED: no more."""
-        no_more: Any = Searcher.FINISHED
-        if not self._free_slots:
-            return None
-        if self._baseline is not None:
-            sample, self._baseline = self._baseline, None
-            return self._trial(trial_id, 0, sample)
-        if self._next is None:
-            return no_more  # type: ignore[no-any-return]
-        if not self._learn_up_to(self._next):
-            return None
-        sample_or_none = self._proposer.propose(self._next)
-        if sample_or_none is None:
-            self._next = None
-            return no_more  # type: ignore[no-any-return]
-        number, self._next = self._next, next(self._numbers, None)
-        return self._trial(trial_id, number, sample_or_none)
-
-    def _trial(self, trial_id: str, number: int, sample: Sample) -> dict[str, Any]:
-        self._number_of[trial_id] = number
-        self._slot_of[trial_id] = self._free_slots.pop(0)
-        return {**self._make_config(number, copy.deepcopy(sample)), "slot": self._slot_of[trial_id]}
-
-    def _learn_up_to(self, number: int) -> bool:
-        """Teach the proposer what it may know before proposal `number`; False when it has to wait."""
-        if self._lag is None:
-            return True
-        while self._learnt < number - self._lag:
-            if self._learnt + 1 not in self._ended:
-                return False
-            self._learnt += 1
-            self._learn(self._learnt)
-        return True
-
-    def _learn(self, number: int) -> None:
-        self._proposer.learn(number, self._ended[number], self._scores.pop(number, {}))
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep an intermediate result for the trial's end."""
-        score = result.get("score")
-        if score is not None and math.isfinite(score):
-            self._scores[self._number_of[trial_id]][result[TIME]] = score
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take the end of a trial; a failed one has no score."""
-        number = self._number_of[trial_id]
-        self._free_slots.append(self._slot_of.pop(trial_id))
-        if number == 0:
-            return
-        score = None if result is None or error else result.get("score")
-        valid = score is not None and math.isfinite(score)
-        self._ended[number] = score if valid else None
-        if valid and result is not None:
-            self.on_trial_result(trial_id, result)
-        if self._lag is None:
-            self._learn(number)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the truth, and a resumed search is told from it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as `save`."""

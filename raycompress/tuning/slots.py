@@ -3,12 +3,16 @@
 Tune reuses actors by itself, but in a search of short trials it hands a free actor to a trial whose own is still
 starting, and throws that one away; or it throws away the free one. Starting an actor takes seconds, so such a search
 would spend its time on starting actors. Here each trial belongs to a slot, and a slot keeps its actor.
+
+Where a machine of a cluster is lost, there are more slots than Ray has resources for, and idle actors would keep them
+from a trial that waits for its own. Then an idle actor is given up, and its slot rests until there is room again.
 """
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -28,15 +32,64 @@ def request(resources: Resources, slot: int) -> PlacementGroupFactory:
     return PlacementGroupFactory([{**bundle, "memory": bundle.get("memory", 0) + slot + 1}])
 
 
+class Slots:
+    """The slots of a search: which are free, and which rest because Ray has no room for their actors.
+
+    Parameters
+    ----------
+    resources
+        What one trial asks for.
+    n
+        How many trials run at a time.
+    available
+        Says what Ray has left, by its own names.
+    """
+
+    def __init__(self, resources: Resources, n: int, available: Callable[[], dict[str, float]]) -> None:
+        self._wanted = plan.request(resources)
+        self._available = available
+        self._slot_of = {request(resources, slot): slot for slot in range(n)}
+        self._free = list(range(n))
+        self._resting: list[int] = []
+        self._looked = 0.0
+
+    def take(self) -> int | None:
+        """Return a free slot, which is taken from now on; None where there is none."""
+        if not self._free and self._resting and self._has_room():
+            return self._resting.pop(0)
+        return self._free.pop(0) if self._free else None
+
+    def give_back(self, slot: int) -> None:
+        """Take the slot of a trial that has ended."""
+        self._free.append(slot)
+
+    def rest(self, wanted: PlacementGroupFactory) -> None:
+        """Take note that the actor of a slot was given up: it asked for `wanted`."""
+        slot = self._slot_of[wanted]
+        self._free.remove(slot)
+        self._resting.append(slot)
+
+    def _has_room(self) -> bool:
+        if time.monotonic() - self._looked < _PATIENCE_S:
+            return False
+        self._looked = time.monotonic()
+        have = self._available()
+        return all(have.get(name, 0.0) >= amount for name, amount in self._wanted.items())
+
+
+_PATIENCE_S = 10.0
+"""An actor starts within seconds: one that has not after this time waits for resources that others hold."""
+
+
 @contextmanager
-def kept_actors() -> Iterator[None]:
+def kept_actors(slots: Slots) -> Iterator[None]:
     """Have Tune keep each slot's actor between trials, for a search that is made and run inside.
 
     Tune has no setting for it: its cache of free actors, a private class, is replaced.
     """
     module: Any = tune_controller
     original = module._ObjectCache
-    module._ObjectCache = _FreeActors
+    module._ObjectCache = lambda may_keep_one=True: _FreeActors(slots)
     try:
         yield
     finally:
@@ -44,10 +97,15 @@ def kept_actors() -> Iterator[None]:
 
 
 class _FreeActors:
-    """Tune's cache of free actors, without its bounds: what is free is kept until Tune clears the whole cache."""
+    """Tune's cache of free actors, without its bounds: what is free is kept until Tune clears the whole cache.
 
-    def __init__(self, may_keep_one: bool = True) -> None:
+    The one exception: see the module.
+    """
+
+    def __init__(self, slots: Slots) -> None:
+        self._slots = slots
         self._free: dict[Any, list[Any]] = defaultdict(list)
+        self._waiting: dict[Any, float] = {}
 
     @property
     def num_cached_objects(self) -> int:
@@ -58,10 +116,12 @@ class _FreeActors:
         return 0
 
     def increase_max(self, key: Any, by: int = 1) -> None:
-        """Nothing: there is no bound."""
+        """A trial waits for its actor; there is no bound that would rise."""
+        self._waiting.setdefault(key, time.monotonic())
 
     def decrease_max(self, key: Any, by: int = 1) -> None:
-        """Nothing: there is no bound."""
+        """A trial has its actor."""
+        self._waiting.pop(key, None)
 
     def has_cached_object(self, key: Any) -> bool:
         return bool(self._free[key])
@@ -78,3 +138,10 @@ class _FreeActors:
             for actors in self._free.values():
                 while actors:
                     yield actors.pop(0)
+            return
+        now = time.monotonic()
+        if any(now - since > _PATIENCE_S and not self._free[key] for key, since in self._waiting.items()):
+            idle = next((key for key, actors in self._free.items() if actors and key not in self._waiting), None)
+            if idle is not None:
+                self._slots.rest(idle)
+                yield self._free[idle].pop(0)

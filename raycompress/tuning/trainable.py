@@ -74,6 +74,7 @@ class TrialActor(tune.Trainable):
         self._attempt = 1
         self._attempts: list[dict[str, Any]] = []
         self._budgets: list[int] = list(config["budgets"])
+        self._begun = False
         self._spent = 0
         self._results = 0
         self._told = 0
@@ -128,6 +129,9 @@ class TrialActor(tune.Trainable):
         return self._plan.stream and not self._config["budgets"]
 
     def _next_run(self) -> Generator[Message | Ending, None, None]:
+        if not self._begun:
+            self._begun = True
+            self._plan.folder.put_aside_earlier_start(self._config["number"])
         if self._spent:
             self._plan.folder.put_aside(self._config["number"], f"iterations-{self._spent}")
             self._spent = 0

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import ray
 from ray import tune
 
-from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
 from raycompress.tuning import plan as plans
 from raycompress.tuning import slots
 from raycompress.tuning.best import BestKeeper
+from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED, n_trials
+from raycompress.tuning.proposals import Proposals
 from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.recorder import Recorder
 from raycompress.tuning.schedulers import Watch, make_scheduler
-from raycompress.tuning.searchers import Proposals, Sample, make_proposer
+from raycompress.tuning.searchers import Sample, make_proposer
 from raycompress.tuning.stop import StopSwitch
 from raycompress.tuning.trainable import TrialActor, TrialPlan
+
+_LIVES = 3
+"""How often a trial is begun again because its actor died, with its node or by itself."""
 
 
 class Tuner:
@@ -36,6 +41,10 @@ class Tuner:
         Takes every event.
     switch
         Ends the search early.
+    keeper
+        Keeps the best candidate.
+    past
+        What an earlier run of this search has left.
     n_slots
         How many trials run at a time; more than Ray has resources for would never start.
     """
@@ -48,20 +57,24 @@ class Tuner:
         journal: Journal,
         switch: StopSwitch,
         *,
+        keeper: BestKeeper,
+        past: Past,
         n_slots: int,
     ) -> None:
         self._experiment = experiment
         self._space = space
         self._plan = plan
         self._switch = switch
+        self._past = past
         self._n_slots = n_slots
-        self._scheduler = make_scheduler(experiment)
+        self._slots = slots.Slots(experiment.resources, n_slots, ray.available_resources)
+        self._scheduler = make_scheduler(experiment, past)
         self._climbs = experiment.proposer in BUDGETED and plans.reads_budget(experiment)
-        self._keeper = BestKeeper(plan.folder, journal, Objective(experiment.target))
+        self._keeper = keeper
         self._recorder = Recorder(
             plan.folder,
             journal,
-            self._keeper,
+            keeper,
             stop=lambda why: switch.throw("failure", why),
             abandon=_abandon,
             why=self._why,
@@ -82,7 +95,7 @@ class Tuner:
                 mode=experiment.target,
                 search_alg=self._proposals(),
                 scheduler=self._scheduler,
-                num_samples=n_trials(experiment, self._space),
+                num_samples=n_trials(experiment, self._space) - len(self._past.ended),
                 max_concurrent_trials=self._n_slots,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
@@ -94,11 +107,13 @@ class Tuner:
                 verbose=0,
                 stop=self._switch,
                 callbacks=[self._recorder],
-                failure_config=tune.FailureConfig(max_failures=0),
+                failure_config=tune.FailureConfig(max_failures=_LIVES),  # no script's failure is one to Tune
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
-        with slots.kept_actors():
+        # what it would print there, with a traceback, is told by the recorder
+        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
+        with slots.kept_actors(self._slots):
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
         self._plan.folder.remove_candidates_but(self._keeper.number)
@@ -109,15 +124,21 @@ class Tuner:
     def _proposals(self) -> Proposals:
         experiment = self._experiment
         proposer = make_proposer(
-            experiment.proposer, self._space, goal=experiment.target, seed=experiment.seed, bohb=experiment.bohb
+            experiment.proposer,
+            self._space,
+            goal=experiment.target,
+            seed=experiment.seed,
+            bohb=experiment.bohb,
+            past=self._past,
         )
         return Proposals(
             proposer,
             n_samples=self._space.n_samples(experiment),
             baseline=self._space.centre() if experiment.baseline else None,
             lag=None if experiment.seed is None else 2 * experiment.n_parallel,
-            n_slots=self._n_slots,
+            slots=self._slots,
             make_config=self._config,
+            past=self._past,
         )
 
     def _config(self, number: int, sample: Sample) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import pytest
 from raycompress.errors import MissingDependencyError, Problem
 from raycompress.experiment.checks import check
 from raycompress.experiment.schema import Experiment
-from raycompress.tuning import launch
+from raycompress.tuning import preparing
 
 
 def test_onnx_is_for_torch(load: Callable[..., Experiment]) -> None:
@@ -48,11 +48,13 @@ def test_tflite_is_for_tensorflow() -> None:
 def test_a_missing_library_is_told_before_any_trial(
     load: Callable[..., Experiment], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = launch.importlib.util.find_spec
-    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name))
-    launch.check_extras(load())
+    found = preparing.importlib.util.find_spec
+    monkeypatch.setattr(
+        preparing.importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else found(name)
+    )
+    preparing.check_extras(load())
     with pytest.raises(MissingDependencyError) as caught:
-        launch.check_extras(load(export=["onnx"]))
+        preparing.check_extras(load(export=["onnx"]))
     assert "onnxruntime" in str(caught.value)
     assert "pip install 'raycompress[onnx]'" in str(caught.value)
     assert "export" in caught.value.problems[0].where

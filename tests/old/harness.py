@@ -14,7 +14,7 @@ from raycompress.experiment.schema import Experiment
 from raycompress.results import bundle
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
-from raycompress.tuning import launch
+from raycompress.tuning import excursion, preparing
 from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
 from raycompress.tuning.worker import WarmProcess, Worker
 
@@ -70,7 +70,7 @@ class Bench:
 
     def __init__(self, home: Path, framework: str) -> None:
         found = [preflight.load_checked(path) for path in sorted(home.glob("*.json"))]
-        specs = [launch.warm_spec(each) for each in found if each.compression.framework == framework]
+        specs = [excursion.warm_spec(each) for each in found if each.compression.framework == framework]
         # what one of the scripts imports, or one of the engines, all of them find imported
         preload = tuple(dict.fromkeys(item for spec in specs for item in spec.preload))
         self._process = WarmProcess.start(replace(specs[0], preload=preload))
@@ -95,17 +95,17 @@ class Bench:
         """
         told = Told()
         experiment = preflight.load_checked(file)
-        launch.check_extras(experiment)
-        launch.tell_of_preload(self._worker.wait_ready(), experiment, told)
-        model = launch.inspect(experiment, self._worker)
-        space = launch.checked_space(experiment, model, told)
-        template = launch.trial_template(experiment)
+        preparing.check_extras(experiment)
+        preparing.tell_of_preload(self._worker.wait_ready(), experiment, told)
+        model = preparing.inspect(experiment, self._worker)
+        space = preparing.checked_space(experiment, model, told)
+        template = excursion.trial_template(experiment)
         folder = ExperimentFolder(storage)
         spec = TrialSpec(
             **template,
             mode="trial",
             config=trial_config(
-                launch.compression_config(experiment),
+                excursion.compression_config(experiment),
                 space.build(space.centre()),
                 number=1,
                 saves_into=folder.candidate(1) if template["save_model"] else None,
@@ -120,7 +120,7 @@ class Bench:
         if ending.state is TrialState.FINISHED and ending.candidate is not None:
             bundle.seal(folder.candidate(1), {"trial": 1, "metrics": ending.values})
             config = {key: value for key, value in spec.config.items() if key != "folder_name"} | {"save_model": False}
-            verified, verification = launch.excursion(
+            verified, verification = excursion.excursion(
                 self._worker, experiment, "verify", config, answer="verified", bundle=str(folder.candidate(1))
             )
             assert verified is not None, f"{verification.cause}\n{verification.tail}"

@@ -74,3 +74,11 @@ def test_an_event_is_on_disk_when_its_listener_hears_of_it(path):
     writer.append("ended", trial=1)
     writer.close()
     assert on_disk == [True, True]
+
+
+def test_who_goes_on_with_a_torn_journal_begins_a_line_of_its_own(path):
+    path.write_bytes(b'{"t": 1, "event": "experiment"}\n{"t": 2, "event": "sta')
+    writer = Journal(path)
+    writer.append("resumed", n_trials=3)
+    writer.close()
+    assert [event["event"] for event in journal.read(path)] == ["experiment", "resumed"]

@@ -12,8 +12,9 @@ import raycompress
 from raycompress.experiment.schema import Experiment
 from raycompress.results import bundle
 from raycompress.results.states import TrialState
-from raycompress.tuning.launch import centre_config, trial_template
+from raycompress.tuning.excursion import trial_template
 from raycompress.tuning.preload import find_imports
+from raycompress.tuning.preparing import centre_config
 from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.worker import TrialSpec, WarmSpec, connect_or_start
 from tests.conftest import number_experiment

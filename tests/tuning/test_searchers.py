@@ -3,9 +3,11 @@ import json
 import pytest
 from ray.tune.search import Searcher
 
-from raycompress.experiment.schema import Experiment
+from raycompress.experiment.schema import Experiment, Resources
 from raycompress.experiment.search_space import SearchSpace
-from raycompress.tuning.searchers import Proposals, make_proposer
+from raycompress.tuning.proposals import Proposals
+from raycompress.tuning.searchers import make_proposer
+from raycompress.tuning.slots import Slots
 
 PROPOSERS = ["random", "hyperopt", "optuna", "spearmint", "bohb"]
 
@@ -48,7 +50,7 @@ def drive(space, name, order, *, seed=7, n=12, parallel=3, goal="max"):
         n_samples=n,
         baseline=space.centre(),
         lag=2 * parallel if seed is not None else None,
-        n_slots=parallel,
+        slots=Slots(Resources(cpu=1), parallel, dict),
         make_config=lambda number, sample: {"number": number, "sample": sample},
     )
     running, seen, waited = [], {}, 0
@@ -124,7 +126,7 @@ def test_a_grid_ends_by_itself(tmp_path, space):
         n_samples=10,
         baseline=None,
         lag=None,
-        n_slots=20,
+        slots=Slots(Resources(cpu=1), 20, dict),
         make_config=lambda number, sample: {"number": number, "sample": sample},
     )
     seen = []

@@ -1,0 +1,100 @@
+"""Running an experiment's script for something else than a trial: what all its runs share, and one of them."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+from raycompress.experiment.schema import Experiment
+from raycompress.script.context import Mode
+from raycompress.tuning.preload import find_imports
+from raycompress.tuning.protocol import Message
+from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker
+
+
+def warm_spec(experiment: Experiment) -> WarmSpec:
+    """Return what the warm process is to be that an experiment's trials are forked from."""
+    threads = str(max(1, int(experiment.resources.cpu)))
+    entry = experiment.compression.entry
+    return WarmSpec(
+        name=f"{experiment.name}-{uuid.uuid4().hex[:8]}",
+        workingdir=str(experiment.workingdir),
+        preload=find_imports(
+            experiment.script_path,
+            experiment.workingdir,
+            engine=entry.engine.partition(":")[0],
+            framework=entry.framework,
+        ),
+        sys_path=(str(experiment.script_path.parent),),
+        env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_of_tensorflow(threads)},
+    )
+
+
+def _of_tensorflow(threads: str) -> dict[str, str]:
+    """Return what TensorFlow reads when it is imported: how many threads, and that its own log is for errors."""
+    quiet = {"TF_CPP_MIN_LOG_LEVEL": os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")}
+    return {"TF_NUM_INTRAOP_THREADS": threads, "TF_NUM_INTEROP_THREADS": threads, **quiet}
+
+
+def trial_template(experiment: Experiment) -> dict[str, Any]:
+    """Return what all trials' specifications have in common."""
+    return {
+        "script": str(experiment.script_path),
+        "script_args": tuple(experiment.script_args),
+        "workingdir": str(experiment.workingdir),
+        "env": {**({} if experiment.resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}), **experiment.env},
+        "timeout_s": experiment.trial_timeout_s,
+        "threads": max(1, int(experiment.resources.cpu)),
+        "save_model": experiment.save_model is not False,
+        "result_labels": tuple(experiment.metric_labels),
+        "exports": experiment.exports,
+        "prescript": experiment.prescript,
+        "postscript": experiment.postscript,
+    }
+
+
+def compression_config(experiment: Experiment) -> dict[str, Any]:
+    """Return the part of a trial's config that is the same in all of them."""
+    compression = experiment.compression
+    return {
+        "compressor": compression.compressor,
+        "compression_framework": compression.framework,
+        "compression_type": compression.type,
+    }
+
+
+def excursion(
+    worker: Worker,
+    experiment: Experiment,
+    mode: Mode,
+    config: dict[str, Any],
+    *,
+    answer: str,
+    heard: Callable[[Message], None] = lambda _message: None,
+    **more: Any,
+) -> tuple[dict[str, Any] | None, Ending]:
+    """Run the script for an answer instead of a result; return it, and the ending with the last lines of the log.
+
+    `heard` is given every message on the way.
+    """
+    with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
+        spec = TrialSpec(
+            **{**trial_template(experiment), **more}, mode=mode, config=config, folder=folder, seed=experiment.seed
+        )
+        found: dict[str, Any] | None = None
+        for message in worker.run(spec):
+            if isinstance(message, Ending):
+                return found, message.with_tail(12)
+            heard(message)
+            if message["type"] == answer:
+                found = message
+    raise AssertionError("a trial's messages end with its ending")
+
+
+def last_lines(ending: Ending) -> str:
+    """Return the end of a log for an error's fix; empty where nothing was printed."""
+    lines = [f"        {line}" for line in ending.tail.splitlines()]
+    return "\n".join(["its last lines were", *lines]) if lines else ""

@@ -1,0 +1,163 @@
+"""What comes before the first trial: the script is inspected, and the experiment checked against its model."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raycompress.errors import ExperimentError, MissingDependencyError, ScriptError
+from raycompress.experiment import preflight
+from raycompress.experiment.jsontext import JsonPath
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.search_space import SearchSpace
+from raycompress.results.states import TrialState
+from raycompress.tuning.excursion import compression_config, excursion, last_lines, warm_spec
+from raycompress.tuning.local_ray import machine_cpus, machine_gpus
+from raycompress.tuning.plan import BUDGETED, notes
+from raycompress.tuning.protocol import trial_config
+from raycompress.tuning.view import View
+from raycompress.tuning.worker import Hello, WarmProcess, WarmSpec, Worker
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """An experiment whose script has been inspected and whose mistakes have been told."""
+
+    experiment: Experiment
+    model: ModelInfo | None
+    space: SearchSpace
+    warm: WarmSpec
+    worker: Worker
+
+
+@contextmanager
+def prepared(
+    experiment: Experiment, view: View, *, meanwhile: AbstractContextManager[Any] | None = None
+) -> Iterator[Prepared]:
+    """Start the warm process, learn the model's layers from the script, and check the experiment against them.
+
+    Parameters
+    ----------
+    meanwhile
+        Entered while the warm process loads the script's libraries: what takes its own time to start.
+
+    Raises
+    ------
+    ExperimentError
+        The experiment does not fit the model.
+    ScriptError
+        The script fails before its model is known.
+    MissingDependencyError
+        What the experiment asks for needs a library that is not installed.
+    """
+    check_extras(experiment)
+    for note in preflight.notes(experiment, machine_cpus(), machine_gpus()):
+        view.note(note)
+    warm = warm_spec(experiment)
+    view.phase("loading the script's libraries")
+    with ThreadPoolExecutor(1) as pool, closing(WarmProcess.start(warm)) as process:
+        inspected = pool.submit(_inspected, experiment, process)
+        with meanwhile or nullcontext():
+            view.phase("inspecting the model")
+            worker, model = inspected.result()
+            with closing(worker):
+                tell_of_preload(worker.wait_ready(), experiment, view)
+                space = checked_space(experiment, model, view)
+                for note in notes(experiment, space):
+                    view.note(note)
+                yield Prepared(experiment, model, space, warm, worker)
+
+
+def check_extras(experiment: Experiment) -> None:
+    """Raise MissingDependencyError, importing nothing, where what is asked for needs a library that is not here."""
+    wanted: list[tuple[str, JsonPath, tuple[str, ...], str]] = []
+    if "onnx" in experiment.exports:
+        wanted.append(('"export": ["onnx"]', ("export",), ("onnx", "onnxruntime"), "onnx"))
+    if experiment.proposer == "bohb":
+        wanted.append(('"proposer": "bohb"', ("proposer",), ("hpbandster", "ConfigSpace", "statsmodels"), "bohb"))
+    for what, key, libraries, extra in wanted:
+        for library in libraries:
+            if importlib.util.find_spec(library) is None:
+                raise MissingDependencyError(
+                    f"{what} needs {library}, which is not installed",
+                    where=experiment.where(key),
+                    fix=f"pip install 'raycompress[{extra}]'",
+                )
+
+
+def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:
+    worker = process.connect()
+    try:
+        return worker, inspect(experiment, worker)
+    except BaseException:
+        worker.close()
+        raise
+
+
+def tell_of_preload(hello: Hello, experiment: Experiment, view: View) -> None:
+    """Note imports that failed in the warm process; ScriptError where no trial can be forked from it."""
+    if hello.probe:
+        raise ScriptError(
+            f"a trial cannot be forked from a process with the script's imports: {hello.probe}",
+            where=str(experiment.script_path),
+            fix="move what starts threads or touches a GPU from the module level of the script's imports into main()",
+        )
+    for problem in hello.problems:
+        view.note(f"{problem.where}: {problem.module} is imported by each trial anew ({problem.error})")
+
+
+def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
+    """Run the script up to its first batch and return its model's layers; None when it makes no compressor.
+
+    Raises
+    ------
+    ScriptError
+        The script fails on its way there.
+    """
+    found, ending = excursion(worker, experiment, "inspect", centre_config(experiment), answer="model")
+    if found is not None:
+        return ModelInfo.from_json(found["model"])
+    if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
+        return None
+    raise ScriptError(
+        f"the script failed before its model was known: {ending.cause}",
+        where=ending.frame or str(experiment.script_path),
+        fix=last_lines(ending),
+    )
+
+
+def centre_config(experiment: Experiment) -> dict[str, Any]:
+    """Return the config of a script that is run to learn of its model: the middle of every range, nothing saved."""
+    space = SearchSpace.of(unexpanded(experiment))
+    config = trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
+    return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
+
+
+def unexpanded(experiment: Experiment) -> Experiment:
+    """Return the experiment with each entry as one dimension, which needs no knowledge of the layers."""
+    entries = tuple({**entry, "expand_op_names": False} for entry in experiment.compression.config_list)
+    return replace(experiment, compression=replace(experiment.compression, config_list=entries))
+
+
+def checked_space(experiment: Experiment, model: ModelInfo | None, view: View) -> SearchSpace:
+    """Check the experiment against its model and return its search space, layers expanded."""
+    if model is None:
+        if experiment.save_model or SearchSpace.needs_model(experiment):
+            raise ScriptError(
+                "the script never calls create_compressor, so its layers are not known and it saves no model",
+                where=str(experiment.script_path),
+                fix="call rc.create_compressor(model, config) and train the model that its compress() returns",
+            )
+        view.note("the script makes no compressor of ours: its layers are not checked, and no model is kept")
+        return SearchSpace.of(experiment, None)
+    problems, notes = preflight.check_model(experiment, model)
+    if problems:
+        raise ExperimentError.of(problems)
+    for note in notes:
+        view.note(note)
+    return SearchSpace.of(experiment, model)

@@ -1,0 +1,158 @@
+"""The one searcher that Ray Tune sees.
+
+It numbers the trials, puts the dense model first, tells the proposer of failures as failures, and, with a seed, of
+results in the order of the trials, so that the same seed gives the same proposals however fast each trial was.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from raycompress.tuning.past import Past
+from raycompress.tuning.policies import Scores
+from raycompress.tuning.schedulers import TIME
+from raycompress.tuning.searchers import Proposer, Sample
+from raycompress.tuning.slots import Slots
+from raycompress.tuning.stop import DriverOnly
+
+
+class Proposals(DriverOnly, Searcher):
+    """The trials of an experiment, one after another.
+
+    Parameters
+    ----------
+    proposer
+        Where samples come from.
+    n_samples
+        How many samples at most, the dense model not counted.
+    baseline
+        A sample to run the dense model with, as trial 0; None to leave it out.
+    slots
+        Each trial is given a free one.
+    make_config
+        Makes what the trial actor needs of a trial's number and sample; a new object each time.
+    lag
+        With a seed: proposal `n` knows exactly the results of the trials up to ``n - lag``, and waits for them. None:
+        it knows whatever is in.
+    past
+        What an earlier run has tried: what has ended there is not made again, what had begun is, with its own sample.
+    """
+
+    def __init__(
+        self,
+        proposer: Proposer,
+        *,
+        n_samples: int,
+        baseline: Sample | None,
+        lag: int | None,
+        slots: Slots,
+        make_config: Callable[[int, Sample], dict[str, Any]],
+        past: Past = Past(),  # noqa: B008 - it cannot be changed
+    ) -> None:
+        super().__init__(metric="score", mode="max")
+        self._past = past.trials
+        self._ended_before = past.ended
+        self._proposer = proposer
+        self._numbers = iter(range(1, n_samples + 1))
+        self._next: int | None = next(self._numbers, None)
+        self._baseline = baseline
+        self._lag = lag
+        self._make_config = make_config
+        self._number_of: dict[str, int] = {}
+        self._slots = slots
+        self._slot_of: dict[str, int] = {}
+        self._scores: defaultdict[int, Scores] = defaultdict(dict)
+        self._ended: dict[int, float | None] = {number: trial.score for number, trial in past.taught.items()}
+        self._learnt = 0
+        if 0 in past.ended:
+            self._baseline = None
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the config of the next trial; None: not yet; Tune's FINISHED: no more."""
+        no_more: Any = Searcher.FINISHED
+        self._skip_what_has_ended()
+        if self._baseline is None and self._next is None:
+            return no_more  # type: ignore[no-any-return]
+        if self._baseline is None and not self._learn_up_to(self._next):
+            return None
+        slot = self._slots.take()
+        if slot is None:
+            return None
+        proposal = self._proposal()
+        if proposal is None:
+            self._slots.give_back(slot)
+            return no_more  # type: ignore[no-any-return]
+        number, sample = proposal
+        self._number_of[trial_id], self._slot_of[trial_id] = number, slot
+        return {**self._make_config(number, copy.deepcopy(sample)), "slot": slot}
+
+    def _proposal(self) -> tuple[int, Sample] | None:
+        """Return the number of the next trial and what it tries; None where the proposer has no more."""
+        if self._baseline is not None:
+            sample, self._baseline = self._baseline, None
+            return 0, sample
+        assert self._next is not None
+        if self._next in self._past:
+            return self._past_proposal(self._next)
+        proposed = self._proposer.propose(self._next)
+        number, self._next = self._next, None if proposed is None else next(self._numbers, None)
+        return None if proposed is None else (number, proposed)
+
+    def _skip_what_has_ended(self) -> None:
+        while self._next in self._ended_before:
+            self._past_proposal(self._next)
+
+    def _past_proposal(self, number: int) -> tuple[int, Sample]:
+        """Take a proposal of the past: its number and sample."""
+        if self._proposer.repeats:
+            self._proposer.propose(number)
+        self._next = next(self._numbers, None)
+        return number, self._past[number].sample
+
+    def _learn_up_to(self, number: int | None) -> bool:
+        """Teach the proposer what it may know before proposal `number`; False when it has to wait."""
+        if self._lag is None or number is None:
+            return True
+        while self._learnt < number - self._lag:
+            if self._learnt + 1 not in self._ended:
+                return False
+            self._learnt += 1
+            self._learn(self._learnt)
+        return True
+
+    def _learn(self, number: int) -> None:
+        if number in self._ended_before:
+            return  # it was told when it was made
+        self._proposer.learn(number, self._ended[number], self._scores.pop(number, {}))
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep an intermediate result for the trial's end."""
+        score = result.get("score")
+        if score is not None and math.isfinite(score):
+            self._scores[self._number_of[trial_id]][result[TIME]] = score
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take the end of a trial; a failed one has no score."""
+        number = self._number_of[trial_id]
+        self._slots.give_back(self._slot_of.pop(trial_id))
+        if number == 0:
+            return
+        score = None if result is None or error else result.get("score")
+        valid = score is not None and math.isfinite(score)
+        self._ended[number] = score if valid else None
+        if valid and result is not None:
+            self.on_trial_result(trial_id, result)
+        if self._lag is None:
+            self._learn(number)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the journal is the truth, and a resumed search is told from it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, as `save`."""

@@ -1,0 +1,127 @@
+"""Whether, and as what, an experiment can go on: its file and its model must be what was launched."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import shlex
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from raycompress.errors import ExperimentError, Problem, UsageError
+from raycompress.experiment import jsontext
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.preflight import check_files
+from raycompress.experiment.schema import Experiment, text_of
+from raycompress.results.record import Experiment as Record
+from raycompress.tuning.plan import n_trials
+from raycompress.tuning.preparing import Prepared
+
+
+def experiment_of(record: Record, n_samples: int | None) -> Experiment:
+    """Return the experiment to go on with.
+
+    The file that was launched is read again; where it is gone, the copy in the experiment's folder stands for it.
+
+    Raises
+    ------
+    ExperimentError
+        The file has changed, or what it names is gone.
+    UsageError
+        The experiment is ``passive``, or `n_samples` is less than was launched.
+    """
+    if record.header["proposer"] == "passive":
+        raise UsageError(
+            "a passive experiment is one trial in the terminal's own process: there is nothing to go on with",
+            where=str(record.folder.root),
+            fix=f"raycompress launch {shlex.quote(record.header['file'])}",
+        )
+    launched = Path(record.header["file"])
+    if launched.exists():
+        _refuse_changes(launched, record)
+        experiment = Experiment.load(launched)
+    else:
+        experiment = Experiment.load(record.folder.experiment, home=launched.parent)
+    if problems := check_files(experiment):
+        raise ExperimentError.of(problems)
+    so_far = n_samples_of(record, experiment)
+    if n_samples is not None and n_samples < so_far:
+        raise UsageError(
+            f"the search has {so_far} samples, and --n-samples {n_samples} would be fewer",
+            where=str(record.folder.root),
+            fix=f"--n-samples N, with N above {so_far}, adds some",
+        )
+    return replace(experiment, n_samples=so_far if n_samples is None else n_samples)
+
+
+def n_samples_of(record: Record, experiment: Experiment) -> int:
+    """Return how many samples the search has in all, the dense model not counted."""
+    return int(record.header["n_trials"]) - experiment.baseline
+
+
+def check(record: Record, ready: Prepared) -> None:
+    """Compare what was prepared with what was launched.
+
+    Raises
+    ------
+    ExperimentError
+        The script's model is another one, or has other layers to search.
+    UsageError
+        All is done, and no further sample exists.
+    """
+    _check_model(record, ready)
+    if record.finished == "complete" and n_trials(ready.experiment, ready.space) <= record.header["n_trials"]:
+        raise UsageError(
+            "every point of the search space has been tried: there is no further sample",
+            where=str(record.folder.root),
+            fix="launch another experiment, with wider ranges or another proposer",
+        )
+
+
+def _check_model(record: Record, ready: Prepared) -> None:
+    file = record.folder.model
+    known = ModelInfo.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    dimensions = [dimension.name for dimension in ready.space.dimensions]
+    if known == ready.model and dimensions == record.header["dimensions"]:
+        return
+    raise ExperimentError(
+        "the script's model is not the one that the search was launched with: " + "; ".join(_differences(known, ready)),
+        where=str(ready.experiment.script_path),
+        fix=f"put the model back as it was, or start anew: raycompress launch {shlex.quote(record.header['file'])}",
+    )
+
+
+def _differences(known: ModelInfo | None, ready: Prepared) -> Iterator[str]:
+    before = {layer.name: layer for layer in known.layers} if known is not None else {}
+    now = {layer.name: layer for layer in ready.model.layers} if ready.model is not None else {}
+    for what, names in (
+        ("gone", [name for name in before if name not in now]),
+        ("new", [name for name in now if name not in before]),
+        ("other than before", [name for name in now if name in before and now[name] != before[name]]),
+    ):
+        if names:
+            more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+            yield f"{', '.join(names[:5])}{more} {'is' if len(names) == 1 else 'are'} {what}"
+    if before == now:
+        yield "its layers are the same, and its inputs, ties or dimensions are not"
+
+
+def _refuse_changes(launched: Path, record: Record) -> None:
+    """Raise where the file says something else than the copy; how it is laid out does not matter."""
+    before, now = text_of(record.folder.experiment), text_of(launched)
+    if before == now or jsontext.read(before).value == jsontext.read(now).value:
+        return
+    lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "as launched", "now", lineterm="", n=1)
+    shown = "\n".join(f"        {line}" for line in lines)
+    raise ExperimentError.of(
+        [
+            Problem(
+                "the experiment file has changed since the search was launched, and its trials hold for the old one"
+                f"\n{shown}",
+                str(launched),
+                f"put it back: cp {shlex.quote(str(record.folder.experiment))} {shlex.quote(str(launched))}\n"
+                "        or start anew with `raycompress launch`; for more trials: raycompress resume --n-samples N",
+            )
+        ]
+    )

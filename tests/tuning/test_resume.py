@@ -1,0 +1,230 @@
+"""``raycompress resume`` from the command line: what it goes on with, what it refuses, and what it says."""
+
+import json
+import signal
+import subprocess
+import time
+
+import psutil
+import pytest
+
+from raycompress.results import journal
+from raycompress.results.record import Experiment as Record
+from raycompress.results.states import TrialState
+from tests.conftest import command, digits_experiment, number_experiment, raycompress
+
+NUMBERS = """
+import os, pathlib, sys, time
+import raycompress as rc
+config = rc.BasicConfig().load(sys.argv[1])
+print("x is", config.x)
+while pathlib.Path("hold").exists() and config.x > 0.6:
+    pathlib.Path("held").touch()
+    time.sleep(0.05)
+rc.report(score=config.x)
+"""
+
+
+def search(folder, script=NUMBERS, **more):
+    """One whose trials above 0.6 hang while there is a file called hold; the first is not among them."""
+    dimension = [{"name": "x", "type": "float", "range": [0, 1]}]
+    return number_experiment(folder, script, parameter_config=dimension, random_seed=5, **more)
+
+
+def killed(folder, path, number=signal.SIGKILL, kill=None):
+    """Launch, and end the driver, or what `kill` ends, while a trial hangs; return the record and what was printed."""
+    (folder / "hold").touch()
+    driver = subprocess.Popen(command("launch", path), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        deadline = time.monotonic() + 120
+        while not (folder / "held").exists():
+            assert driver.poll() is None, driver.stderr.read()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        if kill is None:
+            driver.send_signal(number)
+        else:
+            assert kill(driver)
+            (folder / "hold").unlink()
+        _, err = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+        (folder / "hold").unlink(missing_ok=True)
+    (only,) = folder.glob("raycompress_results/*/")
+    return Record.open(only), err.decode()
+
+
+def test_what_was_running_is_begun_once_more_and_what_has_ended_is_not(tmp_path):
+    before, _ = killed(tmp_path, search(tmp_path, n_samples=8))
+    assert before.state == "interrupted"
+    done = raycompress(tmp_path, "resume")
+    assert done.code == 0, done.err
+    record = done.record
+    assert record.state == "complete"
+    assert len(record.searched) == 8
+    running = [trial.number for trial in before.searched if trial.state is TrialState.RUNNING]
+    assert {trial.number: trial.starts for trial in record.searched if trial.starts > 1} == dict.fromkeys(running, 2)
+    for number in running:
+        assert record.folder.log(number).read_text() == f"x is {record.records[number].sample['x']}\n"
+        assert (record.folder.trial(number) / "log.start-1.txt").exists()
+    assert f"resumed, {len(before.searched) - len(running)} of 8 trials had ended" in done.err
+
+
+def test_ctrl_c_says_how_to_resume_and_that_works(tmp_path):
+    before, err = killed(tmp_path, search(tmp_path, n_samples=6), signal.SIGINT)
+    assert before.state == "stopped"
+    words = next(line for line in err.splitlines() if "raycompress resume" in line).partition("raycompress ")[2].split()
+    done = raycompress(tmp_path, *words[:2])
+    assert done.code == 0, done.err
+    assert {trial.state for trial in done.record.searched} == {TrialState.FINISHED}
+    assert len(done.record.searched) == 6
+
+
+def test_a_complete_search_is_extended(tmp_path):
+    path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
+    first = raycompress(tmp_path, "launch", path)
+    assert first.code == 0, first.err
+    before = first.record
+    nothing = raycompress(tmp_path, "resume", before.id)
+    assert nothing.code == 0, nothing.err
+    assert "--n-samples adds some" in nothing.err
+    assert before.folder.journal.read_bytes() == nothing.record.folder.journal.read_bytes()
+    done = raycompress(tmp_path, "resume", before.id, "--n-samples", "4")
+    assert done.code == 0, done.err
+    record = done.record
+    assert [trial.number for trial in record.searched] == [1, 2, 3, 4]
+    assert record.header["n_trials"] == 5
+    assert [record.records[number].seconds for number in (1, 2)] == [trial.seconds for trial in before.searched]
+    assert record.best.score == max(trial.score for trial in record.searched)
+    assert record.folder.candidates() == [record.best.number]
+    assert record.verified["trial"] == record.best.number
+    fewer = raycompress(tmp_path, "resume", "--n-samples", "3")
+    assert fewer.code == 2
+    assert "the search has 4 samples" in fewer.err
+
+
+def test_a_grid_has_an_end(tmp_path):
+    dimension = [{"name": "x", "type": "choice", "range": [0.1, 0.2, 0.3]}]
+    path = number_experiment(tmp_path, NUMBERS, parameter_config=dimension, proposer="sequence", n_samples=2)
+    assert raycompress(tmp_path, "launch", path).code == 0
+    more = raycompress(tmp_path, "resume", "--n-samples", "9")
+    assert more.code == 0, more.err
+    assert [trial.sample["x"] for trial in more.record.searched] == [0.1, 0.2, 0.3]
+    done = raycompress(tmp_path, "resume", "--n-samples", "12")
+    assert done.code == 2
+    assert "every point of the search space has been tried" in done.err
+
+
+def test_a_failure_that_ended_the_search_is_mended_and_made_again(tmp_path):
+    path = search(tmp_path, NUMBERS + "\nif config.x > 0.6: raise RuntimeError('too large')\n", n_samples=6)
+    failed = raycompress(tmp_path, "launch", path)
+    assert failed.code == 1
+    (tmp_path / "script.py").write_text(NUMBERS)
+    done = raycompress(tmp_path, "resume")
+    assert done.code == 0, done.err
+    assert {trial.state for trial in done.record.searched} == {TrialState.FINISHED}
+    assert len(done.record.searched) == 6
+
+
+def test_a_best_model_that_is_lost_is_made_again(tmp_path):
+    path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
+    record = raycompress(tmp_path, "launch", path).record
+    (record.bundle / "weights.safetensors").write_bytes(b"rotten")
+    done = raycompress(tmp_path, "resume", "--n-samples", "3")
+    assert done.code == 0, done.err
+    assert f"the model of trial {record.best.number} is no longer whole" in done.err
+    after = done.record
+    assert after.records[record.best.number].score == record.best.score
+    assert after.best.score == max(trial.score for trial in after.searched)
+    assert after.verified["relative_difference"] < 1e-4
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory):
+    """A search that was killed, and its folder."""
+    folder = tmp_path_factory.mktemp("stopped")
+    record, _ = killed(folder, search(folder, n_samples=8))
+    return folder, record
+
+
+def test_a_changed_file_is_refused_with_the_difference(stopped):
+    folder, record = stopped
+    path = folder / "exp.json"
+    text = path.read_text()
+    try:
+        path.write_text(text.replace('"random_seed": 5', '"random_seed": 6'))
+        done = raycompress(folder, "resume")
+        assert done.code == 2
+        assert '-  "random_seed": 5' in done.err
+        assert '+  "random_seed": 6' in done.err
+        assert f"cp {record.folder.experiment} {path}" in done.err
+        assert "Traceback" not in done.err
+        path.write_text(json.dumps(json.loads(text), indent=8))  # laid out otherwise, it says the same
+        path.with_name("script.py").rename(folder / "elsewhere.py")
+        done = raycompress(folder, "resume")
+        assert done.code == 2
+        assert "script.py" in done.err
+        assert "changed" not in done.err
+    finally:
+        (folder / "script.py").write_text(NUMBERS)
+        path.write_text(text)
+    assert Record(record.folder).state == "interrupted"
+
+
+def test_two_at_once_are_refused(stopped):
+    folder, record = stopped
+    holder = journal.Journal(record.folder.journal)
+    try:
+        done = raycompress(folder, "resume")
+    finally:
+        holder.close()
+    assert done.code == 1
+    assert "another raycompress writes this experiment" in done.err
+
+
+def test_another_model_is_refused(tmp_path):
+    path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
+    record = raycompress(tmp_path, "launch", path).record
+    model = json.loads(record.folder.model.read_text())
+    model["layers"][0]["channels"] += 1
+    record.folder.model.write_text(json.dumps(model))
+    done = raycompress(tmp_path, "resume", "--n-samples", "3")
+    assert done.code == 2
+    assert "the script's model is not the one that the search was launched with: conv1 is other than before" in done.err
+
+
+def test_a_file_that_is_gone_is_replaced_by_its_copy(tmp_path):
+    path = search(tmp_path, n_samples=2)
+    assert raycompress(tmp_path, "launch", path).code == 0
+    path.unlink()
+    done = raycompress(tmp_path, "resume", "--n-samples", "3")
+    assert done.code == 0, done.err
+    assert len(done.record.searched) == 3
+
+
+def test_passive_has_nothing_to_go_on_with(tmp_path):
+    path = search(tmp_path, proposer="passive")
+    assert raycompress(tmp_path, "launch", path).code == 0
+    done = raycompress(tmp_path, "resume")
+    assert done.code == 2
+    assert "passive" in done.err
+
+
+def kill_actors(driver):
+    """Kill the processes of Ray that trials run in."""
+    children = psutil.Process(driver.pid).children(recursive=True)
+    actors = [child for child in children if child.name().startswith("ray::") and "Trainable" in child.name()]
+    for actor in actors:
+        actor.kill()
+    return len(actors)
+
+
+def test_an_actor_that_is_killed_costs_no_trial(tmp_path):
+    path = search(tmp_path, n_samples=6)
+    before, err = killed(tmp_path, path, kill=kill_actors)
+    assert before.state == "complete", err
+    assert {trial.state for trial in before.searched} == {TrialState.FINISHED}
+    assert len(before.searched) == 6
+    assert sum(trial.starts for trial in before.searched) > 6
+    assert "the trial's actor died" in err
+    assert "Traceback" not in err
