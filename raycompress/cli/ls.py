@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from raycompress.cli.options import json_option, say, storage_option
+from raycompress.errors import StorageError
 
 
 @click.command()
@@ -20,7 +21,12 @@ def ls(storage: Path, as_json: bool) -> None:
     from raycompress.results import store
     from raycompress.results.record import Experiment
 
-    records = [Experiment(folder) for folder in store.list_folders(storage)]
+    records = []
+    for folder in store.list_folders(storage):
+        try:
+            records.append(Experiment(folder))
+        except StorageError as error:  # the others are worth listing
+            click.echo(str(error), err=True)
     if as_json:
         rows = [
             {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raycompress.cli.options import json_option, say
+from raycompress.errors import StorageError
 
 if TYPE_CHECKING:
     from raycompress.experiment.dimension import Dimension
@@ -67,7 +68,10 @@ def _seconds_per_trial(experiment: Experiment) -> float | None:
 
     lengths: list[float] = []
     for folder in store.list_folders(experiment.storage):
-        record = Record(folder)
+        try:
+            record = Record(folder)
+        except StorageError:  # another experiment's broken journal: nothing to learn from, and told by `ls`
+            continue
         if record.header["file"] == str(experiment.path):
             lengths += [trial.seconds for trial in record.records.values() if trial.seconds is not None]
     return sum(lengths) / len(lengths) if lengths else None

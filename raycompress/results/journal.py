@@ -36,8 +36,11 @@ from typing import Any
 from pydantic_core import from_json
 
 from raycompress.errors import StorageError
+from raycompress.results.shapes import fits
 
 VERSION = 1
+_YEAR_10000 = 253402300800
+_MEND = "put the file back as raycompress wrote it; without this line it can be read, and what the line said is lost"
 
 Event = dict[str, Any]
 
@@ -129,26 +132,24 @@ def _finite(value: Any) -> Any:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """Yield the events of the journal at `path`; a last line that was cut off by a kill is left out.
+    """Yield the events of the journal at `path`, one a line; a last line that was cut off by a kill is left out.
 
     Raises
     ------
     StorageError
-        The file cannot be read, or a line other than the last is no event.
+        The file cannot be read, or a line is no event.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        *lines, _torn = path.read_bytes().split(b"\n")
     except OSError as error:
         raise StorageError(f"cannot read the journal: {error.strerror}", where=str(path)) from error
     for number, line in enumerate(lines, start=1):
         try:
             event = _parsed(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise StorageError("this line of the journal is no JSON", where=f"{path}:{number}") from error
-        if not isinstance(event, dict) or "event" not in event or "t" not in event:
-            raise StorageError("this line of the journal is no event", where=f"{path}:{number}")
+        except (ValueError, RecursionError) as error:
+            raise StorageError("this line of the journal is no JSON", where=f"{path}:{number}", fix=_MEND) from error
+        if not fits(event, {"t": float, "event": str}) or not 0 <= event["t"] < _YEAR_10000:
+            raise StorageError("this line of the journal is no event", where=f"{path}:{number}", fix=_MEND)
         yield event
 
 

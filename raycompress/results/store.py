@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.errors import StorageError, UsageError
+from raycompress.results.shapes import fits
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -109,13 +110,18 @@ class ExperimentFolder:
             The file is not one of ours.
         """
         try:
-            return int(json.loads(self.best_pointer.read_text(encoding="utf-8"))["trial"])
+            pointer = json.loads(self.best_pointer.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(
-                f"the pointer to the best model cannot be read: {error}", where=str(self.best_pointer)
-            ) from error
+        except OSError as error:
+            what = f"the pointer to the best model cannot be read: {error.strerror}"
+            raise StorageError(what, where=str(self.best_pointer)) from error
+        except (ValueError, RecursionError):
+            pointer = None
+        if not fits(pointer, {"trial": int}):
+            fix = 'write {"trial": N}, with the number of the trial that the last "promoted" of journal.jsonl names'
+            raise StorageError("the pointer to the best model names no trial", where=str(self.best_pointer), fix=fix)
+        return int(pointer["trial"])
 
     def put_aside(self, number: int, name: str) -> None:
         """Keep the log of a run under `name`, and what it saved not at all, before the trial's next run."""
@@ -180,7 +186,10 @@ def _started(journal: Path) -> float | None:
     """Return when the experiment began; None for a journal that a kill kept from beginning."""
     from raycompress.results.journal import read
 
-    return next((event["t"] for event in read(journal)), None)
+    try:
+        return next((event["t"] for event in read(journal)), None)
+    except StorageError:  # told to whoever opens it; the others can be found
+        return 0.0
 
 
 def find(reference: str | None, storage: Path) -> ExperimentFolder:
