@@ -1,18 +1,22 @@
 # make demo   see it work: a search on this machine, from a clean clone
 # make test   the tests      make lint   style, types, import contracts      make bench   speed, against peers
+# make nightly   the property tests with many more examples, and other ones each time
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test lint bench docs format clean
+.PHONY: demo test nightly lint bench docs format clean
 
 demo: $(INSTALLED)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
 
 test: $(INSTALLED)
 	$(BIN)/pytest
+
+nightly: $(INSTALLED)
+	$(BIN)/pytest tests/fuzz --hypothesis-profile=nightly
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -22,6 +22,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from raycompress.printable import printable
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -42,11 +44,11 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        lines = [f"error: {self.what}"]
+        lines = [f"error: {printable(self.what)}"]
         if self.where:
-            lines.append(f" where: {self.where}")
+            lines.append(f" where: {printable(self.where)}")
         if self.fix:
-            lines.append(f"   fix: {self.fix}")
+            lines.append(f"   fix: {printable(self.fix, lines=True)}")
         return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from raycompress.results.record import Experiment
 
@@ -20,6 +21,10 @@ REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "configs" / "digits"
 RESNET = REPOSITORY / "configs" / "digits_resnet"
 
+# `make nightly` takes the second one: more examples, and other ones each night
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)
+settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
+settings.load_profile("ci")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell's background job: what the tests start would inherit it, and no Ctrl-C would reach them

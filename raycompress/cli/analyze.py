@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import json_option
+from raycompress.cli.options import json_option, say
 from raycompress.errors import StorageError, UsageError
+from raycompress.printable import printable
 
 if TYPE_CHECKING:
     from raycompress.experiment.schema import Experiment
@@ -67,7 +68,7 @@ def analyze(
     if as_json:
         click.echo(json.dumps({**analysis.to_json(), "files": [str(path) for path in files]}, indent=2))
     else:
-        click.echo(text(analysis, experiment.name) + "\n\nfiles:  " + "\n        ".join(map(str, files)))
+        say(text(analysis, experiment.name) + "\n\nfiles:  " + "\n        ".join(map(str, files)))
 
 
 class AnalysisView:
@@ -110,7 +111,7 @@ class AnalysisView:
 
     def progress(self, done: int, total: int, layer: str) -> None:
         """Show how far it is; off a terminal once a layer."""
-        self._bar.update(self._task, completed=done, total=total, description=layer)
+        self._bar.update(self._task, completed=done, total=total, description=printable(layer))
         if not self._console.is_terminal and layer not in ("", self._layer):
             self._line(f"[{done}/{total}] {layer}")
         self._layer = layer
@@ -118,7 +119,7 @@ class AnalysisView:
     def _line(self, text: str) -> None:
         from rich.text import Text
 
-        self._console.print(Text(text), soft_wrap=True)
+        self._console.print(Text(printable(text, lines=True)), soft_wrap=True)
 
 
 def text(analysis: Analysis, name: str) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import experiment_argument, json_option, open_record
+from raycompress.cli.options import experiment_argument, json_option, open_record, say
 from raycompress.errors import BundleError, NoValidTrialError
 
 if TYPE_CHECKING:
@@ -33,9 +33,9 @@ def best(experiment: str | None, storage: Path, verify: bool, as_json: bool) -> 
     if as_json:
         click.echo(json.dumps(outcome(record), indent=2))
         return
-    click.echo(summary(record))
+    say(summary(record))
     if record.bundle is not None:
-        click.echo(f"load:   raycompress.load({str(record.folder.best_link)!r}, YourModel())")
+        say(f"load:   raycompress.load({str(record.folder.best_link)!r}, YourModel())")
 
 
 def _verify(record: Record) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import dashboard_option, local_ray
+from raycompress.cli.options import dashboard_option, local_ray, say
 from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
 
@@ -70,7 +70,10 @@ def _run(experiment: Experiment, dashboard: bool, as_json: bool) -> None:
 def conclude(record: Record, as_json: bool) -> None:
     """Print what a search found, and raise what kept it from its end."""
     text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.root))}"
-    click.echo(json.dumps(outcome(record), indent=2) if as_json else text)
+    if as_json:
+        click.echo(json.dumps(outcome(record), indent=2))
+    else:
+        say(text)
     failure = _failure(record)
     if failure is not None:
         raise failure

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from raycompress.cli.words import duration, number, share, shown, value
 from raycompress.experiment.objective import Objective
+from raycompress.printable import printable
 from raycompress.results.journal import Event
 from raycompress.results.states import TrialState
 
@@ -165,6 +166,7 @@ class LiveView:
             self._line(text)
 
     def _line(self, text: str) -> None:
+        text = printable(text, lines=True)
         if self._console.is_terminal:  # elsewhere a line is a line, whoever reads it
             text = "\n".join(_wrapped(line, self._console.width) for line in text.splitlines())
         self._console.print(Text(text), soft_wrap=True)
@@ -180,7 +182,7 @@ class LiveView:
         ]
         phase = self._phase or ("" if self._progress.trials else "starting Ray's trial actors")
         if phase:
-            parts.append(Text(f"{phase} ..."))
+            parts.append(Text(f"{printable(phase)} ..."))
         return Group(*parts)
 
 
@@ -222,7 +224,7 @@ def _table(progress: Progress, now: float, rows: int, width: int) -> Table:
         )
     for trial, row in zip(shown_trials, cells, strict=True):
         style = "bold green" if trial["trial"] == best else _STYLES.get(str(trial["state"]), "red")
-        table.add_row(*(row[name] for name in names), style=style)
+        table.add_row(*(Text(printable(row[name])) for name in names), style=style)
     return table
 
 

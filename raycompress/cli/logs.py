@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from pathlib import Path
+from typing import BinaryIO
 
 import click
 
-from raycompress.cli.options import experiment_argument, open_record
+from raycompress.cli.options import experiment_argument, open_record, say
 from raycompress.errors import UsageError
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 @click.command()
@@ -25,7 +29,17 @@ def logs(experiment: str | None, storage: Path, trial: int | None) -> None:
         numbers = f"0 to {max(record.records)}" if record.records else "none so far"
         raise UsageError(f"no trial {trial}", where=str(record.folder.root), fix=f"its trials: {numbers}")
     log = record.folder.log(trial)
-    click.echo(f"trial {trial}, {record.records[trial].state}: {log}", err=True)
+    say(f"trial {trial}, {record.records[trial].state}: {log}", err=True)
     if log.exists():
         with log.open("rb") as file:
-            shutil.copyfileobj(file, sys.stdout.buffer)
+            _show(file)
+
+
+def _show(log: BinaryIO) -> None:
+    """Copy a log as it is; to a terminal, what it can be trusted with: no colours, nothing that moves the cursor."""
+    if not sys.stdout.isatty():
+        shutil.copyfileobj(log, sys.stdout.buffer)
+        return
+    for line in log:
+        text = _COLOURS.sub("", line.decode(errors="replace"))
+        say(text.rstrip("\r\n").replace("\r", "\n"))

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import click
 
-from raycompress.cli.options import json_option, storage_option
+from raycompress.cli.options import json_option, say, storage_option
+from raycompress.errors import StorageError
 
 
 @click.command()
@@ -20,7 +21,12 @@ def ls(storage: Path, as_json: bool) -> None:
     from raycompress.results import store
     from raycompress.results.record import Experiment
 
-    records = [Experiment(folder) for folder in store.list_folders(storage)]
+    records = []
+    for folder in store.list_folders(storage):
+        try:
+            records.append(Experiment(folder))
+        except StorageError as error:  # the others are worth listing
+            click.echo(str(error), err=True)
     if as_json:
         rows = [
             {
@@ -36,11 +42,11 @@ def ls(storage: Path, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not records:
-        click.echo(f"no experiment in {storage}", err=True)
+        say(f"no experiment in {storage}", err=True)
         return
     table = [("experiment", "state", "trials", "best", "started")]
     for record in records:
         best = record.best.score if record.best is not None else None
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.header["t"]))
         table.append((record.id, record.state, str(len(record.searched)), number(best), started))
-    click.echo(columns(table, indent=0, left=(0, 1, 4)))
+    say(columns(table, indent=0, left=(0, 1, 4)))

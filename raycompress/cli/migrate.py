@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import json_option
+from raycompress.cli.options import json_option, say
 from raycompress.errors import ExperimentError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -48,7 +48,10 @@ def migrate(file: Path, write: bool, as_json: bool) -> int:
         original = _write(migration)
         now = Migration.of(file)  # what is still to say is about the lines of the new file
         migration = replace(migration, remarks=now.remarks, advice=now.advice, kept=now.kept)
-    click.echo(json.dumps(_data(migration, original), indent=2) if as_json else text_of(migration, original))
+    if as_json:
+        click.echo(json.dumps(_data(migration, original), indent=2))
+    else:
+        say(text_of(migration, original))
     return ExperimentError.exit_code if migration.slips and not write else 0
 
 

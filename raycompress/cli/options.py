@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from raycompress.printable import printable
+
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment
     from raycompress.tuning.local_ray import LocalRay
@@ -30,6 +32,11 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 def experiment_argument(command: Command) -> Command:
     """Add the optional EXPERIMENT argument and where to look for it."""
     return click.argument("experiment", required=False)(storage_option(command))
+
+
+def say(text: str, *, err: bool = False) -> None:
+    """Print words for people: whatever a script, a file or a journal put into them, no control character."""
+    click.echo(printable(text, lines=True), err=err)
 
 
 def open_record(experiment: str | None, storage: Path) -> Experiment:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import json_option
+from raycompress.cli.options import json_option, say
+from raycompress.errors import StorageError
 
 if TYPE_CHECKING:
     from raycompress.experiment.dimension import Dimension
@@ -31,7 +32,10 @@ def plan(file: Path, as_json: bool) -> None:
     experiment = load_checked(file)
     with LiveView() as view, prepared(experiment, view) as ready:
         facts = _facts(ready)
-    click.echo(json.dumps(facts, indent=2) if as_json else _text(facts))
+    if as_json:
+        click.echo(json.dumps(facts, indent=2))
+    else:
+        say(_text(facts))
 
 
 def _facts(ready: Prepared) -> dict[str, Any]:
@@ -64,7 +68,10 @@ def _seconds_per_trial(experiment: Experiment) -> float | None:
 
     lengths: list[float] = []
     for folder in store.list_folders(experiment.storage):
-        record = Record(folder)
+        try:
+            record = Record(folder)
+        except StorageError:  # another experiment's broken journal: nothing to learn from, and told by `ls`
+            continue
         if record.header["file"] == str(experiment.path):
             lengths += [trial.seconds for trial in record.records.values() if trial.seconds is not None]
     return sum(lengths) / len(lengths) if lengths else None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import experiment_argument, json_option, open_record
+from raycompress.cli.options import experiment_argument, json_option, open_record, say
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment, TrialRecord
@@ -24,7 +24,7 @@ def status(experiment: str | None, storage: Path, as_json: bool) -> None:
         trials = [_as_json(trial) for _, trial in sorted(record.records.items())]
         click.echo(json.dumps({"id": record.id, "state": record.state, "trials": trials}, indent=2))
         return
-    click.echo(_text(record))
+    say(_text(record))
 
 
 def _as_json(trial: TrialRecord) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raycompress.cli.options import say
 from raycompress.errors import ExperimentError, MissingDependencyError, RaycompressError
 
 if TYPE_CHECKING:
@@ -38,8 +39,8 @@ def validate(file: str, as_json: bool) -> int:
         click.echo(json.dumps({"valid": True, **found}, indent=2))
         return 0
     for note in experiment.accepted:
-        click.echo(f"note: {note}", err=True)
-    click.echo(f"{file}: {_in_words(found)}")
+        say(f"note: {note}", err=True)
+    say(f"{file}: {_in_words(found)}")
     return 0
 
 

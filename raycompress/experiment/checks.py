@@ -19,6 +19,7 @@ RESERVED = (
     *("folder_name", "tid", "job_id", "n_iterations"),
 )
 """What the script finds in its config beside its own parameters."""
+MOST_OF_SPEARMINT = 100_000
 
 
 def check(data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -41,6 +42,8 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _check_export(data, framework)
     if data.get("proposer") == "sequence":
         yield from _check_grid(data)
+    if data.get("proposer") == "spearmint":
+        yield from _check_countable(data)
     yield from _check_lists(data)
 
 
@@ -126,6 +129,7 @@ def _check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: Compressor
     each = isinstance(bits, dict) and not is_range(bits)
     for key, value in _dict(bits).items() if each else [("", bits)]:
         ends = _dict(value).get("range", [value])
+        ends = ends if isinstance(ends, list) else []
         wrong = [end for end in ends if isinstance(end, int) and end > 0 and not low <= end <= high]
         if wrong:
             takes = f"{low} to {high} bits" if low != high else f"{low} bit{'s' * (low != 1)}"
@@ -192,6 +196,15 @@ def _check_grid(data: Mapping[str, Any]) -> Iterator[Finding]:
             yield Finding(
                 path, "a float range has no end of values for the grid of sequence", 'add "n": 5 or "interval": 0.1'
             )
+
+
+def _check_countable(data: Mapping[str, Any]) -> Iterator[Finding]:
+    for path, value in every_range(data):
+        if value.get("type") == "int" and not check_range({key: value[key] for key in value if key != "name"}):
+            low, high = value["range"]
+            if high - low >= MOST_OF_SPEARMINT:
+                what = f"spearmint looks at each whole number of a range, and this one has {high - low + 1}"
+                yield Finding(path, what, f"narrow it to {MOST_OF_SPEARMINT}, or choose the proposer optuna")
 
 
 def _check_lists(data: Mapping[str, Any]) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ def scan_word(text: str, at: int) -> Token:
 
 def _number(word: str, end: int, at: int, whole: bool) -> Token:
     value: float = math.inf if len(word) > _LONGEST_NUMBER else int(word) if whole else float(word)
-    if math.isinf(value):
+    if abs(value) > sys.float_info.max:  # whole numbers too: they are compared with others, and stand in for them
         return Token(None, end, (Slip(at, f"the number {word[:40]} is too large", "write a smaller one"),), sure=False)
     return Token(value, end)
 

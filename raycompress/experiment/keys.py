@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -148,7 +149,13 @@ def absent(description: str) -> Any:
     return Field(default=None, description=description)
 
 
-Text = Annotated[str, Field(min_length=1)]
+def _no_nul(value: str) -> str:
+    if "\0" in value:
+        raise complaint("a NUL character, which no name, path or command can hold", "remove \\u0000")
+    return value
+
+
+Text = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
 Texts = Annotated[list[Text], Field(min_length=1)]
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0)]
@@ -300,7 +307,7 @@ class RuntimeArgsKeys(Keys):
 
     prescript: Text = absent("Shell commands before the script; what they export, the script finds.")
     postscript: Text = absent("Shell commands after the script, whether it failed or not.")
-    env: dict[str, str] = Field({}, description="Environment variables.")
+    env: dict[str, Annotated[str, AfterValidator(_no_nul)]] = Field({}, description="Environment variables.")
 
 
 class ExperimentKeys(Keys):

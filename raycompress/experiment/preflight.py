@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.errors import ExperimentError, Problem
+from raycompress.experiment.files import Files, exists, is_file, is_folder
 from raycompress.experiment.fit import check_fit, notes_on_fit
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.schema import Experiment, Files, where_in
+from raycompress.experiment.schema import Experiment, where_in
 from raycompress.experiment.words import did_you_mean
 
 Where = Callable[[JsonPath], str]
@@ -43,7 +44,7 @@ def check_files(experiment: Experiment) -> list[Problem]:
 
 def _check(files: Files, where: Where, folder_key: str, *, with_script: bool = True) -> Iterator[Problem]:
     yield from _check_workingdir(files.workingdir, where((folder_key,)))
-    if with_script and files.workingdir.is_dir():
+    if with_script and is_folder(files.workingdir):
         yield from _check_script(files.script, where(("script",)))
     yield from _check_storage(files.storage, where(("storage",)))
 
@@ -68,7 +69,7 @@ def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
             workingdir=data.get(folder_key),
             storage=data.get("storage", "."),
         )
-    except ValueError:  # a quote that is not closed: told already
+    except ValueError:  # a quote that is not closed, a NUL: told already
         return
 
     def where(inner: JsonPath) -> str:
@@ -98,22 +99,22 @@ def notes(experiment: Experiment, cpus: float, gpus: float) -> list[str]:
 
 
 def _check_workingdir(folder: Path, where: str) -> Iterator[Problem]:
-    if not folder.is_dir():
-        what = f"workingdir is a file: {folder}" if folder.exists() else f"workingdir does not exist: {folder}"
+    if not is_folder(folder):
+        what = f"workingdir is a file: {folder}" if exists(folder) else f"workingdir does not exist: {folder}"
         yield Problem(what, where, "write a folder, relative to the experiment file")
 
 
 def _check_script(script: Path, where: str) -> Iterator[Problem]:
-    if script.is_dir():
+    if is_folder(script):
         yield Problem(f"the script is a folder: {script}", where, "write a file in it")
-    elif not script.is_file():
+    elif not is_file(script):
         yield Problem(f"there is no script {script}", where, _other_script(script))
     else:
         yield from _check_python(script, where)
 
 
 def _other_script(script: Path) -> str:
-    beside = [file.name for file in script.parent.glob("*.py")] if script.parent.is_dir() else []
+    beside = [file.name for file in script.parent.glob("*.py")] if is_folder(script.parent) else []
     return did_you_mean(script.name, beside) or "write its path, relative to workingdir"
 
 
@@ -136,9 +137,9 @@ def _check_python(script: Path, where: str) -> Iterator[Problem]:
 
 def _check_storage(folder: Path, where: str) -> Iterator[Problem]:
     there = folder
-    while not there.exists() and there != there.parent:
+    while not exists(there) and there != there.parent:
         there = there.parent
-    if not there.is_dir():
+    if not is_folder(there):
         yield Problem(
             f"results cannot go to {folder}: {there} is a file", where, 'write another folder: "storage": "..."'
         )

@@ -18,6 +18,10 @@ from raycompress.experiment.words import did_you_mean, said, shown
 
 TYPES = ("float", "int", "choice")
 KEYS = ("type", "range", "interval", "n", "log")
+LARGEST_WHOLE = 2**53
+"""Up to here a float counts whole numbers exactly."""
+_FARTHEST = 1e100
+_NARROWEST = 1e-9
 
 
 class Finding(NamedTuple):
@@ -137,8 +141,23 @@ def _check_numbers(value: Mapping[str, Any]) -> Iterator[Finding]:
         yield Finding(
             ("range",), f"the range holds one value only: [{low}, {high}]", f"write {low} in place of the object"
         )
+    elif findings := list(_check_reach(value, low, high)):
+        yield from findings
     else:
         yield from _check_steps(value, low, high)
+
+
+def _check_reach(value: Mapping[str, Any], low: float, high: float) -> Iterator[Finding]:
+    """Refuse what the arithmetic of the proposers cannot do: it is of 64 bits, with differences and squares."""
+    far = LARGEST_WHOLE if value["type"] == "int" else _FARTHEST
+    widest = max(-low, high)
+    if widest > far:
+        yield Finding(("range",), f"a range may reach to {far:g}, and this one does to {shown(widest)}", "narrow it")
+    elif value["type"] == "float" and high - low < _NARROWEST * widest:
+        what = f"the range holds next to one value only: [{low}, {high}]"
+        yield Finding(("range",), what, f"write {low} in place of the object, or widen it")
+    elif value.get("log") is True and 0 < low < 1 / _FARTHEST:
+        yield Finding(("range",), f"a log range may start at {1 / _FARTHEST:g}, and this one does at {low}", "raise it")
 
 
 def _check_steps(value: Mapping[str, Any], low: float, high: float) -> Iterator[Finding]:
@@ -150,7 +169,7 @@ def _check_steps(value: Mapping[str, Any], low: float, high: float) -> Iterator[
         yield Finding(("log",), f"a log range must start above 0, not at {low}", "raise the start, or remove log")
     if "interval" in value and "n" in value:
         yield Finding(("n",), '"interval" and "n" together', "keep one of the two")
-    if "n" in value and not (isinstance(n, int) and not isinstance(n, bool) and n >= 2):
+    if "n" in value and not (isinstance(n, int) and not isinstance(n, bool) and 2 <= n <= LARGEST_WHOLE):
         yield Finding(("n",), f'"n" must be a whole number from 2, not {shown(n)}', 'write "n": 5')
     if "interval" not in value:
         return
@@ -159,6 +178,10 @@ def _check_steps(value: Mapping[str, Any], low: float, high: float) -> Iterator[
         kind = "a whole number" if whole else "a number"
         what = f'"interval" must be {kind} above 0, at most {high - low:g}, not {shown(interval)}'
         yield Finding(("interval",), what, f'write "interval": {1 if whole else round((high - low) / 4, 6):g}')
+    elif (high - low) / interval > LARGEST_WHOLE:
+        yield Finding(
+            ("interval",), f'"interval": {interval} makes more values than can be counted', "write a larger one"
+        )
     if log is True:
         yield Finding(("interval",), '"interval" in a log range', 'write "n": 5')
 

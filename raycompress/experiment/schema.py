@@ -6,7 +6,6 @@ a file.
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -17,6 +16,7 @@ from raycompress.compressors.catalog import CompressorEntry, find
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
+from raycompress.experiment.files import Files
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.ranges import Finding, find_ranges
 from raycompress.experiment.words import did_you_mean, dotted, said
@@ -53,32 +53,6 @@ class Compression:
         entry = find(self.compressor, self.framework)
         assert entry is not None, "checked when the file was read"
         return entry.given(self.arguments)
-
-
-@dataclass(frozen=True)
-class Files:
-    """The files and folders that an experiment names, absolute, and the arguments that follow the script's name."""
-
-    script: Path
-    script_args: tuple[str, ...]
-    workingdir: Path
-    storage: Path
-
-    @classmethod
-    def of(cls, home: Path, *, script: str, workingdir: str | None, storage: str) -> Files:
-        """Resolve what an experiment says, from the folder `home`; a script with a blank in it may have arguments.
-
-        Raises
-        ------
-        ValueError
-            When a quote in the script's arguments is not closed.
-        """
-        folder = _absolute(workingdir or ".", home)
-        if " " not in script or _absolute(script, folder).is_file():
-            name, arguments = script, []
-        else:
-            name, *arguments = shlex.split(script) or [script]
-        return cls(_absolute(name, folder), tuple(arguments), folder, _absolute(storage, home))
 
 
 @dataclass(frozen=True)
@@ -385,10 +359,6 @@ def _plain_entry(entry: Any) -> dict[str, Any]:
 def _written(keys: Any) -> dict[str, Any]:
     """Return the keys that the file has; without pydantic's dump, which knows of no search range."""
     return {key: getattr(keys, key) for key in type(keys).model_fields if key in keys.model_fields_set}
-
-
-def _absolute(path: str, base: Path) -> Path:
-    return (base / Path(path).expanduser()).resolve()
 
 
 def _resources(resource: Any) -> Resources:

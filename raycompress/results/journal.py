@@ -25,6 +25,7 @@ Every event carries ``t`` (seconds since 1970). An event is on disk before what 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import math
@@ -37,8 +38,11 @@ from typing import Any
 from pydantic_core import from_json
 
 from raycompress.errors import StorageError
+from raycompress.results.shapes import fits
 
 VERSION = 1
+_YEAR_10000 = 253402300800
+_MEND = "put the file back as raycompress wrote it; without this line it can be read, and what the line said is lost"
 
 Event = dict[str, Any]
 
@@ -61,9 +65,10 @@ class Journal:
         self.path = path
         self._listeners: list[Callable[[Event], None]] = []
         try:
-            self._file = path.open("ab")
+            self._file = path.open("ab", buffering=0)
         except OSError as error:
-            raise StorageError(f"cannot write the journal: {error.strerror}", where=str(path)) from error
+            fix = "make the folder writable, or free some space"
+            raise StorageError(f"cannot write the journal: {error.strerror}", where=str(path), fix=fix) from error
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -91,15 +96,28 @@ class Journal:
         record: Event = {"t": round(time.time(), 3), "event": event, **fields}
         line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=str)
         try:
-            self._file.write(line.encode() + b"\n")
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            # half of a surrogate pair, as names of files may hold, becomes the escape that it is in JSON
+            self._write(line.encode(errors="backslashreplace") + b"\n")
         except OSError as error:
             raise StorageError(
-                f"cannot write the journal: {error.strerror}", where=str(self.path), fix="free some space"
+                f"cannot write the journal: {error.strerror}",
+                where=str(self.path),
+                fix="free some space, or mend the disk; what was written so far is whole",
             ) from error
         for listener in self._listeners:
             listener(record)
+
+    def _write(self, data: bytes) -> None:
+        """Write `data` and wait until it is on disk; where it does not go there whole, nothing of it stays."""
+        before = os.fstat(self._file.fileno()).st_size
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            with contextlib.suppress(OSError):  # then the torn line is the last one, which readers leave out
+                os.ftruncate(self._file.fileno(), before)
+            raise
 
     def close(self) -> None:
         """Let go of the journal."""
@@ -116,26 +134,24 @@ def _finite(value: Any) -> Any:
 
 
 def read(path: Path) -> Iterator[Event]:
-    """Yield the events of the journal at `path`; a last line that was cut off by a kill is left out.
+    """Yield the events of the journal at `path`, one a line; a last line that was cut off by a kill is left out.
 
     Raises
     ------
     StorageError
-        The file cannot be read, or a line other than the last is no event.
+        The file cannot be read, or a line is no event.
     """
     try:
-        lines = path.read_bytes().splitlines()
+        *lines, _torn = path.read_bytes().split(b"\n")
     except OSError as error:
         raise StorageError(f"cannot read the journal: {error.strerror}", where=str(path)) from error
     for number, line in enumerate(lines, start=1):
         try:
             event = _parsed(line)
-        except ValueError as error:
-            if number == len(lines):
-                return
-            raise StorageError("this line of the journal is no JSON", where=f"{path}:{number}") from error
-        if not isinstance(event, dict) or "event" not in event or "t" not in event:
-            raise StorageError("this line of the journal is no event", where=f"{path}:{number}")
+        except (ValueError, RecursionError) as error:
+            raise StorageError("this line of the journal is no JSON", where=f"{path}:{number}", fix=_MEND) from error
+        if not fits(event, {"t": float, "event": str}) or not 0 <= event["t"] < _YEAR_10000:
+            raise StorageError("this line of the journal is no event", where=f"{path}:{number}", fix=_MEND)
         yield event
 
 

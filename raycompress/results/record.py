@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raycompress.errors import StorageError
 from raycompress.experiment.objective import Objective
 from raycompress.results import journal, store
+from raycompress.results.events import lacking
 from raycompress.results.states import TrialState
 
 if TYPE_CHECKING:
@@ -79,10 +80,16 @@ class Experiment:
         self.finished: str | None = None
         self.finished_detail = ""
         self.notes: list[str] = []
-        for event in journal.read(folder.journal):
-            self._take(event)
+        for line, event in enumerate(journal.read(folder.journal), start=1):
+            self._take(event, f"{folder.journal}:{line}")
         if not self.header:
             raise StorageError("the journal has no beginning", where=str(folder.journal), fix="launch it again")
+        if self.best_number is not None and self.best_number not in self.records:
+            raise StorageError(
+                f"the best model is said to be trial {self.best_number}, which the journal does not know",
+                where=str(folder.best_pointer),
+                fix="put best.json and journal.jsonl back together, as raycompress wrote them",
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> Experiment:
@@ -95,15 +102,26 @@ class Experiment:
         """
         return cls(store.ExperimentFolder(Path(path).resolve()))
 
-    def _take(self, event: journal.Event) -> None:
+    def _take(self, event: journal.Event, where: str) -> None:
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is None:
             raise StorageError(
                 f'the journal has an event "{event["event"]}" that this version does not know',
-                where=str(self.folder.journal),
+                where=where,
                 fix="read it with the version of raycompress that wrote it, or a newer one",
             )
-        handler(event)
+        wrong = lacking(event)
+        try:
+            if not wrong:
+                handler(event)
+        except (KeyError, ValueError):  # of a trial that never started, for instance
+            wrong = ["trial", "removed"]
+        if wrong:
+            raise StorageError(
+                f'the event "{event["event"]}" is not what raycompress writes: {", ".join(wrong)}',
+                where=where,
+                fix="put the journal back as it was written; a foreign one cannot be read",
+            )
 
     def _on_experiment(self, event: journal.Event) -> None:
         if event["version"] > journal.VERSION:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import json
 import os
 import re
 import shutil
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from raycompress.errors import StorageError, UsageError
+from raycompress.results.shapes import fits
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True)
@@ -84,9 +90,10 @@ class ExperimentFolder:
         if not candidate.exists():
             return
         doomed = candidate.with_name("candidate.removed")
-        shutil.rmtree(doomed, ignore_errors=True)
-        candidate.rename(doomed)
-        shutil.rmtree(doomed)
+        with told("cannot remove", candidate):
+            shutil.rmtree(doomed, ignore_errors=True)
+            candidate.rename(doomed)
+            shutil.rmtree(doomed)
 
     def remove_candidates_but(self, number: int | None) -> None:
         """Delete every candidate but that of trial `number`, whole or not; None deletes all."""
@@ -103,19 +110,25 @@ class ExperimentFolder:
             The file is not one of ours.
         """
         try:
-            return int(json.loads(self.best_pointer.read_text(encoding="utf-8"))["trial"])
+            pointer = json.loads(self.best_pointer.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise StorageError(
-                f"the pointer to the best model cannot be read: {error}", where=str(self.best_pointer)
-            ) from error
+        except OSError as error:
+            what = f"the pointer to the best model cannot be read: {error.strerror}"
+            raise StorageError(what, where=str(self.best_pointer)) from error
+        except (ValueError, RecursionError):
+            pointer = None
+        if not fits(pointer, {"trial": int}):
+            fix = 'write {"trial": N}, with the number of the trial that the last "promoted" of journal.jsonl names'
+            raise StorageError("the pointer to the best model names no trial", where=str(self.best_pointer), fix=fix)
+        return int(pointer["trial"])
 
     def put_aside(self, number: int, name: str) -> None:
         """Keep the log of a run under `name`, and what it saved not at all, before the trial's next run."""
         self.remove_candidate(number)
-        if self.log(number).exists():
-            self.log(number).replace(self.trial(number) / f"log.{name}.txt")
+        with told("cannot rename", self.log(number)):
+            if self.log(number).exists():
+                self.log(number).replace(self.trial(number) / f"log.{name}.txt")
 
     def put_aside_earlier_start(self, number: int) -> None:
         """Keep the log of a trial that was begun before and whose search, or node, was killed."""
@@ -126,9 +139,10 @@ class ExperimentFolder:
     def link_best(self, number: int) -> None:
         """Point ``best`` at the candidate of trial `number`: a convenience for people; ``best.json`` decides."""
         aside = self.root / ".best.new"
-        aside.unlink(missing_ok=True)
-        aside.symlink_to(self.candidate(number).relative_to(self.root))
-        aside.replace(self.best_link)
+        with told("cannot write", self.best_link):
+            aside.unlink(missing_ok=True)
+            aside.symlink_to(self.candidate(number).relative_to(self.root))
+            aside.replace(self.best_link)
 
 
 def create(storage: Path, name: str) -> ExperimentFolder:
@@ -172,7 +186,10 @@ def _started(journal: Path) -> float | None:
     """Return when the experiment began; None for a journal that a kill kept from beginning."""
     from raycompress.results.journal import read
 
-    return next((event["t"] for event in read(journal)), None)
+    try:
+        return next((event["t"] for event in read(journal)), None)
+    except StorageError:  # told to whoever opens it; the others can be found
+        return 0.0
 
 
 def find(reference: str | None, storage: Path) -> ExperimentFolder:
@@ -227,7 +244,7 @@ def write_whole(path: Path, text: str) -> None:
         The file cannot be written.
     """
     aside = path.with_name(f".{path.name}.new")
-    try:
+    with told("cannot write", path):
         with aside.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
@@ -238,7 +255,14 @@ def write_whole(path: Path, text: str) -> None:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+@contextmanager
+def told(what: str, where: Path) -> Iterator[None]:
+    """Turn what the file system refuses into a StorageError that says `what` could not be done, and `where`."""
+    try:
+        yield
     except OSError as error:
-        raise StorageError(
-            f"cannot write: {error.strerror}", where=str(path), fix="free some space or check the rights of the folder"
-        ) from error
+        place = error.filename if isinstance(error.filename, str) else where
+        fix = "free some space" if error.errno in _FULL else "check that the folder is there and may be written"
+        raise StorageError(f"{what}: {error.strerror}", where=str(place), fix=fix) from error

@@ -127,8 +127,10 @@ def _no_number(value: Any, name: str) -> ResultError:
     shape = getattr(value, "shape", None)
     if shape is not None:
         kind += f" of shape {tuple(shape)}"
-    elif isinstance(value, str | int):
-        kind += f" {str(value)[:40]!r}"
+    elif isinstance(value, str):
+        kind += f" {value[:40]!r}"
+    elif isinstance(value, int):  # Python refuses to write out one of thousands of digits
+        kind += f" {value!r}" if value.bit_length() < 128 else f" of {value.bit_length()} bits"
     return ResultError(
         f"{name} is no number but a {kind}",
         fix="report a number, or a list of numbers whose first is the objective",

@@ -63,7 +63,7 @@ class Heard:
         if self.values is None:
             return TrialState.NO_RESULT, "the script reported no result"
         wrong = [f"{name} is {value}" for name, value in self.values.items() if not math.isfinite(value)]
-        return (TrialState.NOT_A_NUMBER, ", ".join(wrong)) if wrong else (TrialState.FINISHED, "")
+        return (TrialState.NOT_A_NUMBER, _line(", ".join(wrong))) if wrong else (TrialState.FINISHED, "")
 
 
 def _line(text: str) -> str:

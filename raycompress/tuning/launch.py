@@ -92,7 +92,6 @@ def resume(
         Another process runs this experiment.
     """
     from raycompress.tuning import resuming
-    from raycompress.tuning.loggers import set_up
 
     with closing(Journal(folder.journal)) as journal:
         record = Record(folder)
@@ -104,7 +103,7 @@ def resume(
         with prepared(experiment, view, meanwhile=ray) as ready:
             resuming.check(record, ready)
             n_slots = parallel(experiment, ray.resources())
-            loggers = set_up(experiment, folder)
+            loggers = _loggers(experiment, folder)
             view.history(read(folder.journal))
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
@@ -113,12 +112,16 @@ def resume(
     return Record(folder)
 
 
+def _loggers(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:
+    from raycompress.tuning.loggers import set_up  # which imports Ray: not before it has been started
+
+    return set_up(experiment, folder)
+
+
 def _loggers_of_a_new(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:
     """Return the loggers of an experiment that has not begun; where one does not start, nothing is left of it."""
-    from raycompress.tuning.loggers import set_up
-
     try:
-        return set_up(experiment, folder)
+        return _loggers(experiment, folder)
     except ExperimentError:
         shutil.rmtree(folder.root)
         raise

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
@@ -62,7 +61,7 @@ def launch_here(experiment: Experiment, view: SearchView) -> Record:
     try:
         journal.listen(view.event)
         journal.append("experiment", **header(experiment, space, folder, n_trials=1, n_slots=1))
-        shutil.copyfile(experiment.path, folder.experiment)
+        store.write_whole(folder.experiment, experiment.text)
         state = _run_trial(experiment, space.build(sample), sample, folder, journal)
         record = Record(folder)
         if record.bundle is not None:

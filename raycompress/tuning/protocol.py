@@ -357,14 +357,25 @@ def numbers(values: Mapping[str, Any]) -> dict[str, int | float]:
 
 
 class Lines:
-    """Cuts a stream of bytes into lines."""
+    """Cuts a stream of bytes into lines.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    limit
+        Of a line that is longer only the last part is kept: whoever writes without an end fills no memory.
+    """
+
+    def __init__(self, limit: int = 256 << 20) -> None:
         self._rest = bytearray()
+        self._limit = limit
 
     def feed(self, data: bytes) -> Iterator[bytes]:
         """Yield the lines that `data` completes, without their ends."""
         self._rest += data
+        if b"\n" not in data:
+            if len(self._rest) > self._limit:
+                del self._rest[: self._limit // 2]
+            return
         *lines, rest = bytes(self._rest).split(b"\n")
         self._rest = bytearray(rest)
         yield from lines

@@ -17,16 +17,19 @@ import socket
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from raycompress.results.states import TrialState
 from raycompress.tuning import child
 from raycompress.tuning.heard import Heard
+from raycompress.tuning.messages import understood
 from raycompress.tuning.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
 from raycompress.tuning.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
 from raycompress.tuning.trial_log import CappedLog
 
 _CHUNK = 1 << 18
+_LONGEST_WAIT_S = 3600.0  # a selector takes no more than some weeks
+_LONGEST_MESSAGE = 64 << 20
 _UNSENT_LIMIT = 1 << 20  # a client that does not read holds the script's messages back, not memory
 
 
@@ -42,7 +45,7 @@ class _Running:
     log: CappedLog
     started: float
     heard: Heard
-    lines: Lines = field(default_factory=Lines)
+    lines: Lines = field(default_factory=lambda: Lines(_LONGEST_MESSAGE))
     at_end: set[int] = field(default_factory=set)
     """Which of its two pipes nobody writes to any more."""
     verdict: tuple[TrialState, str] | None = None
@@ -94,7 +97,7 @@ class Supervisor:
         self._flush()
         timeout = None
         if self._running is not None and self._running.deadline < math.inf:
-            timeout = max(0.0, self._running.deadline - time.monotonic())
+            timeout = min(max(0.0, self._running.deadline - time.monotonic()), _LONGEST_WAIT_S)
         ready = {key.fd for key, _ in self._selector.select(timeout)}
         trial = self._running
         if trial is not None:
@@ -223,14 +226,12 @@ class Supervisor:
         return data
 
     def _take(self, trial: _Running, line: bytes) -> None:
-        try:
-            message: Any = json.loads(line)
-            kind = message["type"]
-        except (ValueError, TypeError, KeyError):  # the script wrote to a descriptor that is not its own
+        message = understood(line)
+        if message is None:  # the script wrote to a descriptor that is not its own
             trial.log.write(b"raycompress: unreadable message: %s\n" % line[:200])
             return
         trial.heard.take(message)
-        if kind != "done":
+        if message["type"] != "done":
             self._send(message)
 
     # its end

@@ -84,6 +84,13 @@ def test_folders(load: Load, tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
+@pytest.mark.parametrize("path", ["x" * 300, "a/" * 3000 + "b", "~nobody-of-that-name/x", "loop/x"])
+def test_paths_that_the_system_does_not_take(path: str, load: Load, tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    assert check_files(load(script=path))[0].what.startswith("there is no script")
+    assert check_files(load(workingdir=path))[0].what.startswith("workingdir does not exist")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(load: Load, tmp_path: Path) -> None:
     (tmp_path / "locked").mkdir(mode=0o500)

@@ -335,10 +335,39 @@ def test_a_wrong_entry_is_told(entry: Any, what: str, fix: str, refused: Refused
         ({"type": "int", "range": [1.5, 3]}, "must be whole"),
         ({"type": "int", "range": [1, 9], "interval": 0.5}, "a whole number above 0"),
         ({"type": "float", "range": [1, 3], "interval": -1}, "above 0"),
+        ({"type": "int", "range": [1, 10**30]}, "may reach to 9.0072e+15"),
+        ({"type": "float", "range": [-1e308, 1e308]}, "may reach to 1e+100"),
+        ({"type": "float", "range": [5e-324, 1], "log": True}, "may start at 1e-100"),
+        ({"type": "float", "range": [0.1, 0.10000000000000002]}, "next to one value only"),
+        ({"type": "float", "range": [0, 1], "interval": 5e-324}, "more values than can be counted"),
+        ({"type": "float", "range": [0, 1], "n": 10**30}, "a whole number from 2"),
+        ({"type": "int", "range": [1, 10**308 * 2]}, "is too large"),
     ],
 )
 def test_a_wrong_parameter_range_is_told(value: dict[str, Any], what: str, refused: Refused) -> None:
     assert what in refused(parameter_config=[{"name": "x", **value}])[0].what
+
+
+def test_spearmint_counts_the_whole_numbers_of_a_range(refused: Refused, load: Load) -> None:
+    wide = {"name": "x", "type": "int", "range": [1, 200_000]}
+    assert "this one has 200000" in refused(parameter_config=[wide], proposer="spearmint")[0].what
+    load(parameter_config=[{**wide, "range": [1, 100_000]}], proposer="spearmint")
+    load(parameter_config=[wide], proposer="optuna")
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"name": "a\0b"},
+        {"script": "a\0.py"},
+        {"storage": "\0"},
+        {"workingdir": "\0"},
+        {"runtime_args": {"prescript": "a\0"}},
+        {"runtime_args": {"env": {"A": "\0"}}},
+    ],
+)
+def test_a_nul_is_no_text(keys: dict[str, Any], refused: Refused) -> None:
+    assert "a NUL character" in refused(**keys)[0].what
 
 
 def test_bits_are_whole_and_positive(refused: Refused) -> None:

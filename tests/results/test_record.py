@@ -6,7 +6,20 @@ from raycompress.results.journal import VERSION, Journal
 from raycompress.results.record import Experiment
 from raycompress.results.states import TrialState
 
-HEADER = {"version": VERSION, "name": "x", "goal": "max", "n_trials": 4, "dimensions": ["a.sparsity"]}
+HEADER = {
+    **{
+        "version": VERSION,
+        "id": "x-1",
+        "name": "x",
+        "goal": "max",
+        "n_trials": 4,
+        "n_parallel": 1,
+        "host": "h",
+        "pid": 1,
+    },
+    **{"file": "exp.json", "script": "train.py", "compressor": "l1_filter", "proposer": "random", "seed": None},
+    "dimensions": ["a.sparsity"],
+}
 ENDED = {"cause": "", "before": None, "after": None, "removed": {}, "seconds": 1.0, "saved": True}
 
 

@@ -130,6 +130,8 @@ if __name__ == "__main__":
     assert not Path("/dev/shm", (tmp_path / "leaked").read_text()).exists()
 
 
+SIZES = {"params": 1, "flops": 2, "bytes": 4}
+CANDIDATE = {"type": "candidate", "before": SIZES, "after": SIZES, "removed": {"conv": [1, 2]}, "notes": []}
 HOOKS = """
 from raycompress.script import context
 trial = context.current()
@@ -139,11 +141,11 @@ trial = context.current()
 @pytest.mark.parametrize("mode", ["inspect", "verify"])
 def test_the_end_of_an_inspection_is_a_good_end(worker, spec, mode):
     source = HOOKS + (
-        "trial.send({'type': 'model', 'model': {'layers': []}})\n"
+        "trial.send({'type': 'progress', 'done': 1, 'total': 2, 'layer': 'conv'})\n"
         "try:\n    raise context.EndOfInspection\nexcept Exception:\n    print('swallowed')\nprint('after')"
     )
     messages, ending = run(worker, spec(source, mode=mode))
-    assert messages == [{"type": "model", "model": {"layers": []}}]
+    assert messages == [{"type": "progress", "done": 1, "total": 2, "layer": "conv"}]
     assert (ending.state, ending.cause) == (TrialState.FINISHED, "")
     assert ending.log.read_text() == ""
 
@@ -154,9 +156,9 @@ def test_a_script_that_inspection_never_stopped_ends_well(worker, spec):
 
 
 def test_hooks_at_the_end_run_after_a_good_end_and_can_fail_the_trial(worker, spec):
-    hooks = HOOKS + "trial.on_finish.append(lambda: trial.send({'type': 'candidate', 'removed': {}}))\n"
+    hooks = HOOKS + f"trial.on_finish.append(lambda: trial.send({CANDIDATE}))\n"
     messages, ending = run(worker, spec(hooks + "rc.print_result(1)\nimport sys; sys.exit(0)"))
-    assert messages[-1] == {"type": "candidate", "removed": {}}
+    assert messages[-1] == CANDIDATE
     assert ending.candidate == messages[-1]
     _, ending = run(worker, spec(hooks + "rc.print_result(1)\nraise SystemExit(2)"))
     assert (ending.state, ending.candidate) == (TrialState.FAILED, None)

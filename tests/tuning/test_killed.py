@@ -121,6 +121,13 @@ def test_an_experiment_is_done_by_resuming_however_often_its_driver_is_killed(tm
     bundle.check_hashes(record.bundle)
 
 
+def begin(writer):
+    """Write the beginning of a journal."""
+    words = dict.fromkeys(("id", "name", "file", "script", "compressor", "proposer", "host"), "x")
+    numbers = dict.fromkeys(("n_trials", "n_parallel", "pid"), 1)
+    writer.append("experiment", version=1, goal="max", dimensions=[], **words, **numbers)
+
+
 def candidate(folder, number):
     """Write what stands for a trial's model: files of some size, and a manifest with their hashes."""
     path = folder.candidate(number)
@@ -152,7 +159,7 @@ def promote(folder, begun):
         with_journal.append("started", trial=number, attempt=1, sample={}, config={}, baseline=False)
         candidate(folder, number)
         score = float(number if number % 2 else number - 3)
-        facts = {**NOTHING, "state": TrialState.FINISHED, "score": score, "seconds": 1.0, "saved": True}
+        facts = {**NOTHING, "state": TrialState.FINISHED, "cause": "", "score": score, "seconds": 1.0, "saved": True}
         with_journal.append("ended", trial=number, log="", **facts)
         keeper.consider(number, score)
 
@@ -161,7 +168,7 @@ def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole(
     folder = ExperimentFolder(tmp_path)
     (tmp_path / "trials").mkdir()
     writer = Journal(folder.journal)
-    writer.append("experiment", version=1, id="x", goal="max", n_trials=10_000)
+    begin(writer)
     writer.close()
     moments = random.Random(5)
     pointed = []
@@ -192,13 +199,20 @@ def test_what_a_kill_left_is_settled(tmp_path):
     folder = ExperimentFolder(tmp_path)
     (tmp_path / "trials").mkdir()
     writer = Journal(folder.journal)
-    writer.append("experiment", version=1, id="x", goal="max", n_trials=10)
+    begin(writer)
     keeper = BestKeeper(folder, writer, Objective("max"))
     for number, score in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8), (5, 0.1)):
         writer.append("started", trial=number, attempt=1, sample={}, config={}, baseline=False)
         candidate(folder, number)
         if number < 5:
-            facts = {**NOTHING, "state": TrialState.FINISHED, "score": score, "seconds": 1.0, "saved": True}
+            facts = {
+                **NOTHING,
+                "state": TrialState.FINISHED,
+                "cause": "",
+                "score": score,
+                "seconds": 1.0,
+                "saved": True,
+            }
             writer.append("ended", trial=number, log="", **facts)
         if number == 1:
             keeper.consider(number, score)

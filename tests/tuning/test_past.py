@@ -149,7 +149,9 @@ def test_tunes_own_schedulers_take_the_past(tmp_path, policy):
 def written(folder, *, finished=None):
     """A journal with a trial of every kind of end, and one that was running."""
     journal = Journal(folder.journal)
-    journal.append("experiment", version=1, id=folder.id, goal="max", n_trials=9)
+    header = {"name": "x", "file": "exp.json", "script": "train.py", "compressor": "l1_filter", "proposer": "random"}
+    counts = {"n_trials": 9, "n_parallel": 1, "dimensions": ["x"], "host": "here", "pid": 1}
+    journal.append("experiment", version=1, id=folder.id, goal="max", **header, **counts)
     for number, state in enumerate(TrialState):
         journal.append("started", trial=number, attempt=1, sample={"x": number}, config={}, baseline=number == 0)
         if state == TrialState.RUNNING:

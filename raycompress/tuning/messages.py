@@ -1,0 +1,71 @@
+"""What a script's process may say: anything can write to its pipe, so that each line is looked at before it counts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from raycompress.results.shapes import Shape, fits
+from raycompress.results.states import TrialState
+
+_SIZES: Shape = {"params": int, "flops": (int, None), "bytes": int}
+_MEASURED: Shape = {**_SIZES, "latency_ms": float, "cpu_ms": float}
+_LAYER: Shape = {
+    **{"name": str, "type": str, "channels": int, "parameters": int},
+    **{"flops": (int, None), "weight_shape": [int]},
+}
+_MODEL: Shape = {
+    "layers": [_LAYER],
+    "ties": ([[str]], None),
+    "output_layers": [str],
+    "parameters": int,
+    "flops": (int, None),
+    "size_bytes": int,
+    "input_shapes": ([[int]], None),
+}
+_CURVE: Shape = {"layers": [str], "size": int, "removed": [int], "values": [(float, None)]}
+_COST: Shape = {"name": str, "type": str, "channels": int, "params": int, "flops": int, "cpu_ms": float, "share": float}
+_ANALYSIS: Shape = {
+    "model": str,
+    "sensitivity": {
+        **{"metric": str, "method": str, "dense": (float, None), "sparsities": [float], "curves": [_CURVE]},
+        "left_out": {str: str},
+    },
+    "dependency": ({"sets": [[str]]}, None),
+    "cost": {"layers": [_COST], "params": int, "flops": int, "bytes": int, "latency_ms": float, "cpu_ms": float},
+    "notes": [str],
+}
+SHAPES: Mapping[str, Shape] = {
+    "done": {},
+    "result": {"values": {str: (int, float, "nan", "inf", "-inf")}},
+    "candidate": {"before": _SIZES, "after": _SIZES, "removed": {str: [int]}, "notes": [str]},
+    "failure": {
+        **{"state": (TrialState.FAILED, TrialState.BAD_RESULT), "error": str, "message": str, "frame": str},
+        "exit_code": int,
+    },
+    "model": {"model": _MODEL},
+    "verified": {"relative_difference": float, "before": _MEASURED, "after": _MEASURED},
+    "progress": {"done": int, "total": int, "layer": str},
+    "analysis": {"analysis": _ANALYSIS},
+    "refused": {"problems": [{"what": str, "where": str, "fix": str}]},
+}
+"""Type of a message -> what it holds; docs/architecture.md says what it means."""
+
+
+def understood(line: bytes) -> dict[str, Any] | None:
+    """Return the message that a line holds; None where it is none that we know."""
+    try:
+        message = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return message if known(message) else None
+
+
+def known(message: Any) -> bool:
+    """Tell whether this is a message that may be acted upon."""
+    if not fits(message, {"type": str}) or not fits(message, SHAPES.get(message["type"], ())):
+        return False
+    if message["type"] == "result":
+        return bool(message["values"])
+    return message["type"] != "candidate" or all(len(pair) == 2 for pair in message["removed"].values())
