@@ -213,7 +213,7 @@ def test_passive_has_nothing_to_go_on_with(tmp_path):
 def kill_actors(driver):
     """Kill the processes of Ray that trials run in."""
     children = psutil.Process(driver.pid).children(recursive=True)
-    actors = [child for child in children if child.name().startswith("ray::") and "Trainable" in child.name()]
+    actors = [child for child in children if child.name().lower().startswith("ray::trial")]
     for actor in actors:
         actor.kill()
     return len(actors)
