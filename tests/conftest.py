@@ -23,7 +23,7 @@ RESNET = REPOSITORY / "configs" / "digits_resnet"
 
 # `make nightly` takes the second one: more examples, and other ones each night
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)
-settings.register_profile("nightly", max_examples=500, deadline=None, print_blob=True)
+settings.register_profile("nightly", max_examples=2000, deadline=None, print_blob=True)
 settings.load_profile("ci")
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

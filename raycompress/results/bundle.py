@@ -60,6 +60,7 @@ _LOADERS: Mapping[Kind, str] = {
 """Kind -> the module whose ``load_into(folder, manifest, model)`` turns a fresh model into the saved one."""
 
 _ASIDE = ".writing"
+_MISREAD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 
 
 class File(BaseModel):
@@ -237,8 +238,11 @@ def read(folder: Path) -> Manifest:
     BundleError
         There is none, or it is not one that this version reads.
     """
+    path = Path(folder) / MANIFEST
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise broken(folder, f"{MANIFEST} is no file")
     try:
-        return Manifest.model_validate_json((Path(folder) / MANIFEST).read_bytes())
+        return Manifest.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
         raise BundleError(
             f"{folder} is no bundle: it has no {MANIFEST}", fix="give the folder that `raycompress best` names"
@@ -263,12 +267,19 @@ def check_hashes(folder: Path) -> None:
     root = folder.resolve()
     for name, file in read(folder).files.items():
         path = folder / name
-        if not path.resolve().is_relative_to(root):
+        if not _real(path).is_relative_to(root):
             raise broken(folder, f"{name} leads out of the folder")
-        if not path.is_file():
-            raise broken(folder, f"{name} is missing")
-        if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
-            raise broken(folder, f"{name} is not the file that was saved: its SHA-256 differs")
+        try:
+            if not path.is_file():
+                raise broken(folder, f"{name} is missing")
+            if path.stat().st_size != file.bytes or sha256(path) != file.sha256:
+                raise broken(folder, f"{name} is not the file that was saved: its SHA-256 differs")
+        except OSError as error:
+            raise broken(folder, f"{name} cannot be read: {error.strerror}") from error
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # `resolve` raises where links go round
 
 
 def load(folder: str | os.PathLike[str], model: Any) -> Any:
@@ -289,7 +300,11 @@ def load(folder: str | os.PathLike[str], model: Any) -> Any:
     path = Path(folder)
     check_hashes(path)
     manifest = read(path)
-    return importlib.import_module(_LOADERS[manifest.kind]).load_into(path, manifest, model)
+    loader = importlib.import_module(_LOADERS[manifest.kind])
+    try:
+        return loader.load_into(path, manifest, model)
+    except _MISREAD as error:  # what the hashes vouch for may still come from a stranger
+        raise broken(path, f"what it says cannot be used: {error!r}") from error
 
 
 def reference(folder: Path) -> tuple[Example, list[Tensor]]:
@@ -369,9 +384,13 @@ def _move_in(aside: Path, folder: Path, names: list[str]) -> None:
         except BundleError:
             old = []  # what it listed is unknown; files of the same names are replaced below
         (folder / MANIFEST).unlink()
+    root = folder.resolve()
     for name in set(old) - set(names):
-        (folder / name).unlink(missing_ok=True)
+        if _real((folder / name).parent).is_relative_to(root):  # a folder in it may be a link
+            (folder / name).unlink(missing_ok=True)
     for name in names:
+        if not _real((folder / name).parent).is_relative_to(root):
+            raise broken(folder, f"{name} leads out of the folder")
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (aside / name).replace(folder / name)
     shutil.rmtree(aside)

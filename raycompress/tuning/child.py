@@ -22,7 +22,7 @@ from raycompress.errors import RaycompressError, ResultError, ScriptError
 from raycompress.results.states import TrialState
 from raycompress.script import aup, context
 from raycompress.script.running import fresh_main
-from raycompress.tuning import commands
+from raycompress.tuning import commands, memory
 from raycompress.tuning.processes import die_with_parent
 from raycompress.tuning.protocol import TrialSpec, encode
 
@@ -46,6 +46,7 @@ def run(spec: TrialSpec, parent: int, output: int, messages: int) -> NoReturn:
     try:
         os.setsid()
         die_with_parent(parent)
+        memory.offer_this_process()
         _reset_signals()
         _redirect(output)
         send = _sender(messages)
@@ -198,7 +199,10 @@ def _failure(error: BaseException, spec: TrialSpec) -> dict[str, Any] | None:
         state = TrialState.BAD_RESULT if isinstance(error, ResultError) else TrialState.FAILED
         return {**failure, "error": type(error).__name__, "message": "; ".join(told), "state": state}
     name = type(error).__name__
-    return {**failure, "error": name, "message": f"{name}: {error}" if str(error) else name}
+    message = f"{name}: {error}" if str(error) else name
+    if memory.is_exhausted(error):
+        failure["state"], message = TrialState.OUT_OF_MEMORY, f"memory is exhausted: {message}"
+    return {**failure, "error": name, "message": message}
 
 
 def _last_own_frame(error: BaseException, trace: TracebackType | None, spec: TrialSpec) -> str:

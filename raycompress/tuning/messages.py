@@ -41,7 +41,12 @@ SHAPES: Mapping[str, Shape] = {
     "result": {"values": {str: (int, float, "nan", "inf", "-inf")}},
     "candidate": {"before": _SIZES, "after": _SIZES, "removed": {str: [int]}, "notes": [str]},
     "failure": {
-        **{"state": (TrialState.FAILED, TrialState.BAD_RESULT), "error": str, "message": str, "frame": str},
+        **{
+            "state": (TrialState.FAILED, TrialState.BAD_RESULT, TrialState.OUT_OF_MEMORY),
+            "error": str,
+            "message": str,
+            "frame": str,
+        },
         "exit_code": int,
     },
     "model": {"model": _MODEL},

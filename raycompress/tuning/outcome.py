@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from raycompress.errors import BundleError
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.protocol import Ending
@@ -42,21 +43,32 @@ def facts_of(ending: Ending, *, baseline: bool, seconds: float) -> dict[str, Any
     }
 
 
-def seal(folder: ExperimentFolder, trial: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Write what is known of a trial into its candidate: ``number``, ``sample`` and ``seed`` of `trial`, and facts."""
+def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
+    """Write what is known of a trial into its candidate: ``number``, ``sample`` and ``seed`` of `trial`, and facts.
+
+    Returns
+    -------
+    The facts; those of a failure where the candidate is not whole, or not as it was saved.
+    """
     from raycompress.results import bundle
 
-    bundle.seal(
-        folder.candidate(trial["number"]),
-        {
-            "experiment": folder.id,
-            "trial": trial["number"],
-            "sample": trial["sample"],
-            "seed": trial["seed"],
-            "metrics": facts["values"],
-            "seconds": facts["seconds"],
-        },
-    )
+    candidate = folder.candidate(trial["number"])
+    about = {name: trial[name] for name in ("sample", "seed")}
+    measured = {"metrics": facts["values"], "seconds": facts["seconds"]}
+    try:
+        bundle.seal(candidate, {"experiment": folder.id, "trial": trial["number"], **about, **measured})
+        bundle.check_hashes(candidate)
+    except BundleError as error:
+        return failed(error.problems[0].what, facts)
+    except OSError as error:
+        return failed(f"its model cannot be kept: {error.strerror}", facts)
+    return facts
+
+
+def failed(cause: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the facts of a trial that came to nothing after `facts` were known of it."""
+    told = {"values": facts["values"], "seconds": facts["seconds"]}
+    return {**NOTHING, **told, "state": TrialState.FAILED, "cause": cause}
 
 
 def first(values: Mapping[str, float] | None) -> float | None:

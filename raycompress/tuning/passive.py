@@ -30,7 +30,7 @@ from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.heard import Heard
 from raycompress.tuning.launch import header
-from raycompress.tuning.outcome import facts_of, seal
+from raycompress.tuning.outcome import facts_of, sealed
 from raycompress.tuning.preparing import unexpanded
 from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
 from raycompress.tuning.verifying import verify_again
@@ -85,7 +85,7 @@ def _run_trial(
     ending = _run(spec)
     facts = facts_of(ending, baseline=False, seconds=ending.seconds)
     if facts["saved"]:
-        seal(folder, {"number": NUMBER, "sample": sample, "seed": spec.seed}, facts)
+        facts = sealed(folder, {"number": NUMBER, "sample": sample, "seed": spec.seed}, facts)
     journal.append("ended", trial=NUMBER, log=str(folder.log(NUMBER)), **facts)
     if facts["saved"] and facts["score"] is not None:
         BestKeeper(folder, journal, Objective(experiment.target)).consider(NUMBER, facts["score"])

@@ -95,12 +95,11 @@ class Recorder(DriverOnly, Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself failed, and the trial is begun again with another."""
-        told = {"state": TrialState.KILLED, "cause": _cause(trial)}
-        self._journal.append("retried", trial=trial.config["number"], attempt=trial.num_failures, **told)
+        self._journal.append("retried", trial=trial.config["number"], attempt=trial.num_failures, **_death(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself, not the script, failed once too often: the node, or Ray."""
-        self._end(trial.config["number"], {**NOTHING, "state": TrialState.KILLED, "cause": _cause(trial)})
+        self._end(trial.config["number"], {**NOTHING, **_death(trial)})
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:
         self._running.pop(number, None)
@@ -120,8 +119,9 @@ class Recorder(DriverOnly, Callback):
             self._end(number, {**NOTHING, "state": TrialState.STOPPED, "cause": cause})
 
 
-def _cause(trial: Any) -> str:
-    """Return why an actor died, as Ray's last error of the trial says it."""
+def _death(trial: Any) -> dict[str, Any]:
+    """Return the state of a trial whose actor died, and why, as Ray's last error of the trial says it."""
     said = Path(trial.error_file).read_text(encoding="utf-8").rpartition("Failure # ")[2].splitlines()[1:]
     words = re.sub(r" [0-9a-f]{24,}", "", " ".join(" ".join(said).split()))  # the ids of Ray
-    return f"the trial's actor died: {words[:300]}"
+    state = TrialState.OUT_OF_MEMORY if "running low on memory" in words else TrialState.KILLED
+    return {"state": state, "cause": f"the trial's actor died: {words[:300]}"}

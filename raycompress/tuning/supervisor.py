@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from raycompress.results.states import TrialState
-from raycompress.tuning import child
+from raycompress.tuning import child, memory
 from raycompress.tuning.heard import Heard
 from raycompress.tuning.messages import understood
 from raycompress.tuning.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
@@ -46,6 +46,8 @@ class _Running:
     started: float
     heard: Heard
     lines: Lines = field(default_factory=lambda: Lines(_LONGEST_MESSAGE))
+    memory_kills: int = field(default_factory=memory.kills)
+    """How often the kernel had killed for want of memory before."""
     at_end: set[int] = field(default_factory=set)
     """Which of its two pipes nobody writes to any more."""
     verdict: tuple[TrialState, str] | None = None
@@ -270,6 +272,11 @@ def _ending(trial: _Running, code: int) -> Ending:
     """Say how `trial` ended; `code` is its exit code, or the negative number of the signal that killed it."""
     heard = trial.heard
     state, cause = trial.verdict or heard.verdict(code)
+    if state.is_failure and memory.kills() > trial.memory_kills:
+        if code == -signal.SIGKILL and trial.verdict is None:
+            state, cause = TrialState.OUT_OF_MEMORY, f"{cause}, probably by the kernel, as memory was exhausted"
+        elif state != TrialState.OUT_OF_MEMORY:
+            cause += "; meanwhile the kernel killed a process, as memory was exhausted"
     if trial.log.problem:
         cause = "; ".join(filter(None, (cause, trial.log.problem)))
     return Ending(

@@ -11,9 +11,10 @@ from typing import Any
 
 from ray import tune
 
+from raycompress.errors import RaycompressError
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
-from raycompress.tuning.outcome import facts_of, first, seal
+from raycompress.tuning.outcome import facts_of, first, sealed
 from raycompress.tuning.protocol import Message
 from raycompress.tuning.schedulers import TIME
 from raycompress.tuning.slots import name_process
@@ -97,6 +98,17 @@ class TrialActor(tune.Trainable):
     def step(self) -> dict[str, Any]:
         """Run until there is something to tell: an intermediate result, if asked for, or the end."""
         name_process(f"ray::trial-{self._config['number']:04d}")  # Ray names it anew before each call
+        try:
+            return self._run_on()
+        except (RaycompressError, OSError) as error:  # no fault of the script's: a full disk, a folder that is gone
+            self._messages = None
+            problem = error.problems[0] if isinstance(error, RaycompressError) else None
+            cause = f"{problem.what} ({problem.where})" if problem else f"{error}"
+            return self._end_of_run(
+                Ending(TrialState.FAILED, cause, self._plan.folder.log(self._config["number"]), 0.0)
+            )
+
+    def _run_on(self) -> dict[str, Any]:
         while True:
             if self._messages is None:
                 self._messages = self._next_run()
@@ -174,7 +186,7 @@ class TrialActor(tune.Trainable):
         self._seconds += ending.seconds
         facts: dict[str, Any] = facts_of(ending, baseline=self._config["baseline"], seconds=self._seconds)
         if facts["saved"]:
-            seal(self._plan.folder, self._config, facts)
+            facts = sealed(self._plan.folder, self._config, facts)
         facts["attempts"] = self._attempts
         if not self._budgets:
             return {**facts, TIME: self._results, "done": True, "held": self._held is not None}

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import ray
 from ray import tune
+from ray.tune.error import TuneError
 
+from raycompress.errors import ClusterError, RaycompressError
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
@@ -113,9 +117,9 @@ class Tuner:
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )
-        # what it would print there, with a traceback, is told by the recorder
-        logging.getLogger("ray.tune.execution.tune_controller").setLevel(logging.CRITICAL)
-        with slots.kept_actors(self._slots):
+        # what it would print, with tracebacks, is told by the recorder, or is of Tune's own state, which nobody reads
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+        with slots.kept_actors(self._slots), _told_by_us():
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
         self._plan.folder.remove_candidates_but(self._keeper.number)
@@ -165,6 +169,24 @@ class Tuner:
             actor = trial.temporary_state.ray_actor
             if actor is not None:
                 ray.kill(actor)
+
+
+@contextmanager
+def _told_by_us() -> Iterator[None]:
+    """Raise what a callback of ours raised, out of the error that Tune wraps around it."""
+    try:
+        yield
+    except TuneError as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, RaycompressError):
+            cause = cause.__cause__ or cause.__context__
+        if cause is None:
+            raise ClusterError(
+                f"Ray Tune could not go on: {str(error).strip().splitlines()[-1]}",
+                where="/tmp/ray/session_latest/logs",
+                fix="read its logs there; `raycompress resume` goes on from here",
+            ) from error
+        raise cause from None
 
 
 def _abandon(trial: Any) -> None:

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from raycompress.errors import ScriptError, StorageError
 from raycompress.results.states import TrialState
+from raycompress.tuning import memory
 from raycompress.tuning.protocol import (
     Ending,
     Hello,
@@ -115,6 +116,7 @@ class Worker:
         self._lines = Lines()
         self._received: list[Message] = []
         self._number = 0
+        self._memory_kills = 0
         self._sending = False
         self._under_way = False
         self._stop_wanted = False
@@ -154,6 +156,7 @@ class Worker:
         self._number += 1
         started = time.monotonic()
         self._stop_wanted = False
+        self._memory_kills = memory.kills()
         self._under_way = True
         try:
             with contextlib.suppress(OSError):  # the process is gone, or this client closed: the messages end with that
@@ -208,6 +211,8 @@ class Worker:
             if self.is_closed or not self._receive():
                 self._under_way = False
                 state, cause = TrialState.KILLED, "the process that watched over it, or the warm process, is gone"
+                if memory.kills() > self._memory_kills:
+                    state, cause = TrialState.OUT_OF_MEMORY, f"{cause}, probably killed as memory was exhausted"
                 if self.is_closed:
                     state, cause = TrialState.STOPPED, "stopped"
                 self.is_closed = True
