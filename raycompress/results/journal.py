@@ -6,8 +6,8 @@ event          fields
 experiment     version, id, name, file, script, compressor, seed, proposer, n_trials, n_parallel, goal,
                dimensions, host, pid
 resumed        n_trials, n_parallel, host, pid: another process goes on with the search
-started        trial, attempt, sample (dimension -> value), config (what the script got), baseline; once more for
-               a trial that is begun again, of which nothing counts that came before
+started        trial, attempt, sample (dimension -> value), config (what the script got), baseline, slot (older
+               journals have none); once more for a trial that is begun again, of which nothing counts that came before
 intermediate   trial, values, step: how many results there were, or the budget of the run; each step once, also of
                a trial whose failed attempt is made again
 retried        trial, attempt, state, cause: an attempt that failed and is made again

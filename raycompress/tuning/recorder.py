@@ -69,6 +69,7 @@ class Recorder(DriverOnly, Callback):
             sample=config["sample"],
             config=config["config"],
             baseline=config["baseline"],
+            slot=config["slot"],
         )
 
     def on_trial_result(
