@@ -63,8 +63,8 @@ def against(record: Experiment, name: str, objective: str) -> Figure:
         mark = {"symbol": "square-open", "size": 12, "color": "--dense", "line": {"width": 2.5}}
         data.append({**_points([dense], name, "dense model", mark), "x": [size]})
     layout = {
-        "xaxis": {"title": {"text": text(measure(name))}, "exponentformat": "SI", "rangemode": "normal"},
-        "yaxis": {"title": {"text": text(objective)}},
+        "xaxis": {"title": {"text": text(measure(name)), "standoff": 8}, "exponentformat": "SI"},
+        "yaxis": {"title": {"text": text(short(objective, 40)), "standoff": 8}, "automargin": True},
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "margin": {"t": 44, "r": 16, "l": 64, "b": 52},
@@ -98,7 +98,7 @@ def bars_of_importance(shares: Mapping[str, float]) -> Figure:
         "marker": {"color": "--finished"},
         "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
     }
-    layout = {"xaxis": {"title": {"text": "share of importance"}, "rangemode": "tozero"}}
+    layout = {"xaxis": {"title": {"text": "share of importance", "standoff": 8}, "rangemode": "tozero"}}
     return _rows([name for name, _ in shown], [bars], layout, "importance of each dimension")
 
 
@@ -116,7 +116,11 @@ def bars_of_layers(removed: Mapping[str, tuple[int, int]]) -> Figure:
         "hovertemplate": "%{y}: %{x:.1%} (%{text})<extra></extra>",
     }
     layout = {
-        "xaxis": {"title": {"text": "share of output channels removed"}, "range": [0, 1], "tickformat": ".0%"},
+        "xaxis": {
+            "title": {"text": "share of output channels removed", "standoff": 8},
+            "range": [0, 1],
+            "tickformat": ".0%",
+        },
         "margin": {"t": 8, "r": 90, "b": 48, "l": 8},
     }
     return _rows(list(removed), [bars], layout, "sparsity of each layer of the best model")
@@ -207,7 +211,13 @@ def timeline(spans: Sequence[Span]) -> Figure:
             "marker": {
                 "color": look.colour,
                 "line": {"width": 1, "color": "--surface"},
-                "pattern": {"shape": look.pattern, "size": 6, "solidity": 0.35, "fgcolor": "--surface"},
+                "pattern": {
+                    "shape": look.pattern,
+                    "size": 6,
+                    "solidity": 0.35,
+                    "fgcolor": "--surface",
+                    "bgcolor": look.colour,
+                },
             },
         }
         data.append(bars)
@@ -216,7 +226,11 @@ def timeline(spans: Sequence[Span]) -> Figure:
     layout = {
         "barmode": "overlay",
         "bargap": 0.25,
-        "xaxis": {"title": {"text": f"{words} since the first trial began"}, "rangemode": "tozero", "zeroline": False},
+        "xaxis": {
+            "title": {"text": f"{words} since the first trial began", "standoff": 8},
+            "rangemode": "tozero",
+            "zeroline": False,
+        },
         "yaxis": {
             "tickvals": list(places.values()),
             "ticktext": [f"slot {lane}" for lane in lanes],
@@ -227,7 +241,7 @@ def timeline(spans: Sequence[Span]) -> Figure:
         },
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
-        "margin": {"t": 56, "r": 16, "b": 48, "l": 8},
+        "margin": {"t": 40, "r": 16, "b": 48, "l": 8},
     }
     return Figure(data, layout, 130 + 44 * max(len(lanes), 2), "when each trial ran, and in which slot")
 

@@ -33,7 +33,7 @@
   const draw = (id) => {
     const figure = figures[id];
     const style = getComputedStyle(document.documentElement);
-    const config = { responsive: true, displaylogo: false };
+    const config = { responsive: true, displayModeBar: false };
     return Plotly.react(id, themed(figure.data, style, ""), layoutOf(figure, style), config);
   };
   const drawAll = () => Promise.all(Object.keys(figures).map(draw));

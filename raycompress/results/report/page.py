@@ -110,7 +110,7 @@ class _Page:
         """Yield the page from its head to its end."""
         yield self._head()
         yield _section("Best and dense model", comparison.as_table(self.record) + self._notes())
-        yield _section("What accuracy costs", self._trade())
+        yield _section("Score against size and speed", self._trade())
         yield '<div class="pair">'
         yield _section("Which dimensions decide", self._importance())
         yield _section("Sparsity of each layer", self._layers())
@@ -248,8 +248,10 @@ class _Page:
                 f" Columns for {len(chosen)} of {len(dimensions)} dimensions; all are in "
                 "raycompress.Experiment.open(folder).trials."
             )
+        paper = f'<p class="quiet printed">On paper: the first {table.PRINTED} dimensions.</p>'
+        hint = f'<p class="quiet">{escape(hint)}</p>{paper if len(chosen) > table.PRINTED else ""}'
         numbers = {trial.number for trial in self.record.pareto}
-        return f'<p class="quiet">{escape(hint)}</p>{table.as_table(self.record, chosen, numbers)}'
+        return f"{hint}{table.as_table(self.record, chosen, numbers)}"
 
     def _reproduce(self) -> str:
         header, folder = self.record.header, self.record.folder

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 CELLS = 25_000
 """How many cells a browser sorts at once without a wait."""
+PRINTED = 6
+"""How many dimensions have room on paper."""
 _AT_LEAST = 8
 
 
@@ -82,7 +84,10 @@ def _columns(
     sizes = list(dict.fromkeys(key for trial in trials for key in trial.after or {}))
     columns += [_Column(key, _of("values", key)) for key in others]
     columns += [_Column(measure(key), _of("after", key)) for key in sizes]
-    columns += [_Column(key, _of("sample", key), _proposed) for key in dimensions]
+    columns += [
+        _Column(key, _of("sample", key), _proposed, kind="unprinted" if place >= PRINTED else "")
+        for place, key in enumerate(dimensions)
+    ]
     if any(trial.cause for trial in trials):
         columns.append(_Column("cause", lambda trial: trial.cause, word=True, kind="cause"))
     return columns

@@ -40,7 +40,7 @@ LOOKS = {
     TrialState.ENDED_EARLY: Look("▼", "triangle-down", "/", "--ended"),
     TrialState.STOPPED: Look("■", "square", "-", "--ended"),
     TrialState.FAILED: Look("✖", "x", "x", "--failed"),
-    TrialState.TIMED_OUT: Look("⧗", "hourglass", "|", "--failed"),
+    TrialState.TIMED_OUT: Look("◔", "hourglass", "|", "--failed"),
     TrialState.KILLED: Look("✚", "cross", "+", "--failed"),
     TrialState.NO_RESULT: Look("○", "circle-open", "\\", "--odd"),
     TrialState.NOT_A_NUMBER: Look("◇", "diamond-open", "/", "--odd"),
