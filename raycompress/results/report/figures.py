@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 IN_PARALLEL = 9
 IN_IMPORTANCE = 30
+_WITH_EDGES = 200
+"""Among more trials than these the edges of the bars would look like gaps."""
 
 _SCALE = [[0.0, "--low"], [0.5, "--middle"], [1.0, "--high"]]
 
@@ -189,6 +191,7 @@ def timeline(spans: Sequence[Span]) -> Figure:
     lanes = sorted({span.lane for span in spans})
     unit, words = _unit(max((span.end for span in spans), default=0.0))
     places = {lane: place for place, lane in enumerate(lanes)}
+    edge = 1 if len(spans) <= _WITH_EDGES else 0
     data = []
     for state, look in LOOKS.items():
         chosen = [span for span in spans if span.trial.state is state]
@@ -205,16 +208,17 @@ def timeline(spans: Sequence[Span]) -> Figure:
             "textposition": "inside",
             "insidetextanchor": "middle",
             "textangle": 0,
+            "insidetextfont": {"color": "--surface", "weight": "bold"},
             "constraintext": "both",
             "customdata": [_told(span) for span in chosen],
             "hovertemplate": "%{customdata}<extra></extra>",
             "marker": {
                 "color": look.colour,
-                "line": {"width": 1, "color": "--surface"},
+                "line": {"width": edge, "color": "--surface"},
                 "pattern": {
                     "shape": look.pattern,
-                    "size": 6,
-                    "solidity": 0.35,
+                    "size": 7,
+                    "solidity": 0.2,
                     "fgcolor": "--surface",
                     "bgcolor": look.colour,
                 },

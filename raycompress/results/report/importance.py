@@ -40,7 +40,7 @@ def importance(record: Experiment) -> Importance:
     scores = [
         trial.score for trial in record.searched if trial.state is TrialState.FINISHED and trial.score is not None
     ]
-    if not any(trial.sample for trial in record.searched):
+    if not record.header.get("dimensions"):
         return Importance({}, "Nothing was searched: the experiment has no dimension.")
     if len(scores) < ENOUGH:
         return Importance({}, f"Too few trials: {len(scores)} finished, and {ENOUGH} are needed to say anything.")

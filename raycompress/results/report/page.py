@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import json
 import shlex
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import escape
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,7 +55,7 @@ def write(record: Experiment, path: Path, *, reload: float = 0) -> None:
 def render(record: Experiment, *, reload: float = 0) -> str:
     """Return the report as one HTML document; the arguments are those of `write`."""
     library = _library()
-    page = _Page(record, importance(record))
+    page = _Page(record, importance(record), reload)
     body = "\n".join(page.sections())
     attribute = f' data-reload="{reload:g}"' if reload else ""
     return "\n".join(
@@ -95,6 +97,7 @@ class _Page:
 
     record: Experiment
     importance: Importance
+    reload: float = 0
     drawn: dict[str, figures.Figure] = field(default_factory=dict)
 
     def data(self) -> str:
@@ -119,6 +122,8 @@ class _Page:
         yield _section("When each trial ran", self._timeline())
         yield _section("All trials", self._table())
         yield _section("Do it again", self._reproduce())
+        when = time.strftime("%Y-%m-%d %H:%M:%S %Z")
+        yield f"<footer>Written {when} by raycompress {version('raycompress')}</footer>"
 
     @property
     def objective(self) -> str:
@@ -155,7 +160,8 @@ class _Page:
             "wall time": duration(record.updated - header["t"]),
         }
         items = "".join(f"<div><dt>{name}</dt><dd>{escape(str(value))}</dd></div>" for name, value in facts.items())
-        return f'<header><h1>{escape(record.id)}</h1><dl class="facts">{items}</dl></header>'
+        live = f'<p class="live">▶ follows the search, every {self.reload:g} s</p>' if self.reload else ""
+        return f'<header><h1>{escape(record.id)}</h1>{live}<dl class="facts">{items}</dl></header>'
 
     def _notes(self) -> str:
         best = self.record.best
@@ -260,7 +266,7 @@ class _Page:
             "seed": "none was given: another launch proposes other values" if seed is None else str(seed),
             "kept copy of the file": str(folder.experiment),
             "launched on": str(header.get("host", "–")),
-            **{f"{name}": version for name, version in _versions(self.record).items()},
+            **_versions(self.record),
         }
         rows = "".join(
             f'<tr><th scope="row" class="word">{escape(name)}</th>'
@@ -275,12 +281,12 @@ def _section(title: str, inner: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{inner}</section>"
 
 
-def _versions(record: Experiment) -> dict[str, Any]:
+def _versions(record: Experiment) -> dict[str, str]:
     """Return what the best bundle was made with; nothing without one."""
     if record.bundle is None:
         return {}
     try:
         manifest = json.loads((record.bundle / bundle.MANIFEST).read_text(encoding="utf-8"))
-        return {str(name): str(version) for name, version in manifest["versions"].items()}
+        return {str(name): str(release) for name, release in manifest["versions"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # `raycompress best --verify` says what is wrong with it; the report is of the search

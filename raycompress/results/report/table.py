@@ -84,12 +84,12 @@ def _columns(
     sizes = list(dict.fromkeys(key for trial in trials for key in trial.after or {}))
     columns += [_Column(key, _of("values", key)) for key in others]
     columns += [_Column(measure(key), _of("after", key)) for key in sizes]
+    if any(trial.cause for trial in trials):
+        columns.append(_Column("cause", lambda trial: trial.cause, word=True, kind="cause"))
     columns += [
         _Column(key, _of("sample", key), _proposed, kind="unprinted" if place >= PRINTED else "")
         for place, key in enumerate(dimensions)
     ]
-    if any(trial.cause for trial in trials):
-        columns.append(_Column("cause", lambda trial: trial.cause, word=True, kind="cause"))
     return columns
 
 
