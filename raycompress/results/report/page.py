@@ -13,14 +13,14 @@ from html import escape
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raycompress.errors import MissingDependencyError
 from raycompress.results import bundle, pareto, store
 from raycompress.results.report import comparison, figures, table
 from raycompress.results.report.importance import METHOD, Importance, importance
 from raycompress.results.report.lanes import spans
-from raycompress.results.report.words import LOOKS, duration, measure
+from raycompress.results.report.words import duration, measure
 from raycompress.results.states import TrialState
 
 if TYPE_CHECKING:
@@ -235,8 +235,7 @@ class _Page:
             return '<p class="quiet">No trial failed.</p>'
         counts = Counter((trial.state, trial.cause) for trial in failed)
         items = "".join(
-            f'<li><span class="sign {LOOKS[state].colour[2:]}" aria-hidden="true">{LOOKS[state].sign}</span>'
-            f"{count} {state}: {escape(cause[:300])}</li>"
+            f"<li>{table.sign(state)}{count} {state}: {escape(cause[:300])}</li>"
             for (state, cause), count in counts.most_common(_CAUSES)
         )
         more = len(counts) - _CAUSES

@@ -101,9 +101,14 @@ def _proposed(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else number(value)
 
 
-def _state(state: TrialState) -> str:
+def sign(state: TrialState) -> str:
+    """Return the sign of `state` as HTML: no part of the text, which is what is read aloud and sorted."""
     look = LOOKS[state]
-    return f'<span class="sign {look.colour[2:]}" aria-hidden="true">{look.sign}</span>{state}'
+    return f'<span class="sign {look.colour[2:]}" data-sign="{look.sign}" aria-hidden="true"></span>'
+
+
+def _state(state: TrialState) -> str:
+    return f"{sign(state)}{state}"
 
 
 def _class(column: _Column) -> str:
