@@ -94,8 +94,13 @@ class Page:
 
     def wait(self, condition: str) -> None:
         """Wait until `condition` holds in the page, also over a reload; the test's own timeout is the limit."""
-        while self.ask(f"new Promise((done) => setTimeout(() => done({condition}), 50))") is not True:
-            pass
+        while True:
+            try:
+                if self.ask(f"new Promise((done) => setTimeout(() => done({condition}), 50))") is True:
+                    return
+            except RuntimeError as error:
+                if "navigated" not in str(error) and "context" not in str(error):
+                    raise
 
     def press(self, key: str, code: int) -> None:
         """Press a key where the focus is."""

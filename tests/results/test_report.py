@@ -311,11 +311,12 @@ def test_live(tmp_path, tab, monkeypatch):
     tab.open(folder.report)
     for number in range(1, 60):
         journal.append("started", t=BEGAN, trial=number, sample={}, config={}, baseline=False, slot=0)
-    tab.wait("document.querySelectorAll('#trials tbody tr').length === 59")
+    drawn = "document.documentElement.dataset.drawn !== undefined"
+    tab.wait(f"{drawn} && document.querySelectorAll('#trials tbody tr').length === 59")
     tab.ask("scrollTo(0, 300)")
     journal.append("finished", t=BEGAN + 1, reason="complete", detail="")
     journal.close()
     follower.join()
-    tab.wait("document.documentElement.dataset.drawn && !document.documentElement.dataset.reload")
+    tab.wait(f"{drawn} && !document.documentElement.dataset.reload")
     assert tab.ask("scrollY") == 300
     assert (results[0].exit_code, results[0].output) == (0, f"{folder.report}\n")

@@ -47,8 +47,8 @@ def as_table(record: Experiment, dimensions: Sequence[str], front: Collection[in
     trials = [trial for _, trial in sorted(record.records.items())]
     columns = _columns(record, trials, dimensions, front)
     head = "".join(
-        f'<th scope="col"{_class(column)} aria-sort="none"><button type="button" title="{escape(column.title)}">'
-        f"{escape(short(column.title, 28))}</button></th>"
+        f'<th scope="col"{_class(column)} aria-sort="none" data-title="{escape(short(column.title, 28))}">'
+        f'<button type="button" title="{escape(column.title)}">{escape(short(column.title, 28))}</button></th>'
         for column in columns
     )
     best = record.best
