@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from raycompress.results.record import Experiment
 
 EVERY_S = 5.0
+_IDLE = 20
+"""How many times longer than a page takes to write the writer rests: the cores belong to the trials."""
 
 
 @click.command()
@@ -48,17 +50,18 @@ def _follow(record: Experiment, path: Path) -> None:
     """Write the page whenever the journal has grown, until the search has ended; the last one stays as it is."""
     from raycompress.results.report import page
 
-    written = None
+    written, pause = None, EVERY_S
     try:
         while record.state == "running":
             size = record.folder.journal.stat().st_size
             if size != written:
-                record = type(record)(record.folder)
-                page.write(record, path, reload=EVERY_S)
+                began = time.process_time()
+                page.write(record, path, reload=round(pause, 1))
+                pause = max(EVERY_S, _IDLE * (time.process_time() - began))
                 if written is None:
                     click.echo(str(path))
                 written = size
-            time.sleep(EVERY_S)
+            time.sleep(pause)
             record = type(record)(record.folder)
     finally:  # a person who has seen enough leaves a page that stands still
         page.write(type(record)(record.folder), path)

@@ -297,6 +297,7 @@ def test_on_paper(tmp_path, tab):
 @with_browser
 def test_live(tmp_path, tab, monkeypatch):
     monkeypatch.setattr(command, "EVERY_S", 0.3)
+    monkeypatch.setattr(command, "_IDLE", 0)
     folder = store.create(tmp_path, "x")
     journal = Journal(folder.journal)
     journal.append("experiment", t=BEGAN, **header(folder, []))
