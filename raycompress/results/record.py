@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from raycompress.errors import StorageError
 from raycompress.experiment.objective import Objective
-from raycompress.results import journal, store
+from raycompress.results import journal, pareto, store
 from raycompress.results.events import lacking
 from raycompress.results.states import TrialState
 
 if TYPE_CHECKING:
+    import optuna
     import pandas as pd
 
 
@@ -40,6 +41,8 @@ class TrialRecord:
     attempts, starts
         How often its script was run after failures, and how often the trial was begun: a resumed search begins again
         what was running.
+    slot
+        Where it ran, from 0; None in journals of earlier versions.
     intermediate, steps
         Earlier results, and after how many iterations each came.
     """
@@ -61,6 +64,7 @@ class TrialRecord:
     saved: bool = False
     attempts: int = 1
     starts: int = 1
+    slot: int | None = None
     intermediate: list[dict[str, float]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
@@ -80,6 +84,7 @@ class Experiment:
         self.finished: str | None = None
         self.finished_detail = ""
         self.notes: list[str] = []
+        self.updated = 0.0  # when the last event was written
         for line, event in enumerate(journal.read(folder.journal), start=1):
             self._take(event, f"{folder.journal}:{line}")
         if not self.header:
@@ -122,6 +127,7 @@ class Experiment:
                 where=where,
                 fix="put the journal back as it was written; a foreign one cannot be read",
             )
+        self.updated = event["t"]
 
     def _on_experiment(self, event: journal.Event) -> None:
         if event["version"] > journal.VERSION:
@@ -141,6 +147,7 @@ class Experiment:
             started=event["t"],
             baseline=event["baseline"],
             starts=1 if before is None else before.starts + 1,
+            slot=event.get("slot"),
         )
 
     def _on_intermediate(self, event: journal.Event) -> None:
@@ -232,3 +239,26 @@ class Experiment:
             for _, trial in sorted(self.records.items())
         ]
         return pd.DataFrame(rows)
+
+    @cached_property
+    def pareto(self) -> list[TrialRecord]:
+        """The finished trials that no other one dominates, the best score first.
+
+        Compared are the score, by the experiment's goal, and every measure of the saved models (``after``) that each of
+        them has, of which the smaller number is better. A trial is dominated where another one is at least as good in
+        all of these, and better in one. The dense model is not among them. Where models were saved, trials without one
+        are left out; where none was, the score alone counts.
+        """
+        return pareto.front(self.searched, self.header["goal"])
+
+    def to_optuna(self, study_name: str | None = None, storage: str | Path | None = None) -> optuna.Study:
+        """Copy the trials into a new Optuna study; see `raycompress.results.study.to_optuna`."""
+        from raycompress.results.study import to_optuna
+
+        return to_optuna(self, study_name, storage)
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows."""
+        from raycompress.results.report.notebook import as_html
+
+        return as_html(self)

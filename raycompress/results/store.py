@@ -33,6 +33,7 @@ class ExperimentFolder:
             journal.jsonl       what happened, one event a line
             best.json           which candidate is the best one, replaced in one step
             best -> trials/0007/candidate
+            report.html         the page of `raycompress report`
             trials/0007/        config.json, log.txt and, while it is worth keeping, candidate/
             logs/               of the warm process and of Ray Tune
     """
@@ -63,6 +64,10 @@ class ExperimentFolder:
     @property
     def best_link(self) -> Path:  # noqa: D102
         return self.root / "best"
+
+    @property
+    def report(self) -> Path:  # noqa: D102
+        return self.root / "report.html"
 
     @property
     def logs(self) -> Path:  # noqa: D102

@@ -81,7 +81,7 @@ def _run_trial(
     saves_into = folder.candidate(NUMBER) if template["save_model"] else None
     config = trial_config(compression_config(experiment), built, number=NUMBER, saves_into=saves_into)
     spec = TrialSpec(**template, mode="trial", config=config, folder=str(folder.trial(NUMBER)), seed=experiment.seed)
-    journal.append("started", trial=NUMBER, attempt=1, sample=sample, config=config, baseline=False)
+    journal.append("started", trial=NUMBER, attempt=1, sample=sample, config=config, baseline=False, slot=0)
     ending = _run(spec)
     facts = facts_of(ending, baseline=False, seconds=ending.seconds)
     if facts["saved"]:
