@@ -42,7 +42,7 @@ LOOKS = {
     TrialState.FAILED: Look("✖", "x", "x", "--failed"),
     TrialState.TIMED_OUT: Look("◔", "hourglass", "|", "--failed"),
     TrialState.KILLED: Look("✚", "cross", "+", "--failed"),
-    TrialState.OUT_OF_MEMORY: Look("▲", "triangle-up", "|", "--failed"),
+    TrialState.OUT_OF_MEMORY: Look("▲", "triangle-up", "/", "--failed"),
     TrialState.NO_RESULT: Look("○", "circle-open", "\\", "--odd"),
     TrialState.NOT_A_NUMBER: Look("◇", "diamond-open", "/", "--odd"),
     TrialState.BAD_RESULT: Look("□", "square-open", "x", "--odd"),
