@@ -50,20 +50,21 @@ def _follow(record: Experiment, path: Path) -> None:
     """Write the page whenever the journal has grown, until the search has ended; the last one stays as it is."""
     from raycompress.results.report import page
 
-    written, pause = None, EVERY_S
+    size, written, due, pause = -1, 0, 0.0, EVERY_S
     try:
         while record.state == "running":
-            size = record.folder.journal.stat().st_size
-            if size != written:
+            if size != written and time.monotonic() >= due:
                 began = time.process_time()
                 page.write(record, path, reload=round(pause, 1))
                 pause = max(EVERY_S, _IDLE * (time.process_time() - began))
-                if written is None:
+                due = time.monotonic() + pause
+                if not written:
                     click.echo(str(path))
                 written = size
-            time.sleep(pause)
+            time.sleep(EVERY_S)
+            size = record.folder.journal.stat().st_size  # before what it holds is read: it may grow in between
             record = type(record)(record.folder)
     finally:  # a person who has seen enough leaves a page that stands still
         page.write(type(record)(record.folder), path)
-        if written is None:
+        if not written:
             click.echo(str(path))

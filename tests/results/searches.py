@@ -58,7 +58,7 @@ def searched(
     dimensions = [f"{layer}.sparsity" for layer in layers] + ["optimizer", "epochs"]
     chance = random.Random(0)
     journal = Journal(folder.journal)
-    journal.append("experiment", **{"t": BEGAN, **header(folder, dimensions, n_trials=n_trials, **changes)})
+    journal.append("experiment", **{"t": BEGAN, **header(folder, dimensions, n_trials=n_trials + 1, **changes)})
     free = [BEGAN] * SLOTS
     for number in range(n_trials + 1 if n_trials else 0):
         slot = min(range(SLOTS), key=free.__getitem__)

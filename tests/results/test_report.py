@@ -175,7 +175,7 @@ def test_the_front_and_the_cell_of_a_notebook(tmp_path):
     assert record.pareto[0].score == max(trial.score for trial in record.pareto)
     cell = record._repr_html_()
     assert "best, trial" in cell
-    assert "16 of 16 trials ended" in cell
+    assert "17 of 17 trials ended" in cell
     assert "No trial has finished" in searched(tmp_path, 0)._repr_html_()
 
 

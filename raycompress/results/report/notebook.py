@@ -13,6 +13,6 @@ if TYPE_CHECKING:
 
 def as_html(record: Experiment) -> str:
     """Return its state and its best model beside the dense one."""
-    ended = sum(trial.seconds is not None for trial in record.searched)
+    ended = sum(trial.seconds is not None for trial in record.records.values())
     told = f"{record.state}, {ended} of {record.header['n_trials']} trials ended, {len(record.pareto)} on the front"
     return f"<div><p><strong>{escape(record.id)}</strong>: {escape(told)}</p>{comparison.as_table(record)}</div>"

@@ -146,7 +146,7 @@ class _Page:
 
     def _head(self) -> str:
         record, header = self.record, self.record.header
-        ended = [trial for trial in record.searched if trial.seconds is not None]
+        ended = [trial for trial in record.records.values() if trial.seconds is not None]
         failed = sum(trial.state.is_failure for trial in ended)
         detail = f" ({record.finished_detail})" if record.finished_detail else ""
         goal = {"max": "the larger the better", "min": "the smaller the better"}[header["goal"]]

@@ -87,7 +87,7 @@ def _columns(
     if any(trial.cause for trial in trials):
         columns.append(_Column("cause", lambda trial: trial.cause, word=True, kind="cause"))
     columns += [
-        _Column(key, _of("sample", key), _proposed, kind="unprinted" if place >= PRINTED else "")
+        _Column(key, _sampled(key), _proposed, kind="unprinted" if place >= PRINTED else "")
         for place, key in enumerate(dimensions)
     ]
     return columns
@@ -95,6 +95,11 @@ def _columns(
 
 def _of(attribute: str, key: str) -> Callable[[TrialRecord], Any]:
     return lambda trial: (getattr(trial, attribute) or {}).get(key)
+
+
+def _sampled(key: str) -> Callable[[TrialRecord], Any]:
+    """Return what reads the proposal; the dense model's sample is never applied."""
+    return lambda trial: None if trial.baseline else trial.sample.get(key)
 
 
 def _proposed(value: Any) -> str:
