@@ -55,7 +55,11 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
     with prepared(experiment, view, meanwhile=ray) as ready:
         n_slots = parallel(experiment, ray.resources())
         folder = store.create(experiment.storage, experiment.name)
-        loggers = _loggers_of_a_new(experiment, folder)
+        try:
+            loggers = _loggers(experiment, folder)
+        except ExperimentError:  # nothing is left of an experiment that has not begun
+            shutil.rmtree(folder.root)
+            raise
         with closing(Journal(folder.journal)) as journal:
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
@@ -113,18 +117,9 @@ def resume(
 
 
 def _loggers(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:
-    from raycompress.tuning.loggers import set_up  # which imports Ray: not before it has been started
+    from raycompress.tuning.loggers import set_up  # imports ray, which must not be before `LocalRay` was entered
 
     return set_up(experiment, folder)
-
-
-def _loggers_of_a_new(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:
-    """Return the loggers of an experiment that has not begun; where one does not start, nothing is left of it."""
-    try:
-        return _loggers(experiment, folder)
-    except ExperimentError:
-        shutil.rmtree(folder.root)
-        raise
 
 
 def _open_to_view(ray: RayHere, journal: Journal, view: View) -> None:

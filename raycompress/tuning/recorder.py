@@ -27,6 +27,8 @@ class Recorder(DriverOnly, Callback):
         Called with a line that says why, when a failed trial ends the search.
     abandon
         Kills the script of one of Tune's trials that the scheduler has ended.
+    lost
+        Called when an actor has died.
     why
         Says why the scheduler has ended a trial, by its number; empty where it has not.
     ignore_failures
@@ -41,6 +43,7 @@ class Recorder(DriverOnly, Callback):
         *,
         stop: Callable[[str], None],
         abandon: Callable[[Any], None],
+        lost: Callable[[], None],
         why: Callable[[int], str],
         ignore_failures: bool,
     ) -> None:
@@ -49,6 +52,7 @@ class Recorder(DriverOnly, Callback):
         self._keeper = keeper
         self._stop = stop
         self._abandon = abandon
+        self._lost = lost
         self._why = why
         self._ignore_failures = ignore_failures
         self._running: dict[int, Any] = {}
@@ -95,6 +99,7 @@ class Recorder(DriverOnly, Callback):
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself failed, and the trial is begun again with another."""
+        self._lost()
         self._journal.append("retried", trial=trial.config["number"], attempt=trial.num_failures, **_death(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

@@ -44,6 +44,11 @@ class Slots:
         How many trials run at a time.
     available
         Says what Ray has left, by its own names.
+
+    Attributes
+    ----------
+    has_lost_an_actor
+        Whether one has died, by itself or with its node: before that there is room for all of them.
     """
 
     def __init__(self, resources: Resources, n: int, available: Callable[[], dict[str, float]]) -> None:
@@ -53,6 +58,7 @@ class Slots:
         self._free = list(range(n))
         self._resting: list[int] = []
         self._looked = 0.0
+        self.has_lost_an_actor = False
 
     def take(self) -> int | None:
         """Return a free slot, which is taken from now on; None where there is none."""
@@ -150,7 +156,9 @@ class _FreeActors:
                     yield actors.pop(0)
             return
         now = time.monotonic()
-        if any(now - since > _PATIENCE_S and not self._free[key] for key, since in self._waiting.items()):
+        if self._slots.has_lost_an_actor and any(
+            now - since > _PATIENCE_S and not self._free[key] for key, since in self._waiting.items()
+        ):
             idle = next((key for key, actors in self._free.items() if actors and key not in self._waiting), None)
             if idle is not None:
                 self._slots.rest(idle)

@@ -81,6 +81,7 @@ class Tuner:
             keeper,
             stop=lambda why: switch.throw("failure", why),
             abandon=_abandon,
+            lost=self._note_loss,
             why=self._why,
             ignore_failures=experiment.ignore_failures,
         )
@@ -123,6 +124,9 @@ class Tuner:
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
         self._plan.folder.remove_candidates_but(self._keeper.number)
+
+    def _note_loss(self) -> None:
+        self._slots.has_lost_an_actor = True
 
     def _why(self, number: int) -> str:
         return self._scheduler.why.get(number, "") if isinstance(self._scheduler, Watch) else ""
