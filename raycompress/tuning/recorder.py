@@ -100,10 +100,13 @@ class Recorder(DriverOnly, Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself failed, and the trial is begun again with another."""
         self._lost()
-        self._journal.append("retried", trial=trial.config["number"], attempt=trial.num_failures, **_death(trial))
+        if trial.config["number"] in self._running:  # else it was given a dead one, and has not begun
+            self._journal.append("retried", trial=trial.config["number"], attempt=trial.num_failures, **_death(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself, not the script, failed once too often: the node, or Ray."""
+        if trial.config["number"] not in self._running:
+            self.on_trial_start(iteration, trials, trial)
         self._end(trial.config["number"], {**NOTHING, **_death(trial)})
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:

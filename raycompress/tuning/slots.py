@@ -101,15 +101,24 @@ def name_process(name: str) -> None:
 def kept_actors(slots: Slots) -> Iterator[None]:
     """Have Tune keep each slot's actor between trials, for a search that is made and run inside.
 
-    Tune has no setting for it: its cache of free actors, a private class, is replaced.
+    Tune has no setting for it: its cache of free actors, a private class, is replaced. Nor does it know that a free
+    actor may be dead by the time a trial is given it: there it would end the trial, which is begun again here.
     """
     module: Any = tune_controller
-    original = module._ObjectCache
+    cache, failure = module._ObjectCache, module.TuneController._process_trial_failure
+
+    def begun_again(controller: Any, trial: Any, exception: Any) -> None:
+        controller._resetting_trials.discard(trial)
+        if trial.status == trial.PENDING:
+            controller._set_trial_status(trial, trial.RUNNING)  # of which alone Tune takes the failure for recoverable
+        failure(controller, trial, exception)
+
     module._ObjectCache = lambda may_keep_one=True: _FreeActors(slots)
+    module.TuneController._process_trial_failure = begun_again
     try:
         yield
     finally:
-        module._ObjectCache = original
+        module._ObjectCache, module.TuneController._process_trial_failure = cache, failure
 
 
 class _FreeActors:

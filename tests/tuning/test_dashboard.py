@@ -157,7 +157,13 @@ def scraped(running):
 
 def scraped_in_the_middle(running):
     """What is served once the first two trials have ended and the next two run."""
-    return until(lambda: (found := scraped(running)).get(("ray_raycompress_trials", "running", None)) == 2 and found)
+
+    def found():
+        values = scraped(running)
+        trials = {state: values.get(("ray_raycompress_trials", state, None)) for state in ("failed", "running")}
+        return values if trials == {"failed": 1, "running": 2} else None
+
+    return until(found)
 
 
 def test_the_metrics_are_those_of_the_journal(running):

@@ -208,7 +208,9 @@ def test_long_and_strange_names_are_made_such_that_every_logger_takes_them():
 def test_notes_are_part_of_the_record(tmp_path):
     folder = create(tmp_path, "x")
     journal = Journal(folder.journal)
-    journal.append("experiment", version=1, id="x", name="x")
+    words = dict.fromkeys(("id", "name", "file", "script", "compressor", "proposer", "host"), "x")
+    numbers = dict.fromkeys(("n_trials", "n_parallel", "pid"), 1)
+    journal.append("experiment", version=1, goal="max", dimensions=[], **words, **numbers)
     journal.append("note", text="something")
     journal.close()
     assert Record(folder).notes == ["something"]
