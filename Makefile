@@ -1,13 +1,14 @@
 # make demo   see it work: a search on this machine, from a clean clone
 # make test   the tests      make lint   style, types, import contracts      make bench   speed, against peers
 # make nightly   the property tests with many more examples, and other ones each time
+# make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test nightly lint bench docs format clean
+.PHONY: demo test nightly lint bench tools docs format clean
 
 demo: $(INSTALLED)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -30,6 +31,9 @@ format: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m tests.benchmarks
+
+tools:
+	apt-get install --quiet --quiet --yes --no-install-recommends chromium openssh-server rsync
 
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.tables
