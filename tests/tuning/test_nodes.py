@@ -21,6 +21,7 @@ import os, sys, threading
 from raycompress.cli.live import LiveView
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import local_ray
+from raycompress.tuning.cluster_ray import node_offers
 from raycompress.tuning.launch import launch
 
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
@@ -41,8 +42,8 @@ class ThreeNodes:
         ray.shutdown()
         self.cluster.shutdown()
 
-    def resources(self):
-        return ray.cluster_resources()
+    def nodes(self):
+        return node_offers()
 
 
 class View(LiveView):
