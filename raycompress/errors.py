@@ -4,6 +4,7 @@
 
     RaycompressError                1   anything that went wrong and is not listed below
     ├── ExperimentError             2   mistakes in the experiment file, all at once
+    ├── ClusterFileError            2   mistakes in a cluster file, all at once
     ├── UsageError                  2   mistakes in the arguments of a command
     ├── MissingDependencyError      2   a library of an extra is not installed
     ├── ScriptError                 1   the user's script cannot be run as it is
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from raycompress.printable import printable
 
@@ -67,18 +69,18 @@ class RaycompressError(Exception):
         super().__init__(what)
         self.problems: tuple[Problem, ...] = (Problem(what, where, fix),)
 
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> Self:
+        """Gather several mistakes into one error; `problems` must not be empty."""
+        error = cls(problems[0].what)
+        error.problems = tuple(problems)
+        return error
+
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.problems)
-
-
-def _rebuild(kind: type[RaycompressError], problems: Sequence[Problem]) -> RaycompressError:
-    error = kind.__new__(kind)
-    Exception.__init__(error, problems[0].what)
-    error.problems = tuple(problems)
-    return error
+        return type(self).of, (self.problems,)
 
 
 class ExperimentError(RaycompressError):
@@ -86,12 +88,11 @@ class ExperimentError(RaycompressError):
 
     exit_code = 2
 
-    @classmethod
-    def of(cls, problems: Sequence[Problem]) -> ExperimentError:
-        """Gather several mistakes into one error; `problems` must not be empty."""
-        error = _rebuild(cls, problems)
-        assert isinstance(error, ExperimentError)
-        return error
+
+class ClusterFileError(RaycompressError):
+    """Mistakes in a cluster file."""
+
+    exit_code = 2
 
 
 class UsageError(RaycompressError):
