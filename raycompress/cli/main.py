@@ -26,6 +26,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "analyze": ("raycompress.cli.analyze", "Measure what each layer of the model bears and costs."),
     "exec": ("raycompress.cli.exec", "Run a plain script of the old tool, with its `aup` in place; no experiment."),
     "compressors": ("raycompress.cli.compressors", "List the compressors, or describe one."),
+    "doctor": ("raycompress.cli.doctor", "Look what works on this machine, and with a cluster file."),
+    "cluster": ("raycompress.cli.cluster", "Write, check, see and take down a cluster of machines."),
     "schema": ("raycompress.cli.schema", "Print the JSON Schema of the experiment file."),
 }
 

@@ -1,0 +1,48 @@
+"""What was looked at, as a table and as JSON; shared by the verbs that look."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from raycompress.clusters.cloud import Check
+from raycompress.printable import printable
+
+_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
+
+
+def show(checks: Sequence[Check]) -> None:
+    """Print `checks` on stdout, each with what is wrong and its fix."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    for column in ("", "looked at", "found"):
+        table.add_column(column, overflow="fold", no_wrap=column == "")
+    for check in checks:
+        table.add_row(Text(check.state, _STYLES[check.state]), Text(printable(check.name)), _found(check))
+    Console(highlight=False).print(table)
+
+
+def has_failed(checks: Sequence[Check]) -> bool:
+    """Tell whether one of `checks` says that it will not work."""
+    return any(check.state == "failed" for check in checks)
+
+
+def as_data(checks: Sequence[Check]) -> list[dict[str, Any]]:
+    """Return `checks` as JSON data."""
+    return [asdict(check) for check in checks]
+
+
+def _found(check: Check) -> Text:
+    lines = [Text(printable(check.detail))] if check.detail else []
+    if check.problem is not None:
+        lines.append(Text(printable(check.problem.what)))
+        if check.problem.where:
+            lines.append(Text(f"where: {printable(check.problem.where)}", "dim"))
+        if check.problem.fix:
+            lines.append(Text(f"fix: {printable(check.problem.fix, lines=True)}"))
+    return Text("\n").join(lines)
