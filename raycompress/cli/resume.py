@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from raycompress.cli.options import dashboard_option, experiment_argument, local_ray
+
+if TYPE_CHECKING:
+    from raycompress.experiment.address import Storage
 
 
 @click.command()
@@ -14,7 +17,7 @@ from raycompress.cli.options import dashboard_option, experiment_argument, local
 @click.option("--n-samples", type=click.IntRange(min=1), help="How many samples in all from now on; may only rise.")
 @dashboard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def resume(experiment: str | None, storage: Path, n_samples: int | None, dashboard: bool, as_json: bool) -> None:
+def resume(experiment: str | None, storage: Storage, n_samples: int | None, dashboard: bool, as_json: bool) -> None:
     """Go on with EXPERIMENT (its id, the beginning of one, or its folder; the newest by default).
 
     Trials that have ended are not run again, and the searcher knows their results; those that were running are begun

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import shutil
 from contextlib import AbstractContextManager, closing
 from typing import Any, Protocol
 
@@ -52,20 +52,21 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
     ray = ray or LocalRay(machine_cpus())
     if isinstance(ray, LocalRay):
         parallel(experiment)
+    store.check(experiment.storage)
     with prepared(experiment, view, meanwhile=ray) as ready:
         n_slots = parallel(experiment, ray.resources())
         folder = store.create(experiment.storage, experiment.name)
         try:
             loggers = _loggers(experiment, folder)
         except ExperimentError:  # nothing is left of an experiment that has not begun
-            shutil.rmtree(folder.root)
+            folder.discard()
             raise
-        with closing(Journal(folder.journal)) as journal:
+        with closing(folder.open_journal()) as journal:
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
-            store.write_whole(folder.experiment, experiment.text)
+            folder.write(folder.experiment, experiment.text)
             if ready.model is not None:
-                store.write_json(folder.model, ready.model.to_json())
+                folder.write(folder.model, json.dumps(ready.model.to_json(), indent=2) + "\n")
             count = n_trials(experiment, ready.space)
             journal.append("experiment", **header(experiment, ready.space, folder, n_trials=count, n_slots=n_slots))
             _search(ready, folder, journal, view, n_slots, loggers)
@@ -97,7 +98,7 @@ def resume(
     """
     from raycompress.tuning import resuming
 
-    with closing(Journal(folder.journal)) as journal:
+    with closing(folder.open_journal()) as journal:
         record = Record(folder)
         experiment = resuming.experiment_of(record, n_samples)
         if record.finished == "complete" and experiment.n_samples == resuming.n_samples_of(record, experiment):
@@ -156,7 +157,7 @@ def _search(
     switch = StopSwitch(experiment.time_budget_s)
     plan = TrialPlan(
         warm=ready.warm,
-        folder=folder,
+        folder=folder.scratch(),
         template=trial_template(experiment),
         compression=compression_config(experiment),
         retries=experiment.job_retries,
@@ -170,12 +171,12 @@ def _search(
         for number in lost:
             view.note(f"the model of trial {number} is no longer whole: the trial is run again")
         past = Past.of(before, lost)
-    tuner = Tuner(experiment, ready.space, plan, journal, switch, keeper=keeper, past=past, n_slots=n_slots)
+    tuner = Tuner(experiment, ready.space, plan, folder, journal, switch, keeper=keeper, past=past, n_slots=n_slots)
     with thrown_by_signals(switch):
         with told(loggers, folder, journal):
             tuner.run()
         record = Record(folder)
-        if record.bundle is not None:
+        if record.best_number is not None:
             view.phase("verifying the best model in a fresh process")
             try:
                 journal.append("verified", **verify(experiment, ready.worker, record))

@@ -34,7 +34,7 @@ def experiment_of(record: Record, n_samples: int | None) -> Experiment:
     if record.header["proposer"] == "passive":
         raise UsageError(
             "a passive experiment is one trial in the terminal's own process: there is nothing to go on with",
-            where=str(record.folder.root),
+            where=record.folder.reference,
             fix=f"raycompress launch {shlex.quote(record.header['file'])}",
         )
     launched = Path(record.header["file"])
@@ -49,7 +49,7 @@ def experiment_of(record: Record, n_samples: int | None) -> Experiment:
     if n_samples is not None and n_samples < so_far:
         raise UsageError(
             f"the search has {so_far} samples, and --n-samples {n_samples} would be fewer",
-            where=str(record.folder.root),
+            where=record.folder.reference,
             fix=f"--n-samples N, with N above {so_far}, adds some",
         )
     return replace(experiment, n_samples=so_far if n_samples is None else n_samples)
@@ -74,7 +74,7 @@ def check(record: Record, ready: Prepared) -> None:
     if record.finished == "complete" and n_trials(ready.experiment, ready.space) <= record.header["n_trials"]:
         raise UsageError(
             "every point of the search space has been tried: there is no further sample",
-            where=str(record.folder.root),
+            where=record.folder.reference,
             fix="launch another experiment, with wider ranges or another proposer",
         )
 
