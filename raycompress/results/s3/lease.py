@@ -1,7 +1,7 @@
 """The lease of an experiment: which driver writes it, and that this one still lives.
 
-It keeps a second driver from starting, and tells readers that the search runs. That no event counts any more of a driver
-which was taken for dead is the journal's part: see `raycompress.results.s3.segments`.
+It keeps a second driver from starting, and tells readers that the search runs. That nothing counts any more which a
+driver writes that was taken for dead, is the journal's part: see `raycompress.results.s3.segments`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from raycompress.results.shapes import fits
 KEY = "lease.json"
 RENEWED_S = 15.0
 EXPIRES_S = 60.0
-_GONE = "released"
 
 
 @dataclass(frozen=True)
@@ -35,7 +34,9 @@ class Holder:
     machine
         Tells machines and PID namespaces apart, and boots of the same machine.
     token
-        Tells drivers apart; "released" where none holds the lease any more.
+        Tells drivers apart.
+    held
+        Whether the driver still wants it.
     renewed
         How often it was renewed: each time the object is another one.
     age_s
@@ -46,6 +47,7 @@ class Holder:
     pid: int
     machine: str
     token: str
+    held: bool = True
     renewed: int = 0
     age_s: float = 0.0
 
@@ -61,12 +63,12 @@ class Holder:
             data = json.loads(found.body)
         except ValueError:
             return None
-        shape = {"host": str, "pid": int, "machine": str, "token": str, "renewed": int}
+        shape = {"host": str, "pid": int, "machine": str, "token": str, "held": bool, "renewed": int}
         return cls(**{name: data[name] for name in shape}, age_s=found.age_s) if fits(data, shape) else None
 
     def lives(self, expires_s: float) -> bool:
         """Tell whether to leave the experiment to this driver."""
-        if self.token == _GONE or self.age_s > expires_s:
+        if not self.held or self.age_s > expires_s:
             return False
         return self.machine != _machine() or _runs(self.pid)
 
@@ -102,7 +104,7 @@ class Lease:
         holder = Holder.seen(found) if found is not None else None
         if holder is not None and holder.token != token and holder.lives(expires_s):
             raise _held(objects, holder, expires_s)
-        self.predecessor = holder if holder is not None and holder.token != _GONE else None
+        self.predecessor = holder if holder is not None and holder.held else None
         try:
             self._etag = objects.put(KEY, self._me.to_bytes(), instead_of=found.etag if found is not None else None)
         except OvertakenError as error:
@@ -130,14 +132,14 @@ class Lease:
         if self.lost:
             return
         try:
-            self._objects.put(KEY, replace(self._me, token=_GONE).to_bytes(), instead_of=self._etag)
+            self._objects.put(KEY, replace(self._me, held=False).to_bytes(), instead_of=self._etag)
         except (OvertakenError, StorageError):  # then it runs out by itself
             return
 
 
 def free(token: str) -> bytes:
     """Return a lease that nobody holds, which reserves the name of an experiment."""
-    return replace(Holder.here(token), token=_GONE).to_bytes()
+    return replace(Holder.here(token), held=False).to_bytes()
 
 
 def holder(objects: Objects, expires_s: float = EXPIRES_S) -> Holder | None:

@@ -20,7 +20,9 @@ from raycompress.results.s3.problems import code_of, explained, may_pass
 
 PATIENCE_S = 600.0
 """How long a search waits for S3, or for fresh credentials, before it ends."""
-_LONGEST_PAUSE_S = 20.0
+ATTEMPTS = 6
+"""How often boto3 itself makes a request that fails, with longer and longer pauses."""
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.5, 20.0
 _MISSING = ("NoSuchKey", "404")
 _REFUSED = ("PreconditionFailed", "412")
 
@@ -197,7 +199,7 @@ class Objects:
         StorageError
             Anything else.
         """
-        until, pause = time.monotonic() + self._patience_s, 0.5
+        until, pause = time.monotonic() + self._patience_s, _FIRST_PAUSE_S
         while True:
             try:
                 return request(_client(os.getpid()))
@@ -207,10 +209,11 @@ class Objects:
                     if isinstance(error, ClientError) and not may_pass(error):
                         raise
                     raise self._final(problem) from error
-            type(self).told(f"{problem.problems[0].what}: waiting, for {until - time.monotonic():.0f} s at most")
+            if pause == _FIRST_PAUSE_S:
+                type(self).told(f"{problem.problems[0].what}: waiting, for {self._patience_s:.0f} s at most")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
-            _client.cache_clear()  # a new one reads what a person has put into the files of credentials meanwhile
+            new_client()
 
     def _final(self, problem: StorageError) -> StorageError:
         if not self._patience_s:
@@ -220,6 +223,11 @@ class Objects:
         return StorageError(f"{first.what}, for {self._patience_s:.0f} s", where=first.where, fix=fix)
 
 
+def new_client() -> None:
+    """Have the next request made by a new client, which reads the environment and the files of credentials again."""
+    _client.cache_clear()
+
+
 def _delete(client: Any, **what: Any) -> Any:
     return client.delete_objects(**what)
 
@@ -227,7 +235,7 @@ def _delete(client: Any, **what: Any) -> Any:
 @functools.cache
 def _client(_process: int) -> Any:
     """Return this process's client; a forked process must not share its parent's connections."""
-    retries = {"mode": "standard", "max_attempts": 6}
+    retries = {"mode": "standard", "max_attempts": ATTEMPTS}
     config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=32)
     return boto3.session.Session().client("s3", config=config)
 

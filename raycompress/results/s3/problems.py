@@ -34,6 +34,7 @@ _CODES = {
         ("PermanentRedirect", "301", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException"),
         ("the bucket is in another region", "set AWS_REGION to the bucket's region"),
     ),
+    **dict.fromkeys(_BUSY[:3], ("S3 is too busy", "try again later")),
     "RequestTimeTooSkewed": ("the clock of this machine is wrong, says S3", "set it, by NTP for instance"),
     "NotImplemented": ("this S3 knows no conditional writes", "take one that does, as AWS, MinIO and Ceph have them"),
 }

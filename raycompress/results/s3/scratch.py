@@ -26,7 +26,7 @@ class ScratchFolder(ExperimentFolder):
     token: str
 
     def deliver(self, number: int, *, saved: bool) -> None:
-        """Copy what trial `number` printed to S3, and what it saved; the latter then goes from here.
+        """Copy what trial `number` printed to S3, its config, and what it saved; the latter then goes from here.
 
         Raises
         ------
@@ -34,7 +34,7 @@ class ScratchFolder(ExperimentFolder):
             S3 does not take it, or the experiment belongs to another driver by now.
         """
         objects = Objects(self.address, patience_s=PATIENCE_S)
-        for path in sorted(self.trial(number).glob("log*.txt")):
+        for path in (*self.trial(number).glob("log*.txt"), *self.trial(number).glob("config.json")):
             objects.put_anyhow(path.relative_to(self.root).as_posix(), path.read_bytes())
         if saved:
             self._check_lease(objects)
@@ -45,7 +45,7 @@ class ScratchFolder(ExperimentFolder):
         """Raise where another driver makes this trial again: the two must not be mixed."""
         found = objects.get(lease.KEY)
         holder = lease.Holder.seen(found) if found is not None else None
-        if holder is None or holder.token != self.token:
+        if holder is None or not holder.held or holder.token != self.token:
             raise StorageError("its search was taken over, or has ended", where=str(self.address))
 
     def clear(self, number: int | None = None) -> None:  # noqa: D102

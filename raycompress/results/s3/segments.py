@@ -32,12 +32,11 @@ class Segments:
         That segment.
     """
 
-    def __init__(self, objects: Objects, number: int = 0, last: Object | None = None, *, full: int = FULL) -> None:
+    def __init__(self, objects: Objects, number: int = 0, last: Object | None = None) -> None:
         self._objects = objects
         self._number = number
         self._body = last.body if last is not None else b""
         self._etag = last.etag if last is not None else None
-        self._full = full
 
     def be_patient(self, seconds: float) -> None:
         """Wait for S3 this long from now on, beyond boto3's own attempts."""
@@ -51,7 +50,7 @@ class Segments:
         StorageError
             Another driver writes the chain, or S3 does not take the line.
         """
-        begins = self._etag is None or len(self._body) >= self._full
+        begins = self._etag is None or len(self._body) >= FULL
         number, body = (self._number + 1, line) if begins else (self._number, self._body + line)
         try:
             etag = self._objects.put(_key(number), body, instead_of=None if begins else self._etag)
@@ -60,7 +59,7 @@ class Segments:
         self._number, self._body, self._etag = number, body, etag
 
 
-def fetch(objects: Objects, cache: Path, *, full: int = FULL) -> tuple[bytes, Segments]:
+def fetch(objects: Objects, cache: Path) -> tuple[bytes, Segments]:
     """Return the whole journal, and the chain to go on with.
 
     Parameters
@@ -81,12 +80,12 @@ def fetch(objects: Objects, cache: Path, *, full: int = FULL) -> tuple[bytes, Se
             fix="put its segments back, 000001.jsonl and so on; without one the others cannot be read",
         )
     if not found:
-        return b"", Segments(objects, full=full)
+        return b"", Segments(objects)
     cache.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(16) as pool:
         kept = list(pool.map(lambda one: _kept(objects, one, cache), [listed for _, listed in found[:-1]]))
     last = _there(objects, found[-1][1])
-    return b"".join([*kept, last.body]), Segments(objects, found[-1][0], last, full=full)
+    return b"".join([*kept, last.body]), Segments(objects, found[-1][0], last)
 
 
 def _kept(objects: Objects, listed: Listed, cache: Path) -> bytes:
