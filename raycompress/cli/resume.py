@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 @click.command()
 @experiment_argument
 @click.option("--n-samples", type=click.IntRange(min=1), help="How many samples in all from now on; may only rise.")
+@click.option("--file", type=click.Path(path_type=Path), help="The experiment file, where it is elsewhere by now.")
 @dashboard_option
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def resume(experiment: str | None, storage: Storage, n_samples: int | None, dashboard: bool, as_json: bool) -> None:
+def resume(
+    experiment: str | None, storage: Storage, n_samples: int | None, file: Path | None, dashboard: bool, as_json: bool
+) -> None:
     """Go on with EXPERIMENT (its id, the beginning of one, or its folder; the newest by default).
 
     Trials that have ended are not run again, and the searcher knows their results; those that were running are begun
@@ -30,5 +34,5 @@ def resume(experiment: str | None, storage: Storage, n_samples: int | None, dash
 
     folder = store.find(experiment, storage)
     with LiveView() as view:
-        record = resume_search(folder, view, n_samples=n_samples, ray=local_ray(dashboard))
+        record = resume_search(folder, view, file=file, n_samples=n_samples, ray=local_ray(dashboard))
     conclude(record, as_json)

@@ -182,7 +182,8 @@ class Experiment:
 
     def _on_resumed(self, event: journal.Event) -> None:
         self.finished, self.finished_detail, self.verified = None, "", None
-        self.header = {**self.header, **{name: event[name] for name in ("n_trials", "n_parallel", "pid", "host")}}
+        names = ("n_trials", "n_parallel", "pid", "host", "file", "script")
+        self.header = {**self.header, **{name: event[name] for name in names if name in event}}
 
     def _on_note(self, event: journal.Event) -> None:
         self.notes.append(event["text"])

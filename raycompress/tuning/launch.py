@@ -6,6 +6,7 @@ import json
 import os
 import platform
 from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from typing import Any, Protocol
 
 from raycompress.errors import BundleError, ExperimentError
@@ -74,7 +75,12 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
 
 
 def resume(
-    folder: store.ExperimentFolder, view: SearchView, *, n_samples: int | None = None, ray: RayHere | None = None
+    folder: store.ExperimentFolder,
+    view: SearchView,
+    *,
+    file: Path | None = None,
+    n_samples: int | None = None,
+    ray: RayHere | None = None,
 ) -> Record:
     """Go on with an experiment that was killed or stopped, or add trials to it, and return its record.
 
@@ -82,6 +88,8 @@ def resume(
 
     Parameters
     ----------
+    file
+        The experiment file, where it is no longer where it was launched from, as on another machine.
     n_samples
         How many samples the search has in all from now on; as many as before by default.
     ray
@@ -100,7 +108,7 @@ def resume(
 
     with closing(folder.open_journal()) as journal:
         record = Record(folder)
-        experiment = resuming.experiment_of(record, n_samples)
+        experiment = resuming.experiment_of(record, n_samples, file)
         if record.finished == "complete" and experiment.n_samples == resuming.n_samples_of(record, experiment):
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
             return record
@@ -112,7 +120,10 @@ def resume(
             view.history(read(folder.journal))
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
-            journal.append("resumed", **process(), n_trials=n_trials(experiment, ready.space), n_parallel=n_slots)
+            count = n_trials(experiment, ready.space)
+            journal.append(
+                "resumed", **process(), n_trials=count, n_parallel=n_slots, **resuming.moved(experiment, file)
+            )
             _search(ready, folder, journal, view, n_slots, loggers, record)
     return Record(folder)
 

@@ -19,10 +19,11 @@ from raycompress.tuning.plan import n_trials
 from raycompress.tuning.preparing import Prepared
 
 
-def experiment_of(record: Record, n_samples: int | None) -> Experiment:
+def experiment_of(record: Record, n_samples: int | None, file: Path | None = None) -> Experiment:
     """Return the experiment to go on with.
 
-    The file that was launched is read again; where it is gone, the copy in the experiment's folder stands for it.
+    The file that was launched is read again, or `file`, which takes its place; where it is gone, the copy in the
+    experiment's folder stands for it.
 
     Raises
     ------
@@ -37,8 +38,8 @@ def experiment_of(record: Record, n_samples: int | None) -> Experiment:
             where=record.folder.reference,
             fix=f"raycompress launch {shlex.quote(record.header['file'])}",
         )
-    launched = Path(record.header["file"])
-    if launched.exists():
+    launched = Path(record.header["file"]) if file is None else file
+    if file is not None or launched.exists():
         _refuse_changes(launched, record)
         experiment = Experiment.load(launched)
     else:
@@ -53,6 +54,11 @@ def experiment_of(record: Record, n_samples: int | None) -> Experiment:
             fix=f"--n-samples N, with N above {so_far}, adds some",
         )
     return replace(experiment, n_samples=so_far if n_samples is None else n_samples)
+
+
+def moved(experiment: Experiment, file: Path | None) -> dict[str, str]:
+    """Return what the journal says of an experiment file that is not where it was."""
+    return {} if file is None else {"file": str(experiment.path), "script": str(experiment.script_path)}
 
 
 def n_samples_of(record: Record, experiment: Experiment) -> int:

@@ -42,9 +42,11 @@ def test_a_search_is_kept_on_s3_and_read_fetched_and_extended_elsewhere(tmp_path
     verified = raycompress(tmp_path, "best", reference, "--verify", "--json")
     assert verified.code == 0, verified.err
     assert json.loads(verified.out)["verified"]["relative_difference"] < bundle.TOLERANCE
-    more = raycompress(tmp_path, "resume", reference, "--n-samples", "4")
+    moved = path.rename(tmp_path / "moved.json")
+    more = raycompress(tmp_path, "resume", reference, "--n-samples", "4", "--file", moved)
     assert more.code == 0, more.err
     record = Record.open(reference)
+    assert record.header["file"] == str(moved)
     assert [trial.number for trial in record.searched] == [1, 2, 3, 4]
     assert record.folder.candidates() == [record.best.number]
     bundle.check_hashes(record.bundle)
