@@ -39,8 +39,8 @@ def test_what_passes_is_waited_for(s3, code):
     writer.append("note", text="through")
     writer.close()
     assert s3.counts[code] > 5
-    s3.fault = None
     folder.fetch_candidate(1)
+    s3.fault = None
     assert s3.body(folder.address.key("journal/000001.jsonl")) == folder.journal.read_bytes()
     assert notes(folder) == ["through"]
 

@@ -3,6 +3,8 @@
 import json
 import shutil
 import subprocess
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +66,12 @@ rc.report(score=config.x)
 """
 
 
+def scratch(status):
+    """Return the folders that trials of an experiment have on this machine's disk."""
+    experiment = status.out.partition(":")[0]
+    return list(Path(tempfile.gettempdir()).glob(f"raycompress-*/{experiment}"))
+
+
 def test_two_drivers_at_once_and_what_a_kill_leaves(tmp_path, s3, monkeypatch):
     dimension = [{"name": "x", "type": "float", "range": [0, 1]}]
     path = number_experiment(tmp_path, HANGS, parameter_config=dimension, n_samples=2, storage=STORAGE)
@@ -88,9 +96,11 @@ def test_two_drivers_at_once_and_what_a_kill_leaves(tmp_path, s3, monkeypatch):
         (tmp_path / "hold").unlink()
     status = raycompress(tmp_path, "status", "--storage", STORAGE)
     assert "interrupted (`raycompress resume` goes on with it)" in status.out
+    (left,) = scratch(status)
     shutil.rmtree(tmp_path / "elsewhere")
     done = raycompress(tmp_path, "resume", "--storage", STORAGE)
     assert done.code == 0, done.err
+    assert not left.exists() and not scratch(status)
     record = Record.open(json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert record.folder.fetch_log(1).read_text() == f"x is {record.records[1].sample['x']}\n"

@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import re
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ class S3Folder(ExperimentFolder):
 
     def _mirror(self) -> segments.Segments:
         objects = self._objects
-        with ThreadPoolExecutor(4) as pool:
+        with told("cannot write", self.root), ThreadPoolExecutor(4) as pool:
             whole = pool.submit(segments.fetch, objects, self.root / "journal")
             small = {path: pool.submit(objects.get, path.name) for path in self._small_files()}
             data, chain = whole.result()
@@ -126,10 +127,15 @@ class S3Folder(ExperimentFolder):
         return lease.holder(self._objects) is not None
 
     def scratch(self) -> ExperimentFolder:
-        """Return where trials make their files: a folder of the same name on whichever machine they run."""
-        return ScratchFolder(
-            Path(tempfile.gettempdir()) / f"raycompress-{self.token}" / self.id, self.address, self.token
-        )
+        """Return where trials make their files: a folder of the same name on whichever machine they run.
+
+        What drivers before this one have left of theirs on this machine goes.
+        """
+        mine = Path(tempfile.gettempdir()) / f"raycompress-{self.token}" / self.id
+        for path in mine.parent.parent.glob(f"raycompress-*/{self.id}"):
+            if path != mine and path.stat().st_uid == os.getuid():
+                shutil.rmtree(path.parent, ignore_errors=True)
+        return ScratchFolder(mine, self.address, self.token)
 
     def write(self, path: Path, text: str) -> None:  # noqa: D102
         self._patient.put_anyhow(path.name, text.encode())
@@ -157,8 +163,9 @@ class S3Folder(ExperimentFolder):
 
     def fetch_candidate(self, number: int) -> Path:
         """Download the candidate of trial `number` into the mirror, unless it is there, and check its hashes."""
-        candidates.fetch(self._objects, number, self.candidate(number))
-        with contextlib.suppress(StorageError):
+        with told("cannot write", self.candidate(number)):
+            candidates.fetch(self._objects, number, self.candidate(number))
+        with contextlib.suppress(StorageError):  # a convenience
             self.link_best(number)
         return self.candidate(number)
 

@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 
 import boto3
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
+from s3transfer.exceptions import RetriesExceededError
 
 from raycompress.errors import StorageError
 from raycompress.experiment.address import S3Address
@@ -126,7 +127,10 @@ class Objects:
 
         def receive(client: Any) -> None:
             with path.open("wb") as file:
-                client.download_fileobj(**self._at(key), Fileobj=file)
+                try:
+                    client.download_fileobj(**self._at(key), Fileobj=file)
+                except RetriesExceededError as error:
+                    raise ResponseStreamingError(error=error.last_exception) from error
 
         self._told(receive, key)
 
