@@ -4,7 +4,6 @@
 
     RaycompressError                1   anything that went wrong and is not listed below
     ├── ExperimentError             2   mistakes in the experiment file, all at once
-    ├── ClusterFileError            2   mistakes in a cluster file, all at once
     ├── UsageError                  2   mistakes in the arguments of a command
     ├── MissingDependencyError      2   a library of an extra is not installed
     ├── ScriptError                 1   the user's script cannot be run as it is
@@ -85,12 +84,6 @@ class RaycompressError(Exception):
 
 class ExperimentError(RaycompressError):
     """Mistakes in an experiment file."""
-
-    exit_code = 2
-
-
-class ClusterFileError(RaycompressError):
-    """Mistakes in a cluster file."""
 
     exit_code = 2
 

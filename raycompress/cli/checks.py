@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 from rich import box
@@ -11,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raycompress.clusters.cloud import Check
+from raycompress.clusters.check import Check, State
 from raycompress.printable import printable
 
-_STYLES = {"ok": "green", "warning": "yellow", "failed": "bold red", "not checked": "dim"}
+_STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.NOT_CHECKED: "dim"}
 
 
 def show(checks: Sequence[Check]) -> None:
@@ -29,18 +28,17 @@ def show(checks: Sequence[Check]) -> None:
 
 def has_failed(checks: Sequence[Check]) -> bool:
     """Tell whether one of `checks` says that it will not work."""
-    return any(check.state == "failed" for check in checks)
+    return any(check.state is State.FAILED for check in checks)
 
 
 def as_data(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """Return `checks` as JSON data."""
-    return [asdict(check) for check in checks]
+    return [check.as_json() for check in checks]
 
 
 def _found(check: Check) -> Text:
-    lines = [Text(printable(check.detail))] if check.detail else []
+    lines = [Text(printable(check.detail))]
     if check.problem is not None:
-        lines.append(Text(printable(check.problem.what)))
         if check.problem.where:
             lines.append(Text(f"where: {printable(check.problem.where)}", "dim"))
         if check.problem.fix:

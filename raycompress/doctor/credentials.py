@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from raycompress.clusters.cloud import Check
-from raycompress.errors import Problem
+from raycompress.clusters.check import Check, State, failed
 
 _ASK_THE_NETWORK = ("iam-role", "container-role")
 
@@ -27,11 +26,10 @@ def check_credentials(*, needed: bool) -> Check:
         found = session.get_credentials()
         region = session.get_config_variable("region")
     except BotoCoreError as error:
-        problem = Problem(f"boto3 cannot read its settings: {error}", "~/.aws", "mend AWS_PROFILE or ~/.aws/config")
-        return Check("AWS keys", "failed", "", problem)
+        what = f"boto3 cannot read its settings: {error}"
+        return failed("AWS keys", what, where="~/.aws", fix="mend AWS_PROFILE or ~/.aws/config")
     if found is not None:
-        return Check("AWS keys", "ok", f"from {found.method}, region {region or 'not set'}")
+        return Check("AWS keys", State.OK, f"from {found.method}, region {region or 'not set'}")
     if not needed:
-        return Check("AWS keys", "ok", "none; only s3:// and clusters on AWS need them")
-    problem = Problem("there are no keys to AWS", "~/.aws", "aws configure, or set AWS_PROFILE")
-    return Check("AWS keys", "failed", "none", problem)
+        return Check("AWS keys", State.OK, "none; only s3:// and clusters on AWS need them")
+    return failed("AWS keys", "there are no keys to AWS", where="~/.aws", fix="`aws configure`, or set AWS_PROFILE")

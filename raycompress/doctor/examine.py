@@ -9,12 +9,12 @@ from importlib import metadata
 from pathlib import Path
 
 from raycompress.clusters import cloud
-from raycompress.clusters.cloud import Check
+from raycompress.clusters.check import Check, State, failed, warning
 from raycompress.clusters.files import ClusterFile, find, load
 from raycompress.doctor.credentials import check_credentials
 from raycompress.doctor.libraries import check_libraries
 from raycompress.doctor.machine import check_gpus, check_machine
-from raycompress.errors import ClusterError, ClusterFileError, Problem
+from raycompress.errors import ClusterError
 from raycompress.tuning.local_ray import LocalRay, machine_cpus, machine_gpus
 
 _S3 = "s3://"
@@ -34,7 +34,7 @@ def examine(storage: str, cluster: str | None = None, *, deep: bool = False) -> 
 
     Raises
     ------
-    UsageError
+    ClusterError
         There is no such cluster file.
     """
     path = find(cluster) if cluster is not None else None
@@ -58,12 +58,12 @@ def _loaded(path: Path | None) -> tuple[ClusterFile | None, list[Check]]:
         return None, []
     try:
         return load(path), []
-    except ClusterFileError as error:
-        return None, [Check("cluster file", "failed", path.name, problem) for problem in error.problems]
+    except ClusterError as error:
+        return None, [Check("cluster file", State.FAILED, one.what, one) for one in error.problems]
 
 
 def _of_cluster(file: ClusterFile, storage: str) -> Iterator[Check]:
-    yield Check("cluster file", "ok", f"{file.path.name}: {file.name}, on {file.provider}")
+    yield Check("cluster file", State.OK, f"{file.path.name}: {file.name}, on {file.provider}")
     yield from _ray_of_nodes(file)
     yield from _key(file)
     yield from cloud.checks(file, storage)
@@ -75,11 +75,11 @@ def _ray_of_nodes(file: ClusterFile) -> Iterator[Check]:
     commands = "\n".join(map(str, file.data.get("setup_commands") or ()))
     for there in sorted(set(re.findall(r"\bray(?:\[[\w,]*\])?==([\w.]+)", commands))):
         if there == here:
-            yield Check("Ray of the nodes", "ok", there)
+            yield Check("Ray of the nodes", State.OK, there)
         else:
             fix = f"write ray=={here} there, or pip install ray=={there} here"
-            problem = Problem(f"the nodes get Ray {there}, and here is {here}", file.where("setup_commands"), fix)
-            yield Check("Ray of the nodes", "warning", there, problem)
+            what = f"the nodes get Ray {there}, and here is {here}"
+            yield warning("Ray of the nodes", what, where=file.where("setup_commands"), fix=fix)
 
 
 def _key(file: ClusterFile) -> Iterator[Check]:
@@ -90,12 +90,12 @@ def _key(file: ClusterFile) -> Iterator[Check]:
     where = file.where("auth", "ssh_private_key")
     path = Path(str(written)).expanduser()
     if not path.is_file():
-        problem = Problem(f"there is no file {path}", where, "put the private half of the key pair there, mode 600")
-        yield Check("SSH key", "failed", str(written), problem)
+        fix = "put the private half of the key pair there, with mode 600"
+        yield failed("SSH key", f"there is no file {path}", where=where, fix=fix)
     elif path.stat().st_mode & 0o077:
-        yield Check("SSH key", "failed", str(written), Problem("others may read it", where, f"chmod 600 {path}"))
+        yield failed("SSH key", f"others may read {path}", where=where, fix=f"chmod 600 {path}")
     else:
-        yield Check("SSH key", "ok", str(written))
+        yield Check("SSH key", State.OK, str(written))
 
 
 def _ray_starts() -> Check:
@@ -104,5 +104,5 @@ def _ray_starts() -> Check:
         with LocalRay(machine_cpus()) as ray:
             cpus = sum(node.get("CPU", 0) for node in ray.nodes())
     except ClusterError as error:
-        return Check("Ray starts", "failed", "", error.problems[0])
-    return Check("Ray starts", "ok", f"in {time.monotonic() - begin:.1f} s, with {cpus:.0f} CPUs")
+        return Check("Ray starts", State.FAILED, error.problems[0].what, error.problems[0])
+    return Check("Ray starts", State.OK, f"in {time.monotonic() - begin:.1f} s, with {cpus:.0f} CPUs")

@@ -8,8 +8,7 @@ from platform import python_version
 
 from packaging.requirements import Requirement
 
-from raycompress.clusters.cloud import Check
-from raycompress.errors import Problem
+from raycompress.clusters.check import Check, State, failed, warning
 
 _SHOWN = ("ray", "torch", "nni")
 _EXTRA_OF_DEVELOPERS = "dev"
@@ -31,29 +30,28 @@ def check_libraries(n_gpus: int) -> Iterator[Check]:
     for library in _SHOWN:
         yield from (_library(one, n_gpus) for one in needed if one.name == library)
     others = [_library(one, n_gpus) for one in needed if one.name not in _SHOWN]
-    yield from (check for check in others if check.state != "ok")
-    fitting = sum(check.state == "ok" for check in others)
-    yield Check("other libraries", "ok", f"{fitting} of {len(others)} as raycompress needs them")
+    yield from (check for check in others if check.state is not State.OK)
+    fitting = sum(check.state is State.OK for check in others)
+    yield Check("other libraries", State.OK, f"{fitting} of {len(others)} as raycompress needs them")
     yield from _extras(about.get_all("Provides-Extra") or [], asked)
 
 
 def _python(supported: str) -> Check:
     version = python_version()
     if Requirement(f"python{supported}").specifier.contains(version):
-        return Check("Python", "ok", version)
-    problem = Problem(f"Python {version} is not among {supported}", "", "make an environment with such a Python")
-    return Check("Python", "failed", version, problem)
+        return Check("Python", State.OK, version)
+    fix = "make an environment with such a Python"
+    return failed("Python", f"Python {version} is not among {supported}", fix=fix)
 
 
 def _library(asked: Requirement, n_gpus: int) -> Check:
     version, fault = _version(asked)
     if fault:
-        return Check(asked.name, "failed", version, Problem(fault, "", f"pip install '{asked.name}{asked.specifier}'"))
+        return failed(asked.name, fault, fix=f"pip install '{asked.name}{asked.specifier}'")
     if asked.name == "torch" and n_gpus and version.endswith("+cpu"):
         fix = f"install the build of torch {version.removesuffix('+cpu')} for CUDA"
-        problem = Problem("this torch is built for CPUs alone, and there are GPUs", "", fix)
-        return Check("torch", "warning", version, problem)
-    return Check(asked.name, "ok", f"{version} ({asked.specifier} is needed)")
+        return warning("torch", f"torch {version} is built for CPUs alone, and there are GPUs", fix=fix)
+    return Check(asked.name, State.OK, f"{version} ({asked.specifier} is needed)")
 
 
 def _version(asked: Requirement) -> tuple[str, str]:
@@ -78,10 +76,9 @@ def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
         elif all(version == _ABSENT for version, _ in found):
             absent.append(extra)
         else:
-            problem = Problem("; ".join(faults), "", f"pip install 'raycompress[{extra}]'")
-            yield Check(f"extra {extra}", "warning", "in part", problem)
+            yield warning(f"extra {extra}", "; ".join(faults), fix=f"pip install 'raycompress[{extra}]'")
     how = f"; absent: pip install 'raycompress[{','.join(absent)}]'" if absent else ""
-    yield Check("extras", "ok", (", ".join(there) or "none") + how)
+    yield Check("extras", State.OK, (", ".join(there) or "none") + how)
 
 
 def _is_of(asked: Requirement, extra: str) -> bool:

@@ -11,8 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from raycompress.clusters.cloud import Check
-from raycompress.errors import Problem
+from raycompress.clusters.check import Check, State, failed, warning
 from raycompress.tuning.local_ray import machine_cpus
 
 _GB = 1e9
@@ -39,7 +38,7 @@ def check_machine(storage: Path, *, for_cluster: bool) -> Iterator[Check]:
     for_cluster
         Whether programs that only a cluster needs must be there.
     """
-    yield Check("cores", "ok", str(machine_cpus()))
+    yield Check("cores", State.OK, str(machine_cpus()))
     yield _memory()
     yield _shared_memory()
     yield _disk("results folder", storage)
@@ -59,9 +58,9 @@ def check_gpus(n_gpus: int) -> Check:
     program = shutil.which("nvidia-smi")
     if program is None:
         if n_gpus == 0:
-            return Check("GPUs", "ok", "none; trials run on CPUs")
-        problem = Problem("there are GPUs, and no nvidia-smi", "/dev/nvidia0", "install the driver with its tools")
-        return Check("GPUs", "warning", f"{n_gpus}", problem)
+            return Check("GPUs", State.OK, "none; trials run on CPUs")
+        what = f"there are {n_gpus}, and no nvidia-smi"
+        return warning("GPUs", what, where="/dev/nvidia0", fix="install the driver with its tools")
     asked = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=False)
@@ -70,13 +69,12 @@ def check_gpus(n_gpus: int) -> Check:
         said, status = str(error), -1
     if status != 0:
         what = f"nvidia-smi fails: {said.splitlines()[0] if said else f'status {status}'}"
-        return Check("GPUs", "failed", "", Problem(what, program, "mend the driver: `nvidia-smi` must list the GPUs"))
+        return failed("GPUs", what, where=program, fix="mend the driver: `nvidia-smi` must list the GPUs")
     listed = said.splitlines()
     if n_gpus != len(listed):
         what = f"nvidia-smi lists {len(listed)}, and trials would get {n_gpus}"
-        problem = Problem(what, "CUDA_VISIBLE_DEVICES", "unset it, or leave it where that is meant")
-        return Check("GPUs", "warning", "; ".join(listed), problem)
-    return Check("GPUs", "ok", "; ".join(listed))
+        return warning("GPUs", what, where="CUDA_VISIBLE_DEVICES", fix="unset it, unless it is meant so")
+    return Check("GPUs", State.OK, "; ".join(listed))
 
 
 def _memory() -> Check:
@@ -87,9 +85,9 @@ def _memory() -> Check:
         free = min(free, total - int(Path("/sys/fs/cgroup/memory.current").read_text()))
     detail = f"{free / _GB:.1f} of {total / _GB:.1f} GB are free"
     if free >= _MEMORY_GB * _GB:
-        return Check("memory", "ok", detail)
+        return Check("memory", State.OK, detail)
     fix = 'end other programs, or run fewer trials at a time: "n_parallel"'
-    return Check("memory", "warning", detail, Problem("a trial with torch takes about 1 GB, and Ray as much", "", fix))
+    return warning("memory", f"{detail}; a trial with torch takes about 1 GB, and Ray as much", fix=fix)
 
 
 def _shared_memory() -> Check:
@@ -97,13 +95,12 @@ def _shared_memory() -> Check:
     try:
         free = shutil.disk_usage(place).free
     except OSError as error:
-        problem = Problem(f"no shared memory: {error.strerror}", str(place), "mount a tmpfs there")
-        return Check("/dev/shm", "warning", "", problem)
+        return warning("/dev/shm", f"no shared memory: {error.strerror}", fix="mount a tmpfs there")
     detail = f"{free / _GB:.1f} GB are free"
     if free >= _SHM_GB * _GB:
-        return Check("/dev/shm", "ok", detail)
-    what = "Ray puts what trials share on the disk instead, which is slower"
-    return Check("/dev/shm", "warning", detail, Problem(what, str(place), "in a container: --shm-size=2g"))
+        return Check("/dev/shm", State.OK, detail)
+    what = f"{detail}; Ray puts what trials share on the disk instead, which is slower"
+    return warning("/dev/shm", what, fix="in a container: --shm-size=2g")
 
 
 def _disk(name: str, folder: Path) -> Check:
@@ -113,16 +110,16 @@ def _disk(name: str, folder: Path) -> Check:
     try:
         usage = shutil.disk_usage(there)
     except OSError as error:
-        return Check(name, "failed", str(folder), Problem(f"cannot be read: {error.strerror}", str(there), ""))
+        return failed(name, f"cannot be read: {error.strerror}", where=str(there))
     detail = f"{usage.free / _GB:.1f} GB are free"
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        return Check(name, "failed", detail, Problem("cannot be written", str(there), "choose another folder"))
+        return failed(name, "cannot be written", where=str(there), fix="choose another folder")
     if usage.free < _DISK_GB * _GB:
-        return Check(name, "warning", detail, Problem("the disk is nearly full", str(there), "make room"))
+        return warning(name, f"{detail}: the disk is nearly full", where=str(there), fix="make room")
     if usage.used > _RAY_STOPS_AT * (usage.used + usage.free):
-        what = f"Ray warns, and may stop, on a disk that is fuller than {_RAY_STOPS_AT:.0%}"
-        return Check(name, "warning", detail, Problem(what, str(there), "make room"))
-    return Check(name, "ok", detail)
+        what = f"{detail}, yet Ray stops writing to a disk that is fuller than {_RAY_STOPS_AT:.0%}"
+        return warning(name, what, where=str(there), fix="make room")
+    return Check(name, State.OK, detail)
 
 
 def _port(port: int, what: str) -> Check:
@@ -131,20 +128,17 @@ def _port(port: int, what: str) -> Check:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
-            problem = Problem(f"port {port}: {error.strerror}; {what}", f"127.0.0.1:{port}", _WHO.format(port=port))
-            return Check(f"port {port}", "warning", "taken", problem)
-    return Check(f"port {port}", "ok", "free")
-
-
-_WHO = "`ss -ltnp sport = :{port}` says who has it"
+            fix = f"`ss -ltnp sport = :{port}` says who has it"
+            return warning(f"port {port}", f"{error.strerror}; {what}", fix=fix)
+    return Check(f"port {port}", State.OK, "free")
 
 
 def _program(name: str, needed: bool) -> Check:
     path = shutil.which(name)
     if path is not None:
-        return Check(name, "ok", path)
-    problem = Problem(f"there is no {name}, which --cluster with a file needs", "PATH", _INSTALL[name])
-    return Check(name, "failed" if needed else "warning", "not installed", problem)
+        return Check(name, State.OK, path)
+    tell = failed if needed else warning
+    return tell(name, "not installed; --cluster with a file needs it", fix=_INSTALL[name])
 
 
 _INSTALL = {"ssh": "apt-get install openssh-client", "rsync": "apt-get install rsync"}
