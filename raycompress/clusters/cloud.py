@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from raycompress.clusters.check import Check, Estimate, NodePrice, State
+from raycompress.clusters.check import Check, Estimate, EstimateLine, State
 from raycompress.clusters.files import ClusterFile
 
-__all__ = ["Check", "Estimate", "NodePrice", "State", "checks", "estimate"]
+__all__ = ["Check", "Estimate", "EstimateLine", "State", "checks", "estimate"]
 
 
 def checks(cluster: ClusterFile, storage: str) -> list[Check]:
@@ -20,7 +20,7 @@ def checks(cluster: ClusterFile, storage: str) -> list[Check]:
         case "aws":
             from raycompress.clusters.aws.checks import checks as aws_checks
 
-            return aws_checks(cluster, storage)
+            return list(aws_checks(cluster, storage))
         case "local":
             from raycompress.clusters.hosts import checks as host_checks
 

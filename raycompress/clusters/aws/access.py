@@ -12,17 +12,21 @@ from raycompress.clusters.hosts import key_file
 def key_pair(account: Account) -> list[Check]:
     """Return whether the key pair is there, on AWS and on this machine."""
     found = key_file(account.cluster)
-    names = {node.config["KeyName"]: node for node in account.nodes if "KeyName" in node.config}
-    if not found and not names:
-        return [Check("key pair", State.OK, "Ray makes one of its own, kept in ~/.ssh")]
+    names: dict[str, Node] = {}
+    for node in account.nodes:
+        if "KeyName" in node.config:
+            names.setdefault(node.config["KeyName"], node)
     if not found:
-        where, fix = account.cluster.where("auth"), "ssh_private_key: the .pem file of that pair"
-        return [failed("key pair", "the nodes have a KeyName, auth no ssh_private_key", where=where, fix=fix)]
-    without = [node for node in account.nodes if "KeyName" not in node.config]
-    if without:
-        fix = "KeyName: the name of the pair on AWS, in each node_config"
-        what = f"auth has an ssh_private_key, {without[0].name} no KeyName"
-        found.append(failed("key pair", what, where=account.where(without[0]), fix=fix))
+        if not names:
+            return [Check("key pair", State.OK, f"Ray makes one, ~/.ssh/ray-autoscaler_{account.region}.pem")]
+        what = "a KeyName without ssh_private_key: Ray makes a key pair of its own, and takes that"
+        fix = "ssh_private_key: the .pem file of that pair"
+        return [warning("key pair", what, where=account.cluster.where("auth"), fix=fix)]
+    for node in account.nodes:
+        if not {"KeyName", "UserData", "LaunchTemplate"} & node.config.keys():
+            fix = "KeyName: the name of the pair on AWS, in each node_config"
+            what = f"auth has an ssh_private_key, {node.name} no KeyName: Ray refuses that"
+            found.append(failed("key pair", what, where=account.where(node), fix=fix))
     return found + [_key_pair(account, name, node) for name, node in names.items()]
 
 
@@ -39,21 +43,26 @@ def _key_pair(account: Account, key: str, node: Node) -> Check:
     return Check(name, State.OK, f"known in {account.region}")
 
 
-def instance_profile(account: Account) -> list[Check]:
+def instance_profiles(account: Account, storage: str) -> list[Check]:
     """Return whether the instance profiles that the file names are there, each with a role."""
     head = account.cluster.data.get("head_node_type")
-    found, seen = [], set()
+    named: dict[str, Node] = {}
+    found = []
     for node in account.nodes:
         profile = node.config.get("IamInstanceProfile") or {}
         name = str(profile.get("Name") or profile.get("Arn", "").rpartition("/")[2])
-        if not name and node.name == head:
+        if name:
+            named.setdefault(name, node)
+        elif node.name == head:
             what = "the head has none: Ray makes one that may do everything with EC2 and S3"
-            fix = "make one from `raycompress cluster policy aws`, and name it: IamInstanceProfile: {Name: ...}"
-            found.append(warning("instance profile", what, where=account.where(node), fix=fix))
-        if name and name not in seen:
-            found.append(_profile(account, name, node))
-        seen.add(name)
-    return found
+            found.append(warning("instance profile", what, where=account.where(node), fix=_MAKE))
+        elif storage.startswith("s3://") and "LaunchTemplate" not in node.config:
+            what = f"{node.name} has none, and Ray gives workers none: their trials could not write to {storage}"
+            found.append(failed("instance profile", what, where=account.where(node), fix=_MAKE))
+    return found + [_profile(account, name, node) for name, node in named.items()]
+
+
+_MAKE = "make one of `raycompress cluster policy aws`, and name it: IamInstanceProfile: {Name: ...}"
 
 
 def _profile(account: Account, profile: str, node: Node) -> Check:
@@ -63,7 +72,7 @@ def _profile(account: Account, profile: str, node: Node) -> Check:
     except ClientError as error:
         if error.response["Error"]["Code"] != "NoSuchEntity":
             raise
-        fix = "make it: `raycompress cluster policy aws` prints the policies, docs/cluster.md the commands"
+        fix = "make it: docs/aws.md has the commands, `raycompress cluster policy aws` prints the policies"
         return failed(name, f'there is no instance profile "{profile}"', where=where, fix=fix)
     if not roles:
         fix = f"aws iam add-role-to-instance-profile --instance-profile-name {profile} --role-name ROLE"

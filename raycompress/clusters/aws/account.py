@@ -13,6 +13,11 @@ from botocore.config import Config
 from raycompress.clusters.files import ClusterFile
 
 _CONFIG = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2, "mode": "standard"})
+_CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
+# where each part of AWS knows of all its regions, those that an account has not switched on among them
+_HOME = {"aws": "us-east-1", "aws-cn": "cn-north-1", "aws-us-gov": "us-gov-west-1"}
+_RAYS_MAX_WORKERS = 2
+CLUSTER_TAG = "ray-cluster-name"
 
 
 @dataclass(frozen=True)
@@ -21,14 +26,15 @@ class Node:
 
     Attributes
     ----------
-    count
-        How many there will be at most.
+    least, most
+        How many there will be.
     config
         What RunInstances is given.
     """
 
     name: str
-    count: int
+    least: int
+    most: int
     config: dict[str, Any]
 
     @property
@@ -39,7 +45,18 @@ class Node:
     @property
     def spot(self) -> bool:
         """Whether it runs on spare capacity, and can be taken away."""
-        return bool(self.config.get("InstanceMarketOptions", {}).get("MarketType") == "spot")
+        return (self.config.get("InstanceMarketOptions") or {}).get("MarketType") == "spot"
+
+    @property
+    def image(self) -> str | None:
+        """The image's id; None where the file leaves it to a launch template or to Ray."""
+        image = self.config.get("ImageId")
+        return None if image in (None, "", "latest_dlami") else str(image)
+
+    @property
+    def subnets(self) -> list[str]:
+        """The subnets that the file names: Ray's own ``SubnetIds``, or EC2's ``SubnetId``."""
+        return [*(self.config.get("SubnetIds") or ()), *filter(None, [self.config.get("SubnetId")])]
 
 
 class Account:
@@ -50,21 +67,33 @@ class Account:
         self.region = str(cluster.data["provider"].get("region") or "")
         zones = str(cluster.data["provider"].get("availability_zone") or "")
         self.zones = [zone.strip() for zone in zones.split(",") if zone.strip()]
-        self._clients: dict[str, Any] = {}
+        self._clients: dict[tuple[str, str], Any] = {}
+        self._types: dict[str, Any] = {}
 
     @cached_property
     def session(self) -> Any:
-        """boto3's session, with the profile that the cluster file or the environment names."""
-        credentials = self.cluster.data["provider"].get("aws_credentials") or {}
-        return boto3.Session(region_name=self.region or None, **credentials)
+        """boto3's session, with the credentials of the cluster file or of the environment."""
+        given = self.cluster.data["provider"].get("aws_credentials") or {}
+        return boto3.Session(region_name=self.region, **{key: given[key] for key in _CREDENTIALS if key in given})
 
-    def client(self, service: str, region: str | None = None) -> Any:
+    @property
+    def home(self) -> str:
+        """The region that knows of all others.
+
+        Raises
+        ------
+        botocore.exceptions.UnknownRegionError
+            The region's name is like none that AWS has.
+        """
+        partition = self.session.get_partition_for_region(self.region)
+        return _HOME.get(partition, self.region)
+
+    def client(self, service: str, region: str = "") -> Any:
         """Return boto3's client of `service`."""
-        if service not in self._clients:
-            self._clients[service] = self.session.client(
-                service, region_name=region or self.region or None, config=_CONFIG
-            )
-        return self._clients[service]
+        key = service, region or self.region
+        if key not in self._clients:
+            self._clients[key] = self.session.client(service, region_name=key[1], config=_CONFIG)
+        return self._clients[key]
 
     def pages(self, operation: str, key: str, **arguments: Any) -> Iterator[dict[str, Any]]:
         """Yield what a listing operation of EC2 has under `key`, page after page."""
@@ -73,15 +102,17 @@ class Account:
 
     @cached_property
     def nodes(self) -> list[Node]:
-        """The head and each type of worker."""
+        """The head and each type of worker that there can be one of."""
         data = self.cluster.data
-        most, head = int(data.get("max_workers", 2)), data.get("head_node_type")
+        limit, head = int(data.get("max_workers", _RAYS_MAX_WORKERS)), data.get("head_node_type")
         found = []
-        for name, node_type in (data.get("available_node_types") or {}).items():
-            # Ray's own rule: a type that names no number may take all of them
-            count = 1 if name == head else min(int(node_type.get("max_workers", most)), most)
-            found.append(Node(name, count, node_type["node_config"]))
-        return [node for node in found if node.count]
+        for name, kind in (data.get("available_node_types") or {}).items():
+            is_head = int(name == head)
+            # Ray's own rule: a type of worker that names no number may take all of them, the head's takes none
+            most = min(int(kind.get("max_workers", 0 if is_head else limit)), limit)
+            config = kind.get("node_config") or {}
+            found.append(Node(name, int(kind.get("min_workers", 0)) + is_head, most + is_head, config))
+        return [node for node in found if node.most]
 
     def where(self, node: Node, *keys: str | int) -> str:
         """Return the place of a node's key in the file."""

@@ -10,7 +10,7 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raycompress.clusters.aws.account import Account, Node
-from raycompress.clusters.check import Estimate, NodePrice
+from raycompress.clusters.check import Estimate, EstimateLine
 from raycompress.clusters.files import ClusterFile
 
 # the price list itself is served in few regions only
@@ -20,25 +20,24 @@ _PRICE_LIST_REGION = "us-east-1"
 def estimate(cluster: ClusterFile) -> Estimate:
     """Return what `cluster` costs an hour with as many workers as it may have."""
     account = Account(cluster)
-    return Estimate(tuple(_price(account, node) for node in account.nodes))
-
-
-def _price(account: Account, node: Node) -> NodePrice:
-    dollars, source = _spot(account, node) if node.spot else _on_demand(account, node)
-    return NodePrice(node.name, node.instance_type, node.count, node.spot, dollars, source)
+    priced = [(node, *(_spot if node.spot else _on_demand)(account, node)) for node in account.nodes]
+    lines = (EstimateLine(node.name, node.instance_type, node.most, dollars, node.spot) for node, dollars, _ in priced)
+    return Estimate(tuple(lines), "; ".join(dict.fromkeys(source for _, _, source in priced)))
 
 
 def _on_demand(account: Account, node: Node) -> tuple[float | None, str]:
     try:
         dollars = _listed(account, node.instance_type)
     except (BotoCoreError, ClientError):
+        # whoever may not ask, or has no network, still gets the order of magnitude, and is told whose it is
         dollars = None
     if dollars is not None:
-        return dollars, "pricing API"
+        return dollars, f"AWS's price list of today for {account.region}"
     table = built_in()
     dollars = table["dollars_an_hour"].get(node.instance_type)
-    source = f"built-in table of {table['of']} ({table['region']}; may be out of date)"
-    return dollars, source if dollars is not None else "not known"
+    if dollars is None:
+        return None, f"the price of {node.instance_type or node.name} is not known"
+    return dollars, f"a built-in table of {table['of']} for {table['region']}, which may be out of date"
 
 
 def built_in() -> dict[str, Any]:
@@ -85,4 +84,6 @@ def _spot(account: Account, node: Node) -> tuple[float | None, str]:
         if entry["InstanceType"] == node.instance_type
         and (not account.zones or entry["AvailabilityZone"] in account.zones)
     ]
-    return (max(prices), "spot price of now") if prices else (None, "spot price not known")
+    if not prices:
+        return None, f"the spot price of {node.instance_type or node.name} is not known"
+    return max(prices), f"spot prices of now, the dearest zone of {account.region}"

@@ -4,68 +4,87 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
+from typing import NamedTuple
 
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from raycompress.clusters.aws.account import Account
+from raycompress.clusters.aws.account import CLUSTER_TAG, Account
 from raycompress.clusters.aws.machines import describe_type
-from raycompress.clusters.check import Check, State, failed
+from raycompress.clusters.check import Check, State, failed, warning
 
-# families -> (what AWS calls them, the quota's code on demand, and for spot)
-_QUOTAS = (
-    (re.compile(r"(g|vt)\d"), "G and VT", "L-DB2E81BA", "L-3819A6DF"),
-    (re.compile(r"p5"), "P5", "L-417A185B", "L-C4BD4855"),
-    (re.compile(r"p\d"), "P", "L-417A185B", "L-7212CCBC"),
-    (re.compile(r"[acdhimrtz]\d"), "standard", "L-1216C47A", "L-34B43A08"),
-)
+
+class Quota(NamedTuple):
+    """One of AWS's limits on virtual CPUs: by family, on demand and on spot apart."""
+
+    code: str
+    name: str
+
+
+# AWS's list of quotas has more (Inf, Trn, X ...); of those it is said that they are not checked
+_QUOTAS = {
+    False: (
+        (re.compile(r"(g|vt|gr)\d"), Quota("L-DB2E81BA", "G and VT instances on demand")),
+        (re.compile(r"p\d"), Quota("L-417A185B", "P instances on demand")),
+        (re.compile(r"[acdhimrtz]\d"), Quota("L-1216C47A", "standard instances on demand")),
+    ),
+    True: (
+        (re.compile(r"(g|vt|gr)\d"), Quota("L-3819A6DF", "G and VT instances on spot")),
+        (re.compile(r"p5"), Quota("L-C4BD4855", "P5 instances on spot")),
+        (re.compile(r"p[234]"), Quota("L-7212CCBC", "P2, P3 and P4 instances on spot")),
+        (re.compile(r"[acdhimrtz]\d"), Quota("L-34B43A08", "standard instances on spot")),
+    ),
+}
 
 
 def quotas(account: Account) -> list[Check]:
-    """Return, for each family of the cluster's nodes, whether its quota leaves room for all of them."""
-    wanted: dict[tuple[str, str, bool], int] = defaultdict(int)
+    """Return, for each family of the cluster's nodes, whether its quota leaves room for them."""
+    least: dict[Quota, int] = defaultdict(int)
+    most: dict[Quota, int] = defaultdict(int)
     found = []
     for node in account.nodes:
         quota, described = _quota(node.instance_type, node.spot), describe_type(account, node.instance_type)
-        if described is None:
+        if quota is None or described is None:
+            what = node.instance_type or "what the launch template names"
+            found.append(Check(f"quota of {node.name}", State.NOT_CHECKED, f"not known for {what}"))
             continue
-        if quota is None:
-            found.append(Check(f"quota of {node.name}", State.NOT_CHECKED, f"unknown for {node.instance_type}"))
-            continue
-        wanted[quota] += node.count * int(described["VCpuInfo"]["DefaultVCpus"])
-    return found + [_room(account, *quota, cpus) for quota, cpus in wanted.items()]
+        cpus = int(described["VCpuInfo"]["DefaultVCpus"])
+        least[quota] += node.least * cpus
+        most[quota] += node.most * cpus
+    return found + [_room(account, quota, least[quota], most[quota]) for quota in most]
 
 
-def _quota(instance_type: str, spot: bool) -> tuple[str, str, bool] | None:
-    for pattern, family, on_demand, on_spot in _QUOTAS:
-        if pattern.match(instance_type):
-            return family, on_spot if spot else on_demand, spot
-    return None
+def _quota(instance_type: str, spot: bool) -> Quota | None:
+    return next((quota for pattern, quota in _QUOTAS[spot] if pattern.match(instance_type)), None)
 
 
-def _room(account: Account, family: str, code: str, spot: bool, wanted: int) -> Check:
-    name = f"quota of {family} instances, {'spot' if spot else 'on demand'}"
+def _room(account: Account, quota: Quota, least: int, most: int) -> Check:
+    name, wanted = f"quota of {quota.name}", f"{most} vCPUs are wanted"
+    client = account.client("service-quotas")
     try:
-        quota = account.client("service-quotas").get_service_quota(ServiceCode="ec2", QuotaCode=code)["Quota"]
-    except ClientError as error:
-        code = str(error.response["Error"]["Code"])
-        return Check(name, State.NOT_CHECKED, f"AWS does not say ({code}); {wanted} vCPUs are wanted")
-    allowed, running = int(quota["Value"]), _running(account, code, spot)
-    if wanted + running > allowed:
-        what = f"{wanted} vCPUs are wanted, {running} run, {allowed} are allowed"
-        url = f"https://{account.region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{code}"
-        fix = f"fewer or smaller nodes (max_workers), or ask AWS for more, which takes hours to days: {url}"
-        return failed(name, what, where=account.cluster.where("max_workers"), fix=fix)
-    return Check(name, State.OK, f"{wanted} vCPUs wanted, {running} run, {allowed} allowed")
+        allowed = int(client.get_service_quota(ServiceCode="ec2", QuotaCode=quota.code)["Quota"]["Value"])
+    except (ClientError, BotoCoreError) as error:
+        return Check(name, State.NOT_CHECKED, f"AWS does not say ({error}); {wanted}")
+    running = _running(account, quota)
+    room, said = allowed - running, f"{wanted}, {running} run already, {allowed} are allowed"
+    if most <= room:
+        return Check(name, State.OK, said)
+    url = f"https://{account.region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{quota.code}"
+    fix = f"fewer or smaller nodes (max_workers), or ask AWS for more, which takes hours to days: {url}"
+    where = account.cluster.where("max_workers")
+    if least <= room:
+        return warning(name, f"{said}: not all workers would come", where=where, fix=fix)
+    return failed(name, f"{said}: not even head and min_workers would come", where=where, fix=fix)
 
 
-def _running(account: Account, code: str, spot: bool) -> int:
+def _running(account: Account, quota: Quota) -> int:
+    """Return the virtual CPUs that run under `quota`, without those of this very cluster: Ray would use them."""
     states = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
     cpus = 0
     for reservation in account.pages("describe_instances", "Reservations", Filters=states):
         for instance in reservation["Instances"]:
-            is_spot = instance.get("InstanceLifecycle") == "spot"
-            quota = _quota(instance["InstanceType"], is_spot)
-            if quota is not None and quota[1] == code and is_spot is spot:
+            tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
+            spot = instance.get("InstanceLifecycle") == "spot"
+            if _quota(instance["InstanceType"], spot) == quota and tags.get(CLUSTER_TAG) != account.cluster.name:
                 options = instance.get("CpuOptions", {})
                 cpus += int(options.get("CoreCount", 1)) * int(options.get("ThreadsPerCore", 1))
     return cpus
