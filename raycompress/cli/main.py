@@ -22,6 +22,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "status": ("raycompress.cli.status", "Show how an experiment stands, trial by trial."),
     "logs": ("raycompress.cli.logs", "Print the log of a trial."),
     "best": ("raycompress.cli.best", "Show the best model of an experiment; --verify reloads and compares it."),
+    "fetch": ("raycompress.cli.fetch", "Download the best model of an experiment on S3, and check its hashes."),
     "report": ("raycompress.cli.report", "Write an experiment as one HTML page, or as an Optuna study."),
     "analyze": ("raycompress.cli.analyze", "Measure what each layer of the model bears and costs."),
     "exec": ("raycompress.cli.exec", "Run a plain script of the old tool, with its `aup` in place; no experiment."),

@@ -14,6 +14,7 @@ from jsonschema import Draft7Validator
 from raycompress.clusters.mistake import Keys, Mistake
 from raycompress.experiment.words import did_you_mean, dotted, listed, said
 
+_PROVIDERS = ("aws", "gcp", "local", "azure", "vsphere", "aliyun", "external", "fake_multinode", "readonly", "spark")
 _KINDS = {
     "object": "an object",
     "array": "a list",
@@ -26,10 +27,14 @@ _KINDS = {
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """Return what Ray's schema, and the way its node types refer to each other, find wrong."""
     found = [each for error in _validator().iter_errors(_as_ray_sees_it(data)) for each in _told(error)]
-    provider = data.get("provider")
-    if isinstance(provider, dict) and "type" not in provider:
-        found.append(Mistake(("provider",), 'the provider has no "type"', 'for example "type: aws"'))
-    return found or [*_node_types(data)]
+    return found or [*_provider(data["provider"]), *_node_types(data)]
+
+
+def _provider(provider: dict[str, Any]) -> Iterator[Mistake]:
+    kind = provider["type"]
+    if kind not in _PROVIDERS:
+        fix = did_you_mean(kind, _PROVIDERS) or f"Ray has {listed(_PROVIDERS)}"
+        yield Mistake(("provider", "type"), f'Ray has no provider "{kind}"', fix)
 
 
 def _validator() -> Any:
@@ -65,7 +70,9 @@ def _told(error: Any) -> Iterator[Mistake]:
                 if key not in error.instance:
                     yield Mistake(path, f'{place} has no "{key}"', "Ray needs it")
         case "type":
-            kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+            kinds: list[str] = (
+                [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+            )
             wanted = " or ".join(_KINDS.get(kind, kind) for kind in kinds)
             yield Mistake(path, f"{place} must be {wanted}, not {said(error.instance)}")
         case _:
