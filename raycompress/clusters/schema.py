@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft7Validator
 
-from raycompress.clusters.mistake import Mistake
+from raycompress.clusters.mistake import Keys, Mistake
 from raycompress.experiment.words import did_you_mean, dotted, listed, said
 
 _PROVIDERS = ("aws", "gcp", "local", "azure", "vsphere", "aliyun", "external", "fake_multinode", "readonly", "spark")
@@ -56,7 +56,7 @@ def _as_ray_sees_it(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(error: Any) -> Iterator[Mistake]:
-    path = tuple(error.absolute_path)
+    path: Keys = tuple(error.absolute_path)
     place = f'"{dotted(path)}"' if path else "the file"
     match error.validator:
         case "additionalProperties":
