@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raycompress.clusters.check import Check, State
+from raycompress.clusters.check import Check, Estimate, State
 from raycompress.printable import printable
 
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.NOT_CHECKED: "dim"}
@@ -24,6 +24,30 @@ def show(checks: Sequence[Check]) -> None:
     for check in checks:
         table.add_row(Text(check.state, _STYLES[check.state]), Text(printable(check.name)), _found(check))
     Console(highlight=False).print(table)
+
+
+def show_price(estimate: Estimate | None) -> None:
+    """Print what a cluster costs on stdout, machine by machine."""
+    console = Console(highlight=False)
+    if estimate is None:
+        console.print("\nwhat it costs is not known here")
+        return
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, show_footer=True)
+    table.add_column("nodes", "together")
+    table.add_column("machine")
+    table.add_column("at most", justify="right")
+    table.add_column("$ an hour each", justify="right")
+    table.add_column("$ an hour", _dollars(estimate.dollars_per_hour), justify="right")
+    for line in estimate.lines:
+        each = line.dollars_per_hour
+        machine = Text(printable(line.instance) + (", spot" if line.spot else ""))
+        together = _dollars(None if each is None else line.count * each)
+        table.add_row(Text(printable(line.node_type)), machine, str(line.count), _dollars(each), together)
+    console.print("", table, Text(f"\nfrom {printable(estimate.source)}; disks and traffic come on top"))
+
+
+def _dollars(amount: float | None) -> str:
+    return "not known" if amount is None else f"{amount:.3f}"
 
 
 def has_failed(checks: Sequence[Check]) -> bool:

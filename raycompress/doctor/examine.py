@@ -9,8 +9,9 @@ from importlib import metadata
 from pathlib import Path
 
 from raycompress.clusters import cloud
-from raycompress.clusters.check import Check, State, failed, warning
+from raycompress.clusters.check import Check, State, warning
 from raycompress.clusters.files import ClusterFile, find, load
+from raycompress.clusters.hosts import key_file
 from raycompress.doctor.credentials import check_credentials
 from raycompress.doctor.libraries import check_libraries
 from raycompress.doctor.machine import check_gpus, check_machine
@@ -18,6 +19,8 @@ from raycompress.errors import ClusterError
 from raycompress.tuning.local_ray import LocalRay, machine_cpus, machine_gpus
 
 _S3 = "s3://"
+_LOOK_AT_KEYS = ("aws", "local")
+"""The providers whose checks look at the private key themselves."""
 
 
 def examine(storage: str, cluster: str | None = None, *, deep: bool = False) -> Iterator[Check]:
@@ -65,7 +68,8 @@ def _loaded(path: Path | None) -> tuple[ClusterFile | None, list[Check]]:
 def _of_cluster(file: ClusterFile, storage: str) -> Iterator[Check]:
     yield Check("cluster file", State.OK, f"{file.path.name}: {file.name}, on {file.provider}")
     yield from _ray_of_nodes(file)
-    yield from _key(file)
+    if file.provider not in _LOOK_AT_KEYS:
+        yield from key_file(file)
     yield from cloud.checks(file, storage)
 
 
@@ -80,22 +84,6 @@ def _ray_of_nodes(file: ClusterFile) -> Iterator[Check]:
             fix = f"write ray=={here} there, or pip install ray=={there} here"
             what = f"the nodes get Ray {there}, and here is {here}"
             yield warning("Ray of the nodes", what, where=file.where("setup_commands"), fix=fix)
-
-
-def _key(file: ClusterFile) -> Iterator[Check]:
-    """Look at the private key that opens the nodes; ssh takes none that others may read."""
-    written = (file.data.get("auth") or {}).get("ssh_private_key")
-    if written is None:
-        return
-    where = file.where("auth", "ssh_private_key")
-    path = Path(str(written)).expanduser()
-    if not path.is_file():
-        fix = "put the private half of the key pair there, with mode 600"
-        yield failed("SSH key", f"there is no file {path}", where=where, fix=fix)
-    elif path.stat().st_mode & 0o077:
-        yield failed("SSH key", f"others may read {path}", where=where, fix=f"chmod 600 {path}")
-    else:
-        yield Check("SSH key", State.OK, str(written))
 
 
 def _ray_starts() -> Check:
