@@ -1,0 +1,1 @@
+"""A search on a Ray cluster: brought up, submitted to, followed, fetched from, torn down."""
