@@ -139,6 +139,13 @@ class ClusterError(RaycompressError):
 
     exit_code = 3
 
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> ClusterError:
+        """Gather several mistakes into one error; `problems` must not be empty."""
+        error = _rebuild(cls, problems)
+        assert isinstance(error, ClusterError)
+        return error
+
 
 class StoppedError(RaycompressError):
     """Stopped by the user; the best so far is saved."""

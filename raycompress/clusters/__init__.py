@@ -1,1 +1,1 @@
-"""A search on a Ray cluster: brought up, submitted to, followed, fetched from, torn down."""
+"""Ray clusters: their files, what is checked before a dollar is spent, and the life of a run on one."""

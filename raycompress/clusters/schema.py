@@ -1,0 +1,91 @@
+"""A cluster file against Ray's own JSON Schema, in words."""
+
+from __future__ import annotations
+
+import copy
+import importlib.util
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from jsonschema import Draft7Validator
+
+from raycompress.clusters.mistake import Mistake
+from raycompress.experiment.words import did_you_mean, dotted, listed, said
+
+_KINDS = {
+    "object": "an object",
+    "array": "a list",
+    "string": "a text",
+    "integer": "a whole number",
+    "number": "a number",
+}
+
+
+def mistakes(data: dict[str, Any]) -> list[Mistake]:
+    """Return what Ray's schema, and the way its node types refer to each other, find wrong."""
+    found = [each for error in _validator().iter_errors(_as_ray_sees_it(data)) for each in _told(error)]
+    provider = data.get("provider")
+    if isinstance(provider, dict) and "type" not in provider:
+        found.append(Mistake(("provider",), 'the provider has no "type"', 'for example "type: aws"'))
+    return found or [*_node_types(data)]
+
+
+def _validator() -> Any:
+    # ray is not imported for it: that takes a second, and sets up logging
+    spec = importlib.util.find_spec("ray")
+    assert spec is not None and spec.submodule_search_locations
+    schema = Path(spec.submodule_search_locations[0]) / "autoscaler" / "ray-schema.json"
+    return Draft7Validator(json.loads(schema.read_text()))
+
+
+def _as_ray_sees_it(data: dict[str, Any]) -> dict[str, Any]:
+    """Ray fills in the resources of a node type, where its cloud tells them, before it looks at its schema."""
+    seen = copy.deepcopy(data)
+    types = seen.get("available_node_types")
+    for node_type in types.values() if isinstance(types, dict) else ():
+        if isinstance(node_type, dict):
+            node_type.setdefault("resources", {})
+    return seen
+
+
+def _told(error: Any) -> Iterator[Mistake]:
+    path = tuple(error.absolute_path)
+    place = f'"{dotted(path)}"' if path else "the file"
+    match error.validator:
+        case "additionalProperties":
+            known = list(error.schema.get("properties", {}))
+            for key in error.instance:
+                if key not in known:
+                    fix = did_you_mean(key, known) or f"remove it; the keys here are {listed(known, 12)}"
+                    yield Mistake((*path, str(key)), f'unknown key "{key}"', fix)
+        case "required":
+            for key in error.validator_value:
+                if key not in error.instance:
+                    yield Mistake(path, f'{place} has no "{key}"', "Ray needs it")
+        case "type":
+            kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+            wanted = " or ".join(_KINDS.get(kind, kind) for kind in kinds)
+            yield Mistake(path, f"{place} must be {wanted}, not {said(error.instance)}")
+        case _:
+            yield Mistake(path, f"{place}: {error.message.splitlines()[0]}")
+
+
+def _node_types(data: dict[str, Any]) -> Iterator[Mistake]:
+    types: dict[str, Any] = data.get("available_node_types") or {}
+    head = data.get("head_node_type")
+    if types and head is None:
+        yield Mistake((), "no head_node_type", f"name one of the available_node_types: {listed(types)}")
+    elif types and head not in types:
+        fix = did_you_mean(head, types) or f"there are {listed(types)}"
+        yield Mistake(("head_node_type",), f'no node type is named "{head}"', fix)
+    for name, node_type in types.items():
+        least, most = node_type.get("min_workers", 0), node_type.get("max_workers")
+        if most is not None and least > most:
+            keys = ("available_node_types", name, "min_workers")
+            yield Mistake(keys, f"min_workers is {least}, max_workers only {most}", "raise max_workers")
+    least = sum(node_type.get("min_workers", 0) for node_type in types.values())
+    if least > data.get("max_workers", least):
+        what = f"the node types want at least {least} workers, max_workers allows {data['max_workers']}"
+        yield Mistake(("max_workers",), what, f"max_workers: {least}")
