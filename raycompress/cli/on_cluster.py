@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,20 +38,20 @@ def launch_on_cluster(file: Path, reference: str, options: Options) -> None:
     """Run the experiment in `file` on the cluster that `reference` names, and bring its results here."""
     from raycompress.cli.launch import conclude
     from raycompress.cli.live import LiveView
-    from raycompress.clusters.launch import Launch, Request, packed
+    from raycompress.clusters.launch import Launch, Request, shared_storage
+    from raycompress.clusters.package import pack
 
     experiment = _loaded(file)
-    storage = str(json.loads(experiment.text).get("storage", experiment.storage))
-    storage = str(experiment.storage) if not storage.startswith(("s3://", "/")) else storage
     cluster = cluster_of(reference)
-    package, scratch = packed(experiment, storage, is_written=experiment.is_written(("storage",)))
-    with scratch:
+    with tempfile.TemporaryDirectory(prefix="raycompress-") as scratch:
+        storage = shared_storage(experiment)
+        package = pack(experiment, Path(scratch))
         _agree(experiment, cluster, storage, package, options)
         if options.dry_run:
             return
         request = Request(experiment, storage, Path(DEFAULT_STORAGE), keep=options.keep, detach=options.detach)
         with LiveView() as view:
-            outcome = Launch(request, cluster, view, lambda: _leaves_it_running(view)).run(package, Path(scratch.name))
+            outcome = Launch(request, cluster, view, lambda: _leaves_it_running(view)).run(package, Path(scratch))
     if outcome.detached:
         _come_back(outcome, cluster)
         return
@@ -70,8 +70,7 @@ def cluster_of(reference: str) -> Cluster:
     if "://" in reference:
         fix = "as in http://127.0.0.1:8265; a tunnel to the head's port 8265 makes it reachable here"
         raise UsageError("the address of a cluster is that of its Jobs API", where=reference, fix=fix)
-    found = files.load(files.find(reference))
-    return FileCluster(str(found.path.resolve()), found)
+    return FileCluster(files.load(files.find(reference)))
 
 
 def _loaded(file: Path) -> Experiment:

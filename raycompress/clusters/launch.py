@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,10 +12,11 @@ from pathlib import Path
 
 from raycompress.clusters.following import Follower
 from raycompress.clusters.mirror import Mirror, Submitted
-from raycompress.clusters.package import Package, pack
+from raycompress.clusters.package import Package
 from raycompress.clusters.running import Cluster
-from raycompress.errors import ClusterError, RaycompressError
+from raycompress.errors import ExperimentError, RaycompressError
 from raycompress.experiment.schema import Experiment
+from raycompress.experiment.spelling import respell
 from raycompress.results import store
 from raycompress.results.journal import Event
 from raycompress.results.record import Experiment as Record
@@ -180,25 +181,25 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
     return record
 
 
-def packed(experiment: Experiment, storage: str) -> tuple[Package, tempfile.TemporaryDirectory[str]]:
-    """Check what can be checked of an experiment before there is a cluster, and pack it.
+def shared_storage(experiment: Experiment) -> str:
+    """Return where the results go, as the experiment file says it: on the nodes, not here.
 
     Raises
     ------
-    ClusterError
-        The results would go where the nodes cannot share them, or the working directory is too large.
+    ExperimentError
+        That is no place that the nodes share, or the experiment is none for a cluster.
     """
     if experiment.proposer == "passive":
-        raise ClusterError(
+        raise ExperimentError(
             "a passive trial runs in the command's own process, not on a cluster",
             where=experiment.where(("proposer",)),
             fix="take another proposer, or leave --cluster out",
         )
+    storage = str(respell(json.loads(experiment.text)).data.get("storage", ""))
     if not storage.startswith(("s3://", "/")):
-        raise ClusterError(
+        raise ExperimentError(
             "the nodes of a cluster need a place for results that all of them reach",
             where=experiment.where(("storage",)),
             fix='write "storage": "s3://bucket/prefix", or the absolute path of a disk that all nodes share',
         )
-    scratch = tempfile.TemporaryDirectory(prefix="raycompress-")
-    return pack(experiment, Path(scratch.name)), scratch
+    return storage

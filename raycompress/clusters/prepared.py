@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,7 @@ TOKEN = "~/.ray/auth_token"
 ENVIRONMENT = {"RAY_AUTH_MODE": "token", "RAY_USAGE_STATS_ENABLED": "0"}
 """What Ray is started with on every node."""
 
-_HEAD = "ulimit -n 65536; ray start --head --port=6379 --autoscaling-config=~/ray_bootstrap_config.yaml"
-_WORKER = "ulimit -n 65536; ray start --address=$RAY_HEAD_IP:6379"
-_STARTS = {"head_start_ray_commands": ["ray stop", _HEAD], "worker_start_ray_commands": ["ray stop", _WORKER]}
+_STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 _STOP = re.compile(r"^(.*?)\bray stop\b[^;&|]*$")
 _START = re.compile(r"\bray start\b")
 
@@ -47,21 +44,17 @@ def prepare(data: dict[str, Any], *, token: Path, wheel: Path) -> dict[str, Any]
         # Ray's newer autoscaler starts one worker of a list of machines and waits for the others for ever
         environment["RAY_enable_autoscaler_v2"] = "0"
     started = " ".join([*(f"{name}={value}" for name, value in environment.items()), "ray start"])
-    for name, usual in _STARTS.items():
-        ready[name] = [_START.sub(started, each) for each in ready.get(name) or usual]
+    for name in _STARTS:
+        ready[name] = [_START.sub(started, each) for each in ready[name]]
     return ready
 
 
 def activation(data: dict[str, Any]) -> str:
     """Return what the cluster file writes before ``ray stop``: how Ray's Python environment is entered."""
-    return _before_stop(data.get("worker_start_ray_commands") or data.get("head_start_ray_commands") or ())
+    found = (_STOP.match(command) for name in _STARTS for command in data[name])
+    return next((match[1] for match in found if match), "")
 
 
 def stop_command(data: dict[str, Any]) -> str:
     """Return what stops Ray on a node: on the login PATH there may be no ``ray``."""
     return f"{activation(data)}ray stop --force"
-
-
-def _before_stop(commands: Sequence[str]) -> str:
-    found = (_STOP.match(command) for command in commands)
-    return next((match[1] for match in found if match), "")

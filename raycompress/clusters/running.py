@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.clusters import jobs as jobs_api
+from raycompress.clusters.files import ClusterFile
 from raycompress.clusters.jobs import Jobs
 from raycompress.clusters.launcher import Launcher
 from raycompress.clusters.modules import unpacked_wheel
@@ -73,17 +74,12 @@ class Cluster(ABC):
 
 
 class FileCluster(Cluster):
-    """A cluster that a cluster file describes, reached through an SSH tunnel.
+    """A cluster that a cluster file describes, reached through an SSH tunnel."""
 
-    Parameters
-    ----------
-    data
-        What the cluster file says.
-    """
-
-    def __init__(self, name: str, data: dict[str, Any]) -> None:
-        super().__init__(name)
-        self.launcher = Launcher(data)
+    def __init__(self, file: ClusterFile) -> None:
+        super().__init__(str(file.path.resolve()))
+        self.file = file
+        self.launcher = Launcher(file.data)
         self._tunnel: Tunnel | None = None
 
     @property

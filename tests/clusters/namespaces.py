@@ -60,20 +60,11 @@ class Host:
     address: str
     first: psutil.Process
 
-    def command(self, command: Sequence[str]) -> list[str]:
-        """Return what runs `command` on this host."""
-        return [
-            "nsenter",
-            "--target",
-            str(self.first.pid),
-            "--net",
-            "--pid",
-            "--mount",
-            "--uts",
-            "--ipc",
-            "--",
-            *command,
-        ]
+    def command(self, command: Sequence[str], folder: Path | str = "/") -> list[str]:
+        """Return what runs `command` on this host, in `folder`."""
+        spaces = ["--net", "--pid", "--mount", "--uts", "--ipc"]
+        inside = ["env", "--chdir", str(folder), *command]
+        return ["nsenter", "--target", str(self.first.pid), *spaces, "--", *inside]
 
     def run(
         self, command: Sequence[str], *, timeout: float = 60, **environment: str
@@ -119,8 +110,8 @@ class Lab:
 
 def clean_environment(**more: str) -> dict[str, str]:
     """Return an environment without what this process's Ray, pytest or terminal were told."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "PYTHONPATH") if name in os.environ}
-    return {**kept, "HOME": "/root", "TERM": "dumb", **more}
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    return {**kept, "HOME": "/root", "TERM": "dumb", "PYTHONPATH": str(_REPOSITORY), **more}
 
 
 @contextmanager
@@ -134,6 +125,9 @@ def lab(n_workers: int) -> Iterator[Lab]:
         assert first.stdout is not None and first.stdout.readline() == "ready\n"
         subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / "key"], check=True)
         (folder / "shared").mkdir()
+        # accounts of its own: a host is root, and what sshd wants
+        (folder / "passwd").write_text("root:x:0:0::/root:/bin/bash\nsshd:x:990:990::/run/sshd:/usr/sbin/nologin\n")
+        (folder / "group").write_text("root:x:0:\ntty:x:5:\nsshd:x:990:\n")
         inside = psutil.Process(first.pid).children()[0]
         names = ["head", *(f"worker-{number}" for number in range(1, n_workers + 1))]
         addresses = {name: f"10.77.0.{number}" for number, name in enumerate(names, 1)} | {"here": "10.77.0.100"}
@@ -172,6 +166,8 @@ for path in $KEPT; do
     number=$((number+1))
 done
 mkdir -p /tmp/run-sshd && mount --bind /tmp/run-sshd /run
+mount --bind "$FOLDER/passwd" /etc/passwd
+mount --bind "$FOLDER/group" /etc/group
 mkdir -m 700 /root/.ssh
 cp "$FOLDER/key.pub" /root/.ssh/authorized_keys
 mount -t tmpfs tmpfs /srv
@@ -239,5 +235,5 @@ def _wait(hosts: Iterable[Host], folder: Path) -> None:
     for host in hosts:
         last = "sleep infinity" if host.name == "here" else "sshd"
         while not any(last in line for line in host.processes()[:1]):
-            assert time.monotonic() < deadline, (folder / f"{host.name}.log").read_text()
+            assert time.monotonic() < deadline, "".join(log.read_text() for log in folder.glob(f"*{host.name}.log"))
             time.sleep(0.2)
