@@ -5,6 +5,8 @@ from __future__ import annotations
 import shlex
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +18,12 @@ from raycompress.cli.words import shown
 from raycompress.errors import ClusterError, ExperimentError, UsageError
 
 if TYPE_CHECKING:
+    from raycompress.clusters.attached import Attached
     from raycompress.clusters.launch import Outcome
     from raycompress.clusters.package import Package
     from raycompress.clusters.running import Cluster
     from raycompress.experiment.schema import Experiment
+    from raycompress.results.store import ExperimentFolder
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,52 @@ def cluster_of(reference: str) -> Cluster:
         fix = "as in http://127.0.0.1:8265; a tunnel to the head's port 8265 makes it reachable here"
         raise UsageError("the address of a cluster is that of its Jobs API", where=reference, fix=fix)
     return FileCluster(files.load(files.find(reference)))
+
+
+@contextmanager
+def reached(folder: ExperimentFolder) -> Iterator[Attached]:
+    """Reach the search of `folder` on its cluster; UsageError where it is a search of this machine."""
+    from raycompress.clusters.attached import attached
+
+    with attached(folder) as search:
+        if search is None:
+            fix = "Ctrl-C, where it runs, stops a search of this machine"
+            raise UsageError("this search does not run on a cluster", where=str(folder.root), fix=fix)
+        yield search
+
+
+@contextmanager
+def brought_up_to_date(folder: ExperimentFolder) -> Iterator[ExperimentFolder]:
+    """Copy what has happened on the cluster, where the search of `folder` runs on one and has not ended here."""
+    from raycompress.clusters.mirror import Submitted
+    from raycompress.results.record import Experiment as Record
+
+    begun_there = Submitted.of(folder) is not None and Record(folder).state == "interrupted"
+    with ExitStack() as stack:
+        if begun_there:
+            try:
+                search = stack.enter_context(reached(folder))
+                stack.enter_context(search.held())
+            except ClusterError as error:
+                say(f"note: the cluster cannot be asked, so this is what was known last\n{error}", err=True)
+        yield folder
+
+
+def follow_on_cluster(folder: ExperimentFolder) -> None:
+    """Follow the search of `folder` to its end and bring its results here."""
+    from raycompress.cli.launch import conclude
+    from raycompress.cli.live import LiveView
+
+    with reached(folder) as search:
+        with LiveView() as view:
+            follower = search.bring_up_to_date(view, follow=True)
+            view.phase("fetching the results")
+            record = search.fetch()
+        if search.cluster.is_ours and not search.submitted.keep:
+            say(f"the cluster is still up: raycompress cluster down {shlex.quote(search.cluster.name)}", err=True)
+    conclude(record, quiet=follower.error is not None)
+    if follower.error is not None:
+        raise follower.error
 
 
 def _loaded(file: Path) -> Experiment:

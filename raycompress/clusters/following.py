@@ -86,39 +86,41 @@ class Follower:
             self._mirror = self._begin(event)
         self._mirror.take(event)
 
-    def follow(self, cluster: Cluster, job: str, *, until_begun: bool = False) -> None:
-        """Show what the job prints until it ends, or until its search has begun.
+    def follow(self, cluster: Cluster, job: str, *, until_begun: bool = False, only_so_far: bool = False) -> None:
+        """Show what the job prints until it ends, or until its search has begun, or what it has printed so far.
 
         Raises
         ------
         ClusterError
-            The cluster no longer answers, or the job ended without a word.
+            The cluster no longer answers.
         """
         since = time.monotonic()
         while True:
             try:
-                self._lines.again()
-                if until_begun:
-                    self._take(cluster.jobs.log(job))
-                    ended = cluster.jobs.has_ended(job)
-                    if self.has_begun and not ended:
-                        return
-                    time.sleep(0 if ended else 1)
+                if until_begun or only_so_far:
+                    self._again(cluster.jobs.log(job))
+                    time.sleep(0 if self.has_begun or only_so_far else _REST_S)
                 else:
-                    cluster.jobs.follow(job, self._take)
-                    ended = cluster.jobs.has_ended(job)
-                if ended:
                     self._lines.again()
-                    self._take(cluster.jobs.log(job))  # what the line was dropped before
+                    cluster.jobs.follow(job, self._take)
+                if cluster.jobs.has_ended(job):
+                    self._again(cluster.jobs.log(job))  # with what came after the line was dropped
                     self._conclude(cluster, job)
+                    return
+                if only_so_far or (until_begun and self.has_begun):
                     return
                 since = time.monotonic()
             except ClusterError as error:
-                if time.monotonic() - since > _PATIENCE_S:
+                if only_so_far or time.monotonic() - since > _PATIENCE_S:
                     raise
                 self.note(f"the connection to the cluster dropped, and is made again ({error.problems[0].what})")
                 cluster.reconnect()
                 time.sleep(_REST_S)
+
+    def _again(self, log: str) -> None:
+        """Take the log as it is from its beginning."""
+        self._lines.again()
+        self._take(log)
 
     def _take(self, chunk: str) -> None:
         for line in self._lines.new(chunk):
