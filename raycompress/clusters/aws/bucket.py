@@ -20,7 +20,8 @@ def bucket(account: Account, storage: str) -> list[Check]:
     name, prefix = parts.netloc, parts.path.strip("/")
     client, title = account.client("s3"), f"bucket {name}"
     try:
-        client.head_bucket(Bucket=name)
+        # not head_bucket: who may list the prefix only, as our policy has it, is refused that
+        client.list_objects_v2(Bucket=name, Prefix=f"{prefix}/" if prefix else "", MaxKeys=1)
     except ClientError as error:
         return [_unreachable(title, name, account.region, str(error.response["Error"]["Code"]))]
     key = f"{prefix}/.raycompress-check-{uuid.uuid4().hex}".lstrip("/")
