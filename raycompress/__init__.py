@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from raycompress.script.report import print_result as print_result
     from raycompress.script.report import report as report
     from raycompress.script.report import save_model as save_model
+    from raycompress.script.shared import shared as shared
 
 _HOMES = {
     "BasicConfig": "raycompress.script.config",
@@ -26,6 +27,7 @@ _HOMES = {
     "print_result": "raycompress.script.report",
     "report": "raycompress.script.report",
     "save_model": "raycompress.script.report",
+    "shared": "raycompress.script.shared",
 }
 
 __all__ = [*_HOMES, "experiment"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import dashboard_option, local_ray, say
+from raycompress.cli.options import dashboard_option, job_options, ray_of, say, watching
 from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
 
@@ -22,15 +22,22 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @dashboard_option
+@job_options
+@click.option("--id", "name", hidden=True, help="What the experiment is to be called.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def launch(file: Path, dashboard: bool, as_json: bool) -> None:
+def launch(file: Path, dashboard: bool, on_ray: str | None, events: bool, name: str | None, as_json: bool) -> None:
     """Run the experiment in FILE, one-time or automatic, on this machine.
 
     The best model and its mask are kept as one bundle; everything else of the trials but their logs is deleted.
     Ctrl-C stops the search and keeps the best model so far.
     """
     from raycompress.experiment.preflight import load_checked
+    from raycompress.tuning.launch import launch as launch_search
 
+    if events:
+        with watching(events) as view:
+            conclude(launch_search(load_checked(file), view, ray=ray_of(on_ray, dashboard), name=name), quiet=True)
+        return
     _run(load_checked(file), dashboard, as_json)
 
 
@@ -53,7 +60,6 @@ def run(file: Path, dashboard: bool, as_json: bool) -> None:
 
 
 def _run(experiment: Experiment, dashboard: bool, as_json: bool) -> None:
-    from raycompress.cli.live import LiveView
     from raycompress.tuning.launch import launch as launch_search
 
     if dashboard and experiment.proposer == "passive":
@@ -62,17 +68,17 @@ def _run(experiment: Experiment, dashboard: bool, as_json: bool) -> None:
             where="--dashboard",
             fix="leave --dashboard out, or take another proposer",
         )
-    with LiveView(live=experiment.proposer != "passive") as view:  # there the terminal is the script's
-        record = launch_search(experiment, view, ray=local_ray(dashboard))
+    with watching(False, live=experiment.proposer != "passive") as view:  # there the terminal is the script's
+        record = launch_search(experiment, view, ray=ray_of(None, dashboard))
     conclude(record, as_json)
 
 
-def conclude(record: Record, as_json: bool) -> None:
-    """Print what a search found, and raise what kept it from its end."""
+def conclude(record: Record, as_json: bool = False, *, quiet: bool = False) -> None:
+    """Print what a search found, unless `quiet`, and raise what kept it from its end."""
     text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.root))}"
     if as_json:
         click.echo(json.dumps(outcome(record), indent=2))
-    else:
+    elif not quiet:
         say(text)
     failure = _failure(record)
     if failure is not None:

@@ -11,8 +11,10 @@ import click
 from raycompress.printable import printable
 
 if TYPE_CHECKING:
+    from raycompress.cli.live import LiveView
     from raycompress.results.record import Experiment
-    from raycompress.tuning.local_ray import LocalRay
+    from raycompress.tuning.launch import RayHere
+    from raycompress.tuning.relay import RelayView
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -27,6 +29,15 @@ storage_option = click.option(
 )
 dashboard_option = click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, and its metrics, beside it.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def job_options(command: Command) -> Command:
+    """Add what a job of a cluster is told by the `launch --cluster` that submitted it; not for people."""
+    on_ray = click.option("--on-ray", metavar="ADDRESS", hidden=True, help="Run on this Ray cluster; auto: on its own.")
+    events = click.option(
+        "--events", is_flag=True, hidden=True, help="Print what happens for another raycompress to read."
+    )
+    return on_ray(events(command))
 
 
 def experiment_argument(command: Command) -> Command:
@@ -47,8 +58,20 @@ def open_record(experiment: str | None, storage: Path) -> Experiment:
     return Experiment(store.find(experiment, storage))
 
 
-def local_ray(dashboard: bool) -> LocalRay:
-    """Return the Ray of this machine, not started; one with a dashboard needs the libraries for it."""
+def watching(events: bool, *, live: bool = True) -> LiveView | RelayView:
+    """Return who watches a search: the terminal, or whoever reads this job's output."""
+    from raycompress.cli.live import LiveView
+    from raycompress.tuning.relay import RelayView
+
+    return RelayView() if events else LiveView(live=live)
+
+
+def ray_of(on_ray: str | None, dashboard: bool) -> RayHere:
+    """Return the Ray to run on, not started: this machine's own, or a cluster's."""
+    if on_ray is not None:
+        from raycompress.tuning.cluster_ray import ClusterRay
+
+        return ClusterRay(on_ray)
     from raycompress.tuning.dashboard import check_libraries
     from raycompress.tuning.local_ray import LocalRay, machine_cpus
 

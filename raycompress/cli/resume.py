@@ -6,26 +6,34 @@ from pathlib import Path
 
 import click
 
-from raycompress.cli.options import dashboard_option, experiment_argument, local_ray
+from raycompress.cli.options import dashboard_option, experiment_argument, job_options, ray_of, watching
 
 
 @click.command()
 @experiment_argument
 @click.option("--n-samples", type=click.IntRange(min=1), help="How many samples in all from now on; may only rise.")
 @dashboard_option
+@job_options
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def resume(experiment: str | None, storage: Path, n_samples: int | None, dashboard: bool, as_json: bool) -> None:
+def resume(
+    experiment: str | None,
+    storage: Path,
+    n_samples: int | None,
+    dashboard: bool,
+    on_ray: str | None,
+    events: bool,
+    as_json: bool,
+) -> None:
     """Go on with EXPERIMENT (its id, the beginning of one, or its folder; the newest by default).
 
     Trials that have ended are not run again, and the searcher knows their results; those that were running are begun
     once more. A search that is complete is extended with --n-samples.
     """
     from raycompress.cli.launch import conclude
-    from raycompress.cli.live import LiveView
     from raycompress.results import store
     from raycompress.tuning.launch import resume as resume_search
 
     folder = store.find(experiment, storage)
-    with LiveView() as view:
-        record = resume_search(folder, view, n_samples=n_samples, ray=local_ray(dashboard))
-    conclude(record, as_json)
+    with watching(events) as view:
+        record = resume_search(folder, view, n_samples=n_samples, ray=ray_of(on_ray, dashboard))
+    conclude(record, as_json, quiet=events)

@@ -150,16 +150,26 @@ class ExperimentFolder:
             aside.replace(self.best_link)
 
 
-def create(storage: Path, name: str) -> ExperimentFolder:
+def new_id(name: str) -> str:
+    """Return what an experiment goes by: its name and the time."""
+    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
+    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create(storage: Path, name: str, wanted: str | None = None) -> ExperimentFolder:
     """Make a new experiment folder, called after the experiment and the time.
+
+    Parameters
+    ----------
+    wanted
+        What it is to be called instead; a number is added where it is there already.
 
     Raises
     ------
     StorageError
         `storage` cannot be written.
     """
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
-    stem = f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    stem = wanted or new_id(name)
     try:
         storage.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):

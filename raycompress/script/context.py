@@ -41,6 +41,8 @@ class Trial:
         The bundle to verify, in mode ``verify``.
     analysis
         What is asked for in mode ``analyze``: keywords of `raycompress.analysis.layer_sensitivity`.
+    shared
+        The folder for what the trials of this node share; see `raycompress.script.shared`.
     on_report
         Called with the values of each result before it is sent.
     exported
@@ -57,6 +59,7 @@ class Trial:
     exports: tuple[str, ...] = ()
     bundle: Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    shared: Path | None = None
     exported: bool = False
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)

@@ -105,6 +105,7 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         exports=spec.exports,
         bundle=Path(spec.bundle) if spec.bundle else None,
         analysis=spec.analysis,
+        shared=Path(spec.shared) if spec.shared else None,
     )
     code = 0
     try:

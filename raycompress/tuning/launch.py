@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import Any, Protocol
 
-from raycompress.errors import BundleError, ExperimentError
+from raycompress.errors import BundleError, ClusterError, ExperimentError
 from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
@@ -26,21 +27,23 @@ from raycompress.tuning.view import SearchView, View
 class RayHere(AbstractContextManager[Any], Protocol):
     """Ray, connected to between the begin and the end of a ``with`` statement."""
 
-    def resources(self) -> dict[str, float]:
-        """Return what Ray offers, by its own names; memory in bytes."""
+    def nodes(self) -> Sequence[Mapping[str, float]]:
+        """Return what each node offers, by Ray's own names; memory in bytes."""
 
 
-def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = None) -> Record:
+def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = None, name: str | None = None) -> Record:
     """Run an experiment to its end and return its record.
 
     Parameters
     ----------
     ray
         Where the trials run; on this machine by default.
+    name
+        The id of the experiment; made from its name and the time by default.
 
     Raises
     ------
-    ExperimentError, ScriptError
+    ExperimentError, ScriptError, ClusterError
         Before the first trial: nothing was run and nothing is left.
     BundleError
         The best bundle, reloaded, does not give the outputs that were saved with it.
@@ -53,17 +56,18 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
     if isinstance(ray, LocalRay):
         parallel(experiment)
     with prepared(experiment, view, meanwhile=ray) as ready:
-        n_slots = parallel(experiment, ray.resources())
-        folder = store.create(experiment.storage, experiment.name)
+        n_slots = parallel(experiment, ray.nodes())
+        folder = store.create(experiment.storage, experiment.name, name)
         try:
+            store.write_whole(folder.experiment, experiment.text)
+            _check_nodes(experiment, folder, view)
             loggers = _loggers(experiment, folder)
-        except ExperimentError:  # nothing is left of an experiment that has not begun
+        except (ExperimentError, ClusterError):  # nothing is left of an experiment that has not begun
             shutil.rmtree(folder.root)
             raise
         with closing(Journal(folder.journal)) as journal:
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
-            store.write_whole(folder.experiment, experiment.text)
             if ready.model is not None:
                 store.write_json(folder.model, ready.model.to_json())
             count = n_trials(experiment, ready.space)
@@ -106,7 +110,8 @@ def resume(
         ray = ray or LocalRay(machine_cpus())
         with prepared(experiment, view, meanwhile=ray) as ready:
             resuming.check(record, ready)
-            n_slots = parallel(experiment, ray.resources())
+            n_slots = parallel(experiment, ray.nodes())
+            _check_nodes(experiment, folder, view)
             loggers = _loggers(experiment, folder)
             view.history(read(folder.journal))
             journal.listen(view.event)
@@ -114,6 +119,18 @@ def resume(
             journal.append("resumed", **process(), n_trials=n_trials(experiment, ready.space), n_parallel=n_slots)
             _search(ready, folder, journal, view, n_slots, loggers, record)
     return Record(folder)
+
+
+def _check_nodes(experiment: Experiment, folder: store.ExperimentFolder, view: View) -> None:
+    """Make sure that each node of Ray sees what the trials need."""
+    from raycompress.tuning.cluster_ray import check_nodes  # imports ray, see below
+
+    shared = {
+        experiment.script_path: "put the script, and what it reads, where every node sees it",
+        folder.experiment: 'name a folder that all nodes share with "storage" in the experiment file, or s3://bucket/prefix',
+    }
+    for note in check_nodes(shared):
+        view.note(note)
 
 
 def _loggers(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:

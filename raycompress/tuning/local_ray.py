@@ -84,12 +84,12 @@ class LocalRay:
     def __exit__(self, *error: object) -> None:
         self._stack.close()
 
-    def resources(self) -> dict[str, float]:
+    def nodes(self) -> list[dict[str, float]]:
         """Return what Ray offers, by its own names; memory in bytes."""
         import ray
 
         cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
-        return cluster_resources()
+        return [cluster_resources()]
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.schema import Experiment, Resources
@@ -55,35 +55,42 @@ def notes(experiment: Experiment, space: SearchSpace) -> Iterator[str]:
         )
 
 
-def parallel(experiment: Experiment, offer: Mapping[str, float] | None = None) -> int:
+def parallel(experiment: Experiment, nodes: Sequence[Mapping[str, float]] | None = None) -> int:
     """Return how many trials run at a time.
 
     Parameters
     ----------
-    offer
-        What there is of each resource, as Ray says it; None for this machine, before Ray runs.
+    nodes
+        What each node has of each resource, as Ray says it; None for this machine alone, before Ray runs.
 
     Raises
     ------
     ExperimentError
         Not even one trial fits: Ray would wait for ever.
     """
-    wanted = experiment.resources
-    offer = _this_machine(wanted) if offer is None else offer
-    problems = []
-    bound = experiment.n_parallel
-    for name, amount in request(wanted).items():
-        have = offer.get(name, 0.0)
-        if amount > have:
-            what = f"a trial asks for {_amount(name, amount)}, and there is {_amount(name, have)}"
-            problems.append(
-                Problem(what, experiment.where(("resource",)), "ask for less, or launch on a larger machine")
+    nodes = [_this_machine(experiment.resources)] if nodes is None else nodes
+    wanted = request(experiment.resources)
+    room = sum(_room(wanted, node, at_most=experiment.n_parallel) for node in nodes)
+    if room:
+        return min(experiment.n_parallel, room)
+    most = {name: max(node.get(name, 0.0) for node in nodes) for name in wanted}
+    lacking = [name for name, amount in wanted.items() if amount > most[name]] or list(wanted)
+    where = "and there is" if len(nodes) == 1 else f"and no one of the {len(nodes)} nodes has more than"
+    raise ExperimentError.of(
+        [
+            Problem(
+                f"a trial asks for {_amount(name, wanted[name])}, {where} {_amount(name, most[name])}",
+                experiment.where(("resource",)),
+                "ask for less, or launch on a larger machine",
             )
-        else:
-            bound = min(bound, int(have / amount + 1e-9))
-    if problems:
-        raise ExperimentError.of(problems)
-    return max(1, bound)
+            for name in lacking
+        ]
+    )
+
+
+def _room(wanted: Mapping[str, float], node: Mapping[str, float], at_most: int) -> int:
+    """Return how many trials fit into a node."""
+    return min((int(node.get(name, 0.0) / amount + 1e-9) for name, amount in wanted.items()), default=at_most)
 
 
 def request(resources: Resources) -> dict[str, float]:

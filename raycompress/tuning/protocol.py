@@ -90,6 +90,11 @@ class WarmSpec:
         return self.folder / "socket"
 
     @property
+    def shared(self) -> Path:
+        """What its trials share."""
+        return self.folder / "shared"
+
+    @property
     def log(self) -> Path:
         """What it printed itself, outside of any trial."""
         return self.folder / "log.txt"
@@ -151,7 +156,7 @@ class TrialSpec:
         Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
     threads
         Threads of torch; None leaves its default.
-    save_model, result_labels, exports, bundle, analysis
+    save_model, result_labels, exports, bundle, analysis, shared
         See `raycompress.script.context.Trial`.
     prescript, postscript
         Shell commands around the script; see `raycompress.tuning.commands`.
@@ -174,6 +179,7 @@ class TrialSpec:
     exports: tuple[str, ...] = ()
     bundle: str | Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    shared: str | Path | None = None
     prescript: str = ""
     postscript: str = ""
     log_limit: int = 20 << 20

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,7 @@ class Recorder(DriverOnly, Callback):
         self._why = why
         self._ignore_failures = ignore_failures
         self._running: dict[int, Any] = {}
+        self._deaths: Counter[int] = Counter()
 
     @property
     def running(self) -> dict[int, Any]:
@@ -100,8 +102,10 @@ class Recorder(DriverOnly, Callback):
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself failed, and the trial is begun again with another."""
         self._lost()
-        if trial.config["number"] in self._running:  # else it was given a dead one, and has not begun
-            self._journal.append("retried", trial=trial.config["number"], attempt=trial.num_failures, **_death(trial))
+        number = trial.config["number"]
+        if number in self._running:  # else it was given a dead one, and has not begun
+            self._deaths[number] += 1
+            self._journal.append("retried", trial=number, attempt=self._deaths[number], **_death(trial))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself, not the script, failed once too often: the node, or Ray."""

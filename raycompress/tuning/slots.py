@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from ray import _raylet
+from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution import tune_controller
 
@@ -102,13 +103,16 @@ def kept_actors(slots: Slots) -> Iterator[None]:
     """Have Tune keep each slot's actor between trials, for a search that is made and run inside.
 
     Tune has no setting for it: its cache of free actors, a private class, is replaced. Nor does it know that a free
-    actor may be dead by the time a trial is given it: there it would end the trial, which is begun again here.
+    actor may be dead by the time a trial is given it: there it would end the trial, which is begun again here. A node
+    that is lost, as spot machines are, is no failure of its trials, however often.
     """
     module: Any = tune_controller
     cache, failure = module._ObjectCache, module.TuneController._process_trial_failure
 
     def begun_again(controller: Any, trial: Any, exception: Any) -> None:
         controller._resetting_trials.discard(trial)
+        if _is_loss_of_node(exception):
+            exception._preempted = True  # by which Tune does not count it among the trial's failures
         if trial.status == trial.PENDING:
             controller._set_trial_status(trial, trial.RUNNING)  # of which alone Tune takes the failure for recoverable
         failure(controller, trial, exception)
@@ -119,6 +123,12 @@ def kept_actors(slots: Slots) -> Iterator[None]:
         yield
     finally:
         module._ObjectCache, module.TuneController._process_trial_failure = cache, failure
+
+
+def _is_loss_of_node(error: Any) -> bool:
+    """Tell whether an actor is gone with its node, and not by itself."""
+    said = isinstance(error, RayActorError) and ("node has died" in str(error) or "node was terminated" in str(error))
+    return said or isinstance(error, ActorUnavailableError)  # as it is called before Ray knows that the node is gone
 
 
 class _FreeActors:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Generator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ray import tune
 from raycompress.errors import RaycompressError
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.tuning.gpu_room import VISIBLE, room
 from raycompress.tuning.outcome import facts_of, first, sealed
 from raycompress.tuning.protocol import Message
 from raycompress.tuning.schedulers import TIME
@@ -78,6 +80,8 @@ class TrialActor(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
         self._attempt = 1
+        self._failures = 0
+        self._is_alone = False
         self._attempts: list[dict[str, Any]] = []
         self._budgets: list[int] = list(config["budgets"])
         self._begun = False
@@ -122,12 +126,24 @@ class TrialActor(tune.Trainable):
             else:
                 raise AssertionError("a trial's messages end with its ending")
             self._messages = None
-            if not (message.state.is_failure and self._attempt <= self._plan.retries):
+            wants_room = self._wants_room(message)
+            if not wants_room and not (message.state.is_failure and self._failures < self._plan.retries):
                 return self._end_of_run(message)
-            self._attempts.append({"attempt": self._attempt, "state": message.state, "cause": message.cause})
+            self._failures += not wants_room
+            self._is_alone |= wants_room
+            cause = f"{message.cause}; once more, alone on its GPU" if wants_room else message.cause
+            self._attempts.append({"attempt": self._attempt, "state": message.state, "cause": cause})
             self._plan.folder.put_aside(self._config["number"], f"attempt-{self._attempt}")
             self._attempt += 1
             self._results, self._held = 0, None
+
+    def _wants_room(self, ending: Ending) -> bool:
+        """Tell whether the trial may fit on its GPU when no other one is there; that is tried once, and no retry."""
+        return ending.state == TrialState.OUT_OF_MEMORY and self._shares_gpu and not self._is_alone
+
+    @property
+    def _shares_gpu(self) -> bool:
+        return 0 < self.trial_resources_gpu < 1
 
     def _to_tell(self, values: dict[str, float]) -> dict[str, Any] | None:
         """Take the script's next result; return what is to be told now, if anything is."""
@@ -153,7 +169,11 @@ class TrialActor(tune.Trainable):
         if self._spent:
             self._plan.folder.put_aside(self._config["number"], f"iterations-{self._spent}")
             self._spent = 0
-        return self._connected().run(self._spec())
+        return self._in_its_room(self._spec())
+
+    def _in_its_room(self, spec: TrialSpec) -> Generator[Message | Ending, None, None]:
+        with room(os.environ, alone=self._is_alone) if self._shares_gpu else nullcontext():
+            yield from self._connected().run(spec)
 
     def _connected(self) -> Worker:
         if self._worker is None or self._worker.is_closed:
@@ -162,7 +182,7 @@ class TrialActor(tune.Trainable):
 
     def _spec(self) -> TrialSpec:
         # Ray has chosen this actor's devices; the child is no child of the actor and must be told
-        devices = {name: os.environ.get(name) for name in ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")}
+        devices = {name: os.environ.get(name) for name in VISIBLE}
         if not self.trial_resources_gpu:
             devices["CUDA_VISIBLE_DEVICES"] = ""
         template = dict(self._plan.template)

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, Self
 
 from raycompress.errors import ScriptError, StorageError
@@ -160,7 +161,7 @@ class Worker:
         self._under_way = True
         try:
             with contextlib.suppress(OSError):  # the process is gone, or this client closed: the messages end with that
-                self._request(spec)
+                self._request(replace(spec, shared=str(self._spec.shared)))
             yield from self._messages(spec, started)
         finally:
             if self._under_way:  # the caller left early

@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import controller, latency, overhead, startup, tied
+from tests.benchmarks import controller, latency, overhead, resuming, scaling, startup, tied
 from tests.benchmarks.machine import ROOT, describe
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
 
-SECTIONS = ("startup", "overhead", "controller", "tied", "latency")
+SECTIONS = ("startup", "overhead", "controller", "resuming", "scaling", "tied", "latency")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -27,6 +27,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--empty-trials", type=int, default=2000, help="controller: number of trials")
     parser.add_argument("--at-once", type=int, default=16, help="controller: trials at a time")
+    parser.add_argument("--ended-trials", type=int, default=1000, help="resuming: trials that have ended")
+    parser.add_argument("--read-trials", type=int, default=10_000, help="resuming: trials of the journal that is read")
+    parser.add_argument("--slots", nargs="+", type=int, default=[2, 8, 32, 128], help="scaling: trials at a time")
+    parser.add_argument("--sleep", type=float, default=20.0, help="scaling: seconds of a trial")
     parser.add_argument("--starts", type=int, default=15, help="startup: runs of each command")
     parser.add_argument("--seeds", type=int, default=3, help="tied: networks")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
@@ -44,6 +48,10 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         return startup.measure(options.starts, say)
     if name == "overhead":
         return overhead.measure(sorted(set(options.trials)), options.repeats, options.ways, say)
+    if name == "resuming":
+        return resuming.measure(options.ended_trials, options.read_trials, say)
+    if name == "scaling":
+        return scaling.measure(options.slots, options.sleep, say)
     if name == "tied":
         return tied.measure(options.seeds, say)
     if name == "latency":

@@ -21,11 +21,15 @@ import os, sys, threading
 from raycompress.cli.live import LiveView
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import local_ray
+from raycompress.tuning.cluster_ray import node_offers
 from raycompress.tuning.launch import launch
 
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
 import ray
 from ray.cluster_utils import Cluster
+from raycompress.tuning import tuner
+
+tuner._LIVES = 0  # the loss of a node is no failure of its trial
 
 
 class ThreeNodes:
@@ -41,8 +45,8 @@ class ThreeNodes:
         ray.shutdown()
         self.cluster.shutdown()
 
-    def resources(self):
-        return ray.cluster_resources()
+    def nodes(self):
+        return node_offers()
 
 
 class View(LiveView):
