@@ -11,7 +11,7 @@ from typing import Any
 
 from jsonschema import Draft7Validator
 
-from raycompress.clusters.mistake import Mistake
+from raycompress.clusters.mistake import Keys, Mistake
 from raycompress.experiment.words import did_you_mean, dotted, listed, said
 
 _KINDS = {
@@ -25,11 +25,14 @@ _KINDS = {
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """Return what Ray's schema, and the way its node types refer to each other, find wrong."""
+    if "apiVersion" in data:
+        return [Mistake((), "this is for Kubernetes, not for Ray's cluster launcher", "`kubectl apply -f` takes it")]
     found = [each for error in _validator().iter_errors(_as_ray_sees_it(data)) for each in _told(error)]
     provider = data.get("provider")
     if isinstance(provider, dict) and "type" not in provider:
         found.append(Mistake(("provider",), 'the provider has no "type"', 'for example "type: aws"'))
-    return found or [*_node_types(data)]
+    # of two missing keys each is told twice
+    return list(dict.fromkeys(found)) or [*_node_types(data)]
 
 
 def _validator() -> Any:
@@ -51,7 +54,7 @@ def _as_ray_sees_it(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(error: Any) -> Iterator[Mistake]:
-    path = tuple(error.absolute_path)
+    path: Keys = tuple(error.absolute_path)
     place = f'"{dotted(path)}"' if path else "the file"
     match error.validator:
         case "additionalProperties":
