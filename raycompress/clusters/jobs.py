@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from raycompress.errors import ClusterError
 PORT = 8265
 """Where Ray's dashboard, and with it the Jobs API, listens on the head."""
 
+_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _STOP_S = 60.0
 
@@ -45,6 +47,8 @@ class Jobs:
             os.environ.pop(name, None)
         from ray.job_submission import JobSubmissionClient
 
+        for name in _TALKATIVE:
+            logging.getLogger(name).setLevel(logging.WARNING)
         with self._answered():
             self._client = JobSubmissionClient(address)
 
