@@ -115,6 +115,12 @@ def three_hosts() -> Iterator[Lab]:
         yield made
 
 
+@pytest.fixture
+def two_hosts() -> Iterator[Lab]:
+    with lab(1) as made:
+        yield made
+
+
 def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab) -> None:
     home = write_search(three_hosts)
     cluster = write_cluster(three_hosts, home)
@@ -148,3 +154,61 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab
     bundle.check_hashes(record.bundle)
     assert "10.77.0.3 cannot be reached" in told()
     wait_until(f"left: {ray_processes(three_hosts)}", lambda: not ray_processes(three_hosts), 30)
+
+
+def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
+    """Detached; asked how it stands; the wrong client refused; stopped; fetched; torn down by hand."""
+    home = write_search(two_hosts, n_samples=40, n_parallel=2)
+    cluster = write_cluster(two_hosts, home)
+    here = two_hosts.here
+
+    def told(*words: object, seconds: float = 400) -> str:
+        done = here.run(raycompress(*words), folder=home, timeout=seconds)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = told("launch", "exp.json", "--cluster", cluster, "-y", "--detach")
+    (copy,) = home.glob("raycompress_results/*/")
+    for verb in ("status", "logs --follow", "stop", "fetch"):
+        assert f"raycompress {verb} raycompress_results/{copy.name}" in said
+    assert f"raycompress cluster down {cluster}" in said
+
+    head = two_hosts.hosts["head"]
+    status = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]
+    assert head.run([*status, "http://127.0.0.1:8265/api/jobs/"]).stdout == "401"
+    assert here.run([*status, f"http://{head.address}:8265/api/jobs/"]).returncode != 0  # not beyond its loopback
+
+    state = json.loads(told("status", copy, "--json"))
+    assert state["state"] == "running" and len(state["trials"]) >= 1
+    told("stop", copy)
+    told("fetch", copy)
+    assert Record.open(copy).state == "stopped"
+    told("cluster", "down", cluster)
+    wait_until(f"left: {ray_processes(two_hosts)}", lambda: not ray_processes(two_hosts), 30)
+
+
+def test_a_cluster_that_does_not_come_up_is_torn_down(two_hosts: Lab) -> None:
+    home = write_search(two_hosts)
+    cluster = write_cluster(two_hosts, home)
+    data = yaml.safe_load(cluster.read_text())
+    data["setup_commands"] = ["echo nothing to drink >&2; exit 7"]
+    cluster.write_text(yaml.safe_dump(data))
+    done = two_hosts.here.run(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), folder=home, timeout=300)
+    assert done.returncode == 3
+    assert "the cluster does not come up" in done.stderr and "nothing to drink" in done.stderr
+    assert "none of its nodes is left" in done.stderr and "Traceback" not in done.stderr
+    assert not list(home.glob("raycompress_results/*")) and not ray_processes(two_hosts)
+
+
+def test_nothing_is_started_by_a_dry_run_nor_unasked(two_hosts: Lab) -> None:
+    home = write_search(two_hosts)
+    cluster = write_cluster(two_hosts, home)
+    launch = raycompress("launch", "exp.json", "--cluster", cluster)
+    shown = two_hosts.here.run([*launch, "--dry-run"], folder=home)
+    assert shown.returncode == 0 and "answers on port 22" in shown.stderr and "tiny, random" in shown.stderr
+    unasked = two_hosts.here.run(launch, folder=home)
+    assert unasked.returncode == 2 and "agree to it with -y" in unasked.stderr
+    two_hosts.hosts["worker-1"].kill()
+    gone = two_hosts.here.run([*launch, "-y"], folder=home)
+    assert gone.returncode == 3 and "10.77.0.2 does not answer on port 22" in gone.stderr
+    assert not ray_processes(two_hosts)
