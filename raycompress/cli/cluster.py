@@ -105,9 +105,11 @@ def _account_number(account: Any) -> str:
 @json_option
 def status(file: str, as_json: bool) -> None:
     """Show the nodes of the cluster of FILE, and what runs there."""
+    from raycompress.clusters.status import ray_status
+
     running = _running(file)
     try:
-        nodes, said = running.jobs.nodes(), running.launcher.status()
+        nodes, said = running.jobs.nodes(), ray_status(running.launcher)
     finally:
         running.close()
     expected = running.launcher.n_nodes
@@ -115,7 +117,7 @@ def status(file: str, as_json: bool) -> None:
         data = {"cluster": running.file.name, "expected": expected, "nodes": nodes, "status": said}
         click.echo(json.dumps(data, indent=2))
         return
-    say(f"{running.file.name}: {len(nodes)} of {expected} nodes have joined: {', '.join(nodes)}\n\n{said.strip()}")
+    say(f"{running.file.name}: {len(nodes)} of {expected} nodes have joined: {', '.join(nodes)}\n\n{said}")
 
 
 @cluster.command()

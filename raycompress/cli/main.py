@@ -21,6 +21,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("raycompress.cli.ls", "List the experiments in a results folder."),
     "status": ("raycompress.cli.status", "Show how an experiment stands, trial by trial."),
     "logs": ("raycompress.cli.logs", "Print the log of a trial."),
+    "stop": ("raycompress.cli.stop", "Stop a search that was left running on a cluster."),
     "best": ("raycompress.cli.best", "Show the best model of an experiment; --verify reloads and compares it."),
     "fetch": ("raycompress.cli.fetch", "Download the best model of an experiment on S3, and check its hashes."),
     "report": ("raycompress.cli.report", "Write an experiment as one HTML page, or as an Optuna study."),
