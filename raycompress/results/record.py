@@ -85,7 +85,9 @@ class Experiment:
         self.finished_detail = ""
         self.notes: list[str] = []
         self.updated = 0.0  # when the last event was written
-        self._was_written = journal.is_written(folder.journal)  # asked first: a search may end while its journal is read
+        self._was_written = journal.is_written(
+            folder.journal
+        )  # asked first: a search may end while its journal is read
         for line, event in enumerate(journal.read(folder.journal), start=1):
             self._take(event, f"{folder.journal}:{line}")
         if not self.header:
