@@ -16,8 +16,8 @@ from raycompress.results.report import lanes, page, table
 from raycompress.results.report.importance import ENOUGH, importance
 from raycompress.results.report.words import LOOKS
 from raycompress.results.states import TrialState
+from tests.browser import CHROMIUM, browser
 from tests.conftest import raycompress
-from tests.results.chromium import CHROMIUM, browser
 from tests.results.searches import BEGAN, HOSTILE, header, searched, without_waiting
 
 with_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
@@ -30,8 +30,8 @@ def no_waiting(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("profile")) as page_:
+def tab():
+    with browser() as page_:
         yield page_
 
 
@@ -220,7 +220,7 @@ def test_in_a_browser(tmp_path, tab, n_trials, drawn, dark):
     tab.errors.clear()
     tab.requests.clear()
     tab.look(dark=dark)
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     assert tab.ask("document.querySelectorAll('.plot .main-svg').length > 0") is (drawn > 0)
     assert (
         tab.ask("[...document.querySelectorAll('.plot')].filter((p) => p.querySelector('.main-svg')).length") == drawn
@@ -236,7 +236,7 @@ def test_hostile_names_in_a_browser(tmp_path, tab):
     record = written(tmp_path, 16, layers=[HOSTILE, "b"], proposer=HOSTILE)
     tab.errors.clear()
     tab.look()
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     assert tab.ask("document.querySelectorAll('img').length") == 0
     label = tab.ask("document.querySelector('#layers .ytick text').textContent")
     assert label.startswith("</script>")
@@ -247,7 +247,7 @@ def test_hostile_names_in_a_browser(tmp_path, tab):
 def test_the_table_sorts_by_keyboard_and_mouse(tmp_path, tab):
     record = written(tmp_path, 30)
     tab.look()
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     column = "[...document.querySelectorAll('#trials tbody tr')].map((row) => row.cells[2].dataset.value)"
     aria = "document.querySelectorAll('#trials th')[2].getAttribute('aria-sort')"
     assert tab.ask(aria) == "none"
@@ -272,7 +272,7 @@ def test_the_table_sorts_by_keyboard_and_mouse(tmp_path, tab):
 def test_plots_follow_light_and_dark(tmp_path, tab):
     record = written(tmp_path, 16)
     tab.look()
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     paper = "document.getElementById('timeline').layout.paper_bgcolor"
     bars = "document.getElementById('layers').data[0].marker.color"
     light = tab.ask(paper), tab.ask(bars)
@@ -287,7 +287,7 @@ def test_on_paper(tmp_path, tab):
     record = written(tmp_path, 16)
     tab.errors.clear()
     tab.look(dark=True)
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     tab.print(tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     tab.wait("document.getElementById('timeline').layout.autosize === true")  # back on the screen
@@ -309,7 +309,7 @@ def test_live(tmp_path, tab, monkeypatch):
     while not folder.report.exists():
         assert follower.is_alive()
     tab.look()
-    tab.open(folder.report)
+    tab.open_report(folder.report)
     for number in range(1, 60):
         journal.append("started", t=BEGAN, trial=number, sample={}, config={}, baseline=False, slot=0)
     drawn = "document.documentElement.dataset.drawn !== undefined"
