@@ -140,12 +140,12 @@ class Page:
 
 
 @contextmanager
-def browser() -> Iterator[Page]:
-    """Start Chromium with a profile of its own, and end it."""
+def browser(*options: str) -> Iterator[Page]:
+    """Start Chromium with a profile of its own and further `options`, and end it."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         there, to = os.pipe()
         back, here = os.pipe()
-        words = [CHROMIUM, *_OPTIONS, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
+        words = [CHROMIUM, *_OPTIONS, *options, "--remote-debugging-pipe", f"--user-data-dir={profile}", "about:blank"]
         # the protocol's pipes are descriptors 3 and 4
         script = f'exec "$@" 3<&{there} 4>&{here}'
         process = subprocess.Popen(

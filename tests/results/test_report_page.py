@@ -1,5 +1,7 @@
 import json
 import re
+import shlex
+import subprocess
 import threading
 from html import unescape
 
@@ -58,13 +60,13 @@ def coloured(value):
 
 
 def test_every_section_of_a_whole_search(tmp_path):
-    html = page.render(searched(tmp_path, 16))
+    html = page.render(searched(tmp_path, 24))
     assert set(figures(html)) == EVERYTHING
     assert "best, trial" in html
     assert "PED-ANOVA" in html
     assert "raycompress launch &#x27;/home/me/my files/exp.json&#x27;" in html
     assert "experiment.json" in html
-    assert html.count("<tr") > 17
+    assert html.count("<tr") > 25
 
 
 def test_plotly_knows_every_word_of_the_figures(tmp_path):
@@ -88,6 +90,41 @@ def test_the_dimension_that_decides_is_the_most_important(tmp_path):
     shares = importance(searched(tmp_path, 200)).shares
     assert next(iter(shares)) == "layer0.conv1.sparsity"
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_where_chance_does_as_much_nothing_is_said(tmp_path):
+    few = importance(searched(tmp_path, 16))
+    assert few.shares == {}
+    assert "none of the 6 dimensions stands out from chance" in few.why
+    shuffled = searched(tmp_path, 200)
+    for trial in shuffled.searched:
+        trial.score = trial.score and trial.number * 617 % 997 / 997  # nothing to do with the proposals
+    assert importance(shuffled).shares == {}
+
+
+def test_the_level_of_chance_falls_with_more_trials(tmp_path):
+    some, many = (importance(searched(tmp_path, count)) for count in (24, 200))
+    assert many.chance < some.chance < next(iter(some.shares.values()))
+    (line,) = figures(page.render(searched(tmp_path, 24)))["importance"]["layout"]["shapes"]
+    assert line["x0"] == line["x1"] == some.chance
+
+
+def test_a_file_that_changed_or_is_gone_is_launched_from_its_copy(tmp_path):
+    launched = tmp_path / "my file's" / "exp.json"
+    launched.parent.mkdir()
+    launched.write_text("{}")
+    record = searched(tmp_path, 2, file=str(launched))
+    record.folder.experiment.write_text("{}")
+    assert "<pre>raycompress launch " in page.render(record)
+    for change, word in ((lambda: launched.write_text("{ }"), "has changed since"), (launched.unlink, "is gone")):
+        change()
+        html = page.render(record)
+        assert word in html
+        cp, again = unescape(re.search("<pre>(.*?)</pre>", html, re.S)[1]).splitlines()
+        copy = launched.with_name(f"{record.id}.json")  # where the relative paths in it lead to what they did
+        subprocess.run(cp, shell=True, check=True)
+        assert copy.read_text() == "{}"
+        assert shlex.split(again) == ["raycompress", "launch", str(copy)]
 
 
 def test_equal_scores_have_no_cause(tmp_path):
@@ -125,7 +162,7 @@ def test_a_measure_that_is_new_is_plotted(tmp_path):
 
 
 def test_many_dimensions_are_cut_and_the_page_says_so(tmp_path):
-    record = searched(tmp_path, 60, n_dimensions=100)
+    record = searched(tmp_path, 400, n_dimensions=100)
     html = page.render(record)
     assert "Shown are the 9 most important of 102 dimensions." in html
     assert len(figures(html)["parallel"]["data"][0]["dimensions"]) == 10
@@ -214,7 +251,7 @@ def test_without_plotly(tmp_path, monkeypatch):
 
 @with_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("n_trials", "drawn"), [(0, 0), (1, 5), (16, 7), (1000, 7)])
+@pytest.mark.parametrize(("n_trials", "drawn"), [(0, 0), (1, 5), (16, 6), (1000, 7)])
 def test_in_a_browser(tmp_path, tab, n_trials, drawn, dark):
     record = written(tmp_path, n_trials, n_dimensions=100 if n_trials == 1000 else 4)
     tab.errors.clear()
@@ -280,6 +317,28 @@ def test_plots_follow_light_and_dark(tmp_path, tab):
     tab.wait(f"{paper} !== {json.dumps(light[0])}")
     tab.wait(f"{bars} !== {json.dumps(light[1])}")
     assert tab.ask(bars).startswith("#")
+
+
+@with_browser
+def test_on_a_phone_the_axes_keep_their_distance(tmp_path, tab):
+    record = written(tmp_path, 16)
+    tab.look(width=390)
+    tab.open_report(record.folder.report)
+    assert tab.ask("document.getElementById('parallel').offsetWidth") >= 640
+    assert tab.ask("document.documentElement.scrollWidth <= innerWidth")
+
+
+@with_browser
+def test_without_webgl_the_plot_that_needs_it_says_so(tmp_path):
+    record = written(tmp_path, 16)
+    with browser("--disable-3d-apis") as tab:
+        tab.look()
+        tab.open_report(record.folder.report)
+        assert "needs WebGL, which this browser does not offer" in tab.ask(
+            "document.getElementById('parallel').innerText"
+        )
+        assert tab.ask("document.querySelectorAll('#timeline .main-svg').length > 0")
+        assert tab.errors == []
 
 
 @with_browser
