@@ -320,6 +320,17 @@ def test_plots_follow_light_and_dark(tmp_path, tab):
 
 
 @with_browser
+def test_all_bars_of_the_timeline_are_of_one_height(tmp_path, tab):
+    record = written(tmp_path, 24)
+    tab.look()
+    tab.open_report(record.folder.report)
+    bars = "[...document.querySelectorAll('#timeline .bars .point path')].map((bar) => bar.getBBox().height)"
+    heights = tab.ask(bars)
+    assert len(heights) == 25
+    assert max(heights) - min(heights) < 1.5
+
+
+@with_browser
 def test_on_a_phone_the_axes_keep_their_distance(tmp_path, tab):
     record = written(tmp_path, 16)
     tab.look(width=390)

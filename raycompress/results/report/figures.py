@@ -215,6 +215,7 @@ def timeline(spans: Sequence[Span]) -> Figure:
             "base": [span.begin / unit for span in chosen],
             "x": [(span.end - span.begin) / unit for span in chosen],
             "y": [places[span.lane] for span in chosen],
+            "width": 0.75,  # of its own accord Plotly makes bars wider where a state is not in neighbouring lanes
             "text": _inside(spans, chosen),
             "textposition": "inside",
             "insidetextanchor": "middle",
@@ -240,7 +241,6 @@ def timeline(spans: Sequence[Span]) -> Figure:
             data.append(_signs(chosen, look.symbol, unit, places))
     layout = {
         "barmode": "overlay",
-        "bargap": 0.25,
         "xaxis": {
             "title": {"text": f"{words} since the first trial began", "standoff": 8},
             "rangemode": "tozero",
