@@ -86,6 +86,7 @@ class Experiment:
         self.finished_detail = ""
         self.notes: list[str] = []
         self.updated = 0.0  # when the last event was written
+        self._was_written = folder.is_written()  # asked first: a search may end while its journal is read
         for line, event in enumerate(journal.read(folder.journal), start=1):
             self._take(event, f"{folder.journal}:{line}")
         if not self.header:
@@ -201,7 +202,7 @@ class Experiment:
         """``running``, ``complete``, ``stopped``, ``failure``, ``time budget`` or ``interrupted`` (killed)."""
         if self.finished is not None:
             return self.finished
-        return "running" if self.folder.is_written() else "interrupted"
+        return "running" if self._was_written else "interrupted"
 
     @property
     def baseline(self) -> TrialRecord | None:
