@@ -44,7 +44,7 @@ def on(storage, folder):
     return folder
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_path, s3, monkeypatch):
     unkilled = raycompress(on("raycompress_results", tmp_path / "unkilled"), "launch", "exp.json")
     assert unkilled.code == 0, unkilled.err
