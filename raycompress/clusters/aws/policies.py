@@ -22,7 +22,7 @@ WITHOUT_RESOURCES = {
     "GetProducts": "pricing",
     "GetServiceQuota": "servicequotas",
 }
-"""What is allowed on every resource, with its service: these only read, and AWS lets none of them be limited to some."""
+"""What is allowed on every resource, with its service: these only read, and AWS cannot limit them to some."""
 
 _NODES_READ = ("DescribeImages", "DescribeInstances", "DescribeInstanceStatus", "DescribeInstanceTypes")
 
