@@ -6,11 +6,11 @@ import json
 import shlex
 import textwrap
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import dashboard_option, job_options, ray_of, say, watching
+from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, say, watching
 from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
 
@@ -23,10 +23,20 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(path_type=Path))
 @dashboard_option
 @job_options
+@cluster_options
 @click.option("--id", "name", hidden=True, help="What the experiment is to be called.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-def launch(file: Path, dashboard: bool, on_ray: str | None, events: bool, name: str | None, as_json: bool) -> None:
-    """Run the experiment in FILE, one-time or automatic, on this machine.
+def launch(
+    file: Path,
+    dashboard: bool,
+    on_ray: str | None,
+    events: bool,
+    name: str | None,
+    as_json: bool,
+    cluster: str | None,
+    **cluster_settings: Any,
+) -> None:
+    """Run the experiment in FILE, one-time or automatic, on this machine or with --cluster on a Ray cluster.
 
     The best model and its mask are kept as one bundle; everything else of the trials but their logs is deleted.
     Ctrl-C stops the search and keeps the best model so far.
@@ -34,6 +44,11 @@ def launch(file: Path, dashboard: bool, on_ray: str | None, events: bool, name: 
     from raycompress.experiment.preflight import load_checked
     from raycompress.tuning.launch import launch as launch_search
 
+    if cluster is not None:
+        from raycompress.cli.on_cluster import Options, launch_on_cluster
+
+        launch_on_cluster(file, cluster, Options(**cluster_settings, as_json=as_json))
+        return
     if events:
         with watching(events) as view:
             conclude(launch_search(load_checked(file), view, ray=ray_of(on_ray, dashboard), name=name), quiet=True)

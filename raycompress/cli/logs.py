@@ -21,9 +21,15 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 @click.command()
 @experiment_argument
 @click.option("--trial", type=int, help="Its number; the last one that failed, or else the last one, by default.")
-def logs(experiment: str | None, storage: Storage, trial: int | None) -> None:
-    """Print what a trial of EXPERIMENT printed."""
+@click.option("-f", "--follow", is_flag=True, help="Follow a search on a cluster to its end, and fetch its results.")
+def logs(experiment: str | None, storage: Storage, trial: int | None, follow: bool) -> None:
+    """Print what a trial of EXPERIMENT printed, or with --follow what happens in a search on a cluster."""
     record = open_record(experiment, storage)
+    if follow:
+        from raycompress.cli.on_cluster import follow_on_cluster
+
+        follow_on_cluster(record.folder)
+        return
     if trial is None:
         failed = [number for number, one in record.records.items() if one.state.is_failure]
         trial = max(failed or record.records, default=None)

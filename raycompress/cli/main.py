@@ -21,12 +21,15 @@ VERBS: dict[str, tuple[str, str]] = {
     "ls": ("raycompress.cli.ls", "List the experiments in a results folder."),
     "status": ("raycompress.cli.status", "Show how an experiment stands, trial by trial."),
     "logs": ("raycompress.cli.logs", "Print the log of a trial."),
+    "stop": ("raycompress.cli.stop", "Stop a search that was left running on a cluster."),
     "best": ("raycompress.cli.best", "Show the best model of an experiment; --verify reloads and compares it."),
     "fetch": ("raycompress.cli.fetch", "Download the best model of an experiment on S3, and check its hashes."),
     "report": ("raycompress.cli.report", "Write an experiment as one HTML page, or as an Optuna study."),
     "analyze": ("raycompress.cli.analyze", "Measure what each layer of the model bears and costs."),
     "exec": ("raycompress.cli.exec", "Run a plain script of the old tool, with its `aup` in place; no experiment."),
     "compressors": ("raycompress.cli.compressors", "List the compressors, or describe one."),
+    "doctor": ("raycompress.cli.doctor", "Look what works on this machine, and with a cluster file."),
+    "cluster": ("raycompress.cli.cluster", "Write, check, see and take down a cluster of machines."),
     "schema": ("raycompress.cli.schema", "Print the JSON Schema of the experiment file."),
 }
 

@@ -54,6 +54,23 @@ def job_options(command: Command) -> Command:
     return on_ray(events(command))
 
 
+def cluster_options(command: Command) -> Command:
+    """Add where a search runs, if not on this machine, and what becomes of that cluster."""
+    options = (
+        click.option("--cluster", metavar="FILE|ADDRESS", help="A Ray cluster file, or the URL of a Jobs API."),
+        click.option("-y", "--yes", is_flag=True, help="Start the cluster without asking."),
+        click.option("--dry-run", is_flag=True, help="Check and show the plan; start nothing."),
+        click.option("--max-cost", type=float, metavar="DOLLARS", help="Start no cluster that costs more an hour."),
+        click.option("--keep", is_flag=True, help="Leave the cluster up afterwards."),
+        click.option(
+            "--detach", is_flag=True, help="Return once the search has begun; it runs on without this command."
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def experiment_argument(command: Command) -> Command:
     """Add the optional EXPERIMENT argument and where to look for it."""
     return click.argument("experiment", required=False)(storage_option(command))

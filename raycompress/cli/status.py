@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 @json_option
 def status(experiment: str | None, storage: Storage, as_json: bool) -> None:
     """Show how EXPERIMENT (its id, the beginning of one, or its folder; the newest by default) stands."""
-    record = open_record(experiment, storage)
+    from raycompress.cli.on_cluster import brought_up_to_date
+    from raycompress.results.record import Experiment
+
+    with brought_up_to_date(open_record(experiment, storage).folder) as folder:
+        record = Experiment(folder)
+        _show(record, as_json)
+
+
+def _show(record: Experiment, as_json: bool) -> None:
     if as_json:
         trials = [_as_json(trial) for _, trial in sorted(record.records.items())]
         click.echo(json.dumps({"id": record.id, "state": record.state, "trials": trials}, indent=2))

@@ -79,13 +79,23 @@ def find(reference: str | Path) -> Path:
         There is none.
     """
     path = Path(reference).expanduser()
-    if path.is_file():
-        return path
+    return path if path.is_file() else find_shipped(reference)
+
+
+def find_shipped(reference: str | Path) -> Path:
+    """Return the shipped cluster file that is called `reference`, with ``.yaml`` or without.
+
+    Raises
+    ------
+    ClusterError
+        There is none.
+    """
     known = shipped()
     for name in (str(reference), f"{reference}.yaml"):
         if name in known:
             return known[name]
-    meant = did_you_mean(path.name, known)
+    path = Path(reference).expanduser()
+    meant = did_you_mean(path.name, [*known, *(name.removesuffix(".yaml") for name in known)])
     raise ClusterError(
         f'no cluster file "{reference}"',
         where=str(path.absolute().parent),

@@ -94,7 +94,10 @@ class Journal:
 
     def append(self, event: str, **fields: Any) -> None:
         """Write one event and wait until it is on disk."""
-        record: Event = {"t": round(time.time(), 3), "event": event, **fields}
+        self.copy({"t": round(time.time(), 3), "event": event, **fields})
+
+    def copy(self, record: Event) -> None:
+        """Write an event of another journal as it is there, and wait until it is on disk."""
         line = json.dumps(_finite(record), ensure_ascii=False, allow_nan=False, default=str)
         try:
             # half of a surrogate pair, as names of files may hold, becomes the escape that it is in JSON

@@ -1,0 +1,23 @@
+"""``raycompress stop``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from raycompress.cli.options import experiment_argument, open_record, say
+
+
+@click.command()
+@experiment_argument
+def stop(experiment: str | None, storage: Path) -> None:
+    """Stop EXPERIMENT, which runs on a cluster; it keeps its best model so far."""
+    from raycompress.cli.live import LiveView
+    from raycompress.cli.on_cluster import reached
+
+    with reached(open_record(experiment, storage).folder) as search:
+        search.stop()
+        with LiveView() as view:
+            search.bring_up_to_date(view)
+    say("stopped; `raycompress fetch` brings its results here", err=True)

@@ -1,0 +1,58 @@
+"""A wheel of the very raycompress that runs here, for the nodes of a cluster."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import zipfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+
+import raycompress
+from raycompress.results.disk import told
+
+_PACKAGE = Path(raycompress.__file__).parent
+_SHIPPED = ("configs", "cluster")
+"""Folders of the source tree that a wheel holds in ``raycompress/shipped``."""
+
+
+def make_wheel(folder: Path) -> Path:
+    """Pack the code that runs here, installed or a source tree, into a wheel in `folder`.
+
+    Returns
+    -------
+    The wheel; equal code gives an equal file.
+    """
+    version = metadata.version("raycompress")
+    information = f"raycompress-{version}.dist-info"
+    wheel = folder / f"raycompress-{version}-py3-none-any.whl"
+    record: list[str] = []
+    aside = wheel.with_suffix(".new")
+    with told("cannot write", wheel), zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in [*_code(), *_information(information)]:
+            archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
+            digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
+            record.append(f"{name},sha256={digest},{len(data)}")
+        listed = f"{information}/RECORD"
+        archive.writestr(zipfile.ZipInfo(listed), "\n".join([*record, f"{listed},,"]) + "\n")
+    with told("cannot write", wheel):
+        aside.replace(wheel)
+    return wheel
+
+
+def _code() -> Iterator[tuple[str, bytes]]:
+    roots = {"raycompress": _PACKAGE}
+    if not (_PACKAGE / "shipped").exists():  # a source tree
+        roots |= {f"raycompress/shipped/{name}": _PACKAGE.parent / name for name in _SHIPPED}
+    for prefix, root in roots.items():
+        for path in sorted(root.rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                yield f"{prefix}/{path.relative_to(root).as_posix()}", path.read_bytes()
+
+
+def _information(folder: str) -> Iterator[tuple[str, bytes]]:
+    installed = metadata.distribution("raycompress")
+    for name in ("METADATA", "entry_points.txt"):
+        yield f"{folder}/{name}", (installed.read_text(name) or "").encode()
+    yield f"{folder}/WHEEL", b"Wheel-Version: 1.0\nGenerator: raycompress\nRoot-Is-Purelib: true\nTag: py3-none-any\n"

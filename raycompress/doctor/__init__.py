@@ -1,0 +1,1 @@
+"""What works on this machine and with a cluster file, looked at before it is needed."""

@@ -1,0 +1,91 @@
+import json
+import re
+
+import pytest
+
+from tests.cli.test_main import HEAVY, modules_after
+from tests.conftest import REPOSITORY, raycompress
+
+LOCAL = """\
+cluster_name: mine
+provider: {type: local, head_ip: 127.0.0.1, worker_ips: []}
+auth: {ssh_user: you, ssh_private_key: KEY}
+setup_commands: ["pip install 'ray[default,tune]==VERSION'"]
+"""
+
+
+def diagnosed(folder, *words):
+    done = raycompress(folder, "doctor", "--json", *words)
+    return done, {check["name"]: check for check in json.loads(done.out)}
+
+
+@pytest.fixture
+def cluster_file(tmp_path):
+    key = tmp_path / "key"
+    key.write_text("")
+    key.chmod(0o600)
+
+    def write(version="2.60.0"):
+        path = tmp_path / "mine.yaml"
+        path.write_text(LOCAL.replace("KEY", str(key)).replace("VERSION", version))
+        return path
+
+    return write
+
+
+def test_of_this_machine(tmp_path):
+    done = raycompress(tmp_path, "doctor")
+    assert done.code == 0, done.out
+    assert done.err == ""
+    assert re.search(r"^ok +Python +3\.11", done.out, re.M)
+    assert max(map(len, done.out.splitlines())) <= 80
+
+
+def test_a_fault_is_exit_code_1_with_its_fix(tmp_path):
+    (tmp_path / "file").write_text("")
+    done = raycompress(tmp_path, "doctor", "--storage", "file/results")
+    assert done.code == 1
+    assert re.search(r"^failed +results folder", done.out, re.M)
+    assert "fix: choose another folder" in done.out
+
+
+def test_nothing_heavy_is_loaded():
+    code = "from raycompress.cli.main import cli; cli.main(['doctor', '--json'], standalone_mode=False)"
+    assert not modules_after(code) & set(HEAVY)
+
+
+def test_ray_is_started_when_asked(tmp_path):
+    _, found = diagnosed(tmp_path, "--deep")
+    assert found["Ray starts"]["state"] == "ok"
+
+
+def test_a_cluster_file_with_mistakes(tmp_path):
+    (tmp_path / "mine.yaml").write_text("cluster_name: mine\nprovider: {type: asw}\n")
+    done = raycompress(tmp_path, "doctor", "--json", "--cluster", "mine.yaml")
+    assert done.code == 1
+    fixes = [check["problem"]["fix"] for check in json.loads(done.out) if check["name"] == "cluster file"]
+    assert any('did you mean "aws"' in fix for fix in fixes)
+
+
+def test_a_cluster_file_that_is_not_there(tmp_path):
+    done = raycompress(tmp_path, "doctor", "--cluster", "asw.yaml")
+    assert done.code == 3
+    assert 'did you mean "aws.yaml"' in done.err
+
+
+def test_the_key_of_a_cluster_is_nobody_elses(tmp_path, cluster_file):
+    path = cluster_file()
+    assert diagnosed(tmp_path, "--cluster", path)[1]["SSH key"]["state"] == "ok"
+    (tmp_path / "key").chmod(0o644)
+    key = diagnosed(tmp_path, "--cluster", path)[1]["SSH key"]
+    assert (key["state"], key["problem"]["fix"]) == ("failed", f"chmod 600 {tmp_path / 'key'}")
+    (tmp_path / "key").unlink()
+    assert "there is no file" in diagnosed(tmp_path, "--cluster", path)[1]["SSH key"]["problem"]["what"]
+
+
+def test_the_ray_of_the_nodes_is_the_one_here(tmp_path, cluster_file):
+    (here,) = re.findall(r"^ray==([\d.]+)", (REPOSITORY / "constraints.txt").read_text(), re.M)
+    assert diagnosed(tmp_path, "--cluster", cluster_file(here))[1]["Ray of the nodes"]["state"] == "ok"
+    other = diagnosed(tmp_path, "--cluster", cluster_file("2.9.0"))[1]["Ray of the nodes"]
+    assert other["state"] == "warning"
+    assert "the nodes get Ray 2.9.0" in other["problem"]["what"]

@@ -1,0 +1,214 @@
+"""Searches on real clusters: hosts in namespaces of this machine, with real sshd, brought up by Ray's own launcher."""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from raycompress.results import bundle
+from raycompress.results.record import Experiment as Record
+from tests.clusters.namespaces import SHARED, Lab, clean_environment, lab, missing
+from tests.conftest import REPOSITORY
+
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+
+if reason := missing():
+    pytest.skip(f"no cluster on this machine: {reason}", allow_module_level=True)
+
+SCRIPT = """
+import os
+import time
+from pathlib import Path
+
+import torch
+import raycompress as rc
+
+
+@rc.experiment
+def main(config):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    compressor = rc.create_compressor(model, config)
+    compressor.compress()
+    model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8))
+    if Path("hold").exists():
+        time.sleep(3)
+    rc.report(score=1 - abs(config.config_list[0]["sparsity"] - 0.5))
+    rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def write_search(lab: Lab, **changes: object) -> Path:
+    """Write an experiment of one small network, of which a host runs one trial at a time."""
+    home = lab.folder / "work"
+    home.mkdir()
+    (home / "train.py").write_text(SCRIPT)
+    (home / "hold").touch()
+    data = {
+        "name": "tiny",
+        "script": "train.py",
+        "resource": {"cpu": 2},
+        "compression": {
+            "framework": "torch",
+            "type": "pruning",
+            "compressor": "l1_filter",
+            "config_list": [
+                {"sparsity": {"type": "float", "range": [0.2, 0.8]}, "op_types": ["Conv2d"], "op_names": ["0"]}
+            ],
+        },
+        "n_samples": 8,
+        "n_parallel": 3,
+        "random_seed": 1,
+        "storage": f"{SHARED}/results",
+        **changes,
+    }
+    (home / "exp.json").write_text(json.dumps(data, indent=2))
+    return home
+
+
+def write_cluster(lab: Lab, home: Path) -> Path:
+    """Write the shipped cluster file, with the lab's hosts in it."""
+    data = yaml.safe_load((REPOSITORY / "cluster" / "local-ssh.yaml").read_text())
+    workers = [host.address for name, host in lab.hosts.items() if name.startswith("worker")]
+    data["provider"].update(head_ip=lab.hosts["head"].address, worker_ips=workers)
+    data["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
+    path = home / "cluster.yaml"
+    path.write_text(yaml.safe_dump(data, sort_keys=False))
+    return path
+
+
+def raycompress(*words: object) -> list[str]:
+    return ["/root/venv/bin/python", "-m", "raycompress", *map(str, words)]
+
+
+def ray_processes(lab: Lab) -> dict[str, list[str]]:
+    """Return what is left of Ray, and of what we started, on each host."""
+    marks = ("raylet", "gcs_server", "ray::", "ray start", "dashboard", "raycompress", "ssh -")
+    return {
+        name: left
+        for name, host in lab.hosts.items()
+        if host.first.is_running()
+        and host.first.status() != psutil.STATUS_ZOMBIE
+        and (left := [line for line in host.processes() if any(mark in line for mark in marks)])
+    }
+
+
+def wait_until(what: str, condition: object, seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline, what
+        time.sleep(0.3)
+
+
+@pytest.fixture
+def three_hosts() -> Iterator[Lab]:
+    with lab(2) as made:
+        yield made
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[Lab]:
+    with lab(1) as made:
+        yield made
+
+
+def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab) -> None:
+    home = write_search(three_hosts)
+    cluster = write_cluster(three_hosts, home)
+    shared = three_hosts.folder / "shared" / "results"
+    said = (three_hosts.folder / "said").open("w+")
+    running = subprocess.Popen(
+        three_hosts.here.command(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), home),
+        stdout=said,
+        stderr=said,
+        env=clean_environment(),
+    )
+
+    def told() -> str:
+        said.seek(0)
+        return said.read()
+
+    def on_the_doomed() -> bool:
+        assert running.poll() is None, told()
+        return any(line.startswith("ray::trial") for line in three_hosts.hosts["worker-2"].processes())
+
+    wait_until("no trial on worker-2", on_the_doomed)
+    three_hosts.hosts["worker-2"].kill()
+    code = running.wait(400)
+    assert code == 0, told()
+
+    (copy,) = home.glob("raycompress_results/*/")
+    record, there = Record.open(copy), Record.open(next(shared.iterdir()))
+    assert len(record.searched) == 8 and all(trial.state == "finished" for trial in record.searched)
+    assert record.state == "complete" and record.verified is not None
+    assert record.best_number == there.best_number and record.bundle is not None
+    bundle.check_hashes(record.bundle)
+    assert "10.77.0.3 cannot be reached" in told()
+    wait_until(f"left: {ray_processes(three_hosts)}", lambda: not ray_processes(three_hosts), 30)
+
+
+def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
+    """Detached; asked how it stands; the wrong client refused; stopped; fetched; torn down by hand."""
+    home = write_search(two_hosts, n_samples=40, n_parallel=2)
+    cluster = write_cluster(two_hosts, home)
+    here = two_hosts.here
+
+    def told(*words: object, seconds: float = 400) -> str:
+        done = here.run(raycompress(*words), folder=home, timeout=seconds)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = told("launch", "exp.json", "--cluster", cluster, "-y", "--detach")
+    (copy,) = home.glob("raycompress_results/*/")
+    for verb in ("status", "logs --follow", "stop", "fetch"):
+        assert f"raycompress {verb} raycompress_results/{copy.name}" in said
+    assert f"raycompress cluster down {cluster}" in said
+
+    head = two_hosts.hosts["head"]
+    status = ["curl", "--silent", "--output", "/dev/null", "--write-out", "%{http_code}"]
+    assert head.run([*status, "http://127.0.0.1:8265/api/jobs/"]).stdout == "401"
+    assert here.run([*status, f"http://{head.address}:8265/api/jobs/"]).returncode != 0  # not beyond its loopback
+
+    state = json.loads(told("status", copy, "--json"))
+    assert state["state"] == "running" and len(state["trials"]) >= 1
+    told("stop", copy)
+    told("fetch", copy)
+    assert Record.open(copy).state == "stopped"
+    told("cluster", "down", cluster)
+    wait_until(f"left: {ray_processes(two_hosts)}", lambda: not ray_processes(two_hosts), 30)
+
+
+def test_a_cluster_that_does_not_come_up_is_torn_down(two_hosts: Lab) -> None:
+    home = write_search(two_hosts)
+    cluster = write_cluster(two_hosts, home)
+    data = yaml.safe_load(cluster.read_text())
+    data["setup_commands"] = ["echo nothing to drink >&2; exit 7"]
+    cluster.write_text(yaml.safe_dump(data))
+    done = two_hosts.here.run(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), folder=home, timeout=300)
+    assert done.returncode == 3
+    assert "the cluster does not come up" in done.stderr and "nothing to drink" in done.stderr
+    assert "none of its nodes is left" in done.stderr and "Traceback" not in done.stderr
+    assert not list(home.glob("raycompress_results/*")) and not ray_processes(two_hosts)
+
+
+def test_nothing_is_started_by_a_dry_run_nor_unasked(two_hosts: Lab) -> None:
+    home = write_search(two_hosts)
+    cluster = write_cluster(two_hosts, home)
+    launch = raycompress("launch", "exp.json", "--cluster", cluster)
+    shown = two_hosts.here.run([*launch, "--dry-run"], folder=home)
+    assert shown.returncode == 0 and "answers on port 22" in shown.stderr and "tiny, random" in shown.stderr
+    unasked = two_hosts.here.run(launch, folder=home)
+    assert unasked.returncode == 2 and "agree to it with -y" in unasked.stderr
+    two_hosts.hosts["worker-1"].kill()
+    gone = two_hosts.here.run([*launch, "-y"], folder=home)
+    assert gone.returncode == 3 and "10.77.0.2 does not answer on port 22" in gone.stderr
+    assert not ray_processes(two_hosts)
