@@ -2,11 +2,10 @@
 
 import pytest
 
-from tests.clusters.aws_files import GOOD, IMAGE, STORAGE, changed, furnish, written
-
 from raycompress.clusters.aws.checks import checks
 from raycompress.clusters.aws.policies import policies
 from raycompress.clusters.check import State
+from tests.clusters.aws_files import GOOD, IMAGE, STORAGE, changed, furnish, written
 
 NODE = ("available_node_types", "gpu", "node_config")
 
@@ -96,7 +95,12 @@ def test_a_node_config_that_ec2_would_not_understand(look, aws):
     ("change", "name", "what", "fix"),
     [
         (("provider", "availability_zone", "us-east-1z"), "availability zone", "no zone us-east-1z", "us-east-1a"),
-        ((*NODE, "InstanceType", "g5.xlarg"), "instance type of gpu", "g5.xlarg is not offered in us-east-1", "did you"),
+        (
+            (*NODE, "InstanceType", "g5.xlarg"),
+            "instance type of gpu",
+            "g5.xlarg is not offered in us-east-1",
+            "did you",
+        ),
         ((*NODE, "InstanceType", None), "instance type of gpu", "no instance type", "InstanceType:"),
         ((*NODE, "ImageId", "ami-0123456789abcdef0"), "image of gpu", "no image ami-0123456789abcdef0", "aws ssm"),
         ((*NODE, "ImageId", "nonsense"), "image of gpu", "no image nonsense", "aws ssm"),
@@ -173,7 +177,7 @@ def test_what_runs_already_counts_unless_it_is_the_clusters_own(account, look):
     run({"ray-cluster-name": "mine"})
     run({"ray-cluster-name": "another"})
     said = {check.name: check.detail for check in look()}["quota of G and VT instances on demand"]
-    assert said.endswith("64 are allowed") and ", 0 run" not in said and ", 4 run" in said or ", 8 run" in said
+    assert (said.endswith("64 are allowed") and ", 0 run" not in said and ", 4 run" in said) or ", 8 run" in said
 
 
 def test_a_quota_that_aws_does_not_tell(account, look):
