@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 from raycompress.printable import printable
 
@@ -67,31 +68,24 @@ class RaycompressError(Exception):
         super().__init__(what)
         self.problems: tuple[Problem, ...] = (Problem(what, where, fix),)
 
+    @classmethod
+    def of(cls, problems: Sequence[Problem]) -> Self:
+        """Gather several mistakes into one error; `problems` must not be empty."""
+        error = cls(problems[0].what)
+        error.problems = tuple(problems)
+        return error
+
     def __str__(self) -> str:
         return "\n".join(str(problem) for problem in self.problems)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return _rebuild, (type(self), self.problems)
-
-
-def _rebuild(kind: type[RaycompressError], problems: Sequence[Problem]) -> RaycompressError:
-    error = kind.__new__(kind)
-    Exception.__init__(error, problems[0].what)
-    error.problems = tuple(problems)
-    return error
+        return type(self).of, (self.problems,)
 
 
 class ExperimentError(RaycompressError):
     """Mistakes in an experiment file."""
 
     exit_code = 2
-
-    @classmethod
-    def of(cls, problems: Sequence[Problem]) -> ExperimentError:
-        """Gather several mistakes into one error; `problems` must not be empty."""
-        error = _rebuild(cls, problems)
-        assert isinstance(error, ExperimentError)
-        return error
 
 
 class UsageError(RaycompressError):
@@ -138,13 +132,6 @@ class ClusterError(RaycompressError):
     """The cluster, or Ray, did not do its part."""
 
     exit_code = 3
-
-    @classmethod
-    def of(cls, problems: Sequence[Problem]) -> ClusterError:
-        """Gather several mistakes into one error; `problems` must not be empty."""
-        error = _rebuild(cls, problems)
-        assert isinstance(error, ClusterError)
-        return error
 
 
 class StoppedError(RaycompressError):

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ import pytest
 from hypothesis import settings
 
 from raycompress.results.record import Experiment
+from raycompress.results.s3 import objects
+from tests import s3server
 
 REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "configs" / "digits"
@@ -102,3 +104,14 @@ def number_experiment(folder: Path, script: str, **changes: Any) -> Path:
 def launch(tmp_path: Path) -> Callable[..., Launched]:
     """Launch an experiment file in a folder of its own."""
     return lambda path, *words: raycompress(tmp_path, "launch", path, *words)
+
+
+@pytest.fixture
+def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3server.S3]:
+    """Serve S3, to this process and to the commands that it runs, with a cache folder of the test's own."""
+    with s3server.server() as server:
+        more = {"AWS_ENDPOINT_URL": server.url, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+        for name, value in {**s3server.ENVIRONMENT, **more}.items():
+            monkeypatch.setenv(name, value)
+        objects.new_client()
+        yield server

@@ -12,6 +12,7 @@ from raycompress.cli.options import experiment_argument, json_option, open_recor
 from raycompress.errors import BundleError, NoValidTrialError
 
 if TYPE_CHECKING:
+    from raycompress.experiment.address import Storage
     from raycompress.results.record import Experiment as Record
 
 
@@ -19,14 +20,14 @@ if TYPE_CHECKING:
 @experiment_argument
 @click.option("--verify", is_flag=True, help="Reload the model in a fresh process; compare its outputs and hashes.")
 @json_option
-def best(experiment: str | None, storage: Path, verify: bool, as_json: bool) -> None:
+def best(experiment: str | None, storage: Storage, verify: bool, as_json: bool) -> None:
     """Show the best model of EXPERIMENT: what it measures, and how to load it."""
     from raycompress.cli.launch import outcome, summary
 
     record = open_record(experiment, storage)
     if record.best is None:
         raise NoValidTrialError(
-            "no trial has finished with a result", where=str(record.folder.root), fix="`raycompress status` shows why"
+            "no trial has finished with a result", where=record.folder.reference, fix="`raycompress status` shows why"
         )
     if verify:
         record.verified = _verify(record)
@@ -34,7 +35,9 @@ def best(experiment: str | None, storage: Path, verify: bool, as_json: bool) -> 
         click.echo(json.dumps(outcome(record), indent=2))
         return
     say(summary(record))
-    if record.bundle is not None:
+    if record.folder.is_remote and record.best_number is not None:
+        say(f"fetch:  raycompress fetch {record.folder.reference}")
+    elif record.best_number is not None:
         say(f"load:   raycompress.load({str(record.folder.best_link)!r}, YourModel())")
 
 
@@ -46,7 +49,7 @@ def _verify(record: Record) -> dict[str, Any]:
     from raycompress.tuning.verifying import verify_again
 
     if record.bundle is None:
-        raise BundleError("there is no model to verify: the script saved none", where=str(record.folder.root))
+        raise BundleError("there is no model to verify: the script saved none", where=record.folder.reference)
     bundle.check_hashes(record.bundle)
     experiment = Experiment.load(record.folder.experiment, home=Path(record.header["file"]).parent)
     with LiveView() as view:

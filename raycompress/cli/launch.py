@@ -90,7 +90,7 @@ def _run(experiment: Experiment, dashboard: bool, as_json: bool) -> None:
 
 def conclude(record: Record, as_json: bool = False, *, quiet: bool = False) -> None:
     """Print what a search found, unless `quiet`, and raise what kept it from its end."""
-    text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.root))}"
+    text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.reference))}"
     if as_json:
         click.echo(json.dumps(outcome(record), indent=2))
     elif not quiet:
@@ -121,8 +121,13 @@ def outcome(record: Record) -> dict[str, object]:
         },
         "baseline": record.baseline.values if record.baseline is not None else None,
         "verified": record.verified,
-        "bundle": None if record.bundle is None else str(record.bundle),
+        "bundle": _bundle(record),
     }
+
+
+def _bundle(record: Record) -> str | None:
+    number, folder = record.best_number, record.folder
+    return None if number is None else folder.place(folder.candidate(number))
 
 
 def summary(record: Record) -> str:
@@ -141,8 +146,8 @@ def summary(record: Record) -> str:
         lines += ["", textwrap.fill(f"{words}: {removed}", 79, subsequent_indent="    ")]
     for note in best.notes:
         lines += ["", textwrap.fill(f"note: {note}", 79, subsequent_indent="    ")]
-    if record.bundle is not None:
-        lines += ["", f"model:  {_shown(record.folder.best_link)}"]
+    if (bundle := _bundle(record)) is not None:
+        lines += ["", f"model:  {bundle if record.folder.is_remote else _shown(record.folder.best_link)}"]
         if record.verified is not None:
             difference = record.verified["relative_difference"]
             lines.append(
@@ -156,10 +161,10 @@ def summary(record: Record) -> str:
 def _failure(record: Record) -> RaycompressError | None:
     detail = record.finished_detail
     if record.state == "stopped":
-        kept = "the best model so far is kept" if record.bundle is not None else "the results so far are kept"
-        resume = f"raycompress resume {shlex.quote(_shown(record.folder.root))}"
+        kept = "the best model so far is kept" if record.best_number is not None else "the results so far are kept"
+        resume = f"raycompress resume {shlex.quote(_shown(record.folder.reference))}"
         again = "launch again" if record.header["proposer"] == "passive" else f"{resume} goes on with it"
-        error = StoppedError(f"the search was {detail}; {kept}", where=str(record.folder.root), fix=again)
+        error = StoppedError(f"the search was {detail}; {kept}", where=record.folder.reference, fix=again)
         if record.best is None:
             error.exit_code = 130
         return error
@@ -167,14 +172,15 @@ def _failure(record: Record) -> RaycompressError | None:
     if record.state == "failure" and failed is not None:
         return NoValidTrialError(
             f"{detail}; the search was ended there",
-            where=str(record.folder.log(failed.number)),
+            where=record.folder.place(record.folder.log(failed.number)),
             fix='mend the script, or go on after failures with "job_failure": {"ignore_fail": true}',
         )
     if record.best is None:
-        where = record.folder.log(failed.number) if failed is not None else record.folder.root
+        folder = record.folder
+        where = folder.place(folder.log(failed.number)) if failed is not None else folder.reference
         return NoValidTrialError(
             "no trial finished with a result" + (f"; trial {failed.number}: {failed.cause}" if failed else ""),
-            where=str(where),
+            where=where,
             fix="read the log of the trial, or raise time_budget_s or trial_timeout_s where time ran out",
         )
     return None

@@ -6,7 +6,6 @@ import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -296,7 +295,7 @@ def _ended(event: Event, progress: Progress) -> str:
     first = progress.same_failure(event)
     if first is not None:
         return f"{done} trial {event['trial']} {event['state']} as trial {first} did"
-    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {shown(Path(event['log']))}"
+    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {shown(event['log'])}"
 
 
 def _promoted(event: Event, progress: Progress) -> str:

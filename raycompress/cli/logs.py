@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import shutil
 import sys
-from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
 from raycompress.cli.options import experiment_argument, open_record, say
 from raycompress.errors import UsageError
+
+if TYPE_CHECKING:
+    from raycompress.experiment.address import Storage
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -20,7 +22,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 @experiment_argument
 @click.option("--trial", type=int, help="Its number; the last one that failed, or else the last one, by default.")
 @click.option("-f", "--follow", is_flag=True, help="Follow a search on a cluster to its end, and fetch its results.")
-def logs(experiment: str | None, storage: Path, trial: int | None, follow: bool) -> None:
+def logs(experiment: str | None, storage: Storage, trial: int | None, follow: bool) -> None:
     """Print what a trial of EXPERIMENT printed, or with --follow what happens in a search on a cluster."""
     record = open_record(experiment, storage)
     if follow:
@@ -33,9 +35,9 @@ def logs(experiment: str | None, storage: Path, trial: int | None, follow: bool)
         trial = max(failed or record.records, default=None)
     if trial is None or trial not in record.records:
         numbers = f"0 to {max(record.records)}" if record.records else "none so far"
-        raise UsageError(f"no trial {trial}", where=str(record.folder.root), fix=f"its trials: {numbers}")
-    log = record.folder.log(trial)
-    say(f"trial {trial}, {record.records[trial].state}: {log}", err=True)
+        raise UsageError(f"no trial {trial}", where=record.folder.reference, fix=f"its trials: {numbers}")
+    log = record.folder.fetch_log(trial)
+    say(f"trial {trial}, {record.records[trial].state}: {record.folder.place(log)}", err=True)
     if log.exists():
         with log.open("rb") as file:
             _show(file)

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from raycompress.cli.options import json_option, say, storage_option
 from raycompress.errors import StorageError
 
+if TYPE_CHECKING:
+    from raycompress.experiment.address import Storage
+
 
 @click.command()
 @storage_option
 @json_option
-def ls(storage: Path, as_json: bool) -> None:
+def ls(storage: Storage, as_json: bool) -> None:
     """List the experiments in a results folder, the newest first."""
     from raycompress.cli.words import columns, number
     from raycompress.results import store
@@ -35,7 +38,7 @@ def ls(storage: Path, as_json: bool) -> None:
                 "trials": len(record.searched),
                 "best": record.best.score if record.best is not None else None,
                 "started": record.header["t"],
-                "folder": str(record.folder.root),
+                "folder": record.folder.reference,
             }
             for record in records
         ]

@@ -23,6 +23,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "logs": ("raycompress.cli.logs", "Print the log of a trial."),
     "stop": ("raycompress.cli.stop", "Stop a search that was left running on a cluster."),
     "best": ("raycompress.cli.best", "Show the best model of an experiment; --verify reloads and compares it."),
+    "fetch": ("raycompress.cli.fetch", "Download the best model of an experiment on S3, and check its hashes."),
     "report": ("raycompress.cli.report", "Write an experiment as one HTML page, or as an Optuna study."),
     "analyze": ("raycompress.cli.analyze", "Measure what each layer of the model bears and costs."),
     "exec": ("raycompress.cli.exec", "Run a plain script of the old tool, with its `aup` in place; no experiment."),

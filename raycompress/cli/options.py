@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from raycompress.experiment.address import S3Address, Storage, is_remote
 from raycompress.printable import printable
 
 if TYPE_CHECKING:
@@ -20,12 +21,25 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_STORAGE = "raycompress_results"
 
+
+class _StorageType(click.ParamType[Storage]):
+    name = "PATH"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Storage:
+        if not isinstance(value, str) or not is_remote(value):
+            return Path(value)
+        try:
+            return S3Address.parse(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
 storage_option = click.option(
     "--storage",
-    type=click.Path(path_type=Path),
+    type=_StorageType(),
     default=DEFAULT_STORAGE,
     show_default=True,
-    help="The results folder to look in.",
+    help="The results folder to look in, or s3://bucket/prefix.",
 )
 dashboard_option = click.option("--dashboard", is_flag=True, help="Start Ray's dashboard, and its metrics, beside it.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -67,7 +81,7 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(printable(text, lines=True), err=err)
 
 
-def open_record(experiment: str | None, storage: Path) -> Experiment:
+def open_record(experiment: str | None, storage: Storage) -> Experiment:
     """Return the record of the experiment that a verb was given; the newest one without a name."""
     from raycompress.results import store
     from raycompress.results.record import Experiment

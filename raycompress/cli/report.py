@@ -11,6 +11,7 @@ import click
 from raycompress.cli.options import experiment_argument, open_record
 
 if TYPE_CHECKING:
+    from raycompress.experiment.address import Storage
     from raycompress.results.record import Experiment
 
 EVERY_S = 5.0
@@ -25,7 +26,7 @@ _IDLE = 20
 )
 @click.option("--live", is_flag=True, help="Write it again while the search runs; the open page follows.")
 @click.option("--optuna", "study", help="Copy the trials into an Optuna study instead: an SQLite file, or an URL.")
-def report(experiment: str | None, storage: Path, output: Path | None, live: bool, study: str | None) -> None:
+def report(experiment: str | None, storage: Storage, output: Path | None, live: bool, study: str | None) -> None:
     """Write EXPERIMENT (its id, the beginning of one, or its folder; the newest by default) as one HTML page.
 
     The page holds everything and needs no network.
@@ -62,6 +63,7 @@ def _follow(record: Experiment, path: Path) -> None:
                     click.echo(str(path))
                 written = size
             time.sleep(EVERY_S)
+            record.folder.refresh()
             size = record.folder.journal.stat().st_size  # before what it holds is read: it may grow in between
             record = type(record)(record.folder)
     finally:  # a person who has seen enough leaves a page that stands still

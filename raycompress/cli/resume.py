@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from raycompress.cli.options import dashboard_option, experiment_argument, job_options, ray_of, watching
 
+if TYPE_CHECKING:
+    from raycompress.experiment.address import Storage
+
 
 @click.command()
 @experiment_argument
 @click.option("--n-samples", type=click.IntRange(min=1), help="How many samples in all from now on; may only rise.")
+@click.option("--file", type=click.Path(path_type=Path), help="The experiment file, where it is elsewhere by now.")
 @dashboard_option
 @job_options
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def resume(
     experiment: str | None,
-    storage: Path,
+    storage: Storage,
     n_samples: int | None,
+    file: Path | None,
     dashboard: bool,
     on_ray: str | None,
     events: bool,
@@ -35,5 +41,5 @@ def resume(
 
     folder = store.find(experiment, storage)
     with watching(events) as view:
-        record = resume_search(folder, view, n_samples=n_samples, ray=ray_of(on_ray, dashboard))
+        record = resume_search(folder, view, file=file, n_samples=n_samples, ray=ray_of(on_ray, dashboard))
     conclude(record, as_json, quiet=events)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,13 +10,14 @@ import click
 from raycompress.cli.options import experiment_argument, json_option, open_record, say
 
 if TYPE_CHECKING:
+    from raycompress.experiment.address import Storage
     from raycompress.results.record import Experiment, TrialRecord
 
 
 @click.command()
 @experiment_argument
 @json_option
-def status(experiment: str | None, storage: Path, as_json: bool) -> None:
+def status(experiment: str | None, storage: Storage, as_json: bool) -> None:
     """Show how EXPERIMENT (its id, the beginning of one, or its folder; the newest by default) stands."""
     from raycompress.cli.on_cluster import brought_up_to_date
     from raycompress.results.record import Experiment

@@ -6,6 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raycompress.experiment.address import is_remote
 from raycompress.results.record import Experiment, TrialRecord
 
 
@@ -33,8 +34,11 @@ def value(raw: Any) -> str:
     return f"{raw:.3g}" if isinstance(raw, float) else str(raw)
 
 
-def shown(path: Path) -> str:
-    """Return a path, from the current folder if it lies in it."""
+def shown(path: Path | str) -> str:
+    """Return a path, from the current folder if it lies in it; an address as it is."""
+    if is_remote(str(path)):
+        return str(path)
+    path = Path(path)
     path = path.parent.resolve() / path.name
     inside = path.is_relative_to(Path.cwd()) and path != Path.cwd()
     return str(path.relative_to(Path.cwd())) if inside else str(path)

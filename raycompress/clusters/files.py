@@ -70,7 +70,7 @@ def shipped() -> dict[str, Path]:
     return {}
 
 
-def find(reference: str) -> Path:
+def find(reference: str | Path) -> Path:
     """Return the cluster file that `reference` means: a path, else the name of a shipped file.
 
     Raises
@@ -82,7 +82,7 @@ def find(reference: str) -> Path:
     if path.is_file():
         return path
     known = shipped()
-    for name in (reference, f"{reference}.yaml"):
+    for name in (str(reference), f"{reference}.yaml"):
         if name in known:
             return known[name]
     meant = did_you_mean(path.name, known)
@@ -132,6 +132,12 @@ def _read(path: Path) -> ClusterFile:
     if not isinstance(data, dict):
         raise ClusterError(
             "this is no cluster file: it holds no keys", where=path.name, fix="`raycompress cluster init`"
+        )
+    if str(data.get("apiVersion", "")).startswith("ray.io/"):
+        raise ClusterError(
+            "this file is for KubeRay, and Ray's cluster launcher does not take it",
+            where=path.name,
+            fix=f"kubectl apply -f {path}; a cluster that runs is named by its address: --cluster http://127.0.0.1:8265",
         )
     return ClusterFile(path, data, root)
 

@@ -15,9 +15,11 @@ from raycompress.clusters.mirror import Mirror, Submitted
 from raycompress.clusters.package import Package
 from raycompress.clusters.running import Cluster
 from raycompress.errors import ExperimentError, RaycompressError
+from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
 from raycompress.results import store
+from raycompress.results.disk import told
 from raycompress.results.journal import Event
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.view import SearchView
@@ -169,9 +171,11 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
     from raycompress.results.bundle import check_hashes
 
     there = Path(submitted.folder)
-    if there.resolve() != folder.root.resolve():
+    if is_remote(submitted.storage):
+        _download_best(submitted, folder)
+    elif there.resolve() != folder.root.resolve():
         if (there / "journal.jsonl").is_file():
-            with store.told("cannot copy the results", folder.root):
+            with told("cannot copy the results", folder.root):
                 shutil.copytree(there, folder.root, symlinks=True, dirs_exist_ok=True)
         else:
             cluster.copy_here(submitted.folder, folder.root)
@@ -179,6 +183,17 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
     if record.bundle is not None:
         check_hashes(record.bundle)
     return record
+
+
+def _download_best(submitted: Submitted, folder: store.ExperimentFolder) -> None:
+    """Download the best candidate from S3; the copy of the journal is here already."""
+    remote = store.find(submitted.folder, S3Address.parse(submitted.storage))
+    number = remote.best_number()
+    if number is not None:
+        score = Record(folder).records[number].score
+        with told("cannot copy the results", folder.root):
+            shutil.copytree(remote.fetch_candidate(number), folder.candidate(number), dirs_exist_ok=True)
+        folder.point_to_best(number, score or 0.0)
 
 
 def shared_storage(experiment: Experiment) -> str:
@@ -196,7 +211,7 @@ def shared_storage(experiment: Experiment) -> str:
             fix="take another proposer, or leave --cluster out",
         )
     storage = str(respell(json.loads(experiment.text)).data.get("storage", ""))
-    if not storage.startswith(("s3://", "/")):
+    if not is_remote(storage) and not storage.startswith("/"):
         raise ExperimentError(
             "the nodes of a cluster need a place for results that all of them reach",
             where=experiment.where(("storage",)),

@@ -15,7 +15,7 @@ from pathspec import GitIgnoreSpec
 from raycompress.errors import ClusterError, ExperimentError
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
-from raycompress.results.store import told
+from raycompress.results.disk import told
 
 IGNORE_FILE = ".raycompressignore"
 LIMIT = 200_000_000

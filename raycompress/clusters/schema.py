@@ -11,9 +11,10 @@ from typing import Any
 
 from jsonschema import Draft7Validator
 
-from raycompress.clusters.mistake import Keys, Mistake
+from raycompress.clusters.mistake import Mistake
 from raycompress.experiment.words import did_you_mean, dotted, listed, said
 
+_PROVIDERS = ("aws", "gcp", "local", "azure", "vsphere", "aliyun", "external", "fake_multinode", "readonly", "spark")
 _KINDS = {
     "object": "an object",
     "array": "a list",
@@ -25,14 +26,15 @@ _KINDS = {
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """Return what Ray's schema, and the way its node types refer to each other, find wrong."""
-    if "apiVersion" in data:
-        return [Mistake((), "this is for Kubernetes, not for Ray's cluster launcher", "`kubectl apply -f` takes it")]
     found = [each for error in _validator().iter_errors(_as_ray_sees_it(data)) for each in _told(error)]
-    provider = data.get("provider")
-    if isinstance(provider, dict) and "type" not in provider:
-        found.append(Mistake(("provider",), 'the provider has no "type"', 'for example "type: aws"'))
-    # of two missing keys each is told twice
-    return list(dict.fromkeys(found)) or [*_node_types(data)]
+    return found or [*_provider(data["provider"]), *_node_types(data)]
+
+
+def _provider(provider: dict[str, Any]) -> Iterator[Mistake]:
+    kind = provider["type"]
+    if kind not in _PROVIDERS:
+        fix = did_you_mean(kind, _PROVIDERS) or f"Ray has {listed(_PROVIDERS)}"
+        yield Mistake(("provider", "type"), f'Ray has no provider "{kind}"', fix)
 
 
 def _validator() -> Any:
@@ -54,7 +56,7 @@ def _as_ray_sees_it(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _told(error: Any) -> Iterator[Mistake]:
-    path: Keys = tuple(error.absolute_path)
+    path = tuple(error.absolute_path)
     place = f'"{dotted(path)}"' if path else "the file"
     match error.validator:
         case "additionalProperties":
@@ -68,7 +70,9 @@ def _told(error: Any) -> Iterator[Mistake]:
                 if key not in error.instance:
                     yield Mistake(path, f'{place} has no "{key}"', "Ray needs it")
         case "type":
-            kinds = error.validator_value if isinstance(error.validator_value, list) else [error.validator_value]
+            kinds: list[str] = (
+                [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+            )
             wanted = " or ".join(_KINDS.get(kind, kind) for kind in kinds)
             yield Mistake(path, f"{place} must be {wanted}, not {said(error.instance)}")
         case _:

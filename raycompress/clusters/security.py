@@ -10,16 +10,19 @@ from typing import Any
 from raycompress.clusters.mistake import Keys, Mistake
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
-TOKEN = re.compile(r"RAY_AUTH_MODE=[\"']?token\b")
+_MODE = re.compile(r"RAY_AUTH_MODE=[\"']?(\w+)")
 _START = re.compile(r"\bray\s+start\b")
 _HOST = re.compile(r"--dashboard-host(?:=|\s+)[\"']?([^\s\"';&]*)")
 _STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
+_SETUPS = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+_PUBLISHES = re.compile(r"(?:^|\s)(?:-p|-P|--publish(?:-all)?)(?=[=\s]|$)")
 _SSH = 22
 
 
 def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """Return what would open the cluster, and what would keep its head from starting as it should."""
     found = [mistake for key in _STARTS for mistake in _start_commands(data, key)]
+    found += [*_without_token(data), *_published(data)]
     group = _object(_object(data, "provider"), "security_group")
     keys: Keys = ("provider", "security_group", "IpPermissions")
     for index, rule in enumerate(_items(group, "IpPermissions")):
@@ -27,14 +30,12 @@ def mistakes(data: dict[str, Any]) -> list[Mistake]:
     return found
 
 
-_CLOSE = "remove the rule: the dashboard and the jobs go through SSH (`raycompress cluster dashboard`)"
+_CLOSE = "leave it out: the dashboard and the jobs go through SSH (`raycompress cluster dashboard`)"
 
 
 def _start_commands(data: dict[str, Any], key: str) -> Iterator[Mistake]:
     commands = [str(command) for command in _items(data, key)]
-    if not commands:
-        fix = "copy them from a shipped file: `raycompress cluster init`"
-        yield Mistake((), f"no {key}: Ray's own start without authentication, on some clouds for everybody", fix)
+    if not commands:  # `prepared.prepare` writes them
         return
     starts = [(index, command) for index, command in enumerate(commands) if _START.search(command)]
     if not starts:
@@ -51,9 +52,6 @@ def _start(data: dict[str, Any], key: str, index: int, command: str) -> Iterator
             yield Mistake(
                 keys, what, "--dashboard-host=127.0.0.1; `raycompress cluster dashboard` opens a tunnel to it"
             )
-    if not TOKEN.search(command) and not _token_elsewhere(data):
-        fix = 'begin the command with "export RAY_AUTH_MODE=token; "'
-        yield Mistake(keys, "Ray would start without token authentication: whoever reaches it may run code", fix)
     if key == _STARTS[0]:
         if "--head" not in command:
             yield Mistake(keys, "this starts no head", "add --head")
@@ -64,10 +62,22 @@ def _start(data: dict[str, Any], key: str, index: int, command: str) -> Iterator
         yield Mistake(keys, "the workers would not find the head", "add --address=$RAY_HEAD_IP:6379")
 
 
-def _token_elsewhere(data: dict[str, Any]) -> bool:
-    """Tell whether containers are given the mode; each command has a shell of its own, so an export does not last."""
-    options = _items(_object(data, "docker"), "run_options")
-    return any(TOKEN.search(str(option)) for option in options)
+def _without_token(data: dict[str, Any]) -> Iterator[Mistake]:
+    """Find where the token is switched off; where nothing is said of it, `prepared.prepare` switches it on."""
+    for key in (*_STARTS, *_SETUPS):
+        for index, command in enumerate(_items(data, key)):
+            for mode in _MODE.findall(str(command)):
+                if mode != "token":
+                    what = f"Ray would start without token authentication: RAY_AUTH_MODE={mode}"
+                    yield Mistake((key, index), what, "write RAY_AUTH_MODE=token: whoever reaches Ray may run code")
+
+
+def _published(data: dict[str, Any]) -> Iterator[Mistake]:
+    docker = _object(data, "docker")
+    for key in ("run_options", "head_run_options", "worker_run_options"):
+        for index, option in enumerate(_items(docker, key)):
+            if _PUBLISHES.search(str(option)):
+                yield Mistake(("docker", key, index), f"a port of the container would be open: {option}", _CLOSE)
 
 
 def _object(data: dict[str, Any], key: str) -> dict[str, Any]:
@@ -86,7 +96,7 @@ def open_ports(rule: Any) -> list[str]:
     if not isinstance(rule, dict):
         return ["a rule of IpPermissions must be an object"]
     low, high = rule.get("FromPort", 0), rule.get("ToPort", 65535)
-    if str(rule.get("IpProtocol")) == "tcp" and low == high == _SSH:
+    if str(rule.get("IpProtocol")).lower() == "tcp" and low == high == _SSH:
         return []
     ports = "every port" if (low, high) == (0, 65535) else f"port {low}" if low == high else f"ports {low} to {high}"
     ranges = [

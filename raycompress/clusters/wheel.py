@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import raycompress
-from raycompress.results.store import told
+from raycompress.results.disk import told
 
 _PACKAGE = Path(raycompress.__file__).parent
 _SHIPPED = ("configs", "cluster")

@@ -9,6 +9,7 @@ from typing import Any
 
 from raycompress.compressors.catalog import FRAMEWORKS, CompressorEntry, find, names
 from raycompress.compressors.catalog.quantizers import BITS, PARTS
+from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.experiment.words import did_you_mean, dotted, listed, near
@@ -60,12 +61,14 @@ def _check_script(data: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _check_storage(storage: Any) -> Iterator[Finding]:
     if isinstance(storage, str) and "://" in storage:
-        scheme = storage.split("://", 1)[0]
-        fix = "write a folder"
-        if scheme == "s3":
-            yield Finding(("storage",), "s3:// is known but does not work in this version yet", fix)
-        else:
-            yield Finding(("storage",), f"results cannot go to {scheme}://", fix)
+        fix = "write a folder, or s3://bucket/prefix"
+        if not is_remote(storage):
+            yield Finding(("storage",), f"results cannot go to {storage.split('://', 1)[0]}://", fix)
+            return
+        try:
+            S3Address.parse(storage)
+        except ValueError as error:
+            yield Finding(("storage",), str(error), fix)
 
 
 def _check_kind(compression: Mapping[str, Any], compressor: CompressorEntry) -> Iterator[Finding]:

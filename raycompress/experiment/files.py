@@ -7,6 +7,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from raycompress.experiment.address import S3Address, Storage, is_remote
+
 
 @dataclass(frozen=True)
 class Files:
@@ -15,7 +17,7 @@ class Files:
     script: Path
     script_args: tuple[str, ...]
     workingdir: Path
-    storage: Path
+    storage: Storage
 
     @classmethod
     def of(cls, home: Path, *, script: str, workingdir: str | None, storage: str) -> Files:
@@ -24,14 +26,15 @@ class Files:
         Raises
         ------
         ValueError
-            When a quote in the script's arguments is not closed.
+            When a quote in the script's arguments is not closed, or `storage` begins as an address on S3 and is none.
         """
         folder = _absolute(workingdir or ".", home)
         if " " not in script or is_file(_absolute(script, folder)):
             name, arguments = script, []
         else:
             name, *arguments = shlex.split(script) or [script]
-        return cls(_absolute(name, folder), tuple(arguments), folder, _absolute(storage, home))
+        place = S3Address.parse(storage) if is_remote(storage) else _absolute(storage, home)
+        return cls(_absolute(name, folder), tuple(arguments), folder, place)
 
 
 def is_file(path: Path) -> bool:

@@ -351,7 +351,7 @@ class ExperimentKeys(Keys):
     time_budget_s: Seconds = absent("The search ends after this time.")
     resource_args: ResourceArgsKeys = Field(ResourceArgsKeys(), description="What trials save and report.")
     runtime_args: RuntimeArgsKeys = Field(RuntimeArgsKeys(), description="What surrounds a trial's script.")
-    storage: Text = Field("raycompress_results", description="The folder for results.")
+    storage: Text = Field("raycompress_results", description="The folder for results, or s3://bucket/prefix.")
     export: list[Literal["onnx", "tflite"]] = Field([], description="Further forms of the model in its bundle.")
     loggers: list[Annotated[str, OneOf("logger", LOGGERS)]] = Field(
         [], description="Who is told of every trial as well."

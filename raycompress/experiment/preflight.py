@@ -46,7 +46,8 @@ def _check(files: Files, where: Where, folder_key: str, *, with_script: bool = T
     yield from _check_workingdir(files.workingdir, where((folder_key,)))
     if with_script and is_folder(files.workingdir):
         yield from _check_script(files.script, where(("script",)))
-    yield from _check_storage(files.storage, where(("storage",)))
+    if isinstance(files.storage, Path):  # what is on S3 is tried by the launch
+        yield from _check_storage(files.storage, where(("storage",)))
 
 
 def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:

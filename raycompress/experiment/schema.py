@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from raycompress.compressors.catalog import CompressorEntry, find
 from raycompress.errors import ExperimentError, Problem
+from raycompress.experiment.address import Storage
 from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.files import Files
@@ -68,7 +69,8 @@ class Experiment:
     script_path, script_args
         The script, absolute, and the arguments that follow it.
     workingdir, storage
-        Where trials run and where results go, absolute; without the key, results go below the current folder.
+        Where trials run and where results go, absolute, or an address on S3; without the key, results go below the
+        current folder.
     resources
         What one trial occupies.
     parameter_config
@@ -109,7 +111,7 @@ class Experiment:
     script_path: Path
     script_args: tuple[str, ...]
     workingdir: Path
-    storage: Path
+    storage: Storage
     resources: Resources
     compression: Compression
     parameter_config: tuple[Mapping[str, Any], ...]

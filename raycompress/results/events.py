@@ -15,7 +15,7 @@ SHAPES: Mapping[str, Shape] = {
         **{"version": int, "id": str, "name": str, "file": str, "script": str, "compressor": str, "proposer": str},
         **{"n_trials": int, "n_parallel": int, "goal": ("max", "min"), "dimensions": [str], **_PROCESS},
     },
-    "resumed": {"n_trials": int, "n_parallel": int, **_PROCESS},
+    "resumed": {"n_trials": int, "n_parallel": int, **_PROCESS, "file": (str, ...), "script": (str, ...)},
     "started": {"trial": int, "sample": dict, "config": dict, "baseline": bool},
     "intermediate": {"trial": int, "step": int, "values": _VALUES},
     "retried": {"trial": int, "attempt": int, "state": str, "cause": str},
@@ -34,4 +34,5 @@ SHAPES: Mapping[str, Shape] = {
 
 def lacking(event: Mapping[str, Any]) -> list[str]:
     """Return the fields of a known event that are not there, or are not what they should be."""
+    # ... is the shape of a field that may be left out
     return [name for name, shape in SHAPES[event["event"]].items() if not fits(event.get(name, ...), shape)]

@@ -5,7 +5,8 @@ event          fields
 =============  =====================================================================================
 experiment     version, id, name, file, script, compressor, seed, proposer, n_trials, n_parallel, goal,
                dimensions, host, pid
-resumed        n_trials, n_parallel, host, pid: another process goes on with the search
+resumed        n_trials, n_parallel, host, pid: another process goes on with the search; file, script: where they
+               are by now, if they were moved
 started        trial, attempt, sample (dimension -> value), config (what the script got), baseline, slot: which of
                the n_parallel runs it; once more for a trial that is begun again, of which nothing counts that
                came before

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycompress.errors import StorageError
+from raycompress.experiment.address import is_remote
 from raycompress.experiment.objective import Objective
 from raycompress.results import journal, pareto, store
 from raycompress.results.events import lacking
@@ -98,13 +99,17 @@ class Experiment:
 
     @classmethod
     def open(cls, path: str | Path) -> Experiment:
-        """Read the experiment in folder `path`.
+        """Read the experiment in folder `path`, or at an address ``s3://bucket/prefix/<id>``.
 
         Raises
         ------
         StorageError
             There is no journal, or it cannot be read.
+        UsageError
+            Nothing on S3 has this address.
         """
+        if is_remote(str(path)):
+            return cls(store.find(str(path), Path()))
         return cls(store.ExperimentFolder(Path(path).resolve()))
 
     def _take(self, event: journal.Event, where: str) -> None:
@@ -177,7 +182,8 @@ class Experiment:
 
     def _on_resumed(self, event: journal.Event) -> None:
         self.finished, self.finished_detail, self.verified = None, "", None
-        self.header = {**self.header, **{name: event[name] for name in ("n_trials", "n_parallel", "pid", "host")}}
+        names = ("n_trials", "n_parallel", "pid", "host", "file", "script")
+        self.header = {**self.header, **{name: event[name] for name in names if name in event}}
 
     def _on_note(self, event: journal.Event) -> None:
         self.notes.append(event["text"])
@@ -195,7 +201,7 @@ class Experiment:
         """``running``, ``complete``, ``stopped``, ``failure``, ``time budget`` or ``interrupted`` (killed)."""
         if self.finished is not None:
             return self.finished
-        return "running" if journal.is_written(self.folder.journal) else "interrupted"
+        return "running" if self.folder.is_written() else "interrupted"
 
     @property
     def baseline(self) -> TrialRecord | None:
@@ -218,8 +224,8 @@ class Experiment:
 
     @property
     def bundle(self) -> Path | None:
-        """The folder of the best model; None when no trial saved one."""
-        return None if self.best_number is None else self.folder.candidate(self.best_number)
+        """The folder of the best model, fetched if it is elsewhere; None when no trial saved one."""
+        return None if self.best_number is None else self.folder.fetch_candidate(self.best_number)
 
     @cached_property
     def trials(self) -> pd.DataFrame:

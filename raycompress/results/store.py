@@ -1,24 +1,23 @@
-"""Where an experiment's results live: the one owner of the names on disk, and how they are written."""
+"""Where an experiment's results live: the one owner of the names on disk."""
 
 from __future__ import annotations
 
 import difflib
-import errno
 import json
-import os
 import re
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from raycompress.errors import StorageError, UsageError
+from raycompress.experiment.address import S3Address, Storage, is_remote
+from raycompress.results.disk import flush, told, write_whole
 from raycompress.results.shapes import fits
 
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+if TYPE_CHECKING:
+    from raycompress.results.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -73,6 +72,53 @@ class ExperimentFolder:
     def logs(self) -> Path:  # noqa: D102
         return self.root / "logs"
 
+    @property
+    def reference(self) -> str:
+        """What every verb takes for this experiment, wherever it is called."""
+        return str(self.root)
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether the folder mirrors an experiment that lies elsewhere."""
+        return False
+
+    def place(self, path: Path) -> str:
+        """Return where a person finds what is at `path`."""
+        return str(path)
+
+    def refresh(self) -> None:
+        """See to it that what is read here is what there is now."""
+
+    def open_journal(self) -> Journal:
+        """Return the writing end of the journal; StorageError where another process has it."""
+        from raycompress.results.journal import Journal
+
+        return Journal(self.journal)
+
+    def is_written(self) -> bool:
+        """Tell whether a process writes the journal, that is, whether the experiment runs."""
+        from raycompress.results.journal import is_written
+
+        return is_written(self.journal)
+
+    def scratch(self) -> ExperimentFolder:
+        """Return the folder that trials make their files in."""
+        return self
+
+    def deliver(self, number: int, *, saved: bool) -> None:
+        """See to it that what trial `number` printed, and has `saved`, is where the search looks for it."""
+
+    def clear(self, number: int | None = None) -> None:
+        """Delete what was delivered and is not needed here any more: of one trial, or of all."""
+
+    def write(self, path: Path, text: str) -> None:
+        """Write one of the experiment's files, whole."""
+        write_whole(path, text)
+
+    def discard(self) -> None:
+        """Delete everything, of an experiment that has not begun."""
+        shutil.rmtree(self.root)
+
     def trial(self, number: int) -> Path:
         """Return the folder of trial `number`."""
         return self.root / "trials" / f"{number:04d}"
@@ -84,6 +130,20 @@ class ExperimentFolder:
     def log(self, number: int) -> Path:
         """Return the file with what trial `number` printed."""
         return self.trial(number) / "log.txt"
+
+    def check_candidate(self, number: int) -> None:
+        """Raise BundleError where the candidate of trial `number` is not whole."""
+        from raycompress.results.bundle import check_hashes
+
+        check_hashes(self.candidate(number))
+
+    def fetch_candidate(self, number: int) -> Path:
+        """Return the folder of a candidate that can be read there."""
+        return self.candidate(number)
+
+    def fetch_log(self, number: int) -> Path:
+        """Return the file of a trial's log, as far as there is one."""
+        return self.log(number)
 
     def candidates(self) -> list[int]:
         """Return the numbers of the trials whose candidate is on disk."""
@@ -128,6 +188,18 @@ class ExperimentFolder:
             raise StorageError("the pointer to the best model names no trial", where=str(self.best_pointer), fix=fix)
         return int(pointer["trial"])
 
+    def point_to_best(self, number: int, score: float) -> None:
+        """Say that the candidate of trial `number` is the best one: in one step, once it is on disk."""
+        candidate = self.candidate(number)
+        flush(candidate)
+        write_whole(self.best_pointer, pointer(number, score, candidate.relative_to(self.root)))
+        self.link_best(number)
+
+    def forget_best(self) -> None:
+        """Say that there is no best one."""
+        self.best_link.unlink(missing_ok=True)
+        self.best_pointer.unlink(missing_ok=True)
+
     def put_aside(self, number: int, name: str) -> None:
         """Keep the log of a run under `name`, and what it saved not at all, before the trial's next run."""
         self.remove_candidate(number)
@@ -150,13 +222,26 @@ class ExperimentFolder:
             aside.replace(self.best_link)
 
 
+def pointer(number: int, score: float, candidate: Path) -> str:
+    """Return what ``best.json`` says."""
+    return json.dumps({"trial": number, "score": score, "bundle": str(candidate)}, indent=2) + "\n"
+
+
 def new_id(name: str) -> str:
-    """Return what an experiment goes by: its name and the time."""
+    """Return what an experiment goes by: its name, as a folder can have it everywhere, and the time."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
     return f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
-def create(storage: Path, name: str, wanted: str | None = None) -> ExperimentFolder:
+def check(storage: Storage) -> None:
+    """Raise StorageError where results could not be written to S3; a folder is looked at as experiments are loaded."""
+    if isinstance(storage, S3Address):
+        from raycompress.results.s3 import storage as s3
+
+        s3.check(storage)
+
+
+def create(storage: Storage, name: str, wanted: str | None = None) -> ExperimentFolder:
     """Make a new experiment folder, called after the experiment and the time.
 
     Parameters
@@ -170,6 +255,10 @@ def create(storage: Path, name: str, wanted: str | None = None) -> ExperimentFol
         `storage` cannot be written.
     """
     stem = wanted or new_id(name)
+    if isinstance(storage, S3Address):
+        from raycompress.results.s3 import storage as s3
+
+        return s3.create(storage, stem)
     try:
         storage.mkdir(parents=True, exist_ok=True)
         for attempt in range(1, 1000):
@@ -190,8 +279,12 @@ def create(storage: Path, name: str, wanted: str | None = None) -> ExperimentFol
     raise StorageError(f"a thousand experiments were launched at once as {stem}", where=str(storage))
 
 
-def list_folders(storage: Path) -> list[ExperimentFolder]:
+def list_folders(storage: Storage) -> list[ExperimentFolder]:
     """Return the experiments in `storage`, the newest first; those that never began are left out."""
+    if isinstance(storage, S3Address):
+        from raycompress.results.s3 import storage as s3
+
+        return list(s3.begun(storage))
     journals = [(_started(path), path) for path in storage.resolve().glob("*/journal.jsonl")]
     begun = [(started, path) for started, path in journals if started is not None]
     return [ExperimentFolder(path.parent) for _, path in sorted(begun, reverse=True)]
@@ -207,24 +300,44 @@ def _started(journal: Path) -> float | None:
         return 0.0
 
 
-def find(reference: str | None, storage: Path) -> ExperimentFolder:
+def find(reference: str | None, storage: Storage) -> ExperimentFolder:
     """Return the experiment that `reference` names.
 
     Parameters
     ----------
     reference
-        A path to an experiment folder, an id in `storage`, the beginning of one, or None for the newest.
+        A path to an experiment folder, its address on S3, an id in `storage`, the beginning of one, or None for the
+        newest.
     storage
-        The results folder to look in.
+        Where results are looked for.
 
     Raises
     ------
     UsageError
         Nothing, or more than one experiment, goes by that name.
     """
+    if reference is not None and is_remote(reference):
+        return _at_address(reference)
     if reference is not None and (Path(reference) / "journal.jsonl").exists():
         return ExperimentFolder(Path(reference).resolve())
-    folders = list_folders(storage)
+    if isinstance(storage, S3Address):
+        from raycompress.results.s3 import storage as s3
+
+        named = _named(reference, list(s3.found(storage)), storage)
+        named.refresh()
+        return named
+    return _named(reference, list_folders(storage), storage)
+
+
+def _at_address(reference: str) -> ExperimentFolder:
+    try:
+        address = S3Address.parse(reference)
+    except ValueError as error:
+        raise UsageError(str(error), where=reference, fix="s3://bucket/prefix/ID names an experiment") from error
+    return find(address.name or None, address.parent)
+
+
+def _named(reference: str | None, folders: list[ExperimentFolder], storage: Storage) -> ExperimentFolder:
     if not folders:
         raise UsageError(
             "no experiment here yet",
@@ -243,41 +356,3 @@ def find(reference: str | None, storage: Path) -> ExperimentFolder:
     near = difflib.get_close_matches(reference, ids, n=1, cutoff=0.3)
     hint = f'did you mean "{near[0]}"? ' if near else ""
     raise UsageError(f'no experiment "{reference}"', where=str(storage), fix=f"{hint}`raycompress ls` lists them all")
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Replace the file at `path` in one step by `data` as JSON; see `write_whole`."""
-    write_whole(path, json.dumps(data, indent=2) + "\n")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Replace the file at `path` in one step: at any kill there is the old text or the new one, whole.
-
-    Raises
-    ------
-    StorageError
-        The file cannot be written.
-    """
-    aside = path.with_name(f".{path.name}.new")
-    with told("cannot write", path):
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
-@contextmanager
-def told(what: str, where: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a StorageError that says `what` could not be done, and `where`."""
-    try:
-        yield
-    except OSError as error:
-        place = error.filename if isinstance(error.filename, str) else where
-        fix = "free some space" if error.errno in _FULL else "check that the folder is there and may be written"
-        raise StorageError(f"{what}: {error.strerror}", where=str(place), fix=fix) from error

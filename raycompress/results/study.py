@@ -58,7 +58,7 @@ def to_optuna(record: Experiment, study_name: str | None = None, storage: str | 
     direction: Direction = "maximize" if record.header["goal"] == "max" else "minimize"
     study = _created(name, direction, storage)
     try:
-        study.set_user_attr("experiment", str(record.folder.root))
+        study.set_user_attr("experiment", record.folder.reference)
         study.set_user_attr("left_out", len(record.searched) - len(told))
         if record.baseline is not None:
             study.set_user_attr("baseline", record.baseline.values)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 from raycompress.errors import BundleError
 from raycompress.experiment.objective import Objective
-from raycompress.results import bundle
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record
-from raycompress.results.store import ExperimentFolder, write_json
+from raycompress.results.store import ExperimentFolder
 
 
 class BestKeeper:
@@ -34,11 +30,7 @@ class BestKeeper:
             return
         loser = self.number
         self.number, self.score = number, score
-        candidate = self._folder.candidate(number)
-        _flush(candidate)
-        told = {"trial": number, "score": score, "bundle": str(candidate.relative_to(self._folder.root))}
-        write_json(self._folder.best_pointer, told)
-        self._folder.link_best(number)
+        self._folder.point_to_best(number, score)
         self._journal.append("promoted", trial=number, score=score)
         if loser is not None:
             self._prune(loser)
@@ -58,8 +50,7 @@ class BestKeeper:
             self.number, self.score = pointed, scores[pointed]
             self._folder.link_best(pointed)
         else:
-            self._folder.best_link.unlink(missing_ok=True)
-            self._folder.best_pointer.unlink(missing_ok=True)
+            self._folder.forget_best()
         for number, score in scores.items():
             if number == self.number:
                 continue
@@ -74,7 +65,7 @@ class BestKeeper:
 
     def _is_whole(self, number: int) -> bool:
         try:
-            bundle.check_hashes(self._folder.candidate(number))
+            self._folder.check_candidate(number)
         except BundleError:
             return False
         return True
@@ -89,14 +80,3 @@ class BestKeeper:
     def _prune(self, number: int) -> None:
         self._folder.remove_candidate(number)
         self._journal.append("pruned", trial=number)
-
-
-def _flush(folder: Path) -> None:
-    """Wait until every file of a folder is on disk: a machine may die, and the pointer must not name what it lost."""
-    for place, _, names in os.walk(folder):
-        for path in (Path(place), *(Path(place, name) for name in names)):
-            file = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(file)
-            finally:
-                os.close(file)

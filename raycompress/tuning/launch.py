@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
+from pathlib import Path
 from typing import Any, Protocol
 
 from raycompress.errors import BundleError, ClusterError, ExperimentError
@@ -55,21 +56,22 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
     ray = ray or LocalRay(machine_cpus())
     if isinstance(ray, LocalRay):
         parallel(experiment)
+    store.check(experiment.storage)
     with prepared(experiment, view, meanwhile=ray) as ready:
         n_slots = parallel(experiment, ray.nodes())
         folder = store.create(experiment.storage, experiment.name, name)
         try:
-            store.write_whole(folder.experiment, experiment.text)
+            folder.write(folder.experiment, experiment.text)
             _check_nodes(experiment, folder, view)
             loggers = _loggers(experiment, folder)
         except (ExperimentError, ClusterError):  # nothing is left of an experiment that has not begun
-            shutil.rmtree(folder.root)
+            folder.discard()
             raise
-        with closing(Journal(folder.journal)) as journal:
+        with closing(folder.open_journal()) as journal:
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
             if ready.model is not None:
-                store.write_json(folder.model, ready.model.to_json())
+                folder.write(folder.model, json.dumps(ready.model.to_json(), indent=2) + "\n")
             count = n_trials(experiment, ready.space)
             journal.append("experiment", **header(experiment, ready.space, folder, n_trials=count, n_slots=n_slots))
             _search(ready, folder, journal, view, n_slots, loggers)
@@ -77,7 +79,12 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
 
 
 def resume(
-    folder: store.ExperimentFolder, view: SearchView, *, n_samples: int | None = None, ray: RayHere | None = None
+    folder: store.ExperimentFolder,
+    view: SearchView,
+    *,
+    file: Path | None = None,
+    n_samples: int | None = None,
+    ray: RayHere | None = None,
 ) -> Record:
     """Go on with an experiment that was killed or stopped, or add trials to it, and return its record.
 
@@ -85,6 +92,8 @@ def resume(
 
     Parameters
     ----------
+    file
+        The experiment file, where it is no longer where it was launched from, as on another machine.
     n_samples
         How many samples the search has in all from now on; as many as before by default.
     ray
@@ -101,9 +110,9 @@ def resume(
     """
     from raycompress.tuning import resuming
 
-    with closing(Journal(folder.journal)) as journal:
+    with closing(folder.open_journal()) as journal:
         record = Record(folder)
-        experiment = resuming.experiment_of(record, n_samples)
+        experiment = resuming.experiment_of(record, n_samples, file)
         if record.finished == "complete" and experiment.n_samples == resuming.n_samples_of(record, experiment):
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
             return record
@@ -116,7 +125,10 @@ def resume(
             view.history(read(folder.journal))
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
-            journal.append("resumed", **process(), n_trials=n_trials(experiment, ready.space), n_parallel=n_slots)
+            count = n_trials(experiment, ready.space)
+            journal.append(
+                "resumed", **process(), n_trials=count, n_parallel=n_slots, **resuming.moved(experiment, file)
+            )
             _search(ready, folder, journal, view, n_slots, loggers, record)
     return Record(folder)
 
@@ -125,10 +137,9 @@ def _check_nodes(experiment: Experiment, folder: store.ExperimentFolder, view: V
     """Make sure that each node of Ray sees what the trials need."""
     from raycompress.tuning.cluster_ray import check_nodes  # imports ray, see below
 
-    shared = {
-        experiment.script_path: "put the script, and what it reads, where every node sees it",
-        folder.experiment: 'name a folder that all nodes share with "storage" in the experiment file, or s3://bucket/prefix',
-    }
+    shared = {experiment.script_path: "put the script, and what it reads, where every node sees it"}
+    if not folder.is_remote:
+        shared[folder.experiment] = 'name a folder that all nodes share with "storage", or s3://bucket/prefix'
     for note in check_nodes(shared):
         view.note(note)
 
@@ -173,7 +184,7 @@ def _search(
     switch = StopSwitch(experiment.time_budget_s)
     plan = TrialPlan(
         warm=ready.warm,
-        folder=folder,
+        folder=folder.scratch(),
         template=trial_template(experiment),
         compression=compression_config(experiment),
         retries=experiment.job_retries,
@@ -187,12 +198,12 @@ def _search(
         for number in lost:
             view.note(f"the model of trial {number} is no longer whole: the trial is run again")
         past = Past.of(before, lost)
-    tuner = Tuner(experiment, ready.space, plan, journal, switch, keeper=keeper, past=past, n_slots=n_slots)
+    tuner = Tuner(experiment, ready.space, plan, folder, journal, switch, keeper=keeper, past=past, n_slots=n_slots)
     with thrown_by_signals(switch):
         with told(loggers, folder, journal):
             tuner.run()
         record = Record(folder)
-        if record.bundle is not None:
+        if record.best_number is not None:
             view.phase("verifying the best model in a fresh process")
             try:
                 journal.append("verified", **verify(experiment, ready.worker, record))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raycompress.errors import BundleError
+from raycompress.errors import BundleError, RaycompressError
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.protocol import Ending
@@ -63,6 +63,21 @@ def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, 
     except OSError as error:
         return failed(f"its model cannot be kept: {error.strerror}", facts)
     return facts
+
+
+def delivered(folder: ExperimentFolder, number: int, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Have the log of trial `number`, and what it saved, where the search looks for them.
+
+    Returns
+    -------
+    The facts; those of a failure where this cannot be done.
+    """
+    try:
+        folder.deliver(number, saved=facts["saved"])
+    except (RaycompressError, OSError) as error:
+        cause = error.problems[0].what if isinstance(error, RaycompressError) else f"its files cannot be kept: {error}"
+        return failed(cause, facts)
+    return dict(facts)
 
 
 def failed(cause: str, facts: Mapping[str, Any]) -> dict[str, Any]:

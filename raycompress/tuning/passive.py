@@ -30,7 +30,7 @@ from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.heard import Heard
 from raycompress.tuning.launch import header
-from raycompress.tuning.outcome import facts_of, sealed
+from raycompress.tuning.outcome import delivered, facts_of, sealed
 from raycompress.tuning.preparing import unexpanded
 from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
 from raycompress.tuning.verifying import verify_again
@@ -51,20 +51,21 @@ def launch_here(experiment: Experiment, view: SearchView) -> Record:
     check_extras(experiment)
     for note in experiment.accepted:
         view.note(note)
+    store.check(experiment.storage)
     space = SearchSpace.of(unexpanded(experiment))
     sample = space.centre()
     view.note("passive: one trial in this process, " + ("every range at its middle" if sample else "without a search"))
     if experiment.loggers:
         view.note(f"a passive trial is not told to {' and '.join(experiment.loggers)}, which need Ray")
     folder = store.create(experiment.storage, experiment.name)
-    journal = Journal(folder.journal)
+    journal = folder.open_journal()
     try:
         journal.listen(view.event)
         journal.append("experiment", **header(experiment, space, folder, n_trials=1, n_slots=1))
-        store.write_whole(folder.experiment, experiment.text)
+        folder.write(folder.experiment, experiment.text)
         state = _run_trial(experiment, space.build(sample), sample, folder, journal)
         record = Record(folder)
-        if record.bundle is not None:
+        if record.best_number is not None:
             journal.append("verified", **verify_again(experiment, record, view))
         stopped = state == TrialState.STOPPED
         journal.append("finished", reason="stopped" if stopped else "complete", detail="stopped by SIGINT" * stopped)
@@ -78,15 +79,18 @@ def _run_trial(
 ) -> TrialState:
     """Run the only trial and write down what became of it."""
     template = trial_template(experiment)
-    saves_into = folder.candidate(NUMBER) if template["save_model"] else None
+    scratch = folder.scratch()
+    saves_into = scratch.candidate(NUMBER) if template["save_model"] else None
     config = trial_config(compression_config(experiment), built, number=NUMBER, saves_into=saves_into)
-    spec = TrialSpec(**template, mode="trial", config=config, folder=str(folder.trial(NUMBER)), seed=experiment.seed)
+    spec = TrialSpec(**template, mode="trial", config=config, folder=str(scratch.trial(NUMBER)), seed=experiment.seed)
     journal.append("started", trial=NUMBER, attempt=1, sample=sample, config=config, baseline=False, slot=0)
     ending = _run(spec)
     facts = facts_of(ending, baseline=False, seconds=ending.seconds)
     if facts["saved"]:
-        facts = sealed(folder, {"number": NUMBER, "sample": sample, "seed": spec.seed}, facts)
-    journal.append("ended", trial=NUMBER, log=str(folder.log(NUMBER)), **facts)
+        facts = sealed(scratch, {"number": NUMBER, "sample": sample, "seed": spec.seed}, facts)
+    facts = delivered(scratch, NUMBER, facts)
+    scratch.clear()
+    journal.append("ended", trial=NUMBER, log=folder.place(folder.log(NUMBER)), **facts)
     if facts["saved"] and facts["score"] is not None:
         BestKeeper(folder, journal, Objective(experiment.target)).consider(NUMBER, facts["score"])
     else:

@@ -115,7 +115,7 @@ class Recorder(DriverOnly, Callback):
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:
         self._running.pop(number, None)
-        self._journal.append("ended", trial=number, log=str(self._folder.log(number)), **facts)
+        self._journal.append("ended", trial=number, log=self._folder.place(self._folder.log(number)), **facts)
         if number == 0:
             return
         if facts["saved"] and facts["score"] is not None:

@@ -83,7 +83,5 @@ def replay(line: str, view: SearchView) -> RaycompressError | str | None:
 
 
 def _error(message: dict[str, Any]) -> RaycompressError:
-    kind = getattr(errors, message["error"], ClusterError)
-    error: RaycompressError = kind("")
-    error.problems = tuple(Problem(**problem) for problem in message["problems"])
-    return error
+    kind: type[RaycompressError] = getattr(errors, message["error"], ClusterError)
+    return kind.of([Problem(**problem) for problem in message["problems"]])

@@ -19,10 +19,11 @@ from raycompress.tuning.plan import n_trials
 from raycompress.tuning.preparing import Prepared
 
 
-def experiment_of(record: Record, n_samples: int | None) -> Experiment:
+def experiment_of(record: Record, n_samples: int | None, file: Path | None = None) -> Experiment:
     """Return the experiment to go on with.
 
-    The file that was launched is read again; where it is gone, the copy in the experiment's folder stands for it.
+    The file that was launched is read again, or `file`, which takes its place; where it is gone, the copy in the
+    experiment's folder stands for it.
 
     Raises
     ------
@@ -34,11 +35,11 @@ def experiment_of(record: Record, n_samples: int | None) -> Experiment:
     if record.header["proposer"] == "passive":
         raise UsageError(
             "a passive experiment is one trial in the terminal's own process: there is nothing to go on with",
-            where=str(record.folder.root),
+            where=record.folder.reference,
             fix=f"raycompress launch {shlex.quote(record.header['file'])}",
         )
-    launched = Path(record.header["file"])
-    if launched.exists():
+    launched = Path(record.header["file"]) if file is None else file
+    if file is not None or launched.exists():
         _refuse_changes(launched, record)
         experiment = Experiment.load(launched)
     else:
@@ -49,10 +50,15 @@ def experiment_of(record: Record, n_samples: int | None) -> Experiment:
     if n_samples is not None and n_samples < so_far:
         raise UsageError(
             f"the search has {so_far} samples, and --n-samples {n_samples} would be fewer",
-            where=str(record.folder.root),
+            where=record.folder.reference,
             fix=f"--n-samples N, with N above {so_far}, adds some",
         )
     return replace(experiment, n_samples=so_far if n_samples is None else n_samples)
+
+
+def moved(experiment: Experiment, file: Path | None) -> dict[str, str]:
+    """Return what the journal says of an experiment file that is not where it was."""
+    return {} if file is None else {"file": str(experiment.path), "script": str(experiment.script_path)}
 
 
 def n_samples_of(record: Record, experiment: Experiment) -> int:
@@ -74,7 +80,7 @@ def check(record: Record, ready: Prepared) -> None:
     if record.finished == "complete" and n_trials(ready.experiment, ready.space) <= record.header["n_trials"]:
         raise UsageError(
             "every point of the search space has been tried: there is no further sample",
-            where=str(record.folder.root),
+            where=record.folder.reference,
             fix="launch another experiment, with wider ranges or another proposer",
         )
 

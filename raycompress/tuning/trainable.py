@@ -16,7 +16,7 @@ from raycompress.errors import RaycompressError
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.gpu_room import VISIBLE, room
-from raycompress.tuning.outcome import facts_of, first, sealed
+from raycompress.tuning.outcome import NOTHING, delivered, facts_of, first, sealed
 from raycompress.tuning.protocol import Message
 from raycompress.tuning.schedulers import TIME
 from raycompress.tuning.slots import name_process
@@ -31,6 +31,8 @@ class TrialPlan:
     ----------
     warm
         How to find, or start, the node's warm process.
+    folder
+        Where trials make their files: the experiment's, or one on the disk of whichever machine a trial runs on.
     template
         A trial's specification without its config and its folder.
     compression
@@ -96,6 +98,7 @@ class TrialActor(tune.Trainable):
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial; Tune calls this on an actor that it reuses."""
         self._stop_trial()
+        self._plan.folder.clear(self._config["number"])
         self._begin(new_config)
         return True
 
@@ -207,6 +210,7 @@ class TrialActor(tune.Trainable):
         facts: dict[str, Any] = facts_of(ending, baseline=self._config["baseline"], seconds=self._seconds)
         if facts["saved"]:
             facts = sealed(self._plan.folder, self._config, facts)
+        facts = delivered(self._plan.folder, self._config["number"], facts)
         facts["attempts"] = self._attempts
         if not self._budgets:
             return {**facts, TIME: self._results, "done": True, "held": self._held is not None}
@@ -217,6 +221,7 @@ class TrialActor(tune.Trainable):
     def abandon(self) -> None:
         """Kill the script of a trial that the scheduler has ended, and wait for that; the driver calls this."""
         self._stop_trial()
+        delivered(self._plan.folder, self._config["number"], NOTHING)
 
     def _stop_trial(self) -> None:
         if self._messages is not None:
@@ -227,6 +232,7 @@ class TrialActor(tune.Trainable):
         """Let go of the warm process; a trial that still runs ends with that."""
         if self._worker is not None:
             self._worker.close()
+        self._plan.folder.clear(self._config["number"])
 
 
 _RUNNING = {"state": TrialState.RUNNING, "attempts": [], "done": False, "held": False}

@@ -15,6 +15,7 @@ from raycompress.errors import ClusterError, RaycompressError
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
+from raycompress.results.store import ExperimentFolder
 from raycompress.tuning import plan as plans
 from raycompress.tuning import slots
 from raycompress.tuning.best import BestKeeper
@@ -40,7 +41,9 @@ class Tuner:
     experiment, space
         What to search.
     plan
-        What the trials share, the experiment's folder included.
+        What the trials share.
+    folder
+        The experiment's.
     journal
         Takes every event.
     switch
@@ -58,6 +61,7 @@ class Tuner:
         experiment: Experiment,
         space: SearchSpace,
         plan: TrialPlan,
+        folder: ExperimentFolder,
         journal: Journal,
         switch: StopSwitch,
         *,
@@ -68,6 +72,7 @@ class Tuner:
         self._experiment = experiment
         self._space = space
         self._plan = plan
+        self._folder = folder
         self._switch = switch
         self._past = past
         self._n_slots = n_slots
@@ -76,7 +81,7 @@ class Tuner:
         self._climbs = experiment.proposer in BUDGETED and plans.reads_budget(experiment)
         self._keeper = keeper
         self._recorder = Recorder(
-            plan.folder,
+            folder,
             journal,
             keeper,
             stop=lambda why: switch.throw("failure", why),
@@ -110,7 +115,7 @@ class Tuner:
             ),
             run_config=tune.RunConfig(
                 name="tune",
-                storage_path=str(self._plan.folder.logs),
+                storage_path=str(self._folder.logs),
                 verbose=0,
                 stop=self._switch,
                 callbacks=[self._recorder],
@@ -123,7 +128,8 @@ class Tuner:
         with slots.kept_actors(self._slots), _told_by_us():
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
-        self._plan.folder.remove_candidates_but(self._keeper.number)
+        self._folder.remove_candidates_but(self._keeper.number)
+        self._plan.folder.clear()
 
     def _note_loss(self) -> None:
         self._slots.has_lost_an_actor = True

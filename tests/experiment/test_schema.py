@@ -219,7 +219,6 @@ def test_an_interval_without_a_grid_is_a_note(load: Load) -> None:
     [
         *(({key: 1}, key) for key in ("objectives", "constraints")),
         ({"proposer": "guided"}, "guided"),
-        ({"storage": "s3://bucket/x"}, "s3://"),
     ],
 )
 def test_what_comes_later_says_so(keys: dict[str, Any], name: str, refused: Refused) -> None:

@@ -1,7 +1,7 @@
 import pytest
 
 from raycompress.errors import StorageError
-from raycompress.results import store
+from raycompress.results import disk, store
 from raycompress.results.journal import VERSION, Journal
 from raycompress.results.record import Experiment
 from raycompress.results.states import TrialState
@@ -61,7 +61,7 @@ def test_a_search_as_its_journal_tells_it(folder):
         ("pruned", {"trial": 1}),
         ("finished", {"reason": "complete", "detail": ""}),
     )
-    store.write_json(folder.best_pointer, {"trial": 3})
+    disk.write_json(folder.best_pointer, {"trial": 3})
     record = Experiment.open(folder.root)
     assert record.state == "complete"
     assert record.baseline.values == {"accuracy": 0.99}
@@ -120,7 +120,7 @@ def test_the_pointer_decides_where_a_kill_kept_the_journal_from_saying_so(folder
     write(
         folder, ("experiment", HEADER), started(1), ended(1, "finished", 0.9), ("promoted", {"trial": 1, "score": 0.9})
     )
-    store.write_json(folder.best_pointer, {"trial": 2})
+    disk.write_json(folder.best_pointer, {"trial": 2})
     journal = Journal(folder.journal)
     for name, fields in (started(2), ended(2, "finished", 0.95)):
         journal.append(name, **fields)

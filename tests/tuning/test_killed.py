@@ -148,7 +148,7 @@ def candidate(folder, number):
 
 def promote(folder, begun):
     """Let one trial after another end, every second better than all before."""
-    with_journal = Journal(folder.journal)
+    with_journal = folder.open_journal()
     record = Record(folder)
     keeper = BestKeeper(folder, with_journal, Objective("max"))
     keeper.take_up(record)
@@ -157,7 +157,8 @@ def promote(folder, begun):
     while True:
         number += 1
         with_journal.append("started", trial=number, attempt=1, sample={}, config={}, baseline=False)
-        candidate(folder, number)
+        candidate(folder.scratch(), number)
+        folder.scratch().deliver(number, saved=True)
         score = float(number if number % 2 else number - 3)
         facts = {**NOTHING, "state": TrialState.FINISHED, "cause": "", "score": score, "seconds": 1.0, "saved": True}
         with_journal.append("ended", trial=number, log="", **facts)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycompress.errors import MissingDependencyError
-from raycompress.results import bundle, pareto, store
+from raycompress.results import bundle, disk, pareto
 from raycompress.results.report import comparison, figures, table
 from raycompress.results.report.importance import METHOD, Importance, importance
 from raycompress.results.report.lanes import spans
@@ -49,7 +49,7 @@ def write(record: Experiment, path: Path, *, reload: float = 0) -> None:
     StorageError
         `path` cannot be written.
     """
-    store.write_whole(path, render(record, reload=reload))
+    disk.write_whole(path, render(record, reload=reload))
 
 
 def render(record: Experiment, *, reload: float = 0) -> str:

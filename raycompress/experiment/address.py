@@ -1,0 +1,72 @@
+"""Where results go: a folder, or an address on S3."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+SCHEME = "s3://"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_PART = re.compile(r"[A-Za-z0-9!_.*'()=+@,-]+")
+
+
+@dataclass(frozen=True)
+class S3Address:
+    """``s3://bucket/prefix``, of a folder of results or of what is in one.
+
+    Attributes
+    ----------
+    bucket
+        The bucket's name.
+    prefix
+        What all keys begin with, without a slash at either end; may be empty.
+    """
+
+    bucket: str
+    prefix: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> S3Address:
+        """Read ``s3://bucket/prefix``.
+
+        Raises
+        ------
+        ValueError
+            It is no such address, or a part of it could not be the name of a folder.
+        """
+        bucket, _, prefix = text.removeprefix(SCHEME).partition("/")
+        prefix = prefix.rstrip("/")
+        if not text.startswith(SCHEME) or not _BUCKET.fullmatch(bucket):
+            raise ValueError("an address on S3 is s3://bucket/prefix, with the name of a bucket alone")
+        if prefix and not all(_PART.fullmatch(part) and part not in (".", "..") for part in prefix.split("/")):
+            raise ValueError("a prefix on S3 is made of names with letters, digits and -_.=+@, between single slashes")
+        return cls(bucket, prefix)
+
+    def __truediv__(self, name: str) -> S3Address:
+        return S3Address(self.bucket, self.key(name))
+
+    def __str__(self) -> str:
+        return f"{SCHEME}{self.bucket}/{self.prefix}".rstrip("/")
+
+    def key(self, name: str) -> str:
+        """Return the key of what is called `name` below this address."""
+        return f"{self.prefix}/{name}".lstrip("/")
+
+    @property
+    def parent(self) -> S3Address:
+        """The address without its last part."""
+        return S3Address(self.bucket, self.prefix.rpartition("/")[0])
+
+    @property
+    def name(self) -> str:
+        """The last part of the prefix."""
+        return self.prefix.rpartition("/")[2]
+
+
+Storage = Path | S3Address
+
+
+def is_remote(text: str) -> bool:
+    """Tell whether `text` is meant for an address on S3."""
+    return text.startswith(SCHEME)

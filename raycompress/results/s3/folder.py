@@ -1,0 +1,204 @@
+"""An experiment whose truth is on S3: the folder here mirrors it, so that all that reads paths goes on doing so."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from raycompress.errors import StorageError
+from raycompress.experiment.address import S3Address
+from raycompress.results import journal
+from raycompress.results.disk import told, write_whole
+from raycompress.results.s3 import candidates, lease, segments
+from raycompress.results.s3.objects import PATIENCE_S, Objects, OvertakenError
+from raycompress.results.s3.replicated import ReplicatedJournal
+from raycompress.results.s3.scratch import ScratchFolder
+from raycompress.results.store import ExperimentFolder, pointer
+
+
+@dataclass(frozen=True)
+class S3Folder(ExperimentFolder):
+    """The mirror of an experiment at an address on S3.
+
+    Attributes
+    ----------
+    address
+        ``s3://bucket/prefix/<id>``; the keys below it are named as the files of the folder, but for the journal.
+    token
+        Tells this process's hold on the experiment from those of others.
+    """
+
+    address: S3Address
+    token: str = field(default_factory=lambda: uuid.uuid4().hex, compare=False)
+
+    @classmethod
+    def at(cls, address: S3Address) -> S3Folder:
+        """Return the experiment at `address`, with its mirror in this user's cache folder."""
+        return cls(_cache() / address.bucket / address.prefix, address)
+
+    @property
+    def reference(self) -> str:  # noqa: D102 (as in the class above, and so are those that follow)
+        return str(self.address)
+
+    @property
+    def is_remote(self) -> bool:  # noqa: D102
+        return True
+
+    def place(self, path: Path) -> str:  # noqa: D102
+        return str(self.address / path.relative_to(self.root).as_posix())
+
+    @property
+    def _objects(self) -> Objects:
+        return Objects(self.address)
+
+    @property
+    def _patient(self) -> Objects:
+        return Objects(self.address, patience_s=PATIENCE_S)
+
+    def refresh(self) -> None:
+        """Bring the mirror up to date, the models left out; where this machine's driver runs, it is."""
+        with self._one_at_a_time():
+            if not (self.journal.exists() and journal.is_written(self.journal)):
+                self._mirror()
+
+    def _mirror(self) -> segments.Segments:
+        objects = self._objects
+        with told("cannot write", self.root), ThreadPoolExecutor(4) as pool:
+            whole = pool.submit(segments.fetch, objects, self.root / "journal")
+            small = {path: pool.submit(objects.get, path.name) for path in self._small_files()}
+            data, chain = whole.result()
+            for path, found in small.items():
+                body = found.result()
+                if body is None:
+                    path.unlink(missing_ok=True)
+                else:
+                    write_whole(path, body.body)
+        if data:
+            write_whole(self.journal, data)
+        else:
+            self.journal.unlink(missing_ok=True)
+        return chain
+
+    def _small_files(self) -> tuple[Path, ...]:
+        return (self.best_pointer, self.experiment, self.model)
+
+    @contextlib.contextmanager
+    def _one_at_a_time(self) -> Iterator[None]:
+        """Keep other processes of this machine from changing the mirror meanwhile."""
+        with told("cannot write", self.root):
+            for path in (self.root / "trials", self.logs):
+                path.mkdir(parents=True, exist_ok=True)
+            lock = (self.root / ".mirror.lock").open("w")
+        with lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+    def open_journal(self) -> journal.Journal:
+        """Take the experiment's lease, bring the mirror up to date, and return the writing end of the journal.
+
+        Raises
+        ------
+        StorageError
+            Another driver, here or elsewhere, writes it.
+        """
+        with self._one_at_a_time():
+            journal.Journal(self.journal).close()  # refused where a driver runs on this very mirror
+            held = lease.Lease(self._objects, self.token)
+            try:
+                chain = self._mirror()
+                chain.be_patient(PATIENCE_S)
+                opened = ReplicatedJournal(self.journal, self._objects, held, chain)
+            except BaseException:
+                held.close()
+                raise
+        return opened
+
+    def is_written(self) -> bool:  # noqa: D102
+        return lease.holder(self._objects) is not None
+
+    def scratch(self) -> ExperimentFolder:
+        """Return where trials make their files: a folder of the same name on whichever machine they run.
+
+        What drivers before this one have left of theirs on this machine goes.
+        """
+        mine = Path(tempfile.gettempdir()) / f"raycompress-{self.token}" / self.id
+        for path in mine.parent.parent.glob(f"raycompress-*/{self.id}"):
+            if path != mine and path.stat().st_uid == os.getuid():
+                shutil.rmtree(path.parent, ignore_errors=True)
+        return ScratchFolder(mine, self.address, self.token)
+
+    def write(self, path: Path, text: str) -> None:  # noqa: D102
+        self._patient.put_anyhow(path.name, text.encode())
+        super().write(path, text)
+
+    def discard(self) -> None:  # noqa: D102
+        self._objects.delete(listed.key for listed in self._objects.listing())
+        super().discard()
+
+    def candidates(self) -> list[int]:  # noqa: D102
+        return candidates.numbers(self._objects, whole=True)
+
+    def remove_candidate(self, number: int) -> None:  # noqa: D102
+        candidates.remove(self._patient, number)
+        super().remove_candidate(number)
+
+    def remove_candidates_but(self, number: int | None) -> None:  # noqa: D102
+        for other in candidates.numbers(self._patient):
+            if other != number:
+                candidates.remove(self._patient, other)
+        super().remove_candidates_but(number)
+
+    def check_candidate(self, number: int) -> None:  # noqa: D102
+        candidates.check(self._patient, number)
+
+    def fetch_candidate(self, number: int) -> Path:
+        """Download the candidate of trial `number` into the mirror, unless it is there, and check its hashes."""
+        with told("cannot write", self.candidate(number)):
+            candidates.fetch(self._objects, number, self.candidate(number))
+        with contextlib.suppress(StorageError):  # a convenience
+            self.link_best(number)
+        return self.candidate(number)
+
+    def fetch_log(self, number: int) -> Path:
+        """Download what trial `number` printed into the mirror; there is nothing before its end."""
+        found = self._objects.get(self.log(number).relative_to(self.root).as_posix())
+        if found is not None:
+            with told("cannot write", self.log(number)):
+                self.log(number).parent.mkdir(parents=True, exist_ok=True)
+                self.log(number).write_bytes(found.body)
+        return self.log(number)
+
+    def point_to_best(self, number: int, score: float) -> None:
+        """Replace ``best.json`` in one step, if it is still the one that this driver knows."""
+        found = self._patient.get(self.best_pointer.name)
+        known = self.best_pointer.read_bytes() if self.best_pointer.exists() else None
+        if (found.body if found is not None else None) != known:
+            raise lease.overtaken(self._objects)
+        text = pointer(number, score, self.candidate(number).relative_to(self.root))
+        try:
+            instead_of = found.etag if found is not None else None
+            self._patient.put(self.best_pointer.name, text.encode(), instead_of=instead_of)
+        except OvertakenError as error:
+            raise lease.overtaken(self._objects) from error
+        write_whole(self.best_pointer, text)
+
+    def forget_best(self) -> None:  # noqa: D102
+        self._patient.delete([self.best_pointer.name])
+        super().forget_best()
+
+
+def _cache() -> Path:
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+    server = re.sub(r"[^A-Za-z0-9.-]+", "-", urlsplit(endpoint).netloc.rpartition("@")[2])
+    return Path(home).expanduser().absolute() / "raycompress" / (server or "s3")
