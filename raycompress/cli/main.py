@@ -26,6 +26,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "fetch": ("raycompress.cli.fetch", "Download the best model of an experiment on S3, and check its hashes."),
     "report": ("raycompress.cli.report", "Write an experiment as one HTML page, or as an Optuna study."),
     "analyze": ("raycompress.cli.analyze", "Measure what each layer of the model bears and costs."),
+    "cluster": ("raycompress.cli.cluster", "Write, check and look after a Ray cluster's file and its nodes."),
+    "doctor": ("raycompress.cli.doctor", "Show what works on this machine, and what does not, each with its fix."),
     "exec": ("raycompress.cli.exec", "Run a plain script of the old tool, with its `aup` in place; no experiment."),
     "compressors": ("raycompress.cli.compressors", "List the compressors, or describe one."),
     "schema": ("raycompress.cli.schema", "Print the JSON Schema of the experiment file."),

@@ -53,44 +53,45 @@ def warning(name: str, what: str, *, where: str = "", fix: str = "") -> Check:
 
 
 @dataclass(frozen=True)
-class EstimateLine:
-    """Machines of one kind.
+class NodePrice:
+    """What the nodes of one type cost.
 
     Attributes
     ----------
     count
-        How many, at most.
-    dollars_per_hour
-        Of one of them; None where it is not known.
+        How many there will be at most.
+    dollars
+        Of one node, an hour; None where nobody says.
+    source
+        Where that comes from.
     """
 
     node_type: str
-    instance: str
+    instance_type: str
     count: int
-    dollars_per_hour: float | None
-    spot: bool = False
+    spot: bool
+    dollars: float | None
+    source: str
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a cluster costs an hour, with as many workers as it may have; disks and traffic are not in it.
+    """What a cluster costs an hour, with as many workers as it may have; disks and traffic are not in it."""
 
-    Attributes
-    ----------
-    source
-        Where the prices come from, with their date.
-    """
-
-    lines: tuple[EstimateLine, ...]
-    source: str
+    nodes: tuple[NodePrice, ...]
 
     @property
-    def dollars_per_hour(self) -> float | None:
-        """The sum; None where a price is not known."""
-        if any(line.dollars_per_hour is None for line in self.lines):
+    def dollars_an_hour(self) -> float | None:
+        """The sum; None where one price is not known."""
+        if any(node.dollars is None for node in self.nodes):
             return None
-        return sum(line.count * (line.dollars_per_hour or 0.0) for line in self.lines)
+        return sum(node.count * (node.dollars or 0.0) for node in self.nodes)
+
+    @property
+    def source(self) -> str:
+        """Where the prices come from, each place once."""
+        return ", ".join(dict.fromkeys(node.source for node in self.nodes))
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return {**asdict(self), "dollars_per_hour": self.dollars_per_hour}
+        return {**asdict(self), "dollars_an_hour": self.dollars_an_hour, "source": self.source}

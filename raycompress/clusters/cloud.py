@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from raycompress.clusters.check import Check, Estimate, EstimateLine, State
+from raycompress.clusters.check import Check, Estimate, NodePrice, State
 from raycompress.clusters.files import ClusterFile
 
-__all__ = ["Check", "Estimate", "EstimateLine", "State", "checks", "estimate"]
+__all__ = ["Check", "Estimate", "NodePrice", "State", "checks", "estimate"]
 
 
 def checks(cluster: ClusterFile, storage: str) -> list[Check]:
@@ -16,14 +16,23 @@ def checks(cluster: ClusterFile, storage: str) -> list[Check]:
     storage
         Where results go: a folder, or ``s3://bucket/prefix``.
     """
-    if cluster.provider == "local":
-        from raycompress.clusters.hosts import checks as host_checks
+    match cluster.provider:
+        case "aws":
+            from raycompress.clusters.aws.checks import checks as aws_checks
 
-        return host_checks(cluster)
+            return aws_checks(cluster, storage)
+        case "local":
+            from raycompress.clusters.hosts import checks as host_checks
+
+            return host_checks(cluster)
     detail = f'of the provider "{cluster.provider}" nothing is checked before the start; prices neither'
     return [Check("cloud", State.NOT_CHECKED, detail)]
 
 
 def estimate(cluster: ClusterFile) -> Estimate | None:
     """Return what `cluster` costs an hour; None for a provider whose prices are not known here."""
-    return None
+    if cluster.provider != "aws":
+        return None
+    from raycompress.clusters.aws.prices import estimate as aws_estimate
+
+    return aws_estimate(cluster)

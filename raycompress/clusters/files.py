@@ -79,13 +79,22 @@ def find(reference: str | Path) -> Path:
         There is none.
     """
     path = Path(reference).expanduser()
-    if path.is_file():
-        return path
-    known = shipped()
-    for name in (str(reference), f"{reference}.yaml"):
+    return path if path.is_file() else find_shipped(str(reference))
+
+
+def find_shipped(reference: str) -> Path:
+    """Return the shipped cluster file that is called `reference`, with ``.yaml`` or without.
+
+    Raises
+    ------
+    ClusterError
+        There is none.
+    """
+    path, known = Path(reference), shipped()
+    for name in (reference, f"{reference}.yaml"):
         if name in known:
             return known[name]
-    meant = did_you_mean(path.name, known)
+    meant = did_you_mean(path.name, [*known, *(name.removesuffix(".yaml") for name in known)])
     raise ClusterError(
         f'no cluster file "{reference}"',
         where=str(path.absolute().parent),

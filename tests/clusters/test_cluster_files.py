@@ -1,5 +1,7 @@
 """Cluster files: found, read, and every mistake told with its line."""
 
+from dataclasses import replace
+
 import pytest
 
 from raycompress.clusters import cloud, files
@@ -129,6 +131,7 @@ def test_machines_that_do_not_answer_are_told(tmp_path):
 
 
 def test_the_price_of_a_cluster_is_known_where_all_its_machines_prices_are():
-    line = cloud.EstimateLine("head", "g5.xlarge", 1, 1.0)
-    assert cloud.Estimate((line, cloud.EstimateLine("gpu", "g5.xlarge", 4, 0.5)), "").dollars_per_hour == 3
-    assert cloud.Estimate((line, cloud.EstimateLine("gpu", "new", 4, None)), "").dollars_per_hour is None
+    head = cloud.NodePrice("head", "g5.xlarge", 1, False, 1.0, "a table")
+    workers = cloud.NodePrice("gpu", "g5.xlarge", 4, False, 0.5, "a table")
+    assert cloud.Estimate((head, workers)).dollars_an_hour == 3
+    assert cloud.Estimate((head, replace(workers, dollars=None))).dollars_an_hour is None

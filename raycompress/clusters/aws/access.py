@@ -13,11 +13,10 @@ def key_pair(account: Account) -> list[Check]:
     """Return whether the key pair is there, on AWS and on this machine."""
     found = key_file(account.cluster)
     names = {node.config["KeyName"]: node for node in account.nodes if "KeyName" in node.config}
-    if not found and not names:
-        return [Check("key pair", State.OK, "Ray makes one of its own, kept in ~/.ssh")]
     if not found:
-        where, fix = account.cluster.where("auth"), "ssh_private_key: the .pem file of that pair"
-        return [failed("key pair", "the nodes have a KeyName, auth no ssh_private_key", where=where, fix=fix)]
+        # Ray would make a pair of its own, which our tunnel to the head knows nothing of
+        where, fix = account.cluster.where("auth"), "ssh_private_key: the .pem file of your key pair"
+        return [failed("key pair", "auth names no ssh_private_key", where=where, fix=fix)]
     without = [node for node in account.nodes if "KeyName" not in node.config]
     if without:
         fix = "KeyName: the name of the pair on AWS, in each node_config"

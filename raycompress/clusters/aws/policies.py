@@ -105,7 +105,7 @@ def _instances(scope: Scope) -> list[Statement]:
 
 
 def _preparation(scope: Scope) -> list[Statement]:
-    """Make the security group, and the key pair where the file names none, as `ray up` does."""
+    """Make the security group, as `ray up` does."""
     groups, vpcs = _ec2(scope, "security-group"), _ec2(scope, "vpc")
     named = {"aws:RequestTag/ray-cluster-name": scope.cluster}
     tagging = {"ec2:CreateAction": "CreateSecurityGroup", **named}
@@ -114,7 +114,6 @@ def _preparation(scope: Scope) -> list[Statement]:
         _allow("MakeGroupIn", ("ec2:CreateSecurityGroup",), vpcs),
         _allow("NameGroup", ("ec2:CreateTags",), groups, StringEquals=tagging),
         _allow("OpenOwn", ("ec2:AuthorizeSecurityGroupIngress",), groups, StringEquals=_of_cluster(scope)),
-        _allow("MakeKey", ("ec2:CreateKeyPair",), _ec2(scope, "key-pair").replace("/*", "/ray-autoscaler_*")),
     ]
 
 
