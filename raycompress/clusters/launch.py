@@ -14,7 +14,7 @@ from raycompress.clusters.following import Follower
 from raycompress.clusters.mirror import Mirror, Submitted
 from raycompress.clusters.package import Package
 from raycompress.clusters.running import Cluster
-from raycompress.errors import ExperimentError, RaycompressError
+from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
@@ -98,8 +98,7 @@ class Launch:
                 release()
                 return Outcome(self._folder, detached=True)
             if not self._follower.has_begun:
-                assert self._follower.error is not None
-                raise self._follower.error
+                raise self._follower.error or _never_begun()
             self._follower.close()
             self._view.phase("fetching the results")
             fetch(self._cluster, self._submitted, self._folder)
@@ -142,12 +141,30 @@ class Launch:
         stays: list[bool] = []
         try:
             yield lambda: stays.append(True)
-        finally:
-            self._follower.close()
-            if stays or self._request.keep or not self._cluster.is_ours:
-                self._cluster.close()
-            else:
-                tear_down(self._cluster, self._view)
+        except RaycompressError as error:
+            try:
+                self._end(bool(stays))
+            except ClusterError as another:
+                raise ClusterError.of([*error.problems, *another.problems]) from error
+            raise
+        except BaseException:
+            self._end(bool(stays))
+            raise
+        else:
+            self._end(bool(stays))
+
+    def _end(self, stays: bool) -> None:
+        self._follower.close()
+        if stays or self._request.keep or not self._cluster.is_ours:
+            self._cluster.close()
+        else:
+            tear_down(self._cluster, self._view)
+
+
+def _never_begun() -> StoppedError:
+    error = StoppedError("the search was stopped before its first trial", fix="launch it again")
+    error.exit_code = 130
+    return error
 
 
 def tear_down(cluster: Cluster, view: SearchView) -> None:
