@@ -34,7 +34,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 _WITH_RAY = (
     *("cli", "configs", "tuning"),
-    *("old/test_automatic.py", "old/test_automatic_budgets.py", "old/test_own_values.py", "old/test_wrong_files.py"),
+    *(
+        "clusters/test_local_cluster.py",
+        "old/test_automatic.py",
+        "old/test_automatic_budgets.py",
+        "old/test_own_values.py",
+        "old/test_wrong_files.py",
+    ),
 )
 
 
