@@ -114,7 +114,7 @@ class Journal:
             raise StorageError(
                 f"cannot write the journal: {error.strerror}",
                 where=str(self.path),
-                fix="free some space, or mend the disk; what was written so far is whole",
+                fix="free some space, or mend the disk; what is written is whole, and `raycompress resume` goes on",
             ) from error
         for listener in self._listeners:
             listener(record)

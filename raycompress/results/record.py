@@ -85,8 +85,16 @@ class Experiment:
         self.finished: str | None = None
         self.finished_detail = ""
         self.notes: list[str] = []
+<<<<<<< HEAD
         self.updated = 0.0  # when the last event was written
         self._was_written = folder.is_written()  # asked first: a search may end while its journal is read
+=======
+        self.mended: set[int] = set()  # trials whose failure ended the search, and which a resumed one is to make again
+        self.updated = 0.0  # when the latest event was written
+        self._was_written = journal.is_written(
+            folder.journal
+        )  # asked first: a search may end while its journal is read
+>>>>>>> issue5b
         for line, event in enumerate(journal.read(folder.journal), start=1):
             self._take(event, f"{folder.journal}:{line}")
         if not self.header:
@@ -133,7 +141,7 @@ class Experiment:
                 where=where,
                 fix="put the journal back as it was written; a foreign one cannot be read",
             )
-        self.updated = event["t"]
+        self.updated = max(self.updated, event["t"])  # a clock may have been put back meanwhile
 
     def _on_experiment(self, event: journal.Event) -> None:
         if event["version"] > journal.VERSION:
@@ -146,6 +154,7 @@ class Experiment:
 
     def _on_started(self, event: journal.Event) -> None:
         before = self.records.get(event["trial"])
+        self.mended.discard(event["trial"])
         self.records[event["trial"]] = TrialRecord(
             number=event["trial"],
             sample=event["sample"],
@@ -182,6 +191,8 @@ class Experiment:
         self.verified = event
 
     def _on_resumed(self, event: journal.Event) -> None:
+        if self.finished == "failure":
+            self.mended = {number for number, trial in self.records.items() if trial.state.is_failure}
         self.finished, self.finished_detail, self.verified = None, "", None
         names = ("n_trials", "n_parallel", "pid", "host", "file", "script")
         self.header = {**self.header, **{name: event[name] for name in names if name in event}}

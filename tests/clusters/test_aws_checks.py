@@ -83,7 +83,7 @@ def test_regions(account, look, region, what, fix):
 
 
 def test_a_node_config_that_ec2_would_not_understand(look, aws):
-    name, what, where, fix = only(look(changed(*NODE, "InstanceTyp", "g5.xlarge")))
+    _name, what, where, fix = only(look(changed(*NODE, "InstanceTyp", "g5.xlarge")))
     assert what == 'EC2 knows no "InstanceTyp"' and fix == 'did you mean "InstanceType"?' and ":" in where
     _, what, _, fix = only(look(changed(*NODE, "SubnetIds", "subnet-1")))
     assert what == "SubnetIds must be a list" and fix == "write a list: SubnetIds: [subnet-1]"
