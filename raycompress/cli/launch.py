@@ -164,14 +164,9 @@ def summary(record: Record) -> str:
 
 def _failure(record: Record) -> RaycompressError | None:
     detail = record.finished_detail
-    resume = f"raycompress resume {shlex.quote(_shown(record.folder.root))}"
+    resume = f"raycompress resume {shlex.quote(_shown(record.folder.reference))}"
     if record.state == "stopped":
-<<<<<<< HEAD
         kept = "the best model so far is kept" if record.best_number is not None else "the results so far are kept"
-        resume = f"raycompress resume {shlex.quote(_shown(record.folder.reference))}"
-=======
-        kept = "the best model so far is kept" if record.bundle is not None else "the results so far are kept"
->>>>>>> issue5b
         again = "launch again" if record.header["proposer"] == "passive" else f"{resume} goes on with it"
         error = StoppedError(f"the search was {detail}; {kept}", where=record.folder.reference, fix=again)
         if record.best is None:
@@ -184,13 +179,8 @@ def _failure(record: Record) -> RaycompressError | None:
         otherwise = "" if is_outside(failed.cause) else '; "job_failure": {"ignore_fail": true} goes on after failures'
         return NoValidTrialError(
             f"{detail}; the search was ended there",
-<<<<<<< HEAD
             where=record.folder.place(record.folder.log(failed.number)),
-            fix='mend the script, or go on after failures with "job_failure": {"ignore_fail": true}',
-=======
-            where=str(record.folder.log(failed.number)),
             fix=f"{mend}, and {resume} makes it again{otherwise}",
->>>>>>> issue5b
         )
     if record.best is None:
         folder = record.folder

@@ -85,16 +85,9 @@ class Experiment:
         self.finished: str | None = None
         self.finished_detail = ""
         self.notes: list[str] = []
-<<<<<<< HEAD
-        self.updated = 0.0  # when the last event was written
-        self._was_written = folder.is_written()  # asked first: a search may end while its journal is read
-=======
         self.mended: set[int] = set()  # trials whose failure ended the search, and which a resumed one is to make again
         self.updated = 0.0  # when the latest event was written
-        self._was_written = journal.is_written(
-            folder.journal
-        )  # asked first: a search may end while its journal is read
->>>>>>> issue5b
+        self._was_written = folder.is_written()  # asked first: a search may end while its journal is read
         for line, event in enumerate(journal.read(folder.journal), start=1):
             self._take(event, f"{folder.journal}:{line}")
         if not self.header:

@@ -116,18 +116,11 @@ class Recorder(DriverOnly, Callback):
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:
         self._running.pop(number, None)
-<<<<<<< HEAD
-        self._journal.append("ended", trial=number, log=self._folder.place(self._folder.log(number)), **facts)
-        if number == 0:
-            return
-        if facts["saved"] and facts["score"] is not None:
-=======
         failed = TrialState(facts["state"]).is_failure
         if failed:
             facts = {**facts, "cause": faults.named(facts["cause"], self._folder.root)}
-        self._journal.append("ended", trial=number, log=str(self._folder.log(number)), **facts)
+        self._journal.append("ended", trial=number, log=self._folder.place(self._folder.log(number)), **facts)
         if number and facts["saved"] and facts["score"] is not None:
->>>>>>> issue5b
             self._keeper.consider(number, facts["score"])
         elif number:
             self._folder.remove_candidate(number)
