@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich import box
@@ -10,20 +10,37 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from raycompress.cli.options import say
 from raycompress.clusters.check import Check, Estimate, State
+from raycompress.errors import Problem
 from raycompress.printable import printable
 
+_NAME_WIDTH = 24
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.NOT_CHECKED: "dim"}
 
 
 def show(checks: Sequence[Check]) -> None:
-    """Print `checks` on stdout, each with what is wrong and its fix."""
+    """Print `checks` as a table on stdout, and then where each fault is and its fix: whole, to be copied."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    for column in ("", "looked at", "found"):
-        table.add_column(column, overflow="fold", no_wrap=column == "")
+    table.add_column("")
+    table.add_column("looked at", max_width=_NAME_WIDTH)
+    table.add_column("found", overflow="fold")
     for check in checks:
-        table.add_row(Text(check.state, _STYLES[check.state]), Text(printable(check.name)), _found(check))
+        table.add_row(
+            Text(check.state, _STYLES[check.state]), Text(printable(check.name)), Text(printable(check.detail))
+        )
     Console(highlight=False).print(table)
+    for check in checks:
+        if check.problem is not None and (check.problem.where or check.problem.fix):
+            say(f"\n{check.name} {check.state}: {check.problem.what}")
+            say("\n".join(_remedy(check.problem)))
+
+
+def _remedy(problem: Problem) -> Iterator[str]:
+    if problem.where:
+        yield f" where: {problem.where}"
+    if problem.fix:
+        yield f"   fix: {problem.fix}"
 
 
 def show_price(estimate: Estimate | None) -> None:
@@ -58,13 +75,3 @@ def has_failed(checks: Sequence[Check]) -> bool:
 def as_data(checks: Sequence[Check]) -> list[dict[str, Any]]:
     """Return `checks` as JSON data."""
     return [check.as_json() for check in checks]
-
-
-def _found(check: Check) -> Text:
-    lines = [Text(printable(check.detail))]
-    if check.problem is not None:
-        if check.problem.where:
-            lines.append(Text(f"where: {printable(check.problem.where)}", "dim"))
-        if check.problem.fix:
-            lines.append(Text(f"fix: {printable(check.problem.fix, lines=True)}"))
-    return Text("\n").join(lines)

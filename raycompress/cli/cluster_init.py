@@ -46,8 +46,9 @@ def init(name: str | None, output: Path | None, given: tuple[str, ...]) -> None:
         values |= _image(blanks, text, values)
     filled = template.fill(text, {blanks[what]: value for what, value in values.items()})
     _write(output, filled)
+    click.echo(str(output))
     for number, line in template.still_to_edit(filled):
-        say(f"to edit:  {output}:{number}  {line}")
+        say(f"to edit:  {output}:{number}  {line}", err=True)
     next_step = f"kubectl apply -f {output}" if source.stem == "kuberay" else f"raycompress cluster check {output}"
     say(f"next:     {next_step}", err=True)
 
@@ -97,13 +98,14 @@ def _image(blanks: dict[str, Blank], text: str, known: dict[str, str]) -> dict[s
     if "key-name" not in blanks:
         return {}
     from botocore.exceptions import BotoCoreError, ClientError
+    from botocore.parsers import ResponseParserError
 
     from raycompress.clusters import template
     from raycompress.clusters.aws.images import newest_image
 
     try:
         found = newest_image(known.get("region") or template.value_of(text, blanks["region"]))
-    except (BotoCoreError, ClientError) as error:
+    except (BotoCoreError, ClientError, ResponseParserError) as error:
         say(f"note: AWS could not be asked for the newest image: {error}", err=True)
         return {}
     return {} if found is None else {"image": found}

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Self
 
 from raycompress.errors import StorageError
+from raycompress.results.disk import told, write_json, write_whole
 from raycompress.results.journal import Event, Journal, read
 from raycompress.results.shapes import fits
-from raycompress.results.disk import told, write_json, write_whole
 from raycompress.results.store import ExperimentFolder
 
 
