@@ -75,6 +75,6 @@ def test_without_a_network_the_table_is_taken(aws, tmp_path, monkeypatch):
 
 def test_the_head_may_have_workers_of_its_own_type(aws, tmp_path):
     data = changed("available_node_types", "head", "max_workers", 3)
-    data["available_node_types"]["gpu"]["max_workers"] = 0
+    data["available_node_types"]["gpu"] |= {"min_workers": 0, "max_workers": 0}
     (line,) = estimate(tmp_path, data).lines
     assert (line.node_type, line.count) == ("head", 4)
