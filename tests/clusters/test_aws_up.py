@@ -31,7 +31,8 @@ def told(tmp_path_factory):
     file = home / "aws.yaml"
     file.write_text(yaml.safe_dump(data))
     assert files.load(file).name == data["cluster_name"]
-    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    # Ray keeps in the folder for temporary files what it once made for a cluster file, as security groups
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(REPOSITORY)}
     inside = [sys.executable, "-m", "tests.clusters.aws_up_inside", str(file)]
     shell = ["sh", "-c", 'ip link set lo up && exec "$@"', "-", *inside]
     made = subprocess.run([*_ALONE, *shell], env=environment, capture_output=True, text=True, timeout=240, check=False)
