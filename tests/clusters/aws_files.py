@@ -6,8 +6,8 @@ import json
 import yaml
 
 from raycompress.clusters import files
+from tests.clusters.aws_server import IMAGE
 
-IMAGE = "ami-785db401"
 STORAGE = "s3://results/mine"
 _NODE = {
     "InstanceType": "g5.xlarge",
@@ -53,14 +53,13 @@ def written(folder, data=GOOD):
     return files.load(path)
 
 
-def furnish(aws, home):
-    """Put into the account what the good file names."""
-    ec2, iam = aws.client("ec2"), aws.client("iam")
-    pem = home / "mine.pem"
-    pem.write_text(ec2.create_key_pair(KeyName="mine")["KeyMaterial"])
+def furnish(aws, pem, *, key="mine", profile="raycompress-mine", region="us-east-1"):
+    """Put into the account what a good file names."""
+    ec2, iam = aws.client("ec2", region), aws.client("iam")
+    pem.write_text(ec2.create_key_pair(KeyName=key)["KeyMaterial"])
     pem.chmod(0o600)
     aws.client("s3").create_bucket(Bucket="results")
-    iam.create_role(RoleName="raycompress-mine", AssumeRolePolicyDocument=json.dumps({"Statement": []}))
-    iam.create_instance_profile(InstanceProfileName="raycompress-mine")
-    iam.add_role_to_instance_profile(InstanceProfileName="raycompress-mine", RoleName="raycompress-mine")
+    iam.create_role(RoleName=profile, AssumeRolePolicyDocument=json.dumps({"Statement": []}))
+    iam.create_instance_profile(InstanceProfileName=profile)
+    iam.add_role_to_instance_profile(InstanceProfileName=profile, RoleName=profile)
     aws.answers["GetServiceQuota"] = lambda asked: {"Quota": {"QuotaCode": asked["QuotaCode"], "Value": 64.0}}

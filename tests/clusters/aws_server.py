@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import boto3
@@ -26,6 +27,13 @@ ENVIRONMENT = {
     "AWS_SHARED_CREDENTIALS_FILE": "/dev/null",
 }
 ACCOUNT = "123456789012"
+IMAGE = "ami-0123456789abcdef0"
+_IMAGE = {
+    **{"ami_id": IMAGE, "name": "an Ubuntu", "description": "", "owner_id": "099720109477", "public": True},
+    **{"state": "available", "image_type": "machine", "image_location": "amazon/ubuntu", "platform": None},
+    **{"architecture": "x86_64", "virtualization_type": "hvm", "hypervisor": "xen", "sriov": "simple"},
+    **{"root_device_type": "ebs", "root_device_name": "/dev/sda1"},
+}
 
 
 class Aws:
@@ -34,7 +42,7 @@ class Aws:
     Attributes
     ----------
     answers
-        What the stand-in says, by operation: ``GetServiceQuota``, ``GetProducts``; an exception's code if it is a text.
+        What the stand-in says, by operation: ``GetServiceQuota``, ``GetProducts``; a text is an error's code.
     """
 
     def __init__(self, url: str) -> None:
@@ -52,9 +60,14 @@ class Aws:
         return boto3.client(service, region_name=region, endpoint_url=self.url, **keys)
 
     def user(self, name: str, policy: dict[str, Any]) -> dict[str, str]:
-        """Make a user with one policy, and let the server ask from now on who may do what; return its keys."""
+        """Make a user with one policy, and let the server ask from now on who may do what; return its keys.
+
+        moto knows the actions of a policy alone: resources and conditions are left out.
+        """
         iam = self.client("iam")
         iam.create_user(UserName=name)
+        kept = [{key: each[key] for key in ("Effect", "Action")} | {"Resource": "*"} for each in policy["Statement"]]
+        policy = {**policy, "Statement": kept}
         iam.put_user_policy(UserName=name, PolicyName="only", PolicyDocument=json.dumps(policy))
         key = iam.create_access_key(UserName=name)["AccessKey"]
         self.post("reset-auth", "0")
@@ -62,12 +75,14 @@ class Aws:
 
 
 @contextmanager
-def server() -> Iterator[Aws]:
-    """Start the server, on a loopback port of its own."""
+def server(folder: Path) -> Iterator[Aws]:
+    """Start the server, on a loopback port of its own, with one image instead of moto's thousands."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    environment = {**os.environ, **ENVIRONMENT, "MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
+    images = folder / "images.json"
+    images.write_text(json.dumps([_IMAGE]))
+    environment = {**os.environ, **ENVIRONMENT, "MOTO_AMIS_PATH": str(images)}
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     aws = Aws(f"http://127.0.0.1:{port}")

@@ -6,8 +6,8 @@ from tests.clusters import aws_server
 
 
 @pytest.fixture(scope="session")
-def aws_process():
-    with aws_server.server() as aws:
+def aws_process(tmp_path_factory):
+    with aws_server.server(tmp_path_factory.mktemp("aws")) as aws:
         yield aws
 
 

@@ -60,7 +60,13 @@ class Node:
 
 
 class Account:
-    """The account of the credentials at hand, in the region of `cluster`."""
+    """The account of the credentials at hand, in the region of `cluster`.
+
+    Attributes
+    ----------
+    types
+        What EC2 said of each instance type so far.
+    """
 
     def __init__(self, cluster: ClusterFile) -> None:
         self.cluster = cluster
@@ -68,7 +74,7 @@ class Account:
         zones = str(cluster.data["provider"].get("availability_zone") or "")
         self.zones = [zone.strip() for zone in zones.split(",") if zone.strip()]
         self._clients: dict[tuple[str, str], Any] = {}
-        self._types: dict[str, Any] = {}
+        self.types: dict[str, dict[str, Any] | None] = {}
 
     @cached_property
     def session(self) -> Any:

@@ -83,15 +83,15 @@ def _image(account: Account, node: Node) -> Check:
 
 def describe_type(account: Account, instance_type: str) -> dict[str, Any] | None:
     """Return what EC2 says of an instance type; None where there is no such type."""
-    if not instance_type:
-        return None
-    try:
-        found = account.client("ec2").describe_instance_types(InstanceTypes=[instance_type])["InstanceTypes"]
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "InvalidInstanceType":
-            raise
-        return None
-    return found[0] if found else None
+    if instance_type and instance_type not in account.types:
+        try:
+            found = account.client("ec2").describe_instance_types(InstanceTypes=[instance_type])["InstanceTypes"]
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "InvalidInstanceType":
+                raise
+            found = []
+        account.types[instance_type] = found[0] if found else None
+    return account.types.get(instance_type)
 
 
 def offered(account: Account) -> list[Check]:

@@ -12,10 +12,10 @@ Statement = dict[str, Any]
 WITHOUT_RESOURCES = {
     **dict.fromkeys(
         (
-            *("DescribeAvailabilityZones", "DescribeImages", "DescribeInstances", "DescribeInstanceStatus"),
+            *("DescribeAvailabilityZones", "DescribeImages", "DescribeInstances"),
             *("DescribeInstanceTypeOfferings", "DescribeInstanceTypes", "DescribeKeyPairs"),
             *("DescribeLaunchTemplateVersions", "DescribeRegions", "DescribeSecurityGroups"),
-            *("DescribeSpotPriceHistory", "DescribeSubnets", "DescribeVpcs"),
+            *("DescribeSpotPriceHistory", "DescribeSubnets"),
         ),
         "ec2",
     ),
@@ -24,7 +24,7 @@ WITHOUT_RESOURCES = {
 }
 """What is allowed on every resource, with its service: these only read, and AWS cannot limit them to some."""
 
-_NODES_READ = ("DescribeImages", "DescribeInstances", "DescribeInstanceStatus", "DescribeInstanceTypes")
+_NODES_READ = ("DescribeImages", "DescribeInstances", "DescribeInstanceTypes")
 
 
 def policies(

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from typing import NamedTuple
+from collections import Counter, defaultdict
+from typing import Any, NamedTuple
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -47,9 +47,8 @@ def quotas(account: Account) -> list[Check]:
             what = node.instance_type or "what the launch template names"
             found.append(Check(f"quota of {node.name}", State.NOT_CHECKED, f"not known for {what}"))
             continue
-        cpus = int(described["VCpuInfo"]["DefaultVCpus"])
-        least[quota] += node.least * cpus
-        most[quota] += node.most * cpus
+        least[quota] += node.least * _cpus(described)
+        most[quota] += node.most * _cpus(described)
     return found + [_room(account, quota, least[quota], most[quota]) for quota in most]
 
 
@@ -79,12 +78,15 @@ def _room(account: Account, quota: Quota, least: int, most: int) -> Check:
 def _running(account: Account, quota: Quota) -> int:
     """Return the virtual CPUs that run under `quota`, without those of this very cluster: Ray would use them."""
     states = [{"Name": "instance-state-name", "Values": ["pending", "running"]}]
-    cpus = 0
+    running: Counter[str] = Counter()
     for reservation in account.pages("describe_instances", "Reservations", Filters=states):
         for instance in reservation["Instances"]:
             tags = {tag["Key"]: tag["Value"] for tag in instance.get("Tags", ())}
             spot = instance.get("InstanceLifecycle") == "spot"
             if _quota(instance["InstanceType"], spot) == quota and tags.get(CLUSTER_TAG) != account.cluster.name:
-                options = instance.get("CpuOptions", {})
-                cpus += int(options.get("CoreCount", 1)) * int(options.get("ThreadsPerCore", 1))
-    return cpus
+                running[instance["InstanceType"]] += 1
+    return sum(count * _cpus(describe_type(account, kind)) for kind, count in running.items())
+
+
+def _cpus(described: dict[str, Any] | None) -> int:
+    return int(described["VCpuInfo"]["DefaultVCpus"]) if described else 0
