@@ -23,10 +23,11 @@ if TYPE_CHECKING:
 @json_option
 def fetch(experiment: str | None, storage: Storage, to: Path | None, as_json: bool) -> None:
     """Download the best model of EXPERIMENT, compare its hashes, and say where it is."""
+    from raycompress.cli.on_cluster import bring_here
     from raycompress.cli.words import shown
     from raycompress.results import bundle
 
-    record = open_record(experiment, storage)
+    record = bring_here(open_record(experiment, storage))
     if to is not None and to.exists():
         raise UsageError("there is something already", where=str(to), fix="--to takes a folder that is made by it")
     if (found := record.bundle) is None:

@@ -13,10 +13,14 @@ import click
 from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, say, watching
 from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
+from raycompress.tuning.faults import FULL, GONE, is_outside
 
 if TYPE_CHECKING:
     from raycompress.experiment.schema import Experiment
     from raycompress.results.record import Experiment as Record
+
+_MENDS = {FULL: "free some space", GONE: "put the script back"}
+"""What to do about a failure, by how its cause begins."""
 
 
 @click.command()
@@ -160,20 +164,23 @@ def summary(record: Record) -> str:
 
 def _failure(record: Record) -> RaycompressError | None:
     detail = record.finished_detail
+    resume = f"raycompress resume {shlex.quote(_shown(record.folder.reference))}"
     if record.state == "stopped":
         kept = "the best model so far is kept" if record.best_number is not None else "the results so far are kept"
-        resume = f"raycompress resume {shlex.quote(_shown(record.folder.reference))}"
         again = "launch again" if record.header["proposer"] == "passive" else f"{resume} goes on with it"
         error = StoppedError(f"the search was {detail}; {kept}", where=record.folder.reference, fix=again)
         if record.best is None:
             error.exit_code = 130
         return error
-    failed = next((trial for trial in record.searched if trial.state.is_failure), None)
+    failures = [trial for trial in record.records.values() if trial.state.is_failure]
+    failed = max(failures, key=lambda trial: trial.started + (trial.seconds or 0), default=None)
     if record.state == "failure" and failed is not None:
+        mend = next((fix for cause, fix in _MENDS.items() if failed.cause.startswith(cause)), "mend the script")
+        otherwise = "" if is_outside(failed.cause) else '; "job_failure": {"ignore_fail": true} goes on after failures'
         return NoValidTrialError(
             f"{detail}; the search was ended there",
             where=record.folder.place(record.folder.log(failed.number)),
-            fix='mend the script, or go on after failures with "job_failure": {"ignore_fail": true}',
+            fix=f"{mend}, and {resume} makes it again{otherwise}",
         )
     if record.best is None:
         folder = record.folder

@@ -90,7 +90,7 @@ class Progress:
         if not lengths or self.is_over:
             return None
         mean = sum(lengths) / len(lengths)
-        rests = [max(0.0, mean - (now - float(trial["t"]))) for trial in self.running]
+        rests = [max(0.0, mean - max(0.0, now - float(trial["t"]))) for trial in self.running]
         waiting = self.n_trials - len(self.trials)
         shared = (sum(rests) + mean * waiting) / max(1, self.header["n_parallel"])
         return float(max(shared, *rests, mean if waiting else 0.0))
@@ -249,7 +249,7 @@ def _cells(trial: Event, best: int | None, now: float) -> dict[str, str]:
     came_so_far = is_running or trial["state"] == "ended early"
     before, after = trial.get("before") or {}, trial.get("after") or {}
     score = next(iter((trial["values"] or {}).values()), None) if came_so_far else trial["score"]
-    seconds = now - trial["t"] if is_running else trial["seconds"]
+    seconds = max(0.0, now - trial["t"]) if is_running else trial["seconds"]
     return {
         "trial": f"{trial['trial']}{' *' if trial['trial'] == best else '  '}",
         "state": str(trial["state"]),

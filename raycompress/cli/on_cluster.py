@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raycompress.clusters.package import Package
     from raycompress.clusters.running import Cluster
     from raycompress.experiment.schema import Experiment
+    from raycompress.results.record import Experiment as Record
     from raycompress.results.store import ExperimentFolder
 
 
@@ -104,6 +105,17 @@ def brought_up_to_date(folder: ExperimentFolder) -> Iterator[ExperimentFolder]:
             except ClusterError as error:
                 say(f"note: the cluster cannot be asked, so this is what was known last\n{error}", err=True)
         yield folder
+
+
+def bring_here(record: Record) -> Record:
+    """Copy the results of a search on a cluster here, unless they are; those of other searches are where they are."""
+    from raycompress.clusters.mirror import Submitted
+
+    is_here = record.finished is not None and record.bundle is not None and record.bundle.exists()
+    if Submitted.of(record.folder) is None or is_here:
+        return record
+    with reached(record.folder) as search:
+        return search.fetch()
 
 
 def follow_on_cluster(folder: ExperimentFolder) -> None:

@@ -18,8 +18,8 @@ def number(value: float | None) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as ``0:07``, ``12:40`` or ``3:05:00``."""
-    whole = int(seconds + 0.5)
+    """Return seconds as ``0:07``, ``12:40`` or ``3:05:00``; none where a clock was put back meanwhile."""
+    whole = max(0, int(seconds + 0.5))
     hours, minutes = divmod(whole // 60, 60)
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 

@@ -18,7 +18,7 @@ PORT = 8265
 
 _TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
-_STOP_S = 60.0
+_STOP_S = 90.0
 
 
 class Jobs:

@@ -14,7 +14,8 @@ from raycompress.clusters.following import Follower
 from raycompress.clusters.mirror import Mirror, Submitted
 from raycompress.clusters.package import Package
 from raycompress.clusters.running import Cluster
-from raycompress.errors import ExperimentError, RaycompressError
+from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
+from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
 from raycompress.results import store
@@ -97,8 +98,7 @@ class Launch:
                 release()
                 return Outcome(self._folder, detached=True)
             if not self._follower.has_begun:
-                assert self._follower.error is not None
-                raise self._follower.error
+                raise self._follower.error or _never_begun()
             self._follower.close()
             self._view.phase("fetching the results")
             fetch(self._cluster, self._submitted, self._folder)
@@ -141,12 +141,30 @@ class Launch:
         stays: list[bool] = []
         try:
             yield lambda: stays.append(True)
-        finally:
-            self._follower.close()
-            if stays or self._request.keep or not self._cluster.is_ours:
-                self._cluster.close()
-            else:
-                tear_down(self._cluster, self._view)
+        except RaycompressError as error:
+            try:
+                self._end(bool(stays))
+            except ClusterError as another:
+                raise ClusterError.of([*error.problems, *another.problems]) from error
+            raise
+        except BaseException:
+            self._end(bool(stays))
+            raise
+        else:
+            self._end(bool(stays))
+
+    def _end(self, stays: bool) -> None:
+        self._follower.close()
+        if stays or self._request.keep or not self._cluster.is_ours:
+            self._cluster.close()
+        else:
+            tear_down(self._cluster, self._view)
+
+
+def _never_begun() -> StoppedError:
+    error = StoppedError("the search was stopped before its first trial", fix="launch it again")
+    error.exit_code = 130
+    return error
 
 
 def tear_down(cluster: Cluster, view: SearchView) -> None:
@@ -170,7 +188,9 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
     from raycompress.results.bundle import check_hashes
 
     there = Path(submitted.folder)
-    if there.resolve() != folder.root.resolve():
+    if is_remote(submitted.storage):
+        _download_best(submitted, folder)
+    elif there.resolve() != folder.root.resolve():
         if (there / "journal.jsonl").is_file():
             with told("cannot copy the results", folder.root):
                 shutil.copytree(there, folder.root, symlinks=True, dirs_exist_ok=True)
@@ -180,6 +200,17 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
     if record.bundle is not None:
         check_hashes(record.bundle)
     return record
+
+
+def _download_best(submitted: Submitted, folder: store.ExperimentFolder) -> None:
+    """Download the best candidate from S3; the copy of the journal is here already."""
+    remote = store.find(submitted.folder, S3Address.parse(submitted.storage))
+    number = remote.best_number()
+    if number is not None:
+        score = Record(folder).records[number].score
+        with told("cannot copy the results", folder.root):
+            shutil.copytree(remote.fetch_candidate(number), folder.candidate(number), dirs_exist_ok=True)
+        folder.point_to_best(number, score or 0.0)
 
 
 def shared_storage(experiment: Experiment) -> str:
@@ -197,7 +228,7 @@ def shared_storage(experiment: Experiment) -> str:
             fix="take another proposer, or leave --cluster out",
         )
     storage = str(respell(json.loads(experiment.text)).data.get("storage", ""))
-    if not storage.startswith(("s3://", "/")):
+    if not is_remote(storage) and not storage.startswith("/"):
         raise ExperimentError(
             "the nodes of a cluster need a place for results that all of them reach",
             where=experiment.where(("storage",)),

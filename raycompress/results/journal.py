@@ -31,10 +31,11 @@ import fcntl
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from pydantic_core import from_json
 
@@ -70,16 +71,23 @@ class Journal:
         except OSError as error:
             fix = "make the folder writable, or free some space"
             raise StorageError(f"cannot write the journal: {error.strerror}", where=str(path), fix=fix) from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+        if not self._is_ours():
             self._file.close()
             raise StorageError(
                 "another raycompress writes this experiment",
                 where=str(path),
                 fix="wait for it to end; `raycompress status` shows how it stands",
-            ) from error
+            )
         self._cut_torn_line()
+
+    def _is_ours(self) -> bool:
+        """Take the lock; False where another writer has it, and not where a reader holds it for the instant it asks."""
+        while not _locked(self._file, fcntl.LOCK_EX):
+            if not _locked(self._file, fcntl.LOCK_SH):
+                return False
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+            time.sleep(random.uniform(0.001, 0.005))
+        return True
 
     def _cut_torn_line(self) -> None:
         """Remove what a kill left of a line: it announces nothing, and what is written next needs a line of its own."""
@@ -106,7 +114,7 @@ class Journal:
             raise StorageError(
                 f"cannot write the journal: {error.strerror}",
                 where=str(self.path),
-                fix="free some space, or mend the disk; what was written so far is whole",
+                fix="free some space, or mend the disk; what is written is whole, and `raycompress resume` goes on",
             ) from error
         for listener in self._listeners:
             listener(record)
@@ -170,7 +178,14 @@ def is_written(path: Path) -> bool:
     """Tell whether a process holds the journal at `path` for writing, that is, whether the experiment runs."""
     try:
         with path.open("rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return not _locked(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def _locked(file: IO[bytes], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    return False
+        return False
+    return True

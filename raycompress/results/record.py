@@ -85,7 +85,9 @@ class Experiment:
         self.finished: str | None = None
         self.finished_detail = ""
         self.notes: list[str] = []
-        self.updated = 0.0  # when the last event was written
+        self.mended: set[int] = set()  # trials whose failure ended the search, and which a resumed one is to make again
+        self.updated = 0.0  # when the latest event was written
+        self._was_written = folder.is_written()  # asked first: a search may end while its journal is read
         for line, event in enumerate(journal.read(folder.journal), start=1):
             self._take(event, f"{folder.journal}:{line}")
         if not self.header:
@@ -132,7 +134,7 @@ class Experiment:
                 where=where,
                 fix="put the journal back as it was written; a foreign one cannot be read",
             )
-        self.updated = event["t"]
+        self.updated = max(self.updated, event["t"])  # a clock may have been put back meanwhile
 
     def _on_experiment(self, event: journal.Event) -> None:
         if event["version"] > journal.VERSION:
@@ -145,6 +147,7 @@ class Experiment:
 
     def _on_started(self, event: journal.Event) -> None:
         before = self.records.get(event["trial"])
+        self.mended.discard(event["trial"])
         self.records[event["trial"]] = TrialRecord(
             number=event["trial"],
             sample=event["sample"],
@@ -181,6 +184,8 @@ class Experiment:
         self.verified = event
 
     def _on_resumed(self, event: journal.Event) -> None:
+        if self.finished == "failure":
+            self.mended = {number for number, trial in self.records.items() if trial.state.is_failure}
         self.finished, self.finished_detail, self.verified = None, "", None
         names = ("n_trials", "n_parallel", "pid", "host", "file", "script")
         self.header = {**self.header, **{name: event[name] for name in names if name in event}}
@@ -201,7 +206,7 @@ class Experiment:
         """``running``, ``complete``, ``stopped``, ``failure``, ``time budget`` or ``interrupted`` (killed)."""
         if self.finished is not None:
             return self.finished
-        return "running" if self.folder.is_written() else "interrupted"
+        return "running" if self._was_written else "interrupted"
 
     @property
     def baseline(self) -> TrialRecord | None:

@@ -134,7 +134,7 @@ def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
         os.chdir(spec.workingdir)
         source = script.read_bytes()
     except OSError as error:
-        raise ScriptError(f"cannot run the script: {error.strerror}", where=str(error.filename)) from None
+        raise ScriptError(f"cannot run the script: {error.strerror}: {error.filename}") from None
     with commands.around(spec.prescript, spec.postscript):
         _execute(spec, trial, script, source)
 

@@ -11,6 +11,7 @@ from typing import Any
 from raycompress.results.record import Experiment as Record
 from raycompress.results.record import TrialRecord
 from raycompress.results.states import TrialState
+from raycompress.tuning.faults import is_outside
 from raycompress.tuning.policies import Scores
 
 
@@ -46,8 +47,8 @@ class Past:
     def of(cls, record: Record, lost: Collection[int] = ()) -> Past:
         """Read the past off a journal.
 
-        A trial that was running or was stopped is made again, and so is one whose failure ended the search: whoever
-        resumes has mended what was wrong.
+        A trial that was running or was stopped is made again, and so is one whose failure ended the search, or lay
+        outside it: whoever resumes has mended what was wrong.
 
         Parameters
         ----------
@@ -58,8 +59,8 @@ class Past:
         redo_failed = record.finished == "failure"
 
         def again(trial: TrialRecord) -> bool:
-            failed = redo_failed and trial.state.is_failure
-            return trial.number in lost or trial.state in unfinished or failed
+            failed = trial.state.is_failure and (redo_failed or is_outside(trial.cause))
+            return failed or trial.number in {*lost, *record.mended} or trial.state in unfinished
 
         return cls({number: _past_trial(trial, again(trial)) for number, trial in record.records.items()})
 

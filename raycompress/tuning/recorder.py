@@ -13,6 +13,7 @@ from ray.tune import Callback
 from raycompress.results.journal import Journal
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.tuning import faults
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.outcome import FACTS, NOTHING
 from raycompress.tuning.schedulers import TIME
@@ -115,14 +116,15 @@ class Recorder(DriverOnly, Callback):
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:
         self._running.pop(number, None)
+        failed = TrialState(facts["state"]).is_failure
+        if failed:
+            facts = {**facts, "cause": faults.named(facts["cause"], self._folder.root)}
         self._journal.append("ended", trial=number, log=self._folder.place(self._folder.log(number)), **facts)
-        if number == 0:
-            return
-        if facts["saved"] and facts["score"] is not None:
+        if number and facts["saved"] and facts["score"] is not None:
             self._keeper.consider(number, facts["score"])
-        else:
+        elif number:
             self._folder.remove_candidate(number)
-        if TrialState(facts["state"]).is_failure and not self._ignore_failures:
+        if failed and (faults.is_outside(facts["cause"]) or (number and not self._ignore_failures)):
             self._stop(f"trial {number} failed: {facts['cause']}")
 
     def end_stopped(self, cause: str) -> None:

@@ -15,7 +15,7 @@ from raycompress.results.record import Experiment as Record
 from tests.clusters.namespaces import SHARED, Lab, clean_environment, lab, missing
 from tests.conftest import REPOSITORY
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1200)]
 
 if reason := missing():
     pytest.skip(f"no cluster on this machine: {reason}", allow_module_level=True)
@@ -102,7 +102,7 @@ def ray_processes(lab: Lab) -> dict[str, list[str]]:
     }
 
 
-def wait_until(what: str, condition: object, seconds: float = 240) -> None:
+def wait_until(what: str, condition: object, seconds: float = 500) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, what
@@ -143,7 +143,7 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab
 
     wait_until("no trial on worker-2", on_the_doomed)
     three_hosts.hosts["worker-2"].kill()
-    code = running.wait(400)
+    code = running.wait(500)
     assert code == 0, told()
 
     (copy,) = home.glob("raycompress_results/*/")

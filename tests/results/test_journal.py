@@ -1,6 +1,9 @@
+import fcntl
 import json
+import multiprocessing
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -64,6 +67,42 @@ def test_one_process_at_a_time_writes(path):
     writer.close()
     assert not journal.is_written(path)
     Journal(path).close()
+
+
+def ask_for_ever(path, asked):
+    while True:
+        journal.is_written(path)
+        asked.set()
+
+
+def test_who_asks_whether_a_search_runs_keeps_nobody_from_running_it(path):
+    path.touch()
+    fork = multiprocessing.get_context("fork")
+    asked = fork.Event()
+    readers = [fork.Process(target=ask_for_ever, args=(path, asked), daemon=True) for _ in range(2)]
+    try:
+        for reader in readers:
+            reader.start()
+        assert asked.wait(60)
+        for _ in range(300):
+            writer = Journal(path)
+            assert journal.is_written(path)
+            writer.close()
+    finally:
+        for reader in readers:
+            reader.kill()
+            reader.join()
+
+
+def test_a_reader_that_holds_the_lock_is_waited_for(path):
+    path.touch()
+    with path.open("rb") as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        threading.Timer(0.3, fcntl.flock, (reader, fcntl.LOCK_UN)).start()
+        writer = Journal(path)
+    writer.append("started", trial=1)
+    writer.close()
+    assert [event["trial"] for event in journal.read(path)] == [1]
 
 
 def test_an_event_is_on_disk_when_its_listener_hears_of_it(path):

@@ -2,6 +2,7 @@ import pytest
 
 from raycompress.errors import StorageError
 from raycompress.results import disk, store
+from raycompress.results import journal as journals
 from raycompress.results.journal import VERSION, Journal
 from raycompress.results.record import Experiment
 from raycompress.results.states import TrialState
@@ -97,6 +98,22 @@ def test_a_killed_search_is_interrupted_and_one_under_way_is_running(folder):
     assert Experiment.open(folder.root).state == "running"
     journal.close()
     assert Experiment.open(folder.root).state == "interrupted"
+
+
+def test_a_search_that_ends_while_it_is_read_is_not_called_interrupted(folder, monkeypatch):
+    writer = Journal(folder.journal)
+    writer.append("experiment", **HEADER)
+    read = journals.read
+
+    def read_slowly(path):
+        yield from list(read(path))
+        writer.append("finished", reason="complete", detail="")
+        writer.close()
+
+    monkeypatch.setattr(journals, "read", read_slowly)
+    assert Experiment.open(folder.root).state == "running"
+    monkeypatch.undo()
+    assert Experiment.open(folder.root).state == "complete"
 
 
 def test_a_journal_of_a_newer_version_is_refused(folder):

@@ -1,5 +1,7 @@
 import json
 import re
+import shlex
+import subprocess
 import threading
 from html import unescape
 
@@ -16,8 +18,8 @@ from raycompress.results.report import lanes, page, table
 from raycompress.results.report.importance import ENOUGH, importance
 from raycompress.results.report.words import LOOKS
 from raycompress.results.states import TrialState
+from tests.browser import CHROMIUM, browser
 from tests.conftest import raycompress
-from tests.results.chromium import CHROMIUM, browser
 from tests.results.searches import BEGAN, HOSTILE, header, searched, without_waiting
 
 with_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
@@ -30,8 +32,8 @@ def no_waiting(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def tab(tmp_path_factory):
-    with browser(tmp_path_factory.mktemp("profile")) as page_:
+def tab():
+    with browser() as page_:
         yield page_
 
 
@@ -58,13 +60,13 @@ def coloured(value):
 
 
 def test_every_section_of_a_whole_search(tmp_path):
-    html = page.render(searched(tmp_path, 16))
+    html = page.render(searched(tmp_path, 24))
     assert set(figures(html)) == EVERYTHING
     assert "best, trial" in html
     assert "PED-ANOVA" in html
     assert "raycompress launch &#x27;/home/me/my files/exp.json&#x27;" in html
     assert "experiment.json" in html
-    assert html.count("<tr") > 17
+    assert html.count("<tr") > 25
 
 
 def test_plotly_knows_every_word_of_the_figures(tmp_path):
@@ -88,6 +90,41 @@ def test_the_dimension_that_decides_is_the_most_important(tmp_path):
     shares = importance(searched(tmp_path, 200)).shares
     assert next(iter(shares)) == "layer0.conv1.sparsity"
     assert sum(shares.values()) == pytest.approx(1)
+
+
+def test_where_chance_does_as_much_nothing_is_said(tmp_path):
+    few = importance(searched(tmp_path, 16))
+    assert few.shares == {}
+    assert "none of the 6 dimensions stands out from chance" in few.why
+    shuffled = searched(tmp_path, 200)
+    for trial in shuffled.searched:
+        trial.score = trial.score and trial.number * 617 % 997 / 997  # nothing to do with the proposals
+    assert importance(shuffled).shares == {}
+
+
+def test_the_level_of_chance_falls_with_more_trials(tmp_path):
+    some, many = (importance(searched(tmp_path, count)) for count in (24, 200))
+    assert many.chance < some.chance < next(iter(some.shares.values()))
+    (line,) = figures(page.render(searched(tmp_path, 24)))["importance"]["layout"]["shapes"]
+    assert line["x0"] == line["x1"] == some.chance
+
+
+def test_a_file_that_changed_or_is_gone_is_launched_from_its_copy(tmp_path):
+    launched = tmp_path / "my file's" / "exp.json"
+    launched.parent.mkdir()
+    launched.write_text("{}")
+    record = searched(tmp_path, 2, file=str(launched))
+    record.folder.experiment.write_text("{}")
+    assert "<pre>raycompress launch " in page.render(record)
+    for change, word in ((lambda: launched.write_text("{ }"), "has changed since"), (launched.unlink, "is gone")):
+        change()
+        html = page.render(record)
+        assert word in html
+        cp, again = unescape(re.search("<pre>(.*?)</pre>", html, re.S)[1]).splitlines()
+        copy = launched.with_name(f"{record.id}.json")  # where the relative paths in it lead to what they did
+        subprocess.run(cp, shell=True, check=True)
+        assert copy.read_text() == "{}"
+        assert shlex.split(again) == ["raycompress", "launch", str(copy)]
 
 
 def test_equal_scores_have_no_cause(tmp_path):
@@ -125,7 +162,7 @@ def test_a_measure_that_is_new_is_plotted(tmp_path):
 
 
 def test_many_dimensions_are_cut_and_the_page_says_so(tmp_path):
-    record = searched(tmp_path, 60, n_dimensions=100)
+    record = searched(tmp_path, 400, n_dimensions=100)
     html = page.render(record)
     assert "Shown are the 9 most important of 102 dimensions." in html
     assert len(figures(html)["parallel"]["data"][0]["dimensions"]) == 10
@@ -214,13 +251,13 @@ def test_without_plotly(tmp_path, monkeypatch):
 
 @with_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("n_trials", "drawn"), [(0, 0), (1, 5), (16, 7), (1000, 7)])
+@pytest.mark.parametrize(("n_trials", "drawn"), [(0, 0), (1, 5), (16, 6), (1000, 7)])
 def test_in_a_browser(tmp_path, tab, n_trials, drawn, dark):
     record = written(tmp_path, n_trials, n_dimensions=100 if n_trials == 1000 else 4)
     tab.errors.clear()
     tab.requests.clear()
     tab.look(dark=dark)
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     assert tab.ask("document.querySelectorAll('.plot .main-svg').length > 0") is (drawn > 0)
     assert (
         tab.ask("[...document.querySelectorAll('.plot')].filter((p) => p.querySelector('.main-svg')).length") == drawn
@@ -236,7 +273,7 @@ def test_hostile_names_in_a_browser(tmp_path, tab):
     record = written(tmp_path, 16, layers=[HOSTILE, "b"], proposer=HOSTILE)
     tab.errors.clear()
     tab.look()
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     assert tab.ask("document.querySelectorAll('img').length") == 0
     label = tab.ask("document.querySelector('#layers .ytick text').textContent")
     assert label.startswith("</script>")
@@ -247,7 +284,7 @@ def test_hostile_names_in_a_browser(tmp_path, tab):
 def test_the_table_sorts_by_keyboard_and_mouse(tmp_path, tab):
     record = written(tmp_path, 30)
     tab.look()
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     column = "[...document.querySelectorAll('#trials tbody tr')].map((row) => row.cells[2].dataset.value)"
     aria = "document.querySelectorAll('#trials th')[2].getAttribute('aria-sort')"
     assert tab.ask(aria) == "none"
@@ -272,7 +309,7 @@ def test_the_table_sorts_by_keyboard_and_mouse(tmp_path, tab):
 def test_plots_follow_light_and_dark(tmp_path, tab):
     record = written(tmp_path, 16)
     tab.look()
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     paper = "document.getElementById('timeline').layout.paper_bgcolor"
     bars = "document.getElementById('layers').data[0].marker.color"
     light = tab.ask(paper), tab.ask(bars)
@@ -283,11 +320,44 @@ def test_plots_follow_light_and_dark(tmp_path, tab):
 
 
 @with_browser
+def test_all_bars_of_the_timeline_are_of_one_height(tmp_path, tab):
+    record = written(tmp_path, 24)
+    tab.look()
+    tab.open_report(record.folder.report)
+    bars = "[...document.querySelectorAll('#timeline .bars .point path')].map((bar) => bar.getBBox().height)"
+    heights = tab.ask(bars)
+    assert len(heights) == 25
+    assert max(heights) - min(heights) < 1.5
+
+
+@with_browser
+def test_on_a_phone_the_axes_keep_their_distance(tmp_path, tab):
+    record = written(tmp_path, 16)
+    tab.look(width=390)
+    tab.open_report(record.folder.report)
+    assert tab.ask("document.getElementById('parallel').offsetWidth") >= 640
+    assert tab.ask("document.documentElement.scrollWidth <= innerWidth")
+
+
+@with_browser
+def test_without_webgl_the_plot_that_needs_it_says_so(tmp_path):
+    record = written(tmp_path, 16)
+    with browser("--disable-3d-apis") as tab:
+        tab.look()
+        tab.open_report(record.folder.report)
+        assert "needs WebGL, which this browser does not offer" in tab.ask(
+            "document.getElementById('parallel').innerText"
+        )
+        assert tab.ask("document.querySelectorAll('#timeline .main-svg').length > 0")
+        assert tab.errors == []
+
+
+@with_browser
 def test_on_paper(tmp_path, tab):
     record = written(tmp_path, 16)
     tab.errors.clear()
     tab.look(dark=True)
-    tab.open(record.folder.report)
+    tab.open_report(record.folder.report)
     tab.print(tmp_path / "report.pdf")
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
     tab.wait("document.getElementById('timeline').layout.autosize === true")  # back on the screen
@@ -309,7 +379,7 @@ def test_live(tmp_path, tab, monkeypatch):
     while not folder.report.exists():
         assert follower.is_alive()
     tab.look()
-    tab.open(folder.report)
+    tab.open_report(folder.report)
     for number in range(1, 60):
         journal.append("started", t=BEGAN, trial=number, sample={}, config={}, baseline=False, slot=0)
     drawn = "document.documentElement.dataset.drawn !== undefined"

@@ -17,7 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raycompress.results.record import Experiment
-from tests import browser
+from tests.browser import CHROMIUM, browser
 from tests.conftest import REPOSITORY, command, number_experiment, raycompress
 
 # the first two end, one of them badly; the next two run until they are told to go on
@@ -209,23 +209,21 @@ def test_prometheus_finds_them_by_rays_own_file(running):
     until(discovered)
 
 
-@pytest.mark.skipif(browser.CHROMIUM is None, reason="there is no Chromium here")
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 def test_a_person_signs_in_and_sees_the_trials(running):
-    async def look(page):
-        await page.open(f"{running.url}/#/actors")
-        await page.until_text("Authentication Token Required")
-        await page.run("document.querySelector('[role=dialog] input').focus()")
-        await page.call("Input.insertText", text=token())
+    with browser() as page:
+        page.open(f"{running.url}/#/actors")
+        page.wait_for_text("Authentication Token Required")
+        page.ask("document.querySelector('[role=dialog] input').focus()")
+        page.call("Input.insertText", text=token())
         submit = "[...document.querySelectorAll('[role=dialog] button')].find(b => /submit/i.test(b.innerText))"
-        await page.until(f"{submit} && !{submit}.disabled")
-        await page.run(f"{submit}.click()")
-        await page.until_text("TrialActor")
-        assert {"slot-0", "slot-1"} <= set((await page.text()).split())
-        await page.open(f"{running.url}/#/cluster")
-        await page.until_text("ray::trial-0003")
-        await page.until_text("ray::trial-0004")
-
-    browser.visit(look)
+        page.wait(f"{submit} && !{submit}.disabled")
+        page.ask(f"{submit}.click()")
+        page.wait_for_text("TrialActor")
+        assert {"slot-0", "slot-1"} <= set(page.text().split())
+        page.open(f"{running.url}/#/cluster")
+        page.wait_for_text("ray::trial-0003")
+        page.wait_for_text("ray::trial-0004")
 
 
 def test_a_passive_trial_has_no_dashboard(tmp_path):

@@ -44,7 +44,7 @@ def on(storage, folder):
     return folder
 
 
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1200)
 def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_path, s3, monkeypatch):
     unkilled = raycompress(on("raycompress_results", tmp_path / "unkilled"), "launch", "exp.json")
     assert unkilled.code == 0, unkilled.err
@@ -91,7 +91,11 @@ def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole_
         process = fork.Process(target=promote, args=(S3Folder.at(folder.address), begun))
         process.start()
         assert begun.wait(60)
-        time.sleep(moments.uniform(0, 0.4))
+        further = s3.counts["asked"] + moments.randrange(1, 45)  # a trial and its promotion are some fifteen requests
+        while s3.counts["asked"] < further:
+            assert process.is_alive()
+            time.sleep(0.001)
+        time.sleep(moments.uniform(0, 0.02))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         folder.refresh()

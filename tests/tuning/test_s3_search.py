@@ -140,3 +140,14 @@ def test_s3_that_stumbles_costs_no_trial(tmp_path, s3):
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert [trial.starts for trial in record.searched] == [1, 1]
     bundle.check_hashes(record.bundle)
+
+
+def test_a_passive_trial_is_kept_there_too(tmp_path, s3):
+    path = digits_experiment(tmp_path, proposer="passive", storage=STORAGE)
+    done = raycompress(tmp_path, "launch", path, "--json")
+    assert done.code == 0, done.err
+    found = json.loads(done.out[done.out.index("{\n") :])
+    record = Record.open(found["bundle"].rpartition("/trials/")[0])
+    assert record.state == "complete"
+    bundle.check_hashes(record.bundle)
+    assert not list(Path(tempfile.gettempdir()).glob(f"raycompress-*/{record.id}"))

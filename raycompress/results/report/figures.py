@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 IN_PARALLEL = 9
 IN_IMPORTANCE = 30
+_AT_LEAST = 6
 _WITH_EDGES = 200
 """Among more trials than these the edges of the bars would look like gaps."""
 
@@ -87,9 +88,15 @@ def _points(trials: Sequence[TrialRecord], name: str, words: str, marker: dict[s
     }
 
 
-def bars_of_importance(shares: Mapping[str, float]) -> Figure:
-    """Return a bar a dimension, the most important on top."""
-    shown = list(shares.items())[:IN_IMPORTANCE]
+def of_importance(shares: Mapping[str, float], chance: float) -> list[str]:
+    """Return the dimensions that are drawn: those above `chance`, and some below it to compare them with."""
+    above = sum(share > chance for share in shares.values())
+    return list(shares)[: min(max(above, _AT_LEAST), IN_IMPORTANCE)]
+
+
+def bars_of_importance(shares: Mapping[str, float], chance: float) -> Figure:
+    """Return a bar a dimension, the most important on top, and a line at the level of `chance`."""
+    shown = [(name, shares[name]) for name in of_importance(shares, chance)]
     bars = {
         "type": "bar",
         "orientation": "h",
@@ -100,7 +107,11 @@ def bars_of_importance(shares: Mapping[str, float]) -> Figure:
         "marker": {"color": "--finished"},
         "hovertemplate": "%{y}: %{x:.3f}<extra></extra>",
     }
-    layout = {"xaxis": {"title": {"text": "share of importance", "standoff": 8}, "rangemode": "tozero"}}
+    line = {"color": "--text", "width": 1.5, "dash": "dot"}
+    layout = {
+        "xaxis": {"title": {"text": "share of importance", "standoff": 8}, "rangemode": "tozero"},
+        "shapes": [{"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": chance, "x1": chance, "line": line}],
+    }
     return _rows([name for name, _ in shown], [bars], layout, "importance of each dimension")
 
 
@@ -204,6 +215,7 @@ def timeline(spans: Sequence[Span]) -> Figure:
             "base": [span.begin / unit for span in chosen],
             "x": [(span.end - span.begin) / unit for span in chosen],
             "y": [places[span.lane] for span in chosen],
+            "width": 0.75,  # of its own accord Plotly makes bars wider where a state is not in neighbouring lanes
             "text": _inside(spans, chosen),
             "textposition": "inside",
             "insidetextanchor": "middle",
@@ -229,7 +241,6 @@ def timeline(spans: Sequence[Span]) -> Figure:
             data.append(_signs(chosen, look.symbol, unit, places))
     layout = {
         "barmode": "overlay",
-        "bargap": 0.25,
         "xaxis": {
             "title": {"text": f"{words} since the first trial began", "standoff": 8},
             "rangemode": "tozero",

@@ -30,8 +30,20 @@
     };
   };
 
+  // of the plots only parallel coordinates need WebGL, which browsers switch off on some machines
+  const hasWebGL = document.createElement("canvas").getContext("webgl") !== null;
+  const isDrawable = (figure) => hasWebGL || !figure.data.some((trace) => trace.type === "parcoords");
+  const replace = (id) => {
+    const place = document.getElementById(id);
+    const words = "This plot needs WebGL, which this browser does not offer. The table below holds the same numbers.";
+    place.replaceChildren(Object.assign(document.createElement("p"), { textContent: words }));
+    place.style.height = "auto";
+    place.className = "";
+  };
+
   const draw = (id) => {
     const figure = figures[id];
+    if (!isDrawable(figure)) return replace(id);
     const style = getComputedStyle(document.documentElement);
     const config = { responsive: true, displayModeBar: false };
     return Plotly.react(id, themed(figure.data, style, ""), layoutOf(figure, style), config);

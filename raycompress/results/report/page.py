@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import shlex
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycompress.errors import MissingDependencyError
-from raycompress.results import bundle, disk, pareto
-from raycompress.results.report import comparison, figures, table
+from raycompress.results import disk, pareto
+from raycompress.results.report import comparison, figures, reproduce, table
 from raycompress.results.report.importance import METHOD, Importance, importance
 from raycompress.results.report.lanes import spans
 from raycompress.results.report.words import duration, measure
@@ -121,7 +120,7 @@ class _Page:
         yield _section("Proposals and scores", self._parallel())
         yield _section("When each trial ran", self._timeline())
         yield _section("All trials", self._table())
-        yield _section("Do it again", self._reproduce())
+        yield _section("Do it again", reproduce.as_html(self.record))
         when = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         yield f"<footer>Written {when} by raycompress {version('raycompress')}</footer>"
 
@@ -197,8 +196,10 @@ class _Page:
         shares = self.importance.shares
         if not shares:
             return f"<p>{escape(self.importance.why)}</p>"
-        cut = f" The first {figures.IN_IMPORTANCE} of {len(shares)}." if len(shares) > figures.IN_IMPORTANCE else ""
-        plot = self._plot("importance", figures.bars_of_importance(shares))
+        chance = self.importance.chance
+        drawn = len(figures.of_importance(shares, chance))
+        cut = f" The first {drawn} of {len(shares)}." if drawn < len(shares) else ""
+        plot = self._plot("importance", figures.bars_of_importance(shares, chance))
         return f'<p class="quiet">{escape(METHOD)}{cut}</p>{plot}'
 
     def _layers(self) -> str:
@@ -221,7 +222,7 @@ class _Page:
             which = "most important" if self.importance.shares else "first"
             hint += f" Shown are the {len(chosen)} {which} of {len(dimensions)} dimensions."
         plot = self._plot("parallel", figures.parallel(self.record, chosen, self.objective))
-        return f'<p class="quiet">{escape(hint)}</p>{plot}'
+        return f'<p class="quiet">{escape(hint)}</p><div class="wide">{plot}</div>'
 
     def _timeline(self) -> str:
         found = spans(self.record)
@@ -258,34 +259,6 @@ class _Page:
         numbers = {trial.number for trial in self.record.pareto}
         return f"{hint}{table.as_table(self.record, chosen, numbers)}"
 
-    def _reproduce(self) -> str:
-        header, folder = self.record.header, self.record.folder
-        seed = header.get("seed")
-        facts = {
-            "seed": "none was given: another launch proposes other values" if seed is None else str(seed),
-            "kept copy of the file": str(folder.experiment),
-            "launched on": str(header.get("host", "–")),
-            **_versions(self.record),
-        }
-        rows = "".join(
-            f'<tr><th scope="row" class="word">{escape(name)}</th>'
-            f'<td class="word"><code>{escape(value)}</code></td></tr>'
-            for name, value in facts.items()
-        )
-        command = shlex.join(["raycompress", "launch", str(header.get("file", folder.experiment))])
-        return f'<pre>{escape(command)}</pre><table class="reproduce"><tbody>{rows}</tbody></table>'
-
 
 def _section(title: str, inner: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{inner}</section>"
-
-
-def _versions(record: Experiment) -> dict[str, str]:
-    """Return what the best bundle was made with; nothing without one."""
-    if record.bundle is None:
-        return {}
-    try:
-        manifest = json.loads((record.bundle / bundle.MANIFEST).read_text(encoding="utf-8"))
-        return {str(name): str(release) for name, release in manifest["versions"].items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # `raycompress best --verify` says what is wrong with it; the report is of the search
