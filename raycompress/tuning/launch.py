@@ -104,7 +104,7 @@ def resume(
     with closing(Journal(folder.journal)) as journal:
         record = Record(folder)
         experiment = resuming.experiment_of(record, n_samples)
-        if record.finished == "complete" and experiment.n_samples == resuming.n_samples_of(record, experiment):
+        if resuming.is_done(record) and experiment.n_samples == resuming.n_samples_of(record, experiment):
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
             return record
         ray = ray or LocalRay(machine_cpus())

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from raycompress.errors import ExperimentError, Problem, UsageError
+from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.experiment import jsontext
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.preflight import check_files
 from raycompress.experiment.schema import Experiment, text_of
+from raycompress.results import bundle
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.plan import n_trials
 from raycompress.tuning.preparing import Prepared
@@ -60,6 +61,17 @@ def n_samples_of(record: Record, experiment: Experiment) -> int:
     return int(record.header["n_trials"]) - experiment.baseline
 
 
+def is_done(record: Record) -> bool:
+    """Tell whether nothing is left to do: all trials have ended, and the best model is what it was."""
+    if record.finished != "complete" or record.bundle is None:
+        return record.finished == "complete"
+    try:
+        bundle.check_hashes(record.bundle)
+    except BundleError:
+        return False
+    return True
+
+
 def check(record: Record, ready: Prepared) -> None:
     """Compare what was prepared with what was launched.
 
@@ -71,7 +83,7 @@ def check(record: Record, ready: Prepared) -> None:
         All is done, and no further sample exists.
     """
     _check_model(record, ready)
-    if record.finished == "complete" and n_trials(ready.experiment, ready.space) <= record.header["n_trials"]:
+    if is_done(record) and n_trials(ready.experiment, ready.space) <= record.header["n_trials"]:
         raise UsageError(
             "every point of the search space has been tried: there is no further sample",
             where=str(record.folder.root),
