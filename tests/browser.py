@@ -21,6 +21,7 @@ _OPTIONS = (
     *("--headless=new", "--no-first-run", "--window-size=1400,900", "--disable-dev-shm-usage", "--no-sandbox"),
     *("--enable-unsafe-swiftshader", "--disable-quic", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # this machine is all of the network
 )
 
 

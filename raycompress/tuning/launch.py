@@ -113,7 +113,7 @@ def resume(
     with closing(folder.open_journal()) as journal:
         record = Record(folder)
         experiment = resuming.experiment_of(record, n_samples, file)
-        if record.finished == "complete" and experiment.n_samples == resuming.n_samples_of(record, experiment):
+        if resuming.is_done(record) and experiment.n_samples == resuming.n_samples_of(record, experiment):
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
             return record
         ray = ray or LocalRay(machine_cpus())

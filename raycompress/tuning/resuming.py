@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from raycompress.errors import ExperimentError, Problem, UsageError
+from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.experiment import jsontext
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.preflight import check_files
@@ -66,6 +66,17 @@ def n_samples_of(record: Record, experiment: Experiment) -> int:
     return int(record.header["n_trials"]) - experiment.baseline
 
 
+def is_done(record: Record) -> bool:
+    """Tell whether nothing is left to do: all trials have ended, and the best model is what it was."""
+    if record.finished != "complete" or record.best_number is None:
+        return record.finished == "complete"
+    try:
+        record.folder.check_candidate(record.best_number)
+    except BundleError:
+        return False
+    return True
+
+
 def check(record: Record, ready: Prepared) -> None:
     """Compare what was prepared with what was launched.
 
@@ -77,7 +88,7 @@ def check(record: Record, ready: Prepared) -> None:
         All is done, and no further sample exists.
     """
     _check_model(record, ready)
-    if record.finished == "complete" and n_trials(ready.experiment, ready.space) <= record.header["n_trials"]:
+    if is_done(record) and n_trials(ready.experiment, ready.space) <= record.header["n_trials"]:
         raise UsageError(
             "every point of the search space has been tried: there is no further sample",
             where=record.folder.reference,

@@ -126,11 +126,15 @@ def test_a_failure_that_ended_the_search_is_mended_and_made_again(tmp_path):
     assert len(done.record.searched) == 6
 
 
-def test_a_best_model_that_is_lost_is_made_again(tmp_path):
+@pytest.mark.parametrize("more", [(), ("--n-samples", "3")])
+def test_a_best_model_that_is_lost_is_made_again(tmp_path, more):
     path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
     record = raycompress(tmp_path, "launch", path).record
     (record.bundle / "weights.safetensors").write_bytes(b"rotten")
-    done = raycompress(tmp_path, "resume", "--n-samples", "3")
+    found = raycompress(tmp_path, "best", "--verify")
+    assert (found.code, "Traceback" in found.err) == (1, False)
+    assert "weights.safetensors" in found.err
+    done = raycompress(tmp_path, "resume", *more)
     assert done.code == 0, done.err
     assert f"the model of trial {record.best.number} is no longer whole" in done.err
     after = done.record
