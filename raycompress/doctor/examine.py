@@ -48,7 +48,7 @@ def examine(storage: str, cluster: str | None = None, *, deep: bool = False) -> 
     folder = Path.cwd() if storage.startswith(_S3) else Path(storage)
     yield from check_machine(folder, for_cluster=path is not None)
     on_aws = file is not None and file.provider == "aws"
-    yield check_credentials(needed=on_aws or storage.startswith(_S3))
+    yield check_credentials(needed=on_aws or storage.startswith(_S3), ask_network=on_aws)
     if deep:
         yield _ray_starts()
     yield from mistakes

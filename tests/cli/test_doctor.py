@@ -75,12 +75,12 @@ def test_a_cluster_file_that_is_not_there(tmp_path):
 
 def test_the_key_of_a_cluster_is_nobody_elses(tmp_path, cluster_file):
     path = cluster_file()
-    assert diagnosed(tmp_path, "--cluster", path)[1]["SSH key"]["state"] == "ok"
+    assert diagnosed(tmp_path, "--cluster", path)[1]["private key"]["state"] == "ok"
     (tmp_path / "key").chmod(0o644)
-    key = diagnosed(tmp_path, "--cluster", path)[1]["SSH key"]
+    key = diagnosed(tmp_path, "--cluster", path)[1]["private key"]
     assert (key["state"], key["problem"]["fix"]) == ("failed", f"chmod 600 {tmp_path / 'key'}")
     (tmp_path / "key").unlink()
-    assert "there is no file" in diagnosed(tmp_path, "--cluster", path)[1]["SSH key"]["problem"]["what"]
+    assert "is not there" in diagnosed(tmp_path, "--cluster", path)[1]["private key"]["problem"]["what"]
 
 
 def test_the_ray_of_the_nodes_is_the_one_here(tmp_path, cluster_file):

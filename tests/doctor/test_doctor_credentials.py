@@ -1,6 +1,9 @@
 """Keys to AWS, looked for where boto3 looks, and nowhere on the network."""
 
+import http.server
+import json
 import os
+import threading
 
 import pytest
 
@@ -12,13 +15,36 @@ def no_keys(tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     return tmp_path
 
 
 def test_none():
     assert check_credentials(needed=False).state == "ok"
-    needed = check_credentials(needed=True)
+    assert check_credentials(needed=True).state == "warning"
+    needed = check_credentials(needed=True, ask_network=True)
     assert (needed.state, needed.problem.what) == ("failed", "there are no keys to AWS")
+
+
+def test_the_role_of_a_container_is_asked_for_only_by_network(monkeypatch):
+    class Role(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            keys = {"AccessKeyId": "a", "SecretAccessKey": "b", "Token": "c", "Expiration": "2099-01-01T00:00:00Z"}
+            body = json.dumps(keys).encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *words):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Role) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"http://127.0.0.1:{server.server_address[1]}/role")
+        assert check_credentials(needed=True, ask_network=True).detail.startswith("from container-role")
+        assert check_credentials(needed=True).state == "warning"
+        server.shutdown()
 
 
 def test_of_the_environment(monkeypatch):
