@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,15 @@ _SSH_FAILED = 255
 _COUNT = "pgrep -f '[g]cs_server|[r]aylet/raylet|[d]ashboard/dashboard.py|[m]onitor.py|[r]ay start' | wc -l"
 _STOP_S = 60.0
 _LAST_LINES = 15
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_STEP = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\s+V*INFO ")
+
+
+def _words(said: str) -> Iterator[str]:
+    """Yield what Ray's launcher printed but its own steps and tracebacks, without colours."""
+    for line in _COLOURS.sub("", said).splitlines():
+        if not _STEP.match(line) and not line.startswith("  ") and "Full traceback" not in line:
+            yield line.strip()
 
 
 class Launcher:
@@ -186,6 +197,6 @@ class Launcher:
             log.seek(begin)
             said = log.read()
         if status != 0:
-            last = "\n".join(deque(said.strip().splitlines(), _LAST_LINES))
+            last = "\n".join(deque(filter(None, _words(said)), _LAST_LINES))
             raise ClusterError(f"{failure}: `ray {verb}` ended with {status}", where=str(self.home.log), fix=last)
         return said

@@ -29,9 +29,6 @@ def mistakes(data: dict[str, Any]) -> list[Mistake]:
     if "apiVersion" in data:
         return [Mistake((), "this is for Kubernetes, not for Ray's cluster launcher", "`kubectl apply -f` takes it")]
     found = [each for error in _validator().iter_errors(_as_ray_sees_it(data)) for each in _told(error)]
-    provider = data.get("provider")
-    if isinstance(provider, dict) and "type" not in provider:
-        found.append(Mistake(("provider",), 'the provider has no "type"', 'for example "type: aws"'))
     # of two missing keys each is told twice
     return list(dict.fromkeys(found)) or [*_provider(data["provider"]), *_node_types(data)]
 

@@ -67,11 +67,11 @@ class Host:
         return ["nsenter", "--target", str(self.first.pid), *spaces, "--", *inside]
 
     def run(
-        self, command: Sequence[str], *, timeout: float = 60, **environment: str
+        self, command: Sequence[str], *, folder: Path | str = "/", timeout: float = 60, **environment: str
     ) -> subprocess.CompletedProcess[str]:
-        """Run `command` on this host to its end."""
+        """Run `command` on this host, in `folder`, to its end."""
         return subprocess.run(
-            self.command(command),
+            self.command(command, folder),
             capture_output=True,
             text=True,
             timeout=timeout,

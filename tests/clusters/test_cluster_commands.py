@@ -21,7 +21,9 @@ from pathlib import Path
 from raycompress.clusters import files
 from raycompress.clusters.running import FileCluster
 from raycompress.tuning.relay import RelayView
-FileCluster(files.load(Path(sys.argv[1]))).up(RelayView())
+cluster = FileCluster(files.load(Path(sys.argv[1])))
+cluster.up(RelayView())
+cluster.close()
 """
 GET = """
 import sys, urllib.error, urllib.request

@@ -117,24 +117,31 @@ FILES = [
 NAMES = ("../x", "/etc/passwd", "a/../../x", "\x00", "a\\b", "x" * 300, "loop", ".", "sub/x", "plan.json/x", "")
 
 
+def put(path: Path, content: bytes) -> None:
+    """Put a new file in the place of one, or of a link: whoever runs the tests must not write through it."""
+    path.unlink(missing_ok=True)
+    path.write_bytes(content)
+
+
 def change(folder: Path, how: str, name: str, data: Any) -> None:
     path = folder / name
     if not path.exists() and how in ("json", "text", "bytes"):
         return
     match how:
         case "json":
-            path.write_text(json.dumps(data.draw(changed_values(json.loads(path.read_text())))))
+            put(path, json.dumps(data.draw(changed_values(json.loads(path.read_text())))).encode())
         case "text":
-            path.write_bytes(data.draw(changed_texts(path.read_text())).encode(errors="surrogatepass"))
+            put(path, data.draw(changed_texts(path.read_text())).encode(errors="surrogatepass"))
         case "bytes":
-            path.write_bytes(data.draw(changed_bytes(path.read_bytes())))
+            put(path, data.draw(changed_bytes(path.read_bytes())))
         case "file":
-            path.write_bytes(data.draw(st.sampled_from(FILES)))
+            put(path, data.draw(st.sampled_from(FILES)))
         case "link":
+            outside = folder.with_name("outside.txt")
+            outside.write_text("somebody else's")
             path.unlink()
-            path.symlink_to(
-                data.draw(st.sampled_from(["/etc/passwd", path.name, "/dev/null", "..", "masks.safetensors"]))
-            )
+            targets = [str(outside), path.name, "/dev/null", "..", "masks.safetensors"]
+            path.symlink_to(data.draw(st.sampled_from(targets)))
         case _:
             _change_manifest(folder, how, data)
 
