@@ -1,4 +1,4 @@
-"""`ray up` of a cluster file against moto's server, told as JSON; to be run where there is no network but loopback.
+"""A cluster on moto's AWS, brought up by `ray up` or `launch`, told as JSON; to be run where there is loopback only.
 
 moto gives machines public addresses that exist: this must not run where anything could be reached at one.
 """
@@ -31,9 +31,15 @@ def refuse_a_network() -> None:
         raise AssertionError("there is a way out of here")
 
 
-def ray(verb: str, file: Path, environment: dict[str, str]) -> tuple[int, str]:
-    command = [sys.executable, "-m", "ray.scripts.scripts", verb, "-y", str(file)]
-    made = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False)
+def run(command: list[str], environment: dict[str, str]) -> tuple[int, str]:
+    made = subprocess.run(
+        [sys.executable, "-m", *command],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=False,
+        timeout=200,
+    )
     return made.returncode, made.stdout.decode()
 
 
@@ -52,7 +58,33 @@ def machines(aws: aws_server.Aws, region: str) -> list[dict[str, object]]:
     ]
 
 
-def main(file: Path) -> None:
+def by_ray(
+    aws: aws_server.Aws, file: Path, environment: dict[str, str], policy: dict[str, object]
+) -> dict[str, object]:
+    """Go up and down as a person who has our policy and nothing else."""
+    region = environment["AWS_DEFAULT_REGION"]
+    environment = {**environment, **aws.user("person", policy)}
+    code, said = run(["ray.scripts.scripts", "up", "-y", str(file)], environment)
+    aws.post("reset-auth", "inf")
+    told = {"code": code, "said": said, "machines": machines(aws, region)}
+    groups = aws.client("ec2", region).describe_security_groups(
+        Filters=[{"Name": "group-name", "Values": ["ray-autoscaler-*"]}]
+    )["SecurityGroups"]
+    told |= {"rules": groups[0]["IpPermissions"] if groups else []}
+    aws.post("reset-auth", "0")
+    code, said = run(["ray.scripts.scripts", "down", "-y", str(file)], environment)
+    aws.post("reset-auth", "inf")
+    return told | {"down_code": code, "down_said": said, "after": machines(aws, region)}
+
+
+def by_launch(aws: aws_server.Aws, file: Path, environment: dict[str, str], experiment: str) -> dict[str, object]:
+    code, said = run(["raycompress", "launch", experiment, "--cluster", str(file), "-y"], environment)
+    log = [path.read_text() for path in Path(environment["HOME"]).glob(".raycompress/clusters/*/ray.log")]
+    region = environment["AWS_DEFAULT_REGION"]
+    return {"code": code, "said": said, "log": "".join(log), "machines": machines(aws, region)}
+
+
+def main(file: Path, experiment: str | None) -> None:
     refuse_a_network()
     data, home = yaml.safe_load(file.read_text()), Path(os.environ["HOME"])
     name, region = data["cluster_name"], data["provider"]["region"]
@@ -62,28 +94,21 @@ def main(file: Path) -> None:
         pem = Path(data["auth"]["ssh_private_key"]).expanduser()
         pem.parent.mkdir(exist_ok=True)
         furnish(aws, pem, key=node["KeyName"], profile=profile, region=region)
-        person = policies(name, "results", "mine", region, aws_server.ACCOUNT, profile)["person"]
         environment = {
             **os.environ,
             **aws_server.ENVIRONMENT,
-            **aws.user("person", person),
+            "AWS_DEFAULT_REGION": region,
             "AWS_ENDPOINT_URL": aws.url,
             "AUTOSCALER_NODE_START_WAIT_S": "8",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
-        code, said = ray("up", file, environment)
-        aws.post("reset-auth", "inf")
-        up = machines(aws, region)
-        groups = aws.client("ec2", region).describe_security_groups(
-            Filters=[{"Name": "group-name", "Values": [f"ray-autoscaler-{name}"]}]
-        )["SecurityGroups"]
-        aws.post("reset-auth", "0")
-        down_code, down_said = ray("down", file, environment)
-        aws.post("reset-auth", "inf")
-        told = {"code": code, "said": said, "machines": up, "rules": groups[0]["IpPermissions"] if groups else []}
-        told |= {"down_code": down_code, "down_said": down_said, "after": machines(aws, region)}
+        if experiment is None:
+            person = policies(name, "results", "mine", region, aws_server.ACCOUNT, profile)["person"]
+            told = by_ray(aws, file, environment, person)
+        else:
+            told = by_launch(aws, file, environment, experiment)
     (home / "told.json").write_text(json.dumps(told))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None)

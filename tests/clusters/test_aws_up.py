@@ -1,4 +1,4 @@
-"""`ray up` of the cluster file for AWS, up to the point where SSH would begin: in a network with loopback only."""
+"""The cluster file for AWS, brought up by Ray and by `launch` to the point where SSH would begin, with no way out."""
 
 import json
 import os
@@ -14,15 +14,14 @@ from tests.clusters import namespaces
 from tests.clusters.aws_server import IMAGE
 
 REPOSITORY = Path(__file__).parents[2]
+DIGITS = REPOSITORY / "configs" / "digits"
 _ALONE = ["unshare", "--net", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc", "--"]
 
 pytestmark = pytest.mark.skipif(bool(namespaces.missing()), reason=f"ray up on AWS: {namespaces.missing()}")
 
 
-@pytest.fixture(scope="module")
-def told(tmp_path_factory):
-    """Bring up and down what cluster/aws.yaml says, as a person with our policy alone; return what happened."""
-    home = tmp_path_factory.mktemp("home")
+def inside(home, experiment=None):
+    """Bring up what cluster/aws.yaml says, by Ray or by an experiment's launch; return what happened."""
     data = yaml.safe_load((REPOSITORY / "cluster" / "aws.yaml").read_text())
     for kind in data["available_node_types"].values():
         kind["node_config"]["ImageId"] = IMAGE
@@ -33,11 +32,16 @@ def told(tmp_path_factory):
     assert files.load(file).name == data["cluster_name"]
     # Ray keeps in the folder for temporary files what it once made for a cluster file, as security groups
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(REPOSITORY)}
-    inside = [sys.executable, "-m", "tests.clusters.aws_up_inside", str(file)]
-    shell = ["sh", "-c", 'ip link set lo up && exec "$@"', "-", *inside]
-    made = subprocess.run([*_ALONE, *shell], env=environment, capture_output=True, text=True, timeout=240, check=False)
+    command = [sys.executable, "-m", "tests.clusters.aws_up_inside", str(file), *([experiment] if experiment else [])]
+    shell = ["sh", "-c", 'ip link set lo up && exec "$@"', "-", *command]
+    made = subprocess.run([*_ALONE, *shell], env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert made.returncode == 0, made.stdout + made.stderr
     return json.loads((home / "told.json").read_text()) | {"name": data["cluster_name"]}
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory):
+    return inside(tmp_path_factory.mktemp("home"))
 
 
 def test_the_head_is_started_under_the_clusters_name(told):
@@ -63,3 +67,17 @@ def test_the_security_group_opens_ssh_only(told):
 def test_ray_down_ends_it(told):
     assert told["down_code"] == 0, told["down_said"]
     assert {machine["state"] for machine in told["after"]} <= {"shutting-down", "terminated"}
+
+
+def test_launch_says_what_is_wrong_and_leaves_nothing(tmp_path):
+    experiment = json.loads((DIGITS / "auto_l1.json").read_text())
+    (tmp_path / "train.py").write_text((DIGITS / "train.py").read_text())
+    (tmp_path / "exp.json").write_text(json.dumps(experiment | {"storage": "s3://results/mine"}))
+    told = inside(tmp_path, str(tmp_path / "exp.json"))
+    said = told["said"]
+    assert told["code"] == 3, said
+    assert "ok  dry run of head: EC2 would start it" in said and "dollars an hour" in said
+    assert "port 22: Network is unreachable" in told["log"]
+    assert "error: the cluster does not come up" in said and "none of its nodes is left" in said
+    (head,) = told["machines"]
+    assert head["tags"]["ray-cluster-name"] == told["name"] and head["state"] == "terminated"

@@ -62,7 +62,8 @@ def _room(account: Account, quota: Quota, least: int, most: int) -> Check:
     try:
         allowed = int(client.get_service_quota(ServiceCode="ec2", QuotaCode=quota.code)["Quota"]["Value"])
     except (ClientError, BotoCoreError) as error:
-        return Check(name, State.NOT_CHECKED, f"AWS does not say ({error}); {wanted}")
+        reason = error.response["Error"]["Code"] if isinstance(error, ClientError) else str(error)
+        return Check(name, State.NOT_CHECKED, f"AWS does not say ({reason}); {wanted}")
     running = _running(account, quota)
     room, said = allowed - running, f"{wanted}, {running} run already, {allowed} are allowed"
     if most <= room:
