@@ -58,13 +58,28 @@ def coloured(value):
 
 
 def test_every_section_of_a_whole_search(tmp_path):
-    html = page.render(searched(tmp_path, 16))
+    html = page.render(searched(tmp_path, 30))
     assert set(figures(html)) == EVERYTHING
     assert "best, trial" in html
     assert "PED-ANOVA" in html
     assert "raycompress launch &#x27;/home/me/my files/exp.json&#x27;" in html
     assert "experiment.json" in html
-    assert html.count("<tr") > 17
+    assert html.count("<tr") > 31
+
+
+def test_the_command_takes_the_kept_copy_where_the_file_is_another_by_now(tmp_path):
+    file = tmp_path / "my files" / "exp.json"
+    file.parent.mkdir()
+    record = searched(tmp_path, 1, file=str(file))
+    record.folder.experiment.write_text("{}")
+    file.write_text("{}")
+    assert f"<pre>raycompress launch &#x27;{file}&#x27;</pre>" in page.render(record)
+    again = f"&#x27;{file.with_name(record.id)}.json&#x27;"
+    copied = f"<pre>cp {record.folder.experiment} {again}\nraycompress launch {again}</pre>"
+    file.write_text("{ }")
+    assert copied in page.render(record)
+    file.unlink()
+    assert copied in page.render(record)
 
 
 def test_plotly_knows_every_word_of_the_figures(tmp_path):
@@ -214,7 +229,7 @@ def test_without_plotly(tmp_path, monkeypatch):
 
 @with_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("n_trials", "drawn"), [(0, 0), (1, 5), (16, 7), (1000, 7)])
+@pytest.mark.parametrize(("n_trials", "drawn"), [(0, 0), (1, 5), (16, 6), (30, 7), (1000, 7)])
 def test_in_a_browser(tmp_path, tab, n_trials, drawn, dark):
     record = written(tmp_path, n_trials, n_dimensions=100 if n_trials == 1000 else 4)
     tab.errors.clear()
@@ -229,6 +244,36 @@ def test_in_a_browser(tmp_path, tab, n_trials, drawn, dark):
     assert tab.ask("document.documentElement.scrollWidth <= innerWidth")
     assert tab.errors == []
     assert {url for url in tab.requests if not url.startswith("data:")} == {record.folder.report.as_uri()}
+
+
+@with_browser
+def test_without_webgl_the_page_says_what_is_missing(tmp_path, tab):
+    record = written(tmp_path, 16)
+    take_away = """
+        const given = HTMLCanvasElement.prototype.getContext;
+        HTMLCanvasElement.prototype.getContext = function (kind, ...more) {
+          return kind.includes("webgl") ? null : given.call(this, kind, ...more);
+        };
+    """
+    script = tab.call("Page.addScriptToEvaluateOnNewDocument", source=take_away)
+    try:
+        tab.errors.clear()
+        tab.look()
+        tab.open_report(record.folder.report)
+        assert "no WebGL" in tab.ask("document.getElementById('parallel').textContent")
+        assert tab.ask("document.querySelectorAll('#timeline .main-svg').length") > 0
+        assert tab.errors == []
+    finally:
+        tab.call("Page.removeScriptToEvaluateOnNewDocument", identifier=script["identifier"])
+
+
+@with_browser
+def test_a_narrow_screen_scrolls_what_is_wide_and_nothing_else(tmp_path, tab):
+    record = written(tmp_path, 16)
+    tab.look(width=390)
+    tab.open_report(record.folder.report)
+    assert tab.ask("document.documentElement.scrollWidth <= innerWidth")
+    assert tab.ask("document.getElementById('parallel').offsetWidth") > 700
 
 
 @with_browser

@@ -12,7 +12,7 @@ from raycompress.results.study import to_optuna
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment
 
-ENOUGH = 10
+ENOUGH = 20
 METHOD = (
     "PED-ANOVA (Watanabe, Bansal and Hutter, 2023; Optuna's evaluator): how much each dimension's values differ "
     "between the best tenth of the finished trials (at least five) and all of them. Shares add up to 1."

@@ -4,6 +4,15 @@
   const PRINTED = 680;
   let printing = false;
 
+  if (!document.createElement("canvas").getContext("webgl"))
+    for (const [id, figure] of Object.entries(figures))
+      if (figure.data.some((trace) => trace.type === "parcoords")) {
+        const place = document.getElementById(id);
+        place.textContent = "This browser has no WebGL, which these lines need; the table has the same numbers.";
+        place.style.height = "auto";
+        delete figures[id];
+      }
+
   // a colour is the name of a variable of the style sheet; what it stands for depends on light, dark or print
   const themed = (value, style, key) => {
     if (Array.isArray(value)) return value.map((inner) => themed(inner, style, key));

@@ -221,7 +221,7 @@ class _Page:
             which = "most important" if self.importance.shares else "first"
             hint += f" Shown are the {len(chosen)} {which} of {len(dimensions)} dimensions."
         plot = self._plot("parallel", figures.parallel(self.record, chosen, self.objective))
-        return f'<p class="quiet">{escape(hint)}</p>{plot}'
+        return f'<p class="quiet">{escape(hint)}</p><div class="wide">{plot}</div>'
 
     def _timeline(self) -> str:
         found = spans(self.record)
@@ -272,8 +272,16 @@ class _Page:
             f'<td class="word"><code>{escape(value)}</code></td></tr>'
             for name, value in facts.items()
         )
-        command = shlex.join(["raycompress", "launch", str(header.get("file", folder.experiment))])
-        return f'<pre>{escape(command)}</pre><table class="reproduce"><tbody>{rows}</tbody></table>'
+        return f'<pre>{escape(_command(self.record))}</pre><table class="reproduce"><tbody>{rows}</tbody></table>'
+
+
+def _command(record: Experiment) -> str:
+    """Return what launches the same again: the file itself, or the kept copy beside it where it is another by now."""
+    kept, file = record.folder.experiment, Path(record.header.get("file", record.folder.experiment))
+    if not kept.exists() or (file.exists() and file.read_bytes() == kept.read_bytes()):
+        return shlex.join(["raycompress", "launch", str(file)])
+    again = file.with_name(f"{record.id}.json")
+    return f"{shlex.join(['cp', str(kept), str(again)])}\n{shlex.join(['raycompress', 'launch', str(again)])}"
 
 
 def _section(title: str, inner: str) -> str:
