@@ -141,7 +141,9 @@ def changed_values(draw: Callable[[Any], Any], value: Any) -> Any:
                 elif isinstance(place, list):
                     place.append(moved)
             case "wrap":
-                home[key] = draw(st.sampled_from([[home[key]], {"value": home[key]}, [home[key]] * 3, str(home[key])]))
+                inner = home[key]
+                thrice = [copy.deepcopy(inner) for _ in range(3)]  # of one, a part could be moved into itself
+                home[key] = draw(st.sampled_from([[inner], {"value": inner}, thrice, str(inner)]))
             case "copy" if isinstance(home, list):
                 home.append(copy.deepcopy(home[key]))
             case _ if isinstance(home, dict):

@@ -103,7 +103,7 @@ def test_a_trial_that_cannot_start(worker, spec, tmp_path):
     missing = TrialSpec("trial", "none.py", {}, str(tmp_path), str(tmp_path / "trial"))
     _, ending = run(worker, missing)
     assert ending.state == TrialState.FAILED
-    assert ending.cause == f"cannot run the script: No such file or directory: {Path('none.py').resolve()}"
+    assert ending.cause == f"cannot run the script: No such file or directory: {tmp_path / 'none.py'}"
     (tmp_path / "file").touch()
     _, ending = run(worker, spec("", folder="file/trial"))
     assert ending.state == TrialState.FAILED
