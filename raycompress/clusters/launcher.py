@@ -34,7 +34,7 @@ _STEP = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\s+V*INFO ")
 def _words(said: str) -> Iterator[str]:
     """Yield what Ray's launcher printed but its own steps and tracebacks, without colours."""
     for line in _COLOURS.sub("", said).splitlines():
-        if not _STEP.match(line) and not line.startswith("  ") and "Full traceback" not in line:
+        if not _STEP.match(line) and not line.startswith("  ") and "traceback" not in line.lower():
             yield line.strip()
 
 

@@ -35,7 +35,6 @@ def settings(name, **changes):
 @pytest.fixture(scope="module")
 def aws_process(tmp_path_factory):
     """moto's server, with two images of the name that we look for, and one of another."""
-    images = tmp_path_factory.mktemp("aws") / "images.json"
     name = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04)"
     common = {"owner_id": "801119661308", "public": True, "architecture": "x86_64"}
     more = {"state": "available", "description": "", "root_device_type": "ebs", "hypervisor": "xen"}
@@ -48,11 +47,8 @@ def aws_process(tmp_path_factory):
     described = [
         {**common, **more, **kinds, "ami_id": ami, "name": name, "creation_date": made} for ami, name, made in listed
     ]
-    images.write_text(json.dumps(described))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MOTO_AMIS_PATH", str(images))
-        with aws_server.server() as aws:
-            yield aws
+    with aws_server.server(tmp_path_factory.mktemp("aws"), described) as aws:
+        yield aws
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,13 @@ class Aws:
 
 
 @contextmanager
-def server(folder: Path) -> Iterator[Aws]:
-    """Start the server, on a loopback port of its own, with one image instead of moto's thousands."""
+def server(folder: Path, described: Sequence[dict[str, Any]] = (_IMAGE,)) -> Iterator[Aws]:
+    """Start the server, on a loopback port of its own, with one image, or a few, instead of moto's thousands."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     images = folder / "images.json"
-    images.write_text(json.dumps([_IMAGE]))
+    images.write_text(json.dumps(list(described)))
     environment = {**os.environ, **ENVIRONMENT, "MOTO_AMIS_PATH": str(images)}
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

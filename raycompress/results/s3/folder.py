@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import os
 import re
 import shutil
@@ -131,11 +132,12 @@ class S3Folder(ExperimentFolder):
 
         What drivers before this one have left of theirs on this machine goes.
         """
-        mine = Path(tempfile.gettempdir()) / f"raycompress-{self.token}" / self.id
-        for path in mine.parent.parent.glob(f"raycompress-*/{self.id}"):
+        begins = f"raycompress-{hashlib.sha256(str(self.root).encode()).hexdigest()[:12]}"
+        mine = Path(tempfile.gettempdir()) / f"{begins}-{self.token}"
+        for path in mine.parent.glob(f"{begins}-*"):
             if path != mine and path.stat().st_uid == os.getuid():
-                shutil.rmtree(path.parent, ignore_errors=True)
-        return ScratchFolder(mine, self.address, self.token)
+                shutil.rmtree(path, ignore_errors=True)
+        return ScratchFolder(mine / self.id, self.address, self.token)
 
     def write(self, path: Path, text: str) -> None:  # noqa: D102
         self._patient.put_anyhow(path.name, text.encode())
