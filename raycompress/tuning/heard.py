@@ -52,7 +52,7 @@ class Heard:
             names: Iterable[str] = (number.name for number in signal.Signals if number == -code)
             return TrialState.KILLED, f"killed by signal {-code} ({next(iter(names), 'real-time')})"
         if self.failure is not None:
-            frame = self.failure["frame"]
+            frame = _line(self.failure["frame"])  # a file's name may have a line break
             return TrialState(self.failure["state"]), _line(self.failure["message"]) + (f" ({frame})" if frame else "")
         if code != 0:
             return TrialState.FAILED, f"exit code {code}"
