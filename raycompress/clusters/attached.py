@@ -71,7 +71,7 @@ class Attached:
 
     def stop(self) -> None:
         """Stop the search; it keeps its best so far."""
-        self.cluster.jobs.stop(self.submitted.job)
+        self.cluster.jobs.stop(self.submitted.job, Record(self.folder).header["pid"])
 
     def fetch(self) -> Record:
         """Bring its results here; see `raycompress.clusters.launch.fetch`."""

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -86,15 +87,32 @@ class Jobs:
         with self._answered():
             asyncio.run(chunks())
 
-    def stop(self, name: str) -> None:
-        """Stop a job, and wait until it has ended; a search then keeps its best so far."""
+    def stop(self, name: str, driver: int | None = None) -> None:
+        """Stop a job, and wait until it has ended; a search then keeps its best so far.
+
+        Parameters
+        ----------
+        driver
+            The process on the head to which this is said. Ray itself would signal the trials there as well, which then
+            fail before the search knows that it is to stop.
+        """
         with self._answered():
+            if driver is not None:
+                stopping = f"{name}-stop-{uuid.uuid4().hex[:8]}"
+                self._client.submit_job(entrypoint=f"kill -TERM {driver}", submission_id=stopping)
+                if self._ends_within(_STOP_S, name):
+                    return
             self._client.stop_job(name)
-        deadline = time.monotonic() + _STOP_S
+            if not self._ends_within(_STOP_S, name):
+                raise ClusterError(f"the job {name} does not stop", where=self.address, fix="tear the cluster down")
+
+    def _ends_within(self, seconds: float, name: str) -> bool:
+        deadline = time.monotonic() + seconds
         while not self.has_ended(name):
             if time.monotonic() > deadline:
-                raise ClusterError(f"the job {name} does not stop", where=self.address, fix="tear the cluster down")
+                return False
             time.sleep(0.5)
+        return True
 
     def nodes(self) -> list[str]:
         """Return the addresses of the nodes that are alive."""

@@ -125,7 +125,7 @@ class Launch:
             if self._follower.has_begun and self._on_interrupt():
                 return True
             self._view.phase("stopping the search")
-            self._cluster.jobs.stop(job)
+            self._cluster.jobs.stop(job, Record(self._folder).header["pid"] if self._follower.has_begun else None)
             self._follower.follow(self._cluster, job)
         return False
 

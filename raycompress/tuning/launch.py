@@ -57,8 +57,8 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
     if isinstance(ray, LocalRay):
         parallel(experiment)
     store.check(experiment.storage)
-    with prepared(experiment, view, meanwhile=ray) as ready:
-        n_slots = parallel(experiment, ray.nodes())
+    with prepared(experiment, view, meanwhile=ray, here=isinstance(ray, LocalRay)) as ready:
+        n_slots = _slots(experiment, ray, view)
         folder = store.create(experiment.storage, experiment.name, name)
         try:
             folder.write(folder.experiment, experiment.text)
@@ -117,9 +117,9 @@ def resume(
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
             return record
         ray = ray or LocalRay(machine_cpus())
-        with prepared(experiment, view, meanwhile=ray) as ready:
+        with prepared(experiment, view, meanwhile=ray, here=isinstance(ray, LocalRay)) as ready:
             resuming.check(record, ready)
-            n_slots = parallel(experiment, ray.nodes())
+            n_slots = _slots(experiment, ray, view)
             _check_nodes(experiment, folder, view)
             loggers = _loggers(experiment, folder)
             view.history(read(folder.journal))
@@ -131,6 +131,15 @@ def resume(
             )
             _search(ready, folder, journal, view, n_slots, loggers, record)
     return Record(folder)
+
+
+def _slots(experiment: Experiment, ray: RayHere, view: View) -> int:
+    """Return how many trials run at a time, and say so where a cluster has no room for all that are asked for."""
+    nodes = ray.nodes()
+    n_slots = parallel(experiment, nodes)
+    if n_slots < experiment.n_parallel and not isinstance(ray, LocalRay):
+        view.note(f"{n_slots} trials run at a time: the {len(nodes)} nodes have no room for {experiment.n_parallel}")
+    return n_slots
 
 
 def _check_nodes(experiment: Experiment, folder: store.ExperimentFolder, view: View) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -36,7 +37,11 @@ class Prepared:
 
 @contextmanager
 def prepared(
-    experiment: Experiment, view: View, *, meanwhile: AbstractContextManager[Any] | None = None
+    experiment: Experiment,
+    view: View,
+    *,
+    meanwhile: AbstractContextManager[Any] | None = None,
+    here: bool = True,
 ) -> Iterator[Prepared]:
     """Start the warm process, learn the model's layers from the script, and check the experiment against them.
 
@@ -44,6 +49,8 @@ def prepared(
     ----------
     meanwhile
         Entered while the warm process loads the script's libraries: what takes its own time to start.
+    here
+        Whether trials run on this machine alone, so that its size is theirs.
 
     Raises
     ------
@@ -55,7 +62,8 @@ def prepared(
         What the experiment asks for needs a library that is not installed.
     """
     check_extras(experiment)
-    for note in preflight.notes(experiment, machine_cpus(), machine_gpus()):
+    cpus, gpus = (machine_cpus(), machine_gpus()) if here else (math.inf, math.inf)
+    for note in preflight.notes(experiment, cpus, gpus):
         view.note(note)
     warm = warm_spec(experiment)
     view.phase("loading the script's libraries")

@@ -47,7 +47,7 @@ def test_the_built_in_table_says_what_it_is(aws, tmp_path):
         table["dollars_an_hour"]["m5.large"],
         table["dollars_an_hour"]["g5.xlarge"],
     ]
-    assert found.source == f"a built-in table of {table['of']} for us-east-1, which may be out of date"
+    assert found.source == f"a built-in table of {table['of']} for us-east-1: orders of magnitude, not AWS's own list"
 
 
 def test_a_price_that_nobody_knows(aws, tmp_path):

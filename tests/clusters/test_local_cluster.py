@@ -182,8 +182,7 @@ def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
     assert state["state"] == "running" and len(state["trials"]) >= 1
     told("stop", copy)
     told("fetch", copy)
-    # Ray's stop signals the trial that runs on the head as well, and then the search may end by that one's failure
-    assert Record.open(copy).state in ("stopped", "failure")
+    assert Record.open(copy).state == "stopped"
     told("cluster", "down", cluster)
     wait_until(f"left: {ray_processes(two_hosts)}", lambda: not ray_processes(two_hosts), 30)
 

@@ -14,6 +14,7 @@ from botocore.exceptions import (
     ProfileNotFound,
     UnknownRegionError,
 )
+from botocore.parsers import ResponseParserError
 
 from raycompress.clusters.aws import access, machines, network
 from raycompress.clusters.aws.account import Account
@@ -126,7 +127,7 @@ def _asked(name: str, look: Look, account: Account) -> list[Check]:
         return [_refused(name, error)]
     except ParamValidationError as error:
         return [failed(name, " ".join(str(error).split()), where=str(account.cluster.path), fix="write it so")]
-    except BotoCoreError as error:
+    except (BotoCoreError, ResponseParserError) as error:  # the latter: an answer that is none of AWS's
         return [failed(name, f"AWS gave no answer: {error}", fix="try again")]
 
 

@@ -37,7 +37,7 @@ def _on_demand(account: Account, node: Node) -> tuple[float | None, str]:
     dollars = table["dollars_an_hour"].get(node.instance_type)
     if dollars is None:
         return None, f"the price of {node.instance_type or node.name} is not known"
-    return dollars, f"a built-in table of {table['of']} for {table['region']}, which may be out of date"
+    return dollars, f"a built-in table of {table['of']} for {table['region']}: orders of magnitude, not AWS's own list"
 
 
 def built_in() -> dict[str, Any]:
