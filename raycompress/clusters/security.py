@@ -27,7 +27,16 @@ def mistakes(data: dict[str, Any]) -> list[Mistake]:
     keys: Keys = ("provider", "security_group", "IpPermissions")
     for index, rule in enumerate(_items(group, "IpPermissions")):
         found += [Mistake((*keys, index), what, _CLOSE) for what in open_ports(rule)]
+        if _is_rays_own(rule):
+            what = "Ray opens port 22 by itself, and ends with InvalidPermission.Duplicate where a file does so too"
+            found.append(Mistake((*keys, index), what, "leave this rule out"))
     return found
+
+
+def _is_rays_own(rule: Any) -> bool:
+    ranges = rule.get("IpRanges") if isinstance(rule, dict) else None
+    blocks = [block.get("CidrIp") for block in ranges or () if isinstance(block, dict)]
+    return "0.0.0.0/0" in blocks and rule.get("FromPort") == rule.get("ToPort") == _SSH
 
 
 _CLOSE = "leave it out: the dashboard and the jobs go through SSH (`raycompress cluster dashboard`)"
@@ -35,7 +44,9 @@ _CLOSE = "leave it out: the dashboard and the jobs go through SSH (`raycompress 
 
 def _start_commands(data: dict[str, Any], key: str) -> Iterator[Mistake]:
     commands = [str(command) for command in _items(data, key)]
-    if not commands:  # `prepared.prepare` writes them
+    if not commands:
+        fix = "copy them from a file that works: `raycompress cluster init`"
+        yield Mistake((), f"there are no {key}, which say how Ray's Python is entered on a node", fix)
         return
     starts = [(index, command) for index, command in enumerate(commands) if _START.search(command)]
     if not starts:

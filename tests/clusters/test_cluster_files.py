@@ -13,7 +13,7 @@ provider:
   region: us-east-1
   security_group:
     IpPermissions:
-      - {FromPort: 22, ToPort: 22, IpProtocol: TCP, IpRanges: [{CidrIp: 0.0.0.0/0}]}
+      - {FromPort: 22, ToPort: 22, IpProtocol: TCP, IpRanges: [{CidrIp: 1.2.3.4/32}]}
       - {FromPort: 0, ToPort: 65535, IpProtocol: TCP, IpRanges: [{CidrIp: 10.0.0.0/8}]}
 auth: {ssh_user: ubuntu}
 available_node_types:
@@ -73,7 +73,8 @@ def test_a_good_file(tmp_path):
             "RAY_AUTH_MODE=token",
         ),
         ("10.0.0.0/8", "0.0.0.0/0", 9, "every port would be open to 0.0.0.0/0", "leave it out"),
-        ("ToPort: 22,", "ToPort: 8265,", 8, "ports 22 to 8265 would be open to 0.0.0.0/0", "leave it out"),
+        ("1.2.3.4/32", "0.0.0.0/0", 8, "InvalidPermission.Duplicate", "leave this rule out"),
+        ("ToPort: 22,", "ToPort: 8265,", 8, "ports 22 to 8265 would be open to 1.2.3.4/32", "leave it out"),
         (
             "auth:",
             "docker: {image: a, container_name: b, run_options: ['-p 8265:8265']}\nauth:",
@@ -120,7 +121,8 @@ def test_a_file_is_found_by_path_or_by_name(tmp_path):
 
 
 def test_machines_that_do_not_answer_are_told(tmp_path):
-    text = "cluster_name: mine\nprovider: {type: local, head_ip: 127.0.0.1, worker_ips: [127.1.2.3]}\n"
+    local = "cluster_name: mine\nprovider: {type: local, head_ip: 127.0.0.1, worker_ips: [127.1.2.3]}\n"
+    text = local + GOOD[GOOD.index("head_start_ray_commands") :]
     found = list(cloud.checks(load(tmp_path, text), "/shared"))
     assert [check.name for check in found] == ["host 127.0.0.1", "host 127.1.2.3"]
     assert all(check.state == "ok" or "does not answer on port 22" in check.problem.what for check in found)
