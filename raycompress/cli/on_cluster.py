@@ -19,7 +19,7 @@ from raycompress.errors import ClusterError, ExperimentError, UsageError
 
 if TYPE_CHECKING:
     from raycompress.clusters.attached import Attached
-    from raycompress.clusters.launch import Outcome
+    from raycompress.clusters.launch import Again, Outcome
     from raycompress.clusters.package import Package
     from raycompress.clusters.running import Cluster
     from raycompress.experiment.schema import Experiment
@@ -39,8 +39,32 @@ class Options:
     as_json: bool = False
 
 
-def launch_on_cluster(file: Path, reference: str, options: Options) -> None:
-    """Run the experiment in `file` on the cluster that `reference` names, and bring its results here."""
+def resume_on_cluster(
+    folder: ExperimentFolder, file: Path | None, reference: str, options: Options, n_samples: int | None
+) -> None:
+    """Go on with the search of `folder` on the cluster that `reference` names, and bring its results here."""
+    from raycompress.clusters.launch import Again
+    from raycompress.clusters.mirror import Submitted
+    from raycompress.results.record import Experiment as Record
+
+    record = Record(folder)
+    if record.finished == "complete" and n_samples is None:
+        say(f"all {record.header['n_trials']} trials have ended; --n-samples adds some", err=True)
+        return
+    file = file or Path(record.header["file"])
+    if not file.is_file():
+        fix = "name it: --file exp.json"
+        raise UsageError("the experiment file is not where the search was launched from", where=str(file), fix=fix)
+    submitted = Submitted.of(folder)
+    there = folder.reference if submitted is None else submitted.folder
+    home = Path(DEFAULT_STORAGE) if folder.is_remote else folder.root.parent
+    launch_on_cluster(file, reference, options, Again(there, n_samples), home)
+
+
+def launch_on_cluster(
+    file: Path, reference: str, options: Options, again: Again | None = None, home: Path = Path(DEFAULT_STORAGE)
+) -> None:
+    """Run the experiment in `file` on the cluster that `reference` names, and bring its results to `home`."""
     from raycompress.cli.launch import conclude
     from raycompress.cli.live import LiveView
     from raycompress.clusters.launch import Launch, Request, shared_storage
@@ -49,12 +73,12 @@ def launch_on_cluster(file: Path, reference: str, options: Options) -> None:
     experiment = _loaded(file)
     cluster = cluster_of(reference)
     with tempfile.TemporaryDirectory(prefix="raycompress-") as scratch:
-        storage = shared_storage(experiment)
+        storage = shared_storage(experiment) if again is None else again.folder.rpartition("/")[0]
         package = pack(experiment, Path(scratch))
         _agree(experiment, cluster, storage, package, options)
         if options.dry_run:
             return
-        request = Request(experiment, storage, Path(DEFAULT_STORAGE), keep=options.keep, detach=options.detach)
+        request = Request(experiment, storage, home, keep=options.keep, detach=options.detach, again=again)
         with LiveView() as view:
             outcome = Launch(request, cluster, view, lambda: _leaves_it_running(view)).run(package, Path(scratch))
     if outcome.detached:

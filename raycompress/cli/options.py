@@ -91,10 +91,13 @@ def open_record(experiment: str | None, storage: Storage) -> Experiment:
 
 def watching(events: bool, *, live: bool = True) -> LiveView | RelayView:
     """Return who watches a search: the terminal, or whoever reads this job's output."""
-    from raycompress.cli.live import LiveView
-    from raycompress.tuning.relay import RelayView
+    if events:  # as a job, whose nodes need not have what a terminal's view takes
+        from raycompress.tuning.relay import RelayView
 
-    return RelayView() if events else LiveView(live=live)
+        return RelayView()
+    from raycompress.cli.live import LiveView
+
+    return LiveView(live=live)
 
 
 def ray_of(on_ray: str | None, dashboard: bool) -> RayHere:

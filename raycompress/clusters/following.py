@@ -15,7 +15,8 @@ from raycompress.tuning.view import SearchView
 
 _PATIENCE_S = 300.0
 _REST_S = 3.0
-_KEPT_WORDS = 20
+_KEPT_WORDS = 50
+_SHOWN_WORDS = 5
 
 
 class Lines:
@@ -132,8 +133,11 @@ class Follower:
 
     def _conclude(self, cluster: Cluster, job: str) -> None:
         if self.error is None and cluster.jobs.status(job) == "FAILED":
-            words = "\n".join([cluster.jobs.message(job), *self._words])
-            self.error = ClusterError("the search's job failed on the cluster", where=job, fix=words)
+            said = [line for line in self._words if line.strip() and not line.startswith(" ")]  # no traceback's frames
+            words = said[-_SHOWN_WORDS:] or [cluster.jobs.message(job)]
+            if any("ModuleNotFoundError" in line or "No module named" in line for line in words):
+                words.append("the `python` on the head's path must be the one that Ray runs with, and have them all")
+            self.error = ClusterError("the search's job failed on the cluster", where=job, fix="\n".join(words))
 
     def close(self) -> None:
         """Let go of the copy."""

@@ -29,6 +29,14 @@ _STOP_WAIT_S = 60
 
 
 @dataclass(frozen=True)
+class Again:
+    """A search to go on with: its folder, as the nodes reach it, and how many samples it is to have in all."""
+
+    folder: str
+    n_samples: int | None = None
+
+
+@dataclass(frozen=True)
 class Request:
     """What a search on a cluster is to be.
 
@@ -40,6 +48,8 @@ class Request:
         Whether the cluster outlives the search.
     detach
         Whether to leave the search alone once it has begun.
+    again
+        Of a search that is resumed.
     """
 
     experiment: Experiment
@@ -47,6 +57,7 @@ class Request:
     home: Path
     keep: bool = False
     detach: bool = False
+    again: Again | None = None
 
 
 @dataclass(frozen=True)
@@ -78,7 +89,10 @@ class Launch:
         self._view = view
         self._on_interrupt = on_interrupt
         self._submitted = Submitted(
-            job=store.new_id(request.experiment.name), cluster=cluster.name, storage=request.storage, keep=request.keep
+            job=store.new_id(f"{'resume-' if request.again else ''}{request.experiment.name}"),
+            cluster=cluster.name,
+            storage=request.storage,
+            keep=request.keep,
         )
         self._follower = Follower(view, self._begin)
         self._folder = store.ExperimentFolder(request.home / self._submitted.job)
@@ -105,8 +119,7 @@ class Launch:
         return Outcome(self._folder, error=self._follower.error)
 
     def _submit(self, package: Package, scratch: Path) -> None:
-        words = ["python", "-m", "raycompress", "launch", package.experiment]
-        words += ["--on-ray", "auto", "--id", self._submitted.job, "--events"]
+        words = ["python", "-m", "raycompress", *self._verb(package), "--on-ray", "auto", "--events"]
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
         runtime_env = {
             **self._cluster.runtime_env(scratch),
@@ -115,6 +128,13 @@ class Launch:
         }
         self._view.phase("submitting the search")
         self._cluster.jobs.submit(self._submitted.job, shlex.join(words), runtime_env)
+
+    def _verb(self, package: Package) -> list[str]:
+        again = self._request.again
+        if again is None:
+            return ["launch", package.experiment, "--id", self._submitted.job]
+        n_samples = [] if again.n_samples is None else ["--n-samples", str(again.n_samples)]
+        return ["resume", again.folder, "--file", package.experiment, *n_samples]
 
     def _watch(self) -> bool:
         """Follow the search; return whether the person leaves it running."""

@@ -140,7 +140,8 @@ class AddressCluster(Cluster):
         return False
 
     def up(self, view: View) -> None:  # noqa: D102
-        view.phase(f"{len(self.jobs.nodes())} nodes run at {self.name}")
+        n_nodes = len(self.jobs.nodes())
+        view.phase(f"{n_nodes} node{'s run' if n_nodes != 1 else ' runs'} at {self.name}")
 
     def _connected(self) -> Jobs:
         return Jobs(self.name)

@@ -1,0 +1,90 @@
+"""A search on a Ray cluster that runs already, named by the address of its Jobs API; and gone on with there."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from raycompress.results.record import Experiment as Record
+from tests.conftest import REPOSITORY, number_experiment
+
+pytestmark = pytest.mark.xdist_group("ray")
+
+SCRIPT = """
+import sys
+import raycompress as rc
+config = rc.BasicConfig().load(sys.argv[1])
+rc.report(score=config.x)
+"""
+
+CLUSTER = """
+import sys
+from raycompress.tuning.local_ray import LocalRay
+
+with LocalRay(2, dashboard=True) as ray:
+    print(ray.address["webui_url"], flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    """Start a Ray with its Jobs API; gives the address and the environment that lets one in."""
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-test" * 4}
+    env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # jobs take the `python` that is on Ray's path
+    env["RAY_TMPDIR"] = tempfile.mkdtemp(
+        prefix="rc"
+    )  # a job is given the newest Ray of the folder, not the one it is of
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CLUSTER], env=env, **pipes)
+    try:
+        yield f"http://{process.stdout.readline().strip()}", env
+    finally:
+        process.stdin.close()
+        process.wait(60)
+        shutil.rmtree(env["RAY_TMPDIR"])
+
+
+def ran(cluster, folder, *words):
+    address, env = cluster
+    command = [sys.executable, "-m", "raycompress", *words, "--cluster", address]
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
+
+
+def test_a_search_at_an_address_is_run_and_gone_on_with(cluster, tmp_path):
+    more = {"parameter_config": [{"name": "x", "type": "float", "range": [0, 1]}], "random_seed": 5, "n_samples": 3}
+    (tmp_path / "home").mkdir()
+    path = number_experiment(tmp_path / "home", SCRIPT, **more, storage=str(tmp_path / "there"))
+    done = ran(cluster, tmp_path / "home", "launch", path.name)
+    assert done.returncode == 0, done.stderr
+    assert "1 node runs at" in done.stderr and "best of 3 trials" in done.stdout
+    (there,) = (tmp_path / "there").iterdir()
+    (here,) = (tmp_path / "home" / "raycompress_results").iterdir()
+    assert here.name == there.name
+    assert (here / "journal.jsonl").read_text() == (there / "journal.jsonl").read_text()
+
+    done = ran(cluster, tmp_path / "home", "resume", here.name, "--file", path.name)
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "all 3 trials have ended; --n-samples adds some" in done.stderr
+
+    done = ran(cluster, tmp_path / "home", "resume", here.name, "--file", path.name, "--n-samples", "5")
+    assert done.returncode == 0, done.stderr
+    for folder in (here, there):
+        record = Record.open(folder)
+        assert (record.state, len(record.searched)) == ("complete", 5)
+        events = [json.loads(line)["event"] for line in record.folder.journal.read_text().splitlines()]
+        assert (events.count("experiment"), events.count("resumed"), events.count("ended")) == (1, 1, 5)
+
+
+def test_without_the_token_nobody_gets_in(cluster, tmp_path):
+    address, env = cluster
+    path = number_experiment(tmp_path, SCRIPT, storage=str(tmp_path / "there"))
+    stranger = {**env, "RAY_AUTH_TOKEN": "another" * 6}
+    done = ran((address, stranger), tmp_path, "launch", path.name)
+    assert done.returncode == 3
+    assert "RAY_AUTH_TOKEN_PATH" in done.stderr and "Traceback" not in done.stderr
