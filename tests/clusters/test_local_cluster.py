@@ -1,6 +1,7 @@
 """Searches on real clusters: hosts in namespaces of this machine, with real sshd, brought up by Ray's own launcher."""
 
 import json
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -44,6 +45,18 @@ def main(config):
 
 if __name__ == "__main__":
     main()
+"""
+
+
+GET = """
+import sys, urllib.error, urllib.request
+request = urllib.request.Request(sys.argv[1] + "/api/version")
+if len(sys.argv) > 2:
+    request.add_header("Authorization", "Bearer " + open(sys.argv[2]).read().strip())
+try:
+    print(urllib.request.urlopen(request, timeout=20).status)
+except urllib.error.HTTPError as error:
+    print(error.code)
 """
 
 
@@ -158,7 +171,7 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab
 
 def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
     """Detached; asked how it stands; the wrong client refused; stopped; fetched; torn down by hand."""
-    home = write_search(two_hosts, n_samples=40, n_parallel=2)
+    home = write_search(two_hosts, n_samples=100, n_parallel=2)
     cluster = write_cluster(two_hosts, home)
     here = two_hosts.here
 
@@ -178,6 +191,12 @@ def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
     assert head.run([*status, "http://127.0.0.1:8265/api/jobs/"]).stdout == "401"
     assert here.run([*status, f"http://{head.address}:8265/api/jobs/"]).returncode != 0  # not beyond its loopback
 
+    seen = json.loads(told("cluster", "status", cluster, "--json"))
+    assert (seen["expected"], sorted(seen["nodes"])) == (2, ["10.77.0.1", "10.77.0.2"])
+    assert "CPU" in seen["status"]
+    assert "2 of 2 nodes have joined" in told("cluster", "status", cluster)
+    _dashboard_is_for_whoever_has_the_token(two_hosts, cluster)
+
     state = json.loads(told("status", copy, "--json"))
     assert state["state"] == "running" and len(state["trials"]) >= 1
     told("stop", copy)
@@ -185,6 +204,30 @@ def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
     assert Record.open(copy).state == "stopped"
     told("cluster", "down", cluster)
     wait_until(f"left: {ray_processes(two_hosts)}", lambda: not ray_processes(two_hosts), 30)
+    gone = here.run(raycompress("cluster", "status", cluster), timeout=120)
+    assert gone.returncode == 3 and "Traceback" not in gone.stderr
+
+
+def _dashboard_is_for_whoever_has_the_token(hosts: Lab, file: Path) -> None:
+    here = hosts.here
+    opened = subprocess.Popen(
+        here.command(raycompress("cluster", "dashboard", file)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=clean_environment(),
+    )
+    url = opened.stdout.readline().strip()
+    told = opened.stderr.readline()
+    assert url.startswith("http://127.0.0.1:"), opened.stderr.read()
+    token = told.split("cat ")[1].strip()
+    get = ["/root/venv/bin/python", "-c", GET, url]
+    assert here.run(get).stdout.strip() == "401"
+    assert here.run([*get, token]).stdout.strip() == "200"
+    (command,) = psutil.Process(opened.pid).children()  # nsenter waits for what it runs in the host
+    command.send_signal(signal.SIGINT)
+    assert opened.wait(30) == 0
+    assert not [line for line in here.processes() if "ssh " in line]
 
 
 def test_a_cluster_that_does_not_come_up_is_torn_down(two_hosts: Lab) -> None:
