@@ -155,15 +155,16 @@ _HOST = """
 set -e
 hostname "$NAME"
 ip link set lo up
+number=0
+for path in $KEPT; do
+    mkdir "$FOLDER/$NAME-$number"; mount --bind "$path" "$FOLDER/$NAME-$number"; number=$((number+1))
+done
 mount -t tmpfs -o size=2g tmpfs /tmp
 mount -t tmpfs -o size=512m tmpfs /dev/shm
-number=0
-for path in $KEPT; do mkdir /tmp/kept-$number; mount --bind "$path" /tmp/kept-$number; number=$((number+1)); done
 mount -t tmpfs -o mode=700 tmpfs /root
 number=0
 for path in $KEPT; do
-    mkdir -p "$path"; mount --bind /tmp/kept-$number "$path"; umount /tmp/kept-$number; rmdir /tmp/kept-$number
-    number=$((number+1))
+    mkdir -p "$path"; mount --bind "$FOLDER/$NAME-$number" "$path"; umount "$FOLDER/$NAME-$number"; number=$((number+1))
 done
 mkdir -p /tmp/run-sshd && mount --bind /tmp/run-sshd /run
 mount --bind "$FOLDER/passwd" /etc/passwd
@@ -191,7 +192,7 @@ def _host(folder: Path, inside: psutil.Process, name: str, address: str) -> Host
     enter = ["nsenter", "--target", str(inside.pid), "--net", "--pid", "--mount", "--uts", "--ipc"]
     site = Path(psutil.__file__).parents[1]
     places = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), _REPOSITORY.resolve(), site.resolve()}
-    kept = sorted(str(place) for place in places if place.is_relative_to("/root"))
+    kept = sorted(str(place) for place in places if place.parts[1] in ("root", "tmp"))  # which a host has of its own
     settings = {
         "NAME": name,
         "FOLDER": str(folder),
