@@ -11,6 +11,8 @@ cluster_name: mine
 provider: {type: local, head_ip: 127.0.0.1, worker_ips: []}
 auth: {ssh_user: you, ssh_private_key: KEY}
 setup_commands: ["pip install 'ray[default,tune]==VERSION'"]
+head_start_ray_commands: [ray stop, "ray start --head --autoscaling-config=~/ray_bootstrap_config.yaml"]
+worker_start_ray_commands: [ray stop, "ray start --address=$RAY_HEAD_IP:6379"]
 """
 
 
