@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +11,10 @@ import pytest
 from raycompress.results.record import Experiment as Record
 from tests.conftest import REPOSITORY, number_experiment
 
-pytestmark = pytest.mark.xdist_group("ray")
+pytestmark = [
+    pytest.mark.xdist_group("ray"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of processes"),
+]
 
 SCRIPT = """
 import sys
@@ -37,17 +38,15 @@ def cluster():
     """Start a Ray with its Jobs API; gives the address and the environment that lets one in."""
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-test" * 4}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # jobs take the `python` that is on Ray's path
-    env["RAY_TMPDIR"] = tempfile.mkdtemp(
-        prefix="rc"
-    )  # a job is given the newest Ray of the folder, not the one it is of
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
-    process = subprocess.Popen([sys.executable, "-c", CLUSTER], env=env, **pipes)
+    # Ray gives a job any Ray that it sees among the processes: here there is one
+    alone = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
+    process = subprocess.Popen([*alone, sys.executable, "-c", CLUSTER], env=env, **pipes)
     try:
         yield f"http://{process.stdout.readline().strip()}", env
     finally:
         process.stdin.close()
         process.wait(60)
-        shutil.rmtree(env["RAY_TMPDIR"])
 
 
 def ran(cluster, folder, *words):

@@ -132,7 +132,8 @@ class S3Folder(ExperimentFolder):
 
         What drivers before this one have left of theirs on this machine goes.
         """
-        begins = f"raycompress-{hashlib.sha256(str(self.root).encode()).hexdigest()[:12]}"
+        whose = f"{_cache().name}/{self.address}"  # of this server, whichever cache folder the drivers have
+        begins = f"raycompress-{hashlib.sha256(whose.encode()).hexdigest()[:12]}"
         mine = Path(tempfile.gettempdir()) / f"{begins}-{self.token}"
         for path in mine.parent.glob(f"{begins}-*"):
             if path != mine and path.stat().st_uid == os.getuid():
