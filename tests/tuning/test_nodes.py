@@ -17,7 +17,7 @@ rc.report(score=config.x)
 """
 
 DRIVER = """
-import os, sys, threading
+import os, sys, threading, time
 from raycompress.cli.live import LiveView
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import local_ray
@@ -41,7 +41,10 @@ class ThreeNodes:
         return self
 
     def __exit__(self, *error):
-        print("alive:", sum(node["Alive"] for node in ray.nodes()))
+        end = time.monotonic() + 60  # a search may be done before Ray has noticed
+        while (alive := sum(node["Alive"] for node in ray.nodes())) == 3 and time.monotonic() < end:
+            time.sleep(0.5)
+        print("alive:", alive)
         ray.shutdown()
         self.cluster.shutdown()
 

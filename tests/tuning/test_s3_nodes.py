@@ -44,8 +44,8 @@ class Elsewhere:
     def __exit__(self, *error):
         ray.shutdown()
 
-    def resources(self):
-        return ray.cluster_resources()
+    def nodes(self):
+        return [ray.cluster_resources()]
 
 
 with LiveView() as view:
