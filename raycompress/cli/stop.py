@@ -16,8 +16,10 @@ def stop(experiment: str | None, storage: Path) -> None:
     from raycompress.cli.live import LiveView
     from raycompress.cli.on_cluster import reached
 
-    with reached(open_record(experiment, storage).folder) as search:
+    folder = open_record(experiment, storage).folder
+    with reached(folder) as search:
         search.stop()
-        with LiveView() as view:
-            search.bring_up_to_date(view)
+        if not folder.is_written():  # by one that follows it
+            with LiveView() as view:
+                search.bring_up_to_date(view)
     say("stopped; `raycompress fetch` brings its results here", err=True)

@@ -17,7 +17,11 @@ from raycompress.errors import ClusterError
 PORT = 8265
 """Where Ray's dashboard, and with it the Jobs API, listens on the head."""
 
-_TALKATIVE = ("ray.dashboard.modules.dashboard_sdk", "ray.dashboard.modules.job.sdk")
+_TALKATIVE = (
+    "ray._private.runtime_env.packaging",
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+)
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _STOP_S = 90.0
 
