@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from raycompress.clusters.home import ClusterHome
-from raycompress.clusters.prepared import activation, prepare, stop_command
+from raycompress.clusters.prepared import prepare, stop_command
 from raycompress.clusters.ssh import Ssh
 from raycompress.clusters.wheel import make_wheel
 from raycompress.errors import ClusterError
@@ -75,27 +75,6 @@ class Launcher:
         """Return the address of the head."""
         said = self._ray("get-head-ip", failure="the cluster has no head")
         return said.strip().splitlines()[-1].strip()
-
-    def status(self) -> str:
-        """Return what ``ray status`` says on the head.
-
-        Raises
-        ------
-        ClusterError
-            The head does not answer, or Ray does not run there.
-        """
-        head = self.head()
-        asked = self.ssh.run(
-            head, f"bash --login -c {shlex.quote(activation(self.data) + 'RAY_AUTH_MODE=token ray status')}"
-        )
-        if asked.returncode != 0:
-            said = (asked.stderr or asked.stdout).strip().splitlines()
-            raise ClusterError(
-                f"the head does not say how the cluster is: {said[-1] if said else 'no answer'}",
-                where=head,
-                fix="`raycompress cluster down` ends what may still run there",
-            )
-        return asked.stdout
 
     def copy_here(self, source: str, target: Path) -> None:
         """Copy a folder of the head, whole, by Ray's own rsync."""
