@@ -116,6 +116,10 @@ class SpeedupError(CompressionError):
     """The sliced model does not equal the masked one, or is no smaller."""
 
 
+class BudgetError(CompressionError):
+    """The compressed model would be larger than the experiment allows."""
+
+
 class BundleError(RaycompressError):
     """A bundle that is broken, foreign or does not fit the model."""
 

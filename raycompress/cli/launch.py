@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from raycompress.cli import goals
 from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, say, watching
 from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
@@ -122,7 +123,9 @@ def outcome(record: Record) -> dict[str, object]:
             "sample": best.sample,
             "removed": best.removed,
             "notes": best.notes,
+            "feasible": record.is_feasible(best),
         },
+        "front": [trial.number for trial in record.pareto] if len(record.objective.goals) > 1 else None,
         "baseline": record.baseline.values if record.baseline is not None else None,
         "verified": record.verified,
         "bundle": _bundle(record),
@@ -141,8 +144,10 @@ def summary(record: Record) -> str:
     best = record.best
     if best is None:
         return f"{record.id}: no trial finished with a result"
-    lines = [f"best of {len(record.searched)} trial{'s' * (len(record.searched) != 1)}: trial {best.number}", ""]
+    word = "nearest" if goals.infeasible(record) is not None else "best"
+    lines = [f"{word} of {len(record.searched)} trial{'s' * (len(record.searched) != 1)}: trial {best.number}", ""]
     lines.append(columns([("", "dense", "best", "left"), *before_and_after(record)]))
+    lines += goals.lines(record)
     if best.removed:
         gone = (best.after or {}).get("params") != (best.before or {}).get("params")
         removed = ", ".join(f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items())
@@ -168,10 +173,10 @@ def _failure(record: Record) -> RaycompressError | None:
     if record.state == "stopped":
         kept = "the best model so far is kept" if record.best_number is not None else "the results so far are kept"
         again = "launch again" if record.header["proposer"] == "passive" else f"{resume} goes on with it"
-        error = StoppedError(f"the search was {detail}; {kept}", where=record.folder.reference, fix=again)
+        stopped = StoppedError(f"the search was {detail}; {kept}", where=record.folder.reference, fix=again)
         if record.best is None:
-            error.exit_code = 130
-        return error
+            stopped.exit_code = 130
+        return stopped
     failures = [trial for trial in record.records.values() if trial.state.is_failure]
     failed = max(failures, key=lambda trial: trial.started + (trial.seconds or 0), default=None)
     if record.state == "failure" and failed is not None:
@@ -182,6 +187,8 @@ def _failure(record: Record) -> RaycompressError | None:
             where=record.folder.place(record.folder.log(failed.number)),
             fix=f"{mend}, and {resume} makes it again{otherwise}",
         )
+    if (error := goals.infeasible(record)) is not None:
+        return error
     if record.best is None:
         folder = record.folder
         where = folder.place(folder.log(failed.number)) if failed is not None else folder.reference

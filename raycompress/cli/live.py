@@ -17,9 +17,16 @@ from raycompress.cli.words import duration, number, share, shown, value
 from raycompress.experiment.objective import Objective
 from raycompress.printable import printable
 from raycompress.results.journal import Event
+from raycompress.results.standing import Standing
 from raycompress.results.states import TrialState
 
-_STYLES = {"running": "cyan", "finished": "default", "stopped": "yellow", "ended early": "yellow"}
+_STYLES = {
+    "running": "cyan",
+    "finished": "default",
+    "stopped": "yellow",
+    "ended early": "yellow",
+    "over budget": "yellow",
+}
 _ROWS = 12
 _ROUND_THE_TABLE = 6
 """Lines of the terminal that are not the table's rows."""
@@ -75,9 +82,13 @@ class Progress:
         """The best trial so far: the one whose model is kept, or, where none is saved, that of the best result."""
         if self._promoted is not None:
             return self._promoted
-        scored = [(trial["trial"], trial["score"]) for trial in self.ended if trial["score"] is not None]
-        found = Objective(self.header["goal"]).best(sorted(pair for pair in scored if pair[0] != 0))
-        return None if found is None else found[0]
+        standing = Standing(Objective.from_header(self.header))
+        for trial in self.ended:
+            if trial["trial"] == 0:
+                standing.take_dense(trial["values"])
+            elif trial["score"] is not None:
+                standing.take(trial["trial"], trial["values"], trial["before"], trial["after"])
+        return next(iter(standing.ranked), None)
 
     def same_failure(self, event: Event) -> int | None:
         """Return the first trial that ended just as this one did; None where this one is the first."""

@@ -225,12 +225,13 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
 def _download_best(submitted: Submitted, folder: store.ExperimentFolder) -> None:
     """Download the best candidate from S3; the copy of the journal is here already."""
     remote = store.find(submitted.folder, S3Address.parse(submitted.storage))
-    number = remote.best_number()
-    if number is not None:
-        score = Record(folder).records[number].score
-        with told("cannot copy the results", folder.root):
-            shutil.copytree(remote.fetch_candidate(number), folder.candidate(number), dirs_exist_ok=True)
-        folder.point_to_best(number, score or 0.0)
+    best = remote.best_number()
+    if best is not None:
+        score = Record(folder).records[best].score
+        for number in {best, *remote.candidates()}:  # of a Pareto front there are several
+            with told("cannot copy the results", folder.root):
+                shutil.copytree(remote.fetch_candidate(number), folder.candidate(number), dirs_exist_ok=True)
+        folder.point_to_best(best, score or 0.0)
 
 
 def shared_storage(experiment: Experiment) -> str:

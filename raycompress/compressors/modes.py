@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -15,6 +16,8 @@ from raycompress.compressors.inspection import inspect
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.pruning.masks import FirstCall
 from raycompress.compressors.structure.slicing import relative_difference
+from raycompress.errors import CompressionError
+from raycompress.experiment.model import ModelInfo
 from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection, Trial
 
@@ -37,7 +40,8 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
         from raycompress.compressors.analysis.analyser import Analyser
 
         return Analyser(model, trial, dummy, arguments)
-    return Inspector(model, trial, None if dummy is None else Example.from_dummy(dummy))
+    example = None if dummy is None else Example.from_dummy(dummy)
+    return Inspector(model, trial, example, has_evaluator=arguments.get("evaluator") is not None)
 
 
 class DenseCompressor(Compressor):
@@ -50,9 +54,10 @@ class Inspector(Compressor):
     A script that reports without calling the model is recorded without shapes.
     """
 
-    def __init__(self, model: nn.Module, trial: Trial, example: Example | None) -> None:
+    def __init__(self, model: nn.Module, trial: Trial, example: Example | None, *, has_evaluator: bool) -> None:
         super().__init__(model)
         self._trial = trial
+        self._has_evaluator = has_evaluator
         self._sent = False
         self._first_call = FirstCall(self._leave)
         if example is not None:
@@ -82,7 +87,19 @@ class Inspector(Compressor):
     def _send(self, example: Example | None) -> None:
         if not self._sent:
             self._sent = True
-            self._trial.send({"type": "model", "model": inspect(self.model, example).to_json()})
+            known = replace(inspect(self.model, example), has_evaluator=self._has_evaluator)
+            if self._trial.analysis.get("costs") and example is not None:
+                known = _with_costs(known, self.model, example)
+            self._trial.send({"type": "model", "model": known.to_json()})
+
+
+def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelInfo:
+    from raycompress.compressors.structure.costing import cost_model
+
+    try:
+        return replace(known, costs=cost_model(model, example))
+    except CompressionError as error:
+        return replace(known, costs_unknown=error.problems[0].what)
 
 
 def verify(model: nn.Module, trial: Trial) -> NoReturn:

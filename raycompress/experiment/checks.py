@@ -11,6 +11,7 @@ from raycompress.compressors.catalog import FRAMEWORKS, CompressorEntry, find, n
 from raycompress.compressors.catalog.quantizers import BITS, PARTS
 from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.jsontext import JsonPath
+from raycompress.experiment.objective_checks import check_objective
 from raycompress.experiment.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.experiment.words import did_you_mean, dotted, listed, near
 
@@ -41,6 +42,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _check_arguments(compression, compressor)
     yield from _check_parameters(data.get("parameter_config"))
     yield from _check_export(data, framework)
+    yield from check_objective(data, compressor)
     if data.get("proposer") == "sequence":
         yield from _check_grid(data)
     if data.get("proposer") == "spearmint":
@@ -240,6 +242,7 @@ def notes(data: Mapping[str, Any]) -> Iterator[Note]:
 _SETTINGS_OF: Mapping[str, tuple[str, ...]] = {
     "engine": ("hyperopt",),
     **dict.fromkeys(("eta", "max_iter"), ("hyperband", "bohb")),
+    "exploration": ("guided",),
     **dict.fromkeys(("num_samples", "min_points_in_model", "top_n_percent"), ("bohb",)),
     **dict.fromkeys(("random_fraction", "bandwidth_factor", "min_bandwidth"), ("bohb",)),
 }
@@ -248,7 +251,8 @@ _SETTINGS_OF: Mapping[str, tuple[str, ...]] = {
 
 def _notes_on_settings(data: Mapping[str, Any]) -> Iterator[Note]:
     early_stop = _dict(_dict(data.get("resource_args")).get("early_stop"))
-    proposer, policy = data.get("proposer", "random"), early_stop.get("aup_policy")
+    proposer = data.get("proposer", "random")
+    policy = early_stop.get("aup_policy", _dict(data.get("scheduler")).get("type"))
     for key, proposers in _SETTINGS_OF.items():
         by_asha = key in ("eta", "max_iter") and policy == "asha"
         if key in data and proposer not in proposers and not by_asha:

@@ -63,6 +63,14 @@ class Dimension:
         middle = math.sqrt(low * high) if self.log else low + (high - low) / 2
         return min(max(round(middle), low), high) if self.kind == "int" else middle
 
+    def nearest(self, value: float) -> Any:
+        """Return the value of this dimension, whose choices are numbers if it has any, that is nearest to `value`."""
+        if self.choices is not None:
+            return min(self.choices, key=lambda choice: abs(choice - value))
+        low, high = self._ends()
+        inside = min(max(value, low), high)
+        return round(inside) if self.kind == "int" else inside
+
     def _ends(self) -> tuple[float, float]:
         assert self.low is not None and self.high is not None
         return self.low, self.high

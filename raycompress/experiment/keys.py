@@ -26,20 +26,17 @@ from raycompress.experiment.messages import findings_of
 from raycompress.experiment.ranges import KEYS, TYPES, Finding, check_range, is_range
 from raycompress.experiment.words import did_you_mean, listed
 
-PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hyperband", "bohb", "passive")
-COMING_PROPOSERS = ("guided",)
+PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hyperband", "bohb", "guided", "passive")
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
 ENGINES = ("tpe", "random", "rand", "anneal", "mix")
 LOGGERS = ("tensorboard", "mlflow", "wandb")
 
-_NOT_YET = "Known, but does not work in this version yet."
 _NO_MEANING = "Of the old tool's remote execution: taken, and without meaning here."
 
 
 def _extend(schema: dict[str, Any], model: type[Any]) -> None:
-    """Add the keys that are no fields; what comes later allows no value at all, so that an editor marks it."""
+    """Add the keys that are no fields."""
     properties = schema.setdefault("properties", {})
-    properties.update({key: {"description": _NOT_YET, "not": {}} for key in model.coming})
     properties.update({key: {"description": _NO_MEANING} for key in model.meaningless})
 
 
@@ -47,8 +44,6 @@ class Keys(BaseModel):
     """An object of the file: its keys are known, each value has exactly the type that its key says."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_extend)
-    coming: ClassVar[tuple[str, ...]] = ()
-    """Keys that are known and whose function comes later: using one is an error that says so."""
     meaningless: ClassVar[tuple[str, ...]] = ()
     """Keys of the old tool that have no meaning here: using one is taken, with a note."""
 
@@ -111,18 +106,17 @@ def complaint(what: str, fix: str) -> PydanticCustomError:
 
 
 class OneOf:
-    """Marks a text that must be one of `options`; `coming` are known and do not work yet, `refused` never will."""
+    """Marks a text that must be one of `options`; `refused` are known, and never will be."""
 
     def __init__(
         self,
         noun: str,
         options: Sequence[str],
         *,
-        coming: Sequence[str] = (),
         refused: Mapping[str, str] | None = None,
         more: str = "",
     ) -> None:
-        self.noun, self.options, self.coming, self.refused, self.more = noun, options, coming, refused or {}, more
+        self.noun, self.options, self.refused, self.more = noun, options, refused or {}, more
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._validate, handler(source))
@@ -131,11 +125,9 @@ class OneOf:
         if value in self.options:
             return value
         every = f"use one of {listed(self.options)}"
-        if value in self.coming:
-            raise complaint(f'the {self.noun} "{value}" is known but does not work in this version yet', every)
         if value in self.refused:
             raise complaint(f'the {self.noun} "{value}" is refused: {self.refused[value]}', every)
-        near = did_you_mean(value, [*self.options, *self.coming])
+        near = did_you_mean(value, self.options)
         raise complaint(
             f'unknown {self.noun} "{value}"', " ".join(filter(None, [near or every + ";", self.more])).rstrip(";")
         )
@@ -264,12 +256,9 @@ class JobFailureKeys(Keys):
     ignore_fail: bool = Field(False, description="Go on after a failed trial.")
 
 
-class EarlyStopKeys(Keys):
-    """When a trial is ended because its intermediate results are poor."""
+class _StoppingKeys(Keys):
+    """The settings of all policies."""
 
-    aup_policy: Annotated[str, OneOf("policy of early stopping", POLICIES)] = Field(
-        description="bandit, median, truncation, curve_fitting or asha"
-    )
     aup_policy_steps: Count = Field(1, description="Look at every so many results of a trial.")
     warmup: Annotated[int, Field(ge=0)] = Field(0, description="So many first results are never looked at.")
     bandit_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="bandit: worse than this of the best.")
@@ -282,6 +271,14 @@ class EarlyStopKeys(Keys):
     curve_fitting_timeout: Seconds = Field(30.0, description="curve_fitting: seconds that one prediction may take.")
     curve_fitting_max_iters: Count = absent(
         "curve_fitting: how many results a trial reports; by default the most that one has reported."
+    )
+
+
+class EarlyStopKeys(_StoppingKeys):
+    """When a trial is ended because its intermediate results are poor."""
+
+    aup_policy: Annotated[str, OneOf("policy of early stopping", POLICIES)] = Field(
+        description="bandit, median, truncation, curve_fitting or asha"
     )
 
 
@@ -310,10 +307,31 @@ class RuntimeArgsKeys(Keys):
     env: dict[str, Annotated[str, AfterValidator(_no_nul)]] = Field({}, description="Environment variables.")
 
 
+class ConstraintKeys(Keys):
+    """What must hold of one metric for a trial to be the best."""
+
+    min: float = absent("At least this.")
+    max: float = absent("At most this.")
+    min_ratio: Annotated[float, Field(gt=0)] = absent("At least this share of the dense model's.")
+    max_ratio: Annotated[float, Field(gt=0)] = absent("At most this share of the dense model's.")
+    max_drop: Annotated[float, Field(ge=0)] = absent("At most so much below the dense model's.")
+    max_rise: Annotated[float, Field(ge=0)] = absent("At most so much above the dense model's.")
+
+
+class SchedulerKeys(_StoppingKeys):
+    """Which trials are ended before their end; the settings are those of early_stop."""
+
+    type: Annotated[str, OneOf("scheduler", POLICIES)] = Field(
+        description="bandit, median, truncation, curve_fitting or asha"
+    )
+    rung0: bool = Field(
+        False, description="Score each trial before it trains, by the script's evaluator, and end the worst there."
+    )
+
+
 class ExperimentKeys(Keys):
     """An experiment of raycompress."""
 
-    coming = ("objectives", "constraints")
     meaningless = ("min_budget", "max_budget", "n_iterations")
 
     schema_: str = Field("", alias="$schema", description="Of the file, for editors.")
@@ -329,7 +347,6 @@ class ExperimentKeys(Keys):
         OneOf(
             "proposer",
             PROPOSERS,
-            coming=COMING_PROPOSERS,
             refused={"eas": "it grows architectures, and here they shrink"},
         ),
     ] = Field("random", description="How samples are chosen.")
@@ -345,6 +362,23 @@ class ExperimentKeys(Keys):
     n_samples: Count = Field(10, description="How many samples; with sequence by default the whole grid.")
     n_parallel: Count = Field(1, description="How many trials at a time.")
     target: Literal["max", "min"] = Field("max", description="Whether a high or a low result is better.")
+    objectives: Annotated[dict[Text, Literal["max", "min"]], Field(min_length=1)] = absent(
+        "Metric -> max or min: what the script reports, or params, flops, size_bytes, latency_ms, which we measure; "
+        "with several, the Pareto front is kept."
+    )
+    constraints: dict[Text, ConstraintKeys] = Field(
+        {}, description="Metric -> what must hold of it for a trial to be the best."
+    )
+    on_budget: Literal["project", "reject"] = Field(
+        "project", description="A proposal over a budget of params, flops or size_bytes is scaled to it, or drawn anew."
+    )
+    pareto_size: Count = Field(16, description="Several objectives: how many models of the front are kept at most.")
+    repeats: Count = Field(1, description="Train the finalists so many times, each with another seed.")
+    finalists: Count = Field(3, description="repeats: how many of the best trials are finalists.")
+    exploration: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="guided: share of the trials that do not follow what is known so far."
+    )
+    scheduler: SchedulerKeys = absent("End poor trials early.")
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = absent("The same seed gives the same proposals.")
     job_failure: JobFailureKeys = Field(JobFailureKeys(), description="By default the first failure ends the search.")
     trial_timeout_s: Seconds = absent("A trial that takes longer is ended.")

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raycompress.experiment.costs import CostModel
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -51,6 +53,12 @@ class ModelInfo:
         Of the whole model; flops None as in `Layer`.
     input_shapes
         Shapes of the inputs that were seen, batch dimension first; None when there were none.
+    costs
+        What is saved by removing channels, where that was asked for and can be foretold.
+    costs_unknown
+        Why it cannot; empty where it can, or was not asked for.
+    has_evaluator
+        Whether the script passes ``evaluator=`` to create_compressor.
     """
 
     layers: tuple[Layer, ...]
@@ -60,6 +68,9 @@ class ModelInfo:
     flops: int | None
     size_bytes: int
     input_shapes: tuple[tuple[int, ...], ...] | None
+    costs: CostModel | None = None
+    costs_unknown: str = ""
+    has_evaluator: bool = False
 
     def layer(self, name: str) -> Layer | None:
         """Return the layer called `name`, or None."""
@@ -90,4 +101,7 @@ class ModelInfo:
             flops=data["flops"],
             size_bytes=data["size_bytes"],
             input_shapes=shapes(data["input_shapes"]),
+            costs=None if data.get("costs") is None else CostModel.from_json(data["costs"]),
+            costs_unknown=data.get("costs_unknown", ""),
+            has_evaluator=data.get("has_evaluator", False),
         )

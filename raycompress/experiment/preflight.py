@@ -14,6 +14,7 @@ from raycompress.experiment.files import Files, exists, is_file, is_folder
 from raycompress.experiment.fit import check_fit, notes_on_fit
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.objective_checks import check_reported
 from raycompress.experiment.schema import Experiment, where_in
 from raycompress.experiment.words import did_you_mean
 
@@ -39,7 +40,16 @@ def load_checked(path: str | Path) -> Experiment:
 
 def check_files(experiment: Experiment) -> list[Problem]:
     """Return what is wrong with the files and folders that the experiment names; nothing is imported or created."""
-    return list(_check(experiment.files, experiment.where, "cwd" if experiment.is_written(("cwd",)) else "workingdir"))
+    key = "cwd" if experiment.is_written(("cwd",)) else "workingdir"
+    return list(_check(experiment.files, experiment.where, key)) or list(_check_metrics(experiment))
+
+
+def _check_metrics(experiment: Experiment) -> Iterator[Problem]:
+    found = check_reported(experiment.objective, experiment.script_path, experiment.metric_labels)
+    for metric, what, fix in found:
+        for key in ("objectives", "constraints"):
+            if experiment.is_written((key, metric)):
+                yield Problem(what, experiment.where((key, metric)), fix)
 
 
 def _check(files: Files, where: Where, folder_key: str, *, with_script: bool = True) -> Iterator[Problem]:

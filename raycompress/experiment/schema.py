@@ -19,6 +19,7 @@ from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.files import Files
 from raycompress.experiment.jsontext import JsonPath, read
+from raycompress.experiment.objective import LATENCY, MEASURED, Objective
 from raycompress.experiment.ranges import Finding, find_ranges
 from raycompress.experiment.words import did_you_mean, dotted, said
 
@@ -99,6 +100,16 @@ class Experiment:
         Shell commands around the script; empty for none.
     exports
         Further forms of the model in its bundle: ``onnx``, ``tflite``.
+    objective
+        What a trial is judged by, from ``target``, ``objectives`` and ``constraints``.
+    on_budget
+        ``project`` or ``reject``: what becomes of a proposal that a budget does not allow.
+    repeats, finalists
+        How often the best trials are trained, each time with another seed, and how many of them.
+    exploration
+        ``guided``: the share of trials that explore.
+    rung0
+        Whether trials are scored before they train, and the worst end there.
     loggers
         Who is told of every trial beside the journal: ``tensorboard``, ``mlflow``, ``wandb``; each once.
     accepted
@@ -137,6 +148,12 @@ class Experiment:
     postscript: str = ""
     exports: tuple[str, ...] = ()
     loggers: tuple[str, ...] = ()
+    objective: Objective = field(default_factory=lambda: Objective.of_score("max"))
+    on_budget: Literal["project", "reject"] = "project"
+    repeats: int = 1
+    finalists: int = 3
+    exploration: float = 0.25
+    rung0: bool = False
     accepted: tuple[str, ...] = ()
     shown: str = field(default="", repr=False)
 
@@ -180,6 +197,16 @@ class Experiment:
     @cached_property
     def _lines(self) -> dict[JsonPath, int]:
         return read(self.text).lines
+
+    @property
+    def wants_sizes(self) -> bool:
+        """Whether what a proposal costs has to be known before it is trained."""
+        return self.proposer == "guided" or any(name in MEASURED for name in self.objective.metrics)
+
+    @property
+    def wants_latency(self) -> bool:
+        """Whether each trial measures how fast its model is."""
+        return LATENCY in self.objective.metrics
 
     @property
     def is_automatic(self) -> bool:
@@ -288,7 +315,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
     compression, found = values.compression, find(values.compression.compressor, values.compression.framework)
     assert found is not None, "checked"
     proposer = "random" if (values.proposer, values.engine[:4]) == ("hyperopt", "rand") else values.proposer
-    early_stop = _early_stop(values)
+    early_stop, objective = _early_stop(values), _objective(values)
     is_budgeted = proposer in ("hyperband", "bohb") or (early_stop is not None and early_stop.policy == "asha")
     return Experiment(
         path=path.resolve(),
@@ -311,7 +338,13 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         n_samples=None if proposer == "sequence" and not given else values.n_samples,
         n_samples_given=given,
         n_parallel=values.n_parallel,
-        target=values.target,
+        target=objective.goal,
+        objective=objective,
+        on_budget=values.on_budget,
+        repeats=values.repeats,
+        finalists=values.finalists,
+        exploration=values.exploration,
+        rung0=values.scheduler is not None and values.scheduler.rung0,
         seed=values.random_seed,
         job_retries=values.job_failure.job_retries,
         ignore_failures=values.job_failure.ignore_fail,
@@ -336,12 +369,21 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
     )
 
 
+def _objective(values: Any) -> Objective:
+    objectives = values.objectives or {}
+    kept = values.finalists if values.repeats > 1 else 1
+    constraints = {metric: _written(each) for metric, each in values.constraints.items()}
+    return Objective.from_keys(
+        values.target, objectives, constraints, values.pareto_size if len(objectives) > 1 else kept
+    )
+
+
 def _early_stop(values: Any) -> EarlyStop | None:
-    keys = values.resource_args.early_stop
+    keys = values.scheduler or values.resource_args.early_stop
     if keys is None:
         return None
     return EarlyStop(
-        policy=keys.aup_policy,
+        policy=keys.type if values.scheduler else keys.aup_policy,
         steps=keys.aup_policy_steps,
         warmup=keys.warmup,
         bandit_factor=keys.bandit_factor,

@@ -110,6 +110,16 @@ class SearchSpace:
         assert isinstance(built, dict)
         return built
 
+    @property
+    def sparsities(self) -> tuple[Dimension, ...]:
+        """The dimensions that say how much of a layer, or of several, is left in the end."""
+        found: dict[str, Dimension] = {}
+        for entry in self._template.get("config_list", ()):
+            slot = entry.get("sparsity", entry.get("final_sparsity"))
+            if isinstance(slot, _Slot):
+                found[slot.dimension.name] = slot.dimension
+        return tuple(found.values())
+
     def centre(self) -> dict[str, Any]:
         """Return the sample in the middle of every dimension."""
         return {dimension.name: copy.deepcopy(dimension.centre()) for dimension in self.dimensions}

@@ -9,6 +9,7 @@ from typing import Any
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.keys import (
     CompressionKeys,
+    ConstraintKeys,
     EarlyStopKeys,
     Entry,
     ExperimentKeys,
@@ -18,6 +19,7 @@ from raycompress.experiment.keys import (
     ResourceArgsKeys,
     ResourceKeys,
     RuntimeArgsKeys,
+    SchedulerKeys,
 )
 from raycompress.experiment.ranges import KEYS as RANGE_KEYS
 from raycompress.experiment.ranges import Finding, Note, is_range
@@ -31,6 +33,7 @@ _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
         "job_failure": JobFailureKeys,
         "resource_args": ResourceArgsKeys,
         "runtime_args": RuntimeArgsKeys,
+        "scheduler": SchedulerKeys,
     },
     CompressionKeys: {"config_list": Entry},
     ResourceArgsKeys: {"early_stop": EarlyStopKeys},
@@ -85,6 +88,11 @@ def _object(data: Mapping[str, Any], model: type[Keys], path: JsonPath, spelled:
 
 
 def _value(value: Any, key: str, model: type[Keys], path: JsonPath, spelled: Spelled) -> Any:
+    if (model, key) == (ExperimentKeys, "constraints") and isinstance(value, dict):
+        return {
+            metric: _object(each, ConstraintKeys, (*path, metric), spelled) if isinstance(each, dict) else each
+            for metric, each in value.items()
+        }
     inside = _INSIDE.get(model, {}).get(key)
     if inside is not None and isinstance(value, dict):
         return _object(value, inside, path, spelled)
@@ -104,9 +112,6 @@ def _known_key(key: str, data: Mapping[str, Any], model: type[Keys], path: JsonP
     where = (*spelled.written(path), key)
     if key in known:
         return key
-    if key in model.coming:
-        spelled.findings.append(Finding(where, f'"{key}" is known but does not work in this version yet', "remove it"))
-        return None
     if key in model.meaningless:
         what = f'"{dotted(where)}" has no meaning here: Ray does what it was for'
         spelled.notes.append(Note(where, what))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +12,7 @@ from raycompress.experiment.address import is_remote
 from raycompress.experiment.objective import Objective
 from raycompress.results import journal, pareto, store
 from raycompress.results.events import lacking
+from raycompress.results.standing import Standing
 from raycompress.results.states import TrialState
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class TrialRecord:
         what was running.
     slot
         Where it ran, from 0; None in journals of earlier versions.
+    predicted
+        ``params``, ``flops`` and ``size_bytes`` as foretold before the trial; None where they were not.
     intermediate, steps
         Earlier results, and after how many iterations each came.
     """
@@ -66,6 +69,7 @@ class TrialRecord:
     attempts: int = 1
     starts: int = 1
     slot: int | None = None
+    predicted: dict[str, float] | None = None
     intermediate: list[dict[str, float]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
@@ -156,6 +160,7 @@ class Experiment:
             baseline=event["baseline"],
             starts=1 if before is None else before.starts + 1,
             slot=event.get("slot"),
+            predicted=event.get("predicted"),
         )
 
     def _on_intermediate(self, event: journal.Event) -> None:
@@ -223,9 +228,29 @@ class Experiment:
         """The best finished trial; None while there is none."""
         if self.best_number is not None:
             return self.records[self.best_number]
-        scored = [trial for trial in self.searched if trial.state == TrialState.FINISHED and trial.score is not None]
-        found = Objective(self.header["goal"]).best((trial.number, trial.score or 0.0) for trial in scored)
-        return None if found is None else self.records[found[0]]
+        found = next(iter(self.standing.ranked), None)
+        return None if found is None else self.records[found]
+
+    @property
+    def objective(self) -> Objective:
+        """What the search is after."""
+        return Objective.from_header(self.header)
+
+    @cached_property
+    def standing(self) -> Standing:
+        """How the finished trials stand to each other; it holds for the record as it was read."""
+        standing = Standing(self.objective)
+        if self.baseline is not None:
+            standing.take_dense(self.baseline.values)
+        for trial in self.searched:
+            if trial.state is TrialState.FINISHED and trial.score is not None:
+                standing.take(trial.number, trial.values, trial.before, trial.after)
+        return standing
+
+    def is_feasible(self, trial: TrialRecord) -> bool:
+        """Tell whether a trial has finished and keeps to all constraints."""
+        judged = self.standing.judged.get(trial.number)
+        return judged is not None and judged.is_feasible
 
     @property
     def bundle(self) -> Path | None:
@@ -255,11 +280,18 @@ class Experiment:
     def pareto(self) -> list[TrialRecord]:
         """The finished trials that no other one dominates, the best score first.
 
+        Of an experiment with several objectives those are compared, among the trials that keep to all constraints, the
+        knee of the front first. Otherwise:
+
         Compared are the score, by the experiment's goal, and every measure of the saved models (``after``) that each of
         them has, of which the smaller number is better. A trial is dominated where another one is at least as good in
         all of these, and better in one. The dense model is not among them. Where models were saved, trials without one
         are left out; where none was, the score alone counts.
         """
+        if len(self.objective.goals) > 1:
+            wide = replace(self.objective, kept=max(1, len(self.records)))
+            front = wide.select({n: one for n, one in self.standing.judged.items() if one.is_feasible})
+            return [self.records[number] for number in front]
         return pareto.front(self.searched, self.header["goal"])
 
     def to_optuna(self, study_name: str | None = None, storage: str | Path | None = None) -> optuna.Study:

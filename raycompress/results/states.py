@@ -29,9 +29,11 @@ class TrialState(StrEnum):
     """Ended by us: by Ctrl-C, or because the time budget was spent."""
     ENDED_EARLY = "ended early"
     """Ended by us: its intermediate results were poor."""
+    OVER_BUDGET = "over budget"
+    """Ended before it trained: its model would break a constraint on sizes."""
 
     @property
     def is_failure(self) -> bool:
         """Whether the trial ended, and not as it should."""
-        fine = (TrialState.RUNNING, TrialState.FINISHED, TrialState.STOPPED, TrialState.ENDED_EARLY)
-        return self not in fine
+        ended = (TrialState.ENDED_EARLY, TrialState.OVER_BUDGET)
+        return self not in (TrialState.RUNNING, TrialState.FINISHED, TrialState.STOPPED, *ended)

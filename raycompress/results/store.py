@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -160,10 +161,10 @@ class ExperimentFolder:
             candidate.rename(doomed)
             shutil.rmtree(doomed)
 
-    def remove_candidates_but(self, number: int | None) -> None:
-        """Delete every candidate but that of trial `number`, whole or not; None deletes all."""
+    def remove_candidates_but(self, kept: Collection[int]) -> None:
+        """Delete every candidate, whole or not, but those of the trials in `kept`."""
         for path in self.root.glob("trials/*/candidate"):
-            if int(path.parent.name) != number:
+            if int(path.parent.name) not in kept:
                 self.remove_candidate(int(path.parent.name))
 
     def best_number(self) -> int | None:

@@ -103,7 +103,7 @@ def _state(trial: TrialRecord) -> str | None:
         return "FAIL"
     if trial.state is TrialState.FINISHED:
         return "COMPLETE" if trial.score is not None else "FAIL"
-    return "PRUNED" if trial.state is TrialState.ENDED_EARLY else None
+    return "PRUNED" if trial.state in (TrialState.ENDED_EARLY, TrialState.OVER_BUDGET) else None
 
 
 def _proposed(trials: list[TrialRecord]) -> dict[str, list[Any]]:

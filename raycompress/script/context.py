@@ -41,6 +41,8 @@ class Trial:
         The bundle to verify, in mode ``verify``.
     analysis
         What is asked for in mode ``analyze``: keywords of `raycompress.analysis.layer_sensitivity`.
+    budget
+        What the compressed model must keep to before it is trained: (metric, limit, value) as in ``constraints``.
     shared
         The folder for what the trials of this node share; see `raycompress.script.shared`.
     on_report
@@ -59,6 +61,7 @@ class Trial:
     exports: tuple[str, ...] = ()
     bundle: Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    budget: tuple[tuple[str, str, float], ...] = ()
     shared: Path | None = None
     exported: bool = False
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
-from raycompress.errors import RaycompressError, ResultError, ScriptError
+from raycompress.errors import BudgetError, RaycompressError, ResultError, ScriptError
 from raycompress.results.states import TrialState
 from raycompress.script import aup, context
 from raycompress.script.running import fresh_main
@@ -27,6 +27,7 @@ from raycompress.tuning.processes import die_with_parent
 from raycompress.tuning.protocol import TrialSpec, encode
 
 _HERE = __file__
+_STATES = {ResultError: TrialState.BAD_RESULT, BudgetError: TrialState.OVER_BUDGET}
 _OWN_PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
@@ -105,6 +106,7 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         exports=spec.exports,
         bundle=Path(spec.bundle) if spec.bundle else None,
         analysis=spec.analysis,
+        budget=spec.budget,
         shared=Path(spec.shared) if spec.shared else None,
     )
     code = 0
@@ -197,7 +199,7 @@ def _failure(error: BaseException, spec: TrialSpec) -> dict[str, Any] | None:
     traceback.print_exception(type(error), error, trace)
     if isinstance(error, RaycompressError):
         told = [f"{problem.what}; {problem.fix}" if problem.fix else problem.what for problem in error.problems]
-        state = TrialState.BAD_RESULT if isinstance(error, ResultError) else TrialState.FAILED
+        state = _STATES.get(type(error), TrialState.FAILED)
         return {**failure, "error": type(error).__name__, "message": "; ".join(told), "state": state}
     name = type(error).__name__
     message = f"{name}: {error}" if str(error) else name

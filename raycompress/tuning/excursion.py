@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from typing import Any
 
+from raycompress.experiment.projection import ceilings
 from raycompress.experiment.schema import Experiment
 from raycompress.script.context import Mode
 from raycompress.tuning.preload import find_imports
@@ -51,6 +52,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "save_model": experiment.save_model is not False,
         "result_labels": tuple(experiment.metric_labels),
         "exports": experiment.exports,
+        "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),
         "prescript": experiment.prescript,
         "postscript": experiment.postscript,
     }

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from raycompress.errors import BundleError, ClusterError, ExperimentError
-from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results import store
@@ -199,15 +198,27 @@ def _search(
         retries=experiment.job_retries,
         stream=experiment.track_intermediate_results,
         judged=experiment.early_stop is not None or experiment.budgets is not None,
+        objective=experiment.objective,
     )
-    keeper = BestKeeper(folder, journal, Objective(experiment.target))
+    keeper = BestKeeper(folder, journal, experiment.objective)
     past = Past()
     if before is not None:
         lost = keeper.take_up(before)
         for number in lost:
             view.note(f"the model of trial {number} is no longer whole: the trial is run again")
         past = Past.of(before, lost)
-    tuner = Tuner(experiment, ready.space, plan, folder, journal, switch, keeper=keeper, past=past, n_slots=n_slots)
+    tuner = Tuner(
+        experiment,
+        ready.space,
+        plan,
+        folder,
+        journal,
+        switch,
+        keeper=keeper,
+        past=past,
+        n_slots=n_slots,
+        projection=ready.projection,
+    )
     with thrown_by_signals(switch):
         with told(loggers, folder, journal):
             tuner.run()
@@ -238,6 +249,7 @@ def header(
         "n_trials": n_trials,
         "n_parallel": n_slots,
         "goal": experiment.target,
+        **experiment.objective.to_header(),
         "dimensions": [dimension.name for dimension in space.dimensions],
         **process(),
     }

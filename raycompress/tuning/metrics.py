@@ -6,7 +6,6 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from raycompress.experiment.objective import Objective
 from raycompress.results.journal import Event
 from raycompress.results.states import TrialState
 
@@ -36,7 +35,7 @@ class Meters:
         self._tags: dict[str, str] = {}
         self._n_trials = 0
         self._began = 0.0
-        self._objective = Objective("max")
+        self._goal = "max"
         self._states: dict[int, str] = {}
         self._slots: dict[int, Any] = {}
         self._free_since: dict[Any, float] = {}
@@ -48,7 +47,7 @@ class Meters:
         if kind == "experiment":
             self._tags = {"experiment": event["id"]}
             self._n_trials, self._began = event["n_trials"], event["t"]
-            self._objective = Objective(event["goal"])
+            self._goal = event["goal"]
         elif kind == "resumed":
             self._n_trials, self._began = event["n_trials"], event["t"]
             again = (TrialState.RUNNING, TrialState.STOPPED)
@@ -73,8 +72,8 @@ class Meters:
     def _take_end(self, event: Event) -> None:
         score, seconds = event["score"], event["seconds"]
         if score is not None and event["trial"] != 0:
-            if self._score is None or self._objective.better(score, self._score):
-                self._score = score
+            better = max if self._goal == "max" else min
+            self._score = score if self._score is None else better(score, self._score)
             self._best.set(self._score, self._tags)
         slot = self._slots[event["trial"]]
         since, self._free_since[slot] = self._free_since.get(slot, self._began), event["t"]

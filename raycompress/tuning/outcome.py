@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raycompress.errors import BundleError, RaycompressError
+from raycompress.experiment.objective import MEASURED, Objective, metrics_of
+from raycompress.experiment.words import listed
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.protocol import Ending
@@ -17,11 +19,15 @@ NOTHING: Mapping[str, Any] = {**dict.fromkeys(FACTS), "removed": {}, "notes": []
 """The facts of a trial that left nothing."""
 
 
-def facts_of(ending: Ending, *, baseline: bool, seconds: float) -> dict[str, Any]:
+def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: float) -> dict[str, Any]:
     """Return the facts of a trial, or of one of its runs.
+
+    A trial that does not report what the objective is about has failed.
 
     Parameters
     ----------
+    objective
+        What the search is after.
     baseline
         Whether it is the dense model's, which keeps nothing.
     seconds
@@ -29,11 +35,11 @@ def facts_of(ending: Ending, *, baseline: bool, seconds: float) -> dict[str, Any
     """
     finished = ending.state == TrialState.FINISHED
     candidate = ending.candidate if finished else None
-    return {
+    facts = {
         "state": ending.state,
         "cause": ending.cause,
         "values": ending.values,
-        "score": first(ending.values) if finished else None,
+        "score": None,
         "seconds": round(seconds, 4),
         "before": candidate and candidate["before"],
         "after": candidate and candidate["after"],
@@ -41,6 +47,20 @@ def facts_of(ending: Ending, *, baseline: bool, seconds: float) -> dict[str, Any
         "notes": candidate["notes"] if candidate else [],
         "saved": candidate is not None and not baseline,
     }
+    if not finished:
+        return facts
+    metrics = metrics_of(ending.values, candidate and candidate["after"])
+    lacking = [name for name in objective.lacking(metrics) if not (baseline and name in MEASURED)]
+    if lacking:
+        return {**failed(_told_of(lacking, ending.values), facts), "state": TrialState.BAD_RESULT}
+    return {**facts, "score": objective.score(metrics)}
+
+
+def _told_of(lacking: Sequence[str], values: Mapping[str, float] | None) -> str:
+    if lacking[0] in MEASURED:
+        return f'no model was saved whose "{lacking[0]}" could be measured: call export_model at the end of the script'
+    told = f"it reports {listed(values or ())}"
+    return f'the script reports no "{lacking[0]}", which the objectives or constraints name: {told}'
 
 
 def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
@@ -84,8 +104,3 @@ def failed(cause: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a trial that came to nothing after `facts` were known of it."""
     told = {"values": facts["values"], "seconds": facts["seconds"]}
     return {**NOTHING, **told, "state": TrialState.FAILED, "cause": cause}
-
-
-def first(values: Mapping[str, float] | None) -> float | None:
-    """Return the objective among the values of a result: the first; None without a result."""
-    return next(iter(values.values()), None) if values else None

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.experiment.libraries import check_extras
-from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results import store
@@ -85,14 +84,15 @@ def _run_trial(
     spec = TrialSpec(**template, mode="trial", config=config, folder=str(scratch.trial(NUMBER)), seed=experiment.seed)
     journal.append("started", trial=NUMBER, attempt=1, sample=sample, config=config, baseline=False, slot=0)
     ending = _run(spec)
-    facts = facts_of(ending, baseline=False, seconds=ending.seconds)
+    facts = facts_of(ending, experiment.objective, baseline=False, seconds=ending.seconds)
     if facts["saved"]:
         facts = sealed(scratch, {"number": NUMBER, "sample": sample, "seed": spec.seed}, facts)
     facts = delivered(scratch, NUMBER, facts)
     scratch.clear()
     journal.append("ended", trial=NUMBER, log=folder.place(folder.log(NUMBER)), **facts)
     if facts["saved"] and facts["score"] is not None:
-        BestKeeper(folder, journal, Objective(experiment.target)).consider(NUMBER, facts["score"])
+        keeper = BestKeeper(folder, journal, experiment.objective)
+        keeper.consider(NUMBER, facts["values"], facts["before"], facts["after"])
     else:
         folder.remove_candidate(NUMBER)
     return ending.state

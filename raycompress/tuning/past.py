@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from raycompress.experiment.objective import Judgement, Objective, metrics_of
 from raycompress.results.record import Experiment as Record
 from raycompress.results.record import TrialRecord
 from raycompress.results.states import TrialState
@@ -29,19 +30,23 @@ class PastTrial:
         The result that a searcher learns from; None where there is none.
     scores
         The score after each number of iterations at which the trial could have been ended.
+    judgement
+        What it is worth; None where that is not known.
     """
 
     sample: dict[str, Any]
     ended: bool
     score: float | None = None
     scores: Scores = field(default_factory=dict)
+    judgement: Judgement | None = None
 
 
 @dataclass(frozen=True)
 class Past:
-    """All trials that were started before, by number; none for a new search."""
+    """All trials that were started before, by number, and what the dense model's reported; none for a new search."""
 
     trials: Mapping[int, PastTrial] = field(default_factory=dict)
+    dense: Mapping[str, float] | None = None
 
     @classmethod
     def of(cls, record: Record, lost: Collection[int] = ()) -> Past:
@@ -62,7 +67,14 @@ class Past:
             failed = trial.state.is_failure and (redo_failed or is_outside(trial.cause))
             return failed or trial.number in {*lost, *record.mended} or trial.state in unfinished
 
-        return cls({number: _past_trial(trial, again(trial)) for number, trial in record.records.items()})
+        judged, objective = record.standing.judged, record.objective
+        return cls(
+            {
+                number: _past_trial(trial, again(trial), judged.get(number), objective)
+                for number, trial in record.records.items()
+            },
+            None if record.baseline is None else record.baseline.values,
+        )
 
     @cached_property
     def ended(self) -> dict[int, PastTrial]:
@@ -80,21 +92,24 @@ class Past:
         return {number: trial for number, trial in sorted(self.trials.items()) if number and not trial.ended}
 
 
-def _past_trial(trial: TrialRecord, again: bool) -> PastTrial:
+def _past_trial(trial: TrialRecord, again: bool, judgement: Judgement | None, objective: Objective) -> PastTrial:
     if again:
         return PastTrial(trial.sample, ended=False)
-    scores = {step: _first(values) for step, values in zip(trial.steps, trial.intermediate, strict=True)}
+    scores = {step: _score(values, objective) for step, values in zip(trial.steps, trial.intermediate, strict=True)}
     known = {step: score for step, score in scores.items() if score is not None}
     last = trial.score if trial.score is not None else known.get(max(known, default=0))
     ended_early = trial.state == TrialState.ENDED_EARLY
+    if judgement is not None and last is not None:
+        last = objective.scalar(last, judgement)
     return PastTrial(
         trial.sample,
         ended=True,
         score=last if trial.state == TrialState.FINISHED or ended_early else None,
         scores=known,
+        judgement=judgement,
     )
 
 
-def _first(values: Mapping[str, float]) -> float | None:
-    score = next(iter(values.values()), None)
+def _score(values: Mapping[str, float], objective: Objective) -> float | None:
+    score = objective.score(metrics_of(values, None))
     return score if score is not None and math.isfinite(score) else None

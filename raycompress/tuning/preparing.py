@@ -11,8 +11,10 @@ from typing import Any
 
 from raycompress.errors import ExperimentError, ScriptError
 from raycompress.experiment import preflight
+from raycompress.experiment.forecast import Forecast, why_not
 from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.projection import Projection, ceilings, check_budgets
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.states import TrialState
@@ -26,11 +28,18 @@ from raycompress.tuning.worker import Hello, WarmProcess, WarmSpec, Worker
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment whose script has been inspected and whose mistakes have been told."""
+    """An experiment whose script has been inspected and whose mistakes have been told.
+
+    Attributes
+    ----------
+    projection
+        Tells what a sample costs; None where nobody asks, or where that is not known before a trial.
+    """
 
     experiment: Experiment
     model: ModelInfo | None
     space: SearchSpace
+    projection: Projection | None
     warm: WarmSpec
     worker: Worker
 
@@ -77,7 +86,8 @@ def prepared(
                 space = checked_space(experiment, model, view)
                 for note in notes(experiment, space):
                     view.note(note)
-                yield Prepared(experiment, model, space, warm, worker)
+                projection = projected(experiment, model, space, view)
+                yield Prepared(experiment, model, space, projection, warm, worker)
 
 
 def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:
@@ -109,7 +119,9 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     ScriptError
         The script fails on its way there.
     """
-    found, ending = excursion(worker, experiment, "inspect", centre_config(experiment), answer="model")
+    found, ending = excursion(
+        worker, experiment, "inspect", centre_config(experiment), answer="model", **_wanted(experiment)
+    )
     if found is not None:
         return ModelInfo.from_json(found["model"])
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
@@ -121,11 +133,38 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     )
 
 
+def _wanted(experiment: Experiment) -> dict[str, Any]:
+    return {"analysis": {"costs": True}} if experiment.wants_sizes else {}
+
+
 def centre_config(experiment: Experiment) -> dict[str, Any]:
     """Return the config of a script that is run to learn of its model: the middle of every range, nothing saved."""
     space = SearchSpace.of(unexpanded(experiment))
     config = trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
     return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
+
+
+def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpace, view: View) -> Projection | None:
+    """Return what tells the costs of a sample; None where nobody asks, or, with a note, where that is not known.
+
+    Raises
+    ------
+    ExperimentError
+        No sample can keep to the budgets.
+    """
+    if model is None or not experiment.wants_sizes or not experiment.compression.entry.removes_channels:
+        return None
+    unknown = model.costs_unknown or "no input of the model was seen"
+    if model.costs is not None:
+        unknown = why_not(experiment, model, model.costs)
+        projection = Projection.of(experiment, space, Forecast(model, model.costs, experiment.compression.entry))
+        if not unknown:
+            if problems := list(check_budgets(experiment, projection)):
+                raise ExperimentError.of(problems)
+            return projection
+    if ceilings(experiment):
+        view.note(f"what a proposal costs is known in its trial only, which ends there if it is over budget: {unknown}")
+    return None
 
 
 def unexpanded(experiment: Experiment) -> Experiment:

@@ -14,6 +14,9 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from raycompress.experiment.objective import Objective
+from raycompress.results.standing import Standing
+from raycompress.results.states import TrialState
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.schedulers import TIME
@@ -42,6 +45,8 @@ class Proposals(DriverOnly, Searcher):
         it knows whatever is in.
     past
         What an earlier run has tried: what has ended there is not made again, what had begun is, with its own sample.
+    standing
+        Judges what the proposer learns.
     """
 
     def __init__(
@@ -54,8 +59,11 @@ class Proposals(DriverOnly, Searcher):
         slots: Slots,
         make_config: Callable[[int, Sample], dict[str, Any]],
         past: Past = Past(),  # noqa: B008 - it cannot be changed
+        standing: Standing | None = None,
     ) -> None:
         super().__init__(metric="score", mode="max")
+        self._standing = standing or Standing(Objective.of_score("max"))
+        self._dense_known = baseline is None or 0 in past.ended or not self._standing.objective.needs_dense_result
         self._past = past.trials
         self._ended_before = past.ended
         self._proposer = proposer
@@ -119,6 +127,8 @@ class Proposals(DriverOnly, Searcher):
         """Teach the proposer what it may know before proposal `number`; False when it has to wait."""
         if self._lag is None or number is None:
             return True
+        if not self._dense_known:
+            return number <= self._lag
         while self._learnt < number - self._lag:
             if self._learnt + 1 not in self._ended:
                 return False
@@ -129,7 +139,11 @@ class Proposals(DriverOnly, Searcher):
     def _learn(self, number: int) -> None:
         if number in self._ended_before:
             return  # it was told when it was made
-        self._proposer.learn(number, self._ended[number], self._scores.pop(number, {}))
+        score, judgement = self._ended[number], self._standing.judged.get(number)
+        if score is not None and judgement is not None:
+            score = self._standing.objective.scalar(score, judgement)
+        self._proposer.learn(number, score, self._scores.pop(number, {}), judgement)
+        self._standing.forget(number)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep an intermediate result for the trial's end."""
@@ -142,13 +156,26 @@ class Proposals(DriverOnly, Searcher):
         number = self._number_of[trial_id]
         self._slots.give_back(self._slot_of.pop(trial_id))
         if number == 0:
+            self._take_dense(result)
             return
         score = None if result is None or error else result.get("score")
         valid = score is not None and math.isfinite(score)
         self._ended[number] = score if valid else None
         if valid and result is not None:
             self.on_trial_result(trial_id, result)
-        if self._lag is None:
+            if result.get("state", TrialState.FINISHED) == TrialState.FINISHED:
+                self._standing.take(number, result.get("values"), result.get("before"), result.get("after"))
+        if self._lag is None and self._dense_known:
+            self._learn(number)
+
+    def _take_dense(self, result: dict[str, Any] | None) -> None:
+        """Take the dense model's result, and learn of the trials whose worth hangs on it."""
+        self._standing.take_dense((result or {}).get("values"))
+        waiting = (
+            [] if self._dense_known or self._lag is not None else sorted(set(self._ended) - self._ended_before.keys())
+        )
+        self._dense_known = True
+        for number in waiting:
             self._learn(number)
 
     def save(self, checkpoint_path: str) -> None:

@@ -156,7 +156,7 @@ class TrialSpec:
         Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
     threads
         Threads of torch; None leaves its default.
-    save_model, result_labels, exports, bundle, analysis, shared
+    save_model, result_labels, exports, bundle, analysis, budget, shared
         See `raycompress.script.context.Trial`.
     prescript, postscript
         Shell commands around the script; see `raycompress.tuning.commands`.
@@ -179,6 +179,7 @@ class TrialSpec:
     exports: tuple[str, ...] = ()
     bundle: str | Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    budget: tuple[tuple[str, str, float], ...] = ()
     shared: str | Path | None = None
     prescript: str = ""
     postscript: str = ""
@@ -212,7 +213,7 @@ class TrialSpec:
     def from_json(cls, data: Mapping[str, Any]) -> TrialSpec:
         """Rebuild what `to_json` returned."""
         tuples = {name: tuple(data[name]) for name in ("script_args", "result_labels", "exports")}
-        return cls(**{**data, **tuples})
+        return cls(**{**data, **tuples, "budget": tuple(tuple(bound) for bound in data["budget"])})
 
 
 def trial_config(

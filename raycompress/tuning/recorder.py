@@ -35,6 +35,8 @@ class Recorder(DriverOnly, Callback):
         Says why the scheduler has ended a trial, by its number; empty where it has not.
     ignore_failures
         Whether a failed trial leaves the search going.
+    needs_dense
+        Whether no trial can be judged where the dense model's has failed.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class Recorder(DriverOnly, Callback):
         lost: Callable[[], None],
         why: Callable[[int], str],
         ignore_failures: bool,
+        needs_dense: bool = False,
     ) -> None:
         self._folder = folder
         self._journal = journal
@@ -57,6 +60,7 @@ class Recorder(DriverOnly, Callback):
         self._lost = lost
         self._why = why
         self._ignore_failures = ignore_failures
+        self._needs_dense = needs_dense
         self._running: dict[int, Any] = {}
         self._deaths: Counter[int] = Counter()
 
@@ -77,6 +81,7 @@ class Recorder(DriverOnly, Callback):
             config=config["config"],
             baseline=config["baseline"],
             slot=config["slot"],
+            **({} if config.get("predicted") is None else {"predicted": config["predicted"]}),
         )
 
     def on_trial_result(
@@ -120,12 +125,18 @@ class Recorder(DriverOnly, Callback):
         if failed:
             facts = {**facts, "cause": faults.named(facts["cause"], self._folder.root)}
         self._journal.append("ended", trial=number, log=self._folder.place(self._folder.log(number)), **facts)
-        if number and facts["saved"] and facts["score"] is not None:
-            self._keeper.consider(number, facts["score"])
-        elif number:
+        if number == 0:
+            self._keeper.take_dense(facts["values"])
+        elif facts["saved"] and facts["score"] is not None:
+            self._keeper.consider(number, facts["values"], facts["before"], facts["after"])
+        else:
             self._folder.remove_candidate(number)
-        if failed and (faults.is_outside(facts["cause"]) or (number and not self._ignore_failures)):
+        if failed and (faults.is_outside(facts["cause"]) or self._ends_search(number)):
             self._stop(f"trial {number} failed: {facts['cause']}")
+
+    def _ends_search(self, number: int) -> bool:
+        """Tell whether a failure of trial `number` is the end of all."""
+        return not self._ignore_failures if number else self._needs_dense
 
     def end_stopped(self, cause: str) -> None:
         """Write the end of the trials that were running when the search was stopped."""

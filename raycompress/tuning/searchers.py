@@ -18,6 +18,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.sample import Domain
 
 from raycompress.experiment.dimension import Dimension
+from raycompress.experiment.objective import Judgement, Objective
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
@@ -40,13 +41,17 @@ class Proposer(Protocol):
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, or None when there are no more."""
 
-    def learn(self, number: int, score: float | None, scores: Scores) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Take the score of trial `number`; None when the trial failed.
 
         Parameters
         ----------
+        score
+            One number that says how good the trial is, constraints that it breaks and all objectives included.
         scores
             The score after each number of iterations at which the trial could have been ended.
+        judgement
+            The same in full; None where it is not known, as of a trial that was ended early.
         """
 
 
@@ -54,7 +59,7 @@ def make_proposer(
     name: str,
     space: SearchSpace,
     *,
-    goal: str,
+    objective: Objective,
     seed: int | None,
     bohb: Mapping[str, Any] | None = None,
     past: Past = Past(),  # noqa: B008 - it cannot be changed
@@ -68,8 +73,8 @@ def make_proposer(
         HyperBand is its scheduler) or ``bohb``.
     space
         What there is to search; without a dimension every proposal is the empty sample.
-    goal
-        ``max`` or ``min``.
+    objective
+        What the search is after.
     seed
         The same seed gives the same proposals; None a new start each time.
     bohb
@@ -84,8 +89,12 @@ def make_proposer(
     if name in ("random", "hyperband"):
         return _Random(space, seed)
     if name == "bohb":
-        return _Bohb(space, goal, seed, bohb or {}, past)
-    return _FromTune(_TUNE_SEARCHERS[name], space, goal=goal, seed=seed, past=past)
+        return _Bohb(space, objective.goal, seed, bohb or {}, past)
+    if name == "hyperopt":
+        return _FromTune(_hyperopt, space, goal=objective.goal, seed=seed, past=past)
+    from raycompress.tuning.studies import Study
+
+    return Study(name, space, objective, seed, past)
 
 
 class _Points:
@@ -99,7 +108,7 @@ class _Points:
     def propose(self, number: int) -> Sample | None:
         return next(self._points, None)
 
-    def learn(self, number: int, score: float | None, scores: Scores) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Nothing: the points are given."""
 
 
@@ -118,7 +127,7 @@ class _Random:
             for dimension in self._space.dimensions
         }
 
-    def learn(self, number: int, score: float | None, scores: Scores) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Nothing: samples are independent."""
 
 
@@ -142,16 +151,12 @@ class _FromTune:
         domains = {key: _domain(dimension) for key, dimension in self._dimensions.items()}
         # else its first random proposals would be those of the past once more
         seed = None if seed is None else seed + len(past.taught)
-        takes_results = make in (_optuna, _gaussian_process)
-        first = past.begun if takes_results else {**past.taught, **past.begun}
+        first = {**past.taught, **past.begun}
         self._searcher: Any = make(domains, goal, seed, [self._point(trial.sample) for trial in first.values()])
         for number, trial in first.items():
             self._searcher.suggest(str(number))
             if trial.ended:
                 self.learn(number, trial.score, trial.scores)
-        for trial in past.taught.values() if takes_results else ():
-            score: Any = trial.score
-            self._searcher.add_evaluated_point(self._point(trial.sample), score, error=score is None)
 
     def _point(self, sample: Sample) -> dict[str, Any]:
         """Return a sample as the searcher writes it; see `_domain` for choices."""
@@ -167,7 +172,7 @@ class _FromTune:
             return None
         return {self._dimensions[key].name: _value(self._dimensions[key], raw) for key, raw in proposal.items()}
 
-    def learn(self, number: int, score: float | None, scores: Scores) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         if score is None:
             self._searcher.on_trial_complete(str(number), error=True)
         else:
@@ -205,11 +210,11 @@ class _Bohb(_FromTune):
             self._state = np.random.get_state()
             np.random.set_state(outside)
 
-    def learn(self, number: int, score: float | None, scores: Scores) -> None:
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         for iterations, value in sorted(scores.items()):
             told = {"score": value, "hyperband_info": {"budget": iterations}}
             self._searcher.on_trial_result(str(number), told)
-        super().learn(number, score, scores)
+        super().learn(number, score, scores, judgement)
 
 
 def _tune_bohb(
@@ -229,36 +234,6 @@ def _hyperopt(domains: dict[str, Domain], goal: str, seed: int | None, points: l
     space = HyperOptSearch.convert_search_space(domains)
     known: Any = {"points_to_evaluate": points} if points else {}
     return HyperOptSearch(space, metric="score", mode=goal, random_state_seed=seed, **known)
-
-
-def _optuna(domains: dict[str, Domain], goal: str, seed: int | None, points: list[dict[str, Any]]) -> Searcher:
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True)
-    space = OptunaSearch.convert_search_space(domains)
-    return OptunaSearch(space, metric="score", mode=goal, sampler=sampler, points_to_evaluate=points)
-
-
-def _gaussian_process(
-    domains: dict[str, Domain], goal: str, seed: int | None, points: list[dict[str, Any]]
-) -> Searcher:
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.GPSampler(seed=seed)
-    space = OptunaSearch.convert_search_space(domains)
-    return OptunaSearch(space, metric="score", mode=goal, sampler=sampler, points_to_evaluate=points)
-
-
-_TUNE_SEARCHERS: Mapping[str, Callable[..., Searcher]] = {
-    "hyperopt": _hyperopt,
-    "optuna": _optuna,
-    "tpe": _optuna,
-    "spearmint": _gaussian_process,
-}
 
 
 def _domain(dimension: Dimension) -> Domain:

@@ -6,17 +6,18 @@ import os
 import time
 from collections.abc import Generator
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
 from raycompress.errors import RaycompressError
+from raycompress.experiment.objective import Objective, metrics_of
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.gpu_room import VISIBLE, room
-from raycompress.tuning.outcome import NOTHING, delivered, facts_of, first, sealed
+from raycompress.tuning.outcome import NOTHING, delivered, facts_of, sealed
 from raycompress.tuning.protocol import Message
 from raycompress.tuning.schedulers import TIME
 from raycompress.tuning.slots import name_process
@@ -44,6 +45,8 @@ class TrialPlan:
     judged
         Whether one may end the trial: each is then told when the next has come, since the last is the trial's end, and
         a model that is whole must not be lost to it.
+    objective
+        What a trial is judged by.
     """
 
     warm: WarmSpec
@@ -53,6 +56,7 @@ class TrialPlan:
     retries: int
     stream: bool
     judged: bool = False
+    objective: Objective = field(default_factory=lambda: Objective.of_score("max"))
 
     def saves_into(self, number: int) -> Path | None:
         """Return the folder that trial `number` saves its model into; None where it saves none, as the baseline."""
@@ -153,13 +157,16 @@ class TrialActor(tune.Trainable):
         self._results += 1
         seconds = round(time.monotonic() - self._started, 4)
         now: dict[str, Any] | None
-        now = {**_RUNNING, "values": values, "score": first(values), "seconds": seconds, TIME: self._results}
+        now = {**_RUNNING, "values": values, "score": self._score(values), "seconds": seconds, TIME: self._results}
         if self._plan.judged:
             now, self._held = self._held, now
         if now is None or now[TIME] <= self._told:  # by an attempt that failed later
             return None
         self._told = now[TIME]
         return now
+
+    def _score(self, values: dict[str, float]) -> float | None:
+        return self._plan.objective.score(metrics_of(values, None))
 
     @property
     def _streams(self) -> bool:
@@ -207,7 +214,9 @@ class TrialActor(tune.Trainable):
     def _end_of_run(self, ending: Ending) -> dict[str, Any]:
         """Return what the run gave: the trial's end, or, where a larger budget follows, what it is judged by."""
         self._seconds += ending.seconds
-        facts: dict[str, Any] = facts_of(ending, baseline=self._config["baseline"], seconds=self._seconds)
+        facts: dict[str, Any] = facts_of(
+            ending, self._plan.objective, baseline=self._config["baseline"], seconds=self._seconds
+        )
         if facts["saved"]:
             facts = sealed(self._plan.folder, self._config, facts)
         facts = delivered(self._plan.folder, self._config["number"], facts)

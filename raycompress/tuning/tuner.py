@@ -12,13 +12,16 @@ from ray import tune
 from ray.tune.error import TuneError
 
 from raycompress.errors import ClusterError, RaycompressError
+from raycompress.experiment.projection import Projection
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
+from raycompress.results.standing import Standing
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning import plan as plans
 from raycompress.tuning import slots
 from raycompress.tuning.best import BestKeeper
+from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED, n_trials
 from raycompress.tuning.proposals import Proposals
@@ -54,6 +57,8 @@ class Tuner:
         What an earlier run of this search has left.
     n_slots
         How many trials run at a time; more than Ray has resources for would never start.
+    projection
+        Tells what a sample costs, where that is known before its trial.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class Tuner:
         keeper: BestKeeper,
         past: Past,
         n_slots: int,
+        projection: Projection | None = None,
     ) -> None:
         self._experiment = experiment
         self._space = space
@@ -75,6 +81,7 @@ class Tuner:
         self._folder = folder
         self._switch = switch
         self._past = past
+        self._projection = projection
         self._n_slots = n_slots
         self._slots = slots.Slots(experiment.resources, n_slots, ray.available_resources)
         self._scheduler = make_scheduler(experiment, past)
@@ -89,6 +96,7 @@ class Tuner:
             lost=self._note_loss,
             why=self._why,
             ignore_failures=experiment.ignore_failures,
+            needs_dense=experiment.objective.needs_dense_result,
         )
 
     def run(self) -> None:
@@ -128,7 +136,7 @@ class Tuner:
         with slots.kept_actors(self._slots), _told_by_us():
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
-        self._folder.remove_candidates_but(self._keeper.number)
+        self._folder.remove_candidates_but(self._keeper.kept)
         self._plan.folder.clear()
 
     def _note_loss(self) -> None:
@@ -142,11 +150,17 @@ class Tuner:
         proposer = make_proposer(
             experiment.proposer,
             self._space,
-            goal=experiment.target,
+            objective=experiment.objective,
             seed=experiment.seed,
             bohb=experiment.bohb,
             past=self._past,
         )
+        if self._projection is not None and self._projection.ceilings:
+            rejects = experiment.on_budget == "reject" or experiment.proposer == "sequence"
+            where = experiment.where(("constraints", self._projection.ceilings[0].metric))
+            proposer = OnBudget(proposer, self._projection, rejects=rejects, where=where)
+        standing = Standing(experiment.objective)
+        standing.take_dense(self._past.dense)
         return Proposals(
             proposer,
             n_samples=self._space.n_samples(experiment),
@@ -155,12 +169,14 @@ class Tuner:
             slots=self._slots,
             make_config=self._config,
             past=self._past,
+            standing=standing,
         )
 
     def _config(self, number: int, sample: Sample) -> dict[str, Any]:
         built = self._space.build(sample)
         seed, budgets = self._experiment.seed, self._experiment.budgets
         rungs = budgets.rungs(budgets.bracket_of(number)) if self._climbs and budgets is not None and number else ()
+        predicted = None if self._projection is None else self._projection.sizes(sample)
         config = trial_config(self._plan.compression, built, number=number, saves_into=self._plan.saves_into(number))
         if budgets is not None and self._experiment.proposer in BUDGETED:
             config["n_iterations"] = next(iter(rungs), budgets.max_iter)
@@ -171,6 +187,7 @@ class Tuner:
             "seed": None if seed is None else seed + number,
             "budgets": rungs,
             "config": config,
+            "predicted": predicted,
         }
 
     def _end_running_trials(self) -> None:

@@ -37,7 +37,7 @@ def known_keys(model: type[Keys] = ExperimentKeys, prefix: str = "") -> Iterator
         inner = inside(model).get(name)
         if inner is None or name != "early_stop":
             yield path
-        if inner is not None:
+        if inner is not None and name != "scheduler":  # which is new, with all that is in it
             members = "[]" if name in ("config_list", "parameter_config") else ""
             yield from known_keys(inner, f"{path}{members}.")
 

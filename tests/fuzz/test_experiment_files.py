@@ -64,7 +64,7 @@ def sample_all(experiment: Experiment) -> None:
     space = SearchSpace.of(experiment, MODEL)
     assert space.n_samples(experiment) >= 1
     proposer = make_proposer(
-        experiment.proposer, space, goal=experiment.target, seed=experiment.seed, bohb=experiment.bohb
+        experiment.proposer, space, objective=experiment.objective, seed=experiment.seed, bohb=experiment.bohb
     )
     for sample in (space.centre(), *filter(None, map(proposer.propose, (1, 2)))):
         built = space.build(sample)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from mutating import changed_bytes, changed_values
 
 from raycompress.errors import ResultError
+from raycompress.experiment.objective import Objective
 from raycompress.printable import printable
 from raycompress.results import journal
 from raycompress.results.journal import Journal
@@ -124,7 +125,7 @@ def check(sent: list[bytes], code: int, mode: Mode, folder: Path) -> None:
     assert "\n" not in cause
     ending = Ending(state, cause, folder / "log.txt", 1.0, values=heard.values, candidate=heard.candidate)
     ending = Ending.from_message(json.loads(encode(ending.to_message())))
-    facts = facts_of(ending, baseline=False, seconds=1.0)
+    facts = facts_of(ending, Objective.of_score("max"), baseline=False, seconds=1.0)
     if state == TrialState.FINISHED and mode == "trial":
         assert facts["score"] is not None
         assert math.isfinite(facts["score"])

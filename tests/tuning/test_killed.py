@@ -150,7 +150,7 @@ def promote(folder, begun):
     """Let one trial after another end, every second better than all before."""
     with_journal = folder.open_journal()
     record = Record(folder)
-    keeper = BestKeeper(folder, with_journal, Objective("max"))
+    keeper = BestKeeper(folder, with_journal, Objective.of_score("max"))
     keeper.take_up(record)
     number = max(record.records, default=0)
     begun.set()
@@ -160,9 +160,17 @@ def promote(folder, begun):
         candidate(folder.scratch(), number)
         folder.scratch().deliver(number, saved=True)
         score = float(number if number % 2 else number - 3)
-        facts = {**NOTHING, "state": TrialState.FINISHED, "cause": "", "score": score, "seconds": 1.0, "saved": True}
+        facts = {
+            **NOTHING,
+            "state": TrialState.FINISHED,
+            "cause": "",
+            "values": {"accuracy": score},
+            "score": score,
+            "seconds": 1.0,
+            "saved": True,
+        }
         with_journal.append("ended", trial=number, log="", **facts)
-        keeper.consider(number, score)
+        keeper.consider(number, {"accuracy": score})
 
 
 def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole(tmp_path):
@@ -201,7 +209,7 @@ def test_what_a_kill_left_is_settled(tmp_path):
     (tmp_path / "trials").mkdir()
     writer = Journal(folder.journal)
     begin(writer)
-    keeper = BestKeeper(folder, writer, Objective("max"))
+    keeper = BestKeeper(folder, writer, Objective.of_score("max"))
     for number, score in ((1, 0.5), (2, 0.9), (3, 0.7), (4, 0.8), (5, 0.1)):
         writer.append("started", trial=number, attempt=1, sample={}, config={}, baseline=False)
         candidate(folder, number)
@@ -210,23 +218,24 @@ def test_what_a_kill_left_is_settled(tmp_path):
                 **NOTHING,
                 "state": TrialState.FINISHED,
                 "cause": "",
+                "values": {"accuracy": score},
                 "score": score,
                 "seconds": 1.0,
                 "saved": True,
             }
             writer.append("ended", trial=number, log="", **facts)
         if number == 1:
-            keeper.consider(number, score)
+            keeper.consider(number, {"accuracy": score})
     (folder.candidate(3) / bundle.WEIGHTS).write_bytes(b"lost with the machine")
     # 2 was never considered; 3 is broken, but no better; 5 had not ended
-    again = BestKeeper(folder, writer, Objective("max"))
+    again = BestKeeper(folder, writer, Objective.of_score("max"))
     assert again.take_up(Record(folder)) == []
     assert folder.best_number() == again.number == 2
     assert folder.candidates() == [2]
     assert not folder.candidate(5).exists()
     # and now the best itself is broken: its trial must be made again
     (folder.candidate(2) / bundle.WEIGHTS).write_bytes(b"rotten")
-    third = BestKeeper(folder, writer, Objective("max"))
+    third = BestKeeper(folder, writer, Objective.of_score("max"))
     assert third.take_up(Record(folder)) == [2]
     assert folder.best_number() is None
     assert folder.candidates() == []

@@ -5,6 +5,7 @@ import statistics
 import pytest
 from making_trials import experiment_with
 
+from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Resources
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results import store
@@ -35,7 +36,7 @@ def trials(space, name, n, past=None, seed=3, lag=None, skip=()):
     """Propose trials up to number `n`, each with its score known before the next; return number -> sample."""
     past = past or Past()
     proposals = Proposals(
-        make_proposer(name, space, goal="max", seed=seed, past=past),
+        make_proposer(name, space, objective=Objective.of_score("max"), seed=seed, past=past),
         n_samples=n,
         baseline=None,
         lag=lag,

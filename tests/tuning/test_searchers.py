@@ -3,6 +3,7 @@ import json
 import pytest
 from ray.tune.search import Searcher
 
+from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment, Resources
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.proposals import Proposals
@@ -46,7 +47,7 @@ def score(sample):
 def drive(space, name, order, *, seed=7, n=12, parallel=3, goal="max"):
     """Run a search without Ray; `order` picks which of the running trials ends next."""
     proposals = Proposals(
-        make_proposer(name, space, goal=goal, seed=seed),
+        make_proposer(name, space, objective=Objective.of_score(goal), seed=seed),
         n_samples=n,
         baseline=space.centre(),
         lag=2 * parallel if seed is not None else None,
@@ -122,7 +123,7 @@ def test_a_grid_ends_by_itself(tmp_path, space):
 
     small = SearchSpace((Dimension("a", "int", 0, 1), Dimension("b", "choice", choices=("x", "y"))), {})
     proposals = Proposals(
-        make_proposer("sequence", small, goal="max", seed=None),
+        make_proposer("sequence", small, objective=Objective.of_score("max"), seed=None),
         n_samples=10,
         baseline=None,
         lag=None,

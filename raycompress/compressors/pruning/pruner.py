@@ -14,6 +14,7 @@ from raycompress.compressors.example import Example
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.fingerprint import Witness, fingerprint
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.pruning import budget
 from raycompress.compressors.pruning.engine import Choice, Course, Engine, Request
 from raycompress.compressors.pruning.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.pruning.optimizers import StepWatch, carry_over, refuse_stale
@@ -23,6 +24,7 @@ from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.errors import CompressionError, SpeedupError
+from raycompress.experiment.objective import Bound
 from raycompress.script import context
 
 _SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
@@ -243,7 +245,15 @@ class Pruner(Compressor):
     def _slice(self, example: Example) -> None:
         if self._choice is not None:
             self._slicing = slicing.make(self.model, example, self._choice, self._targets, self._entry)
+            self._check_budget(example)
             self._masks.hold(self._slicing.removed(self.model))
+
+    def _check_budget(self, example: Example) -> None:
+        """End the trial here if its model would be too large: a method's last choice, or the only one, decides that."""
+        is_final = self._course is None or not self._course.missing()[0]
+        if self._trial is not None and self._slicing is not None and self._before is not None and is_final:
+            bounds = [Bound(*one) for one in self._trial.budget]
+            budget.check(self.model, example, self._slicing, self._before, bounds)
 
     def _check_free(self) -> None:
         if is_masked(self.model):

@@ -103,11 +103,22 @@ def _blocks(
     graph: ChannelGraph, name: str, free: list[int], members: Iterable[Member], round_to: int
 ) -> tuple[tuple[tuple[int, ...], ...], int]:
     """Return the channels that go together, and what the number of such blocks should be a multiple of."""
+    blocks, divides = grouping(graph, name, free, members)
+    return blocks, round_to // math.gcd(divides, round_to) if divides else 1
+
+
+def grouping(
+    graph: ChannelGraph, name: str, free: list[int], members: Iterable[Member]
+) -> tuple[tuple[tuple[int, ...], ...], int]:
+    """Return the channels that only go together, and how many equal parts of the layer each such block is spread over.
+
+    0 parts stand for heads, which nothing rounds.
+    """
     heads = graph.heads(name)
     if heads is not None:
-        return heads.blocks, 1
+        return heads.blocks, 0
     if any(len(_class_of(graph, name, channel)) > 1 for channel in (free[0], free[-1])):
-        return _classes(graph, name, free), round_to
+        return _classes(graph, name, free), 1
     groups, per_head = 1, False
     for member in members:
         module = graph.module(member.name) if member.name else None
@@ -119,7 +130,7 @@ def _blocks(
         groups = 1  # the layer is a part of what the norm sees; the proof tells whether that can be sliced
     size = len(free) // groups
     blocks = tuple(tuple(free[group * size + place] for group in range(groups)) for place in range(size))
-    return blocks, round_to if per_head else round_to // math.gcd(groups, round_to)
+    return blocks, 1 if per_head else groups
 
 
 def _class_of(graph: ChannelGraph, name: str, channel: int) -> tuple[int, ...]:

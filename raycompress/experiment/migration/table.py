@@ -188,6 +188,7 @@ NEW_KEYS = (
         "time_budget_s",
         "compression.arguments",
     ),
+    *("objectives", "constraints", "on_budget", "pareto_size", "repeats", "finalists", "exploration", "scheduler"),
     *("resource.cpu", "resource.gpu", "resource.memory_gb", "resource.accelerator_type", "search range: log"),
     *(f"{_ENTRY}.quant_scheme", f"{_ENTRY}.quant_dtype"),
 )

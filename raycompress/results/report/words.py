@@ -38,6 +38,7 @@ LOOKS = {
     TrialState.FINISHED: Look("●", "circle", "", "--finished"),
     TrialState.RUNNING: Look("▶", "triangle-right", ".", "--running"),
     TrialState.ENDED_EARLY: Look("▼", "triangle-down", "/", "--ended"),
+    TrialState.OVER_BUDGET: Look("▽", "triangle-down-open", "", "--ended"),
     TrialState.STOPPED: Look("■", "square", "-", "--ended"),
     TrialState.FAILED: Look("✖", "x", "x", "--failed"),
     TrialState.TIMED_OUT: Look("◔", "hourglass", "|", "--failed"),

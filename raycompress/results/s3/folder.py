@@ -10,7 +10,7 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -155,11 +155,11 @@ class S3Folder(ExperimentFolder):
         candidates.remove(self._patient, number)
         super().remove_candidate(number)
 
-    def remove_candidates_but(self, number: int | None) -> None:  # noqa: D102
+    def remove_candidates_but(self, kept: Collection[int]) -> None:  # noqa: D102
         for other in candidates.numbers(self._patient):
-            if other != number:
+            if other not in kept:
                 candidates.remove(self._patient, other)
-        super().remove_candidates_but(number)
+        super().remove_candidates_but(kept)
 
     def check_candidate(self, number: int) -> None:  # noqa: D102
         candidates.check(self._patient, number)

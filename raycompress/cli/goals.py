@@ -1,0 +1,103 @@
+"""What a search with objectives and constraints has found, in the words of the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from raycompress.cli.words import columns, number
+from raycompress.errors import NoValidTrialError
+from raycompress.experiment.objective import Bound, Goal
+
+if TYPE_CHECKING:
+    from raycompress.results.record import Experiment as Record
+
+_NEAREST = 3
+_SHOWN = 12
+
+
+def lines(record: Record) -> list[str]:
+    """Return what the best trial of `record` makes of the constraints, and the front; nothing where there are none."""
+    best, objective = record.best, record.objective
+    if best is None or best.number not in record.standing.judged:
+        return []
+    found: list[str] = []
+    if objective.bounds:
+        found += ["", "constraints:", columns(list(_kept(record, best.number)), left=(0,))]
+    if len(objective.goals) > 1:
+        found += ["", *_front(record)]
+    return found
+
+
+def _kept(record: Record, trial: int) -> Iterator[tuple[str, str, str]]:
+    metrics, judged = record.standing.metrics(trial), record.standing.judged[trial]
+    for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
+        yield str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept"
+
+
+def _front(record: Record) -> Iterator[str]:
+    front, goals = record.pareto, record.objective.goals
+    if not front:
+        return
+    yield f"front: {len(front)} trial{'s' * (len(front) != 1)} that no other beats in " + " and ".join(map(name, goals))
+    rows = [("trial", *map(name, goals), "")]
+    ordered = sorted(front, key=lambda one: record.standing.judged[one.number].costs)
+    for trial in ordered[:_SHOWN]:
+        values = [number(record.standing.metrics(trial.number)[goal.metric]) for goal in goals]
+        said = "knee" if trial.number == record.best_number else "" if trial.saved else "not kept"
+        rows.append((str(trial.number), *values, said))
+    yield columns(rows, left=(len(goals) + 1,))
+    if len(front) > _SHOWN:
+        yield f"  ... and {len(front) - _SHOWN} more: raycompress report"
+    if len(front) > 1:
+        yield "the knee gives up least of every objective, each measured by the front's own range"
+
+
+def name(goal: Goal) -> str:
+    """Return what an objective is called."""
+    return goal.metric or "the score"
+
+
+def infeasible(record: Record) -> NoValidTrialError | None:
+    """Return the error of a search in which no trial keeps to all constraints; None where one does."""
+    judged = record.standing.judged
+    if not record.objective.bounds or not judged or any(one.is_feasible for one in judged.values()):
+        return None
+    nearest = sorted(judged, key=lambda trial: (judged[trial].violation, judged[trial].costs, trial))[:_NEAREST]
+    told = [f"        {line}" for trial in nearest for line in _broken(record, trial)]
+    fix = "relax what the nearest trials break, or search on (`raycompress resume --n-samples N`):"
+    return NoValidTrialError(
+        f"no trial of {len(judged)} keeps to all constraints; the nearest is trial {nearest[0]}",
+        where=record.folder.reference,
+        fix="\n".join([fix, *told]),
+    )
+
+
+def _broken(record: Record, trial: int) -> Iterator[str]:
+    metrics, dense, judged = record.standing.metrics(trial), record.standing.dense(trial), record.standing.judged[trial]
+    for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
+        if excess > 0:
+            value, reference = metrics[bound.metric], dense.get(bound.metric, math.nan)
+            yield (
+                f"trial {trial}: {bound.metric} is {number(value)}, and {number(bound.end(reference))} "
+                f"{'is the most' if bound.is_ceiling else 'is the least'}; "
+                f'"{bound.limit}": {_relaxed(bound, value, reference):.4g} would allow it'
+            )
+
+
+def _relaxed(bound: Bound, value: float, dense: float) -> float:
+    """Return the value of the constraint that `value` just keeps to, rounded to its side."""
+    exact = {
+        "min": value,
+        "max": value,
+        "min_ratio": value / dense if dense else math.nan,
+        "max_ratio": value / dense if dense else math.nan,
+        "max_drop": dense - value,
+        "max_rise": value - dense,
+    }[bound.limit]
+    if not math.isfinite(exact) or exact == 0:
+        return exact
+    step = 10.0 ** (math.floor(math.log10(abs(exact))) - 2)
+    down = bound.limit in ("min", "min_ratio")
+    return (math.floor(exact / step) if down else math.ceil(exact / step)) * step

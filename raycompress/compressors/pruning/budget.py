@@ -1,0 +1,36 @@
+"""No model is trained that is over its budget: the sliced copy is measured as soon as it is known what goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.slicing import Slicing
+from raycompress.errors import BudgetError
+from raycompress.experiment.objective import Bound, metrics_of
+
+
+def check(model: nn.Module, example: Example, slicing: Slicing, before: measure.Sizes, bounds: Sequence[Bound]) -> None:
+    """Raise BudgetError where `model`, sliced, would break one of `bounds`, which are about sizes.
+
+    `model` is left as it is.
+    """
+    if not bounds:
+        return
+    small = clean_copy(model)
+    slicing.apply(small)
+    after = measure.sizes(small, example)
+    dense, left = metrics_of(None, before.to_json()), metrics_of(None, after.to_json())
+    for bound in bounds:
+        if bound.excess(left[bound.metric], dense[bound.metric]) > 0:
+            share = left[bound.metric] / max(1.0, dense[bound.metric])
+            raise BudgetError(
+                f"{bound.metric} would be {left[bound.metric]:,.0f}, {share:.3g} of the dense model's, and the budget "
+                f"is {bound}",
+                where="constraints",
+                fix="the trial ends before it trains",
+            )

@@ -1,0 +1,238 @@
+"""How a model's cost follows from its channels: each group of channels is cut on a copy, and every tensor looked at.
+
+The number of parameters and bytes follows from the tensors' shapes, the multiply-adds of a convolution or a linear
+layer from its weight's. What a module computes without a weight, such as the products of an attention, is fitted to two
+cut copies, and the whole is checked on them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from raycompress.compressors import measure
+from raycompress.compressors.example import Example
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.torch_pruning.units import grouping
+from raycompress.errors import CompressionError
+from raycompress.experiment.costs import ChannelGroup, CostModel, Part
+
+_TOLERANCE = 0.01
+_FITTED = 1e-6
+Takes = dict[int, float]
+Cuts = Sequence[tuple[str, Sequence[Sequence[int]]]]
+"""For each group a layer of it, and the channels of that layer that go together."""
+
+
+def cost_model(model: nn.Module, example: Example) -> CostModel:
+    """Return the cost of `model` in the channels that are removed from it.
+
+    Raises
+    ------
+    CompressionError
+        Torch-Pruning cannot follow the model, or what is predicted is not what cut copies cost.
+    """
+    one = measure.first_of_batch(example)
+    graph = ChannelGraph(model, example)
+    found = list(_groups(graph))
+    groups = tuple(group for group, _ in found)
+    blocks = [cut for _, cut in found]
+    own = _own_flops(model, measure.flops(model, one))
+    dims = _dimensions(graph, blocks)
+    known = CostModel(
+        groups,
+        tuple(_tensor_parts(model, dims, own)),
+        measure.parameters(model),
+        sum(own.values()),
+        measure.size_bytes(model),
+    )
+    probes = [_Probe(model, example, blocks, fraction) for fraction in (0.5, 0.25)] if groups else []
+    unweighted = {name: count for name, count in own.items() if not _is_weighted(model.get_submodule(name))}
+    for name, count in unweighted.items():
+        parts = _fitted(name, count, model, dims, probes)
+        known = replace(known, parts=(*known.parts, *parts))
+    for probe in probes:
+        _check(known, probe)
+    return known
+
+
+class _Probe:
+    """A cut copy, and what it costs.
+
+    Parameters
+    ----------
+    fraction
+        Of the blocks of each group; every other group loses half of that.
+    """
+
+    def __init__(self, model: nn.Module, example: Example, blocks: Cuts, fraction: float) -> None:
+        graph = ChannelGraph(model, example)
+        self.removed: list[int] = []
+        for index, (name, cut) in enumerate(blocks):
+            count = min(len(cut) - 1, max(1, int(len(cut) * fraction / (1 + index % 2))))
+            graph.remove(name, [channel for block in cut[:count] for channel in block])
+            self.removed.append(count)
+        one = measure.first_of_batch(example)
+        try:
+            self.flops = _own_flops(graph.copy, measure.flops(graph.copy, one))
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            raise CompressionError(
+                f"what a pruned {type(model).__name__} costs cannot be foretold: with channels cut it does not run: "
+                f"{(str(error).splitlines() or [type(error).__name__])[0]}",
+                fix="sizes written into forward() do not follow the channels; exclude the layer before them",
+            ) from error
+        self.params = measure.parameters(graph.copy)
+        self.model = graph.copy
+
+
+def _groups(graph: ChannelGraph) -> Iterator[tuple[ChannelGroup, tuple[str, tuple[tuple[int, ...], ...]]]]:
+    """Yield each group whose channels can go, and its layer and blocks to cut."""
+    producers = graph.producers()
+    covered: dict[str, set[int]] = {name: set() for name in producers}
+    for name in producers:
+        free = [channel for channel in range(graph.channels(name)) if channel not in covered[name]]
+        members = graph.members(name, free) if free else []
+        for member in members:
+            if member.name in covered:
+                covered[member.name].update(own for _, own in member.pairs)
+        if not members or any(member.fixed for member in members):
+            continue
+        layers = tuple(member.name for member in members if not member.follows and member.name in covered)
+        norms = tuple(member.name for member in members if member.name and graph.is_norm(member.name))
+        blocks, divides = grouping(graph, name, free, members)
+        if len(blocks) > 1:
+            yield ChannelGroup(layers or (name,), norms, len(blocks), divides), (name, blocks)
+
+
+def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
+    """Return the multiply-adds that each module makes itself, outside of the modules in it."""
+    own = {}
+    for name, module in model.named_modules():
+        prefix = f"{name}." if name else ""
+        inside = sum(counted.get(f"{prefix}{child}", 0) for child, _ in module.named_children())
+        if left := counted.get(name, 0) - inside:
+            own[name] = left
+    return own
+
+
+def _dimensions(graph: ChannelGraph, blocks: Cuts) -> dict[tuple[str, str], list[tuple[int, Takes]]]:
+    """Return each tensor's dimensions: its size, and what a block of each group takes off it; the graph is spent."""
+    dims: dict[tuple[str, str], list[tuple[int, Takes]]] = {
+        key: [(size, {}) for size in tensor.shape] for key, tensor in _tensors(graph.copy)
+    }
+    before = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
+    for index, (name, cut) in enumerate(blocks):
+        graph.remove(name, cut[0])
+        after = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
+        for key, shape in after.items():
+            for place, size in enumerate(shape):
+                if taken := before[key][place] - size:
+                    dims[key][place][1][index] = float(taken)
+        before = after
+    return dims
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[tuple[str, str], Tensor]]:
+    for name, module in model.named_modules():
+        for key, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None:
+                yield (name, key), tensor
+
+
+def _is_weighted(module: nn.Module) -> bool:
+    """Tell whether a module's multiply-adds are in proportion to its weight's size."""
+    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
+
+
+def _tensor_parts(
+    model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Takes]]], own: Mapping[str, int]
+) -> Iterator[Part]:
+    saved = set(measure.distinct(model.state_dict()))
+    seen: set[int] = set()
+    for (name, key), tensor in _tensors(model):
+        is_parameter = isinstance(tensor, nn.Parameter) and id(tensor) not in seen
+        seen.add(id(tensor))
+        flops = own.get(name, 0) if key == "weight" and _is_weighted(model.get_submodule(name)) else 0
+        stored = f"{name}.{key}".lstrip(".") in saved
+        yield from _part(
+            tensor.numel() * is_parameter, flops, tensor.numel() * tensor.element_size() * stored, dims[name, key]
+        )
+
+
+def _part(params: float, flops: float, size_bytes: float, dims: Sequence[tuple[int, Takes]]) -> Iterator[Part]:
+    """Yield the part, where any group takes anything off it."""
+    changing = tuple((size, tuple(takes.items())) for size, takes in dims if takes)
+    if changing:
+        yield Part(float(params), float(flops), float(size_bytes), changing)
+
+
+def _fitted(
+    name: str,
+    count: int,
+    model: nn.Module,
+    dims: Mapping[tuple[str, str], Sequence[tuple[int, Takes]]],
+    probes: Sequence[_Probe],
+) -> Iterator[Part]:
+    """Yield the parts of what a module computes beside the layers in it.
+
+    It is taken for a sum of two: one in proportion to the weights that the module itself multiplies with, as torch's
+    attention does, and one in proportion to one width of the layers in it.
+    """
+    prefix = f"{name}." if name else ""
+    weights = [value for key, value in dims.items() if len(value) == 2 and (key[0] == name)]
+    if isinstance(model.get_submodule(name), nn.MultiheadAttention):
+        weights += [value for key, value in dims.items() if key == (f"{prefix}out_proj", "weight")]
+    widths = [[dim] for key, value in dims.items() if key[0].startswith(prefix) for dim in value if dim[1]]
+    counts = [probe.flops.get(name, 0) for probe in probes]
+    if all(other == count for other in counts):
+        return
+    whole = [sum(_left(value, probe.removed) for value in weights) for probe in probes]
+    total = sum(math.prod(size for size, _ in value) for value in weights)
+    for width in widths:
+        share = _share(count, counts, total, whole, [_left(width, probe.removed) / width[0][0] for probe in probes])
+        if share is not None:
+            for value in weights:
+                yield from _part(0, share * count * math.prod(size for size, _ in value) / total, 0, value)
+            yield from _part(0, (1 - share) * count, 0, width)
+            return
+    raise CompressionError(
+        f'how the multiply-adds of "{name or type(model).__name__}" follow from its channels is not known',
+        fix="compute with layers (Linear, Conv2d, MultiheadAttention) what is computed with bare matrix products there",
+    )
+
+
+def _left(dims: Sequence[tuple[int, Takes]], removed: Sequence[int]) -> float:
+    return math.prod(size - sum(each * removed[group] for group, each in takes.items()) for size, takes in dims)
+
+
+def _share(
+    count: int, counts: Sequence[int], total: float, whole: Sequence[float], widths: Sequence[float]
+) -> float | None:
+    """Return the share of `count` that is in proportion to the weights, where that explains all probes; else None."""
+    if not total:
+        share = 0.0
+    elif abs(whole[0] / total - widths[0]) < _FITTED:
+        return None
+    else:
+        share = (counts[0] / count - widths[0]) / (whole[0] / total - widths[0])
+    told = [
+        share * (left / total if total else 0.0) + (1 - share) * width
+        for left, width in zip(whole, widths, strict=True)
+    ]
+    fits = all(abs(one - other / count) < _FITTED for one, other in zip(told, counts, strict=True))
+    return share if fits and -_FITTED <= share <= 1 + _FITTED else None
+
+
+def _check(known: CostModel, probe: _Probe) -> None:
+    """Raise CompressionError where the copy costs something else than is foretold."""
+    told = known.sizes(probe.removed)
+    for name, measured in (("params", probe.params), ("flops", sum(probe.flops.values()))):
+        if abs(told[name] - measured) > _TOLERANCE * max(1, measured):
+            raise CompressionError(
+                f"the {name} of a pruned {type(probe.model).__name__} cannot be foretold: {told[name]:,.0f} where "
+                f"{measured:,} are measured",
+                fix="leave the budget out, or take a model whose layers are torch's own",
+            )

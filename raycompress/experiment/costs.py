@@ -1,0 +1,119 @@
+"""What a pruned model costs, before there is one: parameters, multiply-adds and bytes from the channels that go.
+
+Written by the inspection of the script (`raycompress.compressors.structure.costing`), which follows the model's
+channels; evaluated here for each proposal, in microseconds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from raycompress.compressors.catalog.rounding import removable
+
+SIZES = ("params", "flops", "size_bytes")
+"""What is known of a proposal before it is trained, by the names of an experiment file."""
+
+
+@dataclass(frozen=True)
+class ChannelGroup:
+    """Channels that go together.
+
+    Attributes
+    ----------
+    layers
+        The layers that make them.
+    norms
+        The BatchNorms that they pass through.
+    blocks
+        How many of them can go one by one: channels, or heads of an attention.
+    divides
+        ``round_to`` holds for so many equal parts of the group together; 0 where it does not hold, as of heads.
+    """
+
+    layers: tuple[str, ...]
+    norms: tuple[str, ...]
+    blocks: int
+    divides: int = 1
+
+    def removable(self, sparsity: float, round_to: int) -> int:
+        """Return how many blocks go at `sparsity`."""
+        multiple = round_to // math.gcd(self.divides, round_to) if self.divides else 1
+        return removable(self.blocks, sparsity, multiple)
+
+
+@dataclass(frozen=True)
+class Part:
+    """A piece of the model whose cost is in proportion to each of its dimensions.
+
+    Attributes
+    ----------
+    params, flops, size_bytes
+        Of the dense model's.
+    dims
+        Size of a dimension, and what one removed block of a group, by its index, takes off it.
+    """
+
+    params: float
+    flops: float
+    size_bytes: float
+    dims: tuple[tuple[int, tuple[tuple[int, float], ...]], ...]
+
+
+@dataclass(frozen=True)
+class CostModel:
+    """The cost of a model in what is removed of its groups of channels.
+
+    Attributes
+    ----------
+    groups
+        What can be removed.
+    parts
+        What that changes; all else costs what it did.
+    params, flops, size_bytes
+        Of the whole dense model.
+    """
+
+    groups: tuple[ChannelGroup, ...]
+    parts: tuple[Part, ...]
+    params: int
+    flops: int
+    size_bytes: int
+
+    @property
+    def dense(self) -> dict[str, float]:
+        """The dense model's sizes, by name."""
+        return {name: float(getattr(self, name)) for name in SIZES}
+
+    def sizes(self, removed: Sequence[int]) -> dict[str, float]:
+        """Return the sizes of the model without `removed` blocks of each group."""
+        found = self.dense
+        for part in self.parts:
+            left = 1.0
+            for size, takes in part.dims:
+                left *= max(0.0, size - sum(each * removed[group] for group, each in takes)) / size
+            for name in SIZES:
+                found[name] -= getattr(part, name) * (1.0 - left)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; `from_json` is its inverse."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> CostModel:
+        """Rebuild what `to_json` returned."""
+        groups = tuple(
+            ChannelGroup(tuple(group["layers"]), tuple(group["norms"]), group["blocks"], group["divides"])
+            for group in data["groups"]
+        )
+        parts = tuple(
+            Part(
+                **{name: part[name] for name in SIZES},
+                dims=tuple((size, tuple((group, each) for group, each in takes)) for size, takes in part["dims"]),
+            )
+            for part in data["parts"]
+        )
+        return cls(groups, parts, **{name: data[name] for name in SIZES})

@@ -1,0 +1,112 @@
+"""What a proposal will cost, from the file, the model's layers and its costs alone: nothing is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.experiment.costs import ChannelGroup, CostModel
+from raycompress.experiment.matching import ruled
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.words import listed
+
+Config = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The sizes of what a config asks for.
+
+    Parameters
+    ----------
+    model, costs
+        The layers of the user's model, and what its groups of channels cost.
+    compressor
+        The catalogue's entry, with the experiment's arguments.
+    """
+
+    model: ModelInfo
+    costs: CostModel
+    compressor: CompressorEntry
+    _known: dict[Any, list[list[str]]] = field(default_factory=dict, repr=False, compare=False)
+
+    def sizes(self, config: Config) -> dict[str, float]:
+        """Return ``params``, ``flops`` and ``size_bytes`` of the model that `config` asks for.
+
+        Parameters
+        ----------
+        config
+            ``config_list`` and ``arguments``, concrete; see `SearchSpace.build`.
+        """
+        return self.costs.sizes(self.removed(config))
+
+    def removed(self, config: Config) -> list[int]:
+        """Return how many blocks go of each group of `costs`."""
+        sparsities = self.sparsities(config["config_list"])
+        arguments = config["arguments"]
+        argument = self.compressor.argument("round_to")
+        round_to = int(arguments.get("round_to", argument.default)) if argument is not None else 1
+        return [self._of_group(group, sparsities, round_to) for group in self.costs.groups]
+
+    def sparsities(self, config_list: Sequence[Config]) -> dict[str, float]:
+        """Return what each layer is asked to lose; layers that no entry rules are left out."""
+        asked = {}
+        for entry, layers in zip(config_list, self._ruled(config_list), strict=True):
+            if not entry.get("exclude", False):
+                sparsity = float(entry.get("sparsity", entry.get("final_sparsity", 0.0)))
+                asked.update(dict.fromkeys(layers, sparsity))
+        return asked
+
+    def _ruled(self, config_list: Sequence[Config]) -> list[list[str]]:
+        """Return the layers that each entry rules; looked up, since all samples of a search name the same layers."""
+        key = tuple((tuple(one.get("op_names", ())), tuple(one.get("op_types", ()))) for one in config_list)
+        if key not in self._known:
+            self._known[key] = [
+                [layer.name for layer in ruled(config_list, index, self.model, self.compressor)]
+                for index in range(len(config_list))
+            ]
+        return self._known[key]
+
+    def _of_group(self, group: ChannelGroup, sparsities: Mapping[str, float], round_to: int) -> int:
+        """Return how many blocks of a group go: as many as the layer that is asked for least allows."""
+        members = _deciding(self.compressor, group)
+        if not members or any(name not in sparsities for name in members):
+            return 0
+        return group.removable(min(sparsities[name] for name in members), round_to)
+
+
+def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
+    """Return why the sizes of a proposal cannot be told before it is trained; empty where they can."""
+    compression = experiment.compression
+    entry = compression.entry
+    if not entry.removes_channels:
+        return f"{entry.name} removes no channels, so that no size falls"
+    across = [name for name in ("global", "isomorphic") if compression.arguments.get(name)]
+    if across or not entry.per_layer:
+        how = f'with "{across[0]}" ' if across else ""
+        return f"{entry.name} {how}itself decides how much goes from which layer"
+    if _takes_groups(entry) or compression.arguments.get("dependency_aware"):
+        return ""
+    forecast = Forecast(model, costs, entry)
+    named = forecast.sparsities([{**one, "sparsity": 0.5} for one in compression.config_list])
+    for group in costs.groups:
+        tied = _deciding(entry, group)
+        if len(tied) > 1 and all(name in named for name in tied):
+            instead = f', or the compressor "{entry.instead}"' if entry.instead else ""
+            return (
+                f"the channels of {listed(tied)} are tied, and {entry.name} chooses those of each layer by themselves, "
+                f'so that only those go which all of them choose; take "dependency_aware": true{instead}'
+            )
+    return ""
+
+
+def _takes_groups(entry: CompressorEntry) -> bool:
+    return ".torch_pruning." in entry.engine
+
+
+def _deciding(entry: CompressorEntry, group: ChannelGroup) -> tuple[str, ...]:
+    """Return the layers of a group that a config_list for `entry` has to name."""
+    return group.norms if entry.layer_types and "BatchNorm2d" in entry.layer_types else group.layers

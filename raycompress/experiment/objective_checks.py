@@ -1,0 +1,130 @@
+"""What can be wrong with what a search is after: its objectives, constraints, and the keys that go with them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from raycompress.compressors.catalog import CompressorEntry
+from raycompress.experiment.costs import SIZES
+from raycompress.experiment.jsontext import JsonPath
+from raycompress.experiment.objective import LATENCY, LIMITS, MEASURED, Objective
+from raycompress.experiment.ranges import Finding
+from raycompress.experiment.words import did_you_mean, listed
+
+_ALIASES = {
+    **dict.fromkeys(("parameters", "n_params", "num_params", "param"), "params"),
+    **dict.fromkeys(("macs", "FLOPs", "FLOPS", "Flops", "flop", "multiply_adds"), "flops"),
+    **dict.fromkeys(("bytes", "size", "model_size", "file_size", "size_mb"), "size_bytes"),
+    **dict.fromkeys(("latency", "time_ms", "latency_s", "speed"), LATENCY),
+}
+"""Names that people give to what we measure."""
+
+
+def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
+    """Yield what is wrong in the experiment `data`; values of a wrong type are passed over."""
+    objectives, constraints = _dict(data.get("objectives")), _dict(data.get("constraints"))
+    if objectives and "target" in data:
+        what = '"objectives" says of each metric whether it is to be large or small, and "target" says it again'
+        yield Finding(("target",), what, "remove it")
+    for metric, each in constraints.items():
+        if isinstance(each, dict):
+            yield from _check_constraint(metric, each, ("constraints", metric), data)
+    if compressor is not None:
+        yield from _check_sizes(objectives, constraints, compressor)
+    yield from _check_measured(objectives, constraints, data)
+    yield from _check_scheduler(data)
+
+
+def _check_constraint(
+    metric: str, each: Mapping[str, Any], path: JsonPath, data: Mapping[str, Any]
+) -> Iterator[Finding]:
+    if not each:
+        yield Finding(path, f'nothing is said of "{metric}"', f"write one of {listed(LIMITS)}")
+    relative = [limit for limit in LIMITS[2:] if limit in each]
+    if relative and metric not in MEASURED and data.get("baseline") is False:
+        what = (
+            f'"{relative[0]}" compares "{metric}" with the dense model\'s, and "baseline": false leaves its trial out'
+        )
+        yield Finding((*path, relative[0]), what, 'remove "baseline", or write "min" or "max"')
+    low, high = each.get("min"), each.get("max")
+    if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+        yield Finding((*path, "min"), f'"min" of {metric}, {low:g}, is above its "max", {high:g}', "swap the two")
+
+
+def _check_sizes(
+    objectives: Mapping[str, Any], constraints: Mapping[str, Any], compressor: CompressorEntry
+) -> Iterator[Finding]:
+    """A size that the compressor leaves as it is."""
+    fixed = ("params", "flops") if compressor.kind == "quantization" else SIZES
+    if compressor.kind == "pruning" and compressor.removes_channels:
+        return
+    for key, named in (("objectives", objectives), ("constraints", constraints)):
+        for metric in named:
+            if metric in fixed:
+                how = "quantizes weights" if compressor.kind == "quantization" else "masks single weights"
+                what = f'{compressor.name} {how} and removes none, so that "{metric}" stays what it is'
+                yield Finding((key, metric), what, "remove it, or take a compressor that removes channels")
+
+
+def _check_measured(
+    objectives: Mapping[str, Any], constraints: Mapping[str, Any], data: Mapping[str, Any]
+) -> Iterator[Finding]:
+    measured = [
+        (key, name) for key, named in (("objectives", objectives), ("constraints", constraints)) for name in named
+    ]
+    measured = [(key, name) for key, name in measured if name in MEASURED]
+    if measured and _dict(data.get("resource_args")).get("save_model") is False:
+        what = f'"save_model" is false, so that there is no model whose "{measured[0][1]}" could be measured'
+        yield Finding(("resource_args", "save_model"), what, "remove it")
+    first = next(iter(objectives), None)
+    early = "scheduler" in data or "early_stop" in _dict(data.get("resource_args"))
+    if first in MEASURED and (early or data.get("proposer") in ("hyperband", "bohb")):
+        what = f'trials are ended early by the first objective, and "{first}" is known at a trial\'s end only'
+        yield Finding(("objectives", str(first)), what, "put a metric that the script reports first")
+
+
+def _check_scheduler(data: Mapping[str, Any]) -> Iterator[Finding]:
+    if "scheduler" in data and "early_stop" in _dict(data.get("resource_args")):
+        what = '"scheduler" and "early_stop" are the same thing'
+        yield Finding(("scheduler",), what, "keep one of the two")
+
+
+def check_reported(objective: Objective, script: Path, labels: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:
+    """Yield (metric, what, fix) for each metric that neither we measure nor `script` reports.
+
+    Nothing is said of a script whose reports cannot be read off its text: one that reports by ``print_result``, by
+    ``**values``, or from another file.
+    """
+    reported = reported_names(script)
+    if reported is None:
+        return
+    known = [*reported, *labels]
+    for metric in objective.metrics:
+        if metric and metric not in MEASURED and metric not in known:
+            meant = _ALIASES.get(metric)
+            fix = f'did you mean "{meant}"?' if meant else did_you_mean(metric, [*known, *MEASURED])
+            what = f'the script reports no "{metric}", and it is none of what we measure ({listed(MEASURED)})'
+            yield metric, what, fix or f"the script reports {listed(known)}"
+
+
+def reported_names(script: Path) -> tuple[str, ...] | None:
+    """Return the names that a script passes to ``report()``, in their order; None where its text does not tell."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse(script.read_bytes())):
+        if not isinstance(node, ast.Call):
+            continue
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        if called == "print_result":
+            return None
+        if called == "report":
+            if node.args or not node.keywords or any(keyword.arg is None for keyword in node.keywords):
+                return None
+            names += [keyword.arg for keyword in node.keywords if keyword.arg is not None]
+    return tuple(dict.fromkeys(names)) or None
+
+
+def _dict(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}

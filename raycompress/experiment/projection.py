@@ -1,0 +1,135 @@
+"""Proposals and budgets: what a sample costs before it is trained, and the nearest one that a budget allows."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raycompress.errors import Problem
+from raycompress.experiment.costs import SIZES
+from raycompress.experiment.dimension import Dimension
+from raycompress.experiment.forecast import Forecast
+from raycompress.experiment.objective import MEASURED, Bound
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.search_space import SearchSpace
+from raycompress.experiment.words import listed
+
+Sample = Mapping[str, Any]
+_HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Projection:
+    """The budgets of an experiment, and how its samples are brought to keep to them.
+
+    Attributes
+    ----------
+    space
+        What is searched.
+    forecast
+        Tells what a config costs.
+    ceilings
+        The constraints that say how large a model may be.
+    fills
+        Whether a sample below the budget is raised to it as well: where no size is wanted small for its own sake, a
+        model that is smaller than it must be is but worse.
+    """
+
+    space: SearchSpace
+    forecast: Forecast
+    ceilings: tuple[Bound, ...]
+    fills: bool
+
+    @classmethod
+    def of(cls, experiment: Experiment, space: SearchSpace, forecast: Forecast) -> Projection:
+        """Return the budgets of an experiment; there may be none."""
+        objective = experiment.objective
+        return cls(space, forecast, ceilings(experiment), not any(goal.metric in MEASURED for goal in objective.goals))
+
+    def sizes(self, sample: Sample) -> dict[str, float]:
+        """Return ``params``, ``flops`` and ``size_bytes`` of what `sample` asks for."""
+        return self.forecast.sizes(self.space.build(sample))
+
+    def fullness(self, sample: Sample) -> float:
+        """Return the cost of `sample` as a share of what the budgets allow: of the one that is used up most.
+
+        Without a budget it is the share of the dense model's multiply-adds.
+        """
+        sizes, dense = self.sizes(sample), self.forecast.costs.dense
+        if not self.ceilings:
+            return sizes["flops"] / max(1.0, dense["flops"])
+        return max(sizes[bound.metric] / max(1e-9, bound.end(dense[bound.metric])) for bound in self.ceilings)
+
+    def fits(self, sample: Sample) -> bool:
+        """Tell whether every budget allows `sample`."""
+        return not self.ceilings or self.fullness(sample) <= 1 + 1e-9
+
+    def project(self, sample: Sample) -> dict[str, Any]:
+        """Return the sample that a budget allows and that keeps the proportions of `sample`.
+
+        What stays of each layer is scaled by one factor, within its range: the largest that fits. What fits as it is
+        stays so, unless `fills`. Dimensions that are no sparsity are left alone.
+        """
+        scaled = [dimension for dimension in self.space.sparsities if dimension.name in sample]
+        fitting = self.fits(sample)
+        if not self.ceilings or not scaled or (fitting and not self.fills):
+            return copy.deepcopy(dict(sample))
+        low, high = 0.0, max(1.0, *(1 / max(1e-6, 1 - float(sample[one.name])) for one in scaled))
+        if self.fits(_scaled(sample, scaled, high)):
+            return _scaled(sample, scaled, high)
+        for _ in range(_HALVINGS):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.fits(_scaled(sample, scaled, middle)) else (low, middle)
+        return _scaled(sample, scaled, low)
+
+    def ratio(self, sample: Sample) -> float:
+        """Return the cost of `sample` as a share of the dense model's, in the size that the first budget is about."""
+        metric = self.ceilings[0].metric if self.ceilings else "flops"
+        return self.sizes(sample)[metric] / max(1.0, self.forecast.costs.dense[metric])
+
+
+def ceilings(experiment: Experiment) -> tuple[Bound, ...]:
+    """Return the constraints that say how large a model may be."""
+    return tuple(bound for bound in experiment.objective.bounds if bound.metric in SIZES and bound.is_ceiling)
+
+
+def _scaled(sample: Sample, dimensions: list[Dimension], factor: float) -> dict[str, Any]:
+    return {
+        **copy.deepcopy(dict(sample)),
+        **{one.name: one.nearest(1 - (1 - float(sample[one.name])) * factor) for one in dimensions},
+    }
+
+
+def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Problem]:
+    """Yield what is wrong with a budget: that no sample can meet it."""
+    smallest = {
+        **projection.space.centre(),
+        **{dimension.name: dimension.nearest(1.0) for dimension in projection.space.sparsities},
+    }
+    sizes, dense = projection.sizes(smallest), projection.forecast.costs.dense
+    for bound in projection.ceilings:
+        size, end = sizes[bound.metric], bound.end(dense[bound.metric])
+        if size <= end * (1 + 1e-9):
+            continue
+        left, allowed = size / max(1.0, dense[bound.metric]), end / max(1.0, dense[bound.metric])
+        where = experiment.where(("constraints", bound.metric, bound.limit))
+        if not projection.space.dimensions:
+            what = f"{left:.3g} of the dense model's {bound.metric} would be left, and {allowed:.3g} are allowed"
+            yield Problem(
+                what, where, 'write larger sparsities, or search ranges: {"type": "float", "range": [0.1, 0.9]}'
+            )
+            continue
+        what = (
+            f"no sample can keep to it: with every sparsity at its largest, {left:.3g} of the dense model's "
+            f"{bound.metric} are left, and {allowed:.3g} are allowed"
+        )
+        yield Problem(what, where, f"widen the ranges upwards, {_untouched(projection)}or allow at least {left:.3g}")
+
+
+def _untouched(projection: Projection) -> str:
+    """Return which layers could be named as well, for a fix; empty where there are none."""
+    named = projection.forecast.sparsities(projection.space.build(projection.space.centre())["config_list"])
+    others = [group.layers[0] for group in projection.forecast.costs.groups if not set(group.layers) & set(named)]
+    return f"name more layers ({listed(others, 4)}), " if others else ""

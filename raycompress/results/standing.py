@@ -1,0 +1,65 @@
+"""How the trials of a search stand to each other so far, from what each of them measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raycompress.experiment.objective import Judgement, Metrics, Objective, metrics_of
+
+Sizes = Mapping[str, float | None]
+
+
+class Standing:
+    """Judges trials by an objective.
+
+    Parameters
+    ----------
+    objective
+        What the search is after.
+    """
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self._dense: dict[str, float] = {}
+        self._known: dict[int, tuple[Metrics, Metrics]] = {}
+        self.judged: dict[int, Judgement] = {}
+
+    def take_dense(self, values: Metrics | None) -> None:
+        """Take what the script reported of the dense model."""
+        self._dense = metrics_of(values, None)
+        for number in self.waiting:
+            self._judge(number)
+
+    def take(self, number: int, values: Metrics | None, before: Sizes | None, after: Sizes | None) -> None:
+        """Take what was reported of a trial's model, and measured of the dense one and of its own."""
+        self._known[number] = (metrics_of(values, after), metrics_of(None, before))
+        self.judged.pop(number, None)
+        self._judge(number)
+
+    def forget(self, number: int) -> None:
+        """Leave a trial out from now on."""
+        self._known.pop(number, None)
+        self.judged.pop(number, None)
+
+    @property
+    def waiting(self) -> list[int]:
+        """The trials that cannot be judged yet, since the dense model's trial has not ended."""
+        return [number for number in self._known if number not in self.judged]
+
+    @property
+    def ranked(self) -> list[int]:
+        """The trials that are worth keeping, the best first."""
+        return self.objective.select(self.judged)
+
+    def metrics(self, number: int) -> Metrics:
+        """Return all metrics of a trial that was taken."""
+        return self._known[number][0]
+
+    def dense(self, number: int) -> Metrics:
+        """Return all metrics of the dense model, as far as a trial and trial 0 have told them."""
+        return {**self._known[number][1], **self._dense}
+
+    def _judge(self, number: int) -> None:
+        found = self.objective.judge(self.metrics(number), self.dense(number))
+        if found is not None:
+            self.judged[number] = found
