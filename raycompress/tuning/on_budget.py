@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raycompress.errors import ExperimentError
-from raycompress.experiment.objective import Judgement
+from raycompress.experiment.objective import Judgement, Objective
 from raycompress.experiment.projection import Projection
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.searchers import Proposer, Sample
@@ -15,22 +15,31 @@ _PATIENCE = 1000
 class OnBudget:
     """Stands between a proposer and the search.
 
+    A rejected sample is taught as one that breaks its budget and is as bad as the worst result so far: otherwise a
+    proposer with a model would propose it again.
+
     Parameters
     ----------
     proposer
         It learns of its own samples what those that they were made into have given.
     projection
         The budgets.
+    objective
+        What the search is after.
     rejects
         Whether a sample that is over a budget is passed over, instead of being brought to it.
     where
         Of the budgets in the experiment file.
     """
 
-    def __init__(self, proposer: Proposer, projection: Projection, *, rejects: bool, where: str) -> None:
+    def __init__(
+        self, proposer: Proposer, projection: Projection, objective: Objective, *, rejects: bool, where: str
+    ) -> None:
         self._proposer = proposer
         self._projection = projection
+        self._objective = objective
         self._rejects = rejects
+        self._worst: Judgement | None = None
         self._where = where
         self.repeats = proposer.repeats
 
@@ -50,7 +59,7 @@ class OnBudget:
                 return self._projection.project(sample)
             if self._projection.fits(sample):
                 return sample
-            self._proposer.learn(number, None, {})
+            self._teach_rejected(number, sample)
         raise ExperimentError(
             f"{_PATIENCE} proposals in a row were over the budget, and all were rejected",
             where=self._where,
@@ -59,4 +68,21 @@ class OnBudget:
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Take the score of trial `number`."""
+        if judgement is None and score is not None and len(self._objective.goals) == 1:
+            judgement = Judgement((self._objective.goals[0].cost(score),))
+        if judgement is not None:
+            known = self._worst.costs if self._worst is not None else judgement.costs
+            self._worst = Judgement(tuple(map(max, known, judgement.costs)))
         self._proposer.learn(number, score, scores, judgement)
+
+    def _teach_rejected(self, number: int, sample: Sample) -> None:
+        if self._worst is None:
+            self._proposer.learn(number, None, {})
+            return
+        over = self._projection.fullness(sample) - 1
+        bounds = self._objective.bounds
+        judgement = Judgement(
+            self._worst.costs, tuple(over if bound in self._projection.ceilings else 0.0 for bound in bounds)
+        )
+        first = self._objective.goals[0].cost(self._worst.costs[0])  # a cost twice over is the value again
+        self._proposer.learn(number, self._objective.scalar(first, judgement), {}, judgement)

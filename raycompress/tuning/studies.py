@@ -98,9 +98,9 @@ class Study:
         return create_trial(values=list(told.costs), constraints=self._constraints(told), **point)
 
     def _constraints(self, told: Judgement) -> dict[str, float]:
-        return {
-            str(bound): min(excess, _FAR) for bound, excess in zip(self._objective.bounds, told.excesses, strict=False)
-        }
+        bounds = self._objective.bounds
+        excesses = told.excesses or (0.0,) * len(bounds)
+        return {str(bound): min(excess, _FAR) for bound, excess in zip(bounds, excesses, strict=True)}
 
 
 def _told(objective: Objective, score: float | None, judgement: Judgement | None) -> Judgement | None:

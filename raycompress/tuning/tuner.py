@@ -158,7 +158,7 @@ class Tuner:
         if self._projection is not None and self._projection.ceilings:
             rejects = experiment.on_budget == "reject" or experiment.proposer == "sequence"
             where = experiment.where(("constraints", self._projection.ceilings[0].metric))
-            proposer = OnBudget(proposer, self._projection, rejects=rejects, where=where)
+            proposer = OnBudget(proposer, self._projection, experiment.objective, rejects=rejects, where=where)
         standing = Standing(experiment.objective)
         standing.take_dense(self._past.dense)
         return Proposals(

@@ -1,18 +1,88 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
-from raycompress.experiment.objective import Objective
+from raycompress.experiment.objective import FIRST, LIMITS, Bound, Judgement, Objective, knee, metrics_of, thinned
+
+DENSE = {"accuracy": 0.9, "flops": 1000.0, FIRST: 0.9}
 
 
-@pytest.mark.parametrize(("goal", "best"), [("max", ("b", 3.0)), ("min", ("a", 1.0))])
-def test_the_best_is_the_first_of_equals_and_never_nan(goal: str, best: tuple[str, float]) -> None:
-    scores = [("x", math.nan), ("a", 1.0), ("b", 3.0), ("c", 3.0), ("d", 1.0), ("y", math.nan)]
-    objective = Objective(goal)  # type: ignore[arg-type]
-    assert objective.best(scores) == best
-    assert objective.best([("x", math.nan)]) is None
-    assert not objective.better(best[1], best[1])
-    assert not objective.better(math.nan, best[1])
-    assert objective.better(best[1], math.nan)
+def judged(objective: Objective, **metrics: float) -> Judgement:
+    found = objective.judge(metrics, DENSE)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(("goal", "best"), [("max", 2), ("min", 1)])
+def test_of_equal_scores_the_first_is_the_best(goal: Any, best: int) -> None:
+    objective = Objective.of_score(goal)
+    trials = {number: judged(objective, **{FIRST: score}) for number, score in enumerate([2.0, 1.0, 3.0, 3.0, 1.0])}
+    assert objective.select(trials) == [best]
+
+
+@pytest.mark.parametrize(
+    ("limit", "value", "holds", "broken"),
+    [
+        ("min", 0.8, 0.8, 0.799),
+        ("max", 0.8, 0.8, 0.801),
+        ("min_ratio", 0.5, 0.45, 0.449),
+        ("max_ratio", 0.5, 0.45, 0.451),
+        ("max_drop", 0.1, 0.8, 0.799),
+        ("max_rise", 0.1, 1.0, 1.001),
+    ],
+)
+def test_each_limit_holds_up_to_its_end(limit: str, value: float, holds: float, broken: float) -> None:
+    bound = Bound("accuracy", limit, value)
+    assert bound.excess(holds, 0.9) <= 0 < bound.excess(broken, 0.9)
+    assert bound.excess(math.nan, 0.9) == math.inf
+    assert set(LIMITS) >= {limit}
+
+
+def test_feasible_trials_come_first_and_then_those_that_break_least() -> None:
+    objective = Objective.from_keys("max", {}, {"flops": {"max_ratio": 0.5}}, kept=4)
+    trials = {
+        1: judged(objective, **{FIRST: 0.99, "flops": 900.0}),
+        2: judged(objective, **{FIRST: 0.80, "flops": 500.0}),
+        3: judged(objective, **{FIRST: 0.98, "flops": 600.0}),
+        4: judged(objective, **{FIRST: 0.85, "flops": 400.0}),
+    }
+    assert objective.select(trials) == [4, 2, 3, 1]
+    scalars = {number: objective.scalar(-one.costs[0], one) for number, one in trials.items()}
+    assert sorted(scalars, key=lambda number: -scalars[number]) == [4, 2, 3, 1]
+
+
+def test_nothing_is_judged_before_the_dense_model_is_known() -> None:
+    objective = Objective.from_keys("max", {"accuracy": "max"}, {"accuracy": {"max_drop": 0.1}})
+    assert objective.needs_dense_result
+    assert objective.judge({"accuracy": 0.9}, {}) is None
+    assert not Objective.from_keys("max", {}, {"flops": {"max_ratio": 0.1}, "accuracy": {"min": 1}}).needs_dense_result
+
+
+def test_a_front_is_kept_whole_up_to_its_bound_with_the_knee_first() -> None:
+    objective = Objective.from_keys("max", {"accuracy": "max", "flops": "min"}, {}, kept=3)
+    points = {1: (0.9, 1000.0), 2: (0.88, 300.0), 3: (0.5, 100.0), 4: (0.87, 310.0), 5: (0.9, 1000.0), 6: (0.89, 900.0)}
+    trials = {number: judged(objective, accuracy=a, flops=f) for number, (a, f) in points.items()}
+    assert objective.select(trials) == [2, 1, 3]  # 4 is dominated, 5 equals 1, 6 is the most crowded
+    front = {number: trials[number].costs for number in (1, 2, 3, 6)}
+    assert knee(front) == 2
+    assert set(thinned(front, 4)) == {1, 2, 3, 6}
+    assert thinned({}, 3) == []
+
+
+def test_a_header_says_the_same_objective_again() -> None:
+    keys: dict[str, Any] = {"latency_ms": "min", "accuracy": "max"}
+    objective = Objective.from_keys("max", keys, {"accuracy": {"min": 0.9, "max_drop": 0.1}}, kept=7)
+    assert Objective.from_header({"goal": objective.goal, **objective.to_header()}) == objective
+    plain = Objective.of_score("min")
+    assert plain.to_header() == {}
+    assert Objective.from_header({"goal": "min"}) == plain
+
+
+def test_metrics_are_what_was_reported_and_what_was_measured() -> None:
+    found = metrics_of(
+        {"accuracy": 0.9, "latency_ms": 3.0}, {"params": 5, "bytes": 20, "latency_ms": 1.0, "flops": None}
+    )
+    assert found == {FIRST: 0.9, "accuracy": 0.9, "latency_ms": 3.0, "params": 5.0, "size_bytes": 20.0}
