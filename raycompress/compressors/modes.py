@@ -40,6 +40,10 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
         from raycompress.compressors.analysis.analyser import Analyser
 
         return Analyser(model, trial, dummy, arguments)
+    if trial.mode == "survey":
+        from raycompress.compressors.analysis.surveyor import Surveyor
+
+        return Surveyor(model, trial, dummy, arguments)
     example = None if dummy is None else Example.from_dummy(dummy)
     return Inspector(model, trial, example, has_evaluator=arguments.get("evaluator") is not None)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Mode = Literal["trial", "baseline", "inspect", "verify", "analyze"]
+Mode = Literal["trial", "baseline", "inspect", "verify", "analyze", "survey"]
 
 
 class EndOfInspection(BaseException):
@@ -26,7 +26,7 @@ class Trial:
     mode
         ``trial``; ``baseline``: the same script with nothing pruned; ``inspect``: record the model's layers and leave;
         ``verify``: load `bundle` into the script's model, compare and measure, and leave; ``analyze``: measure what
-        each layer bears, and leave.
+        each layer bears, and leave; ``survey``: the same for a guided search.
     candidate
         The folder that what the script saves goes to; it need not exist yet.
     save_model
@@ -40,7 +40,8 @@ class Trial:
     bundle
         The bundle to verify, in mode ``verify``.
     analysis
-        What is asked for in mode ``analyze``: keywords of `raycompress.analysis.layer_sensitivity`.
+        What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
+        see `raycompress.tuning.surveying`; in mode ``inspect`` whether ``costs`` are wanted.
     budget
         What the compressed model must keep to before it is trained: (metric, limit, value) as in ``constraints``.
     shared

@@ -29,7 +29,7 @@ class Agreement:
     def __init__(self, model: nn.Module, batches: Sequence[Example]) -> None:
         self._batches = batches
         self._expected = [batch.outputs(model) for batch in batches]
-        self._place = _classes_at(self._expected[0])
+        self._place = classes_at(self._expected[0])
         self.samples = sum(answers[0].size(0) if answers and answers[0].dim() else 1 for answers in self._expected)
 
     @property
@@ -54,7 +54,7 @@ class Agreement:
         return max(0.0, 1.0 - difference) if math.isfinite(difference) else 0.0
 
 
-def _classes_at(outputs: Sequence[Tensor]) -> int | None:
+def classes_at(outputs: Sequence[Tensor]) -> int | None:
     """Return the place of the one output that looks like classes; None where there is none, or several."""
     alike = [
         place

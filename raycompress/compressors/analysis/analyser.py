@@ -37,6 +37,7 @@ class Analyser(Compressor):
         self._wanted = dict(trial.analysis)
         self._told = False
         self._dummy = None if dummy is None else Example.from_dummy(dummy)
+        self._calibration = arguments.get("calibration")
         evaluator = arguments.get("evaluator")
         if evaluator is not None:
             # amc's evaluator takes its data first

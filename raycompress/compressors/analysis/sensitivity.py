@@ -79,7 +79,7 @@ def layer_sensitivity(
     with _left_as_it_was(model) as restore:
         calls = Calls(samples if recompute_bn else 1).watch(model)
         try:
-            dense = _number(evaluate(model))
+            dense = number(evaluate(model))
         finally:
             calls.cancel()
             restore()
@@ -95,7 +95,7 @@ def layer_sensitivity(
                 masks.apply(model)
                 if batches:
                     recompute_statistics(model, batches)
-                return _number(evaluate(model))
+                return number(evaluate(model))
             finally:
                 masks.release(model)
                 restore()
@@ -158,7 +158,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[Callable[[], None]]:
             restore()
 
 
-def _number(answer: Any) -> float:
+def number(answer: Any) -> float:
     first = answer[0] if isinstance(answer, (tuple, list)) and answer else answer
     try:
         return float(first)

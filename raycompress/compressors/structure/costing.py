@@ -37,7 +37,7 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
     """
     one = measure.first_of_batch(example)
     graph = ChannelGraph(model, example)
-    found = list(_groups(graph))
+    found = list(groups_of(graph))
     groups = tuple(group for group, _ in found)
     blocks = [cut for _, cut in found]
     own = _own_flops(model, measure.flops(model, one))
@@ -88,7 +88,7 @@ class _Probe:
         self.model = graph.copy
 
 
-def _groups(graph: ChannelGraph) -> Iterator[tuple[ChannelGroup, tuple[str, tuple[tuple[int, ...], ...]]]]:
+def groups_of(graph: ChannelGraph) -> Iterator[tuple[ChannelGroup, tuple[str, tuple[tuple[int, ...], ...]]]]:
     """Yield each group whose channels can go, and its layer and blocks to cut."""
     producers = graph.producers()
     covered: dict[str, set[int]] = {name: set() for name in producers}

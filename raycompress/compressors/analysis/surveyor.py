@@ -1,0 +1,180 @@
+"""The compressor of mode ``survey``: what guided search knows before its first trial, measured without training."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from raycompress.compressors.analysis.analyser import Analyser
+from raycompress.compressors.analysis.calls import Calls
+from raycompress.compressors.analysis.distillation import distil, in_pieces
+from raycompress.compressors.analysis.sensitivity import number
+from raycompress.compressors.analysis.statistics import recompute_statistics
+from raycompress.compressors.analysis.trimming import Trimmer
+from raycompress.compressors.example import Example, tensors_in
+from raycompress.compressors.structure.graph import clean_copy
+from raycompress.errors import CompressionError
+from raycompress.experiment.forecast import Forecast
+from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.projection import Projection
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.search_space import SearchSpace
+
+SAMPLES = 512
+"""Inputs that statistics are recomputed from, and that small models are taught with."""
+BATCH = 64
+STEPS = 8
+"""Steps of training towards the dense model's answers, before a candidate is scored."""
+SHARES = (0.25, 0.5, 0.75, 1.0)
+"""Of the largest sparsity of a dimension: where its curve is measured."""
+
+
+class Surveyor(Analyser):
+    """Measures the curves of a share of the dimensions, or scores candidates, as ``trial.analysis`` asks for."""
+
+    def _analysis(
+        self,
+        model: nn.Module,
+        evaluate: Callable[[nn.Module], Any],
+        metric: str,
+        example: Callable[[], Example],
+    ) -> Any:
+        started, wanted = time.perf_counter(), self._wanted
+        calls = Calls(SAMPLES).watch(model)
+        try:
+            dense = number(evaluate(model))
+        finally:
+            calls.cancel()
+        batches = in_pieces(_calibration(self._calibration) or self._calls_of(calls), BATCH)
+        space, forecast, projection = _search(wanted)
+        scorer = _Scorer(model, example(), evaluate, batches, Trimmer(model, example(), forecast), space)
+        prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
+        if wanted["prior"] is not None:
+            prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
+        return _Answer({**prior.to_json(), "metric": metric, "seconds": time.perf_counter() - started})
+
+    def _calls_of(self, calls: Calls) -> list[Example]:
+        if not calls.batches:
+            raise CompressionError(
+                "the evaluator never called the model, so that no input of it is known",
+                where="create_compressor",
+                fix="let evaluator(model) call its argument, or pass calibration=, a loader of inputs",
+            )
+        return calls.batches
+
+    def _candidates(self, prior: Prior, space: SearchSpace, projection: Projection, scorer: _Scorer) -> Prior:
+        """Return the prior with candidates, scored after a few steps of training."""
+        wanted, told = self._wanted, itertools.count()
+        whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
+        guided = [dimension for dimension in space.sparsities if dimension.choices is None]
+        names = {dimension.name for dimension in guided}
+
+        def project(sample: dict[str, Any]) -> dict[str, Any]:
+            found = projection.project({**whole, **sample})
+            return {name: value for name, value in found.items() if name in names}
+
+        def cheap(sample: dict[str, Any]) -> float:
+            self._progress(next(told), wanted["candidates"], "candidates")
+            return scorer({**whole, **sample}, STEPS)
+
+        first = first_guesses(
+            guided,
+            prior,
+            cost=lambda sample: projection.ratio({**whole, **sample}),
+            project=project,
+            goal=wanted["goal"],
+        )
+        scored = score_cheaply(
+            guided,
+            first[wanted["part"] :: wanted["parts"]],
+            cheap=cheap,
+            project=project,
+            goal=wanted["goal"],
+            number=wanted["candidates"],
+            seed=wanted["seed"],
+        )
+        return Prior(prior.dense, prior.curves, scored)
+
+
+class _Answer:
+    """What the analyser sends."""
+
+    def __init__(self, data: Mapping[str, Any]) -> None:
+        self._data = data
+
+    def to_json(self) -> Mapping[str, Any]:
+        """Return it."""
+        return self._data
+
+
+class _Scorer:
+    """Scores samples without a trial."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        example: Example,
+        evaluate: Callable[[nn.Module], Any],
+        batches: Sequence[Example],
+        trimmer: Trimmer,
+        space: SearchSpace,
+    ) -> None:
+        self._evaluate, self._batches, self._trimmer, self._space = evaluate, batches, trimmer, space
+        dense = clean_copy(model)
+        self._answers: list[list[Tensor]] = [batch.outputs(dense) for batch in batches]
+
+    def __call__(self, sample: Mapping[str, Any], steps: int) -> float:
+        """Return the metric of the model that `sample` asks for, after so many steps towards the dense one's answers."""
+        small = self._trimmer.small(self._space.build(sample))
+        distil(small, self._batches, self._answers, steps)
+        recompute_statistics(small, self._batches)
+        return number(self._evaluate(small))
+
+
+def _curves(
+    space: SearchSpace, names: Sequence[str], scorer: _Scorer, progress: Callable[[int, int, str], None]
+) -> dict[str, list[tuple[float, float]]]:
+    """Return the metric with each dimension alone at some sparsities, and nothing else pruned."""
+    whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
+    whole |= {dimension.name: 0.0 for dimension in space.sparsities}
+    chosen = [dimension for dimension in space.sparsities if dimension.name in names]
+    curves: dict[str, list[tuple[float, float]]] = {}
+    for place, dimension in enumerate(chosen):
+        curves[dimension.name] = []
+        for step, share in enumerate(SHARES):
+            progress(place * len(SHARES) + step, len(chosen) * len(SHARES), dimension.name)
+            sparsity = share * float(dimension.nearest(1.0))
+            curves[dimension.name].append((sparsity, scorer({**whole, dimension.name: sparsity}, 0)))
+    return curves
+
+
+def _search(wanted: Mapping[str, Any]) -> tuple[SearchSpace, Forecast, Projection]:
+    """Return what is searched, as the driver knows it."""
+    experiment = Experiment.from_text(wanted["text"], Path(wanted["file"]), home=Path(wanted["home"]))
+    model = ModelInfo.from_json(json.loads(wanted["model"]))
+    assert model.costs is not None
+    space = SearchSpace.of(experiment, model)
+    forecast = Forecast(model, model.costs, experiment.compression.entry)
+    return space, forecast, Projection.of(experiment, space, forecast)
+
+
+def _calibration(loader: Iterable[Any] | None) -> list[Example]:
+    """Return the inputs of the first batches of a loader, whose items are inputs, or tuples that begin with them."""
+    found: list[Example] = []
+    seen = 0
+    for item in loader if loader is not None else ():
+        inputs = item[0] if isinstance(item, (tuple, list)) else item
+        found.append(Example.from_dummy(inputs))
+        sizes = [tensor.size(0) for tensor in tensors_in([inputs]) if tensor.dim()]
+        seen += sizes[0] if sizes else 1
+        if seen >= SAMPLES:
+            break
+    return found
