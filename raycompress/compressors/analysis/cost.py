@@ -53,7 +53,7 @@ def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up:
                     share=times.get(name, 0.0) / whole if whole else 0.0,
                 )
             )
-    latency = measure.latencies([model], one, rounds, warm_up)[0]
+    latency = measure.latencies([model], one, rounds, warm_up, most=rounds)[0]
     return ModelCost(
         tuple(layers),
         params=measure.parameters(model),

@@ -127,8 +127,11 @@ def compare(model: Any, folder: Path) -> dict[str, Any]:
     else:
         times = [measure.latencies(each, [arrays_of(each)], example)[0] for each in (dense, loaded)]
     sizes = measure.sizes(dense, example).to_json()
-    after = {**sizes, "bytes": manifest.after.bytes}
-    return {"relative_difference": difference, "before": {**sizes, **times[0]}, "after": {**after, **times[1]}}
+    return {
+        "relative_difference": difference,
+        "before": {**sizes, **times[0].to_json()},
+        "after": {**sizes, "bytes": manifest.after.bytes, **times[1].to_json()},
+    }
 
 
 def relative_difference(expected: list[Any], found: list[Any]) -> float:
