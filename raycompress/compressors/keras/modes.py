@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from raycompress.compressors.keras import measure as measure
-from raycompress.compressors.keras.base import KerasCompressor, build, check_exports, example_of
+from raycompress.compressors.keras.base import KerasCompressor, build, check_asked, example_of
 from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_example
 from raycompress.compressors.keras.layers import arrays_of, layers_of, own_variables
 from raycompress.compressors.keras.loading import load_into, reference
@@ -21,7 +21,7 @@ from raycompress.script.context import EndOfInspection, Trial
 
 def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> KerasCompressor:
     """Return the compressor for a trial that is no real one; see `raycompress.compressors.modes.for_mode`."""
-    check_exports(trial)
+    check_asked(trial)
     if trial.mode == "analyze":
         raise UsageError("models of torch can be analysed, and this one is of Keras", where="raycompress analyze")
     example = example_of(dummy)
