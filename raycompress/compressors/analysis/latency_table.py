@@ -1,0 +1,219 @@
+"""How long the layers of a model take at the widths that pruning can reach, measured one layer at a time."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.compressors import measure, timing
+from raycompress.compressors.example import Example
+from raycompress.compressors.timing import Latency, Times
+from raycompress.experiment.latency_table import CLOCKS, Clock, LatencyTable, LayerLatency
+from raycompress.script import node
+
+_POINTS = (5, 4, 3, 2)
+"""Widths along an axis, as many as there is time for."""
+_NARROWEST = 8
+"""The narrowest is this part of the dense one."""
+
+Axes = tuple[tuple[int, ...], ...]
+Grid = dict[Clock, tuple[float, ...]]
+
+
+def latency_table(model: nn.Module, dummy_input: Any, *, round_to: int = 8, budget_s: float = 10.0) -> LatencyTable:
+    """Measure the convolutions, linear layers and norms of `model` at a grid of widths, for a batch of one.
+
+    Each layer meets an input as it has in the model; layers that are alike are measured once. One torch thread.
+
+    Parameters
+    ----------
+    model
+        The dense model; it is left as it is.
+    dummy_input
+        A tensor with the batch first, a tuple of arguments, or a dict of keyword arguments.
+    round_to
+        Widths are multiples of it.
+    budget_s
+        Seconds that it may take, about: where they are short the grid is coarser, down to its corners.
+    """
+    given = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
+    example = measure.first_of_batch(given)
+    end = time.monotonic() + budget_s
+    whole = measure.latencies([model], example, seconds=budget_s / 4)[0]
+    sites = _sites(model, example)
+    with node.locked(node.MEASURING), _one_thread():
+        grids = _grids(sites, round_to, end)
+    layers = tuple(
+        LayerLatency(site.name, axes, {clock: tuple(site.calls * one for one in grid[clock]) for clock in CLOCKS})
+        for site in sites
+        for axes, grid in [grids[site.kind]]
+    )
+    dense: dict[Clock, float] = {"latency_ms": whole.wall_ms, "cpu_ms": whole.cpu_ms}
+    rest = {clock: max(0.0, dense[clock] - sum(layer.ms[clock][-1] for layer in layers)) for clock in CLOCKS}
+    return LatencyTable(_device(model), layers, rest)
+
+
+@dataclass(frozen=True)
+class _Site:
+    """A layer where it stands in the model: `input` is that of its first call, one of `calls`."""
+
+    name: str
+    layer: nn.Module
+    input: Tensor
+    calls: int = 1
+
+    @property
+    def kind(self) -> str:
+        """The same for layers that take equally long."""
+        return f"{self.layer} {tuple(self.input.shape)} {self.input.dtype}"
+
+    @property
+    def channel_dim(self) -> int:
+        """The dimension of its input that channels lie in."""
+        return -1 if isinstance(self.layer, (nn.Linear, nn.LayerNorm)) else 1
+
+
+def _sites(model: nn.Module, example: Example) -> list[_Site]:
+    """Call the model, and return its layers that lose width with their channels."""
+    found: dict[str, _Site] = {}
+
+    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
+        earlier = found.get(name)
+        if earlier is not None:
+            found[name] = replace(earlier, calls=earlier.calls + 1)
+        elif inputs and isinstance(inputs[0], Tensor):
+            found[name] = _Site(name, layer, inputs[0].detach().clone())
+
+    handles = [
+        layer.register_forward_pre_hook(partial(note, name))
+        for name, layer in model.named_modules()
+        if _width(layer) is not None
+    ]
+    try:
+        example.outputs(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return list(found.values())
+
+
+def _width(layer: nn.Module) -> tuple[int, ...] | None:
+    """Return the channels along each axis that they are pruned by; None for a layer of another kind."""
+    weight = layer._parameters.get("weight")
+    if weight is None:
+        return None  # or computed of other parameters at each call
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        both = (layer.in_channels, layer.out_channels)
+        passes_on = layer.groups == layer.in_channels == layer.out_channels > 1
+        return both[:1] if passes_on else both if layer.groups == 1 else None
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, layer.out_features
+    norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
+    return tuple(weight.shape) if isinstance(layer, norms) and weight.dim() == 1 else None
+
+
+def _axes(layer: nn.Module, round_to: int, points: int) -> Axes:
+    """Return the widths to measure along each axis, spaced geometrically up to the dense one."""
+    step = math.lcm(round_to, layer.num_groups) if isinstance(layer, nn.GroupNorm) else round_to
+    shares = [_NARROWEST ** (-place / (points - 1)) for place in range(points)]
+    return tuple(
+        tuple(
+            sorted({full, *(width for share in shares if (width := max(1, round(full * share / step)) * step) < full)})
+        )
+        for full in _width(layer) or ()
+    )
+
+
+def _grids(sites: list[_Site], round_to: int, end: float) -> dict[str, tuple[Axes, Grid]]:
+    """Measure one layer of each kind, the fastest first, so that the others have what it leaves of the time."""
+    kinds = {site.kind: site for site in sites}
+    seconds = {kind: _seconds(site) for kind, site in kinds.items()}
+    grids = {}
+    for number, kind in enumerate(sorted(kinds, key=seconds.__getitem__)):
+        share = max(0.0, end - time.monotonic()) / (len(kinds) - number)
+        grids[kind] = _grid(kinds[kind], round_to, seconds[kind], share)
+    return grids
+
+
+def _seconds(site: _Site) -> float:
+    pass_ = _narrowed(site, _width(site.layer) or ())
+    return min(timing.once(pass_, time.thread_time)[0] for _ in range(3))
+
+
+def _grid(site: _Site, round_to: int, seconds: float, share: float) -> tuple[Axes, Grid]:
+    """Measure one layer in about `share` seconds; all widths in turn, so that a load meets all of them alike."""
+    for points in _POINTS:
+        axes = _axes(site.layer, round_to, points)
+        passes = math.prod(sum(width / axis[-1] for width in axis) for axis in axes)
+        if (1 + timing.FEWEST) * passes * seconds <= share:
+            break
+    runs = [_narrowed(site, width) for width in itertools.product(*axes)]
+    times: list[Times] = [[] for _ in runs]
+    for number in itertools.chain([-1], timing.rounds(times, timing.FEWEST, 4 * timing.FEWEST, share)):
+        for run, measured in zip(runs, times, strict=True):
+            once = timing.once(run, time.thread_time)
+            if number >= 0:
+                measured.append(once)
+    found = [Latency.of(measured) for measured in times]
+    return axes, {"latency_ms": tuple(one.wall_ms for one in found), "cpu_ms": tuple(one.cpu_ms for one in found)}
+
+
+def _narrowed(site: _Site, width: tuple[int, ...]) -> Callable[[], object]:
+    """Return a pass through the layer with its first channels alone."""
+    layer = copy.copy(site.layer).eval()
+    own: dict[str, Any] = {
+        **dict.fromkeys(("_forward_hooks", "_forward_pre_hooks"), {}),
+        **dict.fromkeys(("in_channels", "in_features"), width[0]),
+        **dict.fromkeys(("out_channels", "out_features", "num_features", "num_channels"), width[-1]),
+        "normalized_shape": width,
+        "_parameters": {name: _cut(tensor, layer, width) for name, tensor in layer._parameters.items()},
+        "_buffers": {name: _cut(tensor, layer, width) for name, tensor in layer._buffers.items()},
+    }
+    if len(width) == 1 and isinstance(layer, nn.modules.conv._ConvNd):
+        own["groups"] = width[0]
+    vars(layer).update({name: value for name, value in own.items() if name in vars(layer)})
+    inputs = site.input.narrow(site.channel_dim, 0, width[0]).clone()
+
+    def run() -> None:
+        layer(inputs)
+        if inputs.is_cuda:
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _cut(tensor: Tensor | None, layer: nn.Module, width: tuple[int, ...]) -> Tensor | None:
+    if tensor is None or not tensor.dim():
+        return tensor
+    if tensor.dim() == 1 or len(width) == 1:
+        return tensor[: width[-1]].clone()
+    rows, columns = width if getattr(layer, "transposed", False) else width[::-1]
+    return tensor[:rows, :columns].clone()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.no_grad(), torch.inference_mode(False):
+            yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _device(model: nn.Module) -> str:
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        return torch.cuda.get_device_name()
+    return f"{platform.machine()} with {torch.backends.cpu.get_cpu_capability()}"
