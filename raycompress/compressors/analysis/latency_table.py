@@ -7,9 +7,9 @@ import itertools
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors import measure, timing
+from raycompress.compressors.analysis.cost import clock_of, layer_times
 from raycompress.compressors.example import Example
+from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.timing import Latency, Times
-from raycompress.experiment.latency_table import CLOCKS, Clock, LatencyTable, LayerLatency
+from raycompress.experiment.latency_table import LatencyTable, LayerLatency
 from raycompress.script import node
 
 _POINTS = (5, 4, 3, 2)
@@ -28,7 +30,7 @@ _NARROWEST = 8
 """The narrowest is this part of the dense one."""
 
 Axes = tuple[tuple[int, ...], ...]
-Grid = dict[Clock, tuple[float, ...]]
+Clock = Callable[[], float]
 
 
 def latency_table(model: nn.Module, dummy_input: Any, *, round_to: int = 8, budget_s: float = 10.0) -> LatencyTable:
@@ -50,53 +52,52 @@ def latency_table(model: nn.Module, dummy_input: Any, *, round_to: int = 8, budg
     given = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
     example = measure.first_of_batch(given)
     end = time.monotonic() + budget_s
-    whole = measure.latencies([model], example, seconds=budget_s / 4)[0]
+    dense = measure.latencies([model, clean_copy(model)], example, seconds=budget_s / 8)[0]  # in turn, as in a trial
+    alone = measure.latencies([model], example, seconds=budget_s / 8)[0]
+    inside, _ = layer_times(model, example)
+    now = clock_of(model)
     sites = _sites(model, example)
     with node.locked(node.MEASURING), _one_thread():
-        grids = _grids(sites, round_to, end)
-    layers = tuple(
-        LayerLatency(site.name, axes, {clock: tuple(site.calls * one for one in grid[clock]) for clock in CLOCKS})
-        for site in sites
-        for axes, grid in [grids[site.kind]]
-    )
-    dense: dict[Clock, float] = {"latency_ms": whole.wall_ms, "cpu_ms": whole.cpu_ms}
-    rest = {clock: max(0.0, dense[clock] - sum(layer.ms[clock][-1] for layer in layers)) for clock in CLOCKS}
-    return LatencyTable(_device(model), layers, rest)
+        grids = _grids(sites, round_to, now, end)
+    layers = tuple(_latency(site, *grids[site.kind], 1e3 * inside[site.name]) for site in sites)
+    whole = alone.cpu_ms if now is time.thread_time else alone.wall_ms
+    rest = max(0.0, whole - sum(layer.ms[-1] for layer in layers))
+    return LatencyTable(_device(model), layers, rest, {"latency_ms": dense.wall_ms, "cpu_ms": dense.cpu_ms})
+
+
+def _latency(site: _Site, axes: Axes, ms: Sequence[float], inside: float) -> LayerLatency:
+    """Scale what a layer takes alone so that the dense one takes `inside`, what it does in the model.
+
+    Alone it finds its weights in the cache; in the model the layers before it have taken their place there.
+    """
+    return LayerLatency(site.name, axes, tuple(one * inside / ms[-1] for one in ms), site.outputs)
 
 
 @dataclass(frozen=True)
 class _Site:
-    """A layer where it stands in the model: `input` is that of its first call, one of `calls`."""
+    """A layer where it stands in the model: the input of its first call, and how many numbers it made of it."""
 
     name: str
     layer: nn.Module
     input: Tensor
-    calls: int = 1
+    outputs: int
 
     @property
     def kind(self) -> str:
         """The same for layers that take equally long."""
         return f"{self.layer} {tuple(self.input.shape)} {self.input.dtype}"
 
-    @property
-    def channel_dim(self) -> int:
-        """The dimension of its input that channels lie in."""
-        return -1 if isinstance(self.layer, (nn.Linear, nn.LayerNorm)) else 1
-
 
 def _sites(model: nn.Module, example: Example) -> list[_Site]:
     """Call the model, and return its layers that lose width with their channels."""
     found: dict[str, _Site] = {}
 
-    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
-        earlier = found.get(name)
-        if earlier is not None:
-            found[name] = replace(earlier, calls=earlier.calls + 1)
-        elif inputs and isinstance(inputs[0], Tensor):
-            found[name] = _Site(name, layer, inputs[0].detach().clone())
+    def note(name: str, layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if name not in found and inputs and isinstance(inputs[0], Tensor):
+            found[name] = _Site(name, layer, inputs[0].detach().clone(), output.numel())
 
     handles = [
-        layer.register_forward_pre_hook(partial(note, name))
+        layer.register_forward_hook(partial(note, name))
         for name, layer in model.named_modules()
         if _width(layer) is not None
     ]
@@ -126,32 +127,27 @@ def _width(layer: nn.Module) -> tuple[int, ...] | None:
 def _axes(layer: nn.Module, round_to: int, points: int) -> Axes:
     """Return the widths to measure along each axis, spaced geometrically up to the dense one."""
     step = math.lcm(round_to, layer.num_groups) if isinstance(layer, nn.GroupNorm) else round_to
-    shares = [_NARROWEST ** (-place / (points - 1)) for place in range(points)]
-    return tuple(
-        tuple(
-            sorted({full, *(width for share in shares if (width := max(1, round(full * share / step)) * step) < full)})
-        )
-        for full in _width(layer) or ()
-    )
+    return tuple(_spaced(full, step, points) for full in _width(layer) or ())
 
 
-def _grids(sites: list[_Site], round_to: int, end: float) -> dict[str, tuple[Axes, Grid]]:
+def _spaced(full: int, step: int, points: int) -> tuple[int, ...]:
+    wanted = (full * _NARROWEST ** -(place / (points - 1)) for place in range(points))
+    multiples = {max(1, round(width / step)) * step for width in wanted}
+    return tuple(sorted({width for width in multiples if width < full} | {full}))
+
+
+def _grids(sites: list[_Site], round_to: int, now: Clock, end: float) -> dict[str, tuple[Axes, list[float]]]:
     """Measure one layer of each kind, the fastest first, so that the others have what it leaves of the time."""
     kinds = {site.kind: site for site in sites}
-    seconds = {kind: _seconds(site) for kind, site in kinds.items()}
+    seconds = {kind: _seconds(site, now) for kind, site in kinds.items()}
     grids = {}
     for number, kind in enumerate(sorted(kinds, key=seconds.__getitem__)):
         share = max(0.0, end - time.monotonic()) / (len(kinds) - number)
-        grids[kind] = _grid(kinds[kind], round_to, seconds[kind], share)
+        grids[kind] = _grid(kinds[kind], round_to, now, seconds[kind], share)
     return grids
 
 
-def _seconds(site: _Site) -> float:
-    pass_ = _narrowed(site, _width(site.layer) or ())
-    return min(timing.once(pass_, time.thread_time)[0] for _ in range(3))
-
-
-def _grid(site: _Site, round_to: int, seconds: float, share: float) -> tuple[Axes, Grid]:
+def _grid(site: _Site, round_to: int, now: Clock, seconds: float, share: float) -> tuple[Axes, list[float]]:
     """Measure one layer in about `share` seconds; all widths in turn, so that a load meets all of them alike."""
     for points in _POINTS:
         axes = _axes(site.layer, round_to, points)
@@ -160,20 +156,32 @@ def _grid(site: _Site, round_to: int, seconds: float, share: float) -> tuple[Axe
             break
     runs = [_narrowed(site, width) for width in itertools.product(*axes)]
     times: list[Times] = [[] for _ in runs]
-    for number in itertools.chain([-1], timing.rounds(times, timing.FEWEST, 4 * timing.FEWEST, share)):
+    for run in runs:
+        run()
+    for _ in timing.rounds(times, timing.FEWEST, 4 * timing.FEWEST, share):
         for run, measured in zip(runs, times, strict=True):
-            once = timing.once(run, time.thread_time)
-            if number >= 0:
-                measured.append(once)
-    found = [Latency.of(measured) for measured in times]
-    return axes, {"latency_ms": tuple(one.wall_ms for one in found), "cpu_ms": tuple(one.cpu_ms for one in found)}
+            spent = _once(run, now)
+            measured.append((spent, spent))
+    return axes, [Latency.of(measured).wall_ms for measured in times]
+
+
+def _seconds(site: _Site, now: Clock) -> float:
+    run = _narrowed(site, _width(site.layer) or ())
+    return min(_once(run, now) for _ in range(3))
+
+
+def _once(run: Callable[[], object], now: Clock) -> float:
+    started = now()
+    run()
+    return now() - started
 
 
 def _narrowed(site: _Site, width: tuple[int, ...]) -> Callable[[], object]:
     """Return a pass through the layer with its first channels alone."""
     layer = copy.copy(site.layer).eval()
     own: dict[str, Any] = {
-        **dict.fromkeys(("_forward_hooks", "_forward_pre_hooks"), {}),
+        "_forward_hooks": {},
+        "_forward_pre_hooks": {},
         **dict.fromkeys(("in_channels", "in_features"), width[0]),
         **dict.fromkeys(("out_channels", "out_features", "num_features", "num_channels"), width[-1]),
         "normalized_shape": width,
@@ -183,14 +191,9 @@ def _narrowed(site: _Site, width: tuple[int, ...]) -> Callable[[], object]:
     if len(width) == 1 and isinstance(layer, nn.modules.conv._ConvNd):
         own["groups"] = width[0]
     vars(layer).update({name: value for name, value in own.items() if name in vars(layer)})
-    inputs = site.input.narrow(site.channel_dim, 0, width[0]).clone()
+    inputs = site.input.narrow(-1 if isinstance(layer, (nn.Linear, nn.LayerNorm)) else 1, 0, width[0]).clone()
 
-    def run() -> None:
-        layer(inputs)
-        if inputs.is_cuda:
-            torch.cuda.synchronize()
-
-    return run
+    return partial(layer, inputs)
 
 
 def _cut(tensor: Tensor | None, layer: nn.Module, width: tuple[int, ...]) -> Tensor | None:
