@@ -47,14 +47,16 @@ def latency_table(model: nn.Module, dummy_input: Any, *, round_to: int = 8, budg
     round_to
         Widths are multiples of it.
     budget_s
-        Seconds that it may take, about: where they are short the grid is coarser, down to its corners.
+        Seconds that it may take, about: where they are short the grid is coarser, down to its corners. Some fifty
+        passes of the model are made in any case.
     """
     given = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
     example = measure.first_of_batch(given)
     end = time.monotonic() + budget_s
     dense = measure.latencies([model, clean_copy(model)], example, seconds=budget_s / 8)[0]  # in turn, as in a trial
     alone = measure.latencies([model], example, seconds=budget_s / 8)[0]
-    inside, _ = layer_times(model, example)
+    rounds = min(30, max(3, int(125 * budget_s / alone.wall_ms)))
+    inside, _ = layer_times(model, example, rounds, warm_up=2)
     now = clock_of(model)
     sites = _sites(model, example)
     with node.locked(node.MEASURING), _one_thread():
