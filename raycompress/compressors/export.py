@@ -11,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.compressors import measure
 from raycompress.compressors.example import Example
 from raycompress.compressors.inside import inside
 from raycompress.compressors.measure import Sizes
+from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.errors import CompressionError
 from raycompress.results import bundle
@@ -56,6 +58,10 @@ class Export:
         The model as ONNX, where it is that already; by default it is written of `traceable`.
     traceable
         The same function as `model`, for ONNX; by default that model.
+    dense
+        The model before it was compressed, where a trial measures latencies.
+    timed
+        What is measured beside it; by default a copy of `model` without hooks, as the bundle gives it.
     """
 
     model: nn.Module
@@ -74,6 +80,8 @@ class Export:
     named: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
     onnx: bytes | None = None
     traceable: nn.Module | None = None
+    dense: nn.Module | None = None
+    timed: nn.Module | None = None
 
 
 def export(
@@ -104,23 +112,38 @@ def export(
         saved, data = _with_onnx(saved)
         for name in onnx_names:
             files[name] = lambda target: _write_bytes(target, data)
+    facts = _facts(saved)
     if trial is None:
         for name, write in files.items():
             Path(name).parent.mkdir(parents=True, exist_ok=True)
             write(Path(name))
         if bundle_path is not None:
-            bundle.write(Path(bundle_path), _content(saved, state), saved.files)
+            bundle.write(Path(bundle_path), _content(saved, state, facts), saved.files)
         return
-    bundle.write(trial.candidate, _content(saved, state), {**saved.files, **files})
-    trial.send(
-        {
-            "type": "candidate",
-            "before": saved.before.to_json(),
-            "after": saved.after.to_json(),
-            "removed": {layer: list(counts) for layer, counts in saved.removed.items()},
-            "notes": list(saved.notes),
-        }
-    )
+    bundle.write(trial.candidate, _content(saved, state, facts), {**saved.files, **files})
+    trial.send({"type": "candidate", **facts})
+
+
+def _facts(saved: Export) -> dict[str, Any]:
+    """Return what both the bundle and the trial's message say of the saved model."""
+    before, after = _latencies(saved)
+    return {
+        "before": {**saved.before.to_json(), **before},
+        "after": {**saved.after.to_json(), **after},
+        "removed": {layer: list(counts) for layer, counts in saved.removed.items()},
+        "notes": list(saved.notes),
+    }
+
+
+def _latencies(saved: Export) -> tuple[dict[str, float], dict[str, float]]:
+    """Return how fast both models are for a batch of one; nothing where that is not asked for."""
+    if saved.dense is None:
+        return {}, {}
+    device = next((parameter.device for parameter in saved.model.parameters()), torch.device("cpu"))
+    dense, timed = (model.to(device) for model in (saved.dense, saved.timed or clean_copy(saved.model)))
+    example = measure.first_of_batch(saved.example.to(device))
+    before, after = measure.latencies([dense, timed], example)
+    return before.to_json(), after.to_json()
 
 
 def _onnx_names(trial: Trial | None, folder_name: str, onnx_path: str | None) -> set[str]:
@@ -172,7 +195,7 @@ def plain_state(model: nn.Module) -> dict[str, Tensor]:
     return state
 
 
-def _content(saved: Export, state: Mapping[str, Tensor]) -> bundle.Content:
+def _content(saved: Export, state: Mapping[str, Tensor], facts: Mapping[str, Any]) -> bundle.Content:
     inputs, tensors = saved.example.to_json()
     outputs = {f"output.{index}": tensor for index, tensor in enumerate(saved.example.outputs(saved.model))}
     return bundle.Content(
@@ -181,13 +204,6 @@ def _content(saved: Export, state: Mapping[str, Tensor]) -> bundle.Content:
         plan=saved.plan.to_json(),
         inputs=inputs,
         reference={**tensors, **outputs},
-        facts={
-            "model": type(saved.model).__name__,
-            "compressor": dict(saved.asked),
-            "before": saved.before.to_json(),
-            "after": saved.after.to_json(),
-            "removed": {layer: list(counts) for layer, counts in saved.removed.items()},
-            "notes": list(saved.notes),
-        },
+        facts={"model": type(saved.model).__name__, "compressor": dict(saved.asked), **facts},
         kind=saved.kind,
     )

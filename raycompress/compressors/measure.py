@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import statistics
+import itertools
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from raycompress.compressors import timing
 from raycompress.compressors.example import Example, evaluating
+from raycompress.compressors.timing import Latency, Times
+from raycompress.script import node
 
 
 @dataclass(frozen=True)
@@ -95,40 +99,47 @@ def first_of_batch(example: Example) -> Example:
     return Example.from_call(example.args, example.kwargs)
 
 
-@dataclass(frozen=True)
-class Latency:
-    """Median time of one forward pass, in milliseconds: by the clock, and by the CPU time of the calling thread."""
-
-    wall_ms: float
-    cpu_ms: float
-
-
-def latencies(models: list[nn.Module], example: Example, rounds: int = 30, warm_up: int = 5) -> list[Latency]:
+def latencies(
+    models: list[nn.Module],
+    example: Example,
+    rounds: int = 30,
+    warm_up: int = 5,
+    *,
+    most: int = 240,
+    seconds: float = 10.0,
+) -> list[Latency]:
     """Measure the models in turn, round by round, so that a load on the machine meets all of them alike.
 
-    One torch thread; eval mode, no gradients.
+    One torch thread; eval mode, no gradients; nothing else of ours is measured on this machine meanwhile.
+
+    Parameters
+    ----------
+    rounds, most, seconds
+        Passes of each model at least and at most, and a bound of the time; see `timing.rounds`.
+    warm_up
+        Passes before them.
     """
-    times: list[list[tuple[float, float]]] = [[] for _ in models]
+    times: list[Times] = [[] for _ in models]
     on_cuda = any(tensor.is_cuda for model in models for tensor in model.parameters())
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        for number in range(warm_up + rounds):
-            for model, measured in zip(models, times, strict=True):
-                with evaluating(model), torch.no_grad():
-                    wall, cpu = time.perf_counter(), time.thread_time()
-                    example.call(model)
-                    if on_cuda:
-                        torch.cuda.synchronize()
-                    once = (time.perf_counter() - wall, time.thread_time() - cpu)
-                if number >= warm_up:
-                    measured.append(once)
-    finally:
-        torch.set_num_threads(threads)
-    return [
-        Latency(1e3 * statistics.median(w for w, _ in measured), 1e3 * statistics.median(c for _, c in measured))
-        for measured in times
-    ]
+
+    def call(model: nn.Module) -> None:
+        example.call(model)
+        if on_cuda:
+            torch.cuda.synchronize()
+
+    with node.locked(node.MEASURING):
+        torch.set_num_threads(1)
+        try:
+            for number in itertools.chain(range(-warm_up, 0), timing.rounds(times, rounds, most, seconds)):
+                for model, measured in zip(models, times, strict=True):
+                    with evaluating(model), torch.no_grad():
+                        once = timing.once(partial(call, model), time.thread_time)
+                    if number >= 0:
+                        measured.append(once)
+        finally:
+            torch.set_num_threads(threads)
+    return [Latency.of(measured) for measured in times]
 
 
 def layer_table(model: nn.Module, example: Example) -> tuple[int, int, list[dict[str, Any]]]:

@@ -141,7 +141,5 @@ def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:
         sizes.append(measure.sizes(small, example).to_json())
         timed = small
     times = measure.latencies([dense, timed], measure.first_of_batch(example))
-    before, after = (
-        {**size, "latency_ms": time.wall_ms, "cpu_ms": time.cpu_ms} for size, time in zip(sizes, times, strict=True)
-    )
+    before, after = ({**size, **time.to_json()} for size, time in zip(sizes, times, strict=True))
     return {"relative_difference": difference, "before": before, "after": after}

@@ -21,37 +21,35 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Literal, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import ValidationError
 
 from raycompress.errors import BundleError
 from raycompress.results.listing import listed, others, sha256
+from raycompress.results.manifest import FILES as FILES
+from raycompress.results.manifest import FORMAT as FORMAT
+from raycompress.results.manifest import INT8_ONNX as INT8_ONNX
+from raycompress.results.manifest import MANIFEST as MANIFEST
+from raycompress.results.manifest import MASKS as MASKS
+from raycompress.results.manifest import ONNX as ONNX
+from raycompress.results.manifest import PLAN as PLAN
+from raycompress.results.manifest import QUANTIZATION as QUANTIZATION
+from raycompress.results.manifest import REFERENCE as REFERENCE
+from raycompress.results.manifest import RESERVED as RESERVED
+from raycompress.results.manifest import TFLITE as TFLITE
+from raycompress.results.manifest import WEIGHTS as WEIGHTS
+from raycompress.results.manifest import Kind as Kind
+from raycompress.results.manifest import Manifest as Manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from raycompress.compressors.example import Example
 
-FORMAT = 1
 TOLERANCE = 1e-4
 """Relative difference of outputs, in float32, up to which two models are the same function."""
-MANIFEST = "manifest.json"
-PLAN = "plan.json"
-WEIGHTS = "weights.safetensors"
-MASKS = "masks.safetensors"
-REFERENCE = "reference.safetensors"
-QUANTIZATION = "quantization.json"
-ONNX = "model.onnx"
-INT8_ONNX = "model.int8.onnx"
-TFLITE = "model.tflite"
-FILES = (MANIFEST, PLAN, WEIGHTS, MASKS, REFERENCE)
-"""What every bundle has."""
-RESERVED = (*FILES, QUANTIZATION, ONNX, INT8_ONNX, TFLITE)
-"""The names that a script's own files cannot have: the further ones are there for a quantized model, or on request."""
-
-Kind = Literal["torch", "quantized", "keras"]
 _LOADERS: Mapping[Kind, str] = {
     "torch": "raycompress.compressors.pruning.loading",
     "quantized": "raycompress.compressors.quantization.loading",
@@ -61,92 +59,6 @@ _LOADERS: Mapping[Kind, str] = {
 
 _ASIDE = ".writing"
 _MISREAD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-
-
-class File(BaseModel):
-    """One file of a bundle."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    sha256: str = Field(pattern="^[0-9a-f]{64}$")
-    bytes: int = Field(ge=0)
-
-
-class Size(BaseModel):
-    """Parameters, multiply-adds of one pass for a batch of one, bytes of the weights as saved."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    params: int
-    flops: int
-    bytes: int
-
-
-class Manifest(BaseModel):
-    """What a bundle says of itself.
-
-    Attributes
-    ----------
-    format
-        Version of this format.
-    kind
-        What sort of model it is.
-    notes
-        What a person should know of the saved model: a size that did not fall, for instance.
-    versions
-        Of raycompress and of the libraries that made the bundle.
-    model
-        Class name of the original model.
-    compressor
-        ``name``, ``config_list`` and ``arguments``, as the user wrote them.
-    before, after
-        Sizes of the dense model and of the saved one.
-    removed
-        Layer -> (removed channels, of).
-    aliases
-        Name in the state -> the name that holds the same, shared tensor.
-    inputs
-        Structure of the reference input.
-    files
-        Name -> hash and size; the manifest itself left out.
-    trial
-        What is known of the trial that made it: metrics, number, experiment, seconds. Empty until `seal`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: int
-    kind: Kind = "torch"
-    notes: tuple[str, ...] = ()
-    versions: dict[str, str]
-    model: str
-    compressor: dict[str, Any]
-    before: Size
-    after: Size
-    removed: dict[str, tuple[int, int]]
-    aliases: dict[str, str]
-    inputs: dict[str, Any]
-    files: dict[str, File]
-    trial: dict[str, Any] = {}
-
-    @field_validator("format")
-    @classmethod
-    def _known(cls, value: int) -> int:
-        if value != FORMAT:
-            raise ValueError(f"format {value} is not {FORMAT}, the one that this version reads")
-        return value
-
-    @field_validator("files")
-    @classmethod
-    def _inside(cls, value: dict[str, File]) -> dict[str, File]:
-        for name in value:
-            path = PurePosixPath(name)
-            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
-                raise ValueError(f"the file name {name!r} leaves the folder")
-        missing = [name for name in (PLAN, WEIGHTS, MASKS, REFERENCE) if name not in value]
-        if missing:
-            raise ValueError(f"it lists no {', '.join(missing)}")
-        return value
 
 
 @dataclass(frozen=True)

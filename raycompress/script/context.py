@@ -37,6 +37,8 @@ class Trial:
         The names of a reported list's members (``multi_res_labels``), the objective's first.
     exports
         Further forms of the model to put into its bundle: ``onnx``, ``tflite``.
+    latency
+        Whether what is saved is measured beside the dense model, for a metric of the trial.
     bundle
         The bundle to verify, in mode ``verify``.
     analysis
@@ -60,6 +62,7 @@ class Trial:
     save_model: bool = True
     result_labels: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
+    latency: bool = False
     bundle: Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
     budget: tuple[tuple[str, str, float], ...] = ()

@@ -104,6 +104,7 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         save_model=spec.save_model,
         result_labels=spec.result_labels,
         exports=spec.exports,
+        latency=spec.latency,
         bundle=Path(spec.bundle) if spec.bundle else None,
         analysis=spec.analysis,
         budget=spec.budget,

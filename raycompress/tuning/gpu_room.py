@@ -8,12 +8,10 @@ process.
 from __future__ import annotations
 
 import fcntl
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 
-from raycompress.tuning.protocol import runtime_folder
+from raycompress.script.node import locked
 
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 
@@ -29,16 +27,6 @@ def room(environment: Mapping[str, str], *, alone: bool) -> Iterator[None]:
     with ExitStack() as stack:
         for device in sorted(devices):  # in one order for all, or two could wait for each other
             name = device.replace("/", "-")
-            with _locked(runtime_folder() / f"gpu-{name}.door", fcntl.LOCK_EX):
-                stack.enter_context(_locked(runtime_folder() / f"gpu-{name}.room", kind))
+            with locked(f"gpu-{name}.door"):
+                stack.enter_context(locked(f"gpu-{name}.room", kind))
         yield
-
-
-@contextmanager
-def _locked(path: Path, kind: int) -> Iterator[None]:
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, kind)
-        yield
-    finally:
-        os.close(file)

@@ -73,4 +73,10 @@ def known(message: Any) -> bool:
         return False
     if message["type"] == "result":
         return bool(message["values"])
-    return message["type"] != "candidate" or all(len(pair) == 2 for pair in message["removed"].values())
+    return message["type"] != "candidate" or _is_sound(message)
+
+
+def _is_sound(candidate: dict[str, Any]) -> bool:
+    """Tell whether all that a candidate's sizes hold, latencies among them, are numbers, and what it lost are pairs."""
+    measured = all(fits(candidate[side], {str: (float, None)}) for side in ("before", "after"))
+    return measured and all(len(pair) == 2 for pair in candidate["removed"].values())

@@ -9,16 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import stat
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from raycompress.errors import StorageError
 from raycompress.results.states import TrialState
 from raycompress.script.context import Mode
+from raycompress.script.node import runtime_folder
 
 Message = dict[str, Any]
 
@@ -110,26 +108,6 @@ class WarmSpec:
         return cls(**{**data, "preload": preload, "sys_path": tuple(data["sys_path"])})
 
 
-def runtime_folder() -> Path:
-    """Return the folder for sockets, readable by this user alone.
-
-    Raises
-    ------
-    StorageError
-        When somebody else owns it, or others may look into it.
-    """
-    folder = Path(tempfile.gettempdir()) / f"raycompress-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise StorageError(
-            "the folder for sockets is not this user's alone",
-            where=str(folder),
-            fix=f"remove it, or `chmod 700 {folder}` if it is yours; TMPDIR chooses another place",
-        )
-    return folder
-
-
 @dataclass(frozen=True)
 class TrialSpec:
     """One trial, as the warm process needs to know it.
@@ -156,7 +134,7 @@ class TrialSpec:
         Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
     threads
         Threads of torch; None leaves its default.
-    save_model, result_labels, exports, bundle, analysis, budget, shared
+    save_model, result_labels, exports, latency, bundle, analysis, budget, shared
         See `raycompress.script.context.Trial`.
     prescript, postscript
         Shell commands around the script; see `raycompress.tuning.commands`.
@@ -177,6 +155,7 @@ class TrialSpec:
     save_model: bool = True
     result_labels: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
+    latency: bool = False
     bundle: str | Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
     budget: tuple[tuple[str, str, float], ...] = ()

@@ -24,8 +24,9 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from raycompress.script.node import runtime_folder
 from raycompress.tuning.processes import ChildWatch, become_subreaper, die_with_parent, kill_descendants
-from raycompress.tuning.protocol import Hello, Import, PreloadProblem, WarmSpec, runtime_folder
+from raycompress.tuning.protocol import Hello, Import, PreloadProblem, WarmSpec
 from raycompress.tuning.supervisor import Supervisor
 
 

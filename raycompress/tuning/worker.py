@@ -17,6 +17,7 @@ from typing import Any, Self
 
 from raycompress.errors import ScriptError, StorageError
 from raycompress.results.states import TrialState
+from raycompress.script.node import runtime_folder
 from raycompress.tuning import memory
 from raycompress.tuning.protocol import (
     Ending,
@@ -27,7 +28,6 @@ from raycompress.tuning.protocol import (
     WarmSpec,
     encode,
     numbers,
-    runtime_folder,
 )
 
 __all__ = ["Ending", "Hello", "TrialSpec", "WarmProcess", "WarmSpec", "Worker", "connect_or_start"]

@@ -69,7 +69,7 @@ def _pruned(dense: ResNet, share: float, round_to: int) -> tuple[nn.Module, floa
 def _times(models: list[nn.Module], batch: int, repeats: int) -> list[tuple[float, float]]:
     """Return (wall, CPU) milliseconds of each model: the median over `repeats` interleaved measurements."""
     example = Example.from_dummy(torch.zeros(batch, *DUMMY.shape[1:]))
-    runs = [latencies(models, example) for _ in range(repeats)]
+    runs = [latencies(models, example, 30, most=30) for _ in range(repeats)]
     return [
         (
             statistics.median(run[place].wall_ms for run in runs),

@@ -207,6 +207,9 @@ def test_bad_paths_and_forms(enter: Any, tmp_path: Path) -> None:
     with pytest.raises(CompressionError, match="neither Sequential nor functional"):
         compressor.export_model("m.h5")
     assert not (trial.candidate / bundle.MANIFEST).exists()
+    enter("trial", latency=True)
+    with pytest.raises(ExperimentError, match="latency of a Keras model is no metric"):
+        create_compressor(make(LIBRARIES["keras"], "sequential"), CONFIG)
     enter("trial", exports=("onnx",))
     with pytest.raises(ExperimentError, match="ONNX is for torch models"):
         create_compressor(make(LIBRARIES["keras"], "sequential"), CONFIG)
@@ -266,6 +269,6 @@ def test_verification_reloads_compares_and_measures(enter: Any, library: str, tm
     (message,) = sent
     assert message["relative_difference"] <= 1e-6
     assert message["before"]["params"] == message["after"]["params"] == 9674
-    assert min(message[side][key] for side in ("before", "after") for key in ("latency_ms", "cpu_ms")) > 0
+    assert min(message[side][key] for side in ("before", "after") for key in ("latency_low_ms", "cpu_ms")) > 0
     with pytest.raises(BundleError, match="does not fit Functional"):
         create_compressor(make(LIBRARIES[library], "functional"), CONFIG)

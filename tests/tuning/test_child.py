@@ -138,6 +138,12 @@ trial = context.current()
 """
 
 
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_script_knows_whether_latencies_are_asked_for(worker, spec, asked):
+    _, ending = run(worker, spec(HOOKS + "rc.report(latency=int(trial.latency))", latency=asked))
+    assert ending.values == {"latency": int(asked)}
+
+
 @pytest.mark.parametrize("mode", ["inspect", "verify"])
 def test_the_end_of_an_inspection_is_a_good_end(worker, spec, mode):
     source = HOOKS + (

@@ -17,7 +17,8 @@ from trials import DAEMON, LEAVES, STDLIB, UNTIL_NOTED, left, pids, run, wait_fo
 
 from raycompress.errors import ScriptError, StorageError
 from raycompress.results.states import TrialState
-from raycompress.tuning.protocol import Import, runtime_folder
+from raycompress.script.node import runtime_folder
+from raycompress.tuning.protocol import Import
 from raycompress.tuning.worker import Ending, TrialSpec, WarmProcess, WarmSpec, connect_or_start
 
 

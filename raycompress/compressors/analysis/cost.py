@@ -35,7 +35,7 @@ def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up:
     example = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
     one = measure.first_of_batch(example)
     flops = measure.flops(model, one)
-    times, whole = _times(model, one, rounds, warm_up)
+    times, whole = layer_times(model, one, rounds, warm_up)
     known = {layer.name: layer for layer in inspect(model, one).layers}
     layers = []
     for name, module in model.named_modules():
@@ -53,7 +53,7 @@ def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up:
                     share=times.get(name, 0.0) / whole if whole else 0.0,
                 )
             )
-    latency = measure.latencies([model], one, rounds, warm_up)[0]
+    latency = measure.latencies([model], one, rounds, warm_up, most=rounds)[0]
     return ModelCost(
         tuple(layers),
         params=measure.parameters(model),
@@ -64,9 +64,11 @@ def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up:
     )
 
 
-def _times(model: nn.Module, example: Example, rounds: int, warm_up: int) -> tuple[Mapping[str, float], float]:
+def layer_times(
+    model: nn.Module, example: Example, rounds: int = 30, warm_up: int = 5
+) -> tuple[Mapping[str, float], float]:
     """Return the median seconds of each module without those inside it, and of the whole pass."""
-    clock = _Clock(_clock_of(model))
+    clock = _Clock(clock_of(model))
     handles = []
     for name, module in model.named_modules():
         handles.append(module.register_forward_pre_hook(clock.entering))
@@ -115,7 +117,8 @@ class _Clock:
         return leave
 
 
-def _clock_of(model: nn.Module) -> Callable[[], float]:
+def clock_of(model: nn.Module) -> Callable[[], float]:
+    """Return what tells the seconds that a pass takes: CPU time, or where CUDA is waited for the clock."""
     if not any(parameter.is_cuda for parameter in model.parameters()):
         return time.thread_time
 

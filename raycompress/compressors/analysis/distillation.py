@@ -36,7 +36,7 @@ def distil(model: nn.Module, batches: Sequence[Example], answers: Sequence[Seque
     with torch.enable_grad():
         for batch, wanted in itertools.islice(itertools.cycle(zip(batches, answers, strict=True)), steps):
             optimizer.zero_grad()
-            _difference(tensors_in(batch.call(model)), wanted, place).backward()
+            _difference(tensors_in(batch.call(model)), wanted, place).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
     model.eval()
 

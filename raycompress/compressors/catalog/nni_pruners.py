@@ -8,6 +8,10 @@ _ENGINE = "raycompress.compressors.nni.one_shot:NniPruner"
 _DEPENDENCY = Argument(
     "dependency_aware", False, "remove the same channels from layers that are added together; needs dummy_input"
 )
+ROUND_TO = Argument("round_to", 1, "the channels that stay in a layer are a multiple of it; 1 for any number")
+"""Of NNI's pruners; not of those that search or compare layers (slim, sensitivity, net_adapt, simulated_annealing,
+auto_compress): what a layer loses is what they found, and rounded afterwards it would be another model than the one
+that they judged. amc rounds while it searches, by channel_round."""
 _TRAINING = (
     Argument("trainer", None, "function (model, optimizer, criterion, epoch) that trains one epoch", from_script=True),
     Argument("criterion", None, "the loss that is handed to trainer", from_script=True),
@@ -19,7 +23,7 @@ _TRAINING = (
 
 def _filter_pruner(name: str, summary: str, paper: str, instead: str) -> CompressorEntry:
     return CompressorEntry(
-        name, "torch", "pruning", _ENGINE, summary, (_DEPENDENCY,), ("Conv2d",), True, paper, instead=instead
+        name, "torch", "pruning", _ENGINE, summary, (_DEPENDENCY, ROUND_TO), ("Conv2d",), True, paper, instead=instead
     )
 
 

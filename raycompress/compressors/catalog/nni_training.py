@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from raycompress.compressors.catalog.entry import Argument, CompressorEntry
+from raycompress.compressors.catalog.nni_pruners import ROUND_TO
 
 _STATISTICS = "raycompress.compressors.nni.statistics:StatisticsPruner"
 _WHILE = "while the script trains after compress(); with trainer=, in compress()"
@@ -24,6 +25,7 @@ _GATHERING = (
     Argument("statistics_batch_num", 1, "batches (steps of the optimizer) from which the filters are judged"),
     Argument("sparsifying_training_batches", None, "NNI 2.10's name of statistics_batch_num"),
     _DEPENDENCY,
+    ROUND_TO,
 )
 _ACTIVATION = Argument("activation", "relu", "relu or relu6: what is applied to a layer's output to judge it")
 
@@ -81,6 +83,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
             Argument("num_iterations", 10, "with trainer=: how many times the masks grow"),
             Argument("epochs_per_iteration", 1, "with trainer=: epochs of trainer between two of them"),
             _DEPENDENCY,
+            ROUND_TO,
         ),
         (),
         False,
@@ -132,6 +135,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
             Argument("row", 1e-4, "strength of the pull towards the pruned weights"),
             Argument("base_algo", "l1", "what chooses: level, l1, l2 or fpgm"),
             _DEPENDENCY,
+            ROUND_TO,
         ),
         ("Conv2d",),
         True,

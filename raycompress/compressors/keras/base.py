@@ -50,11 +50,17 @@ def build(model: Any, example: KerasExample | None) -> None:
     need_weights(model)
 
 
-def check_exports(trial: Trial | None) -> None:
-    """Raise ExperimentError where a trial asks for a form that a Keras model does not have."""
+def check_asked(trial: Trial | None) -> None:
+    """Raise ExperimentError where a trial asks for what there is not of a Keras model."""
     if trial is not None and "onnx" in trial.exports:
         raise ExperimentError(
             "ONNX is for torch models; a Keras model is exported as TFLite", where="export", fix='write ["tflite"]'
+        )
+    if trial is not None and trial.latency:
+        raise ExperimentError(
+            "the latency of a Keras model is no metric of a trial: no compressor of Keras models makes one faster",
+            where="latency_ms",
+            fix="leave it out, or let the script measure what it wants to and report that under another name",
         )
 
 
@@ -144,7 +150,7 @@ class ActiveCompressor(KerasCompressor, ABC):
         self._calibration = example_of(setup.arguments.get("calibration_data"))
         self._compressed = False
         trial = context.current()
-        check_exports(trial)
+        check_asked(trial)
         self._trial = trial
         many = self.always_int8 or trial is None or "tflite" in trial.exports
         self._inputs = InputWatch(CALIBRATION if many else 1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from raycompress.compressors import timing
 from raycompress.compressors.keras.inputs import KerasExample, call, map_arrays
 from raycompress.compressors.keras.layers import Array, assign, layers_of, own_variables, variables_of, weights_of
+from raycompress.compressors.timing import Latency, Times
+from raycompress.script import node
 
 
 @dataclass(frozen=True)
@@ -109,33 +112,24 @@ def weight_shape(layer: Any) -> tuple[int, ...]:
 
 def latencies(
     model: Any, states: Sequence[Mapping[str, Array]], example: KerasExample, rounds: int = 30, warm_up: int = 5
-) -> list[dict[str, float]]:
+) -> list[Latency]:
     """Measure `model` with each of several states of its weights in turn, as a compiled function, batch of one.
 
-    Returns
-    -------
-    For each state the medians ``latency_ms`` by the clock, and ``cpu_ms``: CPU time of the whole process, since
-    TensorFlow computes in threads of its own.
+    CPU time is the whole process's, since TensorFlow computes in threads of its own. See
+    `raycompress.compressors.measure.latencies` for `rounds` and `warm_up`.
     """
     run = compiled(model, example)
     inputs = [_constant(array[:1]) for array in example.arrays]
-    times: list[list[tuple[float, float]]] = [[] for _ in states]
-    for number in range(warm_up + rounds):
-        for state, measured in zip(states, times, strict=True):
-            assign(model, state)
-            run(*inputs)  # so that what is measured meets the weights in the cache, whichever state came before
-            wall, cpu = time.perf_counter(), time.process_time()
-            run(*inputs)
-            once = (time.perf_counter() - wall, time.process_time() - cpu)
-            if number >= warm_up:
-                measured.append(once)
-    return [
-        {
-            "latency_ms": 1e3 * statistics.median(wall for wall, _ in measured),
-            "cpu_ms": 1e3 * statistics.median(cpu for _, cpu in measured),
-        }
-        for measured in times
-    ]
+    times: list[Times] = [[] for _ in states]
+    with node.locked(node.MEASURING):
+        for number in itertools.chain(range(-warm_up, 0), timing.rounds(times, rounds)):
+            for state, measured in zip(states, times, strict=True):
+                assign(model, state)
+                run(*inputs)  # so that what is measured meets the weights in the cache, whichever state came before
+                once = timing.once(lambda: run(*inputs), time.process_time)
+                if number >= 0:
+                    measured.append(once)
+    return [Latency.of(measured) for measured in times]
 
 
 def compiled(model: Any, example: KerasExample) -> Any:

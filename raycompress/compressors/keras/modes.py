@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from raycompress.compressors.keras import measure as measure
-from raycompress.compressors.keras.base import KerasCompressor, build, check_exports, example_of
+from raycompress.compressors.keras.base import KerasCompressor, build, check_asked, example_of
 from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_example
 from raycompress.compressors.keras.layers import arrays_of, layers_of, own_variables
 from raycompress.compressors.keras.loading import load_into, reference
@@ -21,7 +21,7 @@ from raycompress.script.context import EndOfInspection, Trial
 
 def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> KerasCompressor:
     """Return the compressor for a trial that is no real one; see `raycompress.compressors.modes.for_mode`."""
-    check_exports(trial)
+    check_asked(trial)
     if trial.mode == "analyze":
         raise UsageError("models of torch can be analysed, and this one is of Keras", where="raycompress analyze")
     example = example_of(dummy)
@@ -127,8 +127,11 @@ def compare(model: Any, folder: Path) -> dict[str, Any]:
     else:
         times = [measure.latencies(each, [arrays_of(each)], example)[0] for each in (dense, loaded)]
     sizes = measure.sizes(dense, example).to_json()
-    after = {**sizes, "bytes": manifest.after.bytes}
-    return {"relative_difference": difference, "before": {**sizes, **times[0]}, "after": {**after, **times[1]}}
+    return {
+        "relative_difference": difference,
+        "before": {**sizes, **times[0].to_json()},
+        "after": {**sizes, "bytes": manifest.after.bytes, **times[1].to_json()},
+    }
 
 
 def relative_difference(expected: list[Any], found: list[Any]) -> float:

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.nni.library import asked_of, config_of, load_nni, positive, removed_channels
+from raycompress.compressors.nni.library import config_of, load_nni, positive
 from raycompress.compressors.nni.masks import FILTERS, check_aware, final_masks
+from raycompress.compressors.nni.rounding import chosen, rounded
 from raycompress.compressors.nni.trainer import check_epochs, train
 from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.errors import CompressionError
@@ -24,6 +25,7 @@ class AdmmPruner:
 
     def choose(self, request: Request) -> Choice:
         """Train the model as NNI does, and return what it masks; see `Engine`."""
+        request = rounded(request)
         arguments = request.arguments
         base, row = arguments["base_algo"], arguments["row"]
         if base not in _BASES:
@@ -61,4 +63,4 @@ class AdmmPruner:
         masks = final_masks(request, base, pruner)
         if base == "level":
             return Choice(weights={name: mask == 0 for name, mask in masks.items()})
-        return Choice(channels={name: removed_channels(mask) for name, mask in masks.items()}, asked=asked_of(request))
+        return chosen(request, masks)

@@ -6,7 +6,6 @@ import copy
 from types import ModuleType
 
 from raycompress.compressors.nni.library import (
-    asked_of,
     aware_options,
     channels_of,
     config_of,
@@ -17,6 +16,7 @@ from raycompress.compressors.nni.library import (
     quiet,
     removed_channels,
 )
+from raycompress.compressors.nni.rounding import chosen, rounded
 from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.errors import CompressionError
 
@@ -38,7 +38,7 @@ class NniPruner:
             return self._level(pruning, request)
         if name == "slim":
             return self._slim(pruning, request)
-        return self._filters(pruning, request)
+        return self._filters(pruning, rounded(request))
 
     def _level(self, pruning: ModuleType, request: Request) -> Choice:
         model, names = copy.deepcopy(request.model), positive(request.targets)
@@ -58,11 +58,11 @@ class NniPruner:
         pruner = getattr(pruning, _FILTER_PRUNERS[request.compressor.name])
         with quiet(request):
             masks = masks_of(pruner(model, [config_of(name, request.targets[name]) for name in names], **options))
-        channels = {name: removed_channels(masks[name]) for name in names}
+        choice = chosen(request, masks)
         for name in names:
-            if len(channels[name]) == len(masks[name]):
+            if len(choice.channels[name]) == len(masks[name]):
                 raise everything(request, name, "channels")
-        return Choice(channels=channels, asked=asked_of(request))
+        return choice
 
     def _slim(self, pruning: ModuleType, request: Request) -> Choice:
         """Rank the channels of all layers of an entry together; a layer keeps at least its strongest one."""

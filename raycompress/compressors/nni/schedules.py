@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from raycompress.compressors.nni.gathering import ALGORITHMS, Gathering
-from raycompress.compressors.nni.library import asked_of, config_of, everything, load_nni, positive, removed_channels
+from raycompress.compressors.nni.library import config_of, everything, load_nni, positive
 from raycompress.compressors.nni.masks import FILTERS, check_aware, final_masks, masks_at, only_grow
+from raycompress.compressors.nni.rounding import chosen, rounded
 from raycompress.compressors.nni.trainer import check_epochs, optimizer_for_trainer, optimizer_of, train
 from raycompress.compressors.pruning.engine import Choice, Course, Request
+from raycompress.compressors.pruning.targets import Target
 from raycompress.errors import CompressionError, ExperimentError
 
 __all__ = ["AgpPruner", "Schedule", "load_library"]
@@ -81,6 +83,7 @@ class AgpPruner:
 
     def choose(self, request: Request) -> Choice | Course:
         """Return what NNI would mask, epoch by epoch; see `raycompress.compressors.pruning.engine.Engine`."""
+        request = rounded(request)
         algorithm, known = request.arguments["pruning_algorithm"], ("level", "slim", *FILTERS, *ALGORITHMS)
         if algorithm not in known:
             raise CompressionError(
@@ -141,15 +144,18 @@ class AgpPruner:
         return _choice(request, final_masks(request, algorithm, train(request, make)), final=True)
 
 
+def _schedule(target: Target) -> Schedule:
+    """Return what the entry of the layer says, up to the sparsity that was made of its own."""
+    asked = Schedule.of(target.settings, f"config_list[{target.entry}]")
+    return replace(asked, initial=min(asked.initial, target.sparsity), final=target.sparsity)
+
+
 class _Epochs(Course):
     """What goes at each epoch that `update_epoch` tells."""
 
     def __init__(self, request: Request, algorithm: str) -> None:
         self._request, self._algorithm = request, algorithm
-        self._schedules = {
-            name: Schedule.of(request.targets[name].settings, f"config_list[{request.targets[name].entry}]")
-            for name in positive(request.targets)
-        }
+        self._schedules = {name: _schedule(request.targets[name]) for name in positive(request.targets)}
         self._gathering = Gathering(request, algorithm, 1) if algorithm in ALGORITHMS else None
         self._epoch = 0
         self._told = False
@@ -209,9 +215,7 @@ def _choice(request: Request, masks: Mapping[str, Tensor], final: bool) -> Choic
             raise everything(request, name, "channels" if request.compressor.removes_channels else "weights")
     if not request.compressor.removes_channels:
         return Choice(weights={name: mask == 0 for name, mask in masks.items()})
-    asked = asked_of(request)
-    if not final:
-        asked = dict.fromkeys(asked, 0)  # on the way, tied layers may not agree yet
-    elif request.arguments["pruning_algorithm"] == "slim":
-        asked = {}
-    return Choice(channels={name: removed_channels(mask) for name, mask in masks.items()}, asked=asked)
+    choice = chosen(request, masks)
+    if not final:  # on the way, tied layers may not agree yet
+        return replace(choice, asked=dict.fromkeys(choice.asked, 0), round_to=1)
+    return replace(choice, asked={}) if request.arguments["pruning_algorithm"] == "slim" else choice

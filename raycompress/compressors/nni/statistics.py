@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from torch import Tensor
-
 from raycompress.compressors.nni.gathering import Gathering, make_pruner
-from raycompress.compressors.nni.library import asked_of, load_nni, removed_channels
+from raycompress.compressors.nni.library import load_nni
+from raycompress.compressors.nni.rounding import chosen, rounded
 from raycompress.compressors.nni.trainer import optimizer_for_trainer, optimizer_of, train
 from raycompress.compressors.pruning.engine import Choice, Course, Request
 from raycompress.errors import CompressionError
@@ -28,6 +25,7 @@ class StatisticsPruner:
 
     def choose(self, request: Request) -> Choice | Course:
         """Return what NNI would mask after some batches; see `raycompress.compressors.pruning.engine.Engine`."""
+        request = rounded(request)
         algorithm, batches = _ALGORITHMS[request.compressor.name], batches_of(request)
         if request.arguments.get("trainer") is not None:
             return self._train(request, algorithm, batches)
@@ -54,7 +52,7 @@ class StatisticsPruner:
                 where="compress",
                 fix="train the model that trainer is handed with that optimizer, or lower statistics_batch_num",
             )
-        return _choice(request, {wrapper.name: wrapper.weight_mask for wrapper in wrappers})
+        return chosen(request, {wrapper.name: wrapper.weight_mask for wrapper in wrappers})
 
 
 class _Gathered(Course):
@@ -71,7 +69,7 @@ class _Gathered(Course):
     def after_step(self) -> Choice | None:
         """Return the channels to remove, at the step after which enough was seen."""
         masks = self._gathering.after_step()
-        return None if masks is None else _choice(self._request, masks)
+        return None if masks is None else chosen(self._request, masks)
 
     def missing(self) -> tuple[str, str]:
         """Return how many batches are still to come."""
@@ -98,7 +96,3 @@ def batches_of(request: Request) -> int:
             fix="pass one of the two, a whole number from 1 on",
         )
     return int(batches.pop())
-
-
-def _choice(request: Request, masks: Mapping[str, Tensor]) -> Choice:
-    return Choice(channels={name: removed_channels(mask) for name, mask in masks.items()}, asked=asked_of(request))

@@ -54,11 +54,14 @@ class Choice:
     asked
         Layer -> how many channels its entry asked for; of a method that compares channels across the layers of an
         entry no layer is in it.
+    round_to
+        What the number of channels that stay has to be a multiple of, in each layer that loses any.
     """
 
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     asked: Mapping[str, int] = field(default_factory=dict)
+    round_to: int = 1
 
 
 class Course:

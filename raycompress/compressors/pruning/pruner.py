@@ -56,6 +56,7 @@ class Pruner(Compressor):
         self._before: measure.Sizes | None = None
         self._slicing: slicing.Slicing | None = None
         self._kept: dict[str, Tensor] = {}
+        self._dense: nn.Module | None = None
         self._small = False
         trial = context.current()
         self._trial = trial
@@ -78,6 +79,8 @@ class Pruner(Compressor):
         self._check_free()
         if self._given is not None:
             self._check_input(self._given)
+        if self._trial is not None and self._trial.latency:
+            self._dense = clean_copy(self.model)
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
         request = Request(self._entry, self.model, self._targets, self._arguments, self._given, kwargs)
@@ -212,6 +215,7 @@ class Pruner(Compressor):
             removed=removed,
             asked=self._asked,
             notes=self._notes,
+            dense=self._dense,
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
         if self._witness is not None:

@@ -197,6 +197,7 @@ class Quantizer(Compressor, ABC):
             named={} if calibration_path is None else {calibration_path: _saver(quantized.calibration)},
             onnx=quantized.onnx,
             traceable=quantized.traceable,
+            **self._latency(quantized, example),
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
         if self._witness is not None:
@@ -206,6 +207,15 @@ class Quantizer(Compressor, ABC):
         """Save the model of a script that never did."""
         self._notes = (note,)
         self.export_model("model.pth", calibration_path="calibration.pth")
+
+    def _latency(self, quantized: Quantized, example: Example) -> dict[str, nn.Module]:
+        """Return what is measured where the trial asks for it; see `raycompress.compressors.export.Export`."""
+        if self._trial is None or not self._trial.latency:
+            return {}
+        timed = quantized.model
+        if quantized.int8 is not None and session.installed(timed) is None:
+            timed = session.install(clean_copy(self._plain), session.make(self._plain, example, quantized.int8))
+        return {"dense": clean_copy(self._plain), "timed": timed}
 
     @abstractmethod
     def _quantized(self, example: Example) -> Quantized:

@@ -72,6 +72,7 @@ def settle(graph: ChannelGraph, choice: Choice, targets: Mapping[str, Target], c
         {name: graph.channels(name) for name in targets},
     )
     _check(settled, choice, targets, blocked, compressor)
+    _check_rounded(settled, choice, targets, compressor)
     return settled
 
 
@@ -143,6 +144,21 @@ def _check(
             where=f"config_list[{targets[name].entry}]",
             fix=_fix(name, compressor),
         )
+
+
+def _check_rounded(
+    removal: Removal, choice: Choice, targets: Mapping[str, Target], compressor: CompressorEntry
+) -> None:
+    """What single layers lose is rounded by the engine; layers that are tied may not have chosen the same channels."""
+    for name, channels in removal.channels.items():
+        left = removal.of[name] - len(channels)
+        if channels and left % choice.round_to:
+            raise CompressionError(
+                f'"{name}" keeps {left} of {removal.of[name]} channels, no multiple of round_to, {choice.round_to}: '
+                "layers that are tied chose other ones, or weights are alike",
+                where=f"config_list[{targets[name].entry}]",
+                fix=_fix(name, compressor),
+            )
 
 
 def exclusion(names: Iterable[str]) -> str:

@@ -1,0 +1,125 @@
+"""What a bundle says of itself, and the names of its files; `raycompress.results.bundle` writes and reads them."""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+FORMAT = 1
+MANIFEST = "manifest.json"
+PLAN = "plan.json"
+WEIGHTS = "weights.safetensors"
+MASKS = "masks.safetensors"
+REFERENCE = "reference.safetensors"
+QUANTIZATION = "quantization.json"
+ONNX = "model.onnx"
+INT8_ONNX = "model.int8.onnx"
+TFLITE = "model.tflite"
+FILES = (MANIFEST, PLAN, WEIGHTS, MASKS, REFERENCE)
+"""What every bundle has."""
+RESERVED = (*FILES, QUANTIZATION, ONNX, INT8_ONNX, TFLITE)
+"""The names that a script's own files cannot have: the further ones are there for a quantized model, or on request."""
+
+Kind = Literal["torch", "quantized", "keras"]
+
+
+class File(BaseModel):
+    """One file of a bundle."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    sha256: str = Field(pattern="^[0-9a-f]{64}$")
+    bytes: int = Field(ge=0)
+
+
+class Size(BaseModel):
+    """How large a model is, and where its trial measured that, how fast.
+
+    Attributes
+    ----------
+    params, flops, bytes
+        Parameters, multiply-adds of one pass for a batch of one, bytes of the weights as saved.
+    latency_ms, latency_low_ms, latency_high_ms
+        Median time of one pass for a batch of one, and a 95 % confidence interval of it.
+    cpu_ms
+        Its CPU time.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    params: int
+    flops: int
+    bytes: int
+    latency_ms: float | None = None
+    latency_low_ms: float | None = None
+    latency_high_ms: float | None = None
+    cpu_ms: float | None = None
+
+
+class Manifest(BaseModel):
+    """What a bundle says of itself.
+
+    Attributes
+    ----------
+    format
+        Version of this format.
+    kind
+        What sort of model it is.
+    notes
+        What a person should know of the saved model: a size that did not fall, for instance.
+    versions
+        Of raycompress and of the libraries that made the bundle.
+    model
+        Class name of the original model.
+    compressor
+        ``name``, ``config_list`` and ``arguments``, as the user wrote them.
+    before, after
+        Of the dense model and of the saved one.
+    removed
+        Layer -> (removed channels, of).
+    aliases
+        Name in the state -> the name that holds the same, shared tensor.
+    inputs
+        Structure of the reference input.
+    files
+        Name -> hash and size; the manifest itself left out.
+    trial
+        What is known of the trial that made it: metrics, number, experiment, seconds. Empty until `seal`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int
+    kind: Kind = "torch"
+    notes: tuple[str, ...] = ()
+    versions: dict[str, str]
+    model: str
+    compressor: dict[str, Any]
+    before: Size
+    after: Size
+    removed: dict[str, tuple[int, int]]
+    aliases: dict[str, str]
+    inputs: dict[str, Any]
+    files: dict[str, File]
+    trial: dict[str, Any] = {}
+
+    @field_validator("format")
+    @classmethod
+    def _known(cls, value: int) -> int:
+        if value != FORMAT:
+            raise ValueError(f"format {value} is not {FORMAT}, the one that this version reads")
+        return value
+
+    @field_validator("files")
+    @classmethod
+    def _inside(cls, value: dict[str, File]) -> dict[str, File]:
+        for name in value:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.parts:
+                raise ValueError(f"the file name {name!r} leaves the folder")
+        missing = [name for name in (PLAN, WEIGHTS, MASKS, REFERENCE) if name not in value]
+        if missing:
+            raise ValueError(f"it lists no {', '.join(missing)}")
+        return value
