@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
+from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress_bar import ProgressBar
@@ -120,6 +121,7 @@ class LiveView:
         self._console = Console(stderr=True, highlight=False)
         self._progress: Progress | None = None
         self._phase = ""
+        self._done = (0, 0)
         self._wants_live = live
         self._live: Live | None = None
         self._started = time.time()
@@ -150,9 +152,13 @@ class LiveView:
 
     def phase(self, text: str) -> None:
         """Say what is being done now."""
-        self._phase = text
+        self._phase, self._done = text, (0, 0)
         if self._live is None:
             self._line(f"{text} ...")
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Show how much of the phase is done, as a bar; off a terminal nothing."""
+        self._done = (done, total)
 
     def note(self, text: str) -> None:
         """Say something worth knowing."""
@@ -196,7 +202,7 @@ class LiveView:
     def _render(self) -> RenderableType:
         now = time.time()
         if self._progress is None:
-            return Text(f"{self._phase} ...  {duration(now - self._started)}" if self._phase else "")
+            return self._phase_line(duration(now - self._started)) if self._phase else Text("")
         rows = max(1, min(_ROWS, self._console.height - _ROUND_THE_TABLE))
         parts: list[RenderableType] = [
             _table(self._progress, now, rows, self._console.width),
@@ -204,8 +210,15 @@ class LiveView:
         ]
         phase = self._phase or ("" if self._progress.trials else "starting Ray's trial actors")
         if phase:
-            parts.append(Text(f"{printable(phase)} ..."))
+            parts.append(self._phase_line("", phase))
         return Group(*parts)
+
+    def _phase_line(self, since: str, phase: str = "") -> RenderableType:
+        words = Text(f"{printable(phase or self._phase)} ...  {since}".rstrip())
+        done, total = self._done
+        if not total:
+            return words
+        return Columns([words, ProgressBar(total=total, completed=done, width=24), Text(f"{done} of {total}")])
 
 
 def _in_words(header: Event) -> str:

@@ -30,6 +30,9 @@ class Silent:
     def phase(self, text: str) -> None:
         """Show nothing."""
 
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Show nothing."""
+
     def note(self, text: str) -> None:
         """Show nothing."""
 

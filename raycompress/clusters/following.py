@@ -67,6 +67,10 @@ class Follower:
         """Pass on what is done there."""
         self._view.phase(text)
 
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Pass on how much of that is done."""
+        self._view.progress(done, total, what)
+
     def note(self, text: str) -> None:
         """Pass on what is worth knowing."""
         self._view.note(text)

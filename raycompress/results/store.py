@@ -30,6 +30,7 @@ class ExperimentFolder:
         <storage>/<id>/
             experiment.json     the file that was launched, to the letter
             model.json          the model's layers, as inspection found them
+            prior.json          of a guided search: what each layer bears, measured before the first trial
             journal.jsonl       what happened, one event a line
             best.json           which candidate is the best one, replaced in one step
             best -> trials/0007/candidate
@@ -52,6 +53,10 @@ class ExperimentFolder:
     @property
     def model(self) -> Path:  # noqa: D102
         return self.root / "model.json"
+
+    @property
+    def prior(self) -> Path:  # noqa: D102
+        return self.root / "prior.json"
 
     @property
     def journal(self) -> Path:  # noqa: D102

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from raycompress.experiment.projection import ceilings
@@ -83,18 +83,26 @@ def excursion(
 
     `heard` is given every message on the way.
     """
+    found: dict[str, Any] | None = None
+    for message in messages_of(worker, experiment, mode, config, **more):
+        if isinstance(message, Ending):
+            return found, message
+        heard(message)
+        if message["type"] == answer:
+            found = message
+    raise AssertionError("a trial's messages end with its ending")
+
+
+def messages_of(
+    worker: Worker, experiment: Experiment, mode: Mode, config: dict[str, Any], **more: Any
+) -> Iterator[Message | Ending]:
+    """Run the script for something else than a result; yield what it says, and the ending with the end of its log."""
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         spec = TrialSpec(
             **{**trial_template(experiment), **more}, mode=mode, config=config, folder=folder, seed=experiment.seed
         )
-        found: dict[str, Any] | None = None
         for message in worker.run(spec):
-            if isinstance(message, Ending):
-                return found, message.with_tail(12)
-            heard(message)
-            if message["type"] == answer:
-                found = message
-    raise AssertionError("a trial's messages end with its ending")
+            yield message.with_tail(12) if isinstance(message, Ending) else message
 
 
 def last_lines(ending: Ending) -> str:

@@ -39,6 +39,10 @@ class RelayView:
         """Pass on what is being done now."""
         self._tell(phase=text)
 
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Pass on how much of the phase is done."""
+        self._tell(progress=[done, total, what])
+
     def note(self, text: str) -> None:
         """Pass on something worth knowing."""
         self._tell(note=text)
@@ -77,6 +81,8 @@ def replay(line: str, view: SearchView) -> RaycompressError | str | None:
         view.history([message["past"]])
     elif "phase" in message:
         view.phase(message["phase"])
+    elif "progress" in message:
+        view.progress(*message["progress"])
     else:
         view.note(message["note"])
     return None

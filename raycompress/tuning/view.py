@@ -21,6 +21,9 @@ class View(Protocol):
 class SearchView(View, Protocol):
     """Whoever watches a search."""
 
+    def progress(self, done: int, total: int, what: str) -> None:
+        """How much of the phase is done, and what comes next; 0 of 0 where that is over."""
+
     def history(self, events: Iterable[Event]) -> None:
         """What stands in the journal of a search that is resumed."""
 

@@ -91,7 +91,7 @@ class S3Folder(ExperimentFolder):
         return chain
 
     def _small_files(self) -> tuple[Path, ...]:
-        return (self.best_pointer, self.experiment, self.model)
+        return (self.best_pointer, self.experiment, self.model, self.prior)
 
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:

@@ -1,0 +1,199 @@
+"""What a guided search knows before its first trial: measured without training, spread over Ray, once for a model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
+from raycompress.experiment.guesses import Prior, Scored
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.objective import MEASURED
+from raycompress.experiment.schema import Experiment
+from raycompress.results.disk import write_json
+from raycompress.results.states import TrialState
+from raycompress.results.store import ExperimentFolder
+from raycompress.tuning.excursion import last_lines, messages_of
+from raycompress.tuning.plan import request
+from raycompress.tuning.preload import local_files
+from raycompress.tuning.preparing import Prepared, centre_config
+from raycompress.tuning.protocol import Message, WarmSpec
+from raycompress.tuning.view import SearchView
+from raycompress.tuning.worker import Ending, connect_or_start
+
+CANDIDATES = 64
+"""Whole samples that are scored before the first trial, where a budget says how large they are to be."""
+_VERSION = 1
+
+
+def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots: int) -> Prior:
+    """Return what is known of an experiment's model: measured now, or read from the cache or the experiment's folder.
+
+    First the metric with each dimension alone pruned is measured, the dimensions spread over `n_slots` of Ray's, then
+    whole candidates on the budget.
+
+    Raises
+    ------
+    CompressionError, ScriptError
+        The model cannot be measured.
+    """
+    experiment, model, projection = ready.experiment, ready.model, ready.projection
+    assert model is not None and projection is not None, "checked in preflight"
+    known = _read(folder.prior) or _read(_cache(experiment, model))
+    if known is not None:
+        view.note("what each layer bears is known from an earlier search of the same model")
+        folder.write(folder.prior, json.dumps(known.to_json()) + "\n")
+        return known
+    wanted = _wanted(experiment, model)
+    names = [dimension.name for dimension in ready.space.sparsities]
+    parts = [names[place::n_slots] for place in range(min(n_slots, len(names)))]
+    asked = [{**wanted, "curves": part, "prior": None} for part in parts]
+    view.phase("measuring what each layer bears")
+    found = _merged(_spread(ready, asked, view, n_slots))
+    if projection.ceilings:
+        view.phase("scoring candidates on the budget")
+        count = min(n_slots, CANDIDATES)
+        asked = [
+            {
+                **wanted,
+                "curves": [],
+                "prior": found.to_json(),
+                "candidates": CANDIDATES // count,
+                "part": part,
+                "parts": count,
+                "seed": (experiment.seed or 0) * count + part,
+            }
+            for part in range(count)
+        ]
+        found = _merged(_spread(ready, asked, view, n_slots), found)
+    folder.write(folder.prior, json.dumps(found.to_json()) + "\n")
+    cache = _cache(experiment, model)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cache, found.to_json())
+    return found
+
+
+def direction(experiment: Experiment) -> str:
+    """Return which end of the script's evaluator is wanted: that of the first metric which the script reports."""
+    objective = experiment.objective
+    goals = [goal.direction for goal in objective.goals if goal.metric not in MEASURED]
+    if goals:
+        return goals[0]
+    bounds = [bound for bound in objective.bounds if bound.metric not in MEASURED]
+    return "min" if bounds and bounds[0].is_ceiling else "max"
+
+
+def _wanted(experiment: Experiment, model: ModelInfo) -> dict[str, Any]:
+    return {
+        "text": experiment.text,
+        "file": str(experiment.path),
+        "home": str(experiment.path.parent),
+        "model": json.dumps(model.to_json()),
+        "goal": direction(experiment) if model.has_evaluator else "max",
+        "samples": 512,
+    }
+
+
+def _spread(ready: Prepared, asked: Sequence[dict[str, Any]], view: SearchView, n_slots: int) -> list[Prior]:
+    """Have each of `asked` measured in a process of its own, wherever Ray has room, and return what they found."""
+    wanted = request(ready.experiment.resources)
+    task = _measure.options(
+        num_cpus=wanted.pop("CPU", 0), num_gpus=wanted.pop("GPU", 0), memory=wanted.pop("memory", 0), resources=wanted
+    )
+    running = [task.remote(ready.warm, ready.experiment, one) for one in asked]
+    done, total = [0] * len(asked), [0] * len(asked)
+    found: list[Prior] = []
+    refs = {stream: place for place, stream in enumerate(running)}
+    while refs:
+        for stream in list(refs):
+            place = refs[stream]
+            message = ray.get(next(stream))
+            if message["type"] == "progress":
+                done[place], total[place] = message["done"], message["total"]
+                view.progress(sum(done), sum(total), message["layer"])
+                continue
+            del refs[stream]
+            if message["type"] != "analysis":
+                raise _failure(message)
+            found.append(Prior.from_json(message["analysis"]))
+    return found
+
+
+@ray.remote(num_returns="streaming", max_retries=2)
+def _measure(warm: WarmSpec, experiment: Experiment, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Run the script in mode ``survey`` on this node; yield its progress, and at last what it found or why not."""
+    worker = connect_or_start(warm)
+    told: list[Message] = []
+    config = centre_config(experiment)
+    try:
+        worker.wait_ready()
+        for message in messages_of(worker, experiment, "survey", config, analysis=wanted, timeout_s=None):
+            if isinstance(message, Ending):
+                yield _last(told, message, experiment)
+            elif message["type"] == "progress":
+                yield message
+            elif message["type"] in ("analysis", "refused"):
+                told.append(message)
+    finally:
+        worker.close()
+
+
+def _last(told: Sequence[Message], ending: Ending, experiment: Experiment) -> dict[str, Any]:
+    """Return what was found; where nothing was, the ``problems``."""
+    if told and told[0]["type"] == "analysis":
+        return told[0]
+    if told:
+        return {"type": "refused", "error": "CompressionError", "problems": told[0]["problems"]}
+    what = f"the script failed before its model was measured: {ending.cause}"
+    if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
+        what = "the script ended before its model was measured: it never calls the model that compress() returns"
+    problem = Problem(what, ending.frame or str(experiment.script_path), last_lines(ending))
+    return {"type": "refused", "error": "ScriptError", "problems": [asdict(problem)]}
+
+
+def _failure(message: dict[str, Any]) -> RaycompressError:
+    kind = CompressionError if message["error"] == "CompressionError" else ScriptError
+    return kind.of([Problem(**problem) for problem in message["problems"]])
+
+
+def _merged(parts: Sequence[Prior], known: Prior | None = None) -> Prior:
+    """Return what several processes have found as one, candidates with the best score first."""
+    curves = dict(known.curves) if known is not None else {}
+    candidates: dict[tuple[Any, ...], Scored] = {}
+    for part in parts:
+        curves.update(part.curves)
+        candidates.update({tuple(one.sample.items()): one for one in part.candidates})
+    return Prior(parts[0].dense if known is None else known.dense, curves, tuple(candidates.values()))
+
+
+def _read(path: Path) -> Prior | None:
+    try:
+        return Prior.from_json(json.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+def _cache(experiment: Experiment, model: ModelInfo) -> Path:
+    """Return the file that keeps what was measured of this very model, script, search space and budget."""
+    files = local_files(experiment.script_path, experiment.workingdir)
+    known = json.dumps(
+        [
+            _VERSION,
+            model.to_json(),
+            [dict(entry) for entry in experiment.compression.config_list],
+            dict(experiment.compression.arguments),
+            experiment.objective.to_header(),
+            experiment.seed,
+            [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)],
+        ],
+        sort_keys=True,
+    )
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return home / "raycompress" / "surveys" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.json"
