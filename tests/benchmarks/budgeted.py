@@ -60,7 +60,7 @@ class Task:
     NOISE = 0.3
     PARTS = (997, 400, 400)
     DRAWS = (3, 5)
-    BATCH = 64
+    BATCH = 32
 
     def __init__(self, seed: int) -> None:
         images, labels = load_digits(return_X_y=True)
@@ -105,7 +105,7 @@ def _hard(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     return moved[:, None] + noise * torch.randn(images.shape, generator=generator)
 
 
-NETWORKS = {"resnet": lambda: ResNet(16), "mobilenet": MobileNet, "vit": lambda: Vit(32, 4)}
+NETWORKS = {"resnet": lambda: ResNet(8), "mobilenet": MobileNet, "vit": lambda: Vit(32, 4)}
 OUTPUTS = {"resnet": "fc", "mobilenet": "head", "vit": "head"}
 
 
@@ -115,7 +115,7 @@ class Subject:
     Which channels of a group go first is what ``group_l1`` says: the groups' blocks, least first.
     """
 
-    EPOCHS: Mapping[str, int] = {"resnet": 30, "mobilenet": 60, "vit": 60}
+    EPOCHS: Mapping[str, int] = {"resnet": 30, "mobilenet": 60, "vit": 100}
     EXAMPLE = Example.from_dummy(DUMMY)
 
     def __init__(self, network: str, seed: int) -> None:
