@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import functools
 import itertools
+import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from raycompress.compressors import measure
+from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.catalog.rounding import removable
 from raycompress.compressors.example import Example
 from raycompress.compressors.structure import slicing
@@ -87,6 +90,10 @@ class Task:
                 optimizer.step()
         model.eval()
 
+    def sample(self, number: int) -> Tensor:
+        """Return hard images of the first part, always the same."""
+        return _hard(self.images[:number], self.NOISE, torch.Generator().manual_seed(1))
+
     @staticmethod
     @torch.no_grad()
     def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
@@ -94,6 +101,22 @@ class Task:
         model.eval()
         right = [model(images).argmax(1) == labels for images, labels in zip(*(x.split(500) for x in part), strict=True)]
         return float(torch.cat(right).float().mean())
+
+
+def distil(model: nn.Module, inputs: Tensor, answers: Tensor, steps: int, lr: float = 2e-3, batch: int = 64) -> None:
+    """Train `model` for a few steps to answer as the dense one did: no labels are needed, and no loss of the script's."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    model.train()
+    order = itertools.chain.from_iterable(
+        torch.randperm(len(inputs), generator=generator).split(batch) for _ in itertools.count()
+    )
+    for chosen in itertools.islice(order, steps):
+        optimizer.zero_grad()
+        wanted = answers[chosen].softmax(1)
+        F.kl_div(model(inputs[chosen]).log_softmax(1), wanted, reduction="batchmean").backward()
+        optimizer.step()
+    model.eval()
 
 
 def _hard(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
@@ -109,6 +132,14 @@ NETWORKS = {"resnet": lambda: ResNet(8), "mobilenet": MobileNet, "vit": lambda: 
 OUTPUTS = {"resnet": "fc", "mobilenet": "head", "vit": "head"}
 
 
+@dataclass(frozen=True)
+class Trained:
+    """How well a small model does, and the CPU seconds of making, training and measuring it."""
+
+    accuracy: float
+    cpu_s: float
+
+
 class Subject:
     """A trained network, its groups of tied channels, and what of them is left at a sample.
 
@@ -116,6 +147,9 @@ class Subject:
     """
 
     EPOCHS: Mapping[str, int] = {"resnet": 30, "mobilenet": 60, "vit": 100}
+    FINAL = 6
+    CALIBRATION = 512
+    STEPS = 8
     EXAMPLE = Example.from_dummy(DUMMY)
 
     def __init__(self, network: str, seed: int) -> None:
@@ -125,7 +159,11 @@ class Subject:
         self.task.train(self.dense, self.EPOCHS[network], seed)
         self.units, self._order = _groups(self.dense, OUTPUTS[network])
         self.dimensions = tuple(Dimension(unit.name, "float", 0.0, HIGH) for unit in self.units)
-        self.trained: dict[Counts, float] = {}
+        self.seen = self.task.sample(self.CALIBRATION)
+        with torch.no_grad():
+            self._answers = self.dense(self.seen)
+        self._trials: dict[Counts, Trained] = {}
+        self._finals: dict[Counts, Trained] = {}
 
     def counts(self, sample: Sample) -> Counts:
         """Return how many blocks of each group go."""
@@ -144,6 +182,40 @@ class Subject:
         plan = SlicingPlan(slicing._changes(model, graph.copy, tensors), {})
         slicing.Slicing(Removal(removal, {}), tensors, plan, {}).apply(model)
         return model
+
+    def copy(self) -> nn.Module:
+        """Return a copy of the dense model."""
+        return copy.deepcopy(self.dense)
+
+    def trial(self, counts: Counts) -> Trained:
+        """Train for an epoch, and measure on what is there to select by; each candidate once."""
+        if counts not in self._trials:
+            started = time.thread_time()
+            model = self.small(counts)
+            self.task.train(model, 1, self.seed)
+            accuracy = self.task.accuracy(model, self.task.validation)
+            self._trials[counts] = Trained(accuracy, time.thread_time() - started)
+        return self._trials[counts]
+
+    def final(self, counts: Counts) -> Trained:
+        """Train for long, and measure on what was held out; each candidate once."""
+        if counts not in self._finals:
+            self._finals[counts] = self.finish(self.small(counts))
+        return self._finals[counts]
+
+    def finish(self, model: nn.Module) -> Trained:
+        """Train a small model for long, and measure it on what was held out."""
+        started = time.thread_time()
+        self.task.train(model, self.FINAL, self.seed)
+        return Trained(self.task.accuracy(model, self.task.held_out), time.thread_time() - started)
+
+    def cheaply(self, counts: Counts, steps: int = STEPS) -> Trained:
+        """Measure without a trial: after `steps` towards the dense model's answers, with BatchNorm's statistics new."""
+        started = time.thread_time()
+        model = self.small(counts)
+        distil(model, self.seen, self._answers, steps)
+        recompute_statistics(model, [Example((batch,), {}) for batch in self.seen.split(64)])
+        return Trained(self.task.accuracy(model, self.task.validation), time.thread_time() - started)
 
     @functools.cached_property
     def _flops(self) -> tuple[np.ndarray, float]:
