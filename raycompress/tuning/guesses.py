@@ -1,7 +1,7 @@
 """What is known of pruning ratios before any trial: layer sensitivities, and candidates that were scored cheaply.
 
-Cheaply means without a trial: the candidate is pruned, trained for a handful of steps to answer as the dense model does,
-its BatchNorm statistics are recomputed, and it is measured.
+Cheaply means without a trial: the candidate is pruned, trained for a handful of steps to answer as the dense model
+does, its BatchNorm statistics are recomputed, and it is measured.
 """
 
 from __future__ import annotations

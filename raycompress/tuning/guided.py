@@ -1,4 +1,4 @@
-"""A proposer for pruning under a budget: it starts from what is known before any trial, and lets go of it if it errs."""
+"""A proposer for pruning under a budget: it starts from what is known before, and lets go of it where that errs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,18 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from raycompress.experiment.dimension import Dimension
-from raycompress.tuning.guesses import Cost, Goal, Losses, Model, Prior, Project, Sample, Scored, anywhere, first_guesses
+from raycompress.tuning.guesses import (
+    Cost,
+    Goal,
+    Losses,
+    Model,
+    Prior,
+    Project,
+    Sample,
+    Scored,
+    anywhere,
+    first_guesses,
+)
 
 _ENOUGH = 6
 """Trials with both a guess and a score, before the guesses are judged."""

@@ -35,7 +35,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="tied: networks")
     parser.add_argument("--budget-seeds", type=int, default=5, help="budgets: networks of each kind")
     parser.add_argument("--networks", nargs="+", choices=list(budgeted.NETWORKS), default=list(budgeted.NETWORKS))
-    parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: shares of FLOPs")
+    parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
     parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
     parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")

@@ -1,4 +1,4 @@
-"""Networks on the digits that are pruned group by group to a budget of multiply-adds; for the benchmark of proposers."""
+"""Networks on the digits, pruned group by group to a budget of multiply-adds; for the benchmark of proposers."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from raycompress.compressors import measure
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.catalog.rounding import removable
 from raycompress.compressors.example import Example
+from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.coupling import Removal
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.torch_pruning.ranking import _scores
 from raycompress.compressors.torch_pruning.units import Unit, find_units
-from raycompress.compressors.pruning.targets import Target
 from raycompress.experiment.dimension import Dimension
 from tests.benchmarks.pruned import DUMMY, ResNet
 from tests.compressors.networks import Vit
@@ -41,14 +41,18 @@ HIGH = 0.9
 
 
 class MobileNet(nn.Module):
-    """A stem and two inverted bottlenecks, the second of stride 2: five groups, two of them through a depthwise layer."""
+    """A stem and two inverted bottlenecks, the second of stride 2: five groups, two with a depthwise layer."""
 
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = [nn.Conv2d(1, 12, 3, 1, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6()]
         for inputs, inner, outputs, stride in ((12, 32, 16, 1), (16, 64, 32, 2)):
             layers += [nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU6()]
-            layers += [nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False), nn.BatchNorm2d(inner), nn.ReLU6()]
+            layers += [
+                nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+                nn.BatchNorm2d(inner),
+                nn.ReLU6(),
+            ]
             layers += [nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
         self.features = nn.Sequential(*layers)
         self.head = nn.Linear(32, 10)
@@ -99,12 +103,14 @@ class Task:
     def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
         """Return the share of `part` that is read rightly."""
         model.eval()
-        right = [model(images).argmax(1) == labels for images, labels in zip(*(x.split(500) for x in part), strict=True)]
+        right = [
+            model(images).argmax(1) == labels for images, labels in zip(*(x.split(500) for x in part), strict=True)
+        ]
         return float(torch.cat(right).float().mean())
 
 
 def distil(model: nn.Module, inputs: Tensor, answers: Tensor, steps: int, lr: float = 2e-3, batch: int = 64) -> None:
-    """Train `model` for a few steps to answer as the dense one did: no labels are needed, and no loss of the script's."""
+    """Train `model` for a few steps to answer as the dense one did, which needs neither labels nor the script's loss."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     model.train()

@@ -86,7 +86,12 @@ class _Bench:
             return {"dense": {"held_out": accuracy, "epochs": 0, "cpu_s": 0.0}}
         if method == "amc":
             return {"amc": self._amc(budget)}
-        proposed = {"uniform": self._uniform, "random": self._random, "hyperopt": self._hyperopt, "guided": self._guided}
+        proposed = {
+            "uniform": self._uniform,
+            "random": self._random,
+            "hyperopt": self._hyperopt,
+            "guided": self._guided,
+        }
         samples, cpu_s, note = proposed[method](budget)
         if method == "uniform":
             return {method: self._winner(samples, cpu_s, note)}
@@ -219,14 +224,16 @@ def _outcome(
         for row in names
         for place in places
     }
-    rows = [[row, *(_cell(found[row, place]) for place in places), *_effort(known, row, seeds, places)] for row in names]
+    rows = [
+        [row, *(_cell(found[row, place]) for place in places), *_effort(known, row, seeds, places)] for row in names
+    ]
     return Outcome(
         f"Held-out accuracy under a budget of multiply-adds, {seeds} seeds: mean and standard deviation",
         ["method", *(f"{network} {budget:g}" for network, budget in places), "epochs", "CPU s"],
         rows,
         targets=_targets(found, names, places),
         notes=[
-            "epochs: one for each trial and six for the winner; CPU s: of the search, with sensitivities and cheap scores",
+            "epochs: one for each trial and six for the winner; CPU s: of the search, sensitivities and cheap scores too",
             *_failures(known),
         ],
         raw=dict(known),
@@ -247,7 +254,9 @@ def _effort(known: Mapping[str, Record], row: str, seeds: int, places: Sequence[
 
 
 def _targets(
-    found: Mapping[tuple[str, tuple[str, float]], list[float]], names: Sequence[str], places: Sequence[tuple[str, float]]
+    found: Mapping[tuple[str, tuple[str, float]], list[float]],
+    names: Sequence[str],
+    places: Sequence[tuple[str, float]],
 ) -> list[Target]:
     """What guided loses against the best of the others with 16 trials, and against 16 random ones with its first."""
     targets = []
@@ -258,7 +267,9 @@ def _targets(
         if "guided 16" in means and others:
             best = max(others, key=others.__getitem__)
             lost = others[best] - means["guided 16"]
-            targets.append(Target(f"{where}: accuracy that guided 16 loses against the best, {best}", lost, 0.0, least=-1))
+            targets.append(
+                Target(f"{where}: accuracy that guided 16 loses against the best, {best}", lost, 0.0, least=-1)
+            )
         if "guided 1" in means and "random 16" in means:
             lost = means["random 16"] - means["guided 1"]
             targets.append(Target(f"{where}: accuracy that guided 1 loses against random 16", lost, 0.0, least=-1))

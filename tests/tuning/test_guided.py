@@ -141,7 +141,9 @@ def guided_until(known: Prior, trials: int) -> Guided:
     return proposer
 
 
-@pytest.mark.parametrize("known", [prior(), prior(candidates=32), prior(MISLEADING, 32)], ids=["none", "right", "wrong"])
+@pytest.mark.parametrize(
+    "known", [prior(), prior(candidates=32), prior(MISLEADING, 32)], ids=["none", "right", "wrong"]
+)
 def test_every_proposal_is_in_the_ranges_and_on_the_budget(known: Prior) -> None:
     for sample, _ in search(guided(known), 20):
         assert list(sample) == NAMES
