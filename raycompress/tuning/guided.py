@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
 
 from raycompress.experiment.dimension import Dimension
 from raycompress.tuning.guesses import (
     Cost,
     Goal,
+    Guesses,
     Losses,
     Model,
     Prior,
@@ -22,20 +21,18 @@ from raycompress.tuning.guesses import (
     first_guesses,
 )
 
-_ENOUGH = 6
-"""Trials with both a guess and a score, before the guesses are judged."""
-_HELPS = 0.1
-"""Rank correlation from which on guesses are better than none."""
+_ENOUGH = 2
+"""Random trials, and trials of the prior's, before the prior is judged."""
 
 
 class Guided:
     """Proposes samples on a budget, guided by a prior as long as that helps.
 
     The first trial is the best candidate of the prior. Of those that follow, a share explores: random ones. The others
-    are, in turns, the best candidate left and what Optuna's TPE proposes; it is told the trials' scores, and the
-    prior's candidates with their cheap scores put on the trials' scale. After a few trials the guesses are
-    compared with the scores. Where their ranks do not go together the prior is dropped, and TPE knows the trials
-    alone; should they agree later, it comes back.
+    are, in turns, what Optuna's TPE proposes and the best candidate left; TPE is told the trials' scores, and the
+    prior's candidates with what they are guessed to reach, on the trials' scale. The prior is judged by its own trials
+    against the random ones. While they win less than half of the comparisons it is dropped: TPE then knows the trials
+    alone.
 
     Parameters
     ----------
@@ -73,35 +70,36 @@ class Guided:
         self._project = project
         self._sign = 1.0 if goal == "max" else -1.0
         self._exploration = exploration
-        self._random = np.random.default_rng(seed)
+        # others than those that were scored cheaply with the same seed
+        self._random = np.random.default_rng(None if seed is None else (seed, 1))
         self._model = Model(dimensions, goal, seed)
-        self._losses = Losses(prior, goal)
-        self._candidates = list(prior.candidates) or [
-            Scored(sample, prior.dense - self._sign * self._losses(sample))
+        losses = Losses(prior, goal)
+        scored = list(prior.candidates) or [
+            Scored(sample, prior.dense - self._sign * losses(sample))
             for sample in first_guesses(dimensions, prior, cost=cost, project=project, goal=goal)
         ]
-        self._candidates.sort(key=lambda one: -self._sign * one.score)
-        self._guesses = {_key(one.sample): one.score for one in self._candidates}
+        self._left = sorted(map(Guesses(scored, goal), scored), key=lambda one: -self._sign * one.score)
+        self._candidates = tuple(self._left)
+        self._guessed: dict[int, float] = {}
+        self._explorers: set[int] = set()
         self._proposed: dict[int, Sample] = {}
         self._scores: dict[int, float] = {}
-        self._turn = 0
 
     @property
-    def agreement(self) -> float | None:
-        """Rank correlation of the guesses with the trials' scores; None while there are too few."""
-        pairs = self._pairs()
-        if len(pairs) < _ENOUGH:
+    def advantage(self) -> float | None:
+        """Share of the pairs of a trial of the prior's and a random one that the first wins; None of too few."""
+        prior = [self._sign * score for number, score in self._scores.items() if number in self._guessed]
+        random = [self._sign * score for number, score in self._scores.items() if number in self._explorers]
+        if min(len(prior), len(random)) < _ENOUGH:
             return None
-        guesses, scores = zip(*pairs, strict=True)
-        if len(set(guesses)) < 2 or len(set(scores)) < 2:
-            return 0.0
-        return float(spearmanr(guesses, scores).statistic)
+        difference = np.subtract.outer(prior, random)
+        return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
 
     @property
     def trusts(self) -> bool:
         """Whether the prior still guides."""
-        agreement = self.agreement
-        return agreement is None or agreement >= _HELPS
+        advantage = self.advantage
+        return advantage is None or advantage >= 0.5
 
     @property
     def note(self) -> str:
@@ -109,64 +107,50 @@ class Guided:
         if self.trusts:
             return ""
         return (
-            f"what was measured before the search does not foretell the trials (rank correlation {self.agreement:.2f} "
-            f"over {len(self._pairs())}): they go by the trials' results alone"
+            "what was measured before the search does not foretell its results: the trials that it proposed won "
+            f"{self.advantage:.0%} of the comparisons with random ones; the search goes by its results alone"
         )
 
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, on the budget."""
-        taken = {_key(sample) for sample in self._proposed.values()}
+        taken = [*self._proposed.values()]
         for _ in range(8):  # a projection may bring different samples to the same point
-            sample = self._next(taken)
-            if _key(sample) not in taken:
+            sample = self._next(number)
+            if sample not in taken:
                 break
         self._proposed[number] = sample
+        self._left = [one for one in self._left if one.sample != sample]
         return dict(sample)
 
     def learn(self, number: int, score: float | None, scores: Mapping[int, float] | None = None) -> None:
         """Take the score of trial `number`; None when it failed."""
         if score is not None and np.isfinite(score) and number in self._proposed:
             self._scores[number] = score
-            self._model.tell(self._proposed[number], score)
+            self._model.tell(Scored(self._proposed[number], score))
 
-    def _next(self, taken: set[tuple[Any, ...]]) -> Sample:
-        number = len(self._proposed)
-        # explorers are spread evenly: number n is one where the whole part of n * exploration grows
-        if number and int(number * self._exploration) > int((number - 1) * self._exploration):
-            return self._explorer(taken)
-        self._turn += 1
-        left = [one for one in self._candidates if _key(one.sample) not in taken]
-        if left and self.trusts and (self._turn % 2 or not self._scores):
-            return left[0].sample
+    def _next(self, number: int) -> Sample:
+        place = len(self._proposed)
+        # spread evenly, the first of them soon: the prior cannot be judged before
+        if place and int(place * self._exploration + 0.5) > int((place - 1) * self._exploration + 0.5):
+            self._explorers.add(number)
+            return self._project(anywhere(self._dimensions, self._random))
+        modelled = (place - len(self._explorers)) % 2 and self._scores
+        if self._left and self.trusts and not modelled:
+            best = self._left[0]
+            self._guessed[number] = best.score
+            return best.sample
+        if not self._scores and not self._left:
+            return self._project(anywhere(self._dimensions, self._random))
         return self._project(self._model.propose(self._calibrated() if self.trusts else ()))
 
-    def _explorer(self, taken: set[tuple[Any, ...]]) -> Sample:
-        """Return a new random sample, or any candidate of the prior's: its guess is known, and can be judged."""
-        left = [one for one in self._candidates if _key(one.sample) not in taken]
-        if left and self._random.random() < 0.5:
-            return left[int(self._random.integers(len(left)))].sample
-        return self._project(anywhere(self._dimensions, self._random))
-
-    def _calibrated(self) -> list[Scored]:
-        """Return the prior's candidates, their scores on the scale of the trials': a line through what both know."""
-        pairs = self._pairs()
-        if len(pairs) < 2:
-            return list(self._candidates)
-        guesses, scores = np.array(pairs).T
-        spread = guesses.std()
-        slope = max(0.0, float(np.cov(guesses, scores, ddof=0)[0, 1]) / spread**2) if spread else 0.0
-        return [
-            Scored(one.sample, float(scores.mean() + slope * (one.score - guesses.mean()))) for one in self._candidates
-        ]
-
-    def _pairs(self) -> list[tuple[float, float]]:
-        """Return (guess, score) of each trial whose sample the prior knows."""
-        return [
-            (self._guesses[key], score)
-            for number, score in self._scores.items()
-            if (key := _key(self._proposed[number])) in self._guesses
-        ]
-
-
-def _key(sample: Sample) -> tuple[Any, ...]:
-    return tuple(sample.values())
+    def _calibrated(self) -> Sequence[Scored]:
+        """Return the candidates not tried, their guesses on the scale of the trials: a line through what both know."""
+        known = [(guess, self._scores[number]) for number, guess in self._guessed.items() if number in self._scores]
+        if not known:
+            return self._left
+        every = np.array([one.score for one in self._candidates])
+        guesses, scores = np.array(known).T
+        results = np.array([*self._scores.values()])
+        # few trials of nearly equal guesses say little about the slope: the spreads of all say more
+        slope = float(results.std() / every.std()) if every.std() > 0 else 0.0
+        return [Scored(one.sample, float(scores.mean() + slope * (one.score - guesses.mean()))) for one in self._left]

@@ -110,7 +110,7 @@ class Task:
 
 
 def distil(model: nn.Module, inputs: Tensor, answers: Tensor, steps: int, lr: float = 2e-3, batch: int = 64) -> None:
-    """Train `model` for a few steps to answer as the dense one did, which needs neither labels nor the script's loss."""
+    """Train `model` for a few steps to answer as the dense one did, which needs no labels and no loss."""
     generator = torch.Generator().manual_seed(0)
     optimizer = torch.optim.Adam(model.parameters(), lr=lr)
     model.train()
