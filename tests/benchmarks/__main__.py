@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import controller, latency, overhead, resuming, scaling, startup, tied
+from tests.benchmarks import budgeted, budgets, controller, latency, overhead, resuming, scaling, startup, tied
 from tests.benchmarks.machine import ROOT, describe
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
 
-SECTIONS = ("startup", "overhead", "controller", "resuming", "scaling", "tied", "latency")
+SECTIONS = ("startup", "overhead", "controller", "resuming", "scaling", "tied", "budgets", "latency")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -33,6 +33,11 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sleep", type=float, default=20.0, help="scaling: seconds of a trial")
     parser.add_argument("--starts", type=int, default=15, help="startup: runs of each command")
     parser.add_argument("--seeds", type=int, default=3, help="tied: networks")
+    parser.add_argument("--budget-seeds", type=int, default=5, help="budgets: networks of each kind")
+    parser.add_argument("--networks", nargs="+", choices=list(budgeted.NETWORKS), default=list(budgeted.NETWORKS))
+    parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
+    parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
+    parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
     parser.add_argument("--output", type=Path, default=ROOT / "bench_results", help="folder of the JSON file")
     return parser.parse_args(argv)
@@ -54,6 +59,15 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         return scaling.measure(options.slots, options.sleep, say)
     if name == "tied":
         return tied.measure(options.seeds, say)
+    if name == "budgets":
+        return budgets.measure(
+            options.budget_seeds,
+            say,
+            networks=options.networks,
+            budgets=options.budgets,
+            methods=options.methods,
+            path=options.known or options.output / "budgets.json",
+        )
     if name == "latency":
         return latency.measure(options.passes, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))

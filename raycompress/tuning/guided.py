@@ -1,0 +1,156 @@
+"""A proposer for pruning under a budget: it starts from what is known before, and lets go of it where that errs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from raycompress.experiment.dimension import Dimension
+from raycompress.tuning.guesses import (
+    Cost,
+    Goal,
+    Guesses,
+    Losses,
+    Model,
+    Prior,
+    Project,
+    Sample,
+    Scored,
+    anywhere,
+    first_guesses,
+)
+
+_ENOUGH = 2
+"""Random trials, and trials of the prior's, before the prior is judged."""
+
+
+class Guided:
+    """Proposes samples on a budget, guided by a prior as long as that helps.
+
+    The first trial is the best candidate of the prior. Of those that follow, a share explores: random ones. The others
+    are, in turns, what Optuna's TPE proposes and the best candidate left; TPE is told the trials' scores, and the
+    prior's candidates with what they are guessed to reach, on the trials' scale. The prior is judged by its own trials
+    against the random ones. While they win less than half of the comparisons it is dropped: TPE then knows the trials
+    alone.
+
+    Parameters
+    ----------
+    dimensions
+        One sparsity for each group, ``float``.
+    prior
+        What is known before the search. Without scored candidates the first guesses stand in for them, and the sum of
+        the sensitivities for their scores.
+    cost
+        The budgeted cost of a sample, as a share of the dense model's.
+    project
+        Puts a sample onto the budget.
+    goal
+        ``max`` or ``min``, of the trials' scores and of the prior's alike.
+    seed
+        The same seed and the same scores give the same proposals.
+    exploration
+        Share of the trials that are random.
+    """
+
+    repeats = False
+
+    def __init__(
+        self,
+        dimensions: Sequence[Dimension],
+        *,
+        prior: Prior,
+        cost: Cost,
+        project: Project,
+        goal: Goal,
+        seed: int | None,
+        exploration: float = 0.25,
+    ) -> None:
+        self._dimensions = tuple(dimensions)
+        self._project = project
+        self._sign = 1.0 if goal == "max" else -1.0
+        self._exploration = exploration
+        # others than those that were scored cheaply with the same seed
+        self._random = np.random.default_rng(None if seed is None else (seed, 1))
+        self._model = Model(dimensions, goal, seed)
+        losses = Losses(prior, goal)
+        scored = list(prior.candidates) or [
+            Scored(sample, prior.dense - self._sign * losses(sample))
+            for sample in first_guesses(dimensions, prior, cost=cost, project=project, goal=goal)
+        ]
+        self._left = sorted(map(Guesses(scored, goal), scored), key=lambda one: -self._sign * one.score)
+        self._candidates = tuple(self._left)
+        self._guessed: dict[int, float] = {}
+        self._explorers: set[int] = set()
+        self._proposed: dict[int, Sample] = {}
+        self._scores: dict[int, float] = {}
+
+    @property
+    def advantage(self) -> float | None:
+        """Share of the pairs of a trial of the prior's and a random one that the first wins; None of too few."""
+        prior = [self._sign * score for number, score in self._scores.items() if number in self._guessed]
+        random = [self._sign * score for number, score in self._scores.items() if number in self._explorers]
+        if min(len(prior), len(random)) < _ENOUGH:
+            return None
+        difference = np.subtract.outer(prior, random)
+        return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
+
+    @property
+    def trusts(self) -> bool:
+        """Whether the prior still guides."""
+        advantage = self.advantage
+        return advantage is None or advantage >= 0.5
+
+    @property
+    def note(self) -> str:
+        """What people should know of the prior; empty while it guides."""
+        if self.trusts:
+            return ""
+        return (
+            "what was measured before the search does not foretell its results: the trials that it proposed won "
+            f"{self.advantage:.0%} of the comparisons with random ones; the search goes by its results alone"
+        )
+
+    def propose(self, number: int) -> Sample | None:
+        """Return the sample for trial `number`, on the budget."""
+        taken = [*self._proposed.values()]
+        for _ in range(8):  # a projection may bring different samples to the same point
+            sample = self._next(number)
+            if sample not in taken:
+                break
+        self._proposed[number] = sample
+        self._left = [one for one in self._left if one.sample != sample]
+        return dict(sample)
+
+    def learn(self, number: int, score: float | None, scores: Mapping[int, float] | None = None) -> None:
+        """Take the score of trial `number`; None when it failed."""
+        if score is not None and np.isfinite(score) and number in self._proposed:
+            self._scores[number] = score
+            self._model.tell(Scored(self._proposed[number], score))
+
+    def _next(self, number: int) -> Sample:
+        place = len(self._proposed)
+        # spread evenly, the first of them soon: the prior cannot be judged before
+        if place and int(place * self._exploration + 0.5) > int((place - 1) * self._exploration + 0.5):
+            self._explorers.add(number)
+            return self._project(anywhere(self._dimensions, self._random))
+        modelled = (place - len(self._explorers)) % 2 and self._scores
+        if self._left and self.trusts and not modelled:
+            best = self._left[0]
+            self._guessed[number] = best.score
+            return best.sample
+        if not self._scores and not self._left:
+            return self._project(anywhere(self._dimensions, self._random))
+        return self._project(self._model.propose(self._calibrated() if self.trusts else ()))
+
+    def _calibrated(self) -> Sequence[Scored]:
+        """Return the candidates not tried, their guesses on the scale of the trials: a line through what both know."""
+        known = [(guess, self._scores[number]) for number, guess in self._guessed.items() if number in self._scores]
+        if not known:
+            return self._left
+        every = np.array([one.score for one in self._candidates])
+        guesses, scores = np.array(known).T
+        results = np.array([*self._scores.values()])
+        # few trials of nearly equal guesses say little about the slope: the spreads of all say more
+        slope = float(results.std() / every.std()) if every.std() > 0 else 0.0
+        return [Scored(one.sample, float(scores.mean() + slope * (one.score - guesses.mean()))) for one in self._left]

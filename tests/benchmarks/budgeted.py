@@ -1,0 +1,272 @@
+"""Networks on the digits, pruned group by group to a budget of multiply-adds; for the benchmark of proposers."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.datasets import load_digits
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch_pruning.pruner.importance import GroupMagnitudeImportance
+
+from raycompress.compressors import measure
+from raycompress.compressors.analysis.statistics import recompute_statistics
+from raycompress.compressors.catalog.rounding import removable
+from raycompress.compressors.example import Example
+from raycompress.compressors.pruning.targets import Target
+from raycompress.compressors.structure import slicing
+from raycompress.compressors.structure.coupling import Removal
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.compressors.torch_pruning.ranking import _scores
+from raycompress.compressors.torch_pruning.units import Unit, find_units
+from raycompress.experiment.dimension import Dimension
+from tests.benchmarks.pruned import DUMMY, ResNet
+from tests.compressors.networks import Vit
+
+Sample = dict[str, Any]
+Counts = tuple[int, ...]
+"""Blocks of channels that go, group by group."""
+
+HIGH = 0.9
+"""The largest sparsity of a group."""
+
+
+class MobileNet(nn.Module):
+    """A stem and two inverted bottlenecks, the second of stride 2: five groups, two with a depthwise layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Conv2d(1, 12, 3, 1, 1, bias=False), nn.BatchNorm2d(12), nn.ReLU6()]
+        for inputs, inner, outputs, stride in ((12, 32, 16, 1), (16, 64, 32, 2)):
+            layers += [nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU6()]
+            layers += [
+                nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+                nn.BatchNorm2d(inner),
+                nn.ReLU6(),
+            ]
+            layers += [nn.Conv2d(inner, outputs, 1, bias=False), nn.BatchNorm2d(outputs)]
+        self.features = nn.Sequential(*layers)
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.features(x).mean([2, 3]))
+
+
+class Task:
+    """The digits made hard, split by a seed into three: to train on, to select by, and to report."""
+
+    NOISE = 0.3
+    PARTS = (997, 400, 400)
+    DRAWS = (3, 5)
+    BATCH = 32
+
+    def __init__(self, seed: int) -> None:
+        images, labels = load_digits(return_X_y=True)
+        order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+        pixels = (torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16)[order]
+        parts = list(zip(pixels.split(self.PARTS), torch.tensor(labels)[order].split(self.PARTS), strict=True))
+        self.images, self.labels = parts[0]
+        generator = torch.Generator().manual_seed(0)
+        self.validation, self.held_out = (
+            (_hard(part.repeat(draws, 1, 1, 1), self.NOISE, generator), answers.repeat(draws))
+            for (part, answers), draws in zip(parts[1:], self.DRAWS, strict=True)
+        )
+
+    def train(self, model: nn.Module, epochs: int, seed: int, lr: float = 2e-3) -> None:
+        """Train with Adam, in an order and with a noise that the seed alone decides."""
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+        model.train()
+        for _ in range(epochs):
+            for batch in torch.randperm(len(self.images), generator=generator).split(self.BATCH):
+                optimizer.zero_grad()
+                images = _hard(self.images[batch], self.NOISE, generator)
+                F.cross_entropy(model(images), self.labels[batch]).backward()
+                optimizer.step()
+        model.eval()
+
+    def sample(self, number: int) -> Tensor:
+        """Return hard images of the first part, always the same."""
+        return _hard(self.images[:number], self.NOISE, torch.Generator().manual_seed(1))
+
+    @staticmethod
+    @torch.no_grad()
+    def accuracy(model: nn.Module, part: tuple[Tensor, Tensor]) -> float:
+        """Return the share of `part` that is read rightly."""
+        model.eval()
+        right = [
+            model(images).argmax(1) == labels for images, labels in zip(*(x.split(500) for x in part), strict=True)
+        ]
+        return float(torch.cat(right).float().mean())
+
+
+def distil(model: nn.Module, inputs: Tensor, answers: Tensor, steps: int, lr: float = 2e-3, batch: int = 64) -> None:
+    """Train `model` for a few steps to answer as the dense one did, which needs no labels and no loss."""
+    generator = torch.Generator().manual_seed(0)
+    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
+    model.train()
+    order = itertools.chain.from_iterable(
+        torch.randperm(len(inputs), generator=generator).split(batch) for _ in itertools.count()
+    )
+    for chosen in itertools.islice(order, steps):
+        optimizer.zero_grad()
+        wanted = answers[chosen].softmax(1)
+        F.kl_div(model(inputs[chosen]).log_softmax(1), wanted, reduction="batchmean").backward()
+        optimizer.step()
+    model.eval()
+
+
+def _hard(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
+    """Move each image by up to a pixel and cover it with noise."""
+    padded = F.pad(images, (1, 1, 1, 1))
+    down, right = torch.randint(0, 3, (2, len(images), 1, 1), generator=generator)
+    place = torch.arange(8)
+    moved = padded[torch.arange(len(images))[:, None, None], 0, down + place[:, None], right + place[None, :]]
+    return moved[:, None] + noise * torch.randn(images.shape, generator=generator)
+
+
+NETWORKS = {"resnet": lambda: ResNet(8), "mobilenet": MobileNet, "vit": lambda: Vit(32, 4)}
+OUTPUTS = {"resnet": "fc", "mobilenet": "head", "vit": "head"}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """How well a small model does, and the CPU seconds of making, training and measuring it."""
+
+    accuracy: float
+    cpu_s: float
+
+
+class Subject:
+    """A trained network, its groups of tied channels, and what of them is left at a sample.
+
+    Which channels of a group go first is what ``group_l1`` says: the groups' blocks, least first.
+    """
+
+    EPOCHS: Mapping[str, int] = {"resnet": 30, "mobilenet": 60, "vit": 100}
+    FINAL = 6
+    CALIBRATION = 512
+    STEPS = 8
+    EXAMPLE = Example.from_dummy(DUMMY)
+
+    def __init__(self, network: str, seed: int) -> None:
+        self.network, self.seed = network, seed
+        torch.manual_seed(seed)
+        self.task, self.dense = Task(seed), NETWORKS[network]()
+        self.task.train(self.dense, self.EPOCHS[network], seed)
+        self.units, self._order = _groups(self.dense, OUTPUTS[network])
+        self.dimensions = tuple(Dimension(unit.name, "float", 0.0, HIGH) for unit in self.units)
+        self.seen = self.task.sample(self.CALIBRATION)
+        with torch.no_grad():
+            self._answers = self.dense(self.seen)
+        self._trials: dict[Counts, Trained] = {}
+        self._finals: dict[Counts, Trained] = {}
+
+    def counts(self, sample: Sample) -> Counts:
+        """Return how many blocks of each group go."""
+        return tuple(removable(len(unit.blocks), sample[unit.name]) for unit in self.units)
+
+    def small(self, counts: Counts) -> nn.Module:
+        """Return a copy of the dense model without what `counts` says."""
+        removal = {
+            unit.name: tuple(sorted(channel for block in order[:count] for channel in unit.blocks[block]))
+            for unit, order, count in zip(self.units, self._order, counts, strict=True)
+            if count
+        }
+        model = copy.deepcopy(self.dense)
+        graph = ChannelGraph(model, self.EXAMPLE)
+        tensors = graph.slice(removal)
+        plan = SlicingPlan(slicing._changes(model, graph.copy, tensors), {})
+        slicing.Slicing(Removal(removal, {}), tensors, plan, {}).apply(model)
+        return model
+
+    def copy(self) -> nn.Module:
+        """Return a copy of the dense model."""
+        return copy.deepcopy(self.dense)
+
+    def trial(self, counts: Counts) -> Trained:
+        """Train for an epoch, and measure on what is there to select by; each candidate once."""
+        if counts not in self._trials:
+            started = time.thread_time()
+            model = self.small(counts)
+            self.task.train(model, 1, self.seed)
+            accuracy = self.task.accuracy(model, self.task.validation)
+            self._trials[counts] = Trained(accuracy, time.thread_time() - started)
+        return self._trials[counts]
+
+    def final(self, counts: Counts) -> Trained:
+        """Train for long, and measure on what was held out; each candidate once."""
+        if counts not in self._finals:
+            self._finals[counts] = self.finish(self.small(counts))
+        return self._finals[counts]
+
+    def finish(self, model: nn.Module) -> Trained:
+        """Train a small model for long, and measure it on what was held out."""
+        started = time.thread_time()
+        self.task.train(model, self.FINAL, self.seed)
+        return Trained(self.task.accuracy(model, self.task.held_out), time.thread_time() - started)
+
+    def cheaply(self, counts: Counts, steps: int = STEPS) -> Trained:
+        """Measure without a trial: after `steps` towards the dense model's answers, with BatchNorm's statistics new."""
+        started = time.thread_time()
+        model = self.small(counts)
+        distil(model, self.seen, self._answers, steps)
+        recompute_statistics(model, [Example((batch,), {}) for batch in self.seen.split(64)])
+        return Trained(self.task.accuracy(model, self.task.validation), time.thread_time() - started)
+
+    @functools.cached_property
+    def _flops(self) -> tuple[np.ndarray, float]:
+        """Multiply-adds as a quadratic function of the groups' blocks, fitted to small models: it is exact."""
+        sizes = [len(unit.blocks) for unit in self.units]
+        random = np.random.default_rng(0)
+        points = [tuple(int(random.integers(0, size)) for size in sizes) for _ in range(2 * len(_terms(sizes)))]
+        rows = np.array([_terms([s - c for s, c in zip(sizes, point, strict=True)]) for point in points])
+        values = np.array([self.measured(point) for point in points])
+        weights, *_ = np.linalg.lstsq(rows, values, rcond=None)
+        return weights, float(self.measured(tuple(0 for _ in sizes)))
+
+    def measured(self, counts: Counts) -> int:
+        """Return the multiply-adds of a small model, measured."""
+        return measure.flops(self.small(counts), self.EXAMPLE)[""]
+
+    def cost(self, sample: Sample) -> float:
+        """Return the share of the multiply-adds that is left."""
+        weights, dense = self._flops
+        kept = [len(unit.blocks) - count for unit, count in zip(self.units, self.counts(sample), strict=True)]
+        return float(weights @ _terms(kept)) / dense
+
+    def project(self, sample: Sample, budget: float) -> Sample:
+        """Scale all kept shares by one factor, within the ranges: the largest that the budget allows."""
+        low, high = -3.0, 3.0
+        for _ in range(14):
+            middle = (low + high) / 2
+            fits = self.cost(_scaled(sample, 10**middle)) <= budget
+            low, high = (middle, high) if fits else (low, middle)
+        return _scaled(sample, 10**low)
+
+
+def _scaled(sample: Sample, factor: float) -> Sample:
+    return {name: min(max(1 - (1 - value) * factor, 0.0), HIGH) for name, value in sample.items()}
+
+
+def _terms(kept: Sequence[float]) -> np.ndarray:
+    pairs = itertools.combinations_with_replacement(kept, 2)
+    return np.array([1.0, *kept, *(one * other for one, other in pairs)])
+
+
+def _groups(model: nn.Module, outputs: str) -> tuple[list[Unit], list[list[int]]]:
+    """Return the groups, and the order in which their blocks go."""
+    graph = ChannelGraph(model, Subject.EXAMPLE)
+    targets = {name: Target(0, 0.5, graph.type_of(name)) for name in graph.producers() if name != outputs}
+    units = find_units(graph, targets, norms=False, round_to=1)
+    scores = [_scores(graph, unit, GroupMagnitudeImportance(p=1)) for unit in units]
+    return units, [sorted(score, key=score.__getitem__) for score in scores]
