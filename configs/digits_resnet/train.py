@@ -86,7 +86,14 @@ def main(config: rc.BasicConfig) -> None:
     optimizer = torch.optim.Adam(model.parameters(), lr=config.get("lr", 0.0005))
 
     example = torch.randn(1, 1, 8, 8)  # dependency_aware finds the tied channels by following it through the model
-    compressor = rc.create_compressor(model, config, optimizer=optimizer, dummy_input=example)
+    compressor = rc.create_compressor(
+        model,
+        config,
+        optimizer=optimizer,
+        dummy_input=example,
+        evaluator=lambda model: evaluate(model, *held_out),  # "proposer": "guided" and rung0 judge by it
+        calibration=train[0].split(BATCH),  # and learn from these inputs
+    )
     flops_before, _, _ = compressor.count_flops_params(example.shape)
     model = compressor.compress()
     for _ in range(config.get("epochs", 2)):

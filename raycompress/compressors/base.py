@@ -16,7 +16,9 @@ from raycompress.script import context
 __all__ = ["create_compressor"]
 
 # what scripts of the old tool pass whatever the compressor, and a compressor that has no use for it leaves alone
-_TOLERATED = frozenset({"optimizer", "trainer", "criterion", "evaluator", "calibration", "lr_scheduler", "statistics_batch_num"})
+_TOLERATED = frozenset(
+    {"optimizer", "trainer", "criterion", "evaluator", "calibration", "lr_scheduler", "statistics_batch_num"}
+)
 
 # framework -> the module whose `for_mode` serves the trials that are no real ones
 _MODES = {"torch": "raycompress.compressors.modes", "tensorflow": "raycompress.compressors.keras.modes"}

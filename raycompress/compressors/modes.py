@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +14,7 @@ from torch import nn
 
 from raycompress.compressors import measure
 from raycompress.compressors.example import Example
+from raycompress.compressors.fingerprint import fingerprint
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.pruning.masks import FirstCall
@@ -100,6 +103,7 @@ class Inspector(Compressor):
 def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelInfo:
     from raycompress.compressors.structure.costing import cost_model
 
+    known = replace(known, weights=hashlib.sha256(json.dumps(fingerprint(model)).encode()).hexdigest())
     try:
         return replace(known, costs=cost_model(model, example))
     except CompressionError as error:

@@ -57,6 +57,8 @@ class ModelInfo:
         What is saved by removing channels, where that was asked for and can be foretold.
     costs_unknown
         Why it cannot; empty where it can, or was not asked for.
+    weights
+        Tells one state of the weights from another, where that was asked for.
     has_evaluator
         Whether the script passes ``evaluator=`` to create_compressor.
     """
@@ -70,6 +72,7 @@ class ModelInfo:
     input_shapes: tuple[tuple[int, ...], ...] | None
     costs: CostModel | None = None
     costs_unknown: str = ""
+    weights: str = ""
     has_evaluator: bool = False
 
     def layer(self, name: str) -> Layer | None:
@@ -103,5 +106,6 @@ class ModelInfo:
             input_shapes=shapes(data["input_shapes"]),
             costs=None if data.get("costs") is None else CostModel.from_json(data["costs"]),
             costs_unknown=data.get("costs_unknown", ""),
+            weights=data.get("weights", ""),
             has_evaluator=data.get("has_evaluator", False),
         )

@@ -36,6 +36,10 @@ def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None)
         yield from _check_sizes(objectives, constraints, compressor)
     yield from _check_measured(objectives, constraints, data)
     yield from _check_scheduler(data)
+    cuts = compressor is None or (compressor.framework == "torch" and compressor.removes_channels)
+    if data.get("proposer") == "guided" and compressor is not None and not cuts:
+        what = f"guided measures what each layer bears as its channels are cut, and {compressor.name} cuts none"
+        yield Finding(("proposer",), what, 'take another proposer, such as "optuna"')
 
 
 def _check_constraint(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from raycompress.experiment.dimension import Dimension
-from raycompress.tuning.guesses import (
+from raycompress.experiment.guesses import (
     Cost,
     Goal,
     Guesses,
@@ -122,7 +122,21 @@ class Guided:
         self._left = [one for one in self._left if one.sample != sample]
         return dict(sample)
 
-    def learn(self, number: int, score: float | None, scores: Mapping[int, float] | None = None) -> None:
+    def take(self, number: int, sample: Sample) -> None:
+        """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
+        known = [one for one in self._left if one.sample == sample]
+        if known:
+            self._guessed[number] = known[0].score
+        self._proposed[number] = dict(sample)
+        self._left = [one for one in self._left if one.sample != sample]
+
+    def learn(
+        self,
+        number: int,
+        score: float | None,
+        scores: Mapping[int, float] | None = None,
+        judgement: object = None,
+    ) -> None:
         """Take the score of trial `number`; None when it failed."""
         if score is not None and np.isfinite(score) and number in self._proposed:
             self._scores[number] = score

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from raycompress.errors import BundleError, ClusterError, ExperimentError
+from raycompress.experiment.guesses import Prior
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.results import store
@@ -207,6 +208,7 @@ def _search(
         for number in lost:
             view.note(f"the model of trial {number} is no longer whole: the trial is run again")
         past = Past.of(before, lost)
+    prior = _prior(ready, folder, view, n_slots)
     tuner = Tuner(
         experiment,
         ready.space,
@@ -218,6 +220,7 @@ def _search(
         past=past,
         n_slots=n_slots,
         projection=ready.projection,
+        prior=prior,
     )
     with thrown_by_signals(switch):
         with told(loggers, folder, journal):
@@ -231,6 +234,18 @@ def _search(
                 journal.append("finished", reason="failure", detail="the best model failed its verification")
                 raise
     journal.append("finished", reason=switch.reason or "complete", detail=switch.detail)
+
+
+def _prior(ready: Prepared, folder: store.ExperimentFolder, view: SearchView, n_slots: int) -> Prior | None:
+    """Return what a guided search knows before its first trial; None for other searches."""
+    if ready.experiment.proposer != "guided" or not ready.space.dimensions:
+        return None
+    from raycompress.tuning.guidance import turned
+    from raycompress.tuning.surveying import survey  # imports ray, as above
+
+    assert ready.model is not None, "checked in preflight"
+    found = survey(ready, folder, view, n_slots)
+    return turned(found) if ready.experiment.target == "min" and not ready.model.has_evaluator else found
 
 
 def header(

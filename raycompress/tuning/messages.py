@@ -36,13 +36,17 @@ _ANALYSIS: Shape = {
     "cost": {"layers": [_COST], "params": int, "flops": int, "bytes": int, "latency_ms": float, "cpu_ms": float},
     "notes": [str],
 }
+_PRIOR: Shape = {
+    **{"dense": float, "curves": {str: [[float]]}, "candidates": [{"sample": dict, "score": float}]},
+    **{"metric": str, "seconds": float},
+}
 SHAPES: Mapping[str, Shape] = {
     "done": {},
     "result": {"values": {str: (int, float, "nan", "inf", "-inf")}},
     "candidate": {"before": _SIZES, "after": _SIZES, "removed": {str: [int]}, "notes": [str]},
     "failure": {
         **{
-            "state": (TrialState.FAILED, TrialState.BAD_RESULT, TrialState.OUT_OF_MEMORY),
+            "state": (TrialState.FAILED, TrialState.BAD_RESULT, TrialState.OUT_OF_MEMORY, TrialState.OVER_BUDGET),
             "error": str,
             "message": str,
             "frame": str,
@@ -53,6 +57,7 @@ SHAPES: Mapping[str, Shape] = {
     "verified": {"relative_difference": float, "before": _MEASURED, "after": _MEASURED},
     "progress": {"done": int, "total": int, "layer": str},
     "analysis": {"analysis": _ANALYSIS},
+    "prior": {"prior": _PRIOR},
     "refused": {"problems": [{"what": str, "where": str, "fix": str}]},
 }
 """Type of a message -> what it holds; docs/architecture.md says what it means."""

@@ -43,6 +43,11 @@ class OnBudget:
         self._where = where
         self.repeats = proposer.repeats
 
+    @property
+    def note(self) -> str:
+        """What the proposer has to say."""
+        return self._proposer.note
+
     def propose(self, number: int) -> Sample | None:
         """Return the next sample that keeps to the budgets.
 

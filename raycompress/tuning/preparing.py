@@ -25,6 +25,12 @@ from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.view import View
 from raycompress.tuning.worker import Hello, WarmProcess, WarmSpec, Worker
 
+_WITHOUT_EVALUATOR = (
+    "the script passes no evaluator= to create_compressor: how much each layer bears is measured by how far a pruned "
+    "copy agrees with the dense model. create_compressor(..., evaluator=lambda model: accuracy(model)) measures by your own "
+    "metric, which finds better models in fewer trials; calibration=loader says which inputs to measure with"
+)
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -152,6 +158,8 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
     ExperimentError
         No sample can keep to the budgets.
     """
+    if experiment.proposer == "guided" and model is not None and not model.has_evaluator:
+        view.note(_WITHOUT_EVALUATOR)
     if model is None or not experiment.wants_sizes or not experiment.compression.entry.removes_channels:
         return None
     unknown = model.costs_unknown or "no input of the model was seen"
@@ -162,6 +170,12 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
             if problems := list(check_budgets(experiment, projection)):
                 raise ExperimentError.of(problems)
             return projection
+    if experiment.proposer == "guided":
+        raise ExperimentError(
+            f"guided has to know what a proposal costs before its trial: {unknown}",
+            where=experiment.where(("proposer",)),
+            fix='take another proposer, such as "optuna", or what is named here',
+        )
     if ceilings(experiment):
         view.note(f"what a proposal costs is known in its trial only, which ends there if it is over budget: {unknown}")
     return None

@@ -47,6 +47,8 @@ class Proposals(DriverOnly, Searcher):
         What an earlier run has tried: what has ended there is not made again, what had begun is, with its own sample.
     standing
         Judges what the proposer learns.
+    tell
+        Called with what the proposer has to say of how the search goes on.
     """
 
     def __init__(
@@ -60,8 +62,10 @@ class Proposals(DriverOnly, Searcher):
         make_config: Callable[[int, Sample], dict[str, Any]],
         past: Past = Past(),  # noqa: B008 - it cannot be changed
         standing: Standing | None = None,
+        tell: Callable[[str], None] = lambda _note: None,
     ) -> None:
         super().__init__(metric="score", mode="max")
+        self._tell, self._noted = tell, ""
         self._standing = standing or Standing(Objective.of_score("max"))
         self._dense_known = baseline is None or 0 in past.ended or not self._standing.objective.needs_dense_result
         self._past = past.trials
@@ -143,6 +147,10 @@ class Proposals(DriverOnly, Searcher):
         if score is not None and judgement is not None:
             score = self._standing.objective.scalar(score, judgement)
         self._proposer.learn(number, score, self._scores.pop(number, {}), judgement)
+        if self._proposer.note != self._noted:
+            self._noted = self._proposer.note
+            if self._noted:
+                self._tell(self._noted)
         self._standing.forget(number)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:

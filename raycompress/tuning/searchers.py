@@ -34,9 +34,15 @@ class Proposer(Protocol):
     repeats
         Whether it proposes the same in the same order, whatever it has learnt: then it takes a past search by proposing
         that again. Others are told of it when they are made.
+    note
+        What people should know of how it goes on; empty where there is nothing.
     """
 
     repeats: bool
+
+    @property
+    def note(self) -> str:
+        """See above."""
 
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, or None when there are no more."""
@@ -101,6 +107,7 @@ class _Points:
     """Given points, in their order: a grid, or the one point of a one-time experiment."""
 
     repeats = True
+    note = ""
 
     def __init__(self, points: Iterator[Sample]) -> None:
         self._points = points
@@ -116,6 +123,7 @@ class _Random:
     """Tune's own random sampling of each dimension."""
 
     repeats = True
+    note = ""
 
     def __init__(self, space: SearchSpace, seed: int | None) -> None:
         self._space = space
@@ -143,6 +151,7 @@ class _FromTune:
     """
 
     repeats = False
+    note = ""
 
     def __init__(
         self, make: Callable[..., Searcher], space: SearchSpace, *, goal: str, seed: int | None, past: Past

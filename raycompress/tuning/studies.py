@@ -48,6 +48,7 @@ class Study:
     """
 
     repeats = False
+    note = ""
 
     def __init__(self, name: str, space: SearchSpace, objective: Objective, seed: int | None, past: Past) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -63,14 +64,18 @@ class Study:
         for trial in past.taught.values():
             self._study.add_trial(self._known(trial))
         for number, trial in past.begun.items():
-            self._study.enqueue_trial(self._point(trial.sample))
-            self.propose(number)
+            self.take(number, trial.sample)
 
     def propose(self, number: int) -> Sample | None:
         """Return a sample."""
         trial = self._study.ask(self._distributions)
         self._asked[number] = trial
         return {one.name: _value(one, trial.params[key]) for key, one in self._dimensions.items()}
+
+    def take(self, number: int, sample: Mapping[str, Any]) -> None:
+        """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
+        self._study.enqueue_trial(self._point(sample))
+        self.propose(number)
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Take what became of a sample."""

@@ -107,22 +107,22 @@ def _spread(ready: Prepared, asked: Sequence[dict[str, Any]], view: SearchView, 
     task = _measure.options(
         num_cpus=wanted.pop("CPU", 0), num_gpus=wanted.pop("GPU", 0), memory=wanted.pop("memory", 0), resources=wanted
     )
-    running = [task.remote(ready.warm, ready.experiment, one) for one in asked]
+    running: list[Any] = [task.remote(ready.warm, ready.experiment, one) for one in asked]
     done, total = [0] * len(asked), [0] * len(asked)
     found: list[Prior] = []
     refs = {stream: place for place, stream in enumerate(running)}
     while refs:
         for stream in list(refs):
             place = refs[stream]
-            message = ray.get(next(stream))
+            message: dict[str, Any] = ray.get(next(stream))
             if message["type"] == "progress":
                 done[place], total[place] = message["done"], message["total"]
                 view.progress(sum(done), sum(total), message["layer"])
                 continue
             del refs[stream]
-            if message["type"] != "analysis":
+            if message["type"] != "prior":
                 raise _failure(message)
-            found.append(Prior.from_json(message["analysis"]))
+            found.append(Prior.from_json(message["prior"]))
     return found
 
 
@@ -139,7 +139,7 @@ def _measure(warm: WarmSpec, experiment: Experiment, wanted: dict[str, Any]) -> 
                 yield _last(told, message, experiment)
             elif message["type"] == "progress":
                 yield message
-            elif message["type"] in ("analysis", "refused"):
+            elif message["type"] in ("prior", "refused"):
                 told.append(message)
     finally:
         worker.close()
@@ -147,7 +147,7 @@ def _measure(warm: WarmSpec, experiment: Experiment, wanted: dict[str, Any]) -> 
 
 def _last(told: Sequence[Message], ending: Ending, experiment: Experiment) -> dict[str, Any]:
     """Return what was found; where nothing was, the ``problems``."""
-    if told and told[0]["type"] == "analysis":
+    if told and told[0]["type"] == "prior":
         return told[0]
     if told:
         return {"type": "refused", "error": "CompressionError", "problems": told[0]["problems"]}

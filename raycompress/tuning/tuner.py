@@ -12,6 +12,7 @@ from ray import tune
 from ray.tune.error import TuneError
 
 from raycompress.errors import ClusterError, RaycompressError
+from raycompress.experiment.guesses import Prior
 from raycompress.experiment.projection import Projection
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
@@ -21,6 +22,7 @@ from raycompress.results.store import ExperimentFolder
 from raycompress.tuning import plan as plans
 from raycompress.tuning import slots
 from raycompress.tuning.best import BestKeeper
+from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED, n_trials
@@ -28,7 +30,7 @@ from raycompress.tuning.proposals import Proposals
 from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.recorder import Recorder
 from raycompress.tuning.schedulers import Watch, make_scheduler
-from raycompress.tuning.searchers import Sample, make_proposer
+from raycompress.tuning.searchers import Proposer, Sample, make_proposer
 from raycompress.tuning.stop import StopSwitch
 from raycompress.tuning.trainable import TrialActor, TrialPlan
 
@@ -59,6 +61,8 @@ class Tuner:
         How many trials run at a time; more than Ray has resources for would never start.
     projection
         Tells what a sample costs, where that is known before its trial.
+    prior
+        What a guided search knows before its first trial.
     """
 
     def __init__(
@@ -74,6 +78,7 @@ class Tuner:
         past: Past,
         n_slots: int,
         projection: Projection | None = None,
+        prior: Prior | None = None,
     ) -> None:
         self._experiment = experiment
         self._space = space
@@ -82,6 +87,8 @@ class Tuner:
         self._switch = switch
         self._past = past
         self._projection = projection
+        self._prior = prior
+        self._journal = journal
         self._n_slots = n_slots
         self._slots = slots.Slots(experiment.resources, n_slots, ray.available_resources)
         self._scheduler = make_scheduler(experiment, past)
@@ -145,8 +152,10 @@ class Tuner:
     def _why(self, number: int) -> str:
         return self._scheduler.why.get(number, "") if isinstance(self._scheduler, Watch) else ""
 
-    def _proposals(self) -> Proposals:
+    def _proposer(self) -> Proposer:
         experiment = self._experiment
+        if self._prior is not None and self._projection is not None:
+            return Guidance(experiment, self._space, self._projection, self._prior, self._past)
         proposer = make_proposer(
             experiment.proposer,
             self._space,
@@ -158,11 +167,15 @@ class Tuner:
         if self._projection is not None and self._projection.ceilings:
             rejects = experiment.on_budget == "reject" or experiment.proposer == "sequence"
             where = experiment.where(("constraints", self._projection.ceilings[0].metric))
-            proposer = OnBudget(proposer, self._projection, experiment.objective, rejects=rejects, where=where)
+            return OnBudget(proposer, self._projection, experiment.objective, rejects=rejects, where=where)
+        return proposer
+
+    def _proposals(self) -> Proposals:
+        experiment = self._experiment
         standing = Standing(experiment.objective)
         standing.take_dense(self._past.dense)
         return Proposals(
-            proposer,
+            self._proposer(),
             n_samples=self._space.n_samples(experiment),
             baseline=self._space.centre() if experiment.baseline else None,
             lag=None if experiment.seed is None else 2 * experiment.n_parallel,
@@ -170,6 +183,7 @@ class Tuner:
             make_config=self._config,
             past=self._past,
             standing=standing,
+            tell=lambda note: self._journal.append("note", text=note),
         )
 
     def _config(self, number: int, sample: Sample) -> dict[str, Any]:

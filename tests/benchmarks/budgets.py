@@ -14,7 +14,7 @@ import torch
 
 from raycompress import create_compressor
 from raycompress.errors import RaycompressError
-from raycompress.tuning.guesses import Prior, first_guesses, score_cheaply
+from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
 from raycompress.tuning.guided import Guided
 from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
 from tests.benchmarks.outcome import Outcome, Target

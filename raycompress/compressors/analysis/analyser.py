@@ -31,6 +31,8 @@ class Analyser(Compressor):
     dense model on them.
     """
 
+    ANSWER = "analysis"
+
     def __init__(self, model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> None:
         super().__init__(model)
         self._trial = trial
@@ -62,7 +64,7 @@ class Analyser(Compressor):
             raise EndOfInspection
         self._told = True
         try:
-            self._trial.send({"type": "analysis", "analysis": analyse().to_json()})
+            self._trial.send({"type": self.ANSWER, self.ANSWER: analyse().to_json()})
         except RaycompressError as error:
             self._trial.send({"type": "refused", "problems": [asdict(problem) for problem in error.problems]})
         raise EndOfInspection

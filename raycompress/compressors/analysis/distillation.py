@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as functions
 
 from raycompress.compressors.analysis.agreement import classes_at
 from raycompress.compressors.example import Example, tensors_in
@@ -44,9 +44,9 @@ def distil(model: nn.Module, batches: Sequence[Example], answers: Sequence[Seque
 def _difference(got: Sequence[Tensor], wanted: Sequence[Tensor], place: int | None) -> Tensor:
     """Return the loss: of a classifier the divergence of its answers, of others the square error by what there is."""
     if place is not None:
-        return F.kl_div(got[place].log_softmax(1), wanted[place].softmax(1), reduction="batchmean")
+        return functions.kl_div(got[place].log_softmax(1), wanted[place].softmax(1), reduction="batchmean")
     pairs = [(one, other) for one, other in zip(got, wanted, strict=True) if other.is_floating_point()]
-    errors = [F.mse_loss(one, other) / other.square().mean().clamp_min(1e-12) for one, other in pairs]
+    errors = [functions.mse_loss(one, other) / other.square().mean().clamp_min(1e-12) for one, other in pairs]
     return torch.stack(errors).sum()
 
 

@@ -159,6 +159,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 def number(answer: Any) -> float:
+    """Return the metric that an evaluator answered with; raises CompressionError where that is no number."""
     first = answer[0] if isinstance(answer, (tuple, list)) and answer else answer
     try:
         return float(first)

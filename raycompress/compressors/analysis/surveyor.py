@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -40,6 +40,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 class Surveyor(Analyser):
     """Measures the curves of a share of the dimensions, or scores candidates, as ``trial.analysis`` asks for."""
 
+    ANSWER = "prior"
+
     def _analysis(
         self,
         model: nn.Module,
@@ -55,7 +57,8 @@ class Surveyor(Analyser):
             calls.cancel()
         batches = in_pieces(_calibration(self._calibration) or self._calls_of(calls), BATCH)
         space, forecast, projection = _search(wanted)
-        scorer = _Scorer(model, example(), evaluate, batches, Trimmer(model, example(), forecast), space)
+        worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
+        scorer = _Scorer(model, example(), evaluate, batches, Trimmer(model, example(), forecast), space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
             prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
@@ -116,7 +119,7 @@ class _Answer:
 
 
 class _Scorer:
-    """Scores samples without a trial."""
+    """Scores samples without a trial; a model whose metric is no number counts as `worst`."""
 
     def __init__(
         self,
@@ -126,17 +129,20 @@ class _Scorer:
         batches: Sequence[Example],
         trimmer: Trimmer,
         space: SearchSpace,
+        worst: float,
     ) -> None:
         self._evaluate, self._batches, self._trimmer, self._space = evaluate, batches, trimmer, space
+        self._worst = worst
         dense = clean_copy(model)
         self._answers: list[list[Tensor]] = [batch.outputs(dense) for batch in batches]
 
     def __call__(self, sample: Mapping[str, Any], steps: int) -> float:
-        """Return the metric of the model that `sample` asks for, after so many steps towards the dense one's answers."""
+        """Return the metric of the model that `sample` asks for, after so many steps of training."""
         small = self._trimmer.small(self._space.build(sample))
         distil(small, self._batches, self._answers, steps)
         recompute_statistics(small, self._batches)
-        return number(self._evaluate(small))
+        found = number(self._evaluate(small))
+        return found if math.isfinite(found) else self._worst
 
 
 def _curves(

@@ -34,7 +34,7 @@ class Trimmer:
     def __init__(self, model: nn.Module, example: Example, forecast: Forecast) -> None:
         self._model, self._example, self._forecast = model, example, forecast
         graph = ChannelGraph(model, example)
-        found = {group: cut for group, cut in groups_of(graph)}
+        found = dict(groups_of(graph))
         self._order = [
             (name, _by_magnitude(graph, name, blocks))
             for name, blocks in (found[group] for group in forecast.costs.groups)

@@ -55,6 +55,20 @@ class Prior:
     curves: Mapping[str, Sequence[tuple[float, float]]]
     candidates: Sequence[Scored] = ()
 
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON data; `from_json` is its inverse."""
+        return {
+            "dense": self.dense,
+            "curves": {name: [list(point) for point in curve] for name, curve in self.curves.items()},
+            "candidates": [{"sample": dict(one.sample), "score": one.score} for one in self.candidates],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Prior:
+        """Rebuild what `to_json` returned."""
+        curves = {name: [(point[0], point[1]) for point in curve] for name, curve in data["curves"].items()}
+        return cls(data["dense"], curves, tuple(Scored(one["sample"], one["score"]) for one in data["candidates"]))
+
 
 class Guesses:
     """What a candidate is guessed to reach: its cheap score, and a bonus for what it keeps in every group.

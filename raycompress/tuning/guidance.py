@@ -1,0 +1,99 @@
+"""The proposer ``guided``, put together: what was measured before the search, and who goes on from there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from raycompress.experiment.guesses import Goal, Prior, Scored
+from raycompress.experiment.objective import MEASURED, Judgement
+from raycompress.experiment.projection import Projection
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.search_space import SearchSpace
+from raycompress.tuning.guided import Guided
+from raycompress.tuning.past import Past
+from raycompress.tuning.policies import Scores
+from raycompress.tuning.searchers import Sample
+from raycompress.tuning.studies import Study
+from raycompress.tuning.tradeoff import TradeOff
+
+
+class Guidance:
+    """Proposes sparsities by what was measured of the model, and all else that is searched by Optuna's TPE.
+
+    Under a budget, with one objective that the script reports, it is `Guided`; otherwise `TradeOff`.
+    """
+
+    repeats = False
+
+    def __init__(
+        self, experiment: Experiment, space: SearchSpace, projection: Projection, prior: Prior, past: Past
+    ) -> None:
+        objective, seed = experiment.objective, experiment.seed
+        guided = tuple(one for one in space.sparsities if one.choices is None and one.kind == "float")
+        names = {one.name for one in guided}
+        rest = tuple(one for one in space.dimensions if one.name not in names)
+        self._names = [one.name for one in space.dimensions]
+        self._rest = Study("tpe", SearchSpace(rest, {}), objective, seed, Past()) if rest else None
+        whole = space.centre()
+        goal: Goal = objective.goal
+        if projection.ceilings and len(objective.goals) == 1 and objective.goals[0].metric not in MEASURED:
+            self._guided: Guided | TradeOff = Guided(
+                guided,
+                prior=prior,
+                cost=lambda sample: projection.ratio({**whole, **sample}),
+                project=lambda sample: _only(projection.project({**whole, **sample}), names),
+                goal=goal,
+                seed=seed,
+                exploration=experiment.exploration,
+            )
+        else:
+            self._guided = TradeOff(
+                guided,
+                whole,
+                prior=prior,
+                projection=projection,
+                objective=objective,
+                goal=goal,
+                model=Study("tpe", SearchSpace(guided, {}), objective, seed, Past()),
+                seed=seed,
+                exploration=experiment.exploration,
+            )
+        for number, trial in sorted({**past.taught, **past.begun}.items()):
+            self._take(number, trial.sample)
+            if trial.ended:
+                self.learn(number, trial.score, trial.scores, trial.judgement)
+
+    @property
+    def note(self) -> str:
+        """What people should know of how the search goes on; empty where there is nothing."""
+        return self._guided.note
+
+    def propose(self, number: int) -> Sample | None:
+        """Return a sample."""
+        sample = {**(self._guided.propose(number) or {}), **(self._rest.propose(number) or {} if self._rest else {})}
+        return {name: sample[name] for name in self._names}
+
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
+        """Take what became of a sample."""
+        self._guided.learn(number, score, scores, judgement)
+        if self._rest is not None:
+            self._rest.learn(number, score, scores, judgement)
+
+    def _take(self, number: int, sample: Sample) -> None:
+        """Take a sample that an earlier run of the search has proposed."""
+        self._guided.take(number, sample)
+        if self._rest is not None:
+            self._rest.take(number, sample)
+
+
+def _only(sample: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in sample.items() if name in names}
+
+
+def turned(prior: Prior) -> Prior:
+    """Return the prior with its metric's sign turned: agreement with the dense model is better where it is larger."""
+    return Prior(
+        -prior.dense,
+        {name: [(sparsity, -value) for sparsity, value in curve] for name, curve in prior.curves.items()},
+        tuple(Scored(one.sample, -one.score) for one in prior.candidates),
+    )

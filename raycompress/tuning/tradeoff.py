@@ -1,0 +1,146 @@
+"""A proposer for searches without one fixed budget: it goes along the way from the dense model to the smallest one.
+
+What each layer bears gives good models of every size; what is sought is the size, or all of them for a Pareto front.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from raycompress.experiment.dimension import Dimension
+from raycompress.experiment.guesses import Goal, Prior, Sample, anywhere, first_guesses
+from raycompress.experiment.objective import Bound, Judgement, Objective
+from raycompress.experiment.projection import Projection
+from raycompress.tuning.policies import Scores
+from raycompress.tuning.studies import Study
+
+_STEEP = 1.05
+"""Two sizes that are nearer than this factor need no one between them."""
+
+
+class TradeOff:
+    """Proposes models of many sizes.
+
+    Of several objectives the sizes are spread evenly, on a log scale. Of one objective with constraints they close in
+    on the border between what keeps to the constraints and what breaks them, since that is where the best lies. The
+    greedy samples by the layers' sensitivities, uniform ones and those between take turns; a share of the trials is
+    random ones, and one trial in three is what `model` proposes, which has learnt of all.
+
+    Parameters
+    ----------
+    dimensions
+        The sparsities that are searched.
+    whole
+        A value for every dimension of the search, whatever it is.
+    prior
+        What was measured before the search.
+    projection
+        Tells the sizes of samples.
+    objective
+        What the search is after.
+    goal
+        Which end of the prior's metric is wanted.
+    model
+        One of Optuna's samplers over the same dimensions.
+    """
+
+    repeats = False
+    note = ""
+
+    def __init__(
+        self,
+        dimensions: tuple[Dimension, ...],
+        whole: Mapping[str, Any],
+        *,
+        prior: Prior,
+        projection: Projection,
+        objective: Objective,
+        goal: Goal,
+        model: Study,
+        seed: int | None,
+        exploration: float,
+    ) -> None:
+        self._dimensions, self._whole = dimensions, dict(whole)
+        self._prior, self._projection, self._objective, self._goal = prior, projection, objective, goal
+        self._model = model
+        self._exploration = exploration
+        self._random = np.random.default_rng(seed)
+        self._smallest = self._ratio({one.name: one.nearest(1.0) for one in dimensions})
+        largest = {one.name: one.nearest(0.0) for one in dimensions}
+        self._largest = self._ratio(projection.project({**self._whole, **largest}))
+        self._ratios: dict[int, float] = {}
+        self._feasible: dict[int, bool] = {}
+        self._turn = 0
+
+    def propose(self, number: int) -> Sample | None:
+        """Return the sample for trial `number`."""
+        self._turn += 1
+        proposed = self._model.propose(number)
+        assert proposed is not None
+        sample = self._projection.project({**self._whole, **proposed})
+        explores = int(self._turn * self._exploration) > int((self._turn - 1) * self._exploration)
+        if explores or self._turn % 3 or self._turn < 6:
+            sample = self._of_size(self._size(), explores)
+        self._ratios[number] = self._ratio(sample)
+        return {one.name: sample[one.name] for one in self._dimensions}
+
+    def take(self, number: int, sample: Sample) -> None:
+        """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
+        self._turn += 1
+        self._model.take(number, sample)
+        self._ratios[number] = self._ratio(sample)
+
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
+        """Take what became of a sample."""
+        self._model.learn(number, score, scores, judgement)
+        if judgement is not None:
+            self._feasible[number] = judgement.is_feasible
+
+    def _of_size(self, ratio: float, explores: bool) -> Sample:
+        """Return a sample of about this share of the dense model's multiply-adds."""
+        level = replace(self._projection, ceilings=(Bound("flops", "max_ratio", ratio),), fills=True)
+
+        def project(sample: Sample) -> Sample:
+            found = level.project({**self._whole, **sample})
+            return {one.name: found[one.name] for one in self._dimensions}
+
+        if explores:
+            found = project(anywhere(self._dimensions, self._random))
+        else:
+            guesses = first_guesses(self._dimensions, self._prior, cost=self._ratio, project=project, goal=self._goal)
+            found = guesses[(self._turn // 2) % len(guesses)]
+        return self._projection.project({**self._whole, **found})
+
+    def _size(self) -> float:
+        """Return the share of the dense model's multiply-adds that is to be tried next."""
+        low, high = self._smallest, self._largest
+        if len(self._objective.goals) == 1 and self._objective.bounds:
+            kept = [self._ratios[number] for number, feasible in self._feasible.items() if feasible]
+            broken = [self._ratios[number] for number, feasible in self._feasible.items() if not feasible]
+            high = min([high, *kept])
+            low = max([low, *(ratio for ratio in broken if ratio < high)])
+            if high / max(low, 1e-9) < _STEEP:  # the border is found: models of its size, some a little smaller
+                return high * (1 - 0.1 * _spread(self._turn))
+        return float(low ** (1 - _spread(self._turn)) * high ** _spread(self._turn)) if low > 0 else high
+
+    def _ratio(self, sample: Mapping[str, Any]) -> float:
+        sizes = self._projection.sizes({**self._whole, **sample})
+        return sizes["flops"] / max(1.0, self._projection.forecast.costs.dense["flops"])
+
+
+def _spread(number: int) -> float:
+    """Return number `number` of a sequence that fills 0..1 ever more evenly: 1/2, 1/4, 3/4, 1/8, ...
+
+    Van der Corput, Verteilungsfunktionen, 1935.
+    """
+    value, digit = 0.0, 0.5
+    while number:
+        value += digit * (number % 2)
+        number //= 2
+        digit /= 2
+    return value if math.isfinite(value) else 0.5
