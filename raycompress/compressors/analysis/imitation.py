@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.example import Example, tensors_in
@@ -47,12 +46,11 @@ class Imitation:
 
 
 def _difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
-    return torch.stack(
-        [_of_one(one, other) for one, other in zip(got, expected, strict=True) if one.requires_grad]
-    ).sum()
+    pairs = zip(got, expected, strict=True)
+    return torch.stack([_of_one(one, other) for one, other in pairs if one.requires_grad]).sum()
 
 
 def _of_one(got: Tensor, expected: Tensor) -> Tensor:
     if got.dim() == 2 and got.size(1) > 1:
-        return F.kl_div(got.log_softmax(1), expected.softmax(1), reduction="batchmean")
-    return F.mse_loss(got, expected)
+        return nn.functional.kl_div(got.log_softmax(1), expected.softmax(1), reduction="batchmean")
+    return nn.functional.mse_loss(got, expected)
