@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from raycompress.compressors import measure
-from raycompress.compressors.analysis.statistics import recompute_statistics
+from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.catalog.rounding import removable
 from raycompress.compressors.example import Example
 from raycompress.compressors.pruning.targets import Target
@@ -109,22 +109,6 @@ class Task:
         return float(torch.cat(right).float().mean())
 
 
-def distil(model: nn.Module, inputs: Tensor, answers: Tensor, steps: int, lr: float = 2e-3, batch: int = 64) -> None:
-    """Train `model` for a few steps to answer as the dense one did, which needs no labels and no loss."""
-    generator = torch.Generator().manual_seed(0)
-    optimizer = torch.optim.Adam(model.parameters(), lr=lr)
-    model.train()
-    order = itertools.chain.from_iterable(
-        torch.randperm(len(inputs), generator=generator).split(batch) for _ in itertools.count()
-    )
-    for chosen in itertools.islice(order, steps):
-        optimizer.zero_grad()
-        wanted = answers[chosen].softmax(1)
-        F.kl_div(model(inputs[chosen]).log_softmax(1), wanted, reduction="batchmean").backward()
-        optimizer.step()
-    model.eval()
-
-
 def _hard(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
     """Move each image by up to a pixel and cover it with noise."""
     padded = F.pad(images, (1, 1, 1, 1))
@@ -155,7 +139,6 @@ class Subject:
     EPOCHS: Mapping[str, int] = {"resnet": 30, "mobilenet": 60, "vit": 100}
     FINAL = 6
     CALIBRATION = 512
-    STEPS = 8
     EXAMPLE = Example.from_dummy(DUMMY)
 
     def __init__(self, network: str, seed: int) -> None:
@@ -165,9 +148,8 @@ class Subject:
         self.task.train(self.dense, self.EPOCHS[network], seed)
         self.units, self._order = _groups(self.dense, OUTPUTS[network])
         self.dimensions = tuple(Dimension(unit.name, "float", 0.0, HIGH) for unit in self.units)
-        self.seen = self.task.sample(self.CALIBRATION)
-        with torch.no_grad():
-            self._answers = self.dense(self.seen)
+        seen = self.task.sample(self.CALIBRATION).split(64)
+        self._imitation = Imitation(self.dense, [Example((images,), {}) for images in seen])
         self._trials: dict[Counts, Trained] = {}
         self._finals: dict[Counts, Trained] = {}
 
@@ -219,8 +201,7 @@ class Subject:
         """Measure without a trial: after `steps` towards the dense model's answers, with BatchNorm's statistics new."""
         started = time.thread_time()
         model = self.small(counts)
-        distil(model, self.seen, self._answers, steps)
-        recompute_statistics(model, [Example((batch,), {}) for batch in self.seen.split(64)])
+        self._imitation(model, steps)
         return Trained(self.task.accuracy(model, self.task.validation), time.thread_time() - started)
 
     @functools.cached_property

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from raycompress import create_compressor
+from raycompress.compressors.analysis.imitation import STEPS
 from raycompress.errors import RaycompressError
 from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
 from raycompress.tuning.guided import Guided
@@ -159,7 +160,7 @@ class _Bench:
         subject = self.subject
         used: dict[tuple[Counts, int], Trained] = {}
 
-        def cheap(sample: Sample, steps: int = subject.STEPS) -> float:
+        def cheap(sample: Sample, steps: int = STEPS) -> float:
             key = subject.counts(sample), steps
             if key not in self._cheap:
                 self._cheap[key] = subject.cheaply(*key)
