@@ -106,6 +106,17 @@ class Example:
         """Return the example with every tensor changed."""
         return Example(map_tensors(self.args, change), map_tensors(self.kwargs, change))
 
+    def pieces(self, size: int) -> Iterator[Example]:
+        """Yield the same samples in batches of at most `size`; what has no batch dimension is in each."""
+        found = tensors_in([self.args, self.kwargs])
+        whole = found[0].size(0) if found and found[0].dim() else 1
+        for start in range(0, whole, size):
+
+            def cut(tensor: Tensor, start: int = start) -> Tensor:
+                return tensor[start : start + size] if tensor.dim() and tensor.size(0) == whole else tensor
+
+            yield self.map(cut)
+
     def to(self, device: torch.device) -> Example:
         """Return the example on another device."""
         return self.map(lambda tensor: tensor.to(device))

@@ -10,16 +10,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from raycompress.compressors.analysis.analyser import Analyser
 from raycompress.compressors.analysis.calls import Calls
-from raycompress.compressors.analysis.distillation import distil, in_pieces
+from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.analysis.sensitivity import number
-from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.analysis.trimming import Trimmer
 from raycompress.compressors.example import Example, tensors_in
-from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 from raycompress.experiment.forecast import Forecast
 from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
@@ -31,8 +29,6 @@ from raycompress.experiment.search_space import SearchSpace
 SAMPLES = 512
 """Inputs that statistics are recomputed from, and that small models are taught with."""
 BATCH = 64
-STEPS = 8
-"""Steps of training towards the dense model's answers, before a candidate is scored."""
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""
 
@@ -55,10 +51,11 @@ class Surveyor(Analyser):
             dense = number(evaluate(model))
         finally:
             calls.cancel()
-        batches = in_pieces(_calibration(self._calibration) or self._calls_of(calls), BATCH)
+        found = _calibration(self._calibration) or self._calls_of(calls)
+        batches = [piece for batch in found for piece in batch.pieces(BATCH)]
         space, forecast, projection = _search(wanted)
         worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
-        scorer = _Scorer(model, example(), evaluate, batches, Trimmer(model, example(), forecast), space, worst)
+        scorer = _Scorer(evaluate, Imitation(model, batches), Trimmer(model, example(), forecast), space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
             prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
@@ -123,24 +120,19 @@ class _Scorer:
 
     def __init__(
         self,
-        model: nn.Module,
-        example: Example,
         evaluate: Callable[[nn.Module], Any],
-        batches: Sequence[Example],
+        imitation: Imitation,
         trimmer: Trimmer,
         space: SearchSpace,
         worst: float,
     ) -> None:
-        self._evaluate, self._batches, self._trimmer, self._space = evaluate, batches, trimmer, space
+        self._evaluate, self._imitation, self._trimmer, self._space = evaluate, imitation, trimmer, space
         self._worst = worst
-        dense = clean_copy(model)
-        self._answers: list[list[Tensor]] = [batch.outputs(dense) for batch in batches]
 
     def __call__(self, sample: Mapping[str, Any], steps: int) -> float:
         """Return the metric of the model that `sample` asks for, after so many steps of training."""
         small = self._trimmer.small(self._space.build(sample))
-        distil(small, self._batches, self._answers, steps)
-        recompute_statistics(small, self._batches)
+        self._imitation(small, steps)
         found = number(self._evaluate(small))
         return found if math.isfinite(found) else self._worst
 
