@@ -79,7 +79,7 @@ def evaluate(model: nn.Module, images: Tensor, labels: Tensor) -> float:
 
 @rc.experiment
 def main(config: rc.BasicConfig) -> None:
-    torch.manual_seed(0)
+    torch.manual_seed(config.get("random_seed", 0))
     train, held_out = load_data()
     model = ResNet()
     model.load_state_dict(torch.load(WEIGHTS, weights_only=True))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
 from raycompress.cli.words import columns, number
 from raycompress.errors import NoValidTrialError
@@ -25,6 +25,8 @@ def lines(record: Record) -> list[str]:
     found: list[str] = []
     if objective.bounds:
         found += ["", "constraints:", columns(list(_kept(record, best.number)), left=(0,))]
+    if record.repeated is not None:
+        found += ["", *_repeated(record, record.repeated)]
     if len(objective.goals) > 1:
         found += ["", *_front(record)]
     return found
@@ -34,6 +36,22 @@ def _kept(record: Record, trial: int) -> Iterator[tuple[str, str, str]]:
     metrics, judged = record.standing.metrics(trial), record.standing.judged[trial]
     for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
         yield str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept"
+
+
+def _repeated(record: Record, told: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what training the finalists again has shown."""
+    metric = record.objective.goals[0].metric or next(iter(told["finalists"][0]["means"]))
+    yield f"trained again with other seeds, {metric}:"
+    rows = []
+    for one in told["finalists"]:
+        said = "chosen" if one["trial"] == told["chosen"] else "as good" if one["trial"] in told["ties"] else ""
+        mean, spread = number(one["means"][metric]), number(one["spreads"][metric])
+        rows.append((f"trial {one['trial']}", f"{len(one['runs'])} runs", f"{mean} ± {spread}", said))
+    yield columns(rows, left=(0, 3))
+    if len(told["ties"]) > 1:
+        yield f"those that differ by less than the spread, {number(told['spread'])}, are as good: the smallest is chosen"
+    if not told["spread"] and any(len(one["runs"]) > 1 for one in told["finalists"]):
+        yield 'all runs gave the same: the script sets its own seed; let it take config["random_seed"] where that is there'
 
 
 def _front(record: Record) -> Iterator[str]:

@@ -144,8 +144,12 @@ def summary(record: Record) -> str:
     best = record.best
     if best is None:
         return f"{record.id}: no trial finished with a result"
+    again = "" if best.repeat_of is None else f" (trial {best.repeat_of} again, with another seed)"
     word = "nearest" if goals.infeasible(record) is not None else "best"
-    lines = [f"{word} of {len(record.searched)} trial{'s' * (len(record.searched) != 1)}: trial {best.number}", ""]
+    lines = [
+        f"{word} of {len(record.searched)} trial{'s' * (len(record.searched) != 1)}: trial {best.number}{again}",
+        "",
+    ]
     lines.append(columns([("", "dense", "best", "left"), *before_and_after(record)]))
     lines += goals.lines(record)
     if best.removed:

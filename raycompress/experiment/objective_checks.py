@@ -36,6 +36,7 @@ def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None)
         yield from _check_sizes(objectives, constraints, compressor)
     yield from _check_measured(objectives, constraints, data)
     yield from _check_scheduler(data)
+    yield from _check_repeats(data)
     cuts = compressor is None or (compressor.framework == "torch" and compressor.removes_channels)
     if data.get("proposer") == "guided" and compressor is not None and not cuts:
         what = f"guided measures what each layer bears as its channels are cut, and {compressor.name} cuts none"
@@ -94,6 +95,18 @@ def _check_scheduler(data: Mapping[str, Any]) -> Iterator[Finding]:
     if "scheduler" in data and "early_stop" in _dict(data.get("resource_args")):
         what = '"scheduler" and "early_stop" are the same thing'
         yield Finding(("scheduler",), what, "keep one of the two")
+
+
+def _check_repeats(data: Mapping[str, Any]) -> Iterator[Finding]:
+    repeats = data.get("repeats", 1)
+    if not isinstance(repeats, int) or repeats <= 1:
+        return
+    if len(_dict(data.get("objectives"))) > 1:
+        what = '"repeats" chooses one of the finalists, and with several objectives there is a front of them'
+        yield Finding(("repeats",), what, "remove it, or all objectives but one")
+    if _dict(data.get("resource_args")).get("save_model") is False:
+        what = '"save_model" is false, and "repeats" chooses which model is kept'
+        yield Finding(("repeats",), what, 'remove it, or "save_model"')
 
 
 def check_reported(objective: Objective, script: Path, labels: tuple[str, ...]) -> Iterator[tuple[str, str, str]]:

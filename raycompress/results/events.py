@@ -24,6 +24,10 @@ SHAPES: Mapping[str, Shape] = {
         **{"seconds": (float, None), "before": (_VALUES, None), "after": (_VALUES, None), "removed": {str: [int]}},
         "saved": bool,
     },
+    "repeated": {
+        **{"chosen": int, "run": int, "ties": [int], "spread": float},
+        "finalists": [{"trial": int, "runs": [int], "means": _VALUES, "spreads": _VALUES}],
+    },
     "note": {"text": str},
     "promoted": {"trial": int, "score": float},
     "pruned": {"trial": int},

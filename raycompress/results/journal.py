@@ -8,7 +8,8 @@ experiment     version, id, name, file, script, compressor, seed, proposer, n_tr
 resumed        n_trials, n_parallel, host, pid: another process goes on with the search; file, script: where they
                are by now, if they were moved
 started        trial, attempt, sample (dimension -> value), config (what the script got), baseline, slot: which of
-               the n_parallel runs it; once more for a trial that is begun again, of which nothing counts that
+               the n_parallel runs it; predicted: the sizes that were foretold, where budgets were; repeat_of: the
+               trial whose sample it trains again; once more for a trial that is begun again, of which nothing counts that
                came before
 intermediate   trial, values, step: how many results there were, or the budget of the run; each step once, also of
                a trial whose failed attempt is made again
@@ -16,6 +17,8 @@ retried        trial, attempt, state, cause: an attempt that failed and is made 
 ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved
 promoted       trial, score: its candidate is now the best one
 pruned         trial: its candidate was not the best and its files are gone
+repeated       finalists: trial, runs, means, spreads (standard deviations) of each; chosen, run: the best of them and
+               its trial whose model is kept; ties: those that are as good; spread: of the first objective
 verified       trial, relative_difference, before, after: the best bundle, reloaded in a fresh process
 note           text: something worth knowing that came up on the way
 finished       reason: complete, stopped, failure or time budget; detail: why, in a line

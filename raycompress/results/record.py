@@ -47,6 +47,8 @@ class TrialRecord:
         Where it ran, from 0; None in journals of earlier versions.
     predicted
         ``params``, ``flops`` and ``size_bytes`` as foretold before the trial; None where they were not.
+    repeat_of
+        The trial whose sample it trained again, with another seed; None of most.
     intermediate, steps
         Earlier results, and after how many iterations each came.
     """
@@ -70,6 +72,7 @@ class TrialRecord:
     starts: int = 1
     slot: int | None = None
     predicted: dict[str, float] | None = None
+    repeat_of: int | None = None
     intermediate: list[dict[str, float]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
@@ -86,6 +89,7 @@ class Experiment:
         self.records: dict[int, TrialRecord] = {}
         self.best_number = folder.best_number()  # the pointer, not the journal: it is replaced in one step
         self.verified: dict[str, Any] | None = None
+        self.repeated: dict[str, Any] | None = None
         self.finished: str | None = None
         self.finished_detail = ""
         self.notes: list[str] = []
@@ -161,6 +165,7 @@ class Experiment:
             starts=1 if before is None else before.starts + 1,
             slot=event.get("slot"),
             predicted=event.get("predicted"),
+            repeat_of=event.get("repeat_of"),
         )
 
     def _on_intermediate(self, event: journal.Event) -> None:
@@ -185,14 +190,17 @@ class Experiment:
     def _on_pruned(self, event: journal.Event) -> None:
         self.records[event["trial"]].saved = False
 
+    def _on_repeated(self, event: journal.Event) -> None:
+        self.repeated = event
+
     def _on_verified(self, event: journal.Event) -> None:
         self.verified = event
 
     def _on_resumed(self, event: journal.Event) -> None:
         if self.finished == "failure":
             self.mended = {number for number, trial in self.records.items() if trial.state.is_failure}
-        self.finished, self.finished_detail, self.verified = None, "", None
-        names = ("n_trials", "n_parallel", "pid", "host", "file", "script")
+        self.finished, self.finished_detail, self.verified, self.repeated = None, "", None, None
+        names = ("n_trials", "n_samples", "n_parallel", "pid", "host", "file", "script")
         self.header = {**self.header, **{name: event[name] for name in names if name in event}}
 
     def _on_note(self, event: journal.Event) -> None:

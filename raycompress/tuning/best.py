@@ -1,4 +1,4 @@
-"""Keeps only the best model and mask, or the models of a Pareto front."""
+"""Keeps only the best model and mask, the models of a Pareto front, or those of the finalists."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from raycompress.errors import BundleError
 from raycompress.experiment.objective import Objective
+from raycompress.experiment.repeats import Finalist, choose
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.standing import Sizes, Standing
@@ -29,6 +30,8 @@ class BestKeeper:
         self._journal = journal
         self._standing = Standing(objective)
         self._saved: set[int] = set()
+        self._repeats = Standing(objective)
+        self._repeat_of: dict[int, int] = {}
         self.number: int | None = None
 
     @property
@@ -36,16 +39,35 @@ class BestKeeper:
         """The trials whose candidates are there."""
         return frozenset(self._saved)
 
+    @property
+    def finalists(self) -> list[int]:
+        """The trials that are worth keeping, the best first."""
+        return self._standing.ranked
+
     def take_dense(self, values: Mapping[str, float] | None) -> None:
         """Take what was reported of the dense model, which others may have waited for."""
         self._standing.take_dense(values)
+        self._repeats.take_dense(values)
         self._settle()
 
     def consider(
-        self, number: int, values: Mapping[str, float], before: Sizes | None = None, after: Sizes | None = None
+        self,
+        number: int,
+        values: Mapping[str, float],
+        before: Sizes | None = None,
+        after: Sizes | None = None,
+        *,
+        repeat_of: int | None = None,
     ) -> None:
-        """Take the saved candidate of trial `number`: it becomes the best, is kept beside it, or goes."""
+        """Take the saved candidate of trial `number`: it becomes the best, is kept beside it, or goes.
+
+        One that trained the sample of another trial again is kept until `conclude`.
+        """
         self._saved.add(number)
+        if repeat_of is not None:
+            self._repeat_of[number] = repeat_of
+            self._repeats.take(number, values, before, after)
+            return
         self._standing.take(number, values, before, after)
         self._settle()
 
@@ -58,15 +80,20 @@ class BestKeeper:
         """
         if record.baseline is not None:
             self._standing.take_dense(record.baseline.values)
+            self._repeats.take_dense(record.baseline.values)
         saved = {number: trial for number, trial in sorted(record.records.items()) if trial.saved and number}
         saved = {number: trial for number, trial in saved.items() if trial.score is not None}
         self._saved = {number for number in saved if self._is_whole(number)}
         for number, trial in saved.items():
-            self._standing.take(number, trial.values, trial.before, trial.after)
-        lost = [number for number in self._standing.ranked if number not in self._saved]
+            if trial.repeat_of is None or number == record.best_number:  # of repeats that an earlier run concluded
+                self._standing.take(number, trial.values, trial.before, trial.after)
+            else:
+                self._repeat_of[number] = trial.repeat_of
+                self._repeats.take(number, trial.values, trial.before, trial.after)
+        lost = [number for number in (*self._standing.ranked, *self._repeat_of) if number not in self._saved]
         for number in saved:
             if number not in self._saved:
-                self._standing.forget(number)
+                self._forget(number)
                 if number not in lost:
                     self._prune(number)
         if record.best_number in self._saved:
@@ -78,16 +105,60 @@ class BestKeeper:
         self._folder.remove_candidates_but(self._saved)
         return sorted(lost)
 
+    def conclude(self) -> None:
+        """Choose among the finalists by all that their repeats have shown, where there were any."""
+        if not self._repeat_of:
+            return
+        runs: dict[int, list[int]] = {number: [number] for number in self.finalists}
+        for number, of in sorted(self._repeat_of.items()):
+            runs.setdefault(of, []).append(number)
+        finalists = [
+            Finalist(of, {number: self._metrics(number) for number in numbers if number in self._saved})
+            for of, numbers in runs.items()
+            if any(number in self._saved for number in numbers)
+        ]
+        objective, dense = self._standing.objective, self._standing.dense(self.finalists[0])
+        verdict = choose(objective, finalists, dense)
+        if verdict is None:
+            return
+        told = [
+            {
+                "trial": one.number,
+                "runs": sorted(one.runs),
+                "means": {name: value for name, value in one.means.items() if name},
+                "spreads": {name: one.spread(name) for name in one.means if name},
+            }
+            for one in finalists
+        ]
+        self._journal.append(
+            "repeated",
+            finalists=told,
+            chosen=verdict.chosen,
+            run=verdict.run,
+            ties=list(verdict.ties),
+            spread=verdict.spread,
+        )
+        self._point_to(verdict.run)
+        for number in sorted(self._saved - {verdict.run}):
+            self._prune(number)
+
     def _settle(self) -> None:
         """Point to the best, and delete what is not worth keeping."""
         ranked = self._standing.ranked
-        if ranked and ranked[0] != self.number:
-            self.number = ranked[0]
-            score = self._standing.objective.score(self._standing.metrics(self.number))
-            self._folder.point_to_best(self.number, score or 0.0)
-            self._journal.append("promoted", trial=self.number, score=score)
-        for number in sorted(self._saved - {*ranked, *self._standing.waiting}):
+        if ranked:
+            self._point_to(ranked[0])
+        for number in sorted(self._saved - {*ranked, *self._standing.waiting, *self._repeat_of}):
             self._prune(number)
+
+    def _point_to(self, number: int) -> None:
+        if number != self.number:
+            self.number = number
+            score = self._standing.objective.score(self._metrics(number))
+            self._folder.point_to_best(number, score or 0.0)
+            self._journal.append("promoted", trial=number, score=score)
+
+    def _metrics(self, number: int) -> Mapping[str, float]:
+        return (self._repeats if number in self._repeat_of else self._standing).metrics(number)
 
     def _is_whole(self, number: int) -> bool:
         try:
@@ -97,7 +168,12 @@ class BestKeeper:
         return True
 
     def _prune(self, number: int) -> None:
-        self._saved.discard(number)
-        self._standing.forget(number)
+        self._forget(number)
         self._folder.remove_candidate(number)
         self._journal.append("pruned", trial=number)
+
+    def _forget(self, number: int) -> None:
+        self._saved.discard(number)
+        self._standing.forget(number)
+        self._repeats.forget(number)
+        self._repeat_of.pop(number, None)

@@ -125,10 +125,9 @@ def resume(
             view.history(read(folder.journal))
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
-            count = n_trials(experiment, ready.space)
-            journal.append(
-                "resumed", **process(), n_trials=count, n_parallel=n_slots, **resuming.moved(experiment, file)
-            )
+            count, n_samples = n_trials(experiment, ready.space), ready.space.n_samples(experiment)
+            told = {"n_trials": count, "n_samples": n_samples}
+            journal.append("resumed", **process(), **told, n_parallel=n_slots, **resuming.moved(experiment, file))
             _search(ready, folder, journal, view, n_slots, loggers, record)
     return Record(folder)
 
@@ -262,6 +261,7 @@ def header(
         "seed": experiment.seed,
         "proposer": experiment.proposer,
         "n_trials": n_trials,
+        "n_samples": space.n_samples(experiment),
         "n_parallel": n_slots,
         "goal": experiment.target,
         **experiment.objective.to_header(),

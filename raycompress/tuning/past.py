@@ -43,10 +43,21 @@ class PastTrial:
 
 @dataclass(frozen=True)
 class Past:
-    """All trials that were started before, by number, and what the dense model's reported; none for a new search."""
+    """All trials that were started before, by number; none for a new search.
+
+    Attributes
+    ----------
+    trials
+        The dense model's and those of the search.
+    dense
+        What the dense model's has reported.
+    repeats
+        Trial that trained the sample of another one again -> that one, and whether it need not be made again.
+    """
 
     trials: Mapping[int, PastTrial] = field(default_factory=dict)
     dense: Mapping[str, float] | None = None
+    repeats: Mapping[int, tuple[int, bool]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, record: Record, lost: Collection[int] = ()) -> Past:
@@ -72,8 +83,14 @@ class Past:
             {
                 number: _past_trial(trial, again(trial), judged.get(number), objective)
                 for number, trial in record.records.items()
+                if trial.repeat_of is None
             },
             None if record.baseline is None else record.baseline.values,
+            {
+                number: (trial.repeat_of, not again(trial))
+                for number, trial in record.records.items()
+                if trial.repeat_of is not None
+            },
         )
 
     @cached_property

@@ -16,7 +16,12 @@ from raycompress.tuning.preload import local_files
 def n_trials(experiment: Experiment, space: SearchSpace) -> int:
     """Return the number of all trials."""
     dense = experiment.baseline and experiment.proposer != "passive"
-    return space.n_samples(experiment) + (1 if dense else 0)
+    return space.n_samples(experiment) + (1 if dense else 0) + n_repeats(experiment, space)
+
+
+def n_repeats(experiment: Experiment, space: SearchSpace) -> int:
+    """Return how many trials train the sample of another one again."""
+    return (experiment.repeats - 1) * min(experiment.finalists, space.n_samples(experiment))
 
 
 BUDGETED = ("hyperband", "bohb")

@@ -27,8 +27,8 @@ from raycompress.tuning.worker import Hello, WarmProcess, WarmSpec, Worker
 
 _WITHOUT_EVALUATOR = (
     "the script passes no evaluator= to create_compressor: how much each layer bears is measured by how far a pruned "
-    "copy agrees with the dense model. create_compressor(..., evaluator=lambda model: accuracy(model)) measures by your own "
-    "metric, which finds better models in fewer trials; calibration=loader says which inputs to measure with"
+    "copy agrees with the dense model. create_compressor(..., evaluator=lambda model: accuracy(model)) measures by your "
+    "own metric, which finds better models in fewer trials; calibration=loader says which inputs to measure with"
 )
 
 

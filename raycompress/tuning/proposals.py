@@ -7,9 +7,11 @@ results in the order of the trials, so that the same seed gives the same proposa
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from ray.tune.search import Searcher
@@ -23,6 +25,22 @@ from raycompress.tuning.schedulers import TIME
 from raycompress.tuning.searchers import Proposer, Sample
 from raycompress.tuning.slots import Slots
 from raycompress.tuning.stop import DriverOnly
+
+
+@dataclass(frozen=True)
+class Repeat:
+    """A trial that trains the sample of another one again, with another seed."""
+
+    number: int
+    of: int
+    sample: Sample
+
+
+def repeated(config: Mapping[str, Any], repeat: Repeat) -> dict[str, Any]:
+    """Return the config of a repeat: its seed is one of its own even where the experiment has none."""
+    seed = config["seed"] if config["seed"] is not None else repeat.number
+    script = {**config["config"], "random_seed": seed}
+    return {**config, "seed": seed, "config": script, "repeat_of": repeat.of}
 
 
 class Proposals(DriverOnly, Searcher):
@@ -47,6 +65,8 @@ class Proposals(DriverOnly, Searcher):
         What an earlier run has tried: what has ended there is not made again, what had begun is, with its own sample.
     standing
         Judges what the proposer learns.
+    encore
+        Called once all samples have ended: says which of them are to be trained again.
     tell
         Called with what the proposer has to say of how the search goes on.
     """
@@ -63,6 +83,7 @@ class Proposals(DriverOnly, Searcher):
         past: Past = Past(),  # noqa: B008 - it cannot be changed
         standing: Standing | None = None,
         tell: Callable[[str], None] = lambda _note: None,
+        encore: Callable[[], Sequence[Repeat]] = tuple,
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._tell, self._noted = tell, ""
@@ -71,7 +92,10 @@ class Proposals(DriverOnly, Searcher):
         self._past = past.trials
         self._ended_before = past.ended
         self._proposer = proposer
-        self._numbers = iter(range(1, n_samples + 1))
+        fresh = (number for number in itertools.count(1) if number not in past.repeats)
+        self._numbers = itertools.islice(fresh, n_samples)
+        self._encore = encore
+        self._repeats: list[Repeat] | None = None
         self._next: int | None = next(self._numbers, None)
         self._baseline = baseline
         self._lag = lag
@@ -90,7 +114,7 @@ class Proposals(DriverOnly, Searcher):
         no_more: Any = Searcher.FINISHED
         self._skip_what_has_ended()
         if self._baseline is None and self._next is None:
-            return no_more  # type: ignore[no-any-return]
+            return self._suggest_repeat(trial_id)
         if self._baseline is None and not self._learn_up_to(self._next):
             return None
         slot = self._slots.take()
@@ -103,6 +127,23 @@ class Proposals(DriverOnly, Searcher):
         number, sample = proposal
         self._number_of[trial_id], self._slot_of[trial_id] = number, slot
         return {**self._make_config(number, copy.deepcopy(sample)), "slot": slot}
+
+    def _suggest_repeat(self, trial_id: str) -> dict[str, Any] | None:
+        """Return the config of the next repeat, which all samples have to end before; None: not yet."""
+        if self._repeats is None:
+            if self._slot_of:
+                return None
+            self._repeats = list(self._encore())
+        no_more: Any = Searcher.FINISHED
+        if not self._repeats:
+            return no_more  # type: ignore[no-any-return]
+        slot = self._slots.take()
+        if slot is None:
+            return None
+        repeat = self._repeats.pop(0)
+        self._number_of[trial_id], self._slot_of[trial_id] = repeat.number, slot
+        config = self._make_config(repeat.number, copy.deepcopy(repeat.sample))
+        return {**repeated(config, repeat), "slot": slot}
 
     def _proposal(self) -> tuple[int, Sample] | None:
         """Return the number of the next trial and what it tries; None where the proposer has no more."""
@@ -156,7 +197,7 @@ class Proposals(DriverOnly, Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep an intermediate result for the trial's end."""
         score = result.get("score")
-        if score is not None and math.isfinite(score):
+        if self._repeats is None and score is not None and math.isfinite(score):
             self._scores[self._number_of[trial_id]][result[TIME]] = score
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -165,6 +206,8 @@ class Proposals(DriverOnly, Searcher):
         self._slots.give_back(self._slot_of.pop(trial_id))
         if number == 0:
             self._take_dense(result)
+            return
+        if self._repeats is not None:
             return
         score = None if result is None or error else result.get("score")
         valid = score is not None and math.isfinite(score)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from ray.tune import Callback
@@ -37,6 +38,13 @@ class Recorder(DriverOnly, Callback):
         Whether a failed trial leaves the search going.
     needs_dense
         Whether no trial can be judged where the dense model's has failed.
+    samples
+        Those of trials that an earlier run of the search has started.
+
+    Attributes
+    ----------
+    samples
+        Number of each trial that has started, in whatever run of the search -> its sample.
     """
 
     def __init__(
@@ -51,6 +59,7 @@ class Recorder(DriverOnly, Callback):
         why: Callable[[int], str],
         ignore_failures: bool,
         needs_dense: bool = False,
+        samples: Mapping[int, Any] = MappingProxyType({}),
     ) -> None:
         self._folder = folder
         self._journal = journal
@@ -63,6 +72,7 @@ class Recorder(DriverOnly, Callback):
         self._needs_dense = needs_dense
         self._running: dict[int, Any] = {}
         self._deaths: Counter[int] = Counter()
+        self.samples: dict[int, Any] = dict(samples)
 
     @property
     def running(self) -> dict[int, Any]:
@@ -73,6 +83,7 @@ class Recorder(DriverOnly, Callback):
         """A trial was given a slot."""
         config = trial.config
         self._running[config["number"]] = trial
+        self.samples[config["number"]] = config["sample"]
         self._journal.append(
             "started",
             trial=config["number"],
@@ -81,7 +92,7 @@ class Recorder(DriverOnly, Callback):
             config=config["config"],
             baseline=config["baseline"],
             slot=config["slot"],
-            **({} if config.get("predicted") is None else {"predicted": config["predicted"]}),
+            **{name: config[name] for name in ("predicted", "repeat_of") if config.get(name) is not None},
         )
 
     def on_trial_result(
@@ -120,7 +131,8 @@ class Recorder(DriverOnly, Callback):
         self._end(trial.config["number"], {**NOTHING, **_death(trial)})
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:
-        self._running.pop(number, None)
+        trial = self._running.pop(number, None)
+        repeat_of = None if trial is None else trial.config.get("repeat_of")
         failed = TrialState(facts["state"]).is_failure
         if failed:
             facts = {**facts, "cause": faults.named(facts["cause"], self._folder.root)}
@@ -128,7 +140,7 @@ class Recorder(DriverOnly, Callback):
         if number == 0:
             self._keeper.take_dense(facts["values"])
         elif facts["saved"] and facts["score"] is not None:
-            self._keeper.consider(number, facts["values"], facts["before"], facts["after"])
+            self._keeper.consider(number, facts["values"], facts["before"], facts["after"], repeat_of=repeat_of)
         else:
             self._folder.remove_candidate(number)
         if failed and (faults.is_outside(facts["cause"]) or self._ends_search(number)):

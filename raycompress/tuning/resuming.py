@@ -63,7 +63,8 @@ def moved(experiment: Experiment, file: Path | None) -> dict[str, str]:
 
 def n_samples_of(record: Record, experiment: Experiment) -> int:
     """Return how many samples the search has in all, the dense model not counted."""
-    return int(record.header["n_trials"]) - experiment.baseline
+    known = record.header.get("n_samples")  # older journals, without repeats, have none
+    return int(known) if known is not None else int(record.header["n_trials"]) - experiment.baseline
 
 
 def is_done(record: Record) -> bool:

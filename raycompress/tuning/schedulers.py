@@ -113,7 +113,7 @@ class Watch(DriverOnly, FIFOScheduler):
 
     def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
         """A trial was made."""
-        if not trial.config["baseline"]:
+        if not _is_left_alone(trial):
             self._rule.add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Result) -> str:
@@ -140,7 +140,12 @@ class Watch(DriverOnly, FIFOScheduler):
 
     def _looks_at(self, trial: Any, result: Result) -> bool:
         score = result.get("score")
-        return not trial.config["baseline"] and score is not None and math.isfinite(score)
+        return not _is_left_alone(trial) and score is not None and math.isfinite(score)
+
+
+def _is_left_alone(trial: Any) -> bool:
+    """Tell whether a trial runs to its end in any case: the dense model's, and what is trained again."""
+    return trial.config["baseline"] or trial.config.get("repeat_of") is not None
 
 
 class _PastOfTune:

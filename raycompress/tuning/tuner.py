@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED, n_trials
-from raycompress.tuning.proposals import Proposals
+from raycompress.tuning.proposals import Proposals, Repeat
 from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.recorder import Recorder
 from raycompress.tuning.schedulers import Watch, make_scheduler
@@ -104,6 +105,7 @@ class Tuner:
             why=self._why,
             ignore_failures=experiment.ignore_failures,
             needs_dense=experiment.objective.needs_dense_result,
+            samples={**dict.fromkeys(past.repeats), **{number: trial.sample for number, trial in past.trials.items()}},
         )
 
     def run(self) -> None:
@@ -122,7 +124,7 @@ class Tuner:
                 mode=experiment.target,
                 search_alg=self._proposals(),
                 scheduler=self._scheduler,
-                num_samples=n_trials(experiment, self._space) - len(self._past.ended),
+                num_samples=n_trials(experiment, self._space) - self._n_ended,
                 max_concurrent_trials=self._n_slots,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
@@ -143,8 +145,15 @@ class Tuner:
         with slots.kept_actors(self._slots), _told_by_us():
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
+        if not self._switch.reason:
+            self._keeper.conclude()
         self._folder.remove_candidates_but(self._keeper.kept)
         self._plan.folder.clear()
+
+    @property
+    def _n_ended(self) -> int:
+        """How many trials an earlier run of the search has brought to their end."""
+        return len(self._past.ended) + sum(ended for _, ended in self._past.repeats.values())
 
     def _note_loss(self) -> None:
         self._slots.has_lost_an_actor = True
@@ -183,8 +192,21 @@ class Tuner:
             make_config=self._config,
             past=self._past,
             standing=standing,
+            encore=self._encore,
             tell=lambda note: self._journal.append("note", text=note),
         )
+
+    def _encore(self) -> list[Repeat]:
+        """Return the trials that train the finalists again, but for those of an earlier run."""
+        if self._experiment.repeats == 1:
+            return []
+        ended = [of for of, is_ended in self._past.repeats.values() if is_ended]
+        fresh = itertools.count(1 + max(self._recorder.samples))
+        return [
+            Repeat(next(fresh), number, self._recorder.samples[number])
+            for number in self._keeper.finalists
+            for _ in range(self._experiment.repeats - 1 - ended.count(number))
+        ]
 
     def _config(self, number: int, sample: Sample) -> dict[str, Any]:
         built = self._space.build(sample)
