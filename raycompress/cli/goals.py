@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from raycompress.cli.words import columns, number
 from raycompress.errors import NoValidTrialError
 from raycompress.experiment.objective import Bound, Goal
+from raycompress.results.ranks import rank_correlation
+from raycompress.results.states import TrialState
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment as Record
@@ -25,6 +28,8 @@ def lines(record: Record) -> list[str]:
     found: list[str] = []
     if objective.bounds:
         found += ["", "constraints:", columns(list(_kept(record, best.number)), left=(0,))]
+    if "rung0" in record.header:
+        found += [line for text in _rung_zero(record) for line in ("", textwrap.fill(text, 79))]
     if record.repeated is not None:
         found += ["", *_repeated(record, record.repeated)]
     if len(objective.goals) > 1:
@@ -38,6 +43,23 @@ def _kept(record: Record, trial: int) -> Iterator[tuple[str, str, str]]:
         yield str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept"
 
 
+def _rung_zero(record: Record) -> Iterator[str]:
+    """Yield how rung 0 has ranked."""
+    scored = [trial for trial in record.searched if trial.rung0 is not None]
+    ended = sum(trial.state is TrialState.ENDED_EARLY and trial.values is None for trial in scored)
+    sign = 1.0 if record.header["rung0"] == record.header["goal"] else -1.0
+    pairs = [
+        (sign * trial.rung0, trial.score)
+        for trial in scored
+        if trial.rung0 is not None and trial.score is not None and trial.repeat_of is None
+    ]
+    if len(pairs) > 1:
+        yield (
+            f"rung 0: {ended} of {len(scored)} trials ended before they trained; of the others its ranks and those "
+            f"after training have a correlation of {rank_correlation(pairs):.2f}"
+        )
+
+
 def _repeated(record: Record, told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what training the finalists again has shown."""
     metric = record.objective.goals[0].metric or next(iter(told["finalists"][0]["means"]))
@@ -49,9 +71,9 @@ def _repeated(record: Record, told: Mapping[str, Any]) -> Iterator[str]:
         rows.append((f"trial {one['trial']}", f"{len(one['runs'])} runs", f"{mean} ± {spread}", said))
     yield columns(rows, left=(0, 3))
     if len(told["ties"]) > 1:
-        yield f"those that differ by less than the spread, {number(told['spread'])}, are as good: the smallest is chosen"
+        yield f"less than the spread, {number(told['spread'])}, is no difference: the smallest is chosen"
     if not told["spread"] and any(len(one["runs"]) > 1 for one in told["finalists"]):
-        yield 'all runs gave the same: the script sets its own seed; let it take config["random_seed"] where that is there'
+        yield 'all runs gave the same: the script sets a seed itself, and could take config["random_seed"]'
 
 
 def _front(record: Record) -> Iterator[str]:

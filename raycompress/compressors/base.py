@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from raycompress.compressors import catalog
@@ -37,9 +38,14 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     *args
         An optimizer, for scripts that pass it by position.
     **kwargs
-        The compressor's arguments (``raycompress compressors NAME`` lists them) and ``dummy_input``: a tensor with the
-        batch first, a tuple of arguments, or a dict of keyword arguments. Without it, the first input that the model
-        meets is taken.
+        The compressor's arguments (``raycompress compressors NAME`` lists them), and
+
+        ``dummy_input``: a tensor with the batch first, a tuple of arguments, or a dict of keyword arguments. Without
+        it, the first input that the model meets is taken.
+
+        ``evaluator``: evaluator(model) returns the metric; guided search and rung 0 judge models by it that are not
+        trained yet. ``calibration``: a loader of inputs, or of tuples that begin with them, which they learn from;
+        without it they take what the evaluator calls the model with.
 
     Returns
     -------
@@ -70,10 +76,20 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
         arguments=complete,
         dummy_input=dummy,
         optimizer=arguments.get("optimizer"),
+        evaluator=evaluator_of(arguments),
+        calibration=arguments.get("calibration"),
         asked={"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)},
     )
     module, _, name = entry.compressor.partition(":")
     return getattr(importlib.import_module(module), name)(setup)
+
+
+def evaluator_of(arguments: Mapping[str, Any]) -> Callable[[Any], Any] | None:
+    """Return the script's evaluator, as a function of the model alone; None where it passes none."""
+    evaluator: Callable[..., Any] | None = arguments.get("evaluator")
+    if evaluator is None or "val_loader" not in arguments:
+        return evaluator
+    return functools.partial(evaluator, arguments["val_loader"])  # amc's takes its data first
 
 
 def closest(name: str, names: Iterable[str]) -> str:

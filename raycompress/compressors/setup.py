@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,10 @@ class Setup:
         What the script passed under this name or by position, or None.
     asked
         ``name``, ``config_list`` and ``arguments`` as the user wrote them, for the bundle: plain JSON.
+    evaluator
+        What the script passed under this name: evaluator(model) returns the metric. None where it passed none.
+    calibration
+        What the script passed under this name: inputs in batches, or tuples that begin with them; or None.
     """
 
     model: Any
@@ -38,3 +42,5 @@ class Setup:
     dummy_input: Any
     optimizer: Any
     asked: Mapping[str, Any]
+    evaluator: Callable[[Any], Any] | None = None
+    calibration: Iterable[Any] | None = None

@@ -35,7 +35,7 @@ def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None)
     if compressor is not None:
         yield from _check_sizes(objectives, constraints, compressor)
     yield from _check_measured(objectives, constraints, data)
-    yield from _check_scheduler(data)
+    yield from _check_scheduler(data, compressor)
     yield from _check_repeats(data)
     cuts = compressor is None or (compressor.framework == "torch" and compressor.removes_channels)
     if data.get("proposer") == "guided" and compressor is not None and not cuts:
@@ -91,10 +91,15 @@ def _check_measured(
         yield Finding(("objectives", str(first)), what, "put a metric that the script reports first")
 
 
-def _check_scheduler(data: Mapping[str, Any]) -> Iterator[Finding]:
+def _check_scheduler(data: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
     if "scheduler" in data and "early_stop" in _dict(data.get("resource_args")):
         what = '"scheduler" and "early_stop" are the same thing'
         yield Finding(("scheduler",), what, "keep one of the two")
+    if _dict(data.get("scheduler")).get("rung0") is True and compressor is not None:
+        at_once = compressor.removes_channels and compressor.acts == "in compress()" and compressor.framework == "torch"
+        if not at_once:
+            what = f"rung 0 scores a model before it trains, and what {compressor.name} removes is not known then"
+            yield Finding(("scheduler", "rung0"), what, "remove it, or take a compressor such as group_l1")
 
 
 def _check_repeats(data: Mapping[str, Any]) -> Iterator[Finding]:

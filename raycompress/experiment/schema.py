@@ -204,6 +204,13 @@ class Experiment:
         return self.proposer == "guided" or any(name in MEASURED for name in self.objective.metrics)
 
     @property
+    def evaluated(self) -> Literal["max", "min"]:
+        """Which end of the script's evaluator is wanted: that of the first metric that the script itself reports."""
+        goals = [goal.direction for goal in self.objective.goals if goal.metric not in MEASURED]
+        bounds = [bound.is_ceiling for bound in self.objective.bounds if bound.metric not in MEASURED]
+        return goals[0] if goals else "min" if bounds and bounds[0] else "max"
+
+    @property
     def wants_latency(self) -> bool:
         """Whether each trial measures how fast its model is."""
         return LATENCY in self.objective.metrics

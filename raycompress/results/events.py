@@ -18,6 +18,7 @@ SHAPES: Mapping[str, Shape] = {
     "resumed": {"n_trials": int, "n_parallel": int, **_PROCESS, "file": (str, ...), "script": (str, ...)},
     "started": {"trial": int, "sample": dict, "config": dict, "baseline": bool},
     "intermediate": {"trial": int, "step": int, "values": _VALUES},
+    "rung0": {"trial": int, "score": float},
     "retried": {"trial": int, "attempt": int, "state": str, "cause": str},
     "ended": {
         **{"trial": int, "state": tuple(TrialState), "cause": str, "values": (_VALUES, None), "score": (float, None)},

@@ -9,10 +9,11 @@ resumed        n_trials, n_parallel, host, pid: another process goes on with the
                are by now, if they were moved
 started        trial, attempt, sample (dimension -> value), config (what the script got), baseline, slot: which of
                the n_parallel runs it; predicted: the sizes that were foretold, where budgets were; repeat_of: the
-               trial whose sample it trains again; once more for a trial that is begun again, of which nothing counts that
-               came before
+               trial whose sample it trains again; once more for a trial that is begun again, of which nothing counts
+               that came before
 intermediate   trial, values, step: how many results there were, or the budget of the run; each step once, also of
                a trial whose failed attempt is made again
+rung0          trial, score: of its model before it trains
 retried        trial, attempt, state, cause: an attempt that failed and is made again
 ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved
 promoted       trial, score: its candidate is now the best one

@@ -49,6 +49,8 @@ class TrialRecord:
         ``params``, ``flops`` and ``size_bytes`` as foretold before the trial; None where they were not.
     repeat_of
         The trial whose sample it trained again, with another seed; None of most.
+    rung0
+        The score of its model before it was trained; None where that was not asked for.
     intermediate, steps
         Earlier results, and after how many iterations each came.
     """
@@ -73,6 +75,7 @@ class TrialRecord:
     slot: int | None = None
     predicted: dict[str, float] | None = None
     repeat_of: int | None = None
+    rung0: float | None = None
     intermediate: list[dict[str, float]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
@@ -172,6 +175,9 @@ class Experiment:
         trial = self.records[event["trial"]]
         trial.intermediate.append(event["values"])
         trial.steps.append(event["step"])
+
+    def _on_rung0(self, event: journal.Event) -> None:
+        self.records[event["trial"]].rung0 = event["score"]
 
     def _on_retried(self, event: journal.Event) -> None:
         self.records[event["trial"]].attempts = event["attempt"] + 1

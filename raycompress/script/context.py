@@ -44,6 +44,8 @@ class Trial:
     analysis
         What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
         see `raycompress.tuning.surveying`; in mode ``inspect`` whether ``costs`` are wanted.
+    rung0
+        Whether the model is scored before it is trained.
     budget
         What the compressed model must keep to before it is trained: (metric, limit, value) as in ``constraints``.
     shared
@@ -65,6 +67,7 @@ class Trial:
     latency: bool = False
     bundle: Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    rung0: bool = False
     budget: tuple[tuple[str, str, float], ...] = ()
     shared: Path | None = None
     exported: bool = False

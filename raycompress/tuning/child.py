@@ -107,6 +107,7 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         latency=spec.latency,
         bundle=Path(spec.bundle) if spec.bundle else None,
         analysis=spec.analysis,
+        rung0=spec.rung0,
         budget=spec.budget,
         shared=Path(spec.shared) if spec.shared else None,
     )

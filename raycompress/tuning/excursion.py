@@ -52,6 +52,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "save_model": experiment.save_model is not False,
         "result_labels": tuple(experiment.metric_labels),
         "exports": experiment.exports,
+        "rung0": experiment.rung0,
         "latency": experiment.wants_latency,
         "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),
         "prescript": experiment.prescript,

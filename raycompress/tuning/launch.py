@@ -265,6 +265,7 @@ def header(
         "n_parallel": n_slots,
         "goal": experiment.target,
         **experiment.objective.to_header(),
+        **({"rung0": experiment.evaluated} if experiment.rung0 else {}),
         "dimensions": [dimension.name for dimension in space.dimensions],
         **process(),
     }

@@ -57,6 +57,7 @@ SHAPES: Mapping[str, Shape] = {
     "verified": {"relative_difference": float, "before": _MEASURED, "after": _MEASURED},
     "progress": {"done": int, "total": int, "layer": str},
     "analysis": {"analysis": _ANALYSIS},
+    "rung0": {"score": float},
     "prior": {"prior": _PRIOR},
     "refused": {"problems": [{"what": str, "where": str, "fix": str}]},
 }

@@ -32,6 +32,8 @@ class PastTrial:
         The score after each number of iterations at which the trial could have been ended.
     judgement
         What it is worth; None where that is not known.
+    rung0
+        Its score before it trained; None where there was none.
     """
 
     sample: dict[str, Any]
@@ -39,6 +41,7 @@ class PastTrial:
     score: float | None = None
     scores: Scores = field(default_factory=dict)
     judgement: Judgement | None = None
+    rung0: float | None = None
 
 
 @dataclass(frozen=True)
@@ -124,6 +127,7 @@ def _past_trial(trial: TrialRecord, again: bool, judgement: Judgement | None, ob
         score=last if trial.state == TrialState.FINISHED or ended_early else None,
         scores=known,
         judgement=judgement,
+        rung0=trial.rung0,
     )
 
 

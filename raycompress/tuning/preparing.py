@@ -27,8 +27,8 @@ from raycompress.tuning.worker import Hello, WarmProcess, WarmSpec, Worker
 
 _WITHOUT_EVALUATOR = (
     "the script passes no evaluator= to create_compressor: how much each layer bears is measured by how far a pruned "
-    "copy agrees with the dense model. create_compressor(..., evaluator=lambda model: accuracy(model)) measures by your "
-    "own metric, which finds better models in fewer trials; calibration=loader says which inputs to measure with"
+    "copy agrees with the dense model. create_compressor(..., evaluator=lambda model: accuracy(model)) measures by "
+    "your own metric, which finds better models in fewer trials; calibration=loader says which inputs to measure with"
 )
 
 
@@ -160,6 +160,12 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
     """
     if experiment.proposer == "guided" and model is not None and not model.has_evaluator:
         view.note(_WITHOUT_EVALUATOR)
+    if experiment.rung0 and model is not None and not model.has_evaluator:
+        raise ExperimentError(
+            "rung 0 scores models by the script's evaluator, and the script passes none to create_compressor",
+            where=experiment.where(("scheduler", "rung0")),
+            fix="rc.create_compressor(..., evaluator=lambda model: accuracy(model)), or remove rung0",
+        )
     if model is None or not experiment.wants_sizes or not experiment.compression.entry.removes_channels:
         return None
     unknown = model.costs_unknown or "no input of the model was seen"

@@ -21,7 +21,7 @@ from raycompress.results.standing import Standing
 from raycompress.results.states import TrialState
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
-from raycompress.tuning.schedulers import TIME
+from raycompress.tuning.schedulers import RUNG0, TIME
 from raycompress.tuning.searchers import Proposer, Sample
 from raycompress.tuning.slots import Slots
 from raycompress.tuning.stop import DriverOnly
@@ -196,7 +196,7 @@ class Proposals(DriverOnly, Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep an intermediate result for the trial's end."""
-        score = result.get("score")
+        score = None if result.get(RUNG0) else result.get("score")
         if self._repeats is None and score is not None and math.isfinite(score):
             self._scores[self._number_of[trial_id]][result[TIME]] = score
 
@@ -209,7 +209,7 @@ class Proposals(DriverOnly, Searcher):
             return
         if self._repeats is not None:
             return
-        score = None if result is None or error else result.get("score")
+        score = None if result is None or error or result.get(RUNG0) else result.get("score")
         valid = score is not None and math.isfinite(score)
         self._ended[number] = score if valid else None
         if valid and result is not None:

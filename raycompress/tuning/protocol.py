@@ -134,7 +134,7 @@ class TrialSpec:
         Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
     threads
         Threads of torch; None leaves its default.
-    save_model, result_labels, exports, latency, bundle, analysis, budget, shared
+    save_model, result_labels, exports, latency, bundle, analysis, rung0, budget, shared
         See `raycompress.script.context.Trial`.
     prescript, postscript
         Shell commands around the script; see `raycompress.tuning.commands`.
@@ -158,6 +158,7 @@ class TrialSpec:
     latency: bool = False
     bundle: str | Path | None = None
     analysis: Mapping[str, Any] = field(default_factory=dict)
+    rung0: bool = False
     budget: tuple[tuple[str, str, float], ...] = ()
     shared: str | Path | None = None
     prescript: str = ""

@@ -17,7 +17,7 @@ from raycompress.results.store import ExperimentFolder
 from raycompress.tuning import faults
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.outcome import FACTS, NOTHING
-from raycompress.tuning.schedulers import TIME
+from raycompress.tuning.schedulers import RUNG0, TIME
 from raycompress.tuning.stop import DriverOnly
 
 
@@ -100,6 +100,11 @@ class Recorder(DriverOnly, Callback):
     ) -> None:
         """An intermediate result, or the end: of itself, or because the scheduler has said so."""
         number, running = trial.config["number"], result["state"] == TrialState.RUNNING
+        if result.get(RUNG0):
+            self._journal.append("rung0", trial=number, score=result["score"])
+            if result["done"]:
+                self._end_early(trial, None, 0.0)
+            return
         if running or result["held"] or not result["done"]:
             self._journal.append("intermediate", trial=number, step=result[TIME], values=result["values"])
         if not result["done"]:
@@ -107,14 +112,18 @@ class Recorder(DriverOnly, Callback):
         for attempt in result["attempts"]:
             self._journal.append("retried", trial=number, **attempt)
         if running:
-            self._abandon(trial)  # before its folder is cleaned
-            told = {"values": result["values"], "seconds": result["seconds"], "cause": self._why(number)}
-            self._end(number, {**NOTHING, **told, "state": TrialState.ENDED_EARLY})
+            self._end_early(trial, result["values"], result["seconds"])
             return
         facts = {name: result[name] for name in FACTS}
         if why := self._why(number):
             facts["cause"] = f"ended {why}"
         self._end(number, facts)
+
+    def _end_early(self, trial: Any, values: Any, seconds: float) -> None:
+        """Write the end of a trial that the scheduler has ended."""
+        self._abandon(trial)  # before its folder is cleaned
+        told = {"values": values, "seconds": seconds, "cause": self._why(trial.config["number"])}
+        self._end(trial.config["number"], {**NOTHING, **told, "state": TrialState.ENDED_EARLY})
 
     def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself failed, and the trial is begun again with another."""

@@ -16,14 +16,19 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.schema import Experiment
+from raycompress.results.states import TrialState
 from raycompress.tuning import policies
 from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED
 from raycompress.tuning.policies import Policy, Scores
+from raycompress.tuning.rung_zero import RungZero
 from raycompress.tuning.stop import DriverOnly
 
 TIME = "iterations"
 """What a result counts by: the budget of the run that gave it, or how many results the trial has reported."""
+
+RUNG0 = "rung0"
+"""Whether a result is the score of a model before it trains."""
 
 Result = Mapping[str, Any]
 
@@ -59,14 +64,21 @@ def make_scheduler(experiment: Experiment, past: Past = Past()) -> TrialSchedule
 
 def _watch(experiment: Experiment) -> Watch | None:
     stop, budgets, goal = experiment.early_stop, experiment.budgets, experiment.target
+    rung_zero = _rung_zero(experiment) if experiment.rung0 else None
     if budgets is not None:  # of the policy asha, or of a proposer that heeds no policy
         watched = EarlyStop("asha") if stop is None or experiment.proposer in BUDGETED else stop
-        return Watch(_Brackets(budgets, goal), watched)
+        return Watch(_Brackets(budgets, goal), watched, rung_zero)
     if stop is None:
         return None
     if stop.policy == "median":
-        return Watch(_Median(stop, goal), stop)
-    return Watch(_Judged(_policy(stop), goal), stop)
+        return Watch(_Median(stop, goal), stop, rung_zero)
+    return Watch(_Judged(_policy(stop), goal), stop, rung_zero)
+
+
+def _rung_zero(experiment: Experiment) -> RungZero:
+    eta = experiment.budgets.eta if experiment.budgets is not None else 3
+    signs = {"max": 1.0, "min": -1.0}
+    return RungZero(eta, signs[experiment.evaluated], signs[experiment.target])
 
 
 def _policy(stop: EarlyStop) -> Policy:
@@ -89,17 +101,27 @@ class Watch(DriverOnly, FIFOScheduler):
     ----------
     why
         Number of a trial that was ended -> why, in a line.
+    rung_zero
+        Judges trials before they train; None where none is judged then.
+    tell
+        Called with what people should know of that.
     """
 
-    def __init__(self, rule: Rule, stop: EarlyStop) -> None:
+    def __init__(self, rule: Rule, stop: EarlyStop, rung_zero: RungZero | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._rule = rule
+        self.rung_zero = rung_zero
+        self.tell: Callable[[str], None] = lambda _note: None
+        self._noted = ""
         self._stop = stop
         self.why: dict[int, str] = {}
 
     def remember(self, past: Past) -> None:
         """Take the trials of an earlier run; whatever the rule says of them now, they have ended as they did."""
         last: dict[_PastOfTune, Result] = {}
+        for number, known in past.taught.items():
+            if known.rung0 is not None and self.rung_zero is not None:
+                self.rung_zero.remember(number, known.rung0, known.score)
         for number, known in past.taught.items():
             trial = _PastOfTune(number)
             self._rule.add(None, trial)
@@ -118,6 +140,8 @@ class Watch(DriverOnly, FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Result) -> str:
         """Decide whether the trial goes on."""
+        if result.get(RUNG0):
+            return self._before_training(trial, result)
         if result["done"] or not self._looks_at(trial, result):
             return str(TrialScheduler.CONTINUE)
         self._rule.see(trial, result)
@@ -129,8 +153,23 @@ class Watch(DriverOnly, FIFOScheduler):
         self.why[trial.config["number"]] = why
         return str(TrialScheduler.STOP)
 
+    def _before_training(self, trial: Any, result: Result) -> str:
+        number = trial.config["number"]
+        why = "" if self.rung_zero is None or _is_left_alone(trial) else self.rung_zero.judge(number, result["score"])
+        if not why:
+            return str(TrialScheduler.CONTINUE)
+        self.why[number] = why
+        return str(TrialScheduler.STOP)
+
     def on_trial_complete(self, tune_controller: Any, trial: Any, result: Result) -> None:
         """A trial has ended, by itself or because of a decision here."""
+        if result.get(RUNG0):
+            return
+        if self.rung_zero is not None and self._looks_at(trial, result) and result["state"] == TrialState.FINISHED:
+            self.rung_zero.end(trial.config["number"], result["score"])
+            if self.rung_zero.note != self._noted:
+                self._noted = self.rung_zero.note
+                self.tell(self._noted or "rung 0 is on again: its scores and those after training agree by now")
         if self._looks_at(trial, result):
             self._rule.end(tune_controller, trial, result)
 

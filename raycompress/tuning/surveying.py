@@ -15,7 +15,6 @@ import ray
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
 from raycompress.experiment.guesses import Prior, Scored
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.objective import MEASURED
 from raycompress.experiment.schema import Experiment
 from raycompress.results.disk import write_json
 from raycompress.results.states import TrialState
@@ -80,23 +79,13 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     return found
 
 
-def direction(experiment: Experiment) -> str:
-    """Return which end of the script's evaluator is wanted: that of the first metric which the script reports."""
-    objective = experiment.objective
-    goals = [goal.direction for goal in objective.goals if goal.metric not in MEASURED]
-    if goals:
-        return goals[0]
-    bounds = [bound for bound in objective.bounds if bound.metric not in MEASURED]
-    return "min" if bounds and bounds[0].is_ceiling else "max"
-
-
 def _wanted(experiment: Experiment, model: ModelInfo) -> dict[str, Any]:
     return {
         "text": experiment.text,
         "file": str(experiment.path),
         "home": str(experiment.path.parent),
         "model": json.dumps(model.to_json()),
-        "goal": direction(experiment) if model.has_evaluator else "max",
+        "goal": experiment.evaluated if model.has_evaluator else "max",
         "samples": 512,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Generator
@@ -19,7 +20,7 @@ from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.gpu_room import VISIBLE, room
 from raycompress.tuning.outcome import NOTHING, delivered, facts_of, sealed
 from raycompress.tuning.protocol import Message
-from raycompress.tuning.schedulers import TIME
+from raycompress.tuning.schedulers import RUNG0, TIME
 from raycompress.tuning.slots import name_process
 from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
 
@@ -126,6 +127,8 @@ class TrialActor(tune.Trainable):
             for message in self._messages:
                 if isinstance(message, Ending):
                     break
+                if message["type"] == "rung0" and math.isfinite(message["score"]):
+                    return {**_RUNNING, "values": {}, "score": message["score"], RUNG0: True, TIME: 0}
                 if message["type"] == "result" and self._streams:
                     result = self._to_tell(message["values"])
                     if result is not None:
@@ -244,4 +247,4 @@ class TrialActor(tune.Trainable):
         self._plan.folder.clear(self._config["number"])
 
 
-_RUNNING = {"state": TrialState.RUNNING, "attempts": [], "done": False, "held": False}
+_RUNNING = {"state": TrialState.RUNNING, "attempts": [], "done": False, "held": False, RUNG0: False, "seconds": 0.0}

@@ -93,6 +93,8 @@ class Tuner:
         self._n_slots = n_slots
         self._slots = slots.Slots(experiment.resources, n_slots, ray.available_resources)
         self._scheduler = make_scheduler(experiment, past)
+        if isinstance(self._scheduler, Watch):
+            self._scheduler.tell = lambda note: journal.append("note", text=note)
         self._climbs = experiment.proposer in BUDGETED and plans.reads_budget(experiment)
         self._keeper = keeper
         self._recorder = Recorder(

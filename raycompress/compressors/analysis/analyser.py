@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -15,6 +14,7 @@ from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.cost import model_cost
 from raycompress.compressors.analysis.sensitivity import layer_sensitivity
 from raycompress.compressors.analysis.units import channel_dependency
+from raycompress.compressors.base import evaluator_of
 from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.structure.graph import clean_copy
@@ -40,11 +40,9 @@ class Analyser(Compressor):
         self._told = False
         self._dummy = None if dummy is None else Example.from_dummy(dummy)
         self._calibration = arguments.get("calibration")
-        evaluator = arguments.get("evaluator")
+        evaluator = evaluator_of(arguments)
         if evaluator is not None:
-            # amc's evaluator takes its data first
-            given = (arguments["val_loader"],) if "val_loader" in arguments else ()
-            self._leave(lambda: self._by_evaluator(functools.partial(evaluator, *given)))
+            self._leave(lambda: self._by_evaluator(evaluator))
         self._dense = clean_copy(model)
         self._calls = Calls(self._wanted["samples"], lambda: self._leave(self._by_agreement)).watch(model)
         trial.on_report.append(self._report)

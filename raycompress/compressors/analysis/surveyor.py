@@ -6,19 +6,18 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from raycompress.compressors.analysis.analyser import Analyser
-from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
+from raycompress.compressors.analysis.inputs import inputs_of
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.analysis.trimming import Trimmer
-from raycompress.compressors.example import Example, tensors_in
-from raycompress.errors import CompressionError
+from raycompress.compressors.example import Example
 from raycompress.experiment.forecast import Forecast
 from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
 from raycompress.experiment.model import ModelInfo
@@ -26,9 +25,6 @@ from raycompress.experiment.projection import Projection
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 
-SAMPLES = 512
-"""Inputs that statistics are recomputed from, and that small models are taught with."""
-BATCH = 64
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""
 
@@ -46,13 +42,7 @@ class Surveyor(Analyser):
         example: Callable[[], Example],
     ) -> Any:
         started, wanted = time.perf_counter(), self._wanted
-        calls = Calls(SAMPLES).watch(model)
-        try:
-            dense = number(evaluate(model))
-        finally:
-            calls.cancel()
-        found = _calibration(self._calibration) or self._calls_of(calls)
-        batches = [piece for batch in found for piece in batch.pieces(BATCH)]
+        dense, batches = number(evaluate(model)), inputs_of(model, evaluate, self._calibration)
         space, forecast, projection = _search(wanted)
         worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
         scorer = _Scorer(evaluate, Imitation(model, batches), Trimmer(model, example(), forecast), space, worst)
@@ -60,15 +50,6 @@ class Surveyor(Analyser):
         if wanted["prior"] is not None:
             prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
         return _Answer({**prior.to_json(), "metric": metric, "seconds": time.perf_counter() - started})
-
-    def _calls_of(self, calls: Calls) -> list[Example]:
-        if not calls.batches:
-            raise CompressionError(
-                "the evaluator never called the model, so that no input of it is known",
-                where="create_compressor",
-                fix="let evaluator(model) call its argument, or pass calibration=, a loader of inputs",
-            )
-        return calls.batches
 
     def _candidates(self, prior: Prior, space: SearchSpace, projection: Projection, scorer: _Scorer) -> Prior:
         """Return the prior with candidates, scored after a few steps of training."""
@@ -162,17 +143,3 @@ def _search(wanted: Mapping[str, Any]) -> tuple[SearchSpace, Forecast, Projectio
     space = SearchSpace.of(experiment, model)
     forecast = Forecast(model, model.costs, experiment.compression.entry)
     return space, forecast, Projection.of(experiment, space, forecast)
-
-
-def _calibration(loader: Iterable[Any] | None) -> list[Example]:
-    """Return the inputs of the first batches of a loader, whose items are inputs, or tuples that begin with them."""
-    found: list[Example] = []
-    seen = 0
-    for item in loader if loader is not None else ():
-        inputs = item[0] if isinstance(item, (tuple, list)) else item
-        found.append(Example.from_dummy(inputs))
-        sizes = [tensor.size(0) for tensor in tensors_in([inputs]) if tensor.dim()]
-        seen += sizes[0] if sizes else 1
-        if seen >= SAMPLES:
-            break
-    return found

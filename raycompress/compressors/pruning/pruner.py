@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors import measure
+from raycompress.compressors.analysis import rung_zero
 from raycompress.compressors.example import Example
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.fingerprint import Witness, fingerprint
@@ -58,6 +59,7 @@ class Pruner(Compressor):
         self._kept: dict[str, Tensor] = {}
         self._dense: nn.Module | None = None
         self._small = False
+        self._evaluator, self._calibration = setup.evaluator, setup.calibration
         trial = context.current()
         self._trial = trial
         if trial is not None:
@@ -79,7 +81,7 @@ class Pruner(Compressor):
         self._check_free()
         if self._given is not None:
             self._check_input(self._given)
-        if self._trial is not None and self._trial.latency:
+        if self._trial is not None and (self._trial.latency or self._trial.rung0):
             self._dense = clean_copy(self.model)
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
@@ -215,7 +217,7 @@ class Pruner(Compressor):
             removed=removed,
             asked=self._asked,
             notes=self._notes,
-            dense=self._dense,
+            dense=self._dense if self._trial is not None and self._trial.latency else None,
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
         if self._witness is not None:
@@ -249,15 +251,21 @@ class Pruner(Compressor):
     def _slice(self, example: Example) -> None:
         if self._choice is not None:
             self._slicing = slicing.make(self.model, example, self._choice, self._targets, self._entry)
-            self._check_budget(example)
+            self._look_before_training(example)
             self._masks.hold(self._slicing.removed(self.model))
 
-    def _check_budget(self, example: Example) -> None:
-        """End the trial here if its model would be too large: a method's last choice, or the only one, decides that."""
-        is_final = self._course is None or not self._course.missing()[0]
-        if self._trial is not None and self._slicing is not None and self._before is not None and is_final:
-            bounds = [Bound(*one) for one in self._trial.budget]
-            budget.check(self.model, example, self._slicing, self._before, bounds)
+    def _look_before_training(self, example: Example) -> None:
+        """End the trial here if its model would be too large, and score it, if that is asked for.
+
+        A method's last choice decides, or its only one.
+        """
+        trial, is_final = self._trial, self._course is None or not self._course.missing()[0]
+        if trial is None or self._slicing is None or self._before is None or not is_final:
+            return
+        budget.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
+        if trial.rung0 and self._dense is not None and self._evaluator is not None:
+            found = rung_zero.score(self._dense, self.model, self._slicing, self._evaluator, self._calibration)
+            trial.send({"type": "rung0", "score": found})
 
     def _check_free(self) -> None:
         if is_masked(self.model):

@@ -1,0 +1,84 @@
+"""Rung 0: trials are scored before they train, and the worst end there, as long as that ranks them rightly."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from raycompress.results.ranks import rank_correlation
+
+_ENOUGH = 8
+"""Trials that have both scores before any is ended, or the rung switched off."""
+_RANKS = 0.3
+"""Rank correlation from which on the score before the training says enough of the one after it."""
+_AUDITED = 4
+"""One of so many that would be ended goes on: otherwise nobody would see what was lost."""
+
+
+class RungZero:
+    """Decides which trials go on after they were scored and before they train.
+
+    The first few all do. Of the others those do that are in the best ``1 / eta`` of all that were scored.
+
+    Parameters
+    ----------
+    eta
+        One of so many goes on.
+    sign, final_sign
+        1 where a larger score before the training, and after it, is better; else -1.
+    """
+
+    def __init__(self, eta: int, sign: float, final_sign: float) -> None:
+        self._eta, self._sign, self._final_sign = eta, sign, final_sign
+        self._scores: dict[int, float] = {}
+        self._finals: dict[int, float] = {}
+        self._doomed = 0
+
+    @property
+    def pairs(self) -> Mapping[int, tuple[float, float]]:
+        """Both scores of the trials that have them, larger ones better."""
+        return {number: (self._scores[number], final) for number, final in self._finals.items()}
+
+    @property
+    def correlation(self) -> float | None:
+        """How well the trials were ranked; None while there are too few."""
+        return rank_correlation(self.pairs.values()) if len(self._finals) >= _ENOUGH else None
+
+    @property
+    def is_off(self) -> bool:
+        """Whether the rung has switched itself off."""
+        correlation = self.correlation
+        return correlation is not None and correlation < _RANKS
+
+    @property
+    def note(self) -> str:
+        """What people should know; empty while the rung ranks rightly."""
+        if not self.is_off:
+            return ""
+        return (
+            f"rung 0 is off: over {len(self._finals)} trials its scores and those after training have a rank "
+            f"correlation of {self.correlation:.2f}, below {_RANKS:g}; trials are trained without it"
+        )
+
+    def judge(self, number: int, score: float) -> str:
+        """Take the score of a trial before it trains; return why it is to end, or an empty string."""
+        self._scores[number] = self._sign * score
+        if len(self._finals) < _ENOUGH or self.is_off:
+            return ""
+        better = sum(other > self._scores[number] for other in self._scores.values())
+        if better < len(self._scores) / self._eta:
+            return ""
+        self._doomed += 1
+        if self._doomed % _AUDITED == 0:
+            return ""
+        return f"before training: not in the best 1/{self._eta} of {len(self._scores)}"
+
+    def end(self, number: int, score: float) -> None:
+        """Take the score of a trial that has trained to its end."""
+        if number in self._scores:
+            self._finals[number] = self._final_sign * score
+
+    def remember(self, number: int, score: float, final: float | None) -> None:
+        """Take a trial of an earlier run of the search."""
+        self._scores[number] = self._sign * score
+        if final is not None:
+            self.end(number, final)
