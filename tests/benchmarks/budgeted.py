@@ -148,7 +148,7 @@ class Subject:
         self.task.train(self.dense, self.EPOCHS[network], seed)
         self.units, self._order = _groups(self.dense, OUTPUTS[network])
         self.dimensions = tuple(Dimension(unit.name, "float", 0.0, HIGH) for unit in self.units)
-        seen = self.task.sample(self.CALIBRATION).split(64)
+        seen = self.task.sample(self.CALIBRATION).split(self.task.BATCH)
         self._imitation = Imitation(self.dense, [Example((images,), {}) for images in seen])
         self._trials: dict[Counts, Trained] = {}
         self._finals: dict[Counts, Trained] = {}

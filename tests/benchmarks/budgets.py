@@ -25,9 +25,9 @@ BUDGETS = (0.5, 0.25)
 METHODS = ("dense", "uniform", "random", "hyperopt", "amc", "guided")
 TRIALS: Mapping[str, tuple[int, ...]] = {"random": (16, 64), "hyperopt": (16, 64), "guided": (1, 4, 16)}
 SPARSITIES = (0.25, 0.5, 0.7, 0.9)
-CHEAP = 64
+CHEAP = 48
 """Candidates that guided scores before its first trial."""
-EPISODES, WARM_UP = 100, 25
+EPISODES, WARM_UP = 60, 20
 """Of AMC's agent."""
 
 Record = dict[str, Any]
