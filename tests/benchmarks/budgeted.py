@@ -157,6 +157,13 @@ class Subject:
         """Return how many blocks of each group go."""
         return tuple(removable(len(unit.blocks), sample[unit.name]) for unit in self.units)
 
+    def counts_of(self, model: nn.Module) -> Counts:
+        """Return how many blocks of each group are gone from a small model."""
+        left = [model.get_submodule(unit.name).weight for unit in self.units]
+        assert all(isinstance(weight, Tensor) for weight in left)
+        sizes = [len(weight) // len(unit.blocks[0]) for weight, unit in zip(left, self.units, strict=True)]
+        return tuple(len(unit.blocks) - size for unit, size in zip(self.units, sizes, strict=True))
+
     def small(self, counts: Counts) -> nn.Module:
         """Return a copy of the dense model without what `counts` says."""
         removal = {
