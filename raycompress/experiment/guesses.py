@@ -117,8 +117,7 @@ def first_guesses(
     dimensions: Sequence[Dimension], prior: Prior, *, cost: Cost, project: Project, goal: Goal
 ) -> list[Sample]:
     """Return the candidates to look at first: greedy ones by the sensitivities, the uniform one, and between them."""
-    middle = {dimension.name: dimension.plain((_low(dimension) + _high(dimension)) / 2) for dimension in dimensions}
-    uniform = project(middle)
+    uniform = project(middle(dimensions))
     budget = cost(uniform)
     losses = Losses(prior, goal)
     greedy = [project(_greedy(dimensions, losses, cost, budget, power)) for power in _POWERS]
@@ -133,7 +132,7 @@ def score_cheaply(
     cheap: Callable[[Sample], float],
     project: Project,
     goal: Goal,
-    number: int = 64,
+    number: int = 48,
     explorers: float = 0.25,
     seed: int | None = None,
 ) -> list[Scored]:
@@ -209,6 +208,14 @@ class Model:
                 self._optuna.trial.create_trial(params=one.sample, distributions=self._space, value=one.score)
             )
         return dict(study.ask(self._space).params)
+
+
+def middle(dimensions: Sequence[Dimension]) -> Sample:
+    """Return the same share of every dimension, not on the budget yet."""
+    share = float(np.mean([(_low(dimension) + _high(dimension)) / 2 for dimension in dimensions]))
+    return {
+        dimension.name: dimension.plain(min(max(share, _low(dimension)), _high(dimension))) for dimension in dimensions
+    }
 
 
 def anywhere(dimensions: Sequence[Dimension], random: np.random.Generator) -> Sample:

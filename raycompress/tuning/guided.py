@@ -19,20 +19,21 @@ from raycompress.experiment.guesses import (
     Scored,
     anywhere,
     first_guesses,
+    middle,
 )
 
 _ENOUGH = 2
-"""Random trials, and trials of the prior's, before the prior is judged."""
+"""Trials that explore, and trials of the prior's, before the prior is judged."""
 
 
 class Guided:
     """Proposes samples on a budget, guided by a prior as long as that helps.
 
-    The first trial is the best candidate of the prior. Of those that follow, a share explores: random ones. The others
-    are, in turns, what Optuna's TPE proposes and the best candidate left; TPE is told the trials' scores, and the
-    prior's candidates with what they are guessed to reach, on the trials' scale. The prior is judged by its own trials
-    against the random ones. While they win less than half of the comparisons it is dropped: TPE then knows the trials
-    alone.
+    The first trial is the best candidate of the prior. Of those that follow, a share explores: the uniform sample, then
+    random ones. The others are, in turns, what Optuna's TPE proposes and the best candidate left; TPE is told the
+    trials' scores, and the prior's candidates with what they are guessed to reach, on the trials' scale. The prior is
+    judged by its own trials against those that explore. While they win less than half of the comparisons it is
+    dropped: TPE then knows the trials alone.
 
     Parameters
     ----------
@@ -50,7 +51,7 @@ class Guided:
     seed
         The same seed and the same scores give the same proposals.
     exploration
-        Share of the trials that are random.
+        Share of the trials that explore.
     """
 
     repeats = False
@@ -87,7 +88,7 @@ class Guided:
 
     @property
     def advantage(self) -> float | None:
-        """Share of the pairs of a trial of the prior's and a random one that the first wins; None of too few."""
+        """Share of the pairs of a trial of the prior's and one that explores that the first wins; None of too few."""
         prior = [self._sign * score for number, score in self._scores.items() if number in self._guessed]
         random = [self._sign * score for number, score in self._scores.items() if number in self._explorers]
         if min(len(prior), len(random)) < _ENOUGH:
@@ -108,7 +109,7 @@ class Guided:
             return ""
         return (
             "what was measured before the search does not foretell its results: the trials that it proposed won "
-            f"{self.advantage:.0%} of the comparisons with random ones; the search goes by its results alone"
+            f"{self.advantage:.0%} of the comparisons with those that explore; the search goes by its results alone"
         )
 
     def propose(self, number: int) -> Sample | None:
@@ -146,7 +147,11 @@ class Guided:
         place = len(self._proposed)
         # spread evenly, the first of them soon: the prior cannot be judged before
         if place and int(place * self._exploration + 0.5) > int((place - 1) * self._exploration + 0.5):
+            first = not self._explorers
             self._explorers.add(number)
+            uniform = self._project(middle(self._dimensions)) if first else None
+            if uniform is not None and uniform not in self._proposed.values():
+                return uniform
             return self._project(anywhere(self._dimensions, self._random))
         modelled = (place - len(self._explorers)) % 2 and self._scores
         if self._left and self.trusts and not modelled:

@@ -148,7 +148,7 @@ class Subject:
         self.task.train(self.dense, self.EPOCHS[network], seed)
         self.units, self._order = _groups(self.dense, OUTPUTS[network])
         self.dimensions = tuple(Dimension(unit.name, "float", 0.0, HIGH) for unit in self.units)
-        seen = self.task.sample(self.CALIBRATION).split(64)
+        seen = self.task.sample(self.CALIBRATION).split(self.task.BATCH)
         self._imitation = Imitation(self.dense, [Example((images,), {}) for images in seen])
         self._trials: dict[Counts, Trained] = {}
         self._finals: dict[Counts, Trained] = {}
@@ -156,6 +156,13 @@ class Subject:
     def counts(self, sample: Sample) -> Counts:
         """Return how many blocks of each group go."""
         return tuple(removable(len(unit.blocks), sample[unit.name]) for unit in self.units)
+
+    def counts_of(self, model: nn.Module) -> Counts:
+        """Return how many blocks of each group are gone from a small model."""
+        left = [model.get_submodule(unit.name).weight for unit in self.units]
+        assert all(isinstance(weight, Tensor) for weight in left)
+        sizes = [len(weight) // len(unit.blocks[0]) for weight, unit in zip(left, self.units, strict=True)]
+        return tuple(len(unit.blocks) - size for unit, size in zip(self.units, sizes, strict=True))
 
     def small(self, counts: Counts) -> nn.Module:
         """Return a copy of the dense model without what `counts` says."""

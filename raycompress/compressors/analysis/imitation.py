@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.example import Example, tensors_in
 
-STEPS = 8
+STEPS = 16
+"""Of which fewer let candidates win that recover fast and end low."""
 
 
 class Imitation:
