@@ -140,6 +140,7 @@ def _bundle(record: Record) -> str | None:
 def summary(record: Record) -> str:
     """Return what a launch found, for people."""
     from raycompress.cli.words import before_and_after, columns
+    from raycompress.results import latency
 
     best = record.best
     if best is None:
@@ -157,7 +158,9 @@ def summary(record: Record) -> str:
         removed = ", ".join(f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items())
         words = "channels removed" if gone else "channels masked, none cut out (no apply_speedup)"
         lines += ["", textwrap.fill(f"{words}: {removed}", 79, subsequent_indent="    ")]
-    for note in best.notes:
+    measured = record.verified or {}
+    slow = latency.warning(measured.get("before"), measured.get("after"))
+    for note in (*best.notes, *([slow] if slow else [])):
         lines += ["", textwrap.fill(f"note: {note}", 79, subsequent_indent="    ")]
     if (bundle := _bundle(record)) is not None:
         lines += ["", f"model:  {bundle if record.folder.is_remote else _shown(record.folder.best_link)}"]

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 from torch import nn
 
 from raycompress.compressors import measure
+from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.example import Example
 from raycompress.compressors.fingerprint import fingerprint
 from raycompress.compressors.inspection import inspect
@@ -97,6 +98,8 @@ class Inspector(Compressor):
             known = replace(inspect(self.model, example), has_evaluator=self._has_evaluator)
             if self._trial.analysis.get("costs") and example is not None:
                 known = _with_costs(known, self.model, example)
+            if known.costs is not None and self._trial.latency and example is not None:
+                known = replace(known, latency=latency_table(self.model, example))
             self._trial.send({"type": "model", "model": known.to_json()})
 
 

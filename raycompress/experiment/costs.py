@@ -44,6 +44,29 @@ class ChannelGroup:
         return removable(self.blocks, sparsity, multiple)
 
 
+Takes = tuple[tuple[int, float], ...]
+"""Group -> what one removed block of it takes off a dimension."""
+
+
+@dataclass(frozen=True)
+class LayerWidth:
+    """How wide one layer is: the inputs and outputs that its weight has, and what each group takes off them."""
+
+    name: str
+    inputs: tuple[int, Takes]
+    outputs: tuple[int, Takes]
+
+    def at(self, removed: Sequence[int]) -> tuple[int, int]:
+        """Return the numbers of input and output channels that are left."""
+        one, other = (round(size - taken(takes, removed)) for size, takes in (self.inputs, self.outputs))
+        return one, other
+
+
+def taken(takes: Takes, removed: Sequence[int]) -> float:
+    """Return what the removed blocks take off a dimension."""
+    return sum(each * removed[group] for group, each in takes)
+
+
 @dataclass(frozen=True)
 class Part:
     """A piece of the model whose cost is in proportion to each of its dimensions.
@@ -59,7 +82,7 @@ class Part:
     params: float
     flops: float
     size_bytes: float
-    dims: tuple[tuple[int, tuple[tuple[int, float], ...]], ...]
+    dims: tuple[tuple[int, Takes], ...]
 
 
 @dataclass(frozen=True)
@@ -72,12 +95,15 @@ class CostModel:
         What can be removed.
     parts
         What that changes; all else costs what it did.
+    widths
+        The layers whose width changes.
     params, flops, size_bytes
         Of the whole dense model.
     """
 
     groups: tuple[ChannelGroup, ...]
     parts: tuple[Part, ...]
+    widths: tuple[LayerWidth, ...]
     params: int
     flops: int
     size_bytes: int
@@ -93,7 +119,7 @@ class CostModel:
         for part in self.parts:
             left = 1.0
             for size, takes in part.dims:
-                left *= max(0.0, size - sum(each * removed[group] for group, each in takes)) / size
+                left *= max(0.0, size - taken(takes, removed)) / size
             for name in SIZES:
                 found[name] -= getattr(part, name) * (1.0 - left)
         return found
@@ -112,8 +138,16 @@ class CostModel:
         parts = tuple(
             Part(
                 **{name: part[name] for name in SIZES},
-                dims=tuple((size, tuple((group, each) for group, each in takes)) for size, takes in part["dims"]),
+                dims=tuple(map(_dimension, part["dims"])),
             )
             for part in data["parts"]
         )
-        return cls(groups, parts, **{name: data[name] for name in SIZES})
+        widths = tuple(
+            LayerWidth(one["name"], _dimension(one["inputs"]), _dimension(one["outputs"])) for one in data["widths"]
+        )
+        return cls(groups, parts, widths, **{name: data[name] for name in SIZES})
+
+
+def _dimension(data: Sequence[Any]) -> tuple[int, Takes]:
+    size, takes = data
+    return size, tuple((group, each) for group, each in takes)

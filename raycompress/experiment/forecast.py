@@ -8,6 +8,7 @@ from typing import Any
 
 from raycompress.compressors.catalog import CompressorEntry
 from raycompress.experiment.costs import ChannelGroup, CostModel
+from raycompress.experiment.latency_table import LATENCY
 from raycompress.experiment.matching import ruled
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.schema import Experiment
@@ -36,12 +37,27 @@ class Forecast:
     def sizes(self, config: Config) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of the model that `config` asks for.
 
+        ``latency_ms`` is there too where a table of the layers' latencies is; it is nearly right, the others exactly.
+
         Parameters
         ----------
         config
             ``config_list`` and ``arguments``, concrete; see `SearchSpace.build`.
         """
-        return self.costs.sizes(self.removed(config))
+        removed = self.removed(config)
+        return {**self.costs.sizes(removed), **self._latency(removed)}
+
+    @property
+    def dense(self) -> dict[str, float]:
+        """The same of the dense model."""
+        table = self.model.latency
+        return {**self.costs.dense, **({} if table is None else {LATENCY: table.dense_ms[LATENCY]})}
+
+    def _latency(self, removed: Sequence[int]) -> dict[str, float]:
+        table = self.model.latency
+        if table is None:
+            return {}
+        return {LATENCY: table.predict({layer.name: layer.at(removed) for layer in self.costs.widths})}
 
     def removed(self, config: Config) -> list[int]:
         """Return how many blocks go of each group of `costs`."""

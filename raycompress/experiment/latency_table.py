@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+LATENCY: Literal["latency_ms"] = "latency_ms"
 Clock = Literal["latency_ms", "cpu_ms"]
 """Milliseconds by the clock, or of CPU time; the names that these have as metrics."""
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from raycompress.experiment.costs import CostModel
+from raycompress.experiment.latency_table import LatencyTable
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ class ModelInfo:
         What is saved by removing channels, where that was asked for and can be foretold.
     costs_unknown
         Why it cannot; empty where it can, or was not asked for.
+    latency
+        How long its layers take at several widths, where that was asked for.
     weights
         Tells one state of the weights from another, where that was asked for.
     has_evaluator
@@ -72,6 +75,7 @@ class ModelInfo:
     input_shapes: tuple[tuple[int, ...], ...] | None
     costs: CostModel | None = None
     costs_unknown: str = ""
+    latency: LatencyTable | None = None
     weights: str = ""
     has_evaluator: bool = False
 
@@ -106,6 +110,7 @@ class ModelInfo:
             input_shapes=shapes(data["input_shapes"]),
             costs=None if data.get("costs") is None else CostModel.from_json(data["costs"]),
             costs_unknown=data.get("costs_unknown", ""),
+            latency=None if data.get("latency") is None else LatencyTable.from_json(data["latency"]),
             weights=data.get("weights", ""),
             has_evaluator=data.get("has_evaluator", False),
         )

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from raycompress.experiment.costs import SIZES
+from raycompress.experiment.latency_table import LATENCY
 
-LATENCY = "latency_ms"
 MEASURED = (*SIZES, LATENCY)
 """What we measure of a model, by the names of an experiment file; every other metric is the script's to report."""
 
 Direction = Literal["max", "min"]
 Metrics = Mapping[str, float]
+Sizes = Mapping[str, float | None]
+"""What was measured of a model: ``params``, ``flops``, ``bytes``, and ``latency_ms`` where that was."""
 FIRST = ""
 """Stands for the first number that a trial reports, whatever its name."""
 
@@ -129,11 +131,16 @@ class Objective:
         What a trial must keep to, to be the best.
     kept
         How many candidates are worth keeping: of several goals the front's, of one the best.
+    dense_latency_ms
+        The dense model's latency. Each trial measures its own model and the dense one in turn, and the share of the two
+        times this is its latency: so that a load on the machine, or another machine, does not decide which is faster.
+        None: the latency is what was measured.
     """
 
     goals: tuple[Goal, ...]
     bounds: tuple[Bound, ...] = ()
     kept: int = 1
+    dense_latency_ms: float | None = None
 
     @classmethod
     def of_score(cls, direction: Direction) -> Objective:
@@ -157,9 +164,10 @@ class Objective:
     @classmethod
     def from_header(cls, header: Mapping[str, Any]) -> Objective:
         """Read the first event of a journal."""
-        return cls.from_keys(
+        known = cls.from_keys(
             header["goal"], header.get("objectives", {}), header.get("constraints", {}), header.get("kept", 1)
         )
+        return replace(known, dense_latency_ms=header.get("dense_latency_ms"))
 
     def to_header(self) -> dict[str, Any]:
         """Return what a journal's first event says of it beside ``goal``; nothing where that is all there is."""
@@ -167,7 +175,7 @@ class Objective:
         for bound in self.bounds:
             constraints.setdefault(bound.metric, {})[bound.limit] = bound.value
         objectives = {goal.metric: goal.direction for goal in self.goals if goal.metric}
-        said = {"objectives": objectives, "constraints": constraints}
+        said = {"objectives": objectives, "constraints": constraints, "dense_latency_ms": self.dense_latency_ms}
         kept = {"kept": self.kept} if self.kept > 1 else {}
         return {**{name: value for name, value in said.items() if value}, **kept}
 
@@ -185,6 +193,22 @@ class Objective:
     def goal(self) -> Direction:
         """Which end of a score is wanted."""
         return self.goals[0].direction
+
+    def metrics_of(self, values: Metrics | None, before: Sizes | None, after: Sizes | None) -> dict[str, float]:
+        """Return all metrics of a trial by name; see `metrics_of`.
+
+        Parameters
+        ----------
+        values
+            As reported.
+        before, after
+            What was measured of the dense model and of the trial's own; its own None for the dense model's metrics.
+        """
+        found = metrics_of(values, after)
+        dense, own = (before or {}).get(LATENCY), (after or {}).get(LATENCY)
+        if self.dense_latency_ms is not None and dense and own is not None and LATENCY not in (values or {}):
+            found[LATENCY] = own / dense * self.dense_latency_ms
+        return found
 
     def score(self, metrics: Metrics) -> float | None:
         """Return the value of the first goal; None where it is not known."""
@@ -237,7 +261,7 @@ class Objective:
         return thinned({number: judged[number].costs for number in sorted(distinct)}, self.kept)
 
 
-def metrics_of(values: Metrics | None, sizes: Mapping[str, float | None] | None) -> dict[str, float]:
+def metrics_of(values: Metrics | None, sizes: Sizes | None) -> dict[str, float]:
     """Return all metrics of a model by name: what the script reported, and what was measured.
 
     Parameters

@@ -10,7 +10,8 @@ from typing import Any
 from raycompress.compressors.catalog import CompressorEntry
 from raycompress.experiment.costs import SIZES
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.objective import LATENCY, LIMITS, MEASURED, Objective
+from raycompress.experiment.latency_table import LATENCY
+from raycompress.experiment.objective import LIMITS, MEASURED, Objective
 from raycompress.experiment.ranges import Finding
 from raycompress.experiment.words import did_you_mean, listed
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raycompress.errors import Problem
 from raycompress.experiment.costs import SIZES
 from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.forecast import Forecast
-from raycompress.experiment.objective import MEASURED, Bound
+from raycompress.experiment.objective import MEASURED, Bound, Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.experiment.words import listed
@@ -31,7 +31,7 @@ class Projection:
     forecast
         Tells what a config costs.
     ceilings
-        The constraints that say how large a model may be.
+        The constraints that say how large, or slow, a model may be, where that can be foretold.
     fills
         Whether a sample below the budget is raised to it as well: where no size is wanted small for its own sake, a
         model that is smaller than it must be is but worse.
@@ -46,7 +46,8 @@ class Projection:
     def of(cls, experiment: Experiment, space: SearchSpace, forecast: Forecast) -> Projection:
         """Return the budgets of an experiment; there may be none."""
         objective = experiment.objective
-        return cls(space, forecast, ceilings(experiment), not any(goal.metric in MEASURED for goal in objective.goals))
+        known = tuple(bound for bound in objective.bounds if bound.metric in forecast.dense and bound.is_ceiling)
+        return cls(space, forecast, known, not any(goal.metric in MEASURED for goal in objective.goals))
 
     def sizes(self, sample: Sample) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of what `sample` asks for."""
@@ -57,7 +58,7 @@ class Projection:
 
         Without a budget it is the share of the dense model's multiply-adds.
         """
-        sizes, dense = self.sizes(sample), self.forecast.costs.dense
+        sizes, dense = self.sizes(sample), self.forecast.dense
         if not self.ceilings:
             return sizes["flops"] / max(1.0, dense["flops"])
         return max(sizes[bound.metric] / max(1e-9, bound.end(dense[bound.metric])) for bound in self.ceilings)
@@ -86,8 +87,31 @@ class Projection:
 
     def ratio(self, sample: Sample) -> float:
         """Return the cost of `sample` as a share of the dense model's, in the size that the first budget is about."""
-        metric = self.ceilings[0].metric if self.ceilings else "flops"
-        return self.sizes(sample)[metric] / max(1.0, self.forecast.costs.dense[metric])
+        return self.share(sample, self.ceilings[0].metric if self.ceilings else "flops")
+
+    def share(self, sample: Sample, metric: str) -> float:
+        """Return one size of `sample` as a share of the dense model's."""
+        return self.sizes(sample)[metric] / max(1e-9, self.forecast.dense[metric])
+
+    def at(self, metric: str, ratio: float) -> Projection:
+        """Return the projection onto another budget: so much of the dense model's `metric`, filled."""
+        return replace(self, ceilings=(Bound(metric, "max_ratio", ratio),), fills=True)
+
+    def axis(self, objective: Objective) -> str:
+        """Return the size, or the latency, that a search without one fixed budget goes along."""
+        return next((metric for metric in objective.metrics if metric in self.forecast.dense), "flops")
+
+    def span(self, metric: str) -> tuple[float, float]:
+        """Return the smallest and the largest share of the dense model's `metric` that samples can have."""
+        ends = ({one.name: one.nearest(end) for one in self.space.sparsities} for end in (1.0, 0.0))
+        smallest, largest = ({**self.space.centre(), **end} for end in ends)
+        return self.share(smallest, metric), self.share(self.project(largest), metric)
+
+
+def has_one_size(experiment: Experiment, projection: Projection) -> bool:
+    """Tell whether all models are to be of one size: a budget, and one objective that the script reports."""
+    goals = experiment.objective.goals
+    return bool(projection.ceilings) and len(goals) == 1 and goals[0].metric not in MEASURED
 
 
 def ceilings(experiment: Experiment) -> tuple[Bound, ...]:
@@ -108,8 +132,10 @@ def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Pr
         **projection.space.centre(),
         **{dimension.name: dimension.nearest(1.0) for dimension in projection.space.sparsities},
     }
-    sizes, dense = projection.sizes(smallest), projection.forecast.costs.dense
+    sizes, dense = projection.sizes(smallest), projection.forecast.dense
     for bound in projection.ceilings:
+        if bound.metric not in SIZES:  # the latency is foretold roughly only
+            continue
         size, end = sizes[bound.metric], bound.end(dense[bound.metric])
         if size <= end * (1 + 1e-9):
             continue

@@ -19,7 +19,8 @@ from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.files import Files
 from raycompress.experiment.jsontext import JsonPath, read
-from raycompress.experiment.objective import LATENCY, MEASURED, Objective
+from raycompress.experiment.latency_table import LATENCY
+from raycompress.experiment.objective import MEASURED, Objective
 from raycompress.experiment.ranges import Finding, find_ranges
 from raycompress.experiment.words import did_you_mean, dotted, said
 

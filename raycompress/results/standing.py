@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from raycompress.experiment.objective import Judgement, Metrics, Objective, metrics_of
-
-Sizes = Mapping[str, float | None]
+from raycompress.experiment.objective import Judgement, Metrics, Objective, Sizes, metrics_of
 
 
 class Standing:
@@ -32,7 +28,8 @@ class Standing:
 
     def take(self, number: int, values: Metrics | None, before: Sizes | None, after: Sizes | None) -> None:
         """Take what was reported of a trial's model, and measured of the dense one and of its own."""
-        self._known[number] = (metrics_of(values, after), metrics_of(None, before))
+        metrics = self.objective.metrics_of
+        self._known[number] = (metrics(values, before, after), metrics(None, before, before))
         self.judged.pop(number, None)
         self._judge(number)
 

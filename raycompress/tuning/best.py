@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from raycompress.errors import BundleError
-from raycompress.experiment.objective import Objective
+from raycompress.experiment.objective import Objective, Sizes
 from raycompress.experiment.repeats import Finalist, choose
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record
-from raycompress.results.standing import Sizes, Standing
+from raycompress.results.standing import Standing
 from raycompress.results.store import ExperimentFolder
 
 

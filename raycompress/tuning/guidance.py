@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from raycompress.experiment.guesses import Goal, Prior, Scored
-from raycompress.experiment.objective import MEASURED, Judgement
-from raycompress.experiment.projection import Projection
+from raycompress.experiment.objective import Judgement
+from raycompress.experiment.projection import Projection, has_one_size
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.guided import Guided
@@ -36,7 +36,7 @@ class Guidance:
         self._rest = Study("tpe", SearchSpace(rest, {}), objective, seed, Past()) if rest else None
         whole = space.centre()
         goal: Goal = objective.goal
-        if projection.ceilings and len(objective.goals) == 1 and objective.goals[0].metric not in MEASURED:
+        if has_one_size(experiment, projection):
             self._guided: Guided | TradeOff = Guided(
                 guided,
                 prior=prior,

@@ -73,7 +73,9 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
             if ready.model is not None:
                 folder.write(folder.model, json.dumps(ready.model.to_json(), indent=2) + "\n")
             count = n_trials(experiment, ready.space)
-            journal.append("experiment", **header(experiment, ready.space, folder, n_trials=count, n_slots=n_slots))
+            journal.append(
+                "experiment", **header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
+            )
             _search(ready, folder, journal, view, n_slots, loggers)
     return Record(folder)
 
@@ -119,6 +121,7 @@ def resume(
         ray = ray or LocalRay(machine_cpus())
         with prepared(experiment, view, meanwhile=ray, here=isinstance(ray, LocalRay)) as ready:
             resuming.check(record, ready)
+            ready = resuming.as_before(record, ready)
             n_slots = _slots(experiment, ray, view)
             _check_nodes(experiment, folder, view)
             loggers = _loggers(experiment, folder)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raycompress.errors import BundleError, RaycompressError
-from raycompress.experiment.objective import MEASURED, Objective, metrics_of
+from raycompress.experiment.objective import MEASURED, Objective
 from raycompress.experiment.words import listed
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
@@ -49,7 +49,7 @@ def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: f
     }
     if not finished:
         return facts
-    metrics = metrics_of(ending.values, candidate and candidate["after"])
+    metrics = objective.metrics_of(ending.values, candidate and candidate["before"], candidate and candidate["after"])
     lacking = [name for name in objective.lacking(metrics) if not (baseline and name in MEASURED)]
     if lacking:
         return {**failed(_told_of(lacking, ending.values), facts), "state": TrialState.BAD_RESULT}

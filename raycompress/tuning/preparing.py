@@ -93,7 +93,7 @@ def prepared(
                 for note in notes(experiment, space):
                     view.note(note)
                 projection = projected(experiment, model, space, view)
-                yield Prepared(experiment, model, space, projection, warm, worker)
+                yield Prepared(_with_latency(experiment, model), model, space, projection, warm, worker)
 
 
 def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:
@@ -148,6 +148,14 @@ def centre_config(experiment: Experiment) -> dict[str, Any]:
     space = SearchSpace.of(unexpanded(experiment))
     config = trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
     return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
+
+
+def _with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
+    """Return the experiment with the dense model's latency, which trials' own are told by."""
+    if model is None or model.latency is None:
+        return experiment
+    known = replace(experiment.objective, dense_latency_ms=model.latency.dense_ms["latency_ms"])
+    return replace(experiment, objective=known)
 
 
 def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpace, view: View) -> Projection | None:

@@ -101,13 +101,24 @@ def _check_model(record: Record, ready: Prepared) -> None:
     file = record.folder.model
     known = ModelInfo.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
     dimensions = [dimension.name for dimension in ready.space.dimensions]
-    if known == ready.model and dimensions == record.header["dimensions"]:
+    if _shape(known) == _shape(ready.model) and dimensions == record.header["dimensions"]:
         return
     raise ExperimentError(
         "the script's model is not the one that the search was launched with: " + "; ".join(_differences(known, ready)),
         where=str(ready.experiment.script_path),
         fix=f"put the model back as it was, or start anew: raycompress launch {shlex.quote(record.header['file'])}",
     )
+
+
+def as_before(record: Record, ready: Prepared) -> Prepared:
+    """Return what was prepared, with the dense model's latency as it was: trials are told by that."""
+    objective = replace(ready.experiment.objective, dense_latency_ms=record.objective.dense_latency_ms)
+    return replace(ready, experiment=replace(ready.experiment, objective=objective))
+
+
+def _shape(model: ModelInfo | None) -> ModelInfo | None:
+    """Return a model without what is measured anew each time."""
+    return None if model is None else replace(model, latency=None, weights="")
 
 
 def _differences(known: ModelInfo | None, ready: Prepared) -> Iterator[str]:

@@ -15,6 +15,7 @@ import ray
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
 from raycompress.experiment.guesses import Prior, Scored
 from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.projection import has_one_size
 from raycompress.experiment.schema import Experiment
 from raycompress.results.disk import write_json
 from raycompress.results.states import TrialState
@@ -27,8 +28,10 @@ from raycompress.tuning.protocol import Message, WarmSpec
 from raycompress.tuning.view import SearchView
 from raycompress.tuning.worker import Ending, connect_or_start
 
+LEVELS = 6
+"""Sizes that candidates have, where no budget says how large they are to be."""
 CANDIDATES = 64
-"""Whole samples that are scored before the first trial, where a budget says how large they are to be."""
+"""Whole samples that are scored before the first trial."""
 _VERSION = 1
 
 
@@ -56,27 +59,36 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     asked = [{**wanted, "curves": part, "prior": None} for part in parts]
     view.phase("measuring what each layer bears")
     found = _merged(_spread(ready, asked, view, n_slots))
-    if projection.ceilings:
-        view.phase("scoring candidates on the budget")
-        count = min(n_slots, CANDIDATES)
-        asked = [
-            {
-                **wanted,
-                "curves": [],
-                "prior": found.to_json(),
-                "candidates": CANDIDATES // count,
-                "part": part,
-                "parts": count,
-                "seed": (experiment.seed or 0) * count + part,
-            }
-            for part in range(count)
-        ]
-        found = _merged(_spread(ready, asked, view, n_slots), found)
+    view.phase("scoring candidates")
+    found = _merged(_spread(ready, _asked_of_candidates(wanted, ready, found, n_slots), view, n_slots), found)
     folder.write(folder.prior, json.dumps(found.to_json()) + "\n")
     cache = _cache(experiment, model)
     cache.parent.mkdir(parents=True, exist_ok=True)
     write_json(cache, found.to_json())
     return found
+
+
+def _asked_of_candidates(wanted: dict[str, Any], ready: Prepared, known: Prior, n_slots: int) -> list[dict[str, Any]]:
+    """Return what each of several processes is to score: candidates of one size, or of sizes between the ends."""
+    experiment, projection = ready.experiment, ready.projection
+    assert projection is not None
+    levels: list[tuple[str, float]] = []
+    if not has_one_size(experiment, projection):
+        axis = projection.axis(experiment.objective)
+        low, high = projection.span(axis)
+        levels = [(axis, low * (high / low) ** ((place + 0.5) / LEVELS)) for place in range(LEVELS)]
+    count = min(n_slots, len(levels) or CANDIDATES)
+    shared = {**wanted, "curves": [], "prior": known.to_json(), "parts": count}
+    return [
+        {
+            **shared,
+            "part": part,
+            "levels": levels[part::count],
+            "candidates": CANDIDATES * (len(levels[part::count]) or 1) // (LEVELS if levels else count),
+            "seed": (experiment.seed or 0) * CANDIDATES + part * LEVELS,
+        }
+        for part in range(count)
+    ]
 
 
 def _wanted(experiment: Experiment, model: ModelInfo) -> dict[str, Any]:
@@ -87,6 +99,7 @@ def _wanted(experiment: Experiment, model: ModelInfo) -> dict[str, Any]:
         "model": json.dumps(model.to_json()),
         "goal": experiment.evaluated if model.has_evaluator else "max",
         "samples": 512,
+        "levels": [],
     }
 
 

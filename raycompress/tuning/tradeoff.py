@@ -7,28 +7,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from raycompress.experiment.dimension import Dimension
-from raycompress.experiment.guesses import Goal, Prior, Sample, anywhere, first_guesses
-from raycompress.experiment.objective import Bound, Judgement, Objective
+from raycompress.experiment.guesses import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
+from raycompress.experiment.objective import Judgement, Objective
 from raycompress.experiment.projection import Projection
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.studies import Study
 
 _STEEP = 1.05
 """Two sizes that are nearer than this factor need no one between them."""
+_ALIKE = 1.15
+"""Candidates whose sizes differ by less are of one size."""
+_FIRST = 4
+"""So many of the best candidates of a size take turns."""
 
 
 class TradeOff:
-    """Proposes models of many sizes.
+    """Proposes models of many sizes: by the first size, or the latency, that the objectives and constraints name.
 
     Of several objectives the sizes are spread evenly, on a log scale. Of one objective with constraints they close in
     on the border between what keeps to the constraints and what breaks them, since that is where the best lies. The
-    greedy samples by the layers' sensitivities, uniform ones and those between take turns; a share of the trials is
+    best candidates of about that size, as they were scored before the search, take turns; a share of the trials is
     random ones, and one trial in three is what `model` proposes, which has learnt of all.
 
     Parameters
@@ -70,9 +73,9 @@ class TradeOff:
         self._model = model
         self._exploration = exploration
         self._random = np.random.default_rng(seed)
-        self._smallest = self._ratio({one.name: one.nearest(1.0) for one in dimensions})
-        largest = {one.name: one.nearest(0.0) for one in dimensions}
-        self._largest = self._ratio(projection.project({**self._whole, **largest}))
+        self._axis = projection.axis(objective)
+        self._smallest, self._largest = projection.span(self._axis)
+        self._levels = self._by_size(prior)
         self._ratios: dict[int, float] = {}
         self._feasible: dict[int, bool] = {}
         self._turn = 0
@@ -101,9 +104,20 @@ class TradeOff:
         if judgement is not None:
             self._feasible[number] = judgement.is_feasible
 
+    def _by_size(self, prior: Prior) -> list[tuple[float, list[Scored]]]:
+        """Return the candidates that were scored before the search by their size, those of each the best first."""
+        levels: dict[float, list[Scored]] = {}
+        for one in sorted(prior.candidates, key=lambda one: self._ratio(one.sample)):
+            ratio = self._ratio(one.sample)
+            home = next((size for size in levels if ratio / size < _ALIKE), ratio)
+            levels.setdefault(home, []).append(one)
+        sign = -1.0 if self._goal == "max" else 1.0
+        guessed = {size: list(map(Guesses(ones, self._goal), ones)) for size, ones in levels.items()}
+        return [(size, sorted(ones, key=lambda one: sign * one.score)) for size, ones in guessed.items()]
+
     def _of_size(self, ratio: float, explores: bool) -> Sample:
-        """Return a sample of about this share of the dense model's multiply-adds."""
-        level = replace(self._projection, ceilings=(Bound("flops", "max_ratio", ratio),), fills=True)
+        """Return a sample of about this share of the dense model's size."""
+        level = self._projection.at(self._axis, ratio)
 
         def project(sample: Sample) -> Sample:
             found = level.project({**self._whole, **sample})
@@ -111,13 +125,16 @@ class TradeOff:
 
         if explores:
             found = project(anywhere(self._dimensions, self._random))
+        elif self._levels:
+            _, near = min(self._levels, key=lambda one: abs(math.log(one[0] / ratio)))
+            found = project(near[(self._turn // 4) % min(len(near), _FIRST)].sample)
         else:
             guesses = first_guesses(self._dimensions, self._prior, cost=self._ratio, project=project, goal=self._goal)
             found = guesses[(self._turn // 2) % len(guesses)]
         return self._projection.project({**self._whole, **found})
 
     def _size(self) -> float:
-        """Return the share of the dense model's multiply-adds that is to be tried next."""
+        """Return the share of the dense model's size that is to be tried next."""
         low, high = self._smallest, self._largest
         if len(self._objective.goals) == 1 and self._objective.bounds:
             kept = [self._ratios[number] for number, feasible in self._feasible.items() if feasible]
@@ -129,8 +146,7 @@ class TradeOff:
         return float(low ** (1 - _spread(self._turn)) * high ** _spread(self._turn)) if low > 0 else high
 
     def _ratio(self, sample: Mapping[str, Any]) -> float:
-        sizes = self._projection.sizes({**self._whole, **sample})
-        return sizes["flops"] / max(1.0, self._projection.forecast.costs.dense["flops"])
+        return self._projection.share({**self._whole, **sample}, self._axis)
 
 
 def _spread(number: int) -> float:

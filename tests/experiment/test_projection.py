@@ -23,7 +23,7 @@ PARTS = (
     Part(1000, 5000, 4000, ((16, ((0, 1.0),)), (16, ((1, 1.0),)))),
     Part(1000, 3000, 4000, ((16, ((1, 1.0),)), (16, ((2, 1.0),)))),
 )
-COSTS = CostModel(GROUPS, PARTS, 2200, 9100, 8800)
+COSTS = CostModel(GROUPS, PARTS, (), 2200, 9100, 8800)
 ENTRY = {"sparsity": {"type": "float", "range": [0.0, 0.9]}, "op_names": ["conv1", "conv2", "conv3"]}
 
 
@@ -88,7 +88,7 @@ def test_a_budget_that_no_sample_can_meet_is_an_error(tmp_path: Path) -> None:
 
 
 def test_what_a_compressor_decides_itself_cannot_be_foretold(tmp_path: Path) -> None:
-    tied = CostModel((ChannelGroup(("conv1", "conv2"), (), 16),), (), 1, 1, 1)
+    tied = CostModel((ChannelGroup(("conv1", "conv2"), (), 16),), (), (), 1, 1, 1)
     plain, _ = projection_of(tmp_path)
     assert why_not(plain, MODEL, COSTS) == ""
     assert "tied" in why_not(plain, MODEL, tied)

@@ -19,7 +19,7 @@ from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.analysis.trimming import Trimmer
 from raycompress.compressors.example import Example
 from raycompress.experiment.forecast import Forecast
-from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
+from raycompress.experiment.guesses import Prior, Scored, first_guesses, score_cheaply
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.projection import Projection
 from raycompress.experiment.schema import Experiment
@@ -58,31 +58,32 @@ class Surveyor(Analyser):
         guided = [dimension for dimension in space.sparsities if dimension.choices is None]
         names = {dimension.name for dimension in guided}
 
-        def project(sample: dict[str, Any]) -> dict[str, Any]:
-            found = projection.project({**whole, **sample})
-            return {name: value for name, value in found.items() if name in names}
-
         def cheap(sample: dict[str, Any]) -> float:
             self._progress(next(told), wanted["candidates"], "candidates")
             return scorer({**whole, **sample}, STEPS)
 
-        first = first_guesses(
-            guided,
-            prior,
-            cost=lambda sample: projection.ratio({**whole, **sample}),
-            project=project,
-            goal=wanted["goal"],
-        )
-        scored = score_cheaply(
-            guided,
-            first[wanted["part"] :: wanted["parts"]],
-            cheap=cheap,
-            project=project,
-            goal=wanted["goal"],
-            number=wanted["candidates"],
-            seed=wanted["seed"],
-        )
-        return Prior(prior.dense, prior.curves, scored)
+        found: list[Scored] = []
+        levels = [projection.at(*level) for level in wanted["levels"]] or [projection]
+        for place, level in enumerate(levels):
+
+            def project(sample: dict[str, Any], level: Projection = level) -> dict[str, Any]:
+                projected = level.project({**whole, **sample})
+                return {name: value for name, value in projected.items() if name in names}
+
+            def cost(sample: dict[str, Any], level: Projection = level) -> float:
+                return level.ratio({**whole, **sample})
+
+            first = first_guesses(guided, prior, cost=cost, project=project, goal=wanted["goal"])
+            found += score_cheaply(
+                guided,
+                first[wanted["part"] :: wanted["parts"]] if not wanted["levels"] else first,
+                cheap=cheap,
+                project=project,
+                goal=wanted["goal"],
+                number=wanted["candidates"] // len(levels),
+                seed=wanted["seed"] + place,
+            )
+        return Prior(prior.dense, prior.curves, found)
 
 
 class _Answer:

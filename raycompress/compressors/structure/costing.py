@@ -18,7 +18,7 @@ from raycompress.compressors.example import Example
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.torch_pruning.units import grouping
 from raycompress.errors import CompressionError
-from raycompress.experiment.costs import ChannelGroup, CostModel, Part
+from raycompress.experiment.costs import ChannelGroup, CostModel, LayerWidth, Part
 
 _TOLERANCE = 0.01
 _FITTED = 1e-6
@@ -45,6 +45,7 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
     known = CostModel(
         groups,
         tuple(_tensor_parts(model, dims, own)),
+        tuple(_widths(model, dims)),
         measure.parameters(model),
         sum(own.values()),
         measure.size_bytes(model),
@@ -160,6 +161,17 @@ def _tensor_parts(
         yield from _part(
             tensor.numel() * is_parameter, flops, tensor.numel() * tensor.element_size() * stored, dims[name, key]
         )
+
+
+def _widths(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Takes]]]) -> Iterator[LayerWidth]:
+    """Yield the width of each layer with a weight that any group takes something off."""
+    for (name, key), found in dims.items():
+        if key == "weight" and any(takes for _, takes in found):
+            outputs, inputs = found[0], found[1] if len(found) > 1 else found[0]
+            if isinstance(model.get_submodule(name), nn.modules.conv._ConvTransposeNd):
+                inputs, outputs = outputs, inputs
+            one, other = ((size, tuple(takes.items())) for size, takes in (inputs, outputs))
+            yield LayerWidth(name, one, other)
 
 
 def _part(params: float, flops: float, size_bytes: float, dims: Sequence[tuple[int, Takes]]) -> Iterator[Part]:
