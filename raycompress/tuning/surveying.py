@@ -84,7 +84,7 @@ def _asked_of_candidates(wanted: dict[str, Any], ready: Prepared, known: Prior, 
             **shared,
             "part": part,
             "levels": levels[part::count],
-            "candidates": CANDIDATES * (len(levels[part::count]) or 1) // (LEVELS if levels else count),
+            "candidates": 12 * len(levels[part::count]) if levels else CANDIDATES // count,
             "seed": (experiment.seed or 0) * CANDIDATES + part * LEVELS,
         }
         for part in range(count)

@@ -6,6 +6,7 @@ What each layer bears gives good models of every size; what is sought is the siz
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.guesses import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
-from raycompress.experiment.objective import Judgement, Objective
+from raycompress.experiment.objective import MEASURED, Judgement, Objective
 from raycompress.experiment.projection import Projection
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.studies import Study
@@ -30,9 +31,10 @@ class TradeOff:
     """Proposes models of many sizes: by the first size, or the latency, that the objectives and constraints name.
 
     Of several objectives the sizes are spread evenly, on a log scale. Of one objective with constraints they close in
-    on the border between what keeps to the constraints and what breaks them, since that is where the best lies. The
-    best candidates of about that size, as they were scored before the search, take turns; a share of the trials is
-    random ones, and one trial in three is what `model` proposes, which has learnt of all.
+    on the border between what keeps to the constraints and what breaks them, since that is where the best lies: the
+    smallest candidates that are expected to keep to them come first. Otherwise the best candidates of about that size,
+    as they were scored before the search, take turns; a share of the trials is random ones, and one trial in three is
+    what `model` proposes, which has learnt of all.
 
     Parameters
     ----------
@@ -75,9 +77,12 @@ class TradeOff:
         self._random = np.random.default_rng(seed)
         self._axis = projection.axis(objective)
         self._smallest, self._largest = projection.span(self._axis)
-        self._levels = self._by_size(prior)
         self._ratios: dict[int, float] = {}
         self._feasible: dict[int, bool] = {}
+        self._broken: dict[int, float] = {}
+        self._tried: dict[int, Scored] = {}
+        self._border = _border(objective)
+        self._levels = self._by_size(prior)
         self._turn = 0
 
     def propose(self, number: int) -> Sample | None:
@@ -88,7 +93,8 @@ class TradeOff:
         sample = self._projection.project({**self._whole, **proposed})
         explores = int(self._turn * self._exploration) > int((self._turn - 1) * self._exploration)
         if explores or self._turn % 3 or self._turn < 6:
-            sample = self._of_size(self._size(), explores)
+            best = None if explores else self._at_the_border()
+            sample = self._of_size(self._size(), explores) if best is None else self._take_candidate(number, best)
         self._ratios[number] = self._ratio(sample)
         return {one.name: sample[one.name] for one in self._dimensions}
 
@@ -103,6 +109,33 @@ class TradeOff:
         self._model.learn(number, score, scores, judgement)
         if judgement is not None:
             self._feasible[number] = judgement.is_feasible
+            if self._border is not None:
+                self._broken[number] = judgement.excesses[self._border]
+
+    def _at_the_border(self) -> Scored | None:
+        """Return the smallest candidate that is expected to keep to the constraints; None where nobody can tell.
+
+        Expected is what it breaks them by before training, and the median of what training has changed in that so far.
+        """
+        if self._border is None:
+            return None
+        changes = [
+            self._broken[number] - self._before_training(one)
+            for number, one in self._tried.items()
+            if number in self._broken
+        ]
+        change = statistics.median(changes) if changes else 0.0
+        kept = min((self._ratios[number] for number, feasible in self._feasible.items() if feasible), default=math.inf)
+        left = [one for size, ones in self._levels if size < kept for one in ones if one not in self._tried.values()]
+        return next((one for one in left if self._before_training(one) + change <= 0), None)
+
+    def _before_training(self, one: Scored) -> float:
+        assert self._border is not None
+        return self._objective.bounds[self._border].excess(one.score, self._prior.dense)
+
+    def _take_candidate(self, number: int, one: Scored) -> Sample:
+        self._tried[number] = one
+        return self._projection.project({**self._whole, **one.sample})
 
     def _by_size(self, prior: Prior) -> list[tuple[float, list[Scored]]]:
         """Return the candidates that were scored before the search by their size, those of each the best first."""
@@ -112,6 +145,8 @@ class TradeOff:
             home = next((size for size in levels if ratio / size < _ALIKE), ratio)
             levels.setdefault(home, []).append(one)
         sign = -1.0 if self._goal == "max" else 1.0
+        if self._border is not None:  # here the score itself is asked for, whatever the training makes of it
+            return [(size, sorted(ones, key=lambda one: sign * one.score)) for size, ones in levels.items()]
         guessed = {size: list(map(Guesses(ones, self._goal), ones)) for size, ones in levels.items()}
         return [(size, sorted(ones, key=lambda one: sign * one.score)) for size, ones in guessed.items()]
 
@@ -147,6 +182,12 @@ class TradeOff:
 
     def _ratio(self, sample: Mapping[str, Any]) -> float:
         return self._projection.share({**self._whole, **sample}, self._axis)
+
+
+def _border(objective: Objective) -> int | None:
+    """Return the place of the constraint on what the script reports, where there is one, and one objective."""
+    places = [place for place, bound in enumerate(objective.bounds) if bound.metric not in MEASURED]
+    return places[0] if len(objective.goals) == 1 and len(places) == 1 else None
 
 
 def _spread(number: int) -> float:
