@@ -25,6 +25,9 @@ from raycompress.tuning.guesses import (
 _ENOUGH = 2
 """Trials that explore, and trials of the prior's, before the prior is judged."""
 
+_ATTEMPTS = 32
+"""At a sample that was not proposed before."""
+
 
 class Guided:
     """Proposes samples on a budget, guided by a prior as long as that helps.
@@ -115,13 +118,22 @@ class Guided:
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, on the budget."""
         taken = [*self._proposed.values()]
-        for _ in range(8):  # a projection may bring different samples to the same point
+        for _ in range(_ATTEMPTS):  # a projection may bring different samples to the same point
             sample = self._next(number)
             if sample not in taken:
                 break
         self._proposed[number] = sample
         self._left = [one for one in self._left if one.sample != sample]
         return dict(sample)
+
+    def remember(self, number: int, sample: Sample, score: float | None) -> None:
+        """Take a trial of an earlier run of the same search, before the first proposal of this one."""
+        self._proposed[number] = dict(sample)
+        known = {_key(one.sample): one.score for one in self._left}
+        if _key(sample) in known:
+            self._guessed[number] = known[_key(sample)]
+        self._left = [one for one in self._left if one.sample != sample]
+        self.learn(number, score)
 
     def learn(self, number: int, score: float | None, scores: Mapping[int, float] | None = None) -> None:
         """Take the score of trial `number`; None when it failed."""
@@ -159,3 +171,7 @@ class Guided:
         # few trials of nearly equal guesses say little about the slope: the spreads of all say more
         slope = float(results.std() / every.std()) if every.std() > 0 else 0.0
         return [Scored(one.sample, float(scores.mean() + slope * (one.score - guesses.mean()))) for one in self._left]
+
+
+def _key(sample: Sample) -> tuple[Any, ...]:
+    return tuple(sample.values())
