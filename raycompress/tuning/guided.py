@@ -129,9 +129,7 @@ class Guided:
     def remember(self, number: int, sample: Sample, score: float | None) -> None:
         """Take a trial of an earlier run of the same search, before the first proposal of this one."""
         self._proposed[number] = dict(sample)
-        known = {_key(one.sample): one.score for one in self._left}
-        if _key(sample) in known:
-            self._guessed[number] = known[_key(sample)]
+        self._guessed.update((number, one.score) for one in self._left if one.sample == sample)
         self._left = [one for one in self._left if one.sample != sample]
         self.learn(number, score)
 
@@ -171,7 +169,3 @@ class Guided:
         # few trials of nearly equal guesses say little about the slope: the spreads of all say more
         slope = float(results.std() / every.std()) if every.std() > 0 else 0.0
         return [Scored(one.sample, float(scores.mean() + slope * (one.score - guesses.mean()))) for one in self._left]
-
-
-def _key(sample: Sample) -> tuple[Any, ...]:
-    return tuple(sample.values())
