@@ -25,6 +25,9 @@ from raycompress.experiment.guesses import (
 _ENOUGH = 2
 """Trials that explore, and trials of the prior's, before the prior is judged."""
 
+_ATTEMPTS = 32
+"""At a sample that was not proposed before."""
+
 
 class Guided:
     """Proposes samples on a budget, guided by a prior as long as that helps.
@@ -115,7 +118,7 @@ class Guided:
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, on the budget."""
         taken = [*self._proposed.values()]
-        for _ in range(8):  # a projection may bring different samples to the same point
+        for _ in range(_ATTEMPTS):  # a projection may bring different samples to the same point
             sample = self._next(number)
             if sample not in taken:
                 break
@@ -125,10 +128,8 @@ class Guided:
 
     def take(self, number: int, sample: Sample) -> None:
         """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
-        known = [one for one in self._left if one.sample == sample]
-        if known:
-            self._guessed[number] = known[0].score
         self._proposed[number] = dict(sample)
+        self._guessed.update((number, one.score) for one in self._left if one.sample == sample)
         self._left = [one for one in self._left if one.sample != sample]
 
     def learn(

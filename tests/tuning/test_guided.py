@@ -194,6 +194,17 @@ def test_many_may_be_proposed_before_the_first_is_learnt() -> None:
     assert len({tuple(sample.values()) for sample in samples if sample is not None}) == 10
 
 
+def test_a_search_goes_on_where_an_earlier_one_ended() -> None:
+    known = prior(candidates=16)
+    before = search(guided(known), 6)
+    resumed = guided(known)
+    for number, (sample, score) in enumerate(before):
+        resumed.take(number, sample)
+        resumed.learn(number, score)
+    after = [resumed.propose(number) for number in range(6, 16)]
+    assert not any(sample in after for sample, _ in before)
+
+
 def test_curves_never_fall_and_holes_are_passed_over() -> None:
     losses = Losses(Prior(0.9, {"a": [(0.9, 0.5), (0.5, 0.95), (0.7, float("nan"))]}), "max")
     assert losses.of("a", 0.5) == 0
