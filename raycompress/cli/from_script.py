@@ -69,10 +69,12 @@ class Asked:
         if file.suffix == ".py":
             return True
         if given and file.suffix == ".json":
-            fix = 'write it into the file: targets and --max-drop into "constraints", --metric into "objectives", ' + (
-                '--trials as "n_samples"; or name the script'
+            fix = (
+                'put them into its "constraints", as in {"flops": {"max_ratio": 0.5}}, or name the script instead of it'
             )
-            raise UsageError(f"{file.name} is an experiment file, which says by itself what is wanted", given[0], fix)
+            raise UsageError(
+                f"{file.name} is an experiment file, which says by itself what is wanted", where=given[0], fix=fix
+            )
         return bool(self.ratios) or self.max_drop is not None
 
     def check(self) -> None:
@@ -193,8 +195,9 @@ def _wanted(script: Path, asked: Asked) -> Wanted:
     if reported and len(reported) > 1 and asked.metric is None:
         others = listed(reported[1:])
         say(f'note: the metric is "{metric}", which the script reports first; others (--metric): {others}', err=True)
-    direction = "min" if asked.minimize else "max"
-    return Wanted(asked.ratios, metric, direction, asked.max_drop, asked.trials or Wanted.trials)
+    return Wanted(
+        asked.ratios, metric, "min" if asked.minimize else "max", asked.max_drop, asked.trials or Wanted.trials
+    )
 
 
 def _inspected(experiment: Experiment) -> tuple[ModelInfo, CostModel]:
@@ -251,7 +254,9 @@ def _write(file: Path, text: str) -> None:
         before = file.read_bytes() if file.exists() else None
     if before not in (None, text.encode()):
         fix = f"run what it says, `raycompress launch {file}`, remove it, or write another: --write FILE"
-        raise UsageError("there is such a file with another content, and it is not overwritten", str(file), fix)
+        raise UsageError(
+            "there is such a file with another content, and it is not overwritten", where=str(file), fix=fix
+        )
     if before is None:
         write_whole(file, text)
     say(f"written to {shown(file)}:" if before is None else f"{shown(file)} says the same already:", err=True)
