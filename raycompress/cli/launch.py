@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raycompress.cli import goals
+from raycompress.cli.from_script import Asked, experiment_of, script_options
 from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, say, watching
 from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
@@ -26,6 +27,7 @@ _MENDS = {FULL: "free some space", GONE: "put the script back"}
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
+@script_options
 @dashboard_option
 @job_options
 @cluster_options
@@ -39,9 +41,13 @@ def launch(
     name: str | None,
     as_json: bool,
     cluster: str | None,
+    asked: Asked,
     **cluster_settings: Any,
 ) -> None:
     """Run the experiment in FILE, one-time or automatic, on this machine or with --cluster on a Ray cluster.
+
+    FILE may be a training script instead, with what is wanted of its model: --target-flops 0.5 --max-drop 0.01. Its
+    experiment file is written, printed and run; with --dry-run it is not run.
 
     The best model and its mask are kept as one bundle; everything else of the trials but their logs is deleted.
     Ctrl-C stops the search and keeps the best model so far.
@@ -49,6 +55,10 @@ def launch(
     from raycompress.experiment.preflight import load_checked
     from raycompress.tuning.launch import launch as launch_search
 
+    if asked.is_script(file):
+        file = experiment_of(file, asked)
+        if cluster is None and cluster_settings["dry_run"]:
+            return
     if cluster is not None:
         from raycompress.cli.on_cluster import Options, launch_on_cluster
 

@@ -115,6 +115,9 @@ def test_all_kinds_of_experiment_are_shipped() -> None:
         "digits/auto_sequence",
         "digits_resnet/one_time",
         "digits_resnet/auto_dependency",
+        "digits_resnet/budget",
+        "digits_resnet/fastest",
+        "digits_resnet/pareto",
     }
 
 
