@@ -1,0 +1,265 @@
+"""Searches with objectives, constraints and budgets, from the command line to the files that are left."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycompress.results import bundle
+from raycompress.results.record import Experiment as Record
+from raycompress.results.states import TrialState
+from tests.conftest import Launched, digits_experiment, raycompress
+
+RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"
+Launch = Callable[..., Launched]
+LAYERS = ["stage1.0.conv1", "stage1.1.conv1", "stage2.0.conv1", "stage2.1.conv1"]
+SEARCHED = {"type": "float", "range": [0.0, 0.9]}
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+def experiment(folder: Path, *, compression: Any = None, **changes: Any) -> Path:
+    """Write the shipped experiment with a budget, changed, and without its own constraints."""
+    path = digits_experiment(folder, "budget.json", RESNET, **{"n_samples": 4, "constraints": {}, **changes})
+    data = json.loads(path.read_text())
+    data["compression"].update(compression or {})
+    path.write_text(json.dumps(data, indent=1))
+    return path
+
+
+def sizes_are_foretold(record: Record) -> None:
+    for trial in record.searched:
+        assert trial.predicted is not None
+        assert trial.after is not None
+        assert trial.after["flops"] == pytest.approx(trial.predicted["flops"], rel=0.01)
+        assert trial.after["params"] == pytest.approx(trial.predicted["params"], rel=0.01)
+        assert trial.after["bytes"] == pytest.approx(trial.predicted["size_bytes"], rel=0.01)
+
+
+def test_guided_keeps_to_its_budget_and_knows_the_model_the_next_time(tmp_path: Path, launch: Launch) -> None:
+    constraints = {"flops": {"max_ratio": 0.25}, "params": {"max_ratio": 0.5}}
+    path = experiment(tmp_path, constraints=constraints, n_samples=5)
+    done = launch(path)
+    assert done.code == 0, done.err
+    record = done.record
+    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 5
+    assert all(record.is_feasible(trial) for trial in record.searched)
+    sizes_are_foretold(record)
+    assert record.verified is not None
+    prior = json.loads(record.folder.prior.read_text())
+    assert len(prior["curves"]) == 6
+    assert len(prior["candidates"]) > 32
+    again = launch(path)
+    assert again.code == 0, again.err
+    assert "known from an earlier search" in again.err
+    assert [trial.sample for trial in again.record.searched] == [trial.sample for trial in record.searched]
+    more = raycompress(tmp_path, "resume", again.record.id, "--n-samples", "7")
+    assert more.code == 0, more.err
+    assert [trial.number for trial in more.record.searched] == list(range(1, 8))
+    assert len({json.dumps(trial.sample) for trial in more.record.searched}) == 7
+
+
+@pytest.mark.parametrize("on_budget", ["project", "reject"])
+def test_other_proposers_keep_to_it_as_well(on_budget: str, tmp_path: Path, launch: Launch) -> None:
+    constraints = {"size_bytes": {"max_ratio": 0.3}}
+    path = experiment(tmp_path, proposer="optuna", on_budget=on_budget, constraints=constraints)
+    done = launch(path)
+    assert done.code == 0, done.err
+    assert all(done.record.is_feasible(trial) for trial in done.record.searched)
+    sizes_are_foretold(done.record)
+
+
+def test_what_only_the_trial_can_tell_ends_there_before_it_trains(tmp_path: Path, launch: Launch) -> None:
+    """With "global" the method itself decides which layers lose how much."""
+    path = experiment(
+        tmp_path,
+        proposer="random",
+        n_samples=5,
+        constraints={"flops": {"max_ratio": 0.4}},
+        compression={"arguments": {"global": True, "round_to": 1}},
+    )
+    data = json.loads(path.read_text())
+    data["compression"]["config_list"][0]["expand_op_names"] = False
+    path.write_text(json.dumps(data))
+    done = launch(path)
+    assert done.code == 0, done.err
+    assert "known in its trial only" in done.err
+    states = {trial.state for trial in done.record.searched}
+    assert states == {TrialState.FINISHED, TrialState.OVER_BUDGET}
+    for trial in done.record.searched:
+        if trial.state is TrialState.FINISHED:
+            assert done.record.is_feasible(trial)
+        else:
+            assert trial.values is None
+            assert "the budget is flops at most 0.4 of the dense model's" in trial.cause
+
+
+def test_where_nothing_is_feasible_the_nearest_and_what_to_relax_are_told(tmp_path: Path, launch: Launch) -> None:
+    constraints = {"flops": {"max_ratio": 0.05}, "accuracy": {"min": 0.999}}
+    path = experiment(tmp_path, proposer="random", n_samples=2, constraints=constraints)
+    done = launch(path)
+    assert done.code == 1
+    record = done.record
+    assert record.state == "complete"
+    assert "no trial of 2 keeps to all constraints" in done.err
+    assert '"min": 0.' in done.err
+    assert "nearest of 2 trials" in done.out
+    best = record.best
+    assert best is not None
+    assert best.score == max(trial.score or 0 for trial in record.searched)
+    bundle.check_hashes(record.folder.candidate(best.number))
+    shown = raycompress(tmp_path, "best", "--json")
+    assert json.loads(shown.out)["best"]["feasible"] is False
+
+
+def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) -> None:
+    path = experiment(tmp_path, objectives={"accuracy": "max", "flops": "min"}, n_samples=6, pareto_size=3)
+    done = launch(path)
+    assert done.code == 0, done.err
+    record = done.record
+    front = [trial.number for trial in record.pareto]
+    kept = record.folder.candidates()
+    assert 1 < len(kept) <= 3
+    assert set(kept) <= set(front)
+    assert record.best_number in kept
+    assert "knee" in done.out
+    assert json.loads(raycompress(tmp_path, "best", "--json").out)["front"] == front
+    for number in kept:
+        bundle.check_hashes(record.folder.candidate(number))
+
+
+def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: Launch) -> None:
+    path = experiment(tmp_path, objectives={"latency_ms": "min"}, constraints={"accuracy": {"min": 0.5}})
+    done = launch(path)
+    assert done.code == 0, done.err
+    record = done.record
+    for trial in record.searched:
+        assert trial.before is not None
+        assert trial.after is not None
+        assert 0 < trial.after["latency_low_ms"] <= trial.after["latency_ms"] <= trial.after["latency_high_ms"]
+        share = trial.after["latency_ms"] / trial.before["latency_ms"]
+        assert trial.score == pytest.approx(share * record.header["dense_latency_ms"])
+        assert trial.predicted is not None
+        assert trial.predicted["latency_ms"] > 0
+    assert record.best is not None
+    feasible = [trial.score for trial in record.searched if record.is_feasible(trial)]
+    assert record.best.score == min(score for score in feasible if score is not None)
+
+
+def test_finalists_are_trained_again_and_the_choice_is_by_all_runs(tmp_path: Path, launch: Launch) -> None:
+    path = experiment(
+        tmp_path, proposer="random", constraints={"flops": {"max_ratio": 0.2}}, repeats=3, finalists=2, n_samples=3
+    )
+    done = launch(path)
+    assert done.code == 0, done.err
+    record = done.record
+    repeats = [trial for trial in record.searched if trial.repeat_of is not None]
+    assert [trial.number for trial in repeats] == [4, 5, 6, 7]
+    assert len({trial.repeat_of for trial in repeats}) == 2
+    assert len({trial.config["random_seed"] for trial in repeats}) == 4
+    told = record.repeated
+    assert told is not None
+    for one in told["finalists"]:
+        scores = [record.records[number].score or 0 for number in one["runs"]]
+        assert len(scores) == 3
+        assert one["means"]["accuracy"] == pytest.approx(sum(scores) / 3)
+    assert record.best_number == told["run"]
+    assert record.folder.candidates() == [record.best_number]
+    assert "±" in done.out
+    more = raycompress(tmp_path, "resume", record.id, "--n-samples", "5")
+    assert more.code == 0, more.err
+    numbers = [trial.number for trial in more.record.searched if trial.repeat_of is None]
+    assert numbers == [1, 2, 3, 8, 9]
+
+
+def test_rung_zero_scores_before_training(tmp_path: Path, launch: Launch) -> None:
+    scheduler = {"type": "asha", "rung0": True}
+    constraints = {"flops": {"max_ratio": 0.1}}
+    path = experiment(tmp_path, proposer="random", n_samples=14, constraints=constraints, scheduler=scheduler)
+    done = launch(path)
+    assert done.code == 0, done.err
+    trials = done.record.searched
+    assert all(trial.rung0 is not None for trial in trials)
+    ended = [trial for trial in trials if trial.state is TrialState.ENDED_EARLY]
+    assert ended
+    assert all(trial.values is None and trial.cause.startswith("before training") for trial in ended)
+    assert all(trial.number > 8 for trial in ended)
+    assert "rung 0:" in done.out
+    if not any("rung 0 is off" in note for note in done.record.notes):
+        assert len(ended) + sum(trial.state is TrialState.FINISHED for trial in trials) == 14
+
+
+SCRIPT_WITHOUT = """
+import sys
+sys.path.insert(0, {home!r})
+import torch, train
+import raycompress as rc
+
+@rc.experiment
+def main(config):
+    (images, labels), held_out = train.load_data()
+    model = train.ResNet()
+    model.load_state_dict(torch.load(train.WEIGHTS, weights_only=True))
+    compressor = rc.create_compressor(model, config)
+    model = compressor.compress()
+    accuracy = train.evaluate(model, *held_out)
+    compressor.apply_speedup()
+    rc.report(accuracy=accuracy)
+    rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
+
+main()
+"""
+
+
+def test_without_an_evaluator_agreement_with_the_dense_model_guides(tmp_path: Path, launch: Launch) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT_WITHOUT.format(home=str(RESNET)))
+    path = experiment(tmp_path, workingdir=".", script="script.py", constraints={"flops": {"max_ratio": 0.5}})
+    done = launch(path)
+    assert done.code == 0, done.err
+    assert "passes no evaluator=" in " ".join(done.err.split())
+    assert "agreement" in json.loads(done.record.folder.prior.read_text()).get("metric", "agreement")
+    assert all(done.record.is_feasible(trial) for trial in done.record.searched)
+    refused = launch(
+        experiment(tmp_path, workingdir=".", script="script.py", scheduler={"type": "asha", "rung0": True})
+    )
+    assert refused.code == 2
+    assert "scheduler.rung0" in refused.err
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"constraints": {"flops": {"max_ratio": 0.001}}}, "no sample can keep to it"),
+        ({"constraints": {"acuracy": {"min": 0.9}}}, 'did you mean "accuracy"?'),
+        ({"objectives": {"FLOPs": "min"}}, 'did you mean "flops"?'),
+        ({"compression": {"arguments": {"global": True}}}, "guided has to know what a proposal costs"),
+        ({"objectives": {"flops": "min"}, "scheduler": {"type": "asha"}}, "known at a trial's end only"),
+        ({"repeats": 2, "objectives": {"flops": "min", "accuracy": "max"}}, "there is a front of them"),
+    ],
+)
+def test_mistakes_are_told_before_the_first_trial(
+    changes: dict[str, Any], told: str, tmp_path: Path, launch: Launch
+) -> None:
+    done = launch(experiment(tmp_path, **changes))
+    assert done.code == 2
+    assert told in " ".join(done.err.split())
+    assert not list(tmp_path.glob("raycompress_results/*/journal.jsonl"))
+
+
+def test_a_metric_that_is_not_reported_fails_the_trial(tmp_path: Path, launch: Launch) -> None:
+    (tmp_path / "script.py").write_text(
+        SCRIPT_WITHOUT.format(home=str(RESNET)).replace("accuracy=acc", "**{'top1': acc") + "\n"
+    )
+    source = (tmp_path / "script.py").read_text().replace("'top1': accuracy)", "'top1': accuracy})")
+    (tmp_path / "script.py").write_text(source)
+    path = experiment(tmp_path, workingdir=".", script="script.py", proposer="random")
+    done = launch(path)
+    assert done.code == 1
+    assert 'the script reports no "accuracy"' in done.err
