@@ -11,10 +11,15 @@ if TYPE_CHECKING:
     from raycompress.results.record import TrialRecord
 
 
+MEASURES = ("params", "flops", "bytes", "latency_ms", "cpu_ms")
+"""What is compared of saved models; beside it they may hold intervals, which are no measures of their own."""
+
+
 def measures(trials: Iterable[TrialRecord]) -> list[str]:
     """Return the names of what was measured on the saved model of every one of `trials`, in the order measured."""
     measured = [trial.after for trial in trials if trial.after]
-    return [name for name in (measured[0] if measured else {}) if all(is_number(after.get(name)) for after in measured)]
+    known = [name for name in (measured[0] if measured else {}) if name in MEASURES]
+    return [name for name in known if all(is_number(after.get(name)) for after in measured)]
 
 
 def front(trials: Iterable[TrialRecord], goal: str, names: Iterable[str] | None = None) -> list[TrialRecord]:

@@ -75,6 +75,29 @@ def against(record: Experiment, name: str, objective: str) -> Figure:
     return Figure(data, layout, 380, f"{objective} against {measure(name)}")
 
 
+def before_and_after_training(pairs: Sequence[tuple[int, float, float]], objective: str) -> Figure:
+    """Return the score of each trial before it trained against the one after; `pairs` are trial and both."""
+    data = [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": "trials",
+            "x": [before for _, before, _ in pairs],
+            "y": [after for _, _, after in pairs],
+            "text": [f"trial {trial}" for trial, _, _ in pairs],
+            "hovertemplate": "%{text}<br>before %{x:.5g}<br>after %{y:.5g}<extra></extra>",
+            "marker": {"symbol": "circle", "size": 8, "color": "--finished", "opacity": 0.7},
+        }
+    ]
+    layout = {
+        "xaxis": {"title": {"text": "before training, rung 0", "standoff": 8}},
+        "yaxis": {"title": {"text": text(short(objective, 40)), "standoff": 8}, "automargin": True},
+        "hovermode": "closest",
+        "margin": {"t": 16, "r": 16, "l": 64, "b": 52},
+    }
+    return Figure(data, layout, 340, f"{objective} before and after training")
+
+
 def _points(trials: Sequence[TrialRecord], name: str, words: str, marker: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from raycompress.errors import MissingDependencyError
 from raycompress.results import disk, pareto
-from raycompress.results.report import comparison, figures, reproduce, table
+from raycompress.results.report import comparison, figures, goals, reproduce, table
 from raycompress.results.report.importance import METHOD, Importance, importance
 from raycompress.results.report.lanes import spans
 from raycompress.results.report.words import duration, measure
@@ -112,7 +112,11 @@ class _Page:
         """Yield the page from its head to its end."""
         yield self._head()
         yield _section("Best and dense model", comparison.as_table(self.record) + self._notes())
+        if wanted := goals.as_html(self.record):
+            yield _section("What was asked for", wanted)
         yield _section("Score against size and speed", self._trade())
+        if len(goals.pairs_of_rung_zero(self.record)) > 1:
+            yield _section("Scores before and after training", self._rung_zero())
         yield '<div class="pair">'
         yield _section("Which dimensions decide", self._importance())
         yield _section("Sparsity of each layer", self._layers())
@@ -127,6 +131,8 @@ class _Page:
     @property
     def objective(self) -> str:
         """The name of what the search compares."""
+        if named := self.record.objective.goals[0].metric:
+            return named
         values = (trial.values for trial in self.record.records.values() if trial.values)
         return next((next(iter(each)) for each in values), "score")
 
@@ -174,7 +180,7 @@ class _Page:
                 for trial in self.record.searched
                 if trial.state is TrialState.FINISHED
                 for name, value in (trial.after or {}).items()
-                if pareto.is_number(value)
+                if pareto.is_number(value) and name in pareto.MEASURES
             )
         )
         if not names:
@@ -191,6 +197,11 @@ class _Page:
             "in the table."
         )
         return f'<p class="quiet">{hint}</p><div class="grid">{plots}</div>'
+
+    def _rung_zero(self) -> str:
+        words = f'<p class="quiet">{escape(goals.words_of_rung_zero(self.record))}</p>'
+        pairs = goals.pairs_of_rung_zero(self.record)
+        return words + self._plot("rung-zero", figures.before_and_after_training(pairs, self.objective))
 
     def _importance(self) -> str:
         shares = self.importance.shares

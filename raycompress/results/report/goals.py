@@ -1,0 +1,108 @@
+"""What the search was after, and what it made of that: constraints, the front, repeats, rung 0."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from html import escape
+from typing import TYPE_CHECKING
+
+from raycompress.results.ranks import rank_correlation
+from raycompress.results.report.words import measure, number
+
+if TYPE_CHECKING:
+    from raycompress.results.record import Experiment
+
+_MOST = 24
+
+
+def as_html(record: Experiment) -> str:
+    """Return the tables; empty where the search was after one number and nothing else."""
+    return "".join((*_constraints(record), *_front(record), *_repeats(record)))
+
+
+def pairs_of_rung_zero(record: Experiment) -> list[tuple[int, float, float]]:
+    """Return (trial, score before training, score after it) of the trials that have both."""
+    return [
+        (trial.number, trial.rung0, trial.score)
+        for trial in record.searched
+        if trial.rung0 is not None and trial.score is not None and trial.repeat_of is None
+    ]
+
+
+def words_of_rung_zero(record: Experiment) -> str:
+    """Say how well rung 0 has ranked."""
+    pairs = pairs_of_rung_zero(record)
+    sign = 1.0 if record.header.get("rung0") == record.header["goal"] else -1.0
+    correlation = rank_correlation((sign * before, after) for _, before, after in pairs)
+    scored = sum(trial.rung0 is not None for trial in record.searched)
+    return (
+        f"{scored} trials were scored before they trained. Of the {len(pairs)} that were trained to their end, the two "
+        f"orders have a rank correlation of {correlation:.2f}; 1 is the same order, 0 is chance."
+    )
+
+
+def _constraints(record: Experiment) -> Iterator[str]:
+    best, bounds = record.best, record.objective.bounds
+    if best is None or not bounds or best.number not in record.standing.judged:
+        return
+    metrics, judged = record.standing.metrics(best.number), record.standing.judged[best.number]
+    rows = [
+        (str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept")
+        for bound, excess in zip(bounds, judged.excesses, strict=True)
+    ]
+    feasible = sum(one.is_feasible for one in record.standing.judged.values())
+    yield _table(("constraint", f"trial {best.number}", ""), rows)
+    yield f'<p class="quiet">{feasible} of {len(record.standing.judged)} finished trials keep to all of them.</p>'
+
+
+def _front(record: Experiment) -> Iterator[str]:
+    goals = record.objective.goals
+    if len(goals) == 1 or not record.pareto:
+        return
+    front = sorted(record.pareto, key=lambda trial: record.standing.judged[trial.number].costs)
+    rows = [
+        (
+            str(trial.number),
+            *(number(record.standing.metrics(trial.number)[goal.metric]) for goal in goals),
+            "the knee, and the best" if trial.number == record.best_number else "kept" if trial.saved else "",
+        )
+        for trial in front[:_MOST]
+    ]
+    yield _table(("trial", *(measure(goal.metric) for goal in goals), ""), rows)
+    more = f" {len(front) - _MOST} more are in the table of all trials." if len(front) > _MOST else ""
+    yield (
+        '<p class="quiet">The front: no trial is better in all of these at once. The knee gives up least of every '
+        f"objective, each measured by the range that the front has of it.{more}</p>"
+    )
+
+
+def _repeats(record: Experiment) -> Iterator[str]:
+    told = record.repeated
+    if told is None:
+        return
+    metric = record.objective.goals[0].metric or next(iter(told["finalists"][0]["means"]))
+    rows = [
+        (
+            str(one["trial"]),
+            ", ".join(map(str, one["runs"])),
+            f"{number(one['means'][metric])} ± {number(one['spreads'][metric])}",
+            "chosen" if one["trial"] == told["chosen"] else "as good" if one["trial"] in told["ties"] else "",
+        )
+        for one in told["finalists"]
+    ]
+    yield _table(("finalist", "trained in trials", f"{metric}, mean and standard deviation", ""), rows)
+    yield (
+        f'<p class="quiet">The finalists were trained again with other seeds. What differs by less than the spread, '
+        f"{number(told['spread'])}, counts as no difference, and of those the smallest is chosen.</p>"
+    )
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
+    lines = "".join(
+        f'<tr><th scope="row" class="word">{escape(row[0])}</th>'
+        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return f'<table class="compare"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody></table>'
