@@ -63,7 +63,7 @@ def measure(
                 for row, record in bench.run(method, budget).items():
                     known[_key(network, budget, row, seed)] = record
                 if path is not None:
-                    path.write_text(json.dumps(known, indent=1) + "\n")
+                    _write(path, known)
                 say(f"seed {seed}, {network} at {budget:g}: {method} done")
     return _outcome(known, seeds, networks, budgets, methods)
 
@@ -215,6 +215,12 @@ class _Bench:
             "amc": {"held_out": subject.finish(model).accuracy, **effort},
             "amc ratios": {"held_out": subject.final(counts).accuracy, **effort},
         }
+
+
+def _write(path: Path, known: Mapping[str, Record]) -> None:
+    aside = path.with_suffix(".part")
+    aside.write_text(json.dumps(known, indent=1) + "\n")
+    aside.replace(path)
 
 
 def _key(network: str, budget: float, row: str, seed: int) -> str:
