@@ -30,7 +30,7 @@ from raycompress.tuning.worker import Ending, connect_or_start
 
 LEVELS = 6
 """Sizes that candidates have, where no budget says how large they are to be."""
-CANDIDATES = 64
+CANDIDATES = 48
 """Whole samples that are scored before the first trial."""
 _VERSION = 1
 

@@ -16,6 +16,7 @@ from raycompress import create_compressor
 from raycompress.compressors.analysis.imitation import STEPS
 from raycompress.errors import RaycompressError
 from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
+from raycompress.experiment.objective import Objective
 from raycompress.tuning.guided import Guided
 from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
 from tests.benchmarks.outcome import Outcome, Target
@@ -132,7 +133,7 @@ class _Bench:
         from raycompress.tuning.searchers import make_proposer
 
         space = SearchSpace(self.subject.dimensions, {})
-        proposer = make_proposer("hyperopt", space, goal="max", seed=self.subject.seed)
+        proposer = make_proposer("hyperopt", space, objective=Objective.of_score("max"), seed=self.subject.seed)
         return self._search(proposer, max(TRIALS["hyperopt"]), budget), 0.0, ""
 
     def _guided(self, budget: float) -> tuple[list[Sample], float, str]:
