@@ -65,17 +65,14 @@ class Asked:
 
     def is_script(self, file: Path) -> bool:
         """Tell whether `file` is a script, not an experiment; UsageError where the options do not go with it."""
-        given = [f"--{one.name.replace('_', '-')}" for one in fields(self) if getattr(self, one.name) != one.default]
-        if file.suffix == ".py":
+        if file.suffix == ".py" or (file.suffix != ".json" and (self.ratios or self.max_drop is not None)):
             return True
-        if given and file.suffix == ".json":
-            fix = (
-                'put them into its "constraints", as in {"flops": {"max_ratio": 0.5}}, or name the script instead of it'
-            )
-            raise UsageError(
-                f"{file.name} is an experiment file, which says by itself what is wanted", where=given[0], fix=fix
-            )
-        return bool(self.ratios) or self.max_drop is not None
+        given = [f"--{one.name.replace('_', '-')}" for one in fields(self) if getattr(self, one.name) != one.default]
+        if given:
+            what = f"{file.name} is an experiment file, which says by itself what is wanted"
+            fix = 'put targets into its "constraints", as in {"flops": {"max_ratio": 0.5}}, or name the script instead'
+            raise UsageError(what, where=given[0], fix=fix)
+        return False
 
     def check(self) -> None:
         """Raise UsageError where a value makes no sense, or nothing is wanted."""
@@ -87,8 +84,8 @@ class Asked:
             what = f"the metric may get worse by 0 or more, not by {self.max_drop:g}"
             raise UsageError(what, where="--max-drop", fix="for one in a hundred of an accuracy: --max-drop 0.01")
         if not self.ratios and self.max_drop is None:
-            fix = "for half of the multiply-adds --target-flops 0.5; for the smallest model that is as good but for "
-            raise UsageError("what the model is to become is not said", fix=f"{fix}0.01 --max-drop 0.01")
+            fix = "--target-flops 0.5 for half of the FLOPs, --max-drop 0.01 for the smallest model that is as good"
+            raise UsageError("what the model is to become is not said", where="the options", fix=fix)
 
 
 def script_options(command: Command) -> Command:

@@ -77,12 +77,12 @@ def recipe(name: str, script: str, model: ModelInfo, costs: CostModel, wanted: W
     cpus, gpus
         What the machine has.
     """
-    room = gpus or cpus
+    arguments = {"round_to": _round_to(_prunable(model, costs))}
     return {
-        **_experiment(name, script, _config_list(model, costs), {"round_to": _round_to(_prunable(model, costs))}, gpus),
+        **_experiment(name, script, _config_list(model, costs), arguments, gpus),
         **wanted.keys(),
         "n_samples": wanted.trials,
-        "n_parallel": max(1, min(_MOST_PARALLEL, room)),
+        "n_parallel": max(1, min(_MOST_PARALLEL, gpus or cpus)),
         "random_seed": 0,
         "job_failure": {"ignore_fail": True},
     }
@@ -106,7 +106,7 @@ def _experiment(name: str, script: str, config_list: Sequence[Data], arguments: 
 
 def _config_list(model: ModelInfo, costs: CostModel) -> list[Data]:
     """Return an entry for all layers whose channels can go, and one that leaves the others of their types alone."""
-    layers = {name for group in _prunable(model, costs) for name in _tied(model, group)}
+    layers = prunable_layers(model, costs)
     types = list(dict.fromkeys(layer.type for layer in model.layers if layer.name in layers))
     rest = [layer.name for layer in model.layers if layer.type in types and layer.name not in layers]
     entry = {"sparsity": _SPARSITY, "op_types": types, "expand_op_names": "dependency"}
