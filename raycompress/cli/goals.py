@@ -7,7 +7,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from raycompress.cli.words import columns, number
+from raycompress.cli.words import columns
+from raycompress.cli.words import number as _number
 from raycompress.errors import NoValidTrialError
 from raycompress.experiment.objective import Bound, Goal
 from raycompress.results.ranks import rank_correlation
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
 _NEAREST = 3
 _SHOWN = 12
+
+
+def number(value: float) -> str:
+    """Return a metric's value in at most five digits, whole ones in full."""
+    return _number(int(value) if float(value).is_integer() else value)
 
 
 def lines(record: Record) -> list[str]:

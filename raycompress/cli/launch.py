@@ -68,6 +68,11 @@ def launch(
         with watching(events) as view:
             conclude(launch_search(load_checked(file), view, ray=ray_of(on_ray, dashboard), name=name), quiet=True)
         return
+    if cluster_settings["dry_run"]:
+        from raycompress.cli.plan import show
+
+        show(load_checked(file), as_json)
+        return
     _run(load_checked(file), dashboard, as_json)
 
 

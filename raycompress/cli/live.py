@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycompress.cli.words import duration, number, share, shown, value
-from raycompress.experiment.objective import Objective
+from raycompress.experiment.objective import FIRST, MEASURED, Objective
 from raycompress.printable import printable
 from raycompress.results.journal import Event
 from raycompress.results.standing import Standing
@@ -88,8 +88,15 @@ class Progress:
             if trial["trial"] == 0:
                 standing.take_dense(trial["values"])
             elif trial["score"] is not None:
-                standing.take(trial["trial"], trial["values"], trial["before"], trial["after"])
+                values = {FIRST: trial["score"], **(trial["values"] or {})}
+                standing.take(trial["trial"], values, trial.get("before"), trial.get("after"))
         return next(iter(standing.ranked), None)
+
+    @property
+    def sizes(self) -> tuple[str, ...]:
+        """What is measured of models and named by the objectives and constraints, as journals call it."""
+        names = Objective.from_header(self.header).metrics
+        return tuple("bytes" if name == "size_bytes" else name for name in names if name in MEASURED)
 
     def same_failure(self, event: Event) -> int | None:
         """Return the first trial that ended just as this one did; None where this one is the first."""
@@ -310,9 +317,12 @@ def _is_failure(event: Event) -> bool:
 def _ended(event: Event, progress: Progress) -> str:
     done = f"[{len(progress.ended)}/{progress.n_trials}]"
     if event["state"] == "finished":
-        values = ", ".join(f"{name} {number(metric)}" for name, metric in event["values"].items())
-        left = share((event["after"] or {}).get("bytes"), (event["before"] or {}).get("bytes"))
-        rest = (f", {left} of the size" if left else "") + (f"; {event['cause']}" if event["cause"] else "")
+        values = ", ".join(f"{name} {number(metric)}" for name, metric in _sought_first(event, progress).items())
+        before, after = event["before"] or {}, event["after"] or {}
+        names = progress.sizes or ("bytes",)
+        lefts = [(share(after.get(name), before.get(name)), _SIZES[name]) for name in names]
+        rest = "".join(f", {left} of the {words}" for left, words in lefts if left)
+        rest += f"; {event['cause']}" if event["cause"] else ""
         return f"{done} trial {event['trial']}: {values}{rest}"
     if not _is_failure(event):
         return f"{done} trial {event['trial']} {event['state']}: {event['cause']}"
@@ -322,8 +332,19 @@ def _ended(event: Event, progress: Progress) -> str:
     return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {shown(event['log'])}"
 
 
+_SIZES = {"bytes": "size", "flops": "FLOPs", "params": "parameters", "latency_ms": "latency"}
+
+
+def _sought_first(event: Event, progress: Progress) -> dict[str, float]:
+    """Return what a trial reported, what the search is after first."""
+    sought = Objective.from_header(progress.header).metrics
+    values: dict[str, float] = event["values"]
+    return {name: values[name] for name in (*(one for one in sought if one in values), *values)}
+
+
 def _promoted(event: Event, progress: Progress) -> str:
-    return f"        trial {event['trial']} is the best so far"
+    feasible = event.get("feasible", True)
+    return f"        trial {event['trial']} is {'the best' if feasible else 'nearest to the constraints'} so far"
 
 
 def _retried(event: Event, progress: Progress) -> str:

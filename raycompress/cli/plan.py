@@ -25,11 +25,16 @@ def plan(file: Path, as_json: bool) -> None:
 
     The script is run up to its first batch, to learn the model's layers.
     """
-    from raycompress.cli.live import LiveView
     from raycompress.experiment.preflight import load_checked
+
+    show(load_checked(file), as_json)
+
+
+def show(experiment: Experiment, as_json: bool) -> None:
+    """Inspect the experiment's model, and print what a launch would do."""
+    from raycompress.cli.live import LiveView
     from raycompress.tuning.preparing import prepared
 
-    experiment = load_checked(file)
     with LiveView() as view, prepared(experiment, view) as ready:
         facts = _facts(ready)
     if as_json:

@@ -7,7 +7,7 @@ does, its BatchNorm statistics are recomputed, and it is measured.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,8 @@ Sample = dict[str, Any]
 Goal = Literal["max", "min"]
 Project = Callable[[Sample], Sample]
 """Puts a sample onto the budget."""
+Alike = Callable[[Sample], Hashable]
+"""Equal for samples that come to the same model."""
 Cost = Callable[[Sample], float]
 """The budgeted cost of a sample, as a share of the dense model's."""
 
@@ -135,6 +137,7 @@ def score_cheaply(
     number: int = 48,
     explorers: float = 0.25,
     seed: int | None = None,
+    alike: Alike | None = None,
 ) -> list[Scored]:
     """Score `number` candidates cheaply: the first guesses, random ones, then those that Optuna's TPE proposes.
 
@@ -148,6 +151,8 @@ def score_cheaply(
         Puts a sample onto the budget.
     explorers
         Share of the candidates that are random.
+    alike
+        Equal for samples that come to the same model, which is scored once.
 
     Returns
     -------
@@ -156,11 +161,11 @@ def score_cheaply(
     """
     random = np.random.default_rng(seed)
     model = Model(dimensions, goal, seed)
-    known: dict[tuple[Any, ...], Scored] = {}
+    known: dict[Hashable, Scored] = {}
 
     def look(sample: Sample) -> Scored:
         projected = project(sample)
-        key = tuple(projected.values())
+        key = (alike or by_values)(projected)
         if key not in known:
             known[key] = Scored(projected, cheap(projected))
         return known[key]
@@ -269,3 +274,8 @@ def _low(dimension: Dimension) -> float:
 def _high(dimension: Dimension) -> float:
     assert dimension.high is not None
     return float(dimension.high)
+
+
+def by_values(sample: Sample) -> Hashable:
+    """Return what is equal for equal samples."""
+    return tuple(sample.items())

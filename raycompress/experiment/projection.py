@@ -89,6 +89,10 @@ class Projection:
         """Return the cost of `sample` as a share of the dense model's, in the size that the first budget is about."""
         return self.share(sample, self.ceilings[0].metric if self.ceilings else "flops")
 
+    def cuts(self, sample: Sample) -> tuple[int, ...]:
+        """Return how many channels, or heads, `sample` takes off each group: equal for samples of the same model."""
+        return tuple(self.forecast.removed(self.space.build(sample)))
+
     def share(self, sample: Sample, metric: str) -> float:
         """Return one size of `sample` as a share of the dense model's."""
         return self.sizes(sample)[metric] / max(1e-9, self.forecast.dense[metric])

@@ -16,7 +16,7 @@ intermediate   trial, values, step: how many results there were, or the budget o
 rung0          trial, score: of its model before it trains
 retried        trial, attempt, state, cause: an attempt that failed and is made again
 ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved
-promoted       trial, score: its candidate is now the best one
+promoted       trial, score: its candidate is now the best one; feasible: whether it keeps to all constraints
 pruned         trial: its candidate was not the best and its files are gone
 repeated       finalists: trial, runs, means, spreads (standard deviations) of each; chosen, run: the best of them and
                its trial whose model is kept; ties: those that are as good; spread: of the first objective

@@ -155,7 +155,8 @@ class BestKeeper:
             self.number = number
             score = self._standing.objective.score(self._metrics(number))
             self._folder.point_to_best(number, score or 0.0)
-            self._journal.append("promoted", trial=number, score=score)
+            judged = (self._repeats if number in self._repeat_of else self._standing).judged.get(number)
+            self._journal.append("promoted", trial=number, score=score, feasible=judged is None or judged.is_feasible)
 
     def _metrics(self, number: int) -> Mapping[str, float]:
         return (self._repeats if number in self._repeat_of else self._standing).metrics(number)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from raycompress.experiment.guesses import Goal, Prior, Scored
+from raycompress.experiment.guesses import Goal, Prior, Scored, by_values
 from raycompress.experiment.objective import Judgement
 from raycompress.experiment.projection import Projection, has_one_size
 from raycompress.experiment.schema import Experiment
@@ -45,6 +45,8 @@ class Guidance:
                 goal=goal,
                 seed=seed,
                 exploration=experiment.exploration,
+                # what is searched beside the sparsities makes another trial of the same model
+                alike=by_values if rest else lambda sample: projection.cuts({**whole, **sample}),
             )
         else:
             self._guided = TradeOff(

@@ -8,6 +8,7 @@ import numpy as np
 
 from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.guesses import (
+    Alike,
     Cost,
     Goal,
     Guesses,
@@ -18,6 +19,7 @@ from raycompress.experiment.guesses import (
     Sample,
     Scored,
     anywhere,
+    by_values,
     first_guesses,
     middle,
 )
@@ -55,6 +57,8 @@ class Guided:
         The same seed and the same scores give the same proposals.
     exploration
         Share of the trials that explore.
+    alike
+        Equal for samples that come to the same model, which is not tried twice.
     """
 
     repeats = False
@@ -69,6 +73,7 @@ class Guided:
         goal: Goal,
         seed: int | None,
         exploration: float = 0.25,
+        alike: Alike = by_values,
     ) -> None:
         self._dimensions = tuple(dimensions)
         self._project = project
@@ -82,7 +87,9 @@ class Guided:
             Scored(sample, prior.dense - self._sign * losses(sample))
             for sample in first_guesses(dimensions, prior, cost=cost, project=project, goal=goal)
         ]
-        self._left = sorted(map(Guesses(scored, goal), scored), key=lambda one: -self._sign * one.score)
+        self._alike = alike
+        distinct = {alike(one.sample): one for one in scored}.values()
+        self._left = sorted(map(Guesses(scored, goal), distinct), key=lambda one: -self._sign * one.score)
         self._candidates = tuple(self._left)
         self._guessed: dict[int, float] = {}
         self._explorers: set[int] = set()
@@ -117,20 +124,27 @@ class Guided:
 
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`, on the budget."""
-        taken = [*self._proposed.values()]
-        for _ in range(_ATTEMPTS):  # a projection may bring different samples to the same point
-            sample = self._next(number)
-            if sample not in taken:
+        taken = {self._alike(sample) for sample in self._proposed.values()}
+        for attempt in range(_ATTEMPTS):  # different samples may come to the same model
+            if attempt < _ATTEMPTS // 2:
+                sample = self._next(number)
+            else:
+                sample = self._project(anywhere(self._dimensions, self._random))
+            if self._alike(sample) not in taken:
                 break
-        self._proposed[number] = sample
-        self._left = [one for one in self._left if one.sample != sample]
+            self._drop(sample)
+        self.take(number, sample)
         return dict(sample)
 
     def take(self, number: int, sample: Sample) -> None:
         """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
         self._proposed[number] = dict(sample)
         self._guessed.update((number, one.score) for one in self._left if one.sample == sample)
-        self._left = [one for one in self._left if one.sample != sample]
+        self._drop(sample)
+
+    def _drop(self, sample: Sample) -> None:
+        """Take a candidate, and those that come to the same model, off the list."""
+        self._left = [one for one in self._left if self._alike(one.sample) != self._alike(sample)]
 
     def learn(
         self,

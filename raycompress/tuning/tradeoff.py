@@ -23,6 +23,7 @@ _STEEP = 1.05
 """Two sizes that are nearer than this factor need no one between them."""
 _ALIKE = 1.15
 """Candidates whose sizes differ by less are of one size."""
+_ATTEMPTS = 8
 _FIRST = 4
 """So many of the best candidates of a size take turns."""
 
@@ -83,25 +84,34 @@ class TradeOff:
         self._tried: dict[int, Scored] = {}
         self._border = _border(objective)
         self._levels = self._by_size(prior)
+        self._cuts: set[tuple[int, ...]] = set()
         self._turn = 0
 
     def propose(self, number: int) -> Sample | None:
         """Return the sample for trial `number`."""
-        self._turn += 1
         proposed = self._model.propose(number)
         assert proposed is not None
-        sample = self._projection.project({**self._whole, **proposed})
-        explores = int(self._turn * self._exploration) > int((self._turn - 1) * self._exploration)
-        if explores or self._turn % 3 or self._turn < 6:
-            best = None if explores else self._at_the_border()
-            sample = self._of_size(self._size(), explores) if best is None else self._take_candidate(number, best)
+        for _ in range(_ATTEMPTS):  # different samples may come to the same model
+            self._turn += 1
+            sample = self._next(number, proposed)
+            if self._projection.cuts(sample) not in self._cuts:
+                break
+        self._cuts.add(self._projection.cuts(sample))
         self._ratios[number] = self._ratio(sample)
         return {one.name: sample[one.name] for one in self._dimensions}
+
+    def _next(self, number: int, proposed: Sample) -> Sample:
+        explores = int(self._turn * self._exploration) > int((self._turn - 1) * self._exploration)
+        if not explores and self._turn % 3 == 0 and self._turn > 5:
+            return self._projection.project({**self._whole, **proposed})
+        best = None if explores else self._at_the_border()
+        return self._of_size(self._size(), explores) if best is None else self._take_candidate(number, best)
 
     def take(self, number: int, sample: Sample) -> None:
         """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
         self._turn += 1
         self._model.take(number, sample)
+        self._cuts.add(self._projection.cuts({**self._whole, **sample}))
         self._ratios[number] = self._ratio(sample)
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:

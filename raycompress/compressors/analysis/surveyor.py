@@ -82,6 +82,7 @@ class Surveyor(Analyser):
                 goal=wanted["goal"],
                 number=wanted["candidates"] // len(levels),
                 seed=wanted["seed"] + place,
+                alike=lambda sample: projection.cuts({**whole, **sample}),
             )
         return Prior(prior.dense, prior.curves, found)
 
