@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from raycompress.experiment.objective import Judgement, Metrics, Objective
@@ -61,11 +61,14 @@ class Verdict:
     spread: float
 
 
-def choose(objective: Objective, finalists: Sequence[Finalist], dense: Metrics) -> Verdict | None:
+def choose(
+    objective: Objective, finalists: Sequence[Finalist], dense: Metrics, kept: Collection[int] | None = None
+) -> Verdict | None:
     """Return the verdict; None where no finalist can be judged.
 
     Finalists whose means keep to all constraints come first. Those of them whose mean of the objective is within one
-    spread of the best mean are tied with it, and of these the one with the fewest multiply-adds is chosen.
+    spread of the best mean are tied with it, and of these the one with the fewest multiply-adds is chosen. Of its runs
+    the best whose model is `kept` is taken; all are by default.
     """
     judged: dict[int, Judgement] = {}
     for one in finalists:
@@ -85,7 +88,7 @@ def choose(objective: Objective, finalists: Sequence[Finalist], dense: Metrics) 
         and judged[number].costs[0] - judged[best].costs[0] <= spread
     ]
     chosen = min(ties, key=lambda number: (_size(by_number[number].means), judged[number].costs, number))
-    runs = by_number[chosen].runs
+    runs = {run: metrics for run, metrics in by_number[chosen].runs.items() if kept is None or run in kept}
     of_runs = {number: found for number, one in runs.items() if (found := objective.judge(one, dense)) is not None}
     run = min(of_runs, key=lambda number: (of_runs[number].violation, of_runs[number].costs, number))
     return Verdict(chosen, run, tuple(ties), spread)

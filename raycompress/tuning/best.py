@@ -28,9 +28,9 @@ class BestKeeper:
     def __init__(self, folder: ExperimentFolder, journal: Journal, objective: Objective) -> None:
         self._folder = folder
         self._journal = journal
-        self._standing = Standing(objective)
+        self._standing = Standing(objective)  # of those whose candidates are there, without repeats
+        self._all = Standing(objective)
         self._saved: set[int] = set()
-        self._repeats = Standing(objective)
         self._repeat_of: dict[int, int] = {}
         self.number: int | None = None
 
@@ -41,13 +41,13 @@ class BestKeeper:
 
     @property
     def finalists(self) -> list[int]:
-        """The trials that are worth keeping, the best first."""
-        return self._standing.ranked
+        """The trials that are worth training again, the best first; of one that was, the first."""
+        return list(dict.fromkeys(self._repeat_of.get(number, number) for number in self._standing.ranked))
 
     def take_dense(self, values: Mapping[str, float] | None) -> None:
         """Take what was reported of the dense model, which others may have waited for."""
         self._standing.take_dense(values)
-        self._repeats.take_dense(values)
+        self._all.take_dense(values)
         self._settle()
 
     def consider(
@@ -64,9 +64,9 @@ class BestKeeper:
         One that trained the sample of another trial again is kept until `conclude`.
         """
         self._saved.add(number)
+        self._all.take(number, values, before, after)
         if repeat_of is not None:
             self._repeat_of[number] = repeat_of
-            self._repeats.take(number, values, before, after)
             return
         self._standing.take(number, values, before, after)
         self._settle()
@@ -80,17 +80,21 @@ class BestKeeper:
         """
         if record.baseline is not None:
             self._standing.take_dense(record.baseline.values)
-            self._repeats.take_dense(record.baseline.values)
-        saved = {number: trial for number, trial in sorted(record.records.items()) if trial.saved and number}
-        saved = {number: trial for number, trial in saved.items() if trial.score is not None}
+            self._all.take_dense(record.baseline.values)
+        finished = {
+            number: trial for number, trial in sorted(record.records.items()) if number and trial.score is not None
+        }
+        saved = [number for number, trial in finished.items() if trial.saved]
         self._saved = {number for number in saved if self._is_whole(number)}
-        for number, trial in saved.items():
-            if trial.repeat_of is None or number == record.best_number:  # of repeats that an earlier run concluded
-                self._standing.take(number, trial.values, trial.before, trial.after)
-            else:
+        for number, trial in finished.items():
+            self._all.take(number, trial.values, trial.before, trial.after)
+            if trial.repeat_of is not None:
                 self._repeat_of[number] = trial.repeat_of
-                self._repeats.take(number, trial.values, trial.before, trial.after)
-        lost = [number for number in (*self._standing.ranked, *self._repeat_of) if number not in self._saved]
+            # of the repeats that an earlier run of the search has concluded, one is the best
+            if number in saved and (trial.repeat_of is None or number == record.best_number):
+                self._standing.take(number, trial.values, trial.before, trial.after)
+        repeats = [number for number in saved if number in self._repeat_of]
+        lost = [number for number in dict.fromkeys([*self._standing.ranked, *repeats]) if number not in self._saved]
         for number in saved:
             if number not in self._saved:
                 self._forget(number)
@@ -109,16 +113,15 @@ class BestKeeper:
         """Choose among the finalists by all that their repeats have shown, where there were any."""
         if not self._repeat_of:
             return
-        runs: dict[int, list[int]] = {number: [number] for number in self.finalists}
+        runs = {number: [number] for number in self.finalists}
         for number, of in sorted(self._repeat_of.items()):
-            runs.setdefault(of, []).append(number)
+            if of in runs:
+                runs[of].append(number)
         finalists = [
-            Finalist(of, {number: self._metrics(number) for number in numbers if number in self._saved})
-            for of, numbers in runs.items()
-            if any(number in self._saved for number in numbers)
+            Finalist(of, {number: self._all.metrics(number) for number in numbers}) for of, numbers in runs.items()
         ]
-        objective, dense = self._standing.objective, self._standing.dense(self.finalists[0])
-        verdict = choose(objective, finalists, dense)
+        dense = self._all.dense(finalists[0].number)
+        verdict = choose(self._all.objective, finalists, dense, self._saved)
         if verdict is None:
             return
         told = [
@@ -130,14 +133,8 @@ class BestKeeper:
             }
             for one in finalists
         ]
-        self._journal.append(
-            "repeated",
-            finalists=told,
-            chosen=verdict.chosen,
-            run=verdict.run,
-            ties=list(verdict.ties),
-            spread=verdict.spread,
-        )
+        facts = {"chosen": verdict.chosen, "run": verdict.run, "ties": list(verdict.ties), "spread": verdict.spread}
+        self._journal.append("repeated", finalists=told, **facts)
         self._point_to(verdict.run)
         for number in sorted(self._saved - {verdict.run}):
             self._prune(number)
@@ -153,13 +150,10 @@ class BestKeeper:
     def _point_to(self, number: int) -> None:
         if number != self.number:
             self.number = number
-            score = self._standing.objective.score(self._metrics(number))
+            score = self._all.objective.score(self._all.metrics(number))
             self._folder.point_to_best(number, score or 0.0)
-            judged = (self._repeats if number in self._repeat_of else self._standing).judged.get(number)
+            judged = self._all.judged.get(number)
             self._journal.append("promoted", trial=number, score=score, feasible=judged is None or judged.is_feasible)
-
-    def _metrics(self, number: int) -> Mapping[str, float]:
-        return (self._repeats if number in self._repeat_of else self._standing).metrics(number)
 
     def _is_whole(self, number: int) -> bool:
         try:
@@ -176,5 +170,3 @@ class BestKeeper:
     def _forget(self, number: int) -> None:
         self._saved.discard(number)
         self._standing.forget(number)
-        self._repeats.forget(number)
-        self._repeat_of.pop(number, None)

@@ -129,6 +129,8 @@ def resume(
             journal.listen(view.event)
             _open_to_view(ray, journal, view)
             count, n_samples = n_trials(experiment, ready.space), ready.space.n_samples(experiment)
+            if record.repeated is not None:  # those that may follow come on top
+                count += sum(trial.repeat_of is not None for trial in record.records.values())
             told = {"n_trials": count, "n_samples": n_samples}
             journal.append("resumed", **process(), **told, n_parallel=n_slots, **resuming.moved(experiment, file))
             _search(ready, folder, journal, view, n_slots, loggers, record)

@@ -94,6 +94,7 @@ class Proposals(DriverOnly, Searcher):
         self._proposer = proposer
         fresh = (number for number in itertools.count(1) if number not in past.repeats)
         self._numbers = itertools.islice(fresh, n_samples)
+        self._gaps = frozenset(past.repeats)  # numbers that are no samples'
         self._encore = encore
         self._repeats: list[Repeat] | None = None
         self._next: int | None = next(self._numbers, None)
@@ -175,10 +176,11 @@ class Proposals(DriverOnly, Searcher):
         if not self._dense_known:
             return number <= self._lag
         while self._learnt < number - self._lag:
-            if self._learnt + 1 not in self._ended:
-                return False
+            if self._learnt + 1 not in self._gaps:
+                if self._learnt + 1 not in self._ended:
+                    return False
+                self._learn(self._learnt + 1)
             self._learnt += 1
-            self._learn(self._learnt)
         return True
 
     def _learn(self, number: int) -> None:

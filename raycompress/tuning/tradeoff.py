@@ -23,6 +23,7 @@ _STEEP = 1.05
 """Two sizes that are nearer than this factor need no one between them."""
 _ALIKE = 1.15
 """Candidates whose sizes differ by less are of one size."""
+_CAUTION = 0.02
 _ATTEMPTS = 8
 _FIRST = 4
 """So many of the best candidates of a size take turns."""
@@ -135,6 +136,8 @@ class TradeOff:
             if number in self._broken
         ]
         change = statistics.median(changes) if changes else 0.0
+        pending = len(self._tried) - len(changes)
+        change += _CAUTION * (2**pending - 1)  # of those whose results are to come, not all are to err in one way
         kept = min((self._ratios[number] for number, feasible in self._feasible.items() if feasible), default=math.inf)
         left = [one for size, ones in self._levels if size < kept for one in ones if one not in self._tried.values()]
         return next((one for one in left if self._before_training(one) + change <= 0), None)

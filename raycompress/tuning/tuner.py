@@ -126,7 +126,7 @@ class Tuner:
                 mode=experiment.target,
                 search_alg=self._proposals(),
                 scheduler=self._scheduler,
-                num_samples=n_trials(experiment, self._space) - self._n_ended,
+                num_samples=n_trials(experiment, self._space) - len(self._past.ended),  # at most
                 max_concurrent_trials=self._n_slots,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
@@ -151,11 +151,6 @@ class Tuner:
             self._keeper.conclude()
         self._folder.remove_candidates_but(self._keeper.kept)
         self._plan.folder.clear()
-
-    @property
-    def _n_ended(self) -> int:
-        """How many trials an earlier run of the search has brought to their end."""
-        return len(self._past.ended) + sum(ended for _, ended in self._past.repeats.values())
 
     def _note_loss(self) -> None:
         self._slots.has_lost_an_actor = True

@@ -45,32 +45,40 @@ def sizes_are_foretold(record: Record) -> None:
 
 def test_guided_keeps_to_its_budget_and_knows_the_model_the_next_time(tmp_path: Path, launch: Launch) -> None:
     constraints = {"flops": {"max_ratio": 0.25}, "params": {"max_ratio": 0.5}}
-    path = experiment(tmp_path, constraints=constraints, n_samples=5)
-    done = launch(path)
+    done = launch(experiment(tmp_path, constraints=constraints))
     assert done.code == 0, done.err
     record = done.record
-    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 5
+    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 4
     assert all(record.is_feasible(trial) for trial in record.searched)
     sizes_are_foretold(record)
     assert record.verified is not None
     prior = json.loads(record.folder.prior.read_text())
     assert len(prior["curves"]) == 6
     assert len(prior["candidates"]) > 32
-    again = launch(path)
+    again = launch(experiment(tmp_path, constraints=constraints, n_samples=1, baseline=False))
     assert again.code == 0, again.err
     assert "known from an earlier search" in again.err
-    more = raycompress(tmp_path, "resume", "--n-samples", "7")
+
+
+def test_a_guided_search_is_resumed_with_other_models_than_before(tmp_path: Path, launch: Launch) -> None:
+    keys = {"constraints": {"flops": {"max_ratio": 0.25}}, "baseline": False}
+    done = launch(experiment(tmp_path, **keys, n_samples=2))
+    assert done.code == 0, done.err
+    before = done.record.searched
+    more = raycompress(tmp_path, "resume", "--n-samples", "4")
     assert more.code == 0, more.err
-    longer = Record.open(max(tmp_path.glob("raycompress_results/*/")))
-    assert [trial.number for trial in longer.searched] == list(range(1, 8))
-    assert [trial.sample for trial in longer.searched[:5]] == [trial.sample for trial in record.searched]
-    assert len({json.dumps(trial.sample) for trial in longer.searched}) == 7
+    trials = more.record.searched
+    assert [trial.number for trial in trials] == [1, 2, 3, 4]
+    assert [trial.sample for trial in trials[:2]] == [trial.sample for trial in before]
+    assert len({json.dumps(trial.removed) for trial in trials}) == 4
 
 
 @pytest.mark.parametrize("on_budget", ["project", "reject"])
 def test_other_proposers_keep_to_it_as_well(on_budget: str, tmp_path: Path, launch: Launch) -> None:
     constraints = {"size_bytes": {"max_ratio": 0.3}}
-    path = experiment(tmp_path, proposer="optuna", on_budget=on_budget, constraints=constraints)
+    path = experiment(
+        tmp_path, proposer="optuna", on_budget=on_budget, constraints=constraints, n_samples=3, baseline=False
+    )
     done = launch(path)
     assert done.code == 0, done.err
     assert all(done.record.is_feasible(trial) for trial in done.record.searched)
@@ -82,8 +90,9 @@ def test_what_only_the_trial_can_tell_ends_there_before_it_trains(tmp_path: Path
     path = experiment(
         tmp_path,
         proposer="random",
-        n_samples=5,
-        constraints={"flops": {"max_ratio": 0.4}},
+        n_samples=6,
+        baseline=False,
+        constraints={"flops": {"max_ratio": 0.2}},
         compression={"arguments": {"global": True, "round_to": 1}},
     )
     data = json.loads(path.read_text())
@@ -99,7 +108,7 @@ def test_what_only_the_trial_can_tell_ends_there_before_it_trains(tmp_path: Path
             assert done.record.is_feasible(trial)
         else:
             assert trial.values is None
-            assert "the budget is flops at most 0.4 of the dense model's" in trial.cause
+            assert "the budget is flops at most 0.2 of the dense model's" in trial.cause
 
 
 def test_where_nothing_is_feasible_the_nearest_and_what_to_relax_are_told(tmp_path: Path, launch: Launch) -> None:
@@ -121,7 +130,7 @@ def test_where_nothing_is_feasible_the_nearest_and_what_to_relax_are_told(tmp_pa
 
 
 def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) -> None:
-    path = experiment(tmp_path, objectives={"accuracy": "max", "flops": "min"}, n_samples=6, pareto_size=3)
+    path = experiment(tmp_path, objectives={"accuracy": "max", "flops": "min"}, n_samples=5, pareto_size=3)
     done = launch(path)
     assert done.code == 0, done.err
     record = done.record
@@ -137,7 +146,7 @@ def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) ->
 
 
 def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: Launch) -> None:
-    path = experiment(tmp_path, objectives={"latency_ms": "min"}, constraints={"accuracy": {"min": 0.5}})
+    path = experiment(tmp_path, objectives={"latency_ms": "min"}, constraints={"accuracy": {"min": 0.15}})
     done = launch(path)
     assert done.code == 0, done.err
     record = done.record
@@ -156,7 +165,13 @@ def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: 
 
 def test_finalists_are_trained_again_and_the_choice_is_by_all_runs(tmp_path: Path, launch: Launch) -> None:
     path = experiment(
-        tmp_path, proposer="random", constraints={"flops": {"max_ratio": 0.2}}, repeats=3, finalists=2, n_samples=3
+        tmp_path,
+        proposer="random",
+        constraints={"flops": {"max_ratio": 0.2}},
+        repeats=3,
+        finalists=2,
+        n_samples=3,
+        baseline=False,
     )
     done = launch(path)
     assert done.code == 0, done.err
@@ -174,10 +189,15 @@ def test_finalists_are_trained_again_and_the_choice_is_by_all_runs(tmp_path: Pat
     assert record.best_number == told["run"]
     assert record.folder.candidates() == [record.best_number]
     assert "±" in done.out
-    more = raycompress(tmp_path, "resume", record.id, "--n-samples", "5")
+    more = raycompress(tmp_path, "resume", record.id, "--n-samples", "4")
     assert more.code == 0, more.err
     numbers = [trial.number for trial in more.record.searched if trial.repeat_of is None]
-    assert numbers == [1, 2, 3, 8, 9]
+    assert numbers == [1, 2, 3, 8]
+    again = more.record.repeated
+    assert again is not None
+    known = next(one for one in again["finalists"] if one["trial"] == told["chosen"])
+    assert len(known["runs"]) == 3
+    assert more.record.best_number == again["run"]
 
 
 def test_rung_zero_scores_before_training(tmp_path: Path, launch: Launch) -> None:

@@ -39,10 +39,11 @@ class Imitation:
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         model.train()
         pairs = itertools.cycle(zip(self._batches, self._answers, strict=True))
-        for batch, expected in itertools.islice(pairs, steps):
-            optimizer.zero_grad()
-            _difference(tensors_in(batch.call(model)), expected).backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+        with torch.inference_mode(False), torch.enable_grad():  # whatever the script is in the middle of
+            for batch, expected in itertools.islice(pairs, steps):
+                optimizer.zero_grad()
+                _difference(tensors_in(batch.call(model)), expected).backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
         recompute_statistics(model.eval(), self._batches)
 
 
