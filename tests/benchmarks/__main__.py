@@ -9,12 +9,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import budgeted, budgets, controller, latency, overhead, resuming, scaling, startup, tied
+from tests.benchmarks import budgeted, budgets, controller, fronts, latency, overhead, resuming, scaling, startup, tied
 from tests.benchmarks.machine import ROOT, describe
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
 
-SECTIONS = ("startup", "overhead", "controller", "resuming", "scaling", "tied", "budgets", "latency")
+SECTIONS = ("startup", "overhead", "controller", "resuming", "scaling", "tied", "budgets", "fronts", "latency")
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -32,7 +32,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--slots", nargs="+", type=int, default=[2, 8, 32, 128], help="scaling: trials at a time")
     parser.add_argument("--sleep", type=float, default=20.0, help="scaling: seconds of a trial")
     parser.add_argument("--starts", type=int, default=15, help="startup: runs of each command")
-    parser.add_argument("--seeds", type=int, default=3, help="tied: networks")
+    parser.add_argument("--seeds", type=int, default=3, help="tied, fronts: networks")
     parser.add_argument("--budget-seeds", type=int, default=5, help="budgets: networks of each kind")
     parser.add_argument("--networks", nargs="+", choices=list(budgeted.NETWORKS), default=list(budgeted.NETWORKS))
     parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
@@ -68,6 +68,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
             methods=options.methods,
             path=options.known or options.output / "budgets.json",
         )
+    if name == "fronts":
+        return fronts.measure(options.seeds, say)
     if name == "latency":
         return latency.measure(options.passes, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))
