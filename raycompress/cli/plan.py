@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,10 +61,24 @@ def _facts(ready: Prepared) -> dict[str, Any]:
         "model": None
         if model is None
         else {"parameters": model.parameters, "flops": model.flops, "bytes": model.size_bytes},
+        "wants": [
+            *(f"{goal.metric} {goal.direction}" for goal in experiment.objective.goals if goal.metric),
+            *map(str, experiment.objective.bounds),
+        ],
+        "reach": _reach(ready),
         "keeps": "one bundle" if experiment.save_model is not False and model is not None else "no model",
         "storage": str(experiment.storage),
         "seconds": None if mean is None else mean * trials / at_once,
     }
+
+
+def _reach(ready: Prepared) -> dict[str, list[float]]:
+    """Return what share of each size of the dense model proposals can leave; empty where nobody knows."""
+    projection = ready.projection
+    if projection is None or not ready.space.dimensions:
+        return {}
+    free = replace(projection, ceilings=())
+    return {metric: [round(share, 4) for share in free.span(metric)] for metric in ("params", "flops", "size_bytes")}
 
 
 def _seconds_per_trial(experiment: Experiment) -> float | None:
@@ -100,6 +115,10 @@ def _text(facts: dict[str, Any]) -> str:
             f"model:   {number(model['parameters'])} parameters, {number(model['flops'])} multiply-adds,"
             f" {number(model['bytes'])} bytes"
         )
+    if facts["reach"]:
+        spans = ", ".join(f"{name} {low:.0%} to {high:.0%}" for name, (low, high) in facts["reach"].items())
+        lines.append(f"reach:   {spans} of the dense model's")
+    lines += [f"wants:   {line}" for line in facts["wants"]]
     dense = " (the dense model's included)" if facts["baseline"] else ""
     lines.append(f"trials:  {facts['trials']}{dense}, {facts['parallel']} at a time")
     kept = "one bundle, the best model and its mask" if facts["keeps"] == "one bundle" else "no model"

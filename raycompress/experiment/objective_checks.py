@@ -50,11 +50,14 @@ def _check_constraint(
     if not each:
         yield Finding(path, f'nothing is said of "{metric}"', f"write one of {listed(LIMITS)}")
     relative = [limit for limit in LIMITS[2:] if limit in each]
-    if relative and metric not in MEASURED and data.get("baseline") is False:
-        what = (
-            f'"{relative[0]}" compares "{metric}" with the dense model\'s, and "baseline": false leaves its trial out'
-        )
-        yield Finding((*path, relative[0]), what, 'remove "baseline", or write "min" or "max"')
+    if relative and metric not in MEASURED:
+        compares = f'"{relative[0]}" compares "{metric}" with the dense model\'s'
+        if data.get("baseline") is False:
+            what = f'{compares}, and "baseline": false leaves its trial out'
+            yield Finding((*path, relative[0]), what, 'remove "baseline", or write "min" or "max"')
+        if data.get("proposer") == "passive":
+            what = f"{compares}, which a passive experiment does not run"
+            yield Finding((*path, relative[0]), what, 'write "min" or "max", or take another proposer')
     low, high = each.get("min"), each.get("max")
     if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
         yield Finding((*path, "min"), f'"min" of {metric}, {low:g}, is above its "max", {high:g}', "swap the two")

@@ -129,7 +129,11 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
         worker, experiment, "inspect", centre_config(experiment), answer="model", **_wanted(experiment)
     )
     if found is not None:
-        return ModelInfo.from_json(found["model"])
+        model = ModelInfo.from_json(found["model"])
+        elsewhere = (
+            experiment.resources.gpu and machine_gpus() == 0
+        )  # trials run on another device than this script did
+        return replace(model, latency=None) if elsewhere else model
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
         return None
     raise ScriptError(
