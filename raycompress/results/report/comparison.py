@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from raycompress.results import pareto
 from raycompress.results.report.words import measure, number
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def rows(record: Experiment) -> list[Row]:
     return reported + [
         Row(measure(name), before.get(name), after.get(name), _left(before.get(name), after.get(name)))
         for name in dict.fromkeys([*before, *after])
+        if name in pareto.MEASURES  # not the ends of intervals
     ]
 
 

@@ -7,12 +7,18 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from raycompress.results.ranks import rank_correlation
-from raycompress.results.report.words import measure, number
+from raycompress.results.report.words import measure
+from raycompress.results.report.words import number as _number
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment
 
 _MOST = 24
+
+
+def number(value: float) -> str:
+    """Return a metric's value in at most five digits, whole ones in full."""
+    return _number(int(value) if float(value).is_integer() else value)
 
 
 def as_html(record: Experiment) -> str:
@@ -98,7 +104,8 @@ def _repeats(record: Experiment) -> Iterator[str]:
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    head = "".join(f'<th scope="col">{escape(one)}</th>' for one in heads)
+    first = f'<th scope="col" class="word">{escape(heads[0])}</th>'
+    head = first + "".join(f'<th scope="col">{escape(one)}</th>' for one in heads[1:])
     lines = "".join(
         f'<tr><th scope="row" class="word">{escape(row[0])}</th>'
         + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])

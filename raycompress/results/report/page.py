@@ -154,11 +154,12 @@ class _Page:
         ended = [trial for trial in record.records.values() if trial.seconds is not None]
         failed = sum(trial.state.is_failure for trial in ended)
         detail = f" ({record.finished_detail})" if record.finished_detail else ""
-        goal = {"max": "the larger the better", "min": "the smaller the better"}[header["goal"]]
+        ends = {"max": "the larger the better", "min": "the smaller the better"}
+        wanted = {goal.metric or self.objective: ends[goal.direction] for goal in record.objective.goals}
         facts = {
             "state": f"{record.state}{detail}",
             "trials": f"{len(ended)} of {header['n_trials']} ended" + (f", {failed} failed" if failed else ""),
-            "objective": f"{self.objective}, {goal}",
+            "objective" + "s" * (len(wanted) > 1): "; ".join(f"{measure(name)}, {end}" for name, end in wanted.items()),
             "compressor": header.get("compressor", "–"),
             "proposer": header.get("proposer", "–"),
             "dimensions": str(len(self._dimensions())),
