@@ -106,7 +106,7 @@ def test_channels_are_rounded_as_far_as_the_narrowest_group_allows() -> None:
     _, model, _ = known("mlp")
 
     def round_to(*groups: ChannelGroup) -> int:
-        costs = CostModel(groups, (), 1, 1, 1)
+        costs = CostModel(groups, (), (), 1, 1, 1)
         return int(written(model, costs, HALF)["compression"]["arguments"]["round_to"])
 
     wide = ChannelGroup(("fc1",), (), 512)
