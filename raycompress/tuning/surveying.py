@@ -32,7 +32,7 @@ LEVELS = 6
 """Sizes that candidates have, where no budget says how large they are to be."""
 CANDIDATES = 48
 """Whole samples that are scored before the first trial."""
-_VERSION = 1
+_VERSION = 2
 
 
 def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots: int) -> Prior:
@@ -183,7 +183,7 @@ def _read(path: Path) -> Prior | None:
 
 
 def _cache(experiment: Experiment, model: ModelInfo) -> Path:
-    """Return the file that keeps what was measured of this very model, script, search space and budget."""
+    """Return the file that keeps what was measured of this very model, script, search space and goal."""
     files = local_files(experiment.script_path, experiment.workingdir)
     known = json.dumps(
         [
@@ -192,7 +192,11 @@ def _cache(experiment: Experiment, model: ModelInfo) -> Path:
             [dict(entry) for entry in experiment.compression.config_list],
             dict(experiment.compression.arguments),
             experiment.objective.to_header(),
+            experiment.target,
             experiment.seed,
+            [*experiment.script_args],
+            [dict(parameter) for parameter in experiment.parameter_config],
+            dict(experiment.env),
             [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)],
         ],
         sort_keys=True,
