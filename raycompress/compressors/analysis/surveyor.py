@@ -65,7 +65,7 @@ class Surveyor(Analyser):
         """Return the prior with candidates, scored after a few steps of training."""
         wanted, told = self._wanted, itertools.count()
         whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
-        guided = [dimension for dimension in space.sparsities if dimension.choices is None]
+        guided = space.guided
         names = {dimension.name for dimension in guided}
 
         def cheap(sample: dict[str, Any]) -> float:
