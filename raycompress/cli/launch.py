@@ -203,7 +203,9 @@ def _failure(record: Record) -> RaycompressError | None:
     failed = max(failures, key=lambda trial: trial.started + (trial.seconds or 0), default=None)
     if record.state == "failure" and failed is not None:
         mend = next((fix for cause, fix in _MENDS.items() if failed.cause.startswith(cause)), "mend the script")
-        otherwise = "" if is_outside(failed.cause) else '; "job_failure": {"ignore_fail": true} goes on after failures'
+        is_needed = failed.baseline and record.objective.needs_dense_result  # no trial can be judged without
+        outside = is_outside(failed.cause) or is_needed
+        otherwise = "" if outside else '; "job_failure": {"ignore_fail": true} goes on after failures'
         return NoValidTrialError(
             f"{detail}; the search was ended there",
             where=record.folder.place(record.folder.log(failed.number)),

@@ -120,6 +120,11 @@ class SearchSpace:
                 found[slot.dimension.name] = slot.dimension
         return tuple(found.values())
 
+    @property
+    def guided(self) -> tuple[Dimension, ...]:
+        """Those of them that ``guided`` measures and proposes: ranges, and no choices."""
+        return tuple(one for one in self.sparsities if one.kind == "float")
+
     def centre(self) -> dict[str, Any]:
         """Return the sample in the middle of every dimension."""
         return {dimension.name: copy.deepcopy(dimension.centre()) for dimension in self.dimensions}

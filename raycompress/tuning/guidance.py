@@ -29,10 +29,11 @@ class Guidance:
         self, experiment: Experiment, space: SearchSpace, projection: Projection, prior: Prior, past: Past
     ) -> None:
         objective, seed = experiment.objective, experiment.seed
-        guided = tuple(one for one in space.sparsities if one.choices is None and one.kind == "float")
+        guided = space.guided
         names = {one.name for one in guided}
         rest = tuple(one for one in space.dimensions if one.name not in names)
         self._names = [one.name for one in space.dimensions]
+        self._projection = projection
         self._rest = Study("tpe", SearchSpace(rest, {}), objective, seed, Past()) if rest else None
         whole = space.centre()
         goal: Goal = objective.goal
@@ -72,7 +73,11 @@ class Guidance:
 
     def propose(self, number: int) -> Sample | None:
         """Return a sample."""
-        sample = {**(self._guided.propose(number) or {}), **(self._rest.propose(number) or {} if self._rest else {})}
+        beside = (self._rest.propose(number) or {}) if self._rest is not None else {}
+        sample = {**(self._guided.propose(number) or {}), **beside}
+        if not self._projection.fits(sample):  # by what is beside, such as another round_to
+            sample = self._projection.project(sample)
+            self._guided.move(number, {name: value for name, value in sample.items() if name not in beside})
         return {name: sample[name] for name in self._names}
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:

@@ -142,6 +142,10 @@ class Guided:
         self._guessed.update((number, one.score) for one in self._left if one.sample == sample)
         self._drop(sample)
 
+    def move(self, number: int, sample: Sample) -> None:
+        """Take what the sample proposed for trial `number` was made into."""
+        self._proposed[number] = dict(sample)
+
     def _drop(self, sample: Sample) -> None:
         """Take a candidate, and those that come to the same model, off the list."""
         self._left = [one for one in self._left if self._alike(one.sample) != self._alike(sample)]

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from raycompress.errors import BundleError, ClusterError, ExperimentError
+from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
 from raycompress.experiment.guesses import Prior
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
@@ -46,6 +46,8 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
     ------
     ExperimentError, ScriptError, ClusterError
         Before the first trial: nothing was run and nothing is left.
+    CompressionError, ScriptError
+        A guided search cannot measure the model: the experiment is left as one that failed, and can be resumed.
     BundleError
         The best bundle, reloaded, does not give the outputs that were saved with it.
     """
@@ -212,7 +214,11 @@ def _search(
         for number in lost:
             view.note(f"the model of trial {number} is no longer whole: the trial is run again")
         past = Past.of(before, lost)
-    prior = _prior(ready, folder, view, n_slots)
+    try:
+        prior = _prior(ready, folder, view, n_slots)
+    except RaycompressError as error:
+        journal.append("finished", reason="failure", detail=error.problems[0].what)
+        raise
     tuner = Tuner(
         experiment,
         ready.space,

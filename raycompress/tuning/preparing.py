@@ -178,6 +178,12 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
             where=experiment.where(("scheduler", "rung0")),
             fix="rc.create_compressor(..., evaluator=lambda model: accuracy(model)), or remove rung0",
         )
+    if experiment.proposer == "guided" and space.dimensions and not space.guided:
+        raise ExperimentError(
+            "guided proposes sparsities by what each layer bears, and no sparsity here is a range of floats",
+            where=experiment.where(("proposer",)),
+            fix='write {"type": "float", "range": [0.0, 0.9]} for a sparsity, or another proposer, such as "optuna"',
+        )
     if model is None or not experiment.wants_sizes or not experiment.compression.entry.removes_channels:
         return None
     unknown = model.costs_unknown or "no input of the model was seen"

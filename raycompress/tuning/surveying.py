@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
-from raycompress.experiment.guesses import Prior, Scored
+from raycompress.experiment.guesses import Goal, Prior, Scored
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.projection import has_one_size
 from raycompress.experiment.schema import Experiment
@@ -32,7 +32,11 @@ LEVELS = 6
 """Sizes that candidates have, where no budget says how large they are to be."""
 CANDIDATES = 48
 """Whole samples that are scored before the first trial."""
-_VERSION = 1
+_VERSION = 2
+_OPPOSITE = (
+    "the more of a layer goes, the better the script's evaluator finds the model: by the objectives its number is to "
+    "be {}, and it seems to be another metric; let evaluator= return the one that the script reports first"
+)
 
 
 def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots: int) -> Prior:
@@ -59,6 +63,8 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     asked = [{**wanted, "curves": part, "prior": None} for part in parts]
     view.phase("measuring what each layer bears")
     found = _merged(_spread(ready, asked, view, n_slots))
+    if is_opposite(found, wanted["goal"]):
+        view.note(_OPPOSITE.format("small" if wanted["goal"] == "min" else "large"))
     view.phase("scoring candidates")
     found = _merged(_spread(ready, _asked_of_candidates(wanted, ready, found, n_slots), view, n_slots), found)
     folder.write(folder.prior, json.dumps(found.to_json()) + "\n")
@@ -175,6 +181,13 @@ def _merged(parts: Sequence[Prior], known: Prior | None = None) -> Prior:
     return Prior(parts[0].dense if known is None else known.dense, curves, tuple(candidates.values()))
 
 
+def is_opposite(prior: Prior, goal: Goal) -> bool:
+    """Tell whether pruning most of a layer, without training, makes the metric better, for nearly all layers."""
+    sign = 1.0 if goal == "max" else -1.0
+    gains = [sign * (max(curve)[1] - prior.dense) for curve in prior.curves.values() if len(curve)]
+    return bool(gains) and sum(gain > 0 for gain in gains) >= 0.9 * len(gains) and len(gains) > 1
+
+
 def _read(path: Path) -> Prior | None:
     try:
         return Prior.from_json(json.loads(path.read_bytes()))
@@ -183,7 +196,7 @@ def _read(path: Path) -> Prior | None:
 
 
 def _cache(experiment: Experiment, model: ModelInfo) -> Path:
-    """Return the file that keeps what was measured of this very model, script, search space and budget."""
+    """Return the file that keeps what was measured of this very model, script, search space and goal."""
     files = local_files(experiment.script_path, experiment.workingdir)
     known = json.dumps(
         [
@@ -192,7 +205,11 @@ def _cache(experiment: Experiment, model: ModelInfo) -> Path:
             [dict(entry) for entry in experiment.compression.config_list],
             dict(experiment.compression.arguments),
             experiment.objective.to_header(),
+            experiment.target,
             experiment.seed,
+            [*experiment.script_args],
+            [dict(parameter) for parameter in experiment.parameter_config],
+            dict(experiment.env),
             [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)],
         ],
         sort_keys=True,

@@ -115,6 +115,10 @@ class TradeOff:
         self._cuts.add(self._projection.cuts({**self._whole, **sample}))
         self._ratios[number] = self._ratio(sample)
 
+    def move(self, number: int, sample: Sample) -> None:
+        """Take what the sample proposed for trial `number` was made into."""
+        self._ratios[number] = self._ratio(sample)
+
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Take what became of a sample."""
         self._model.learn(number, score, scores, judgement)

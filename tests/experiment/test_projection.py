@@ -10,10 +10,14 @@ from making import experiment_with, layer, network
 from raycompress.errors import ExperimentError
 from raycompress.experiment.costs import ChannelGroup, CostModel, Part
 from raycompress.experiment.forecast import Forecast, why_not
+from raycompress.experiment.guesses import Prior
+from raycompress.experiment.objective import Judgement
 from raycompress.experiment.projection import Projection, check_budgets
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
+from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
+from raycompress.tuning.past import Past
 from raycompress.tuning.searchers import make_proposer
 
 MODEL = network(layer("conv1"), layer("conv2"), layer("conv3"), layer("fc", "Linear", 10))
@@ -109,6 +113,24 @@ def test_every_proposer_keeps_to_the_budget(name: str, rejects: bool, tmp_path: 
         assert sample is not None
         assert projection.fits(sample)
         proposer.learn(number, -sample["conv1.sparsity"], {})
+
+
+@pytest.mark.parametrize("objectives", [{}, {"accuracy": "max", "flops": "min"}], ids=["one", "several"])
+def test_guided_keeps_to_the_budget_whatever_is_searched_beside(objectives: Any, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"constraints": {"flops": {"max_ratio": 0.4}}, "proposer": "guided"}
+    rounding = {"compressor": "group_l1", "arguments": {"round_to": {"type": "choice", "range": [1, 4, 8]}}}
+    keys |= {"objectives": objectives} if objectives else {}
+    experiment, projection = projection_of(tmp_path, compression=rounding, **keys, random_seed=0)
+    curves = {one.name: [(0.9, 0.5)] for one in projection.space.sparsities}
+    proposer = Guidance(experiment, projection.space, projection, Prior(0.9, curves), Past())
+    seen = set()
+    for number in range(1, 13):
+        sample = proposer.propose(number)
+        assert sample is not None
+        assert projection.fits(sample)
+        seen.add(sample["arguments.round_to"])
+        proposer.learn(number, 0.5 + number / 100, {}, Judgement((0.5,) * max(1, len(objectives)), (0.0,)))
+    assert len(seen) > 1
 
 
 def test_a_budget_that_nothing_drawn_fits_ends_the_search(tmp_path: Path) -> None:

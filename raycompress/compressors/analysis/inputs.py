@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import nn
 
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.example import Example, tensors_in
+from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 
 SAMPLES = 512
@@ -16,37 +17,65 @@ BATCH = 64
 
 
 def inputs_of(
-    model: nn.Module, evaluate: Callable[[nn.Module], Any], calibration: Iterable[Any] | None
+    model: nn.Module, calibration: Iterable[Any] | None, otherwise: Callable[[], Sequence[Example]]
 ) -> list[Example]:
     """Return inputs of `model`, in batches of `BATCH`.
 
     Parameters
     ----------
-    evaluate
-        Called with the model where there is no `calibration`: what it calls it with are the inputs.
     calibration
         A loader; its items are inputs, or tuples that begin with them.
+    otherwise
+        Gives the inputs where there is no `calibration`, or nothing in it.
 
     Raises
     ------
     CompressionError
-        The evaluator never calls the model.
+        The model cannot be called with what `calibration` gives.
     """
-    found = list(_first_of(calibration)) if calibration is not None else []
-    if not found:
-        calls = Calls(SAMPLES).watch(model)
-        try:
-            evaluate(model)
-        finally:
-            calls.cancel()
-        found = calls.batches
-    if not found:
+    found = _calibrating(model, calibration) if calibration is not None else []
+    return [piece for batch in found or otherwise() for piece in batch.pieces(BATCH)]
+
+
+def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any, list[Example]]:
+    """Return what `evaluate` says of a copy of `model`, which it may change, and what it calls that with.
+
+    Raises
+    ------
+    CompressionError
+        It never calls it.
+    """
+    copied = clean_copy(model)
+    calls = Calls(SAMPLES).watch(copied)
+    try:
+        said = evaluate(copied)
+    finally:
+        calls.cancel()
+    if not calls.batches:
         raise CompressionError(
-            "the evaluator never called the model, so that no input of it is known",
+            "the evaluator never called the model that it was given, so that it cannot tell one from another",
             where="create_compressor",
-            fix="let evaluator(model) call its argument, or pass calibration=, a loader of inputs",
+            fix="let evaluator(model) call its argument, and no other model",
         )
-    return [piece for batch in found for piece in batch.pieces(BATCH)]
+    return said, calls.batches
+
+
+def _calibrating(model: nn.Module, calibration: Iterable[Any]) -> list[Example]:
+    """Return the first inputs of a loader, where the model is; the loader may have none."""
+    device = next((parameter.device for parameter in model.parameters()), None)
+    found = [batch if device is None else batch.to(device) for batch in _first_of(calibration)]
+    try:
+        for batch in found[:1]:
+            batch.outputs(model)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CompressionError(
+            f"{type(model).__name__} cannot be called with what calibration= gives: {said}",
+            where="create_compressor",
+            fix="its items are inputs of the model, or tuples that begin with them; a tuple or a dict in that place "
+            "holds all arguments, and no labels",
+        ) from error
+    return found
 
 
 def _first_of(loader: Iterable[Any]) -> Iterable[Example]:
@@ -56,6 +85,6 @@ def _first_of(loader: Iterable[Any]) -> Iterable[Example]:
         inputs = item[0] if isinstance(item, (tuple, list)) else item
         yield Example.from_dummy(inputs)
         sizes = [tensor.size(0) for tensor in tensors_in([inputs]) if tensor.dim()]
-        seen += sizes[0] if sizes else 1
+        seen += max([1, *sizes[:1]])  # an empty batch counts too: a loader may have no end
         if seen >= SAMPLES:
             return

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from raycompress.compressors.analysis.imitation import Imitation
-from raycompress.compressors.analysis.inputs import inputs_of
+from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
@@ -36,5 +36,5 @@ def score(
     """
     small = clean_copy(model)
     slicing.apply(small)
-    Imitation(dense, inputs_of(dense, evaluate, calibration))(small)
+    Imitation(dense, inputs_of(dense, calibration, lambda: watched(dense, evaluate)[1]))(small)
     return number(evaluate(small))

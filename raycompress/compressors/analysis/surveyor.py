@@ -14,10 +14,11 @@ from torch import nn
 
 from raycompress.compressors.analysis.analyser import Analyser
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
-from raycompress.compressors.analysis.inputs import inputs_of
+from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.analysis.trimming import Trimmer
 from raycompress.compressors.example import Example
+from raycompress.errors import CompressionError
 from raycompress.experiment.forecast import Forecast
 from raycompress.experiment.guesses import Prior, Scored, first_guesses, score_cheaply
 from raycompress.experiment.model import ModelInfo
@@ -42,10 +43,19 @@ class Surveyor(Analyser):
         example: Callable[[], Example],
     ) -> Any:
         started, wanted = time.perf_counter(), self._wanted
-        dense, batches = number(evaluate(model)), inputs_of(model, evaluate, self._calibration)
+        said, seen = watched(model, evaluate)
+        dense = number(said)
+        if not math.isfinite(dense):
+            raise CompressionError(
+                f"the evaluator says {dense:g} of the dense model",
+                where="create_compressor",
+                fix="let evaluator(model) return a number",
+            )
+        batches = inputs_of(model, self._calibration, lambda: seen)
+        first = self._dummy or Example.from_call(seen[0].args, seen[0].kwargs)
         space, forecast, projection = _search(wanted)
         worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
-        scorer = _Scorer(evaluate, Imitation(model, batches), Trimmer(model, example(), forecast), space, worst)
+        scorer = _Scorer(evaluate, Imitation(model, batches), Trimmer(model, first, forecast), space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
             prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
@@ -55,7 +65,7 @@ class Surveyor(Analyser):
         """Return the prior with candidates, scored after a few steps of training."""
         wanted, told = self._wanted, itertools.count()
         whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
-        guided = [dimension for dimension in space.sparsities if dimension.choices is None]
+        guided = space.guided
         names = {dimension.name for dimension in guided}
 
         def cheap(sample: dict[str, Any]) -> float:

@@ -1,0 +1,94 @@
+"""What is kept of a survey, and what becomes of a search whose survey fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycompress.experiment.guesses import Goal, Prior
+from raycompress.experiment.model import ModelInfo
+from raycompress.experiment.schema import Experiment
+from raycompress.tuning.surveying import _cache, is_opposite
+from tests.conftest import Launched, digits_experiment
+
+RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"
+MODEL = ModelInfo((), None, (), 0, 0, 0, None)
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {home!r})
+import torch, train
+import raycompress as rc
+
+def evaluate(model):
+    raise ValueError("no such data")
+
+@rc.experiment
+def main(config):
+    model = train.ResNet()
+    rc.create_compressor(model, config, evaluator=evaluate, dummy_input=torch.randn(1, 1, 8, 8))
+
+main()
+"""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"script": "train.py --other-data"},
+        {"constraints": {"flops": {"max_ratio": 0.3}}},
+        {"target": "min"},
+        {"parameter_config": [{"name": "lr", "type": "float", "range": [0.1, 0.2]}]},
+        {"runtime_args": {"env": {"DATA": "other"}}},
+    ],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_what_may_change_a_survey_makes_another_one(changes: dict[str, Any], tmp_path: Path) -> None:
+    def cached(changes: dict[str, Any]) -> Path:
+        path = digits_experiment(tmp_path, "budget.json", RESNET)
+        data = {**json.loads(path.read_text()), "target": "max", "constraints": {}, **changes}
+        del data["objectives"]
+        path.write_text(json.dumps(data))
+        return _cache(Experiment.load(path), MODEL)
+
+    assert cached(changes) != cached({})
+    assert cached(changes) == cached(changes)
+
+
+@pytest.mark.parametrize(("goal", "told"), [("max", False), ("min", True)])
+def test_an_evaluator_of_the_opposite_metric_is_noticed(goal: Goal, told: bool) -> None:
+    curves = {f"l{place}": [(0.4, 0.8), (0.9, 0.3 + 0.1 * place)] for place in range(4)}
+    assert is_opposite(Prior(0.9, curves), goal) is told
+    assert not is_opposite(Prior(0.9, {"l": [(0.9, 0.3)]}), goal)
+    assert not is_opposite(Prior(0.5, curves), goal)  # of some layers only
+
+
+def test_a_search_whose_survey_fails_is_told_as_failed(
+    tmp_path: Path, launch: Callable[..., Launched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "script.py").write_text(SCRIPT.format(home=str(RESNET)))
+    path = digits_experiment(tmp_path, "budget.json", RESNET, workingdir=".", script="script.py", n_samples=1)
+    done = launch(path)
+    assert done.code != 0
+    assert "no such data" in done.err
+    assert done.record.state == "failure"
+    assert "no such data" in done.record.finished_detail
+
+
+@pytest.mark.parametrize("sparsity", [0.5, {"type": "choice", "range": [0.0, 0.5]}], ids=["given", "choices"])
+def test_guided_without_a_sparsity_to_measure_is_told(
+    sparsity: Any, tmp_path: Path, launch: Callable[..., Launched]
+) -> None:
+    path = digits_experiment(tmp_path, "budget.json", RESNET)
+    data = json.loads(path.read_text())
+    data["compression"]["config_list"][0]["sparsity"] = sparsity
+    data["parameter_config"] = [{"name": "lr", "type": "float", "range": [0.1, 0.2]}]
+    path.write_text(json.dumps(data))
+    done = launch(path)
+    assert done.code == 2
+    assert "no sparsity here is a range of floats" in " ".join(done.err.split())
