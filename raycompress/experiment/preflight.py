@@ -14,7 +14,8 @@ from raycompress.experiment.files import Files, exists, is_file, is_folder
 from raycompress.experiment.fit import check_fit, notes_on_fit
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.objective_checks import check_reported
+from raycompress.experiment.objective import MEASURED
+from raycompress.experiment.objective_checks import check_reported, reported_names
 from raycompress.experiment.schema import Experiment, where_in
 from raycompress.experiment.words import did_you_mean
 
@@ -50,6 +51,15 @@ def _check_metrics(experiment: Experiment) -> Iterator[Problem]:
         for key in ("objectives", "constraints"):
             if experiment.is_written((key, metric)):
                 yield Problem(what, experiment.where((key, metric)), fix)
+    reported = reported_names(experiment.script_path) or ()
+    for bound in experiment.objective.bounds:
+        if bound.is_relative and bound.metric in MEASURED and bound.metric in reported and not experiment.baseline:
+            yield Problem(
+                f'the script reports "{bound.metric}" itself, which counts instead of our measure, and '
+                '"baseline": false leaves out the trial that would report it of the dense model',
+                experiment.where(("constraints", bound.metric, bound.limit)),
+                'remove "baseline", or report it by another name',
+            )
 
 
 def _check(files: Files, where: Where, folder_key: str, *, with_script: bool = True) -> Iterator[Problem]:

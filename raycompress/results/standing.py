@@ -29,7 +29,9 @@ class Standing:
     def take(self, number: int, values: Metrics | None, before: Sizes | None, after: Sizes | None) -> None:
         """Take what was reported of a trial's model, and measured of the dense one and of its own."""
         metrics = self.objective.metrics_of
-        self._known[number] = (metrics(values, before, after), metrics(None, before, before))
+        # what a script reports by the name of a measure of ours may be in another unit, as its dense report is
+        dense = {name: value for name, value in metrics(None, before, before).items() if name not in (values or {})}
+        self._known[number] = (metrics(values, before, after), dense)
         self.judged.pop(number, None)
         self._judge(number)
 

@@ -36,6 +36,28 @@ class Repeat:
     sample: Sample
 
 
+def repeats_due(
+    finalists: Sequence[int], times: int, past: Mapping[int, tuple[int, bool]], first: int
+) -> list[tuple[int, int]]:
+    """Return the number of each trial that trains a finalist again, and that finalist's.
+
+    Parameters
+    ----------
+    times
+        How often each is trained, its first trial included.
+    past
+        Those of an earlier run of the search, and whether each has ended: one that has not keeps its number.
+    first
+        The number of the first new one.
+    """
+    fresh, due = itertools.count(first), []
+    for finalist in finalists:
+        begun = [number for number, (of, is_ended) in sorted(past.items()) if of == finalist and not is_ended]
+        missing = times - 1 - sum(of == finalist and is_ended for of, is_ended in past.values())
+        due += [(number, finalist) for number in itertools.islice(itertools.chain(begun, fresh), max(0, missing))]
+    return due
+
+
 def repeated(config: Mapping[str, Any], repeat: Repeat) -> dict[str, Any]:
     """Return the config of a repeat: its seed is one of its own even where the experiment has none."""
     seed = config["seed"] if config["seed"] is not None else repeat.number

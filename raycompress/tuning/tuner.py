@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,7 +26,7 @@ from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED, n_trials
-from raycompress.tuning.proposals import Proposals, Repeat
+from raycompress.tuning.proposals import Proposals, Repeat, repeats_due
 from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.recorder import Recorder
 from raycompress.tuning.schedulers import Watch, make_scheduler
@@ -197,13 +196,9 @@ class Tuner:
         """Return the trials that train the finalists again, but for those of an earlier run."""
         if self._experiment.repeats == 1:
             return []
-        ended = [of for of, is_ended in self._past.repeats.values() if is_ended]
-        fresh = itertools.count(1 + max(self._recorder.samples))
-        return [
-            Repeat(next(fresh), number, self._recorder.samples[number])
-            for number in self._keeper.finalists
-            for _ in range(self._experiment.repeats - 1 - ended.count(number))
-        ]
+        samples = self._recorder.samples
+        due = repeats_due(self._keeper.finalists, self._experiment.repeats, self._past.repeats, 1 + max(samples))
+        return [Repeat(number, of, samples[of]) for number, of in due]
 
     def _config(self, number: int, sample: Sample) -> dict[str, Any]:
         built = self._space.build(sample)

@@ -9,6 +9,7 @@ import pytest
 from raycompress.experiment.objective import Judgement, Objective
 from raycompress.experiment.repeats import Finalist, choose
 from raycompress.results.ranks import rank_correlation
+from raycompress.tuning.proposals import repeats_due
 from raycompress.tuning.rung_zero import RungZero
 
 
@@ -51,6 +52,13 @@ def test_what_breaks_a_constraint_is_no_tie_of_what_keeps_to_it() -> None:
     assert verdict is not None
     assert (verdict.chosen, verdict.ties) == (2, (2,))
     assert choose(OBJECTIVE, [Finalist(1, {1: {"accuracy": 1.0}})], {}) is None
+
+
+def test_a_repeat_that_was_interrupted_keeps_its_number() -> None:
+    assert repeats_due([4, 2], 3, {}, 6) == [(6, 4), (7, 4), (8, 2), (9, 2)]
+    past = {6: (4, True), 7: (4, False), 8: (2, False), 9: (3, False)}
+    assert repeats_due([4, 2], 3, past, 10) == [(7, 4), (8, 2), (10, 2)]
+    assert repeats_due([4], 2, {6: (4, True), 7: (4, True)}, 8) == []
 
 
 def test_ranks_that_are_equal_share_their_mean() -> None:

@@ -1,0 +1,41 @@
+"""How trials are judged, whatever ends first."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+
+from raycompress.errors import ExperimentError
+from raycompress.experiment.objective import Objective
+from raycompress.experiment.preflight import load_checked
+from raycompress.results.standing import Standing
+from tests.conftest import number_experiment
+
+OBJECTIVE = Objective.from_keys("max", {}, {"params": {"max_ratio": 0.3}}, kept=2)
+BEFORE, AFTER = {"params": 10_000, "flops": 1, "bytes": 1}, {"params": 2_000, "flops": 1, "bytes": 1}
+STEPS = ("dense", "in thousands", "measured")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(STEPS)), ids="-".join)
+def test_a_reported_size_is_compared_with_the_dense_models_report(order: tuple[str, ...]) -> None:
+    standing = Standing(OBJECTIVE)
+    for step in order:
+        if step == "dense":
+            standing.take_dense({"accuracy": 1.0, "params": 10.0})
+        elif step == "in thousands":
+            standing.take(1, {"accuracy": 0.9, "params": 4.0}, BEFORE, AFTER)
+        else:
+            standing.take(2, {"accuracy": 0.9, "params": 2.0}, BEFORE, AFTER)
+    assert [standing.judged[number].is_feasible for number in (1, 2)] == [False, True]
+
+
+def test_without_the_dense_models_report_it_is_refused(tmp_path: Path) -> None:
+    script = "import raycompress as rc\nrc.report(accuracy=1, params=2)\n"
+    path = number_experiment(tmp_path, script, constraints={"params": {"max_ratio": 0.3}})
+    with pytest.raises(ExperimentError, match='reports "params" itself'):
+        load_checked(path)
+    path.write_text(json.dumps({**json.loads(path.read_text()), "constraints": {"params": {"max": 3}}}))
+    load_checked(path)
