@@ -24,6 +24,8 @@ LIMITS = ("min", "max", "min_ratio", "max_ratio", "max_drop", "max_rise")
 """What a constraint may say of a metric; the last four compare it with the dense model's."""
 
 _SLACK = 1e-9
+_BROKEN = 1e9
+"""Larger than any score, for what breaks a constraint."""
 
 
 @dataclass(frozen=True)
@@ -236,15 +238,17 @@ class Objective:
         return Judgement(costs, excesses)
 
     def scalar(self, score: float, judgement: Judgement) -> float:
-        """Return one number for searchers that know one only, larger or smaller being better as of `score`.
+        """Return one number for searchers that know one only, and look at ranks; its better end is that of `score`.
 
-        A broken constraint takes more off it than the score is worth. Of several goals it is the sum of the logarithms,
+        What breaks a constraint comes after all that keeps to them. Of several goals it is the sum of the logarithms,
         so that a tenth more of one weighs as much as a tenth more of another.
         """
         sign = 1.0 if self.goal == "max" else -1.0
+        if judgement.violation:
+            return -sign * _BROKEN * (1 + min(judgement.violation, _BROKEN))
         if len(self.goals) > 1:
-            score = -sign * math.fsum(math.copysign(math.log1p(abs(cost)), cost) for cost in judgement.costs)
-        return score - sign * (1 + judgement.violation) * abs(score) if judgement.violation else score
+            return -sign * math.fsum(math.copysign(math.log1p(abs(cost)), cost) for cost in judgement.costs)
+        return score
 
     def select(self, judged: Mapping[int, Judgement]) -> list[int]:
         """Return the trials that are worth keeping, the best first: feasible ones before others.

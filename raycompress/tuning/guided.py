@@ -23,6 +23,7 @@ from raycompress.experiment.guesses import (
     first_guesses,
     middle,
 )
+from raycompress.experiment.objective import Judgement
 
 _ENOUGH = 2
 """Trials that explore, and trials of the prior's, before the prior is judged."""
@@ -95,6 +96,7 @@ class Guided:
         self._explorers: set[int] = set()
         self._proposed: dict[int, Sample] = {}
         self._scores: dict[int, float] = {}
+        self._is_exhausted = False
 
     @property
     def advantage(self) -> float | None:
@@ -115,6 +117,8 @@ class Guided:
     @property
     def note(self) -> str:
         """What people should know of the prior; empty while it guides."""
+        if self._is_exhausted:
+            return "the search ends here: the models that the budget leaves have all been tried, or all that were found"
         if self.trusts:
             return ""
         return (
@@ -133,6 +137,9 @@ class Guided:
             if self._alike(sample) not in taken:
                 break
             self._drop(sample)
+        else:
+            self._is_exhausted = True
+            return None
         self.take(number, sample)
         return dict(sample)
 
@@ -155,9 +162,15 @@ class Guided:
         number: int,
         score: float | None,
         scores: Mapping[int, float] | None = None,
-        judgement: object = None,
+        judgement: Judgement | None = None,
     ) -> None:
-        """Take the score of trial `number`; None when it failed."""
+        """Take the score of trial `number`; None when it failed, or broke a constraint."""
+        broken = judgement is not None and not judgement.is_feasible
+        if broken and self._scores:  # worse than all others, on their scale
+            known = self._sign * np.array([*self._scores.values()])
+            score = float(self._sign * (known.min() - 0.1 * max(float(np.ptp(known)), 1e-3)))
+        elif broken:
+            score = None
         if score is not None and np.isfinite(score) and number in self._proposed:
             self._scores[number] = score
             self._model.tell(Scored(self._proposed[number], score))

@@ -32,8 +32,8 @@ class PastTrial:
         The score after each number of iterations at which the trial could have been ended.
     judgement
         What it is worth; None where that is not known.
-    rung0
-        Its score before it trained; None where there was none.
+    rung0, final
+        Its score before it trained, and what it reported at its end; None where there was none.
     """
 
     sample: dict[str, Any]
@@ -42,6 +42,7 @@ class PastTrial:
     scores: Scores = field(default_factory=dict)
     judgement: Judgement | None = None
     rung0: float | None = None
+    final: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,7 @@ def _past_trial(trial: TrialRecord, again: bool, judgement: Judgement | None, ob
         scores=known,
         judgement=judgement,
         rung0=trial.rung0,
+        final=trial.score if trial.state == TrialState.FINISHED else None,
     )
 
 

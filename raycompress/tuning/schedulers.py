@@ -121,7 +121,7 @@ class Watch(DriverOnly, FIFOScheduler):
         last: dict[_PastOfTune, Result] = {}
         for number, known in past.taught.items():
             if known.rung0 is not None and self.rung_zero is not None:
-                self.rung_zero.remember(number, known.rung0, known.score)
+                self.rung_zero.remember(number, known.rung0, known.final)
         for number, known in past.taught.items():
             trial = _PastOfTune(number)
             self._rule.add(None, trial)

@@ -106,10 +106,11 @@ def test_where_small_scores_are_better_so_they_are_ended() -> None:
     assert not rung.judge(10, 0.0)
 
 
-def test_one_number_for_searchers_keeps_the_order_of_judgements() -> None:
-    objective = Objective.from_keys("min", {"latency_ms": "min"}, {"accuracy": {"min": 0.9}})
-    good, slow, broken = Judgement((1.0,), (0.0,)), Judgement((2.0,), (0.0,)), Judgement((0.5,), (0.1,))
-    scalars = [objective.scalar(one.costs[0], one) for one in (good, broken, slow)]
-    assert sorted(scalars) == [scalars[0], scalars[1], scalars[2]] or scalars[1] > 0.5
-    assert scalars[0] < scalars[2]
-    assert objective.scalar(0.5, broken) > 0.5
+def test_one_number_for_searchers_puts_what_is_broken_last() -> None:
+    for direction, feasible, broken in (("min", 0.5, 0.1), ("max", -10.0, -0.01), ("max", 0.0, 5.0)):
+        objective = Objective.from_keys("max", {"m": direction}, {"accuracy": {"min": 0.9}})
+        cost = objective.goals[0].cost
+        good = objective.scalar(feasible, Judgement((cost(feasible),), (-0.1,)))
+        bad = objective.scalar(broken, Judgement((cost(broken),), (0.1,)))
+        worse = objective.scalar(broken, Judgement((cost(broken),), (0.2,)))
+        assert cost(good) < cost(bad) < cost(worse)
