@@ -240,7 +240,7 @@ def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget:
     """
 
     def loss(name: str, sparsity: float) -> float:
-        return max(losses.of(name, sparsity), 0.0) ** power + 1e-4 * sparsity
+        return float(max(losses.of(name, sparsity), 0.0) ** power) + 1e-4 * sparsity
 
     def best_step(dimension: Dimension) -> tuple[float, float] | None:
         """Return (loss for what is saved, sparsity) of the best step; None where none saves anything."""

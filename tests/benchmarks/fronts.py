@@ -168,6 +168,7 @@ def _write_script(folder: Path, network: str, seed: int) -> None:
     sys.path.insert(0, str(ROOT / "tests" / "compressors"))
     import networks
 
+    torch.set_num_threads(1)
     torch.manual_seed(seed)
     model = getattr(networks, NETWORKS[network])()
     images, labels = networks.digits()
