@@ -69,7 +69,7 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
             path=options.known or options.output / "budgets.json",
         )
     if name == "fronts":
-        return fronts.measure(options.seeds, say)
+        return fronts.measure(options.seeds, say, options.networks)
     if name == "latency":
         return latency.measure(options.passes, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))

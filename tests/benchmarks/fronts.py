@@ -69,11 +69,11 @@ main()
 """
 
 
-def measure(seeds: int, say: Callable[[str], None]) -> Outcome:
+def measure(seeds: int, say: Callable[[str], None], networks: Sequence[str] = tuple(NETWORKS)) -> Outcome:
     """Launch a budgeted search and two fronts for each network and seed."""
     rows, raw, targets = [], {}, []
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
-        for network in NETWORKS:
+        for network in networks:
             found = [_one(Path(name), network, seed, say) for seed in range(seeds)]
             raw[network] = found
             rows.append(
@@ -81,6 +81,7 @@ def measure(seeds: int, say: Callable[[str], None]) -> Outcome:
                     network,
                     f"{sum(one['trained'] for one in found)}",
                     f"{sum(one['infeasible'] for one in found)}",
+                    f"{sum(one['failed'] for one in found)}",
                     f"{max(one['error'] for one in found):.2%}",
                     _mean_of(found, "guided"),
                     _mean_of(found, "random 16"),
@@ -95,7 +96,16 @@ def measure(seeds: int, say: Callable[[str], None]) -> Outcome:
             ]
     return Outcome(
         f"Searches by the command line, {seeds} seeds: budgets, and fronts of accuracy and multiply-adds",
-        ["network", "trained", "infeasible", "FLOPs off by", f"guided {GUIDED}", "random 16", f"random {RANDOM}"],
+        [
+            "network",
+            "trained",
+            "infeasible",
+            "failed",
+            "FLOPs off by",
+            f"guided {GUIDED}",
+            "random 16",
+            f"random {RANDOM}",
+        ],
         rows,
         targets=targets,
         notes=["the last three columns: hypervolume over chance and the dense model, 1 at most, mean and deviation"],
@@ -136,15 +146,17 @@ def _one(home: Path, network: str, seed: int, say: Callable[[str], None]) -> dic
         for trial in record.searched
         if trial.predicted and trial.after
     ]
-    say(f"{network}, seed {seed} done")
-    return {
+    one = {
         "trained": len(trained),
         "infeasible": sum(not budgeted.is_feasible(trial) for trial in trained),
         "error": max(errors),
         "guided": hypervolume(_points(guided, GUIDED)),
         "random 16": hypervolume(_points(drawn, GUIDED)),
         "random 64": hypervolume(_points(drawn, RANDOM)),
+        "failed": sum(trial.state.is_failure for record in (budgeted, guided, drawn) for trial in record.searched),
     }
+    say(f"{network}, seed {seed}: {one}")
+    return one
 
 
 def _points(record: Experiment, first: int) -> list[tuple[float, float]]:
@@ -211,6 +223,7 @@ def _launch(folder: Path, name: str, keys: dict[str, Any], seed: int) -> Experim
         "n_samples": GUIDED,
         "n_parallel": 2,
         "random_seed": seed,
+        "job_failure": {"ignore_fail": True},  # counted
         "storage": f"results-{name}",
         **keys,
     }
