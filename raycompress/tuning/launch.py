@@ -235,15 +235,20 @@ def _search(
     with thrown_by_signals(switch):
         with told(loggers, folder, journal):
             tuner.run()
-        record = Record(folder)
-        if record.best_number is not None:
-            view.phase("verifying the best model in a fresh process")
-            try:
-                journal.append("verified", **verify(experiment, ready.worker, record))
-            except BundleError:
-                journal.append("finished", reason="failure", detail="the best model failed its verification")
-                raise
+        _verify(ready, Record(folder), journal, view)
     journal.append("finished", reason=switch.reason or "complete", detail=switch.detail)
+
+
+def _verify(ready: Prepared, record: Record, journal: Journal, view: SearchView) -> None:
+    """Reload the best model, where there is one, and write down what that gave."""
+    if record.best_number is None:
+        return
+    view.phase("verifying the best model in a fresh process")
+    try:
+        journal.append("verified", **verify(ready.experiment, ready.worker, record))
+    except BundleError:
+        journal.append("finished", reason="failure", detail="the best model failed its verification")
+        raise
 
 
 def _prior(ready: Prepared, folder: store.ExperimentFolder, view: SearchView, n_slots: int) -> Prior | None:

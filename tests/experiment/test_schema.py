@@ -14,9 +14,10 @@ from making import BASE
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
+from raycompress.experiment.json_schema import json_schema
 from raycompress.experiment.keys import PROPOSERS
 from raycompress.experiment.objective import LIMITS
-from raycompress.experiment.schema import Experiment, Resources, json_schema
+from raycompress.experiment.schema import Experiment, Resources
 
 Load = Callable[..., Experiment]
 Refused = Callable[..., list[Problem]]
