@@ -125,12 +125,14 @@ def check(sent: list[bytes], code: int, mode: Mode, folder: Path) -> None:
     assert "\n" not in cause
     ending = Ending(state, cause, folder / "log.txt", 1.0, values=heard.values, candidate=heard.candidate)
     ending = Ending.from_message(json.loads(encode(ending.to_message())))
-    facts = facts_of(ending, Objective.of_score("max"), baseline=False, seconds=1.0)
-    if state == TrialState.FINISHED and mode == "trial":
+    if mode == "inspect":  # it has no result: nothing of it is judged or written down
+        return
+    facts = facts_of(ending, Objective.of_score("max"), baseline=mode == "baseline", seconds=1.0)
+    if state == TrialState.FINISHED:
         assert facts["score"] is not None
         assert math.isfinite(facts["score"])
     else:
-        assert state == TrialState.FINISHED or facts["score"] is None
+        assert facts["score"] is None
     path = folder / "journal.jsonl"
     path.unlink(missing_ok=True)
     written = Journal(path)
