@@ -233,6 +233,24 @@ def test_torchs_attention_keeps_its_heads_and_narrows_them() -> None:
     assert relative_difference(masked, EXAMPLE.outputs(model)) <= TOLERANCE
 
 
+@pytest.mark.parametrize("sparsity", [0.7, 0.8, 0.9])
+def test_few_channels_left_of_many_keep_their_order_in_every_layer(sparsity: float) -> None:
+    model = trained("vit", 4)
+    group = ["patch", "blocks.0.attn.proj", "blocks.0.fc2", "blocks.1.attn.proj", "blocks.1.fc2"]
+    entries = [{"sparsity": sparsity, "op_names": group, "expand_op_names": False}]
+    config = {"compressor": "group_l1", "config_list": entries, "arguments": {"round_to": 1}}
+    with torch.no_grad():
+        model.norm.weight.copy_(torch.linspace(1, 2, 32))  # type: ignore[union-attr, operator]
+    before: Any = copy.deepcopy(model)
+    pruner = create_compressor(model, config, dummy_input=DUMMY)
+    pruner.compress()
+    pruner.apply_speedup()  # which proves that it is the masked model
+    gone = pruner._slicing.removal.channels["patch"]  # type: ignore[attr-defined]
+    kept = [channel for channel in range(32) if channel not in gone]
+    for name in ("patch.bias", "norm.weight", "blocks.0.norm1.weight", "blocks.1.fc2.bias"):
+        assert torch.equal(model.get_parameter(name), before.get_parameter(name)[kept])
+
+
 def test_a_masked_norm_sees_the_channels_that_stay_only() -> None:
     model = trained("vit", 4)
     pruner = pruned(model)

@@ -24,6 +24,7 @@ from raycompress.compressors.example import Example, evaluating, tensors_in
 from raycompress.compressors.pruning import masked_calls
 from raycompress.compressors.pruning.masks import drop_hooks
 from raycompress.compressors.structure.attention import Heads, heads_of, owners
+from raycompress.compressors.structure.layer_norm import keep_order
 from raycompress.compressors.structure.reshapes import follow_reshapes
 from raycompress.errors import CompressionError
 
@@ -110,9 +111,9 @@ class ChannelGraph:
                 )
             del outputs
             try:
-                self._graph = torch_pruning.DependencyGraph().build_dependency(
-                    self.copy, example, forward_fn=_traced, verbose=False
-                )
+                self._graph = torch_pruning.DependencyGraph()
+                keep_order(self._graph)
+                self._graph.build_dependency(self.copy, example, forward_fn=_traced, verbose=False)
                 follow_reshapes(self._graph)
             except Exception as error:
                 raise CompressionError(
