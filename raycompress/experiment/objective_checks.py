@@ -58,9 +58,11 @@ def _check_constraint(
         if data.get("proposer") == "passive":
             what = f"{compares}, which a passive experiment does not run"
             yield Finding((*path, relative[0]), what, 'write "min" or "max", or take another proposer')
-    low, high = each.get("min"), each.get("max")
-    if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
-        yield Finding((*path, "min"), f'"min" of {metric}, {low:g}, is above its "max", {high:g}', "swap the two")
+    for floor, ceiling in (("min", "max"), ("min_ratio", "max_ratio")):
+        low, high = each.get(floor), each.get(ceiling)
+        if isinstance(low, int | float) and isinstance(high, int | float) and low > high:
+            what = f'"{floor}" of {metric}, {low:g}, is above its "{ceiling}", {high:g}'
+            yield Finding((*path, floor), what, "swap the two")
 
 
 def _check_sizes(

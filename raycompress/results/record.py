@@ -272,6 +272,11 @@ class Experiment:
         return None if self.best_number is None else self.folder.fetch_candidate(self.best_number)
 
     @cached_property
+    def kept(self) -> list[int]:
+        """The trials whose models are kept, the best one's first: several of a search with several objectives."""
+        return sorted(self.folder.candidates(), key=lambda number: (number != self.best_number, number))
+
+    @cached_property
     def trials(self) -> pd.DataFrame:
         """One row a trial: number, state, score, seconds, the reported values and the sampled dimensions."""
         import pandas as pd

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -23,7 +24,8 @@ Direction = Literal["maximize", "minimize"]
 def to_optuna(record: Experiment, study_name: str | None = None, storage: str | Path | None = None) -> optuna.Study:
     """Copy the trials of `record` into a new Optuna study.
 
-    Each trial keeps its proposal, its score, its times and, as user attributes, its number here (``trial``), ``state``,
+    Each trial keeps its proposal, its score (of several objectives the value of each), by how much it breaks each
+    constraint, its times and, as user attributes, its number here (``trial``), ``state``,
     ``cause``, ``seconds``, ``values``, ``before`` and ``after``. Finished trials are ``COMPLETE``, those ended early
     ``PRUNED``, failures ``FAIL``. Left out are trials that run, since nothing would ever end them in the copy, those
     that a person or the time budget stopped, which say nothing of their proposals, and the dense model, which
@@ -55,21 +57,23 @@ def to_optuna(record: Experiment, study_name: str | None = None, storage: str | 
     name = study_name or record.id
     told = [trial for trial in record.searched if _state(trial) is not None]
     distributions = {name: _distribution(values) for name, values in _proposed(told).items()}
-    direction: Direction = "maximize" if record.header["goal"] == "max" else "minimize"
-    study = _created(name, direction, storage)
+    directions: list[Direction] = [
+        "maximize" if goal.direction == "max" else "minimize" for goal in record.objective.goals
+    ]
+    study = _created(name, directions, storage)
     try:
         study.set_user_attr("experiment", record.folder.reference)
         study.set_user_attr("left_out", len(record.searched) - len(told))
         if record.baseline is not None:
             study.set_user_attr("baseline", record.baseline.values)
-        study.add_trials([_trial(trial, distributions) for trial in told])
+        study.add_trials([_trial(trial, distributions, record) for trial in told])
     except BaseException:
         optuna.delete_study(study_name=name, storage=study._storage)  # half a study would pass for a whole one
         raise
     return study
 
 
-def _created(name: str, direction: Direction, storage: str | Path | None) -> optuna.Study:
+def _created(name: str, directions: list[Direction], storage: str | Path | None) -> optuna.Study:
     import optuna
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -77,7 +81,7 @@ def _created(name: str, direction: Direction, storage: str | Path | None) -> opt
     before = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.create_study(study_name=name, direction=direction, storage=url)
+        return optuna.create_study(study_name=name, directions=directions, storage=url)
     except optuna.exceptions.DuplicatedStudyError as error:
         raise StorageError(
             f'there is a study "{name}" already', where=str(url), fix="name another file, or delete that study first"
@@ -129,7 +133,7 @@ def _as_choice(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution]) -> FrozenTrial:
+def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution], record: Experiment) -> FrozenTrial:
     import optuna
     from optuna.distributions import CategoricalDistribution
 
@@ -142,7 +146,8 @@ def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution]) -> Fr
     attributes = ("state", "cause", "seconds", "values", "before", "after")
     frozen = optuna.trial.create_trial(
         state=optuna.trial.TrialState[word],
-        value=trial.score if word == "COMPLETE" else None,
+        values=_values(trial, record) if word == "COMPLETE" else None,
+        constraints=_excesses(trial, record),
         params=params,
         distributions={name: distributions[name] for name in params},
         intermediate_values=_intermediate(trial),
@@ -151,6 +156,27 @@ def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution]) -> Fr
     frozen.datetime_start = datetime.fromtimestamp(trial.started)
     frozen.datetime_complete = datetime.fromtimestamp(trial.started + (trial.seconds or 0.0))
     return frozen
+
+
+def _values(trial: TrialRecord, record: Experiment) -> list[float]:
+    """Return the value of each objective."""
+    goals = record.objective.goals
+    if len(goals) == 1:
+        assert trial.score is not None
+        return [trial.score]
+    metrics = record.standing.metrics(trial.number)
+    return [metrics[goal.metric] for goal in goals]
+
+
+def _excesses(trial: TrialRecord, record: Experiment) -> dict[str, float]:
+    """Return by how much the trial breaks each constraint, 0 and less where it holds; nothing of one not judged."""
+    judged = record.standing.judged.get(trial.number)
+    if judged is None:
+        return {}
+    return {
+        str(bound): min(excess, sys.float_info.max)
+        for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True)
+    }
 
 
 def _intermediate(trial: TrialRecord) -> dict[int, float]:

@@ -145,6 +145,8 @@ class Guided:
 
     def take(self, number: int, sample: Sample) -> None:
         """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
+        if self._explores(len(self._proposed)):
+            self._explorers.add(number)
         self._proposed[number] = dict(sample)
         self._guessed.update((number, one.score) for one in self._left if one.sample == sample)
         self._drop(sample)
@@ -177,11 +179,8 @@ class Guided:
 
     def _next(self, number: int) -> Sample:
         place = len(self._proposed)
-        # spread evenly, the first of them soon: the prior cannot be judged before
-        if place and int(place * self._exploration + 0.5) > int((place - 1) * self._exploration + 0.5):
-            first = not self._explorers
-            self._explorers.add(number)
-            uniform = self._project(middle(self._dimensions)) if first else None
+        if self._explores(place):
+            uniform = self._project(middle(self._dimensions)) if not self._explorers else None
             if uniform is not None and uniform not in self._proposed.values():
                 return uniform
             return self._project(anywhere(self._dimensions, self._random))
@@ -193,6 +192,10 @@ class Guided:
         if not self._scores and not self._left:
             return self._project(anywhere(self._dimensions, self._random))
         return self._project(self._model.propose(self._calibrated() if self.trusts else ()))
+
+    def _explores(self, place: int) -> bool:
+        """Tell which trials do: spread evenly, the first of them soon, since the prior cannot be judged before."""
+        return place > 0 and int(place * self._exploration + 0.5) > int((place - 1) * self._exploration + 0.5)
 
     def _calibrated(self) -> Sequence[Scored]:
         """Return the candidates not tried, their guesses on the scale of the trials: a line through what both know."""

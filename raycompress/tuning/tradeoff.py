@@ -112,7 +112,12 @@ class TradeOff:
         """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
         self._turn += 1
         self._model.take(number, sample)
-        self._cuts.add(self._projection.cuts({**self._whole, **sample}))
+        cuts = self._projection.cuts({**self._whole, **sample})
+        self._cuts.add(cuts)
+        scored = (one for _, ones in self._levels for one in ones)
+        self._tried.update(
+            (number, one) for one in scored if self._projection.cuts({**self._whole, **one.sample}) == cuts
+        )
         self._ratios[number] = self._ratio(sample)
 
     def move(self, number: int, sample: Sample) -> None:

@@ -39,6 +39,21 @@ def test_a_study_says_what_the_journal_says(tmp_path):
     assert study.user_attrs["baseline"] == record.baseline.values
 
 
+def test_several_objectives_and_what_is_broken(tmp_path):
+    goals = {"accuracy": "max", "flops": "min"}
+    record = searched(tmp_path, 20, objectives=goals, constraints={"params": {"max_ratio": 0.4}})
+    study = record.to_optuna()
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert finished
+    for trial in finished:
+        after = trial.user_attrs["after"]
+        assert trial.values == [trial.user_attrs["values"]["accuracy"], after["flops"]]
+        (excess,) = trial.constraints.values()
+        assert (excess <= 0) == (after["params"] <= 0.4 * trial.user_attrs["before"]["params"])
+    assert {trial.user_attrs["trial"] for trial in study.best_trials} == {trial.number for trial in record.pareto}
+
+
 def test_distributions_span_what_was_proposed(tmp_path):
     record = searched(tmp_path, 20)
     distributions = record.to_optuna().trials[0].distributions

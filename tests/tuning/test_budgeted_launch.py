@@ -143,6 +143,12 @@ def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) ->
     assert json.loads(raycompress(tmp_path, "best", "--json").out)["front"] == front
     for number in kept:
         bundle.check_hashes(record.folder.candidate(number))
+        fetched = raycompress(tmp_path, "fetch", "--trial", str(number), "--to", f"model-{number}", "--json")
+        assert json.loads(fetched.out)["trial"] == number
+        bundle.check_hashes(tmp_path / f"model-{number}")
+    refused = raycompress(tmp_path, "fetch", "--trial", "99")
+    assert refused.code == 1
+    assert "no model of trial 99 is kept" in refused.err
 
 
 def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: Launch) -> None:
@@ -259,6 +265,7 @@ def test_without_an_evaluator_agreement_with_the_dense_model_guides(tmp_path: Pa
     [
         ({"constraints": {"flops": {"max_ratio": 0.001}}}, "no sample can keep to it"),
         ({"constraints": {"acuracy": {"min": 0.9}}}, 'did you mean "accuracy"?'),
+        ({"constraints": {"flops": {"min_ratio": 0.5, "max_ratio": 0.4}}}, 'is above its "max_ratio"'),
         ({"objectives": {"FLOPs": "min"}}, 'did you mean "flops"?'),
         ({"compression": {"arguments": {"global": True}}}, "guided has to know what a proposal costs"),
         ({"objectives": {"flops": "min"}, "scheduler": {"type": "asha"}}, "known at a trial's end only"),

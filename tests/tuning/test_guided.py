@@ -196,12 +196,14 @@ def test_many_may_be_proposed_before_the_first_is_learnt() -> None:
 
 def test_a_search_goes_on_where_an_earlier_one_ended() -> None:
     known = prior(candidates=16)
-    before = search(guided(known), 6)
-    resumed = guided(known)
+    proposer, resumed = guided(known), guided(known)
+    before = search(proposer, 9)
     for number, (sample, score) in enumerate(before):
         resumed.take(number, sample)
         resumed.learn(number, score)
-    after = [resumed.propose(number) for number in range(6, 16)]
+    assert proposer.advantage is not None
+    assert resumed.advantage == proposer.advantage
+    after = [resumed.propose(number) for number in range(9, 16)]
     assert not any(sample in after for sample, _ in before)
 
 

@@ -168,8 +168,9 @@ class S3Folder(ExperimentFolder):
         """Download the candidate of trial `number` into the mirror, unless it is there, and check its hashes."""
         with told("cannot write", self.candidate(number)):
             candidates.fetch(self._objects, number, self.candidate(number))
-        with contextlib.suppress(StorageError):  # a convenience
-            self.link_best(number)
+        if number == self.best_number():
+            with contextlib.suppress(StorageError):  # a convenience
+                self.link_best(number)
         return self.candidate(number)
 
     def fetch_log(self, number: int) -> Path:
