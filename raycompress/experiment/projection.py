@@ -131,7 +131,8 @@ def _scaled(sample: Sample, dimensions: list[Dimension], factor: float) -> dict[
 
 
 def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Problem]:
-    """Yield what is wrong with a budget: that no sample can meet it."""
+    """Yield what is wrong with a budget: that no sample can meet it, or that a floor is above it."""
+    yield from _check_floors(experiment, projection)
     smallest = {
         **projection.space.centre(),
         **{dimension.name: dimension.nearest(1.0) for dimension in projection.space.sparsities},
@@ -156,6 +157,19 @@ def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Pr
             f"{bound.metric} are left, and {allowed:.3g} are allowed"
         )
         yield Problem(what, where, f"widen the ranges upwards, {_untouched(projection)}or allow at least {left:.3g}")
+
+
+def _check_floors(experiment: Experiment, projection: Projection) -> Iterator[Problem]:
+    """Yield each floor of a size that is above a ceiling of it, now that the dense model's size is known."""
+    dense = projection.forecast.dense
+    floors = [one for one in experiment.objective.bounds if one.metric in SIZES and not one.is_ceiling]
+    for floor in floors:
+        for ceiling in projection.ceilings:
+            low, high = floor.end(dense[floor.metric]), ceiling.end(dense[floor.metric])
+            if ceiling.metric == floor.metric and low > high * (1 + 1e-9):
+                what = f'"{floor.limit}" is {low:,.0f} {floor.metric}, above "{ceiling.limit}", which is {high:,.0f}'
+                where = experiment.where(("constraints", floor.metric, floor.limit))
+                yield Problem(what, where, f"{floor.metric} of the dense model: {dense[floor.metric]:,.0f}")
 
 
 def _untouched(projection: Projection) -> str:

@@ -91,6 +91,14 @@ def test_a_budget_that_no_sample_can_meet_is_an_error(tmp_path: Path) -> None:
     assert not list(check_budgets(*projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.1}})))
 
 
+def test_a_floor_above_a_ceiling_is_told_where_the_dense_model_decides(tmp_path: Path) -> None:
+    flops = {"min": 1e9, "max_ratio": 0.5}
+    (problem,) = check_budgets(*projection_of(tmp_path, constraints={"flops": flops}))
+    assert 'above "max_ratio"' in problem.what
+    assert problem.where.endswith("constraints.flops.min")
+    assert not list(check_budgets(*projection_of(tmp_path, constraints={"flops": {**flops, "min": 10}})))
+
+
 def test_what_a_compressor_decides_itself_cannot_be_foretold(tmp_path: Path) -> None:
     tied = CostModel((ChannelGroup(("conv1", "conv2"), (), 16),), (), (), 1, 1, 1)
     plain, _ = projection_of(tmp_path)
