@@ -164,12 +164,13 @@ def _check_floors(experiment: Experiment, projection: Projection) -> Iterator[Pr
     dense = projection.forecast.dense
     floors = [one for one in experiment.objective.bounds if one.metric in SIZES and not one.is_ceiling]
     for floor in floors:
+        size = dense[floor.metric]
         for ceiling in projection.ceilings:
-            low, high = floor.end(dense[floor.metric]), ceiling.end(dense[floor.metric])
+            low, high = floor.end(size), ceiling.end(size)
             if ceiling.metric == floor.metric and low > high * (1 + 1e-9):
                 what = f'"{floor.limit}" is {low:,.0f} {floor.metric}, above "{ceiling.limit}", which is {high:,.0f}'
                 where = experiment.where(("constraints", floor.metric, floor.limit))
-                yield Problem(what, where, f"{floor.metric} of the dense model: {dense[floor.metric]:,.0f}")
+                yield Problem(what, where, f"lower it, or raise the other: the dense model has {size:,.0f}")
 
 
 def _untouched(projection: Projection) -> str:

@@ -22,7 +22,8 @@ from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.latency_table import LATENCY
 from raycompress.experiment.objective import MEASURED, Objective
 from raycompress.experiment.ranges import Finding, find_ranges
-from raycompress.experiment.words import did_you_mean, dotted, said
+from raycompress.experiment.source import text_of, where_in
+from raycompress.experiment.words import dotted, said
 
 BOHB_SETTINGS = (
     *("num_samples", "min_points_in_model", "top_n_percent"),
@@ -224,32 +225,6 @@ class Experiment:
             find_ranges(self.compression.arguments, anything=True),
         )
         return bool(self.parameter_config) or any(True for ranges in inside for _ in ranges)
-
-
-def text_of(path: Path) -> str:
-    """Return what an experiment file says to the letter; raise an ExperimentError where it cannot be read."""
-    where = str(path)
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        beside = [file.name for file in path.parent.glob("*.json")] if path.parent.is_dir() else []
-        fix = did_you_mean(path.name, beside) or "write the path of an experiment file"
-        raise ExperimentError("there is no such file", where=where, fix=fix) from None
-    except IsADirectoryError:
-        raise ExperimentError("this is a folder", where=where, fix="write the path of a file in it") from None
-    except UnicodeDecodeError as error:
-        fix = "save the file as UTF-8"
-        raise ExperimentError(f"the file is no UTF-8 text (byte {error.start})", where=where, fix=fix) from None
-    except OSError as error:
-        raise ExperimentError(f"the file cannot be read: {error.strerror}", where=where) from None
-
-
-def where_in(shown: str, lines: Mapping[JsonPath, int], path: JsonPath) -> str:
-    """Return file, line and path of what stands at `path`; of a key left out the line it belongs under."""
-    known = path
-    while known and known not in lines:
-        known = known[:-1]
-    return f"{shown}:{lines.get(known, 1)}  {dotted(path)}".rstrip()
 
 
 def _understood(text: str, shown: str) -> tuple[Any, tuple[str, ...]]:

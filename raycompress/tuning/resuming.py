@@ -13,7 +13,8 @@ from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.experiment import jsontext
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.preflight import check_files
-from raycompress.experiment.schema import Experiment, text_of
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.source import text_of
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.plan import n_trials
 from raycompress.tuning.preparing import Prepared

@@ -14,7 +14,8 @@ from raycompress.experiment.migration.advice import advice_on
 from raycompress.experiment.migration.changes import changed, changes_of
 from raycompress.experiment.migration.layout import laid_out
 from raycompress.experiment.migration.table import old_key, pattern
-from raycompress.experiment.schema import Experiment, text_of
+from raycompress.experiment.schema import Experiment
+from raycompress.experiment.source import text_of
 from raycompress.experiment.words import dotted
 
 _OPEN = (
