@@ -21,6 +21,7 @@ from raycompress.results.disk import write_json
 from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.excursion import last_lines, messages_of
+from raycompress.tuning.pace import Pace
 from raycompress.tuning.plan import request
 from raycompress.tuning.preload import local_files
 from raycompress.tuning.preparing import Prepared, centre_config
@@ -119,6 +120,7 @@ def _spread(ready: Prepared, asked: Sequence[dict[str, Any]], view: SearchView, 
     done, total = [0] * len(asked), [0] * len(asked)
     found: list[Prior] = []
     refs = {stream: place for place, stream in enumerate(running)}
+    pace = Pace(view.note)
     while refs:
         for stream in list(refs):
             place = refs[stream]
@@ -126,6 +128,8 @@ def _spread(ready: Prepared, asked: Sequence[dict[str, Any]], view: SearchView, 
             if message["type"] == "progress":
                 done[place], total[place] = message["done"], message["total"]
                 view.progress(sum(done), sum(total), message["layer"])
+                if all(total):
+                    pace.take(sum(done), sum(total))
                 continue
             del refs[stream]
             if message["type"] != "prior":

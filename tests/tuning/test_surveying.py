@@ -12,6 +12,7 @@ import pytest
 from raycompress.experiment.guesses import Goal, Prior
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.schema import Experiment
+from raycompress.tuning.pace import Pace
 from raycompress.tuning.surveying import _cache, is_opposite
 from tests.conftest import Launched, digits_experiment
 
@@ -34,6 +35,18 @@ def main(config):
 
 main()
 """
+
+
+@pytest.mark.parametrize(("each_s", "told"), [(1.0, 0), (30.0, 1)])
+def test_a_long_survey_says_so_once(each_s: float, told: int) -> None:
+    notes: list[str] = []
+    now = 0.0
+    pace = Pace(notes.append, lambda: now)
+    for done in range(60):
+        pace.take(done, 60)
+        now += each_s
+    assert len(notes) == told
+    assert all("30 minutes" in note or "29 minutes" in note for note in notes)
 
 
 @pytest.mark.parametrize(
