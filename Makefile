@@ -1,6 +1,6 @@
 # make demo   see it work: a search on this machine, from a clean clone
 # make test   the tests      make lint   style, types, import contracts      make bench   speed, against peers
-# make nightly   the property tests with many more examples, and other ones each time
+# make nightly   the property tests with many more examples, other ones each time; the kill tests with more kills
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 VENV := .venv
@@ -17,7 +17,7 @@ test: $(INSTALLED)
 	$(BIN)/pytest
 
 nightly: $(INSTALLED)
-	$(BIN)/pytest tests/fuzz --hypothesis-profile=nightly
+	$(BIN)/pytest tests/fuzz tests/tuning/test_killed.py tests/tuning/test_s3_killed.py --hypothesis-profile=nightly
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -54,6 +54,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         item.add_marker(pytest.mark.xdist_group("ray" if with_ray else str(item.path)))
 
 
+@pytest.fixture(scope="session")
+def is_nightly(pytestconfig: pytest.Config) -> bool:
+    """Whether there is time for many more kills, as for many more examples."""
+    return bool(pytestconfig.getoption("--hypothesis-profile") == "nightly")
+
+
 @dataclass
 class Launched:
     """A command that has ended."""

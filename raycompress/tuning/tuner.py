@@ -143,7 +143,7 @@ class Tuner:
         )
         # what it would print, with tracebacks, is told by the recorder, or is of Tune's own state, which nobody reads
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        with slots.kept_actors(self._slots), _told_by_us():
+        with slots.kept_actors(self._slots), _told_by_us(), _uncounted():
             tuner.fit()
         self._recorder.end_stopped(self._switch.detail)
         if not self._switch.reason:
@@ -247,3 +247,16 @@ def _told_by_us() -> Iterator[None]:
 def _abandon(trial: Any) -> None:
     """Have the actor of one of Tune's trials kill the script that it runs, and wait for that."""
     ray.get(trial.temporary_state.ray_actor.abandon.remote())
+
+
+@contextmanager
+def _uncounted() -> Iterator[None]:
+    """Keep Tune from counting callbacks for its telemetry, which is off: it imports MLflow and W&B for that."""
+    from ray.air._internal import usage
+
+    counted = usage.tag_callbacks
+    usage.tag_callbacks = lambda callbacks: False
+    try:
+        yield
+    finally:
+        usage.tag_callbacks = counted

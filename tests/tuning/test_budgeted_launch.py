@@ -43,12 +43,18 @@ def sizes_are_foretold(record: Record) -> None:
         assert trial.after["bytes"] == pytest.approx(trial.predicted["size_bytes"], rel=0.01)
 
 
-def test_guided_keeps_to_its_budget_and_knows_the_model_the_next_time(tmp_path: Path, launch: Launch) -> None:
+def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(tmp_path: Path, launch: Launch) -> None:
     constraints = {"flops": {"max_ratio": 0.25}, "params": {"max_ratio": 0.5}}
-    done = launch(experiment(tmp_path, constraints=constraints))
+    done = launch(experiment(tmp_path, constraints=constraints, n_samples=2))
     assert done.code == 0, done.err
-    record = done.record
+    before = done.record.searched
+    more = raycompress(tmp_path, "resume", "--n-samples", "4")
+    assert more.code == 0, more.err
+    record = more.record
+    assert [trial.number for trial in record.searched] == [1, 2, 3, 4]
     assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 4
+    assert [trial.sample for trial in record.searched[:2]] == [trial.sample for trial in before]
+    assert len({json.dumps(trial.removed) for trial in record.searched}) == 4
     assert all(record.is_feasible(trial) for trial in record.searched)
     sizes_are_foretold(record)
     assert record.verified is not None
@@ -58,19 +64,6 @@ def test_guided_keeps_to_its_budget_and_knows_the_model_the_next_time(tmp_path: 
     again = launch(experiment(tmp_path, constraints=constraints, n_samples=1, baseline=False))
     assert again.code == 0, again.err
     assert "known from an earlier search" in again.err
-
-
-def test_a_guided_search_is_resumed_with_other_models_than_before(tmp_path: Path, launch: Launch) -> None:
-    keys = {"constraints": {"flops": {"max_ratio": 0.25}}, "baseline": False}
-    done = launch(experiment(tmp_path, **keys, n_samples=2))
-    assert done.code == 0, done.err
-    before = done.record.searched
-    more = raycompress(tmp_path, "resume", "--n-samples", "4")
-    assert more.code == 0, more.err
-    trials = more.record.searched
-    assert [trial.number for trial in trials] == [1, 2, 3, 4]
-    assert [trial.sample for trial in trials[:2]] == [trial.sample for trial in before]
-    assert len({json.dumps(trial.removed) for trial in trials}) == 4
 
 
 @pytest.mark.parametrize("on_budget", ["project", "reject"])
@@ -130,7 +123,8 @@ def test_where_nothing_is_feasible_the_nearest_and_what_to_relax_are_told(tmp_pa
 
 
 def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) -> None:
-    path = experiment(tmp_path, objectives={"accuracy": "max", "flops": "min"}, n_samples=5, pareto_size=3)
+    goals = {"accuracy": "max", "flops": "min"}
+    path = experiment(tmp_path, objectives=goals, proposer="optuna", n_samples=6, pareto_size=3)
     done = launch(path)
     assert done.code == 0, done.err
     record = done.record

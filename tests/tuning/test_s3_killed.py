@@ -1,5 +1,6 @@
 """A search on S3 that is killed anywhere is resumed, from this machine or another, until it is done."""
 
+import json
 import multiprocessing
 import os
 import random
@@ -21,7 +22,9 @@ from tests.s3server import BUCKET
 from tests.tuning.test_killed import Shot, begin, experiment, promote
 
 STORAGE = f"s3://{BUCKET}/killed"
-TRIALS, KILLS = 16, 6
+TRIALS, KILLS = 8, 2
+MORE_TRIALS, MORE_KILLS = 16, 6
+"""In the night."""
 
 
 class FarShot(Shot):
@@ -36,21 +39,21 @@ class FarShot(Shot):
         return sum(entry["Size"] for entry in listed if "/journal/" in entry["Key"])
 
 
-def on(storage, folder):
-    """Write the experiment of the other kill test, with fewer trials, to end in `storage`."""
-    path = experiment(folder, "random") / "exp.json"
-    text = path.read_text().replace('"n_samples": 40', f'"n_samples": {TRIALS}, "storage": "{storage}"')
-    path.write_text(text)
+def on(storage, folder, trials):
+    """Write the experiment of the other kill test, to end in `storage`."""
+    path = experiment(folder, "random", trials) / "exp.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "storage": storage}))
     return folder
 
 
 @pytest.mark.timeout(1200)
-def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_path, s3, monkeypatch):
-    unkilled = raycompress(on("raycompress_results", tmp_path / "unkilled"), "launch", "exp.json")
+def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_path, s3, monkeypatch, is_nightly):
+    trials, kills = (MORE_TRIALS, MORE_KILLS) if is_nightly else (TRIALS, KILLS)
+    unkilled = raycompress(on("raycompress_results", tmp_path / "unkilled", trials), "launch", "exp.json")
     assert unkilled.code == 0, unkilled.err
-    shot = FarShot(on(STORAGE, tmp_path / "killed"), 3, s3)
+    shot = FarShot(on(STORAGE, tmp_path / "killed", trials), 3, s3)
     shot("launch", "exp.json")
-    while shot.kills < KILLS:
+    while shot.kills < kills:
         if shot.kills % 2:  # from another machine: nothing of the mirror is there
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{shot.kills}"))
         assert shot("resume", "--storage", STORAGE), (shot.folder / "output").read_text()
@@ -65,7 +68,7 @@ def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_pat
     assert [trial.sample for trial in record.searched] == [trial.sample for trial in expected.searched]
     assert [trial.score for trial in record.searched] == [trial.score for trial in expected.searched]
     ends = Counter(event["trial"] for event in journal.read(record.folder.journal) if event["event"] == "ended")
-    assert ends == dict.fromkeys(range(TRIALS + 1), 1)  # none lost, none twice
+    assert ends == dict.fromkeys(range(trials + 1), 1)  # none lost, none twice
     assert record.best.number == expected.best.number
     assert record.folder.candidates() == [record.best.number]
     assert {key.split("/")[3] for key in s3.names() if "/candidate/" in key} == {f"{record.best.number:04d}"}
@@ -76,7 +79,9 @@ def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_pat
 
 
 @pytest.mark.timeout(600)
-def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole_on_s3(tmp_path, s3, monkeypatch):
+def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole_on_s3(
+    tmp_path, s3, monkeypatch, is_nightly
+):
     monkeypatch.setattr(segments, "FULL", 4000)
     folder = S3Folder.at(S3Address.parse(f"{STORAGE}/x-1"))
     writer = folder.open_journal()
@@ -85,7 +90,7 @@ def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole_
     moments = random.Random(5)
     pointed, left = [], 0
     fork = multiprocessing.get_context("fork")
-    for _ in range(24):
+    for _ in range(24 if is_nightly else 12):
         shutil.rmtree(tmp_path / "cache")
         begun = fork.Event()
         process = fork.Process(target=promote, args=(S3Folder.at(folder.address), begun))
@@ -110,7 +115,7 @@ def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole_
         later = [score for score in ended if score > best.score]
         assert len(later) <= 1  # the one whose promotion the kill was in the middle of
     assert pointed == sorted(pointed)
-    assert len(set(pointed)) > 8
+    assert len(set(pointed)) > 4
     assert left <= 3
     assert len([key for key in s3.names() if "/journal/" in key]) > 1
     shutil.rmtree(tmp_path / "cache")
