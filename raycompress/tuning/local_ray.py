@@ -7,12 +7,13 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
 from raycompress.errors import ClusterError
 from raycompress.tuning.guard import guarded
+from raycompress.tuning.lean import lean
 
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
 ENVIRONMENT = {
@@ -66,15 +67,16 @@ class LocalRay:
             loading = threading.Thread(target=importlib.import_module, args=("raycompress.tuning.tuner",))
             loading.start()
             stack.callback(loading.join)
-            context: Any = ray.init(
-                address="local",
-                num_cpus=self._cpus,
-                include_dashboard=self.dashboard,
-                dashboard_host="127.0.0.1",
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-                _node_ip_address="127.0.0.1",
-            )
+            with nullcontext() if self.dashboard else lean():
+                context: Any = ray.init(
+                    address="local",
+                    num_cpus=self._cpus,
+                    include_dashboard=self.dashboard,
+                    dashboard_host="127.0.0.1",
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    _node_ip_address="127.0.0.1",
+                )
             self.address = context.address_info
             watch(str(self.address["session_dir"]))
             loading.join()

@@ -1,0 +1,31 @@
+"""Ray on this machine: which of its processes there are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROCESSES = """
+import sys
+import psutil
+from raycompress.tuning.local_ray import LocalRay
+
+with LocalRay(1, dashboard=sys.argv[1] == "with"):
+    import ray
+
+    assert ray.get(ray.remote(lambda: 6 * 7).remote()) == 42
+    print(*(" ".join(process.cmdline()) for process in psutil.Process().children(recursive=True)), sep="\\n")
+left = [process for process in psutil.Process().children(recursive=True) if process.status() != "zombie"]
+assert not left, left
+"""
+
+
+@pytest.mark.parametrize("dashboard", ["with", "without"])
+def test_only_who_asks_for_a_dashboard_pays_for_it(dashboard: str) -> None:
+    done = subprocess.run([sys.executable, "-c", PROCESSES, dashboard], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "raylet" in done.stdout
+    for part in ("dashboard/dashboard.py", "autoscaler/_private/monitor.py", "log_monitor.py"):
+        assert (part in done.stdout) == (dashboard == "with")
