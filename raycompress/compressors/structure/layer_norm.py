@@ -1,7 +1,7 @@
 """LayerNorms that lose channels, in a dependency graph of Torch-Pruning.
 
 Torch-Pruning 1.6 means to sort the channels that a LayerNorm keeps, but sorts a copy of them. They come in the order of
-a set, which is ascending by chance only: few channels left of many, and the norm's weights are those of others.
+a set, which is ascending by chance only: where 232 of 768 are left, say, the norm's weights are those of others.
 """
 
 from __future__ import annotations
