@@ -32,27 +32,6 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell's background job: what the tests start would inherit it, and no Ctrl-C would reach them
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-_WITH_RAY = (
-    *("cli", "configs", "tuning"),
-    *(
-        "clusters/test_local_cluster.py",
-        "old/test_automatic.py",
-        "old/test_automatic_budgets.py",
-        "old/test_own_values.py",
-        "old/test_wrong_files.py",
-    ),
-)
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one worker, and all that start Ray to the same: two searches at once would fight for cores."""
-    for item in items:
-        path = item.path.relative_to(REPOSITORY / "tests")
-        with_ray = path.name not in ("test_killed.py", "test_s3_killed.py") and (
-            path.parts[0] in _WITH_RAY or path.as_posix() in _WITH_RAY
-        )
-        item.add_marker(pytest.mark.xdist_group("ray" if with_ray else str(item.path)))
-
 
 @pytest.fixture(scope="session")
 def is_nightly(pytestconfig: pytest.Config) -> bool:

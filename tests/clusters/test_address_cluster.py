@@ -12,7 +12,6 @@ from raycompress.results.record import Experiment as Record
 from tests.conftest import REPOSITORY, number_experiment
 
 pytestmark = [
-    pytest.mark.xdist_group("ray"),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of processes"),
 ]
 

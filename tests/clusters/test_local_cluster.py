@@ -16,7 +16,7 @@ from raycompress.results.record import Experiment as Record
 from tests.clusters.namespaces import SHARED, Lab, clean_environment, lab, missing
 from tests.conftest import REPOSITORY
 
-pytestmark = [pytest.mark.xdist_group("ray"), pytest.mark.timeout(1200)]
+pytestmark = pytest.mark.timeout(1200)
 
 if reason := missing():
     pytest.skip(f"no cluster on this machine: {reason}", allow_module_level=True)

@@ -12,8 +12,6 @@ from raycompress.results.record import Experiment as Record
 from raycompress.tuning.relay import replay
 from tests.conftest import REPOSITORY, number_experiment
 
-pytestmark = pytest.mark.xdist_group("ray")
-
 SCRIPT = """
 import os, sys, time
 import raycompress as rc

@@ -7,8 +7,6 @@ import sys
 import threading
 import time
 
-import pytest
-
 from raycompress.results.record import Experiment as Record
 from raycompress.results.states import TrialState
 from raycompress.tuning.gpu_room import room
@@ -118,7 +116,6 @@ with LiveView() as view:
 """
 
 
-@pytest.mark.xdist_group("ray")
 def test_out_of_memory_beside_others_is_tried_alone(tmp_path):
     more = {
         "parameter_config": [{"name": "x", "type": "float", "range": [0, 1]}],
