@@ -39,7 +39,7 @@ def fetch(experiment: str | None, storage: Storage, number: int | None, to: Path
     if to is not None:
         with told("cannot write", to):
             shutil.copytree(found, to)
-        bundle.check_hashes(to)
+    bundle.check_hashes(place)
     if as_json:
         click.echo(json.dumps({"experiment": record.id, "trial": trial, "bundle": str(place.resolve())}, indent=2))
         return

@@ -143,6 +143,11 @@ def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) ->
     refused = raycompress(tmp_path, "fetch", "--trial", "99")
     assert refused.code == 1
     assert "no model of trial 99 is kept" in refused.err
+    assert record.bundle is not None
+    (record.bundle / "weights.safetensors").write_bytes(b"rotten")
+    changed = raycompress(tmp_path, "fetch")
+    assert changed.code == 1
+    assert "weights.safetensors" in changed.err
 
 
 def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: Launch) -> None:
