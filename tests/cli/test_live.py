@@ -91,7 +91,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
     screens, _, code = watched(tmp_path, path, until="2/40 done")
     end = " ".join(screens[-1])
     assert code == 4, end
-    assert "2 stopped" in end
+    assert re.search("[12] stopped", end)  # one of the two that ran may end as the key is pressed
     assert "raycompress resume raycompress_results/numbers-" in end
 
 
