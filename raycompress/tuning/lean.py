@@ -28,5 +28,5 @@ def lean() -> Iterator[None]:
             setattr(Node, name, start)
 
 
-def _start_nothing(node: Any, **_: Any) -> None:
+def _start_nothing(node: Any, *_: Any, **__: Any) -> None:
     node._webui_url = None  # which the server's start would have set

@@ -85,6 +85,7 @@ class TradeOff:
         self._tried: dict[int, Scored] = {}
         self._border = _border(objective)
         self._levels = self._by_size(prior)
+        self._scored = {projection.cuts({**self._whole, **one.sample}): one for _, ones in self._levels for one in ones}
         self._cuts: set[tuple[int, ...]] = set()
         self._turn = 0
 
@@ -114,10 +115,8 @@ class TradeOff:
         self._model.take(number, sample)
         cuts = self._projection.cuts({**self._whole, **sample})
         self._cuts.add(cuts)
-        scored = (one for _, ones in self._levels for one in ones)
-        self._tried.update(
-            (number, one) for one in scored if self._projection.cuts({**self._whole, **one.sample}) == cuts
-        )
+        if cuts in self._scored:
+            self._tried[number] = self._scored[cuts]
         self._ratios[number] = self._ratio(sample)
 
     def move(self, number: int, sample: Sample) -> None:
