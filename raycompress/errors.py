@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from raycompress.printable import printable
+from raycompress.text import printable
 
 
 @dataclass(frozen=True)

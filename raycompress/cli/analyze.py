@@ -13,7 +13,7 @@ import click
 
 from raycompress.cli.options import json_option, say
 from raycompress.errors import StorageError, UsageError
-from raycompress.printable import printable
+from raycompress.text import printable
 
 if TYPE_CHECKING:
     from raycompress.experiment.schema import Experiment

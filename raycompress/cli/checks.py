@@ -13,7 +13,7 @@ from rich.text import Text
 from raycompress.cli.options import say
 from raycompress.clusters.check import Check, Estimate, State
 from raycompress.errors import Problem
-from raycompress.printable import printable
+from raycompress.text import printable
 
 _NAME_WIDTH = 24
 _STYLES = {State.OK: "green", State.WARNING: "yellow", State.FAILED: "bold red", State.NOT_CHECKED: "dim"}

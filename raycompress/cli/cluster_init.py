@@ -59,7 +59,7 @@ def _about(path: Path) -> str:
 
 
 def _given(given: tuple[str, ...], blanks: dict[str, Blank], name: str) -> dict[str, str]:
-    from raycompress.experiment.words import did_you_mean, listed
+    from raycompress.text import did_you_mean, listed
 
     values = {}
     for pair in given:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import click
 
 from raycompress.cli.options import experiment_argument, json_option, open_record, say
+from raycompress.disk import told
 from raycompress.errors import NoValidTrialError, UsageError
-from raycompress.experiment.words import listed
-from raycompress.results.disk import told
+from raycompress.text import listed
 
 if TYPE_CHECKING:
     from raycompress.experiment.address import Storage

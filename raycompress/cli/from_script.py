@@ -17,7 +17,7 @@ from raycompress.cli.options import say
 from raycompress.cli.words import shown
 from raycompress.errors import ExperimentError, ScriptError, UsageError
 from raycompress.experiment.files import is_file, is_folder
-from raycompress.experiment.words import did_you_mean, listed
+from raycompress.text import did_you_mean, listed
 
 if TYPE_CHECKING:
     from raycompress.experiment.costs import CostModel
@@ -245,7 +245,7 @@ def _check_reachable(text: str, file: Path, model: ModelInfo, costs: CostModel, 
 
 
 def _write(file: Path, text: str) -> None:
-    from raycompress.results.disk import told, write_whole
+    from raycompress.disk import told, write_whole
 
     with told("cannot read", file):
         before = file.read_bytes() if file.exists() else None

@@ -12,7 +12,7 @@ from raycompress.cli.words import number as _number
 from raycompress.errors import NoValidTrialError
 from raycompress.experiment.objective import Bound, Goal
 from raycompress.results.ranks import rank_correlation
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment as Record

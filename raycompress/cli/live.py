@@ -16,10 +16,10 @@ from rich.text import Text
 
 from raycompress.cli.words import duration, number, share, shown, value
 from raycompress.experiment.objective import FIRST, MEASURED, Objective
-from raycompress.printable import printable
 from raycompress.results.journal import Event
 from raycompress.results.standing import Standing
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
+from raycompress.text import printable
 
 _STYLES = {
     "running": "cyan",

@@ -57,7 +57,7 @@ def migrate(file: Path, write: bool, as_json: bool) -> int:
 
 def _write(migration: Migration) -> Path:
     """Replace the file in one step, and return where what it was is kept."""
-    from raycompress.results.disk import write_whole
+    from raycompress.disk import write_whole
 
     file = migration.path.resolve()  # a link stays a link
     original = file.with_name(f"{file.name}.orig")

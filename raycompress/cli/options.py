@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from raycompress.experiment.address import S3Address, Storage, is_remote
-from raycompress.printable import printable
+from raycompress.text import printable
 
 if TYPE_CHECKING:
     from raycompress.cli.live import LiveView

@@ -42,7 +42,7 @@ def _as_json(trial: TrialRecord) -> dict[str, Any]:
 
 def _text(record: Experiment) -> str:
     from raycompress.cli.words import columns, number, share, value
-    from raycompress.results.states import TrialState
+    from raycompress.states import TrialState
 
     header = record.header
     ended = [trial for trial in record.records.values() if trial.seconds is not None]

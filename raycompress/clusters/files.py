@@ -11,7 +11,7 @@ import yaml
 from raycompress.clusters import schema, security
 from raycompress.clusters.mistake import Keys, Mistake
 from raycompress.errors import ClusterError, Problem
-from raycompress.experiment.words import did_you_mean, dotted, listed
+from raycompress.text import did_you_mean, dotted, listed
 
 
 @dataclass(frozen=True)

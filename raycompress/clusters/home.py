@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycompress.results.disk import told
+from raycompress.disk import told
 
 
 @dataclass(frozen=True)

@@ -14,12 +14,12 @@ from raycompress.clusters.following import Follower
 from raycompress.clusters.mirror import Mirror, Submitted
 from raycompress.clusters.package import Package
 from raycompress.clusters.running import Cluster
+from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
 from raycompress.results import store
-from raycompress.results.disk import told
 from raycompress.results.journal import Event
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.view import SearchView

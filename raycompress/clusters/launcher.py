@@ -20,8 +20,8 @@ from raycompress.clusters.home import ClusterHome
 from raycompress.clusters.prepared import prepare, stop_command
 from raycompress.clusters.ssh import Ssh
 from raycompress.clusters.wheel import make_wheel
+from raycompress.disk import told, write_whole
 from raycompress.errors import ClusterError
-from raycompress.results.disk import told, write_whole
 
 _SSH_FAILED = 255
 _COUNT = "pgrep -f '[g]cs_server|[r]aylet/raylet|[d]ashboard/dashboard.py|[m]onitor.py|[r]ay start' | wc -l"

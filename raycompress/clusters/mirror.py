@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
+from raycompress.disk import told, write_json, write_whole
 from raycompress.errors import StorageError
-from raycompress.results.disk import told, write_json, write_whole
 from raycompress.results.journal import Event, Journal, read
-from raycompress.results.shapes import fits
 from raycompress.results.store import ExperimentFolder
+from raycompress.shapes import fits
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
-from raycompress.results.disk import told
 
 IGNORE_FILE = ".raycompressignore"
 LIMIT = 200_000_000

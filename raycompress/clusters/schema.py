@@ -12,7 +12,7 @@ from typing import Any
 from jsonschema import Draft7Validator
 
 from raycompress.clusters.mistake import Keys, Mistake
-from raycompress.experiment.words import did_you_mean, dotted, listed, said
+from raycompress.text import did_you_mean, dotted, listed, said
 
 _PROVIDERS = ("aws", "gcp", "local", "azure", "vsphere", "aliyun", "external", "fake_multinode", "readonly", "spark")
 _KINDS = {

@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import raycompress
-from raycompress.results.disk import told
+from raycompress.disk import told
 
 _PACKAGE = Path(raycompress.__file__).parent
 _SHIPPED = ("configs", "cluster")

@@ -13,7 +13,7 @@ from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.objective_checks import check_objective
 from raycompress.experiment.ranges import Finding, Note, check_range, find_ranges, is_range
-from raycompress.experiment.words import did_you_mean, dotted, listed, near
+from raycompress.text import did_you_mean, dotted, listed, near
 
 SELECTION = ("op_names", "op_types", "exclude", "expand_op_names")
 RESERVED = (

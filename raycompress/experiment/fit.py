@@ -15,7 +15,7 @@ from raycompress.experiment.matching import matches, ruled, types_of
 from raycompress.experiment.model import Layer, ModelInfo
 from raycompress.experiment.ranges import is_range
 from raycompress.experiment.schema import Experiment
-from raycompress.experiment.words import listed, near
+from raycompress.text import listed, near
 
 
 def check_fit(experiment: Experiment, model: ModelInfo) -> Iterator[Problem]:

@@ -12,7 +12,7 @@ from raycompress.experiment.latency_table import LATENCY
 from raycompress.experiment.matching import ruled
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.schema import Experiment
-from raycompress.experiment.words import listed
+from raycompress.text import listed
 
 Config = Mapping[str, Any]
 

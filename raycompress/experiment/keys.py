@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core
 from raycompress.compressors.catalog import FRAMEWORKS, names
 from raycompress.experiment.messages import findings_of
 from raycompress.experiment.ranges import KEYS, TYPES, Finding, check_range, is_range
-from raycompress.experiment.words import did_you_mean, listed
+from raycompress.text import did_you_mean, listed
 
 PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hyperband", "bohb", "guided", "passive")
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")

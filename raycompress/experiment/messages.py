@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from raycompress.experiment.ranges import Finding
-from raycompress.experiment.words import did_you_mean, dotted, listed, said, shown
+from raycompress.text import did_you_mean, dotted, listed, said, shown
 
 _NOUNS = {
     "string": ("a text", 'write it in quotes: "..."'),

@@ -13,7 +13,7 @@ from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.latency_table import LATENCY
 from raycompress.experiment.objective import LIMITS, MEASURED, Objective
 from raycompress.experiment.ranges import Finding
-from raycompress.experiment.words import did_you_mean, listed
+from raycompress.text import did_you_mean, listed
 
 _ALIASES = {
     **dict.fromkeys(("parameters", "n_params", "num_params", "param"), "params"),

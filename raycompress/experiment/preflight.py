@@ -18,7 +18,7 @@ from raycompress.experiment.objective import MEASURED
 from raycompress.experiment.objective_checks import check_reported, reported_names
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.source import where_in
-from raycompress.experiment.words import did_you_mean
+from raycompress.text import did_you_mean
 
 Where = Callable[[JsonPath], str]
 

@@ -14,7 +14,7 @@ from raycompress.experiment.forecast import Forecast
 from raycompress.experiment.objective import MEASURED, Bound, Objective
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
-from raycompress.experiment.words import listed
+from raycompress.text import listed
 
 Sample = Mapping[str, Any]
 _HALVINGS = 40

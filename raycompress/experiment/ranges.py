@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.words import did_you_mean, said, shown
+from raycompress.text import did_you_mean, said, shown
 
 TYPES = ("float", "int", "choice")
 KEYS = ("type", "range", "interval", "n", "log")

@@ -23,7 +23,7 @@ from raycompress.experiment.latency_table import LATENCY
 from raycompress.experiment.objective import MEASURED, Objective
 from raycompress.experiment.ranges import Finding, find_ranges
 from raycompress.experiment.source import text_of, where_in
-from raycompress.experiment.words import dotted, said
+from raycompress.text import dotted, said
 
 BOHB_SETTINGS = (
     *("num_samples", "min_points_in_model", "top_n_percent"),

@@ -15,7 +15,7 @@ from raycompress.experiment.matching import Entry, overruled_by_name, ruled
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.ranges import find_ranges, is_range
 from raycompress.experiment.schema import Experiment
-from raycompress.experiment.words import dotted
+from raycompress.text import dotted
 
 Config = dict[str, Any]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raycompress.errors import ExperimentError
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.words import did_you_mean, dotted
+from raycompress.text import did_you_mean, dotted
 
 
 def text_of(path: Path) -> str:

@@ -23,7 +23,7 @@ from raycompress.experiment.keys import (
 )
 from raycompress.experiment.ranges import KEYS as RANGE_KEYS
 from raycompress.experiment.ranges import Finding, Note, is_range
-from raycompress.experiment.words import dotted, listed, near
+from raycompress.text import dotted, listed, near
 
 _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
     ExperimentKeys: {

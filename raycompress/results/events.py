@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raycompress.results.shapes import Shape, fits
-from raycompress.results.states import TrialState
+from raycompress.shapes import Shape, fits
+from raycompress.states import TrialState
 
 _VALUES: Shape = {str: (float, None)}
 _PROCESS: Shape = {"host": str, "pid": int}

@@ -44,7 +44,7 @@ from typing import IO, Any
 from pydantic_core import from_json
 
 from raycompress.errors import StorageError
-from raycompress.results.shapes import fits
+from raycompress.shapes import fits
 
 VERSION = 1
 _YEAR_10000 = 253402300800

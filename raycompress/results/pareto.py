@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     from raycompress.results.record import TrialRecord

@@ -13,7 +13,7 @@ from raycompress.experiment.objective import Objective
 from raycompress.results import journal, pareto, store
 from raycompress.results.events import lacking
 from raycompress.results.standing import Standing
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     import optuna

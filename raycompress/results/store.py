@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raycompress.disk import flush, told, write_whole
 from raycompress.errors import StorageError, UsageError
 from raycompress.experiment.address import S3Address, Storage, is_remote
-from raycompress.results.disk import flush, told, write_whole
-from raycompress.results.shapes import fits
+from raycompress.shapes import fits
 
 if TYPE_CHECKING:
     from raycompress.results.journal import Journal

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raycompress.errors import MissingDependencyError, StorageError
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     import optuna

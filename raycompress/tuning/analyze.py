@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError, UsageError
 from raycompress.experiment.schema import Experiment
 from raycompress.results.analysis import Analysis
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
 from raycompress.tuning.preload import find_imports
 from raycompress.tuning.preparing import centre_config, tell_of_preload

@@ -19,9 +19,9 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from raycompress.errors import BudgetError, RaycompressError, ResultError, ScriptError
-from raycompress.results.states import TrialState
 from raycompress.script import aup, context
 from raycompress.script.running import fresh_main
+from raycompress.states import TrialState
 from raycompress.tuning import commands, memory
 from raycompress.tuning.processes import die_with_parent
 from raycompress.tuning.protocol import TrialSpec, encode

@@ -7,8 +7,8 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from raycompress.results.states import TrialState
 from raycompress.script.context import Mode
+from raycompress.states import TrialState
 from raycompress.tuning.protocol import Message, numbers
 
 

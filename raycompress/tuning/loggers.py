@@ -25,8 +25,8 @@ from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.schema import Experiment
 from raycompress.results.journal import Event, Journal
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.states import TrialState
 
 PATIENCE_S = 90.0
 """How long a logger may be silent at the end of a search before it is left behind."""

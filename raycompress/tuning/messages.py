@@ -6,8 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from raycompress.results.shapes import Shape, fits
-from raycompress.results.states import TrialState
+from raycompress.shapes import Shape, fits
+from raycompress.states import TrialState
 
 _SIZES: Shape = {"params": int, "flops": (int, None), "bytes": int}
 _MEASURED: Shape = {**_SIZES, "latency_ms": float, "cpu_ms": float}

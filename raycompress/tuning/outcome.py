@@ -7,9 +7,9 @@ from typing import Any
 
 from raycompress.errors import BundleError, RaycompressError
 from raycompress.experiment.objective import MEASURED, Objective
-from raycompress.experiment.words import listed
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.states import TrialState
+from raycompress.text import listed
 from raycompress.tuning.protocol import Ending
 
 FACTS = ("state", "cause", "values", "score", "seconds", "before", "after", "removed", "notes", "saved")

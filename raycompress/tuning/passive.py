@@ -21,9 +21,9 @@ from raycompress.experiment.search_space import SearchSpace
 from raycompress.results import store
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
 from raycompress.script import context
+from raycompress.states import TrialState
 from raycompress.tuning import child
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.excursion import compression_config, trial_template

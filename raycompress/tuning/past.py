@@ -11,7 +11,7 @@ from typing import Any
 from raycompress.experiment.objective import Judgement, Objective, metrics_of
 from raycompress.results.record import Experiment as Record
 from raycompress.results.record import TrialRecord
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.faults import is_outside
 from raycompress.tuning.policies import Scores
 

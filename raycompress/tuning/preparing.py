@@ -17,7 +17,7 @@ from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.projection import Projection, ceilings, check_budgets
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.excursion import compression_config, excursion, last_lines, warm_spec
 from raycompress.tuning.local_ray import machine_cpus, machine_gpus
 from raycompress.tuning.plan import BUDGETED, notes

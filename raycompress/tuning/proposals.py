@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 
 from raycompress.experiment.objective import Objective
 from raycompress.results.standing import Standing
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.schedulers import RUNG0, TIME

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from raycompress.results.states import TrialState
 from raycompress.script.context import Mode
 from raycompress.script.node import runtime_folder
+from raycompress.states import TrialState
 
 Message = dict[str, Any]
 

@@ -12,8 +12,8 @@ from typing import Any
 from ray.tune import Callback
 
 from raycompress.results.journal import Journal
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.states import TrialState
 from raycompress.tuning import faults
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.outcome import FACTS, NOTHING

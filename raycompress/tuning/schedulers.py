@@ -16,7 +16,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.schema import Experiment
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning import policies
 from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning import child, memory
 from raycompress.tuning.heard import Heard
 from raycompress.tuning.messages import understood

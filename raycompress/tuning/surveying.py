@@ -12,14 +12,14 @@ from typing import Any
 
 import ray
 
+from raycompress.disk import write_json
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
 from raycompress.experiment.guesses import Goal, Prior, Scored
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.projection import has_one_size
 from raycompress.experiment.schema import Experiment
-from raycompress.results.disk import write_json
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.states import TrialState
 from raycompress.tuning.excursion import last_lines, messages_of
 from raycompress.tuning.pace import Pace
 from raycompress.tuning.plan import request

@@ -15,8 +15,8 @@ from ray import tune
 
 from raycompress.errors import RaycompressError
 from raycompress.experiment.objective import Objective, metrics_of
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.states import TrialState
 from raycompress.tuning.gpu_room import VISIBLE, room
 from raycompress.tuning.outcome import NOTHING, delivered, facts_of, sealed
 from raycompress.tuning.protocol import Message

@@ -16,8 +16,8 @@ from dataclasses import replace
 from typing import Any, Self
 
 from raycompress.errors import ScriptError, StorageError
-from raycompress.results.states import TrialState
 from raycompress.script.node import runtime_folder
+from raycompress.states import TrialState
 from raycompress.tuning import memory
 from raycompress.tuning.protocol import (
     Ending,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.results.record import Experiment
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.benchmarks.machine import ROOT
 from tests.benchmarks.outcome import Outcome, Target
 from tests.benchmarks.processes import CommandFailed

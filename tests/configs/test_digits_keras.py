@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from raycompress.results import bundle
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import REPOSITORY, Launched, digits_experiment
 
 KERAS = REPOSITORY / "configs" / "digits_keras"

@@ -18,12 +18,12 @@ from mutating import changed_bytes, changed_values
 
 from raycompress.errors import ResultError
 from raycompress.experiment.objective import Objective
-from raycompress.printable import printable
 from raycompress.results import journal
 from raycompress.results.journal import Journal
-from raycompress.results.states import TrialState
 from raycompress.script import context, report
 from raycompress.script.context import Mode, Trial
+from raycompress.states import TrialState
+from raycompress.text import printable
 from raycompress.tuning.heard import Heard
 from raycompress.tuning.messages import SHAPES, understood
 from raycompress.tuning.outcome import facts_of

@@ -13,8 +13,8 @@ from raycompress.experiment import preflight
 from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.schema import Experiment
 from raycompress.results import bundle
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.states import TrialState
 from raycompress.tuning import excursion, preparing
 from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
 from raycompress.tuning.worker import WarmProcess, Worker

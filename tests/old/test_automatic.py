@@ -9,7 +9,7 @@ import pytest
 import raycompress as rc
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.results import bundle
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import raycompress
 from tests.old.experiments.digits_net import Net
 from tests.old.harness import snapshot

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import raycompress
 from tests.old.harness import snapshot
 

@@ -13,7 +13,7 @@ from torch import nn
 import raycompress
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.results import bundle
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.old.conftest import EXPERIMENTS
 from tests.old.experiments.digits_net import Net, NetBN
 from tests.old.harness import Bench, Outcome, snapshot

@@ -6,7 +6,7 @@ import hashlib
 import json
 from pathlib import Path
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import raycompress
 
 CONCERNING = ("compressor", "compression_framework", "compression_type", "config_list", "lr", "k")

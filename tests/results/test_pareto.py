@@ -4,7 +4,7 @@ import pytest
 
 from raycompress.results import pareto
 from raycompress.results.record import TrialRecord
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 
 def trial(number, score, after=None, state=TrialState.FINISHED):

@@ -1,11 +1,12 @@
 import pytest
 
+from raycompress import disk
 from raycompress.errors import StorageError
-from raycompress.results import disk, store
 from raycompress.results import journal as journals
+from raycompress.results import store
 from raycompress.results.journal import VERSION, Journal
 from raycompress.results.record import Experiment
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 HEADER = {
     **{

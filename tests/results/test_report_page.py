@@ -17,7 +17,7 @@ from raycompress.results.record import Experiment
 from raycompress.results.report import lanes, page, table
 from raycompress.results.report.importance import ENOUGH, importance
 from raycompress.results.report.words import LOOKS
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.browser import CHROMIUM, browser
 from tests.conftest import raycompress
 from tests.results.searches import BEGAN, HOSTILE, header, searched, without_waiting

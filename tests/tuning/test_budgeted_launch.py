@@ -11,7 +11,7 @@ import pytest
 
 from raycompress.results import bundle
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import Launched, digits_experiment, raycompress
 
 RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"

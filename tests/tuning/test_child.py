@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from trials import run
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.preload import find_imports
 from raycompress.tuning.worker import WarmProcess, WarmSpec
 

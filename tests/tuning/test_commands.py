@@ -3,7 +3,7 @@
 import pytest
 from trials import run
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 REPORTS = "import os, pathlib, sys\nrc.report(score=float(os.environ.get('WEIGHT', '0')))\n"
 

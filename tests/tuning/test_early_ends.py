@@ -2,7 +2,7 @@
 
 import psutil
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import DIGITS, digits_experiment, number_experiment
 
 CURVES = """

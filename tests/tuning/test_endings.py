@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from trials import left, pids, run
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.trial_log import CappedLog
 from raycompress.tuning.worker import TrialSpec
 

@@ -6,7 +6,7 @@ import pytest
 
 from raycompress.results import bundle
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import Launched, command, number_experiment, raycompress
 from tests.small_disk import can_mount, small_disk
 

@@ -8,7 +8,7 @@ import threading
 import time
 
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.gpu_room import room
 from tests.conftest import REPOSITORY, number_experiment
 

@@ -16,8 +16,8 @@ from raycompress.results import bundle, journal
 from raycompress.results.journal import Journal
 from raycompress.results.listing import listed
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
 from raycompress.results.store import ExperimentFolder
+from raycompress.states import TrialState
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.outcome import NOTHING
 from tests.conftest import command, raycompress

@@ -9,7 +9,7 @@ import pytest
 import torch
 from trials import run
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning import memory
 
 GROUPS = Path("/sys/fs/cgroup")

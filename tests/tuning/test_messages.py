@@ -3,7 +3,7 @@
 import pytest
 from trials import run
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 PIPE = """
 import json, os, stat

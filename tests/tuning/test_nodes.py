@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import REPOSITORY, number_experiment
 
 SCRIPT = """

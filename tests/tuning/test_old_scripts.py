@@ -11,7 +11,7 @@ from trials import run
 import raycompress
 from raycompress.experiment.schema import Experiment
 from raycompress.results import bundle
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.excursion import trial_template
 from raycompress.tuning.preload import find_imports
 from raycompress.tuning.preparing import centre_config

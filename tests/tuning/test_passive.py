@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 from raycompress.results.record import Experiment
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress
 
 SCRIPT = """

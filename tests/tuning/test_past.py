@@ -11,7 +11,7 @@ from raycompress.experiment.search_space import SearchSpace
 from raycompress.results import store
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.outcome import NOTHING
 from raycompress.tuning.past import Past, PastTrial
 from raycompress.tuning.proposals import Proposals

@@ -16,7 +16,7 @@ from raycompress.results import journal, store
 from raycompress.results.record import Experiment as Record
 from raycompress.results.s3 import segments
 from raycompress.results.s3.folder import S3Folder
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import raycompress
 from tests.s3server import BUCKET
 from tests.tuning.test_killed import Shot, begin, experiment, promote

@@ -10,7 +10,7 @@ import pytest
 
 from raycompress.results import bundle
 from raycompress.results.record import Experiment as Record
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import REPOSITORY, digits_experiment
 from tests.s3server import BUCKET
 

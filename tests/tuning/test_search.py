@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from raycompress.results.record import Experiment
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress
 
 NUMBERS = """

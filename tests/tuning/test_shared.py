@@ -3,7 +3,7 @@
 import pytest
 from trials import STDLIB
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 from raycompress.tuning.worker import Ending, WarmSpec, connect_or_start
 
 LOAD = """

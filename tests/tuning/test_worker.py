@@ -16,8 +16,8 @@ import pytest
 from trials import DAEMON, LEAVES, STDLIB, UNTIL_NOTED, left, pids, run, wait_for
 
 from raycompress.errors import ScriptError, StorageError
-from raycompress.results.states import TrialState
 from raycompress.script.node import runtime_folder
+from raycompress.states import TrialState
 from raycompress.tuning.protocol import Import
 from raycompress.tuning.worker import Ending, TrialSpec, WarmProcess, WarmSpec, connect_or_start
 

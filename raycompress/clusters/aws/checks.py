@@ -22,7 +22,7 @@ from raycompress.clusters.aws.bucket import bucket
 from raycompress.clusters.aws.quota import quotas
 from raycompress.clusters.check import Check, State, failed
 from raycompress.clusters.files import ClusterFile
-from raycompress.experiment.words import did_you_mean
+from raycompress.text import did_you_mean
 
 Look = Callable[[Account], list[Check]]
 

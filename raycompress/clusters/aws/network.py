@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from raycompress.clusters.aws.account import Account
 from raycompress.clusters.check import Check, State, failed, warning
 from raycompress.clusters.security import open_ports
-from raycompress.experiment.words import listed
+from raycompress.text import listed
 
 _SSH = 22
 

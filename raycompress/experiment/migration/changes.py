@@ -13,7 +13,7 @@ from raycompress.experiment.checks import notes
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.migration.table import old_key
 from raycompress.experiment.spelling import respell
-from raycompress.experiment.words import dotted
+from raycompress.text import dotted
 
 GONE = object()
 """Stands for the value of a key that goes."""

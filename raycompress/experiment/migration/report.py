@@ -16,7 +16,7 @@ from raycompress.experiment.migration.layout import laid_out
 from raycompress.experiment.migration.table import old_key, pattern
 from raycompress.experiment.schema import Experiment
 from raycompress.experiment.source import text_of
-from raycompress.experiment.words import dotted
+from raycompress.text import dotted
 
 _OPEN = (
     *((), ("compression",), ("job_failure",), ("resource_args",), ("resource_args", "early_stop"), ("runtime_args",)),

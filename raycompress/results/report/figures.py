@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from raycompress.results import pareto
 from raycompress.results.report.lanes import Span
 from raycompress.results.report.words import LOOKS, duration, measure, number, short
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment, TrialRecord

@@ -7,8 +7,8 @@ import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raycompress.results.states import TrialState
 from raycompress.results.study import to_optuna
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     import optuna

@@ -14,13 +14,14 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raycompress import disk
 from raycompress.errors import MissingDependencyError
-from raycompress.results import disk, pareto
+from raycompress.results import pareto
 from raycompress.results.report import comparison, figures, goals, reproduce, table
 from raycompress.results.report.importance import METHOD, Importance, importance
 from raycompress.results.report.lanes import spans
 from raycompress.results.report.words import duration, measure
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment

@@ -8,7 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from raycompress.results.report.words import LOOKS, duration, measure, number, short
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment, TrialRecord

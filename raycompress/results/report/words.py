@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from raycompress.results.states import TrialState
+from raycompress.states import TrialState
 
 _MEASURES = {
     "params": "parameters",

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raycompress.disk import told, write_whole
 from raycompress.errors import StorageError
 from raycompress.experiment.address import S3Address
 from raycompress.results import journal
-from raycompress.results.disk import told, write_whole
 from raycompress.results.s3 import candidates, lease, segments
 from raycompress.results.s3.objects import PATIENCE_S, Objects, OvertakenError
 from raycompress.results.s3.replicated import ReplicatedJournal

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from raycompress.errors import StorageError
 from raycompress.results.s3.objects import Object, Objects, OvertakenError
-from raycompress.results.shapes import fits
+from raycompress.shapes import fits
 
 KEY = "lease.json"
 RENEWED_S = 15.0

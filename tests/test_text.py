@@ -1,7 +1,7 @@
 import pytest
 
 from raycompress.errors import Problem
-from raycompress.printable import printable
+from raycompress.text import printable
 
 
 @pytest.mark.parametrize(
