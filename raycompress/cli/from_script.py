@@ -124,8 +124,8 @@ def experiment_of(script: Path, asked: Asked) -> Path:
     ScriptError
         The script fails, or cannot be compressed.
     """
+    from raycompress.backend.ray.local import machine_cpus, machine_gpus
     from raycompress.experiment.recipe import as_text, recipe
-    from raycompress.tuning.local_ray import machine_cpus, machine_gpus
 
     asked.check()
     file = asked.write or script.with_name(f"{script.stem}.compress.json")

@@ -103,11 +103,11 @@ def watching(events: bool, *, live: bool = True) -> LiveView | RelayView:
 def ray_of(on_ray: str | None, dashboard: bool) -> RayHere:
     """Return the Ray to run on, not started: this machine's own, or a cluster's."""
     if on_ray is not None:
-        from raycompress.tuning.cluster_ray import ClusterRay
+        from raycompress.backend.ray.cluster import ClusterRay
 
         return ClusterRay(on_ray)
-    from raycompress.tuning.dashboard import check_libraries
-    from raycompress.tuning.local_ray import LocalRay, machine_cpus
+    from raycompress.backend.ray.dashboard import check_libraries
+    from raycompress.backend.ray.local import LocalRay, machine_cpus
 
     if dashboard:
         check_libraries()

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
+from raycompress.backend.ray.local import LocalRay, machine_cpus, machine_gpus
 from raycompress.clusters import cloud
 from raycompress.clusters.check import Check, State, warning
 from raycompress.clusters.files import ClusterFile, find, load
@@ -16,7 +17,6 @@ from raycompress.doctor.credentials import check_credentials
 from raycompress.doctor.libraries import check_libraries
 from raycompress.doctor.machine import check_gpus, check_machine
 from raycompress.errors import ClusterError
-from raycompress.tuning.local_ray import LocalRay, machine_cpus, machine_gpus
 
 _S3 = "s3://"
 _LOOK_AT_KEYS = ("aws", "local")

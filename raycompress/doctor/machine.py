@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from raycompress.backend.ray.local import machine_cpus
 from raycompress.clusters.check import Check, State, failed, warning
-from raycompress.tuning.local_ray import machine_cpus
 
 _GB = 1e9
 _MEMORY_GB = 2.0

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Protocol
 
+from raycompress.backend.ray.local import LocalRay, machine_cpus
 from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
 from raycompress.experiment.guesses import Prior
 from raycompress.experiment.schema import Experiment
@@ -18,7 +19,6 @@ from raycompress.results import store
 from raycompress.results.journal import VERSION, Journal, read
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.excursion import compression_config, trial_template
-from raycompress.tuning.local_ray import LocalRay, machine_cpus
 from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preparing import Prepared, prepared
 from raycompress.tuning.verifying import verify
@@ -150,7 +150,7 @@ def _slots(experiment: Experiment, ray: RayHere, view: View) -> int:
 
 def _check_nodes(experiment: Experiment, folder: store.ExperimentFolder, view: View) -> None:
     """Make sure that each node of Ray sees what the trials need."""
-    from raycompress.tuning.cluster_ray import check_nodes  # imports ray, see below
+    from raycompress.backend.ray.cluster import check_nodes  # imports ray, see below
 
     shared = {experiment.script_path: "put the script, and what it reads, where every node sees it"}
     if not folder.is_remote:
@@ -168,7 +168,8 @@ def _loggers(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str
 def _open_to_view(ray: RayHere, journal: Journal, view: View) -> None:
     """Feed Ray's metrics where there is a dashboard on this machine, and say where both are."""
     if isinstance(ray, LocalRay) and ray.dashboard:
-        from raycompress.tuning import dashboard, metrics
+        from raycompress.backend.ray import dashboard
+        from raycompress.tuning import metrics
 
         meters = metrics.Meters()
         for event in read(journal.path):  # of a search that is resumed
@@ -188,12 +189,12 @@ def _search(
     before: Record | None = None,
 ) -> None:
     """Run the trials that an earlier run, `before`, has not ended, and verify the best model."""
+    from raycompress.backend.tune.stop import StopSwitch, thrown_by_signals
+    from raycompress.backend.tune.trainable import TrialPlan
+    from raycompress.backend.tune.tuner import Tuner
     from raycompress.tuning.best import BestKeeper
     from raycompress.tuning.loggers import told
     from raycompress.tuning.past import Past
-    from raycompress.tuning.stop import StopSwitch, thrown_by_signals
-    from raycompress.tuning.trainable import TrialPlan
-    from raycompress.tuning.tuner import Tuner
 
     experiment = ready.experiment
     switch = StopSwitch(experiment.time_budget_s)

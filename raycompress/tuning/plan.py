@@ -6,10 +6,10 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
+from raycompress.backend.ray.local import machine_cpus, machine_gpus
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.schema import Experiment, Resources
 from raycompress.experiment.search_space import SearchSpace
-from raycompress.tuning.local_ray import machine_cpus, machine_gpus
 from raycompress.tuning.preload import local_files
 
 

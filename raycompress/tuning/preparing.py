@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raycompress.backend.ray.local import machine_cpus, machine_gpus
 from raycompress.errors import ExperimentError, ScriptError
 from raycompress.experiment import preflight
 from raycompress.experiment.forecast import Forecast, why_not
@@ -19,7 +20,6 @@ from raycompress.experiment.schema import Experiment
 from raycompress.experiment.search_space import SearchSpace
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import compression_config, excursion, last_lines, warm_spec
-from raycompress.tuning.local_ray import machine_cpus, machine_gpus
 from raycompress.tuning.plan import BUDGETED, notes
 from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.view import View

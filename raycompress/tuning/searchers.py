@@ -1,6 +1,6 @@
 """Proposer name -> proposals: what each trial of a search tries.
 
-`raycompress.tuning.proposals` makes trials of them.
+`raycompress.backend.tune.searcher` makes trials of them.
 """
 
 from __future__ import annotations

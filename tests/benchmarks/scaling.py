@@ -38,7 +38,7 @@ from raycompress.tuning.relay import RelayView
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
 import ray
 from ray.cluster_utils import Cluster
-from raycompress.tuning.cluster_ray import node_offers
+from raycompress.backend.ray.cluster import node_offers
 
 
 class Nodes:

@@ -24,7 +24,7 @@ rc.report(score=config.x)
 
 CLUSTER = """
 import sys
-from raycompress.tuning.local_ray import LocalRay
+from raycompress.backend.ray.local import LocalRay
 
 with LocalRay(2, dashboard=True) as ray:
     print(ray.address["webui_url"], flush=True)

@@ -45,7 +45,7 @@ PROBE = """
 import os, sys
 from pathlib import Path
 from raycompress.errors import ClusterError
-from raycompress.tuning.cluster_ray import ClusterRay, check_nodes
+from raycompress.backend.ray.cluster import ClusterRay, check_nodes
 
 os.dup2(os.open("/dev/null", os.O_RDONLY), 200)
 with ClusterRay(sys.argv[1]):

@@ -7,9 +7,9 @@ import sys
 import threading
 import time
 
+from raycompress.backend.tune.trainable import room
 from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
-from raycompress.tuning.gpu_room import room
 from tests.conftest import REPOSITORY, number_experiment
 
 

@@ -10,7 +10,7 @@ import pytest
 PROCESSES = """
 import sys
 import psutil
-from raycompress.tuning.local_ray import LocalRay
+from raycompress.backend.ray.local import LocalRay
 
 with LocalRay(1, dashboard=sys.argv[1] == "with"):
     import ray

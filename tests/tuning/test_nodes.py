@@ -21,7 +21,7 @@ import os, sys, threading, time
 from raycompress.cli.live import LiveView
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import local_ray
-from raycompress.tuning.cluster_ray import node_offers
+from raycompress.backend.ray.cluster import node_offers
 from raycompress.tuning.launch import launch
 
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})

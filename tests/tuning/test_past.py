@@ -5,6 +5,9 @@ import statistics
 import pytest
 from making_trials import experiment_with
 
+from raycompress.backend.tune.scheduler import TIME, Watch, make_scheduler
+from raycompress.backend.tune.searcher import Proposals
+from raycompress.backend.tune.slots import Slots
 from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Resources
 from raycompress.experiment.search_space import SearchSpace
@@ -14,10 +17,7 @@ from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
 from raycompress.tuning.outcome import NOTHING
 from raycompress.tuning.past import Past, PastTrial
-from raycompress.tuning.proposals import Proposals
-from raycompress.tuning.schedulers import TIME, Watch, make_scheduler
 from raycompress.tuning.searchers import make_proposer
-from raycompress.tuning.slots import Slots
 
 MODELS = ["hyperopt", "optuna", "spearmint", "bohb"]
 

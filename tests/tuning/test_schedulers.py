@@ -6,7 +6,7 @@ import pytest
 from making_trials import experiment_with
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raycompress.tuning.schedulers import Watch, make_scheduler
+from raycompress.backend.tune.scheduler import Watch, make_scheduler
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@ import json
 import pytest
 from ray.tune.search import Searcher
 
+from raycompress.backend.tune.searcher import Proposals
+from raycompress.backend.tune.slots import Slots
 from raycompress.experiment.objective import Objective
 from raycompress.experiment.schema import Experiment, Resources
 from raycompress.experiment.search_space import SearchSpace
-from raycompress.tuning.proposals import Proposals
 from raycompress.tuning.searchers import make_proposer
-from raycompress.tuning.slots import Slots
 
 PROPOSERS = ["random", "hyperopt", "optuna", "spearmint", "bohb"]
 

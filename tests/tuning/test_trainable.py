@@ -3,8 +3,8 @@
 import pytest
 from trials import left, pids
 
+from raycompress.backend.tune.trainable import TrialActor, TrialPlan
 from raycompress.results.store import ExperimentFolder
-from raycompress.tuning.trainable import TrialActor, TrialPlan
 
 PROCESSES = """
 import json, subprocess, sys, time

@@ -11,14 +11,14 @@ from typing import Any
 
 from ray.tune import Callback
 
+from raycompress.backend.tune.scheduler import RUNG0, TIME
+from raycompress.backend.tune.stop import DriverOnly
 from raycompress.results.journal import Journal
 from raycompress.results.store import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.tuning import faults
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.outcome import FACTS, NOTHING
-from raycompress.tuning.schedulers import RUNG0, TIME
-from raycompress.tuning.stop import DriverOnly
 
 
 class Recorder(DriverOnly, Callback):

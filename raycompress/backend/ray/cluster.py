@@ -13,8 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
+from raycompress.backend.ray.local import ENVIRONMENT
 from raycompress.errors import ClusterError
-from raycompress.tuning.local_ray import ENVIRONMENT
 
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 _PROBE_S = 120.0
@@ -37,7 +37,7 @@ class ClusterRay:
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name != _LOOPBACK_ONLY})
         import ray
 
-        loading = threading.Thread(target=importlib.import_module, args=("raycompress.tuning.tuner",))
+        loading = threading.Thread(target=importlib.import_module, args=("raycompress.backend.tune.tuner",))
         loading.start()
         try:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)

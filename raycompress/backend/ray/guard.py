@@ -1,4 +1,4 @@
-"""``python -m raycompress.tuning.guard``: ends what a killed driver leaves behind.
+"""``python -m raycompress.backend.ray.guard``: ends what a killed driver leaves behind.
 
 Ray's own processes mostly die with the driver, but its agents, and workers on their way up, can stay for a minute. The
 guard waits for the end of its stdin, and unless the driver has said good-bye it kills what carries the driver's mark in
@@ -32,7 +32,7 @@ def guarded() -> Iterator[Callable[[str], None]]:
     os.environ[MARK] = session
     environment = {name: value for name, value in os.environ.items() if name != MARK}
     guard = subprocess.Popen(
-        [sys.executable, "-P", "-m", "raycompress.tuning.guard", session],
+        [sys.executable, "-P", "-m", "raycompress.backend.ray.guard", session],
         stdin=subprocess.PIPE,
         env=environment,
         start_new_session=True,

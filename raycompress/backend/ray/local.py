@@ -11,9 +11,30 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self
 
+from raycompress.backend.ray.guard import guarded
 from raycompress.errors import ClusterError
-from raycompress.tuning.guard import guarded
-from raycompress.tuning.lean import lean
+
+_LEFT_OUT = ("start_api_server", "start_monitor", "start_log_monitor")
+
+
+@contextmanager
+def lean() -> Iterator[None]:
+    """Have a ``ray.init`` inside start none of them; a Ray that knows them by other names starts all."""
+    from ray._private.node import Node
+
+    starts = {name: getattr(Node, name) for name in _LEFT_OUT if hasattr(Node, name)}
+    for name in starts:
+        setattr(Node, name, _start_nothing)
+    try:
+        yield
+    finally:
+        for name, start in starts.items():
+            setattr(Node, name, start)
+
+
+def _start_nothing(node: Any, *_: Any, **__: Any) -> None:
+    node._webui_url = None  # which the server's start would have set
+
 
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
 ENVIRONMENT = {
@@ -64,7 +85,7 @@ class LocalRay:
             watch = stack.enter_context(guarded())
             stack.callback(ray.shutdown)
             # most of Ray's start is waiting for its processes: time enough to load what the search needs
-            loading = threading.Thread(target=importlib.import_module, args=("raycompress.tuning.tuner",))
+            loading = threading.Thread(target=importlib.import_module, args=("raycompress.backend.tune.tuner",))
             loading.start()
             stack.callback(loading.join)
             with nullcontext() if self.dashboard else lean():

@@ -16,15 +16,15 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
+from raycompress.backend.tune.scheduler import RUNG0, TIME
+from raycompress.backend.tune.slots import Slots
+from raycompress.backend.tune.stop import DriverOnly
 from raycompress.experiment.objective import Objective
 from raycompress.results.standing import Standing
 from raycompress.states import TrialState
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
-from raycompress.tuning.schedulers import RUNG0, TIME
 from raycompress.tuning.searchers import Proposer, Sample
-from raycompress.tuning.slots import Slots
-from raycompress.tuning.stop import DriverOnly
 
 
 @dataclass(frozen=True)

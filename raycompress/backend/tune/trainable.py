@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
+import fcntl
 import math
 import os
 import time
-from collections.abc import Generator
-from contextlib import nullcontext
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ray import tune
 
+from raycompress.backend.tune.scheduler import RUNG0, TIME
+from raycompress.backend.tune.slots import name_process
 from raycompress.errors import RaycompressError
 from raycompress.experiment.objective import Objective, metrics_of
 from raycompress.results.store import ExperimentFolder
+from raycompress.script.node import locked
 from raycompress.states import TrialState
-from raycompress.tuning.gpu_room import VISIBLE, room
 from raycompress.tuning.outcome import NOTHING, delivered, facts_of, sealed
 from raycompress.tuning.protocol import Message
-from raycompress.tuning.schedulers import RUNG0, TIME
-from raycompress.tuning.slots import name_process
 from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
+
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+
+
+@contextmanager
+def room(environment: Mapping[str, str], *, alone: bool) -> Iterator[None]:
+    """Be on the GPUs that `environment` shows, with others or alone; waits until that is possible.
+
+    Who waits to be alone keeps others from coming in, so that it is not passed over for ever.
+    """
+    kind = fcntl.LOCK_EX if alone else fcntl.LOCK_SH
+    devices = {device for name in VISIBLE for device in environment.get(name, "").split(",") if device}
+    with ExitStack() as stack:
+        for device in sorted(devices):  # in one order for all, or two could wait for each other
+            name = device.replace("/", "-")
+            with locked(f"gpu-{name}.door"):
+                stack.enter_context(locked(f"gpu-{name}.room", kind))
+        yield
 
 
 @dataclass(frozen=True)

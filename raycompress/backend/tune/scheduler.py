@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
+from raycompress.backend.tune.stop import DriverOnly
 from raycompress.experiment.budgets import Budgets
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.schema import Experiment
@@ -22,7 +23,6 @@ from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED
 from raycompress.tuning.policies import Policy, Scores
 from raycompress.tuning.rung_zero import RungZero
-from raycompress.tuning.stop import DriverOnly
 
 TIME = "iterations"
 """What a result counts by: the budget of the run that gave it, or how many results the trial has reported."""

@@ -11,6 +11,12 @@ import ray
 from ray import tune
 from ray.tune.error import TuneError
 
+from raycompress.backend.tune import slots
+from raycompress.backend.tune.recorder import Recorder
+from raycompress.backend.tune.scheduler import Watch, make_scheduler
+from raycompress.backend.tune.searcher import Proposals, Repeat, repeats_due
+from raycompress.backend.tune.stop import StopSwitch
+from raycompress.backend.tune.trainable import TrialActor, TrialPlan
 from raycompress.errors import ClusterError, RaycompressError
 from raycompress.experiment.guesses import Prior
 from raycompress.experiment.projection import Projection
@@ -20,19 +26,13 @@ from raycompress.results.journal import Journal
 from raycompress.results.standing import Standing
 from raycompress.results.store import ExperimentFolder
 from raycompress.tuning import plan as plans
-from raycompress.tuning import slots
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past
 from raycompress.tuning.plan import BUDGETED, n_trials
-from raycompress.tuning.proposals import Proposals, Repeat, repeats_due
 from raycompress.tuning.protocol import trial_config
-from raycompress.tuning.recorder import Recorder
-from raycompress.tuning.schedulers import Watch, make_scheduler
 from raycompress.tuning.searchers import Proposer, Sample, make_proposer
-from raycompress.tuning.stop import StopSwitch
-from raycompress.tuning.trainable import TrialActor, TrialPlan
 
 _LIVES = 3
 """How often a trial is begun again because its actor died, with its node or by itself."""

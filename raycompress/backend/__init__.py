@@ -1,0 +1,1 @@
+"""Who runs trials: Ray Tune, this process, or a fake; `raycompress.backend.protocol` is the seam."""

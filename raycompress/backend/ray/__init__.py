@@ -1,0 +1,1 @@
+"""Ray itself: started on this machine, or connected to on a cluster."""

@@ -1,0 +1,1 @@
+"""Trials run by Ray Tune."""
