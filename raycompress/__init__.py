@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raycompress.bundle.bundle import load as load
     from raycompress.compressors.base import create_compressor as create_compressor
-    from raycompress.results.bundle import load as load
     from raycompress.results.record import Experiment as Experiment
     from raycompress.script.config import BasicConfig as BasicConfig
     from raycompress.script.entry import experiment as experiment
@@ -23,7 +23,7 @@ _HOMES = {
     "BasicConfig": "raycompress.script.config",
     "Experiment": "raycompress.results.record",
     "create_compressor": "raycompress.compressors.base",
-    "load": "raycompress.results.bundle",
+    "load": "raycompress.bundle.bundle",
     "print_result": "raycompress.script.report",
     "report": "raycompress.script.report",
     "save_model": "raycompress.script.report",

@@ -205,7 +205,7 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
     BundleError
         What came is not what was saved.
     """
-    from raycompress.results.bundle import check_hashes
+    from raycompress.bundle.bundle import check_hashes
 
     there = Path(submitted.folder)
     if is_remote(submitted.storage):

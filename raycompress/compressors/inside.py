@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
+from raycompress.bundle import bundle
 from raycompress.errors import UsageError
-from raycompress.results import bundle
 
 
 def inside(name: str, folder: Path, *, allowed: str = "") -> str:

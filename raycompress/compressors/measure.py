@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from raycompress.bundle.example import Example, distinct, evaluating
 from raycompress.compressors import timing
-from raycompress.compressors.example import Example, evaluating
 from raycompress.compressors.timing import Latency, Times
 from raycompress.script import node
 
@@ -56,24 +55,6 @@ def parameters(model: nn.Module) -> int:
 def size_bytes(model: nn.Module) -> int:
     """Return the bytes of the state_dict's tensors, shared storage once."""
     return sum(tensor.numel() * tensor.element_size() for tensor in distinct(model.state_dict()).values())
-
-
-def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the first of each set of names that share one tensor."""
-    aliases = shared(state)
-    return {name: tensor for name, tensor in state.items() if name not in aliases}
-
-
-def shared(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return name -> the earlier name that shares its tensor, for tied weights."""
-    first: dict[tuple[Any, ...], str] = {}
-    aliases = {}
-    for name, tensor in state.items():
-        if tensor.numel():
-            key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
-            if first.setdefault(key, name) != name:
-                aliases[name] = first[key]
-    return aliases
 
 
 def flops(model: nn.Module, example: Example) -> dict[str, int]:

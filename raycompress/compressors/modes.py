@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
 from raycompress.compressors.analysis.latency_table import latency_table
-from raycompress.compressors.example import Example
 from raycompress.compressors.fingerprint import fingerprint
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.interface import Compressor
@@ -22,7 +23,6 @@ from raycompress.compressors.pruning.masks import FirstCall
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
 from raycompress.experiment.model import ModelInfo
-from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection, Trial
 
 

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.example import Example, evaluating, tensors_in
+from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.extras import load_extra
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference

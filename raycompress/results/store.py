@@ -139,7 +139,7 @@ class ExperimentFolder:
 
     def check_candidate(self, number: int) -> None:
         """Raise BundleError where the candidate of trial `number` is not whole."""
-        from raycompress.results.bundle import check_hashes
+        from raycompress.bundle.bundle import check_hashes
 
         check_hashes(self.candidate(number))
 

@@ -70,7 +70,7 @@ def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, 
     -------
     The facts; those of a failure where the candidate is not whole, or not as it was saved.
     """
-    from raycompress.results import bundle
+    from raycompress.bundle import bundle
 
     candidate = folder.candidate(trial["number"])
     about = {name: trial[name] for name in ("sample", "seed")}

@@ -16,7 +16,7 @@ _LATE = {
     "torch": (
         "raycompress.script.entry",
         "raycompress.compressors.base",
-        "raycompress.results.bundle",
+        "raycompress.bundle.bundle",
         "torch_pruning",
         "safetensors.torch",
         "torch.utils.serialization.config",
@@ -27,7 +27,7 @@ _LATE = {
         "raycompress.script.entry",
         "raycompress.compressors.base",
         "raycompress.compressors.keras.modes",
-        "raycompress.results.bundle",
+        "raycompress.bundle.bundle",
         "safetensors.numpy",
     ),
 }

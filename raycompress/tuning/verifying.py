@@ -5,9 +5,9 @@ from __future__ import annotations
 from contextlib import closing
 from typing import Any
 
+from raycompress.bundle.bundle import TOLERANCE
 from raycompress.errors import BundleError
 from raycompress.experiment.schema import Experiment
-from raycompress.results.bundle import TOLERANCE
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
 from raycompress.tuning.view import View

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.measure import latencies
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.pruned import DUMMY, ResNet, compressor, sparsity_for

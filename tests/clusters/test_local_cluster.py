@@ -11,7 +11,7 @@ import psutil
 import pytest
 import yaml
 
-from raycompress.results import bundle
+from raycompress.bundle import bundle
 from raycompress.results.record import Experiment as Record
 from tests.clusters.namespaces import SHARED, Lab, clean_environment, lab, missing
 from tests.conftest import REPOSITORY

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor, load
+from raycompress.bundle import bundle
 from raycompress.compressors import catalog
 from raycompress.errors import RaycompressError
-from raycompress.results import bundle
 from tests.compressors.networks import NETWORKS, digits
 
 QUANTIZERS = tuple(

@@ -12,7 +12,7 @@ from quantizer_table import config_list
 from torch import nn
 
 from raycompress import create_compressor
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
 
 FAKE = ("naive", "qat", "dorefa", "bnn", "lsq", "observer")

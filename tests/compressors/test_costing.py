@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors import catalog, measure
 from raycompress.compressors.base import create_compressor
-from raycompress.compressors.example import Example
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.errors import CompressionError, RaycompressError

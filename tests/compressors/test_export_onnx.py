@@ -14,8 +14,8 @@ from networks import DUMMY, digits, train, trained
 from torch import Tensor, nn
 
 from raycompress import create_compressor
+from raycompress.bundle import bundle
 from raycompress.errors import CompressionError, UsageError
-from raycompress.results import bundle
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CONFIG = {"compressor": "l1_filter", "config_list": [{"sparsity": 0.5, "op_types": ["Conv2d"]}]}

@@ -10,10 +10,10 @@ from networks import DUMMY, digits, trained
 from torch import nn
 
 from raycompress import create_compressor
+from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.agreement import Agreement
 from raycompress.compressors.analysis.imitation import Imitation
 from raycompress.compressors.analysis.statistics import recompute_statistics
-from raycompress.compressors.example import Example
 
 BATCHES = [Example((images,), {}) for images in digits()[0][:512].split(64)]
 OTHERS = [Example((images,), {}) for images in digits()[0][512:1024].split(64)]

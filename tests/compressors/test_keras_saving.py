@@ -24,12 +24,12 @@ from keras_networks import (
 
 import raycompress
 from raycompress import create_compressor
+from raycompress.bundle import bundle
 from raycompress.compressors.keras.base import KerasCompressor
 from raycompress.compressors.keras.layers import arrays_of
 from raycompress.compressors.witness import NOTE
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.experiment.model import ModelInfo
-from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection, Trial
 
 CONFIG = {"compressor": "level", "config_list": [{"sparsity": 0.5, "op_types": ["Dense", "Conv2D"]}]}

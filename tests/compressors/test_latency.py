@@ -15,10 +15,10 @@ from quantizing import quantized
 from torch import nn
 
 from raycompress import create_compressor
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure, timing
-from raycompress.compressors.example import Example
 from raycompress.compressors.quantization import session
-from raycompress.results import bundle
 from raycompress.results.latency import warning
 from raycompress.script import node
 

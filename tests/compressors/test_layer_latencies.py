@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor
+from raycompress.bundle.example import Example
 from raycompress.compressors.analysis import latency_table as module
 from raycompress.compressors.analysis.latency_table import latency_table
-from raycompress.compressors.example import Example
 
 
 @pytest.mark.parametrize("name", [*MODELS, "vit"])

@@ -11,11 +11,11 @@ import torch
 from networks import CONVOLUTIONS, DUMMY, Cnn, MobileNet, ResNet, train, trained
 
 from raycompress import create_compressor
+from raycompress.bundle import bundle
 from raycompress.compressors import measure
 from raycompress.compressors.modes import DenseCompressor
 from raycompress.errors import BundleError, CompressionError, UsageError
 from raycompress.experiment.model import ModelInfo
-from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection, Trial
 
 CONFIG = {"compressor": "l1_filter", "config_list": CONVOLUTIONS}

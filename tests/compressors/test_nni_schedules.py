@@ -11,7 +11,7 @@ from networks import DUMMY, train, trained
 from torch import nn
 
 from raycompress import create_compressor
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.nni.schedules import Schedule
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError

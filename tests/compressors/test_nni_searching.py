@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 import raycompress
 from raycompress import create_compressor
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.nni.amc import inner
 from raycompress.compressors.nni.amc_environment import Environment, Limits

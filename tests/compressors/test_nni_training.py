@@ -14,13 +14,13 @@ from networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, digits, train, trained
 from torch import nn
 
 from raycompress import create_compressor
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.nni.library import load_nni
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
-from raycompress.results import bundle
 
 EXAMPLE = Example.from_dummy(DUMMY)
 APOZ, MEAN, TAYLOR = "activation_apoz_rank_filter", "activation_mean_rank_filter", "taylor_fo_weight_filter"

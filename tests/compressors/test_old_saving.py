@@ -13,9 +13,9 @@ from quantizing import quantized
 
 import raycompress
 from raycompress import create_compressor
+from raycompress.bundle import bundle
 from raycompress.compressors.witness import NOTE
 from raycompress.errors import CompressionError, UsageError
-from raycompress.results import bundle
 from raycompress.script.context import Trial
 
 CONFIG = {"compressor": "l1_filter", "config_list": CONVOLUTIONS}

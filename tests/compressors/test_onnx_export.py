@@ -11,7 +11,7 @@ import torch
 from networks import DUMMY, NETWORKS
 from torch import Tensor, nn
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.errors import CompressionError, MissingDependencyError
 

@@ -10,8 +10,8 @@ from networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, train, trained
 from torch import nn
 
 from raycompress import create_compressor
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, SpeedupError

@@ -16,12 +16,12 @@ from torch.nn.utils import parametrizations
 
 import raycompress
 from raycompress import create_compressor
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
-from raycompress.results import bundle
 
 
 def convolutions(model: nn.Module, names: list[str], sparsity: float = 0.5, **more: Any) -> Compressor:

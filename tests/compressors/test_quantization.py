@@ -17,12 +17,12 @@ from quantizing import ALL_8, FAKE, FORMS, HELD_OUT, needs_torchao, quantized, q
 from torch import Tensor, nn
 
 from raycompress import create_compressor, load
-from raycompress.compressors.example import Example
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
 from raycompress.compressors.modes import compare
 from raycompress.compressors.quantization import session
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import BundleError, CompressionError, SpeedupError
-from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection
 
 pytest.importorskip("onnxruntime")

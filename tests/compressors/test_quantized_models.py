@@ -19,11 +19,11 @@ from quantizing import needs_torchao, quantized, quantizer, saved
 from torch import Tensor, nn
 
 from raycompress import load
-from raycompress.compressors.example import Example
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
 from raycompress.compressors.quantization.calibration import from_data
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import BundleError, CompressionError, ExperimentError
-from raycompress.results import bundle
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -14,10 +14,10 @@ from quantizing import ALL_8, HELD_OUT, needs_torchao, quantized, quantizer, sav
 from torch.utils.data import DataLoader, TensorDataset
 
 from raycompress import load
+from raycompress.bundle import bundle
 from raycompress.compressors.quantization.calibration import SAMPLES, batch_size, from_data
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError, ExperimentError, MissingDependencyError
-from raycompress.results import bundle
 
 pytest.importorskip("onnxruntime")
 

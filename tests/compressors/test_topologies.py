@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError
 

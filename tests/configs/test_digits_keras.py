@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from raycompress.results import bundle
+from raycompress.bundle import bundle
 from raycompress.states import TrialState
 from tests.conftest import REPOSITORY, Launched, digits_experiment
 

@@ -21,8 +21,8 @@ from mutating import changed_bytes, changed_texts, changed_values
 from torch import Tensor, nn
 
 import raycompress
+from raycompress.bundle import bundle
 from raycompress.errors import BundleError
-from raycompress.results import bundle
 
 
 class Net(nn.Module):

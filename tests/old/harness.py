@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from raycompress.bundle import bundle
 from raycompress.experiment import preflight
 from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.schema import Experiment
-from raycompress.results import bundle
 from raycompress.results.store import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.tuning import excursion, preparing

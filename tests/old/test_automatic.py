@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import raycompress as rc
+from raycompress.bundle import bundle
 from raycompress.compressors.structure.slicing import relative_difference
-from raycompress.results import bundle
 from raycompress.states import TrialState
 from tests.conftest import raycompress
 from tests.old.experiments.digits_net import Net

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import raycompress
+from raycompress.bundle import bundle
 from raycompress.compressors.structure.slicing import relative_difference
-from raycompress.results import bundle
 from raycompress.states import TrialState
 from tests.old.conftest import EXPERIMENTS
 from tests.old.experiments.digits_net import Net, NetBN

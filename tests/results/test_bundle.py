@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 
 import raycompress
+from raycompress.bundle import bundle
+from raycompress.bundle.manifest import sha256
 from raycompress.errors import BundleError
-from raycompress.results import bundle
-from raycompress.results.listing import sha256
 from raycompress.script import context
 from raycompress.script.context import Trial
 

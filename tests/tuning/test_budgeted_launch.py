@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from raycompress.results import bundle
+from raycompress.bundle import bundle
 from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
 from tests.conftest import Launched, digits_experiment, raycompress

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from raycompress.results import bundle
+from raycompress.bundle import bundle
 from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
 from tests.conftest import Launched, command, number_experiment, raycompress

@@ -11,10 +11,11 @@ from collections import Counter
 
 import pytest
 
+from raycompress.bundle import bundle
+from raycompress.bundle.manifest import listed
 from raycompress.experiment.objective import Objective
-from raycompress.results import bundle, journal
+from raycompress.results import journal
 from raycompress.results.journal import Journal
-from raycompress.results.listing import listed
 from raycompress.results.record import Experiment as Record
 from raycompress.results.store import ExperimentFolder
 from raycompress.states import TrialState

@@ -5,7 +5,7 @@ import json
 import torch
 from old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, TENSORFLOW
 
-from raycompress.results import bundle
+from raycompress.bundle import bundle
 from tests.conftest import raycompress
 
 AUTOMATIC = {

@@ -9,8 +9,8 @@ from old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, PLAIN
 from trials import run
 
 import raycompress
+from raycompress.bundle import bundle
 from raycompress.experiment.schema import Experiment
-from raycompress.results import bundle
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import trial_template
 from raycompress.tuning.preload import find_imports

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raycompress.results import bundle
+from raycompress.bundle import bundle
 from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.structure.slicing import relative_difference
 
 

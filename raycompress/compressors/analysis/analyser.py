@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from torch import nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
 from raycompress.compressors.analysis.agreement import Agreement
 from raycompress.compressors.analysis.calls import Calls
@@ -15,7 +16,6 @@ from raycompress.compressors.analysis.cost import model_cost
 from raycompress.compressors.analysis.sensitivity import layer_sensitivity
 from raycompress.compressors.analysis.units import channel_dependency
 from raycompress.compressors.base import evaluator_of
-from raycompress.compressors.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, RaycompressError

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from raycompress.compressors.example import Example, tensors_in
+from raycompress.bundle.example import Example, tensors_in
 
 
 class Calls:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example, evaluating
 from raycompress.compressors.inspection import inspect
 from raycompress.results.analysis import LayerCost, ModelCost
 

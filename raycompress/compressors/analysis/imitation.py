@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example, tensors_in
 from raycompress.compressors.analysis.statistics import recompute_statistics
-from raycompress.compressors.example import Example, tensors_in
 
 STEPS = 16
 """Of which fewer let candidates win that recover fast and end low."""

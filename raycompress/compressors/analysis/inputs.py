@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from raycompress.bundle.example import Example, tensors_in
 from raycompress.compressors.analysis.calls import Calls
-from raycompress.compressors.example import Example, tensors_in
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 

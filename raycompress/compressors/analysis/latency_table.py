@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure, timing
 from raycompress.compressors.analysis.cost import clock_of, layer_times
-from raycompress.compressors.example import Example
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.timing import Latency, Times
 from raycompress.experiment.latency_table import LatencyTable, LayerLatency

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from raycompress.compressors.example import Example, evaluating
+from raycompress.bundle.example import Example, evaluating
 from raycompress.errors import CompressionError
 
 

@@ -12,12 +12,12 @@ from typing import Any
 
 from torch import nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.analyser import Analyser
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.analysis.trimming import Trimmer
-from raycompress.compressors.example import Example
 from raycompress.errors import CompressionError
 from raycompress.experiment.forecast import Forecast
 from raycompress.experiment.guesses import Prior, Scored, first_guesses, score_cheaply

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.structure.costing import groups_of
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.experiment.forecast import Config, Forecast

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors.catalog import WEIGHTED_TYPES
-from raycompress.compressors.example import Example
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.pruning import masked_calls
 from raycompress.compressors.structure.graph import ChannelGraph

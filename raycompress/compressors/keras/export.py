@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import numpy as np
 
+from raycompress.bundle import bundle
 from raycompress.compressors.inside import inside
 from raycompress.compressors.keras.inputs import KerasExample
 from raycompress.compressors.keras.layers import Array, arrays_of
 from raycompress.compressors.keras.measure import KerasSizes
 from raycompress.compressors.keras.tflite import Converted, convert
 from raycompress.errors import CompressionError, UsageError
-from raycompress.results import bundle
 from raycompress.script.context import Trial
 
 MODEL_SUFFIXES = (".keras", ".h5", ".weights.h5")

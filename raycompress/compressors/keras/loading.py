@@ -9,17 +9,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from raycompress.bundle import bundle
 from raycompress.compressors.keras.inputs import KerasExample
 from raycompress.compressors.keras.layers import Array, assign, library, variables_of
 from raycompress.errors import BundleError
-from raycompress.results import bundle
 
 _REBUILDERS = {"qat": "raycompress.compressors.keras.tfmot"}
 """Method -> the module whose ``rebuild(model, plan)`` makes a fresh model what the method had made of the original."""
 
 
 def load_into(folder: Path, manifest: bundle.Manifest, model: Any) -> Any:
-    """Give `model` the weights of the bundle; see `raycompress.results.bundle.load`.
+    """Give `model` the weights of the bundle; see `raycompress.bundle.bundle.load`.
 
     A model that has no weights yet is built from the bundle's reference input.
     """

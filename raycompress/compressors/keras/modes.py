@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from raycompress.bundle import bundle
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.base import KerasCompressor, build, check_asked, example_of
 from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_example
@@ -15,7 +16,6 @@ from raycompress.compressors.keras.layers import arrays_of, layers_of, own_varia
 from raycompress.compressors.keras.loading import load_into, reference
 from raycompress.errors import UsageError
 from raycompress.experiment.model import Layer, ModelInfo
-from raycompress.results import bundle
 from raycompress.script.context import EndOfInspection, Trial
 
 

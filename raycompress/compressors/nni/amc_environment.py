@@ -22,8 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example, evaluating
 from raycompress.compressors.nni.prunable import Place, TiedChannels, weight_of
 from raycompress.compressors.pruning.engine import Choice
 from raycompress.compressors.structure.graph import ChannelGraph

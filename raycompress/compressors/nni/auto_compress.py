@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.nni.annealing import anneal, check_annealing
 from raycompress.compressors.nni.bounds import Bound, bounded, takes
 from raycompress.compressors.nni.library import load_nni, quiet

@@ -9,8 +9,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors.catalog import CompressorEntry
-from raycompress.compressors.example import Example
 from raycompress.compressors.pruning.engine import Choice
 from raycompress.compressors.pruning.masks import Removed
 from raycompress.compressors.pruning.targets import Target

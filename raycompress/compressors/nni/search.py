@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.nni.prunable import SCORES, Prunable, SingleWeights, TiedChannels
 from raycompress.compressors.pruning.engine import Request
 from raycompress.compressors.pruning.masks import FirstCall

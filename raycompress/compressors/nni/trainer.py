@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raycompress.compressors.example import evaluating
+from raycompress.bundle.example import evaluating
 from raycompress.compressors.nni.library import quiet
 from raycompress.compressors.pruning.engine import Request
 from raycompress.errors import CompressionError

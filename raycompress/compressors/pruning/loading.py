@@ -8,13 +8,13 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from raycompress.bundle import bundle
 from raycompress.compressors.structure.plan import SlicingPlan, apply_plan
 from raycompress.errors import BundleError
-from raycompress.results import bundle
 
 
 def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
-    """Give `model` the shapes and the weights of the bundle; see `raycompress.results.bundle.load`."""
+    """Give `model` the shapes and the weights of the bundle; see `raycompress.bundle.bundle.load`."""
     try:
         plan = SlicingPlan.from_json(json.loads((folder / bundle.PLAN).read_text()))
     except ValueError as error:

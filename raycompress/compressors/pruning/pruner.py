@@ -9,9 +9,9 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
 from raycompress.compressors.analysis import rung_zero
-from raycompress.compressors.example import Example
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.fingerprint import Witness, fingerprint
 from raycompress.compressors.interface import Compressor

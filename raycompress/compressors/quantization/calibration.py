@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from raycompress.compressors.example import Example, tensors_in
+from raycompress.bundle.example import Example, tensors_in
 from raycompress.errors import CompressionError
 
 SAMPLES = 256

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example, evaluating
 from raycompress.compressors.quantization import fake_quant, int8, session
 from raycompress.compressors.quantization.fake_quant import Activations, FakeQuant
 from raycompress.compressors.quantization.nni import Learnt, NniQuantization
@@ -27,7 +28,6 @@ from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.compressors.witness import Fingerprint
 from raycompress.errors import CompressionError, MissingDependencyError, SpeedupError
-from raycompress.results import bundle
 
 FOLDED_TOLERANCE = 0.05
 """Largest relative difference where BatchNorm was folded: sums in another order, and a value that lies between two

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.extras import load_extra
 from raycompress.compressors.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.compressors.quantization.calibration import singles

@@ -8,15 +8,15 @@ from typing import Any
 
 from torch import nn
 
+from raycompress.bundle import bundle
 from raycompress.compressors.pruning.loading import load_into as load_plain
 from raycompress.compressors.quantization import fake_quant, session, weight_only
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import BundleError
-from raycompress.results import bundle
 
 
 def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
-    """Let `model` compute what the saved one did; see `raycompress.results.bundle.load`.
+    """Let `model` compute what the saved one did; see `raycompress.bundle.bundle.load`.
 
     A fake-quantized model takes weights on their grid, and hooks for its activations; an int8 one runs the ONNX file of
     the bundle in onnxruntime, and cannot be trained; of a weight-only one the linear layers take int8 weights.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.example import Example, evaluating
+from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors.nni.library import load_nni, silent
 from raycompress.compressors.pruning.optimizers import StepWatch
 from raycompress.compressors.pruning.targets import Target

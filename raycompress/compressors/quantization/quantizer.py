@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import Sizes
@@ -28,7 +29,6 @@ from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.compressors.witness import Fingerprint, Witness
 from raycompress.errors import CompressionError
-from raycompress.results import bundle
 from raycompress.script import context
 
 

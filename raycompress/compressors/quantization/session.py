@@ -12,11 +12,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.example import Example, evaluating, map_tensors, tensors_in
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example, evaluating, map_tensors, tensors_in
 from raycompress.compressors.extras import load_extra
 from raycompress.compressors.onnx_export import feed, runtime, session_options
 from raycompress.errors import BundleError, CompressionError, MissingDependencyError
-from raycompress.results import bundle
 
 
 class SessionForward:

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example
 from raycompress.compressors.extras import load_extra
 from raycompress.compressors.quantization import session
 from raycompress.compressors.quantization.quantizer import (

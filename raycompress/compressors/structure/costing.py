@@ -13,8 +13,8 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.example import Example
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.torch_pruning.units import grouping
 from raycompress.errors import CompressionError

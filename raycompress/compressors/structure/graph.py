@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
-from raycompress.compressors.example import Example, evaluating, tensors_in
+from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.pruning import masked_calls
 from raycompress.compressors.pruning.masks import drop_hooks
 from raycompress.compressors.structure.attention import Heads, heads_of, owners

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.catalog import CompressorEntry
-from raycompress.compressors.example import Example, evaluating, tensors_in
 from raycompress.compressors.pruning import masked_calls
 from raycompress.compressors.pruning.deferred import DeferredChoice
 from raycompress.compressors.pruning.engine import Choice

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from raycompress.compressors.example import Example
+from raycompress.bundle.example import Example
 from raycompress.compressors.pruning.deferred import DeferredChoice
 from raycompress.compressors.pruning.engine import Choice, Course, Request
 from raycompress.compressors.structure import slicing

@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycompress.results import bundle
+from raycompress.bundle import bundle
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment

@@ -8,9 +8,9 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from raycompress.bundle import bundle
+from raycompress.bundle.manifest import sha256
 from raycompress.errors import BundleError
-from raycompress.results import bundle
-from raycompress.results.listing import sha256
 from raycompress.results.s3.objects import Objects
 
 _OF_TRIAL = re.compile(r"trials/(\d{4,})/candidate/(.+)")

@@ -184,3 +184,21 @@ def _rebuild(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
     if kind == "value":
         return value
     raise KeyError(kind)
+
+
+def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the first of each set of names that share one tensor."""
+    aliases = shared(state)
+    return {name: tensor for name, tensor in state.items() if name not in aliases}
+
+
+def shared(state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return name -> the earlier name that shares its tensor, for tied weights."""
+    first: dict[tuple[Any, ...], str] = {}
+    aliases = {}
+    for name, tensor in state.items():
+        if tensor.numel():
+            key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
+            if first.setdefault(key, name) != name:
+                aliases[name] = first[key]
+    return aliases

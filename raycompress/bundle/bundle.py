@@ -26,27 +26,27 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import ValidationError
 
+from raycompress.bundle.manifest import FILES as FILES
+from raycompress.bundle.manifest import FORMAT as FORMAT
+from raycompress.bundle.manifest import INT8_ONNX as INT8_ONNX
+from raycompress.bundle.manifest import MANIFEST as MANIFEST
+from raycompress.bundle.manifest import MASKS as MASKS
+from raycompress.bundle.manifest import ONNX as ONNX
+from raycompress.bundle.manifest import PLAN as PLAN
+from raycompress.bundle.manifest import QUANTIZATION as QUANTIZATION
+from raycompress.bundle.manifest import REFERENCE as REFERENCE
+from raycompress.bundle.manifest import RESERVED as RESERVED
+from raycompress.bundle.manifest import TFLITE as TFLITE
+from raycompress.bundle.manifest import WEIGHTS as WEIGHTS
+from raycompress.bundle.manifest import Kind as Kind
+from raycompress.bundle.manifest import Manifest as Manifest
+from raycompress.bundle.manifest import listed, others, sha256
 from raycompress.errors import BundleError
-from raycompress.results.listing import listed, others, sha256
-from raycompress.results.manifest import FILES as FILES
-from raycompress.results.manifest import FORMAT as FORMAT
-from raycompress.results.manifest import INT8_ONNX as INT8_ONNX
-from raycompress.results.manifest import MANIFEST as MANIFEST
-from raycompress.results.manifest import MASKS as MASKS
-from raycompress.results.manifest import ONNX as ONNX
-from raycompress.results.manifest import PLAN as PLAN
-from raycompress.results.manifest import QUANTIZATION as QUANTIZATION
-from raycompress.results.manifest import REFERENCE as REFERENCE
-from raycompress.results.manifest import RESERVED as RESERVED
-from raycompress.results.manifest import TFLITE as TFLITE
-from raycompress.results.manifest import WEIGHTS as WEIGHTS
-from raycompress.results.manifest import Kind as Kind
-from raycompress.results.manifest import Manifest as Manifest
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from raycompress.compressors.example import Example
+    from raycompress.bundle.example import Example
 
 TOLERANCE = 1e-4
 """Relative difference of outputs, in float32, up to which two models are the same function."""
@@ -221,7 +221,7 @@ def load(folder: str | os.PathLike[str], model: Any) -> Any:
 
 def reference(folder: Path) -> tuple[Example, list[Tensor]]:
     """Return the stored input, and the outputs that the saved torch model gave for it in eval mode."""
-    from raycompress.compressors.example import Example
+    from raycompress.bundle.example import Example
 
     manifest, stored = read(folder), tensors(folder, REFERENCE)
     outputs = [stored[name] for name in sorted(stored, key=_number) if name.startswith("output.")]
@@ -259,7 +259,7 @@ def _save(content: Content, folder: Path) -> dict[str, str]:
         return {}
     from safetensors.torch import save_file
 
-    from raycompress.compressors.measure import distinct, shared
+    from raycompress.bundle.example import distinct, shared
 
     for name, stored in {**parts, WEIGHTS: distinct(content.weights)}.items():
         save_file(_plain(stored), folder / name)
