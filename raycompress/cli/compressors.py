@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 import click
 
-from raycompress.compressors.catalog import CATALOG, FRAMEWORKS, Argument, CompressorEntry, names
+from raycompress.catalog import CATALOG, FRAMEWORKS, Argument, CompressorEntry, names
 from raycompress.errors import UsageError
 
 _WIDTH = 80

@@ -8,8 +8,8 @@ import importlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from raycompress.compressors import catalog
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress import catalog
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.setup import Setup
 from raycompress.errors import ExperimentError, UsageError
 from raycompress.script import context

@@ -6,9 +6,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raycompress.catalog import WEIGHTED_TYPES, CompressorEntry, find
+from raycompress.catalog.quantizers import is_of_activations
 from raycompress.compressors.base import closest
-from raycompress.compressors.catalog import WEIGHTED_TYPES, CompressorEntry, find
-from raycompress.compressors.catalog.quantizers import is_of_activations
 from raycompress.errors import ExperimentError, Problem
 
 _SELECTION = ("op_types", "op_names", "exclude", "expand_op_names")

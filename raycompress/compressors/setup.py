@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raycompress.compressors.catalog import FRAMEWORKS, CompressorEntry, find, names
-from raycompress.compressors.catalog.quantizers import BITS, PARTS
+from raycompress.catalog import FRAMEWORKS, CompressorEntry, find, names
+from raycompress.catalog.quantizers import BITS, PARTS
 from raycompress.experiment.address import S3Address, is_remote
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.objective_checks import check_objective

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raycompress.compressors.catalog.rounding import removable
+from raycompress.catalog.rounding import removable
 
 SIZES = ("params", "flops", "size_bytes")
 """What is known of a proposal before it is trained, by the names of an experiment file."""

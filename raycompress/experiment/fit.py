@@ -6,9 +6,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from raycompress.compressors.catalog import CompressorEntry, find
-from raycompress.compressors.catalog.quantizers import ACTIVATIONS
-from raycompress.compressors.catalog.rounding import removable
+from raycompress.catalog import CompressorEntry, find
+from raycompress.catalog.quantizers import ACTIVATIONS
+from raycompress.catalog.rounding import removable
 from raycompress.errors import Problem
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.matching import matches, ruled, types_of

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.experiment.costs import ChannelGroup, CostModel
 from raycompress.experiment.latency_table import LATENCY
 from raycompress.experiment.matching import ruled

@@ -21,7 +21,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
-from raycompress.compressors.catalog import FRAMEWORKS, names
+from raycompress.catalog import FRAMEWORKS, names
 from raycompress.experiment.messages import findings_of
 from raycompress.experiment.ranges import KEYS, TYPES, Finding, check_range, is_range
 from raycompress.text import did_you_mean, listed

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raycompress.compressors.catalog import WEIGHTED_TYPES, CompressorEntry
+from raycompress.catalog import WEIGHTED_TYPES, CompressorEntry
 from raycompress.experiment.model import Layer, ModelInfo
 
 Entry = Mapping[str, Any]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.experiment.costs import SIZES
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.latency_table import LATENCY

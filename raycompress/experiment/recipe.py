@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raycompress.compressors.catalog import CompressorEntry, find
+from raycompress.catalog import CompressorEntry, find
 from raycompress.experiment.costs import ChannelGroup, CostModel
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.objective import Direction

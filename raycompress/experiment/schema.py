@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from raycompress.compressors.catalog import CompressorEntry, find
+from raycompress.catalog import CompressorEntry, find
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.address import Storage
 from raycompress.experiment.budgets import Budgets

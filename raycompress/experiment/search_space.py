@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.experiment.dimension import Dimension, grid
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.matching import Entry, overruled_by_name, ruled

@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from raycompress.bundle.example import Example
+from raycompress.catalog.rounding import removable
 from raycompress.compressors import measure
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
-from raycompress.compressors.catalog.rounding import removable
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.coupling import Removal

@@ -122,7 +122,7 @@ def test_a_keras_experiment_is_told_that_torch_is_needed(tmp_path):
         "compressor": "level",
         "config_list": [{"sparsity": 0.5, "op_types": ["Dense"]}],
     }
-    from raycompress.compressors import catalog
+    from raycompress import catalog
 
     if catalog.find("level", "tensorflow") is None or catalog.find("level", "tensorflow").framework != "tensorflow":
         pytest.skip("the catalogue has no compressor for tensorflow")

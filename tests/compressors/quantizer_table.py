@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from raycompress import create_compressor, load
+from raycompress import catalog, create_compressor, load
 from raycompress.bundle import bundle
-from raycompress.compressors import catalog
 from raycompress.errors import RaycompressError
 from tests.compressors.networks import NETWORKS, digits
 

@@ -12,7 +12,7 @@ import torch
 from networks import CONVOLUTIONS, DUMMY, Cnn, ResNet
 
 from raycompress import create_compressor
-from raycompress.compressors.catalog import CATALOG, find, names
+from raycompress.catalog import CATALOG, find, names
 from raycompress.errors import ExperimentError, UsageError
 
 

@@ -11,7 +11,7 @@ from networks import DUMMY, train, trained
 from torch import nn
 
 from raycompress import create_compressor
-from raycompress.compressors.catalog.rounding import removable
+from raycompress.catalog.rounding import removable
 from raycompress.compressors.interface import Compressor
 from raycompress.errors import CompressionError, ExperimentError
 

@@ -17,9 +17,9 @@ from torch.nn import functional as F
 import raycompress
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
+from raycompress.catalog import find
+from raycompress.catalog.rounding import removable
 from raycompress.compressors import measure
-from raycompress.compressors.catalog import find
-from raycompress.compressors.catalog.rounding import removable
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError

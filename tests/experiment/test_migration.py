@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from raycompress.compressors.catalog import CATALOG
+from raycompress.catalog import CATALOG
 from raycompress.errors import ExperimentError
 from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.jsontext import read

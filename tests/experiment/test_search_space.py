@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from making import experiment_with, layer, network
 
-from raycompress.compressors.catalog import find
+from raycompress.catalog import find
 from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.ranges import find_ranges
 from raycompress.experiment.schema import Experiment

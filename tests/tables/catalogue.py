@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from raycompress.catalog import CATALOG, CompressorEntry
 from raycompress.cli.compressors import families, keys_of, layers_of, shrinks, source_of
-from raycompress.compressors.catalog import CATALOG, CompressorEntry
 
 
 def markdown() -> str:

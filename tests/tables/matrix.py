@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor
-from raycompress.compressors.catalog import CATALOG, CompressorEntry, find
+from raycompress.catalog import CATALOG, CompressorEntry, find
 from raycompress.compressors.measure import parameters
 from raycompress.errors import RaycompressError, SpeedupError
 from tests.compressors import networks

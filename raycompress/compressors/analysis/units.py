@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.catalog import WEIGHTED_TYPES
+from raycompress.catalog import WEIGHTED_TYPES
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.pruning import masked_calls
 from raycompress.compressors.structure.graph import ChannelGraph

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.pruning.engine import Choice
 from raycompress.compressors.pruning.masks import Removed
 from raycompress.compressors.pruning.targets import Target

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.pruning.targets import Target
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.selection import Layers, Target, choose
 
 __all__ = ["Target", "select"]

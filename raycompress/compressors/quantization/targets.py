@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from raycompress.catalog import CompressorEntry
+from raycompress.catalog.quantizers import BITS, PARTS
 from raycompress.compressors.base import closest
-from raycompress.compressors.catalog import CompressorEntry
-from raycompress.compressors.catalog.quantizers import BITS, PARTS
 from raycompress.compressors.selection import Layers, Target, choose
 from raycompress.errors import CompressionError, ExperimentError, Problem
 

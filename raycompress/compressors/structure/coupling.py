@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.pruning.engine import Choice
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.graph import ChannelGraph, Member

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
-from raycompress.compressors.catalog import CompressorEntry
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.pruning import masked_calls
 from raycompress.compressors.pruning.deferred import DeferredChoice
 from raycompress.compressors.pruning.engine import Choice

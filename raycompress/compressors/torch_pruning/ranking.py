@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycompress.compressors.catalog.rounding import removable, rounded
+from raycompress.catalog.rounding import removable, rounded
 from raycompress.compressors.structure.graph import ChannelGraph, following
 from raycompress.compressors.torch_pruning.units import Unit
 from raycompress.errors import CompressionError

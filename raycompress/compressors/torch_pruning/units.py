@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.catalog.rounding import rounded
+from raycompress.catalog.rounding import rounded
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.coupling import exclusion
 from raycompress.compressors.structure.graph import ChannelGraph, Member

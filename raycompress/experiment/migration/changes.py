@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raycompress.compressors.catalog import find
+from raycompress.catalog import find
 from raycompress.experiment.checks import notes
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.migration.table import old_key

@@ -5,15 +5,8 @@ Light: importing this loads no torch. The tables of `raycompress compressors` an
 
 from __future__ import annotations
 
-from raycompress.compressors.catalog import (
-    keras,
-    nni_pruners,
-    nni_searching,
-    nni_training,
-    quantizers,
-    torch_pruning,
-)
-from raycompress.compressors.catalog.entry import WEIGHTED_TYPES, Argument, CompressorEntry
+from raycompress.catalog import keras, nni_pruners, nni_searching, nni_training, quantizers, torch_pruning
+from raycompress.catalog.entry import WEIGHTED_TYPES, Argument, CompressorEntry
 
 __all__ = ["CATALOG", "FRAMEWORKS", "WEIGHTED_TYPES", "Argument", "CompressorEntry", "find", "names"]
 

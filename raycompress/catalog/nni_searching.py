@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycompress.compressors.catalog.entry import Argument, CompressorEntry
+from raycompress.catalog.entry import Argument, CompressorEntry
 
 _SEARCHER = "raycompress.compressors.nni.searching:NniSearcher"
 _EVALUATOR = Argument(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycompress.compressors.catalog.entry import Argument, CompressorEntry
+from raycompress.catalog.entry import Argument, CompressorEntry
 
 _ENGINE = "raycompress.compressors.torch_pruning.engine:TorchPruning"
 _LAYERS = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear")

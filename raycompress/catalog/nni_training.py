@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raycompress.compressors.catalog.entry import Argument, CompressorEntry
-from raycompress.compressors.catalog.nni_pruners import ROUND_TO
+from raycompress.catalog.entry import Argument, CompressorEntry
+from raycompress.catalog.nni_pruners import ROUND_TO
 
 _STATISTICS = "raycompress.compressors.nni.statistics:StatisticsPruner"
 _WHILE = "while the script trains after compress(); with trainer=, in compress()"

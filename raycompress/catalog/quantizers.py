@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from raycompress.compressors.catalog.entry import Argument, CompressorEntry
+from raycompress.catalog.entry import Argument, CompressorEntry
 
 PARTS: Mapping[str, tuple[str, ...]] = {
     "naive": ("weight",),
