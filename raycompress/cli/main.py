@@ -12,25 +12,43 @@ from raycompress.errors import RaycompressError
 
 # verb -> (module, one line for --help); a table, so that --help loads no verb
 VERBS: dict[str, tuple[str, str]] = {
-    "validate": ("raycompress.cli.validate", "Check an experiment file, without running anything."),
-    "migrate": ("raycompress.cli.migrate", "Say what became of the keys of an Auptimizer file, and renew it."),
-    "plan": ("raycompress.cli.plan", "Show what a launch would search, keep and cost."),
-    "run": ("raycompress.cli.launch", "Run a one-time experiment: no search range, one trial."),
-    "launch": ("raycompress.cli.launch", "Run an experiment, one-time or automatic."),
-    "resume": ("raycompress.cli.resume", "Go on with a search that was killed or stopped, or add trials to it."),
-    "ls": ("raycompress.cli.ls", "List the experiments in a results folder."),
-    "status": ("raycompress.cli.status", "Show how an experiment stands, trial by trial."),
-    "logs": ("raycompress.cli.logs", "Print the log of a trial."),
-    "stop": ("raycompress.cli.stop", "Stop a search that was left running on a cluster."),
-    "best": ("raycompress.cli.best", "Show the best model of an experiment; --verify reloads and compares it."),
-    "fetch": ("raycompress.cli.fetch", "Download the best model of an experiment on S3, and check its hashes."),
-    "report": ("raycompress.cli.report", "Write an experiment as one HTML page, or as an Optuna study."),
-    "analyze": ("raycompress.cli.analyze", "Measure what each layer of the model bears and costs."),
-    "exec": ("raycompress.cli.exec", "Run a plain script of the old tool, with its `aup` in place; no experiment."),
-    "compressors": ("raycompress.cli.compressors", "List the compressors, or describe one."),
-    "doctor": ("raycompress.cli.doctor", "Look what works on this machine, and with a cluster file."),
-    "cluster": ("raycompress.cli.cluster", "Write, check, see and take down a cluster of machines."),
-    "schema": ("raycompress.cli.schema", "Print the JSON Schema of the experiment file."),
+    "validate": ("raycompress.cli.commands.experiment.validate", "Check an experiment file, without running anything."),
+    "migrate": (
+        "raycompress.cli.commands.experiment.migrate",
+        "Say what became of the keys of an Auptimizer file, and renew it.",
+    ),
+    "plan": ("raycompress.cli.commands.experiment.plan", "Show what a launch would search, keep and cost."),
+    "run": ("raycompress.cli.commands.search.launch", "Run a one-time experiment: no search range, one trial."),
+    "launch": ("raycompress.cli.commands.search.launch", "Run an experiment, one-time or automatic."),
+    "resume": (
+        "raycompress.cli.commands.search.resume",
+        "Go on with a search that was killed or stopped, or add trials to it.",
+    ),
+    "ls": ("raycompress.cli.commands.results.ls", "List the experiments in a results folder."),
+    "status": ("raycompress.cli.commands.results.status", "Show how an experiment stands, trial by trial."),
+    "logs": ("raycompress.cli.commands.results.logs", "Print the log of a trial."),
+    "stop": ("raycompress.cli.commands.search.stop", "Stop a search that was left running on a cluster."),
+    "best": (
+        "raycompress.cli.commands.results.best",
+        "Show the best model of an experiment; --verify reloads and compares it.",
+    ),
+    "fetch": (
+        "raycompress.cli.commands.results.fetch",
+        "Download the best model of an experiment on S3, and check its hashes.",
+    ),
+    "report": (
+        "raycompress.cli.commands.results.report",
+        "Write an experiment as one HTML page, or as an Optuna study.",
+    ),
+    "analyze": ("raycompress.cli.commands.search.analyze", "Measure what each layer of the model bears and costs."),
+    "exec": (
+        "raycompress.cli.commands.search.exec",
+        "Run a plain script of the old tool, with its `aup` in place; no experiment.",
+    ),
+    "compressors": ("raycompress.cli.commands.experiment.compressors", "List the compressors, or describe one."),
+    "doctor": ("raycompress.cli.commands.machine.doctor", "Look what works on this machine, and with a cluster file."),
+    "cluster": ("raycompress.cli.commands.machine.cluster", "Write, check, see and take down a cluster of machines."),
+    "schema": ("raycompress.cli.commands.experiment.schema", "Print the JSON Schema of the experiment file."),
 }
 
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 import pytest
 from click.testing import CliRunner
 
-from raycompress.cli import report as command
+from raycompress.cli.commands.results import report as command
 from raycompress.errors import MissingDependencyError, StorageError
 from raycompress.results import store
 from raycompress.results.journal import Journal

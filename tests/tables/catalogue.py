@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raycompress.catalog import CATALOG, CompressorEntry
-from raycompress.cli.compressors import families, keys_of, layers_of, shrinks, source_of
+from raycompress.cli.commands.experiment.compressors import families, keys_of, layers_of, shrinks, source_of
 
 
 def markdown() -> str:

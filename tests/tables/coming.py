@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from raycompress.cli.migrate import text_of
+from raycompress.cli.commands.experiment.migrate import text_of
 from raycompress.experiment.keys import SEARCH_RANGE, ExperimentKeys, Keys, ResourceKeys
 from raycompress.experiment.migration.report import Migration
 from raycompress.experiment.migration.table import NEW_KEYS, OLD_KEYS, OldKey

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def fetch(experiment: str | None, storage: Storage, number: int | None, to: Path | None, as_json: bool) -> None:
     """Download the best model of EXPERIMENT, or that of a trial, compare its hashes, and say where it is."""
     from raycompress.bundle import bundle
-    from raycompress.cli.on_cluster import bring_here
+    from raycompress.cli.commands.search.on_cluster import bring_here
     from raycompress.cli.words import shown
 
     record = bring_here(open_record(experiment, storage))

@@ -39,7 +39,7 @@ def migrate(file: Path, write: bool, as_json: bool) -> int:
     except ExperimentError as error:
         if not as_json:
             raise
-        from raycompress.cli.validate import as_data
+        from raycompress.cli.commands.experiment.validate import as_data
 
         click.echo(as_data(error))
         return error.exit_code

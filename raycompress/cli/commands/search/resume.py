@@ -45,13 +45,13 @@ def resume(
     Trials that have ended are not run again, and the searcher knows their results; those that were running are begun
     once more. A search that is complete is extended with --n-samples. With --cluster it goes on on a Ray cluster.
     """
-    from raycompress.cli.launch import conclude
+    from raycompress.cli.commands.search.launch import conclude
     from raycompress.results import store
     from raycompress.tuning.launch import resume as resume_search
 
     folder = store.find(experiment, storage)
     if cluster is not None:
-        from raycompress.cli.on_cluster import Options, resume_on_cluster
+        from raycompress.cli.commands.search.on_cluster import Options, resume_on_cluster
 
         resume_on_cluster(folder, file, cluster, Options(**cluster_settings, as_json=as_json), n_samples)
         return

@@ -26,7 +26,7 @@ def logs(experiment: str | None, storage: Storage, trial: int | None, follow: bo
     """Print what a trial of EXPERIMENT printed, or with --follow what happens in a search on a cluster."""
     record = open_record(experiment, storage)
     if follow:
-        from raycompress.cli.on_cluster import follow_on_cluster
+        from raycompress.cli.commands.search.on_cluster import follow_on_cluster
 
         follow_on_cluster(record.folder)
         return

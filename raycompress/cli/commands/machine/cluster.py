@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.cluster_init import init
+from raycompress.cli.commands.machine.cluster_init import init
 from raycompress.cli.options import DEFAULT_STORAGE, json_option, say
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @json_option
 def status(experiment: str | None, storage: Storage, as_json: bool) -> None:
     """Show how EXPERIMENT (its id, the beginning of one, or its folder; the newest by default) stands."""
-    from raycompress.cli.on_cluster import brought_up_to_date
+    from raycompress.cli.commands.search.on_cluster import brought_up_to_date
     from raycompress.results.record import Experiment
 
     with brought_up_to_date(open_record(experiment, storage).folder) as folder:

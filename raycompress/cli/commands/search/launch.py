@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raycompress.cli import goals
-from raycompress.cli.from_script import Asked, experiment_of, script_options
+from raycompress.cli.commands.search.from_script import Asked, experiment_of, script_options
 from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, say, watching
 from raycompress.cli.words import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
@@ -60,7 +60,7 @@ def launch(
         if cluster is None and cluster_settings["dry_run"]:
             return
     if cluster is not None:
-        from raycompress.cli.on_cluster import Options, launch_on_cluster
+        from raycompress.cli.commands.search.on_cluster import Options, launch_on_cluster
 
         launch_on_cluster(file, cluster, Options(**cluster_settings, as_json=as_json))
         return
@@ -69,7 +69,7 @@ def launch(
             conclude(launch_search(load_checked(file), view, ray=ray_of(on_ray, dashboard), name=name), quiet=True)
         return
     if cluster_settings["dry_run"]:
-        from raycompress.cli.plan import show
+        from raycompress.cli.commands.experiment.plan import show
 
         show(load_checked(file), as_json)
         return

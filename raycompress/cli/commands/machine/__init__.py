@@ -1,0 +1,1 @@
+"""Verbs about machines: what works here, and clusters."""

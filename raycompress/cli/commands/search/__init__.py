@@ -1,0 +1,1 @@
+"""Verbs that run an experiment's script."""
