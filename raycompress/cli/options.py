@@ -12,7 +12,7 @@ from raycompress.experiment.address import S3Address, Storage, is_remote
 from raycompress.text import printable
 
 if TYPE_CHECKING:
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
     from raycompress.results.record import Experiment
     from raycompress.tuning.launch import RayHere
     from raycompress.tuning.relay import RelayView
@@ -95,7 +95,7 @@ def watching(events: bool, *, live: bool = True) -> LiveView | RelayView:
         from raycompress.tuning.relay import RelayView
 
         return RelayView()
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
 
     return LiveView(live=live)
 

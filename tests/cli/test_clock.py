@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from raycompress.cli.live import LiveView, Progress
+from raycompress.cli.view.live import LiveView, Progress
 from raycompress.results import journal as journals
 from raycompress.results.record import Experiment
 from tests.conftest import raycompress

@@ -14,7 +14,7 @@ import pyte
 import pytest
 from rich.console import Console
 
-from raycompress.cli.live import Progress, _summary, _table
+from raycompress.cli.view.live import Progress, _summary, _table
 from tests.conftest import command, number_experiment, raycompress
 
 EPOCHS = """

@@ -18,7 +18,7 @@ rc.report(score=config.x)
 
 DRIVER = """
 import os, sys, threading, time
-from raycompress.cli.live import LiveView
+from raycompress.cli.view.live import LiveView
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import local_ray
 from raycompress.backend.ray.cluster import node_offers

@@ -28,7 +28,7 @@ cluster.shutdown()
 
 DRIVER = """
 import os, sys
-from raycompress.cli.live import LiveView
+from raycompress.cli.view.live import LiveView
 from raycompress.experiment.schema import Experiment
 from raycompress.tuning import local_ray
 from raycompress.tuning.launch import launch

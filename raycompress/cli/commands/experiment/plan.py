@@ -33,7 +33,7 @@ def plan(file: Path, as_json: bool) -> None:
 
 def show(experiment: Experiment, as_json: bool) -> None:
     """Inspect the experiment's model, and print what a launch would do."""
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
     from raycompress.tuning.preparing import prepared
 
     with LiveView() as view, prepared(experiment, view) as ready:
@@ -106,7 +106,7 @@ def _domain(dimension: Dimension) -> str:
 
 
 def _text(facts: dict[str, Any]) -> str:
-    from raycompress.cli.words import columns, duration, number
+    from raycompress.cli.view.tables import columns, duration, number
 
     lines = [f"{facts['experiment']}: {facts['compressor']}, {facts['proposer']}"]
     model = facts["model"]

@@ -38,7 +38,7 @@ def check(file: str, storage: str, as_json: bool) -> int:
 
     Exit code 3 when something will not work.
     """
-    from raycompress.cli import checks
+    from raycompress.cli.view import checks
     from raycompress.clusters import cloud
 
     loaded = _loaded(file)

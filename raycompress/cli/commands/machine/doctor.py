@@ -19,7 +19,7 @@ def doctor(cluster: str | None, storage: str, deep: bool, as_json: bool) -> int:
 
     Exit code 1 when something will not work. Without --cluster no network is asked.
     """
-    from raycompress.cli import checks
+    from raycompress.cli.view import checks
     from raycompress.doctor.examine import examine
 
     found = list(examine(storage, cluster, deep=deep))

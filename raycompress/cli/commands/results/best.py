@@ -44,7 +44,7 @@ def best(experiment: str | None, storage: Storage, verify: bool, as_json: bool) 
 def _verify(record: Record) -> dict[str, Any]:
     """Check the bundle's hashes, and its outputs in the script's own model, in a fresh process."""
     from raycompress.bundle import bundle
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
     from raycompress.experiment.schema import Experiment
     from raycompress.tuning.verifying import verify_again
 

@@ -28,7 +28,7 @@ def fetch(experiment: str | None, storage: Storage, number: int | None, to: Path
     """Download the best model of EXPERIMENT, or that of a trial, compare its hashes, and say where it is."""
     from raycompress.bundle import bundle
     from raycompress.cli.commands.search.on_cluster import bring_here
-    from raycompress.cli.words import shown
+    from raycompress.cli.view.tables import shown
 
     record = bring_here(open_record(experiment, storage))
     if to is not None and to.exists():

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @json_option
 def ls(storage: Storage, as_json: bool) -> None:
     """List the experiments in a results folder, the newest first."""
-    from raycompress.cli.words import columns, number
+    from raycompress.cli.view.tables import columns, number
     from raycompress.results import store
     from raycompress.results.record import Experiment
 

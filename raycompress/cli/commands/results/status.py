@@ -41,7 +41,7 @@ def _as_json(trial: TrialRecord) -> dict[str, Any]:
 
 
 def _text(record: Experiment) -> str:
-    from raycompress.cli.words import columns, number, share, value
+    from raycompress.cli.view.tables import columns, number, share, value
     from raycompress.states import TrialState
 
     header = record.header

@@ -124,7 +124,7 @@ class AnalysisView:
 
 def text(analysis: Analysis, name: str) -> str:
     """Return what an analysis found, for people, at most 80 columns wide."""
-    from raycompress.cli.words import number
+    from raycompress.cli.view.tables import number
 
     told, cost = analysis.sensitivity, analysis.cost
     what = "channels of the smallest L1 norms" if told.method == "l1" else "smallest single weights"
@@ -148,7 +148,7 @@ def text(analysis: Analysis, name: str) -> str:
 
 def _table(analysis: Analysis) -> str:
     """Return a row for each curve, with as many sparsities as there is room for."""
-    from raycompress.cli.words import columns
+    from raycompress.cli.view.tables import columns
 
     names = [curve.name for curve in analysis.sensitivity.curves]
     cells = _cells(analysis)
@@ -167,7 +167,7 @@ def _table(analysis: Analysis) -> str:
 
 def _cells(analysis: Analysis) -> list[tuple[str, ...]]:
     """Return header and rows without the names: size and shares of the model's cost, then the metric's values."""
-    from raycompress.cli.words import share
+    from raycompress.cli.view.tables import share
 
     told, cost = analysis.sensitivity, analysis.cost
     costs = {layer.name: layer for layer in cost.layers}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from raycompress.cli.options import say
-from raycompress.cli.words import shown
+from raycompress.cli.view.tables import shown
 from raycompress.errors import ExperimentError, ScriptError, UsageError
 from raycompress.experiment.files import is_file, is_folder
 from raycompress.text import did_you_mean, listed
@@ -199,7 +199,7 @@ def _wanted(script: Path, asked: Asked) -> Wanted:
 
 def _inspected(experiment: Experiment) -> tuple[ModelInfo, CostModel]:
     """Run the script until its model is known, and return the layers and what they cost."""
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
     from raycompress.experiment.recipe import prunable_layers
     from raycompress.tuning.excursion import warm_spec
     from raycompress.tuning.preparing import inspect, tell_of_preload

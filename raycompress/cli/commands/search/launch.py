@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli import goals
 from raycompress.cli.commands.search.from_script import Asked, experiment_of, script_options
 from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, say, watching
-from raycompress.cli.words import shown as _shown
+from raycompress.cli.view import goals
+from raycompress.cli.view.tables import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError, UsageError
 from raycompress.tuning.faults import FULL, GONE, is_outside
 
@@ -154,7 +154,7 @@ def _bundle(record: Record) -> str | None:
 
 def summary(record: Record) -> str:
     """Return what a launch found, for people."""
-    from raycompress.cli.words import before_and_after, columns
+    from raycompress.cli.view.tables import before_and_after, columns
     from raycompress.results import latency
 
     best = record.best

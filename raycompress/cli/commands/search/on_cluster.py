@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from raycompress.cli.options import DEFAULT_STORAGE, say
-from raycompress.cli.words import shown
+from raycompress.cli.view.tables import shown
 from raycompress.errors import ClusterError, ExperimentError, UsageError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def launch_on_cluster(
 ) -> None:
     """Run the experiment in `file` on the cluster that `reference` names, and bring its results to `home`."""
     from raycompress.cli.commands.search.launch import conclude
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
     from raycompress.clusters.launch import Launch, Request, shared_storage
     from raycompress.clusters.package import pack
 
@@ -145,7 +145,7 @@ def bring_here(record: Record) -> Record:
 def follow_on_cluster(folder: ExperimentFolder) -> None:
     """Follow the search of `folder` to its end and bring its results here."""
     from raycompress.cli.commands.search.launch import conclude
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
 
     with reached(folder) as search:
         with LiveView() as view:
@@ -230,7 +230,7 @@ def _price(cluster: Cluster, storage: str, limit: float | None) -> str:
 
 def _leaves_it_running(view: object) -> bool:
     """Ask at Ctrl-C; where nobody can answer, the search is stopped."""
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
 
     if not sys.stdin.isatty():
         return False

@@ -14,7 +14,7 @@ from raycompress.cli.options import experiment_argument, open_record, say
 def stop(experiment: str | None, storage: Path) -> None:
     """Stop EXPERIMENT, which runs on a cluster; it keeps its best model so far."""
     from raycompress.cli.commands.search.on_cluster import reached
-    from raycompress.cli.live import LiveView
+    from raycompress.cli.view.live import LiveView
 
     folder = open_record(experiment, storage).folder
     with reached(folder) as search:

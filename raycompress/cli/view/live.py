@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raycompress.cli.words import duration, number, share, shown, value
+from raycompress.cli.view.tables import duration, number, share, shown, value
 from raycompress.experiment.objective import FIRST, MEASURED, Objective
 from raycompress.results.journal import Event
 from raycompress.results.standing import Standing

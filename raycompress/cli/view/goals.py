@@ -7,8 +7,8 @@ import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
-from raycompress.cli.words import columns
-from raycompress.cli.words import number as _number
+from raycompress.cli.view.tables import columns
+from raycompress.cli.view.tables import number as _number
 from raycompress.errors import NoValidTrialError
 from raycompress.experiment.objective import Bound, Goal
 from raycompress.results.ranks import rank_correlation
