@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from raycompress.clusters import files
+from raycompress.clusters.file import files
 from raycompress.clusters.following import Follower
 from raycompress.clusters.launch import fetch
 from raycompress.clusters.mirror import Mirror, Submitted

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raycompress.clusters.check import Check, Estimate, EstimateLine, State
-from raycompress.clusters.files import ClusterFile
+from raycompress.clusters.file.check import Check, Estimate, EstimateLine, State
+from raycompress.clusters.file.files import ClusterFile
 
 __all__ = ["Check", "Estimate", "EstimateLine", "State", "checks", "estimate"]
 
@@ -22,7 +22,7 @@ def checks(cluster: ClusterFile, storage: str) -> list[Check]:
 
             return list(aws_checks(cluster, storage))
         case "local":
-            from raycompress.clusters.hosts import checks as host_checks
+            from raycompress.clusters.file.hosts import checks as host_checks
 
             return host_checks(cluster)
     detail = f'of the provider "{cluster.provider}" nothing is checked before the start; prices neither'

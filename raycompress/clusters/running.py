@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.clusters import jobs as jobs_api
-from raycompress.clusters.files import ClusterFile
+from raycompress.clusters.file.files import ClusterFile
 from raycompress.clusters.jobs import Jobs
 from raycompress.clusters.launcher import Launcher
 from raycompress.clusters.modules import unpacked_wheel

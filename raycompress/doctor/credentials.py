@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycompress.clusters.check import Check, State, failed, warning
+from raycompress.clusters.file.check import Check, State, failed, warning
 
 _ASK_THE_NETWORK = ("iam-role", "container-role")
 

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from raycompress.backend.ray.local import LocalRay, machine_cpus, machine_gpus
 from raycompress.clusters import cloud
-from raycompress.clusters.check import Check, State, warning
-from raycompress.clusters.files import ClusterFile, find, load
-from raycompress.clusters.hosts import key_file
+from raycompress.clusters.file.check import Check, State, warning
+from raycompress.clusters.file.files import ClusterFile, find, load
+from raycompress.clusters.file.hosts import key_file
 from raycompress.doctor.credentials import check_credentials
 from raycompress.doctor.libraries import check_libraries
 from raycompress.doctor.machine import check_gpus, check_machine

@@ -8,7 +8,7 @@ from platform import python_version
 
 from packaging.requirements import Requirement
 
-from raycompress.clusters.check import Check, State, failed, warning
+from raycompress.clusters.file.check import Check, State, failed, warning
 
 _SHOWN = ("ray", "torch", "nni")
 _EXTRA_OF_DEVELOPERS = "dev"

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raycompress.backend.ray.local import machine_cpus
-from raycompress.clusters.check import Check, State, failed, warning
+from raycompress.clusters.file.check import Check, State, failed, warning
 
 _GB = 1e9
 _MEMORY_GB = 2.0

@@ -6,7 +6,7 @@ import subprocess
 import pytest
 import yaml
 
-from raycompress.clusters import files, template
+from raycompress.clusters.file import files, template
 from tests.clusters import aws_server
 from tests.conftest import command, raycompress
 

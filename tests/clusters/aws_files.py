@@ -5,7 +5,7 @@ import json
 
 import yaml
 
-from raycompress.clusters import files
+from raycompress.clusters.file import files
 from tests.clusters.aws_server import IMAGE
 
 STORAGE = "s3://results/mine"

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from raycompress.clusters.aws import prices
-from raycompress.clusters.check import EstimateLine
+from raycompress.clusters.file.check import EstimateLine
 from tests.clusters.aws_files import GOOD, changed, written
 
 GPU = ("available_node_types", "gpu", "node_config")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raycompress.clusters import files
+from raycompress.clusters.file import files
 from tests.clusters import namespaces
 from tests.clusters.aws_server import IMAGE
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from raycompress.clusters import cloud, files
+from raycompress.clusters import cloud
+from raycompress.clusters.file import files
 from raycompress.errors import ClusterError
 
 GOOD = """\

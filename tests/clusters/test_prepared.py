@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from raycompress.clusters import files, security
+from raycompress.clusters.file import files, security
 from raycompress.clusters.home import ClusterHome
 from raycompress.clusters.prepared import TOKEN, activation, prepare, stop_command
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from raycompress.clusters import files
+from raycompress.clusters.file import files
 from tests.conftest import REPOSITORY
 
 FILES = {path.name: path for path in sorted((REPOSITORY / "cluster").glob("*.yaml"))}

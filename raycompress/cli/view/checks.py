@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycompress.cli.options import say
-from raycompress.clusters.check import Check, Estimate, State
+from raycompress.clusters.file.check import Check, Estimate, State
 from raycompress.errors import Problem
 from raycompress.text import printable
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from botocore.exceptions import ClientError
 
 from raycompress.clusters.aws.account import Account, Node
-from raycompress.clusters.check import Check, State, failed, warning
-from raycompress.clusters.hosts import key_file
+from raycompress.clusters.file.check import Check, State, failed, warning
+from raycompress.clusters.file.hosts import key_file
 
 
 def key_pair(account: Account) -> list[Check]:

@@ -10,7 +10,7 @@ from typing import Any
 import boto3
 from botocore.config import Config
 
-from raycompress.clusters.files import ClusterFile
+from raycompress.clusters.file.files import ClusterFile
 
 _CONFIG = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2, "mode": "standard"})
 _CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")

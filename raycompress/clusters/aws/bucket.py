@@ -5,7 +5,7 @@ from __future__ import annotations
 from botocore.exceptions import ClientError
 
 from raycompress.clusters.aws.account import Account
-from raycompress.clusters.check import Check, State, failed, warning
+from raycompress.clusters.file.check import Check, State, failed, warning
 from raycompress.errors import StorageError
 from raycompress.experiment.address import S3Address, is_remote
 from raycompress.results.s3 import storage as results

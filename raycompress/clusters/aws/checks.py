@@ -20,8 +20,8 @@ from raycompress.clusters.aws import access, machines, network
 from raycompress.clusters.aws.account import Account
 from raycompress.clusters.aws.bucket import bucket
 from raycompress.clusters.aws.quota import quotas
-from raycompress.clusters.check import Check, State, failed
-from raycompress.clusters.files import ClusterFile
+from raycompress.clusters.file.check import Check, State, failed
+from raycompress.clusters.file.files import ClusterFile
 from raycompress.text import did_you_mean
 
 Look = Callable[[Account], list[Check]]

@@ -11,7 +11,7 @@ from botocore.validate import ParamValidator
 
 from raycompress.clusters.aws.account import CLUSTER_TAG, Account, Node
 from raycompress.clusters.aws.network import usable_subnets
-from raycompress.clusters.check import Check, State, failed, warning
+from raycompress.clusters.file.check import Check, State, failed, warning
 from raycompress.text import did_you_mean, listed
 
 FIND_IMAGE = (

@@ -7,8 +7,8 @@ from typing import Any
 from botocore.exceptions import ClientError
 
 from raycompress.clusters.aws.account import Account
-from raycompress.clusters.check import Check, State, failed, warning
-from raycompress.clusters.security import open_ports
+from raycompress.clusters.file.check import Check, State, failed, warning
+from raycompress.clusters.file.security import open_ports
 from raycompress.text import listed
 
 _SSH = 22

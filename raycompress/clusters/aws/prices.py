@@ -10,8 +10,8 @@ from typing import Any
 from botocore.exceptions import BotoCoreError, ClientError
 
 from raycompress.clusters.aws.account import Account, Node
-from raycompress.clusters.check import Estimate, EstimateLine
-from raycompress.clusters.files import ClusterFile
+from raycompress.clusters.file.check import Estimate, EstimateLine
+from raycompress.clusters.file.files import ClusterFile
 
 # the price list itself is served in few regions only
 _PRICE_LIST_REGION = "us-east-1"

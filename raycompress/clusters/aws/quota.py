@@ -10,7 +10,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from raycompress.clusters.aws.account import CLUSTER_TAG, Account
 from raycompress.clusters.aws.machines import describe_type
-from raycompress.clusters.check import Check, State, failed, warning
+from raycompress.clusters.file.check import Check, State, failed, warning
 
 
 class Quota(NamedTuple):

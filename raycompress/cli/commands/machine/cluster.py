@@ -12,7 +12,7 @@ from raycompress.cli.commands.machine.cluster_init import init
 from raycompress.cli.options import DEFAULT_STORAGE, json_option, say
 
 if TYPE_CHECKING:
-    from raycompress.clusters.files import ClusterFile
+    from raycompress.clusters.file.files import ClusterFile
     from raycompress.clusters.running import FileCluster
 
 _PROBE_S = 0.5
@@ -151,7 +151,7 @@ def dashboard(file: str) -> None:
 
 
 def _loaded(file: str) -> ClusterFile:
-    from raycompress.clusters import files
+    from raycompress.clusters.file import files
 
     return files.load(files.find(file))
 

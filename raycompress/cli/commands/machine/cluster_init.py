@@ -12,7 +12,7 @@ from raycompress.cli.options import say
 from raycompress.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
-    from raycompress.clusters.template import Blank
+    from raycompress.clusters.file.template import Blank
 
 
 @click.command()
@@ -26,7 +26,7 @@ def init(name: str | None, output: Path | None, given: tuple[str, ...]) -> None:
 
     Without NAME it is said which there are. On a terminal what is not given is asked.
     """
-    from raycompress.clusters import files, template
+    from raycompress.clusters.file import files, template
 
     shipped = files.shipped()
     if name is None:
@@ -76,7 +76,7 @@ def _given(given: tuple[str, ...], blanks: dict[str, Blank], name: str) -> dict[
 
 def _asked(text: str, blanks: dict[str, Blank], given: dict[str, str]) -> dict[str, str]:
     """Ask for what is not given; what the file says is the answer by default."""
-    from raycompress.clusters import template
+    from raycompress.clusters.file import template
 
     values: dict[str, str] = {}
     for what, blank in blanks.items():
@@ -100,8 +100,8 @@ def _image(blanks: dict[str, Blank], text: str, known: dict[str, str]) -> dict[s
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
-    from raycompress.clusters import template
     from raycompress.clusters.aws.images import newest_image
+    from raycompress.clusters.file import template
 
     try:
         found = newest_image(known.get("region") or template.value_of(text, blanks["region"]))

@@ -91,7 +91,7 @@ def launch_on_cluster(
 
 def cluster_of(reference: str) -> Cluster:
     """Return the cluster that `reference` names: a file, or the address of a Jobs API."""
-    from raycompress.clusters import files
+    from raycompress.clusters.file import files
     from raycompress.clusters.running import AddressCluster, FileCluster
 
     if reference.startswith(("http://", "https://")):

@@ -7,12 +7,22 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 from jsonschema import Draft7Validator
 
-from raycompress.clusters.mistake import Keys, Mistake
 from raycompress.text import did_you_mean, dotted, listed, said
+
+Keys: TypeAlias = tuple[str | int, ...]
+
+
+class Mistake(NamedTuple):
+    """What is wrong at `keys`, and the fix."""
+
+    keys: Keys
+    what: str
+    fix: str = ""
+
 
 _PROVIDERS = ("aws", "gcp", "local", "azure", "vsphere", "aliyun", "external", "fake_multinode", "readonly", "spark")
 _KINDS = {

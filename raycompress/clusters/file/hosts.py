@@ -6,8 +6,8 @@ import socket
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from raycompress.clusters.check import Check, State, failed
-from raycompress.clusters.files import ClusterFile
+from raycompress.clusters.file.check import Check, State, failed
+from raycompress.clusters.file.files import ClusterFile
 
 _SSH = 22
 _PATIENCE_S = 3.0

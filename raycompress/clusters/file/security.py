@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from raycompress.clusters.mistake import Keys, Mistake
+from raycompress.clusters.file.schema import Keys, Mistake
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _MODE = re.compile(r"RAY_AUTH_MODE=[\"']?(\w+)")

@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
-from raycompress.clusters import schema, security
-from raycompress.clusters.mistake import Keys, Mistake
+from raycompress.clusters.file import schema, security
+from raycompress.clusters.file.schema import Keys, Mistake
 from raycompress.errors import ClusterError, Problem
 from raycompress.text import did_you_mean, dotted, listed
 

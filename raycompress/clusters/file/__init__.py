@@ -1,0 +1,1 @@
+"""A cluster file: found, read, checked, filled in."""
