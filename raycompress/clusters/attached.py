@@ -10,7 +10,7 @@ from raycompress.clusters.file import files
 from raycompress.clusters.following import Follower
 from raycompress.clusters.launch import fetch
 from raycompress.clusters.mirror import Mirror, Submitted
-from raycompress.clusters.running import AddressCluster, Cluster, FileCluster
+from raycompress.clusters.reach.running import AddressCluster, Cluster, FileCluster
 from raycompress.results.journal import Event
 from raycompress.results.record import Experiment as Record
 from raycompress.results.store import ExperimentFolder

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from raycompress.clusters.mirror import Mirror
-from raycompress.clusters.running import Cluster
+from raycompress.clusters.reach.running import Cluster
 from raycompress.errors import ClusterError, RaycompressError
 from raycompress.results.journal import Event
 from raycompress.tuning.relay import replay

@@ -13,7 +13,7 @@ from pathlib import Path
 from raycompress.clusters.following import Follower
 from raycompress.clusters.mirror import Mirror, Submitted
 from raycompress.clusters.package import Package
-from raycompress.clusters.running import Cluster
+from raycompress.clusters.reach.running import Cluster
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.experiment.address import S3Address, is_remote

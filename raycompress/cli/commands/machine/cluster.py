@@ -13,7 +13,7 @@ from raycompress.cli.options import DEFAULT_STORAGE, json_option, say
 
 if TYPE_CHECKING:
     from raycompress.clusters.file.files import ClusterFile
-    from raycompress.clusters.running import FileCluster
+    from raycompress.clusters.reach.running import FileCluster
 
 _PROBE_S = 0.5
 
@@ -104,7 +104,7 @@ def _account_number(account: Any) -> str:
 @json_option
 def status(file: str, as_json: bool) -> None:
     """Show the nodes of the cluster of FILE, and what runs there."""
-    from raycompress.clusters.status import ray_status
+    from raycompress.clusters.reach.status import ray_status
 
     running = _running(file)
     try:
@@ -133,8 +133,8 @@ def down(file: str) -> None:
 @click.argument("file")
 def dashboard(file: str) -> None:
     """Open an SSH tunnel to Ray's dashboard on the cluster of FILE, until Ctrl-C."""
-    from raycompress.clusters.jobs import PORT
-    from raycompress.clusters.ssh import tunnel
+    from raycompress.clusters.reach.jobs import PORT
+    from raycompress.clusters.reach.ssh import tunnel
     from raycompress.errors import ClusterError
 
     launcher = _running(file).launcher
@@ -157,6 +157,6 @@ def _loaded(file: str) -> ClusterFile:
 
 
 def _running(file: str) -> FileCluster:
-    from raycompress.clusters.running import FileCluster
+    from raycompress.clusters.reach.running import FileCluster
 
     return FileCluster(_loaded(file))

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from raycompress.clusters.attached import Attached
     from raycompress.clusters.launch import Again, Outcome
     from raycompress.clusters.package import Package
-    from raycompress.clusters.running import Cluster
+    from raycompress.clusters.reach.running import Cluster
     from raycompress.experiment.schema import Experiment
     from raycompress.results.record import Experiment as Record
     from raycompress.results.store import ExperimentFolder
@@ -92,7 +92,7 @@ def launch_on_cluster(
 def cluster_of(reference: str) -> Cluster:
     """Return the cluster that `reference` names: a file, or the address of a Jobs API."""
     from raycompress.clusters.file import files
-    from raycompress.clusters.running import AddressCluster, FileCluster
+    from raycompress.clusters.reach.running import AddressCluster, FileCluster
 
     if reference.startswith(("http://", "https://")):
         return AddressCluster(reference)
@@ -198,7 +198,7 @@ def _agree(experiment: Experiment, cluster: Cluster, storage: str, package: Pack
 def _price(cluster: Cluster, storage: str, limit: float | None) -> str:
     """Ask the provider what it knows; return what the cluster costs, in words."""
     from raycompress.clusters import cloud
-    from raycompress.clusters.running import FileCluster
+    from raycompress.clusters.reach.running import FileCluster
 
     assert isinstance(cluster, FileCluster)
     found = cloud.checks(cluster.file, storage)

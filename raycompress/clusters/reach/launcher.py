@@ -16,9 +16,9 @@ from typing import Any
 
 import yaml
 
-from raycompress.clusters.home import ClusterHome
 from raycompress.clusters.prepared import prepare, stop_command
-from raycompress.clusters.ssh import Ssh
+from raycompress.clusters.reach.home import ClusterHome
+from raycompress.clusters.reach.ssh import Ssh
 from raycompress.clusters.wheel import make_wheel
 from raycompress.disk import told, write_whole
 from raycompress.errors import ClusterError

@@ -7,12 +7,12 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
-from raycompress.clusters import jobs as jobs_api
 from raycompress.clusters.file.files import ClusterFile
-from raycompress.clusters.jobs import Jobs
-from raycompress.clusters.launcher import Launcher
 from raycompress.clusters.modules import unpacked_wheel
-from raycompress.clusters.ssh import Tunnel
+from raycompress.clusters.reach import jobs as jobs_api
+from raycompress.clusters.reach.jobs import Jobs
+from raycompress.clusters.reach.launcher import Launcher
+from raycompress.clusters.reach.ssh import Tunnel
 from raycompress.errors import ClusterError
 from raycompress.tuning.view import View
 

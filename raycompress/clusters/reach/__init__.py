@@ -1,0 +1,1 @@
+"""Reaching a cluster: Ray's launcher, SSH, the Jobs API."""
