@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from raycompress.clusters.following import Lines
-from raycompress.clusters.mirror import Mirror, Submitted, note
+from raycompress.clusters.run.following import Lines
+from raycompress.clusters.run.mirror import Mirror, Submitted, note
 from raycompress.errors import StorageError
 from raycompress.results import journal
 from raycompress.results.store import ExperimentFolder

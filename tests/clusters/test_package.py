@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from raycompress.clusters import package
-from raycompress.clusters.launch import shared_storage
 from raycompress.clusters.package import pack
+from raycompress.clusters.run.launch import shared_storage
 from raycompress.clusters.wheel import make_wheel
 from raycompress.errors import ClusterError, ExperimentError
 from raycompress.experiment.schema import Experiment

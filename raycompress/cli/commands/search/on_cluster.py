@@ -18,10 +18,10 @@ from raycompress.cli.view.tables import shown
 from raycompress.errors import ClusterError, ExperimentError, UsageError
 
 if TYPE_CHECKING:
-    from raycompress.clusters.attached import Attached
-    from raycompress.clusters.launch import Again, Outcome
     from raycompress.clusters.package import Package
     from raycompress.clusters.reach.running import Cluster
+    from raycompress.clusters.run.attached import Attached
+    from raycompress.clusters.run.launch import Again, Outcome
     from raycompress.experiment.schema import Experiment
     from raycompress.results.record import Experiment as Record
     from raycompress.results.store import ExperimentFolder
@@ -43,8 +43,8 @@ def resume_on_cluster(
     folder: ExperimentFolder, file: Path | None, reference: str, options: Options, n_samples: int | None
 ) -> None:
     """Go on with the search of `folder` on the cluster that `reference` names, and bring its results here."""
-    from raycompress.clusters.launch import Again
-    from raycompress.clusters.mirror import Submitted
+    from raycompress.clusters.run.launch import Again
+    from raycompress.clusters.run.mirror import Submitted
     from raycompress.results.record import Experiment as Record
 
     record = Record(folder)
@@ -67,8 +67,8 @@ def launch_on_cluster(
     """Run the experiment in `file` on the cluster that `reference` names, and bring its results to `home`."""
     from raycompress.cli.commands.search.launch import conclude
     from raycompress.cli.view.live import LiveView
-    from raycompress.clusters.launch import Launch, Request, shared_storage
     from raycompress.clusters.package import pack
+    from raycompress.clusters.run.launch import Launch, Request, shared_storage
 
     experiment = _loaded(file)
     cluster = cluster_of(reference)
@@ -105,7 +105,7 @@ def cluster_of(reference: str) -> Cluster:
 @contextmanager
 def reached(folder: ExperimentFolder) -> Iterator[Attached]:
     """Reach the search of `folder` on its cluster; UsageError where it is a search of this machine."""
-    from raycompress.clusters.attached import attached
+    from raycompress.clusters.run.attached import attached
 
     with attached(folder) as search:
         if search is None:
@@ -117,7 +117,7 @@ def reached(folder: ExperimentFolder) -> Iterator[Attached]:
 @contextmanager
 def brought_up_to_date(folder: ExperimentFolder) -> Iterator[ExperimentFolder]:
     """Copy what has happened on the cluster, where the search of `folder` runs on one and has not ended here."""
-    from raycompress.clusters.mirror import Submitted
+    from raycompress.clusters.run.mirror import Submitted
     from raycompress.results.record import Experiment as Record
 
     begun_there = Submitted.of(folder) is not None and Record(folder).state == "interrupted"
@@ -133,7 +133,7 @@ def brought_up_to_date(folder: ExperimentFolder) -> Iterator[ExperimentFolder]:
 
 def bring_here(record: Record) -> Record:
     """Copy the results of a search on a cluster here, unless they are; those of other searches are where they are."""
-    from raycompress.clusters.mirror import Submitted
+    from raycompress.clusters.run.mirror import Submitted
 
     is_here = record.finished is not None and record.bundle is not None and record.bundle.exists()
     if Submitted.of(record.folder) is None or is_here:

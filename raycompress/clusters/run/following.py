@@ -6,8 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
-from raycompress.clusters.mirror import Mirror
 from raycompress.clusters.reach.running import Cluster
+from raycompress.clusters.run.mirror import Mirror
 from raycompress.errors import ClusterError, RaycompressError
 from raycompress.results.journal import Event
 from raycompress.tuning.relay import replay

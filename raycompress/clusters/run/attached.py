@@ -7,10 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from raycompress.clusters.file import files
-from raycompress.clusters.following import Follower
-from raycompress.clusters.launch import fetch
-from raycompress.clusters.mirror import Mirror, Submitted
 from raycompress.clusters.reach.running import AddressCluster, Cluster, FileCluster
+from raycompress.clusters.run.following import Follower
+from raycompress.clusters.run.launch import fetch
+from raycompress.clusters.run.mirror import Mirror, Submitted
 from raycompress.results.journal import Event
 from raycompress.results.record import Experiment as Record
 from raycompress.results.store import ExperimentFolder
@@ -77,7 +77,7 @@ class Attached:
         self.cluster.jobs.stop(self.submitted.job, Record(self.folder).header["pid"])
 
     def fetch(self) -> Record:
-        """Bring its results here; see `raycompress.clusters.launch.fetch`."""
+        """Bring its results here; see `raycompress.clusters.run.launch.fetch`."""
         return fetch(self.cluster, self.submitted, self.folder)
 
 

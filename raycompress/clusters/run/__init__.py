@@ -1,0 +1,1 @@
+"""The life of a search on a cluster."""
