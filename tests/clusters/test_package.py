@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from raycompress.clusters import package
-from raycompress.clusters.package import pack
 from raycompress.clusters.run.launch import shared_storage
-from raycompress.clusters.wheel import make_wheel
+from raycompress.clusters.ship import package
+from raycompress.clusters.ship.package import pack
+from raycompress.clusters.ship.wheel import make_wheel
 from raycompress.errors import ClusterError, ExperimentError
 from raycompress.experiment.schema import Experiment
 from tests.conftest import number_experiment

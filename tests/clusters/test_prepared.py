@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from raycompress.clusters.file import files, security
-from raycompress.clusters.prepared import TOKEN, activation, prepare, stop_command
 from raycompress.clusters.reach.home import ClusterHome
+from raycompress.clusters.ship.prepared import TOKEN, activation, prepare, stop_command
 
 SHIPPED = [name for name in files.shipped() if "kuberay" not in name]
 

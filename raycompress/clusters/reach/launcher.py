@@ -16,10 +16,10 @@ from typing import Any
 
 import yaml
 
-from raycompress.clusters.prepared import prepare, stop_command
 from raycompress.clusters.reach.home import ClusterHome
 from raycompress.clusters.reach.ssh import Ssh
-from raycompress.clusters.wheel import make_wheel
+from raycompress.clusters.ship.prepared import prepare, stop_command
+from raycompress.clusters.ship.wheel import make_wheel
 from raycompress.disk import told, write_whole
 from raycompress.errors import ClusterError
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.clusters.file.files import ClusterFile
-from raycompress.clusters.modules import unpacked_wheel
 from raycompress.clusters.reach import jobs as jobs_api
 from raycompress.clusters.reach.jobs import Jobs
 from raycompress.clusters.reach.launcher import Launcher
 from raycompress.clusters.reach.ssh import Tunnel
+from raycompress.clusters.ship.wheel import unpacked_wheel
 from raycompress.errors import ClusterError
 from raycompress.tuning.view import View
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shlex
 
-from raycompress.clusters.prepared import activation
 from raycompress.clusters.reach.launcher import Launcher
+from raycompress.clusters.ship.prepared import activation
 from raycompress.errors import ClusterError
 
 

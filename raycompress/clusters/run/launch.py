@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from raycompress.clusters.package import Package
 from raycompress.clusters.reach.running import Cluster
 from raycompress.clusters.run.following import Follower
 from raycompress.clusters.run.mirror import Mirror, Submitted
+from raycompress.clusters.ship.package import Package
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.experiment.address import S3Address, is_remote

@@ -18,10 +18,10 @@ from raycompress.cli.view.tables import shown
 from raycompress.errors import ClusterError, ExperimentError, UsageError
 
 if TYPE_CHECKING:
-    from raycompress.clusters.package import Package
     from raycompress.clusters.reach.running import Cluster
     from raycompress.clusters.run.attached import Attached
     from raycompress.clusters.run.launch import Again, Outcome
+    from raycompress.clusters.ship.package import Package
     from raycompress.experiment.schema import Experiment
     from raycompress.results.record import Experiment as Record
     from raycompress.results.store import ExperimentFolder
@@ -67,8 +67,8 @@ def launch_on_cluster(
     """Run the experiment in `file` on the cluster that `reference` names, and bring its results to `home`."""
     from raycompress.cli.commands.search.launch import conclude
     from raycompress.cli.view.live import LiveView
-    from raycompress.clusters.package import pack
     from raycompress.clusters.run.launch import Launch, Request, shared_storage
+    from raycompress.clusters.ship.package import pack
 
     experiment = _loaded(file)
     cluster = cluster_of(reference)
@@ -173,7 +173,7 @@ def _loaded(file: Path) -> Experiment:
 
 def _agree(experiment: Experiment, cluster: Cluster, storage: str, package: Package, options: Options) -> None:
     """Check what can be checked without spending anything, show the plan, and have it agreed to."""
-    from raycompress.clusters.package import in_megabytes
+    from raycompress.clusters.ship.package import in_megabytes
 
     lines = [
         f"search:   {experiment.name}, {experiment.proposer}, {experiment.n_parallel} trials at a time",

@@ -56,3 +56,16 @@ def _information(folder: str) -> Iterator[tuple[str, bytes]]:
     for name in ("METADATA", "entry_points.txt"):
         yield f"{folder}/{name}", (installed.read_text(name) or "").encode()
     yield f"{folder}/WHEEL", b"Wheel-Version: 1.0\nGenerator: raycompress\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+
+
+def unpacked_wheel(scratch: Path) -> list[Path]:
+    """Return the folders that Ray is to put on the path of a job's processes.
+
+    As a wheel Ray would install it by pip, with all that it needs, in every job. Unpacked, it takes the libraries that
+    the nodes have; what they lack is told before the first trial.
+    """
+    home = scratch / "modules"
+    home.mkdir()
+    with zipfile.ZipFile(make_wheel(scratch)) as wheel:
+        wheel.extractall(home)
+    return sorted(home.iterdir())

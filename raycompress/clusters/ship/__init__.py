@@ -1,0 +1,1 @@
+"""What is sent to a cluster: the working directory, raycompress, the cluster file."""
