@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @json_option
 def best(experiment: str | None, storage: Storage, verify: bool, as_json: bool) -> None:
     """Show the best model of EXPERIMENT: what it measures, and how to load it."""
-    from raycompress.cli.commands.search.launch import outcome, summary
+    from raycompress.cli.view.conclusion import outcome, summary
 
     record = open_record(experiment, storage)
     if record.best is None:

@@ -65,7 +65,7 @@ def launch_on_cluster(
     file: Path, reference: str, options: Options, again: Again | None = None, home: Path = Path(DEFAULT_STORAGE)
 ) -> None:
     """Run the experiment in `file` on the cluster that `reference` names, and bring its results to `home`."""
-    from raycompress.cli.commands.search.launch import conclude
+    from raycompress.cli.view.conclusion import conclude
     from raycompress.cli.view.live import LiveView
     from raycompress.clusters.run.launch import Launch, Request, shared_storage
     from raycompress.clusters.ship.package import pack
@@ -144,7 +144,7 @@ def bring_here(record: Record) -> Record:
 
 def follow_on_cluster(folder: ExperimentFolder) -> None:
     """Follow the search of `folder` to its end and bring its results here."""
-    from raycompress.cli.commands.search.launch import conclude
+    from raycompress.cli.view.conclusion import conclude
     from raycompress.cli.view.live import LiveView
 
     with reached(folder) as search:

@@ -45,7 +45,7 @@ def resume(
     Trials that have ended are not run again, and the searcher knows their results; those that were running are begun
     once more. A search that is complete is extended with --n-samples. With --cluster it goes on on a Ray cluster.
     """
-    from raycompress.cli.commands.search.launch import conclude
+    from raycompress.cli.view.conclusion import conclude
     from raycompress.results import store
     from raycompress.tuning.launch import resume as resume_search
 
