@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from raycompress.bundle.bundle import load as load
-    from raycompress.compressors.base import create_compressor as create_compressor
+    from raycompress.compressors.create import create_compressor as create_compressor
     from raycompress.results.record import Experiment as Experiment
     from raycompress.script.config import BasicConfig as BasicConfig
     from raycompress.script.entry import experiment as experiment
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BasicConfig": "raycompress.script.config",
     "Experiment": "raycompress.results.record",
-    "create_compressor": "raycompress.compressors.base",
+    "create_compressor": "raycompress.compressors.create",
     "load": "raycompress.bundle.bundle",
     "print_result": "raycompress.script.report",
     "report": "raycompress.script.report",

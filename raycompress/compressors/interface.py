@@ -94,3 +94,16 @@ class Compressor:
         parameter = next(self.model.parameters(), torch.empty(0))
         assert isinstance(parameter, Tensor)
         return Example((torch.randn(*shape, device=parameter.device, dtype=parameter.dtype),), {})
+
+
+def count_flops_params(model: nn.Module, x: Any, *_ignored: Any, **_more: Any) -> tuple[int, int, list[dict[str, Any]]]:
+    """Return (multiply-adds, parameters, one row a layer); see `Compressor.count_flops_params`.
+
+    Parameters
+    ----------
+    model
+        It is left as it is.
+    x
+        Shape of an input, batch first, or an input. What NNI's function takes beside it has no meaning here.
+    """
+    return Compressor(model).count_flops_params(x)

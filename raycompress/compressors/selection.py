@@ -8,7 +8,7 @@ from typing import Any
 
 from raycompress.catalog import WEIGHTED_TYPES, CompressorEntry, find
 from raycompress.catalog.quantizers import is_of_activations
-from raycompress.compressors.base import closest
+from raycompress.compressors.create import closest
 from raycompress.errors import ExperimentError, Problem
 
 _SELECTION = ("op_types", "op_names", "exclude", "expand_op_names")

@@ -20,8 +20,8 @@ NAMES: dict[str, dict[str, str]] = {
         "aup_save_model": "raycompress.script.saving:aup_save_model",
         "print_result": "raycompress.script.report:print_result",
     },
-    "aup.compression": {"create_compressor": "raycompress.compressors.base:create_compressor"},
-    "aup.compression.counter": {"count_flops_params": "raycompress.compressors.counter:count_flops_params"},
+    "aup.compression": {"create_compressor": "raycompress.compressors.create:create_compressor"},
+    "aup.compression.counter": {"count_flops_params": "raycompress.compressors.interface:count_flops_params"},
     "aup.compression.mask_conflict": {
         "fix_mask_conflict": "raycompress.compressors.nni.mask_conflict:fix_mask_conflict"
     },

@@ -15,7 +15,7 @@ from raycompress.tuning.protocol import Import
 _LATE = {
     "torch": (
         "raycompress.script.entry",
-        "raycompress.compressors.base",
+        "raycompress.compressors.create",
         "raycompress.bundle.bundle",
         "torch_pruning",
         "safetensors.torch",
@@ -25,7 +25,7 @@ _LATE = {
     # TensorFlow itself comes with the script's keras; it starts its threads with its first operation, not before
     "tensorflow": (
         "raycompress.script.entry",
-        "raycompress.compressors.base",
+        "raycompress.compressors.create",
         "raycompress.compressors.keras.modes",
         "raycompress.bundle.bundle",
         "safetensors.numpy",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.base import create_compressor
+from raycompress.compressors.create import create_compressor
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.experiment.costs import ChannelGroup, CostModel

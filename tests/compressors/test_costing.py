@@ -13,7 +13,7 @@ from torch import nn
 from raycompress import catalog
 from raycompress.bundle.example import Example
 from raycompress.compressors import measure
-from raycompress.compressors.base import create_compressor
+from raycompress.compressors.create import create_compressor
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.errors import CompressionError, RaycompressError

@@ -23,11 +23,11 @@ import raycompress
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors import measure
+from raycompress.compressors.engine import Request
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.nni.amc import inner
 from raycompress.compressors.nni.amc_environment import Environment, Limits
 from raycompress.compressors.nni.prunable import TiedChannels
-from raycompress.compressors.pruning.engine import Request
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference

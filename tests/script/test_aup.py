@@ -49,7 +49,7 @@ def test_the_imports_of_old_scripts(aup, statement):
 
 
 def test_names_are_ours(aup):
-    from raycompress.compressors.base import create_compressor
+    from raycompress.compressors.create import create_compressor
 
     assert aup.print_result is print_result
     assert aup.aup_args is aup_args
@@ -99,5 +99,5 @@ def test_it_goes_before_another_aup_even_a_loaded_one(tmp_path):
 
 def test_the_modules_that_an_import_stands_for():
     assert "raycompress.script.entry" in namespace.modules_behind("aup")
-    assert namespace.modules_behind("aup.compression") == ("raycompress.script.aup", "raycompress.compressors.base")
+    assert namespace.modules_behind("aup.compression") == ("raycompress.script.aup", "raycompress.compressors.create")
     assert namespace.modules_behind("aup.convert") == ("raycompress.script.aup",)

@@ -171,7 +171,7 @@ def test_of_the_old_tool_what_it_stands_for_is_loaded(read, beside):
     assert {
         "raycompress.script.aup",
         "raycompress.script.saving",
-        "raycompress.compressors.base",
+        "raycompress.compressors.create",
         "raycompress.compressors.analysis.shape_dependency",
         "torch_pruning",
     } <= set(modules)

@@ -15,7 +15,7 @@ from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.cost import model_cost
 from raycompress.compressors.analysis.sensitivity import layer_sensitivity
 from raycompress.compressors.analysis.units import channel_dependency
-from raycompress.compressors.base import evaluator_of
+from raycompress.compressors.create import evaluator_of
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, RaycompressError

@@ -15,7 +15,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.analysis.units import METHODS, Masks, Unit
-from raycompress.compressors.base import closest
+from raycompress.compressors.create import closest
 from raycompress.errors import CompressionError, UsageError
 from raycompress.results.analysis import Curve, Sensitivity
 

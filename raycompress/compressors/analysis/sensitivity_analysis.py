@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from raycompress.compressors.analysis.sensitivity import SPARSITIES, layer_sensitivity
-from raycompress.compressors.base import closest
+from raycompress.compressors.create import closest
 from raycompress.errors import StorageError, UsageError
 
 _METHODS = {"l1": "l1", "level": "level", "fine-grained": "level"}

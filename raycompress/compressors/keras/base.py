@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from raycompress.compressors.create import Setup
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.export import Paths, Saved, export
 from raycompress.compressors.keras.inputs import (
@@ -21,7 +22,6 @@ from raycompress.compressors.keras.inputs import (
 )
 from raycompress.compressors.keras.layers import fingerprint, library, need_weights, selectable
 from raycompress.compressors.selection import choose
-from raycompress.compressors.setup import Setup
 from raycompress.compressors.witness import Fingerprint, Witness
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 from raycompress.script import context

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from raycompress.compressors.create import Setup
 from raycompress.compressors.extras import load_extra
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.base import ActiveCompressor
@@ -23,7 +24,6 @@ from raycompress.compressors.keras.inputs import KerasExample
 from raycompress.compressors.keras.layers import Array, library, variables_of
 from raycompress.compressors.keras.masks import constrain
 from raycompress.compressors.keras.tflite import convert
-from raycompress.compressors.setup import Setup
 from raycompress.errors import CompressionError, ExperimentError
 
 

@@ -19,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raycompress.compressors.engine import Choice, Request
 from raycompress.compressors.nni.amc_environment import Environment, Limits
 from raycompress.compressors.nni.bounds import Bound, bounded, positions
 from raycompress.compressors.nni.library import load_nni, quiet
 from raycompress.compressors.nni.prunable import TiedChannels
 from raycompress.compressors.nni.search import between, first_evaluation, own_folder, rehearse, whole
-from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.errors import CompressionError, ExperimentError

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors import measure
+from raycompress.compressors.engine import Choice
 from raycompress.compressors.nni.prunable import Place, TiedChannels, weight_of
-from raycompress.compressors.pruning.engine import Choice
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.pruning.engine import Request
+from raycompress.compressors.engine import Request
 from raycompress.compressors.pruning.targets import Target
 from raycompress.errors import CompressionError, RaycompressError
 

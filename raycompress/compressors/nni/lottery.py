@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
+from raycompress.compressors.engine import Choice, Course, Request
 from raycompress.compressors.nni.library import config_of, load_nni, positive, quiet
 from raycompress.compressors.nni.trainer import optimizer_of
-from raycompress.compressors.pruning.engine import Choice, Course, Request
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, ExperimentError
 
@@ -22,7 +22,7 @@ class LotteryTicketPruner:
     """lottery_ticket."""
 
     def choose(self, request: Request) -> Course:
-        """Return what NNI would mask, round by round; see `raycompress.compressors.pruning.engine.Engine`."""
+        """Return what NNI would mask, round by round; see `raycompress.compressors.engine.Engine`."""
         wanted = {target.entry: target.settings["prune_iterations"] for target in request.targets.values()}
         rounds = wanted[min(wanted)]
         for entry, number in sorted(wanted.items()):

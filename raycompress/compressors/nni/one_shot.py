@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from types import ModuleType
 
+from raycompress.compressors.engine import Choice, Request
 from raycompress.compressors.nni.library import (
     aware_options,
     channels_of,
@@ -17,7 +18,6 @@ from raycompress.compressors.nni.library import (
     removed_channels,
 )
 from raycompress.compressors.nni.rounding import chosen, rounded
-from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.errors import CompressionError
 
 __all__ = ["NniPruner", "load_library"]
@@ -31,7 +31,7 @@ class NniPruner:
     """level, slim, l1_filter, l2_filter and fpgm."""
 
     def choose(self, request: Request) -> Choice:
-        """Return what NNI would mask; see `raycompress.compressors.pruning.engine.Engine`."""
+        """Return what NNI would mask; see `raycompress.compressors.engine.Engine`."""
         pruning = load_nni()
         name = request.compressor.name
         if name == "level":

@@ -8,8 +8,8 @@ from dataclasses import replace
 from torch import Tensor
 
 from raycompress.catalog.rounding import removable
+from raycompress.compressors.engine import Choice, Request
 from raycompress.compressors.nni.library import asked_of, channels_of, removed_channels
-from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.errors import ExperimentError
 
 

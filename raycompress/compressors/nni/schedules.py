@@ -8,12 +8,12 @@ from typing import Any
 
 from torch import Tensor
 
+from raycompress.compressors.engine import Choice, Course, Request
 from raycompress.compressors.nni.gathering import ALGORITHMS, Gathering
 from raycompress.compressors.nni.library import config_of, everything, load_nni, positive
 from raycompress.compressors.nni.masks import FILTERS, check_aware, final_masks, masks_at, only_grow
 from raycompress.compressors.nni.rounding import chosen, rounded
 from raycompress.compressors.nni.trainer import check_epochs, optimizer_for_trainer, optimizer_of, train
-from raycompress.compressors.pruning.engine import Choice, Course, Request
 from raycompress.compressors.pruning.targets import Target
 from raycompress.errors import CompressionError, ExperimentError
 
@@ -82,7 +82,7 @@ class AgpPruner:
     """agp."""
 
     def choose(self, request: Request) -> Choice | Course:
-        """Return what NNI would mask, epoch by epoch; see `raycompress.compressors.pruning.engine.Engine`."""
+        """Return what NNI would mask, epoch by epoch; see `raycompress.compressors.engine.Engine`."""
         request = rounded(request)
         algorithm, known = request.arguments["pruning_algorithm"], ("level", "slim", *FILTERS, *ALGORITHMS)
         if algorithm not in known:

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from raycompress.bundle.example import Example
+from raycompress.compressors.engine import Request
 from raycompress.compressors.nni.prunable import SCORES, Prunable, SingleWeights, TiedChannels
-from raycompress.compressors.pruning.engine import Request
 from raycompress.compressors.pruning.masks import FirstCall
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing

@@ -18,13 +18,13 @@ from typing import Any
 
 from torch import nn
 
+from raycompress.compressors.engine import Choice, Request
 from raycompress.compressors.nni.annealing import BasePruner, anneal, check_annealing, entries_of
 from raycompress.compressors.nni.bounds import Bound, bounded, positions
 from raycompress.compressors.nni.library import load_nni, quiet
 from raycompress.compressors.nni.net_adapt import Adapted, adapt
 from raycompress.compressors.nni.prunable import Prunable
 from raycompress.compressors.nni.search import BASES, Goal, between, first_evaluation, goal_of, own_folder
-from raycompress.compressors.pruning.engine import Choice, Request
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import UsageError
 
@@ -40,7 +40,7 @@ class NniSearcher:
     """sensitivity, net_adapt and simulated_annealing."""
 
     def choose(self, request: Request) -> Choice:
-        """Return what the search found; see `raycompress.compressors.pruning.engine.Engine`.
+        """Return what the search found; see `raycompress.compressors.engine.Engine`.
 
         Raises
         ------

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from raycompress.compressors.engine import Choice, Course, Request
 from raycompress.compressors.nni.gathering import Gathering, make_pruner
 from raycompress.compressors.nni.library import load_nni
 from raycompress.compressors.nni.rounding import chosen, rounded
 from raycompress.compressors.nni.trainer import optimizer_for_trainer, optimizer_of, train
-from raycompress.compressors.pruning.engine import Choice, Course, Request
 from raycompress.errors import CompressionError
 
 __all__ = ["StatisticsPruner", "load_library"]
@@ -24,7 +24,7 @@ class StatisticsPruner:
     """activation_apoz_rank_filter, activation_mean_rank_filter and taylor_fo_weight_filter."""
 
     def choose(self, request: Request) -> Choice | Course:
-        """Return what NNI would mask after some batches; see `raycompress.compressors.pruning.engine.Engine`."""
+        """Return what NNI would mask after some batches; see `raycompress.compressors.engine.Engine`."""
         request = rounded(request)
         algorithm, batches = _ALGORITHMS[request.compressor.name], batches_of(request)
         if request.arguments.get("trainer") is not None:

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import evaluating
+from raycompress.compressors.engine import Request
 from raycompress.compressors.nni.library import quiet
-from raycompress.compressors.pruning.engine import Request
 from raycompress.errors import CompressionError
 
 Trainer = Callable[..., None]

@@ -12,15 +12,15 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors import measure
 from raycompress.compressors.analysis import rung_zero
+from raycompress.compressors.create import Setup
+from raycompress.compressors.engine import Choice, Course, Engine, Request
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.fingerprint import Witness, fingerprint
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.pruning import budget
-from raycompress.compressors.pruning.engine import Choice, Course, Engine, Request
 from raycompress.compressors.pruning.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.pruning.optimizers import StepWatch, carry_over, refuse_stale
 from raycompress.compressors.pruning.targets import select
-from raycompress.compressors.setup import Setup
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import plan_of

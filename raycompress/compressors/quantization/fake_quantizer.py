@@ -10,6 +10,7 @@ from torch import nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors import measure
+from raycompress.compressors.create import Setup
 from raycompress.compressors.quantization import fake_quant, int8, session
 from raycompress.compressors.quantization.fake_quant import Activations, FakeQuant
 from raycompress.compressors.quantization.nni import Learnt, NniQuantization
@@ -23,7 +24,6 @@ from raycompress.compressors.quantization.quantizer import (
     size_note,
 )
 from raycompress.compressors.quantization.targets import bits_of, parts_of, refuse_tied
-from raycompress.compressors.setup import Setup
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.compressors.witness import Fingerprint

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors import measure
+from raycompress.compressors.create import Setup
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import Sizes
@@ -23,7 +24,6 @@ from raycompress.compressors.quantization import session
 from raycompress.compressors.quantization.calibration import Capture, check_fits, from_data, part
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
 from raycompress.compressors.quantization.targets import select
-from raycompress.compressors.setup import Setup
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.structure.slicing import relative_difference

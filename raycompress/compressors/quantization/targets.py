@@ -10,7 +10,7 @@ from torch import nn
 
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import BITS, PARTS
-from raycompress.compressors.base import closest
+from raycompress.compressors.create import closest
 from raycompress.compressors.selection import Layers, Target, choose
 from raycompress.errors import CompressionError, ExperimentError, Problem
 

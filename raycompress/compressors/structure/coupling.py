@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.pruning.engine import Choice
+from raycompress.compressors.engine import Choice
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.graph import ChannelGraph, Member
 from raycompress.errors import CompressionError

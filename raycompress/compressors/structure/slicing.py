@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.catalog import CompressorEntry
+from raycompress.compressors.engine import Choice, DeferredChoice
 from raycompress.compressors.pruning import masked_calls
-from raycompress.compressors.pruning.deferred import DeferredChoice
-from raycompress.compressors.pruning.engine import Choice
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.coupling import Removal, settle
 from raycompress.compressors.structure.graph import ChannelGraph, Sliced, clean_copy

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.pruning.deferred import DeferredChoice
-from raycompress.compressors.pruning.engine import Choice, Course, Request
+from raycompress.compressors.engine import Choice, Course, DeferredChoice, Request
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.torch_pruning.ranking import Importance, Way, remove_least

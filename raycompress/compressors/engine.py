@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -106,3 +106,20 @@ class Engine(Protocol):
         A `Choice` of single weights holds for compressors that remove none but weights, one of channels for the others.
         """
         ...
+
+
+def _nothing(_example: Example) -> Choice:
+    return Choice()
+
+
+@dataclass(frozen=True)
+class DeferredChoice(Choice):
+    """What an engine will choose, given an input; `raycompress.compressors.structure.slicing.make` asks for it.
+
+    Attributes
+    ----------
+    choose
+        Makes the choice.
+    """
+
+    choose: Callable[[Example], Choice] = _nothing
