@@ -1,10 +1,10 @@
-"""NNI's pruners that choose at once; see `raycompress.compressors.nni.one_shot`."""
+"""NNI's pruners that choose at once; see `raycompress.compressors.engines.nni.one_shot`."""
 
 from __future__ import annotations
 
 from raycompress.catalog.entry import Argument, CompressorEntry
 
-_ENGINE = "raycompress.compressors.nni.one_shot:NniPruner"
+_ENGINE = "raycompress.compressors.engines.nni.one_shot:NniPruner"
 _DEPENDENCY = Argument(
     "dependency_aware", False, "remove the same channels from layers that are added together; needs dummy_input"
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raycompress.catalog.entry import Argument, CompressorEntry
 
-_SEARCHER = "raycompress.compressors.nni.searching:NniSearcher"
+_SEARCHER = "raycompress.compressors.engines.nni.searching.searcher:NniSearcher"
 _EVALUATOR = Argument(
     "evaluator", None, "function (model) that returns one number, such as the accuracy", from_script=True, required=True
 )
@@ -112,7 +112,7 @@ ENTRIES = (
         "auto_compress",
         "torch",
         "pruning",
-        "raycompress.compressors.nni.auto_compress:AutoCompressPruner",
+        "raycompress.compressors.engines.nni.searching.auto_compress:AutoCompressPruner",
         "Rounds of annealing, training towards what is left (ADMM) and slicing; compress() returns the small model.",
         (
             Argument(
@@ -148,7 +148,7 @@ ENTRIES = (
         "amc",
         "torch",
         "pruning",
-        "raycompress.compressors.nni.amc:AmcPruner",
+        "raycompress.compressors.engines.nni.searching.amc:AmcPruner",
         "An agent learns which share of each layer's channels stays, within a share of the FLOPs.",
         (
             Argument(

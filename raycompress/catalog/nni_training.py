@@ -5,7 +5,7 @@ from __future__ import annotations
 from raycompress.catalog.entry import Argument, CompressorEntry
 from raycompress.catalog.nni_pruners import ROUND_TO
 
-_STATISTICS = "raycompress.compressors.nni.statistics:StatisticsPruner"
+_STATISTICS = "raycompress.compressors.engines.nni.training.statistics:StatisticsPruner"
 _WHILE = "while the script trains after compress(); with trainer=, in compress()"
 _TRAINER = Argument(
     "trainer",
@@ -69,7 +69,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "agp",
         "torch",
         "pruning",
-        "raycompress.compressors.nni.schedules:AgpPruner",
+        "raycompress.compressors.engines.nni.training.schedules:AgpPruner",
         "Removes more from epoch to epoch, fast at first and slower towards the end.",
         (
             Argument(
@@ -98,7 +98,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "lottery_ticket",
         "torch",
         "pruning",
-        "raycompress.compressors.nni.lottery:LotteryTicketPruner",
+        "raycompress.compressors.engines.nni.training.lottery:LotteryTicketPruner",
         "Prunes single weights in rounds; each round starts again from the first weights.",
         (
             _OPTIMIZER,
@@ -117,7 +117,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "admm",
         "torch",
         "pruning",
-        "raycompress.compressors.nni.admm:AdmmPruner",
+        "raycompress.compressors.engines.nni.training.admm:AdmmPruner",
         "Trains the weights towards what pruning would leave of them, then prunes.",
         (
             Argument(

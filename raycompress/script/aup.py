@@ -23,7 +23,7 @@ NAMES: dict[str, dict[str, str]] = {
     "aup.compression": {"create_compressor": "raycompress.compressors.create:create_compressor"},
     "aup.compression.counter": {"count_flops_params": "raycompress.compressors.interface:count_flops_params"},
     "aup.compression.mask_conflict": {
-        "fix_mask_conflict": "raycompress.compressors.nni.mask_conflict:fix_mask_conflict"
+        "fix_mask_conflict": "raycompress.compressors.engines.nni.mask_conflict:fix_mask_conflict"
     },
     "aup.compression.sensitivity_analysis": {
         "SensitivityAnalysis": "raycompress.compressors.analysis.sensitivity_analysis:SensitivityAnalysis"

@@ -82,7 +82,7 @@ def test_old_calling_conventions_are_taken() -> None:
 
 
 def test_nni_leaves_logging_and_tensorflow_alone() -> None:
-    from raycompress.compressors.nni.library import load_nni
+    from raycompress.compressors.engines.nni.library import load_nni
 
     load_nni()
     assert sys.modules.get("tensorflow", ...) is not None

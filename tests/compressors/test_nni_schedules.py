@@ -12,8 +12,8 @@ from torch import nn
 
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
+from raycompress.compressors.engines.nni.training.schedules import Schedule
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.nni.schedules import Schedule
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 
 EXAMPLE = Example.from_dummy(DUMMY)

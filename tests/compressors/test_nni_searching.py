@@ -24,10 +24,10 @@ from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors import measure
 from raycompress.compressors.engine import Request
+from raycompress.compressors.engines.nni.searching.amc import inner
+from raycompress.compressors.engines.nni.searching.amc_environment import Environment, Limits
+from raycompress.compressors.engines.nni.searching.prunable import TiedChannels
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.nni.amc import inner
-from raycompress.compressors.nni.amc_environment import Environment, Limits
-from raycompress.compressors.nni.prunable import TiedChannels
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
@@ -267,7 +267,7 @@ def test_net_adapt_ends_where_nnis_never_does(caplog: pytest.LogCaptureFixture) 
 
 
 def test_annealing_says_that_no_spread_fits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("raycompress.compressors.nni.annealing._DRAWS", 2000)
+    monkeypatch.setattr("raycompress.compressors.engines.nni.searching.annealing._DRAWS", 2000)
     config_list = [{"sparsity": 0.999, "op_types": ["Conv2d"]}]
     with pytest.raises(CompressionError, match=r"sparsity 0\.999 is out of reach"):
         pruner_of("simulated_annealing", trained("resnet"), config_list=config_list).compress()

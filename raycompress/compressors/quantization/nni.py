@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating
-from raycompress.compressors.nni.library import load_nni, silent
+from raycompress.compressors.engines.nni.library import load_nni, silent
 from raycompress.compressors.pruning.optimizers import StepWatch
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.quantization.fake_quant import FakeQuant, Place, compute_layer_by_layer

@@ -6,7 +6,7 @@ import copy
 from types import ModuleType
 
 from raycompress.compressors.engine import Choice, Request
-from raycompress.compressors.nni.library import (
+from raycompress.compressors.engines.nni.library import (
     aware_options,
     channels_of,
     config_of,
@@ -17,7 +17,7 @@ from raycompress.compressors.nni.library import (
     quiet,
     removed_channels,
 )
-from raycompress.compressors.nni.rounding import chosen, rounded
+from raycompress.compressors.engines.nni.rounding import chosen, rounded
 from raycompress.errors import CompressionError
 
 __all__ = ["NniPruner", "load_library"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from raycompress.compressors.engine import Choice, Course, Request
-from raycompress.compressors.nni.gathering import Gathering, make_pruner
-from raycompress.compressors.nni.library import load_nni
-from raycompress.compressors.nni.rounding import chosen, rounded
-from raycompress.compressors.nni.trainer import optimizer_for_trainer, optimizer_of, train
+from raycompress.compressors.engines.nni.library import load_nni
+from raycompress.compressors.engines.nni.rounding import chosen, rounded
+from raycompress.compressors.engines.nni.training.gathering import Gathering, make_pruner
+from raycompress.compressors.engines.nni.training.trainer import optimizer_for_trainer, optimizer_of, train
 from raycompress.errors import CompressionError
 
 __all__ = ["StatisticsPruner", "load_library"]

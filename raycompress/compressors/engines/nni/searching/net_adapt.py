@@ -15,8 +15,8 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.nni.prunable import Prunable
-from raycompress.compressors.nni.search import Goal
+from raycompress.compressors.engines.nni.searching.prunable import Prunable
+from raycompress.compressors.engines.nni.searching.search import Goal
 from raycompress.compressors.pruning.masks import Masks
 from raycompress.errors import CompressionError
 

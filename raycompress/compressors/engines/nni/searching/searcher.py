@@ -19,12 +19,19 @@ from typing import Any
 from torch import nn
 
 from raycompress.compressors.engine import Choice, Request
-from raycompress.compressors.nni.annealing import BasePruner, anneal, check_annealing, entries_of
-from raycompress.compressors.nni.bounds import Bound, bounded, positions
-from raycompress.compressors.nni.library import load_nni, quiet
-from raycompress.compressors.nni.net_adapt import Adapted, adapt
-from raycompress.compressors.nni.prunable import Prunable
-from raycompress.compressors.nni.search import BASES, Goal, between, first_evaluation, goal_of, own_folder
+from raycompress.compressors.engines.nni.library import load_nni, quiet
+from raycompress.compressors.engines.nni.searching.annealing import BasePruner, anneal, check_annealing, entries_of
+from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, positions
+from raycompress.compressors.engines.nni.searching.net_adapt import Adapted, adapt
+from raycompress.compressors.engines.nni.searching.prunable import Prunable
+from raycompress.compressors.engines.nni.searching.search import (
+    BASES,
+    Goal,
+    between,
+    first_evaluation,
+    goal_of,
+    own_folder,
+)
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import UsageError
 

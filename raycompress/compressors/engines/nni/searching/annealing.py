@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from raycompress.compressors.nni.bounds import Bound
-from raycompress.compressors.nni.prunable import Prunable
-from raycompress.compressors.nni.search import Goal, between, own_folder
+from raycompress.compressors.engines.nni.searching.bounds import Bound
+from raycompress.compressors.engines.nni.searching.prunable import Prunable
+from raycompress.compressors.engines.nni.searching.search import Goal, between, own_folder
 from raycompress.compressors.pruning.masks import Masks
 from raycompress.errors import CompressionError, ExperimentError
 

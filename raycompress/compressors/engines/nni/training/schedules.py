@@ -9,11 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from raycompress.compressors.engine import Choice, Course, Request
-from raycompress.compressors.nni.gathering import ALGORITHMS, Gathering
-from raycompress.compressors.nni.library import config_of, everything, load_nni, positive
-from raycompress.compressors.nni.masks import FILTERS, check_aware, final_masks, masks_at, only_grow
-from raycompress.compressors.nni.rounding import chosen, rounded
-from raycompress.compressors.nni.trainer import check_epochs, optimizer_for_trainer, optimizer_of, train
+from raycompress.compressors.engines.nni.library import config_of, everything, load_nni, positive
+from raycompress.compressors.engines.nni.masks import FILTERS, check_aware, final_masks, masks_at, only_grow
+from raycompress.compressors.engines.nni.rounding import chosen, rounded
+from raycompress.compressors.engines.nni.training.gathering import ALGORITHMS, Gathering
+from raycompress.compressors.engines.nni.training.trainer import (
+    check_epochs,
+    optimizer_for_trainer,
+    optimizer_of,
+    train,
+)
 from raycompress.compressors.pruning.targets import Target
 from raycompress.errors import CompressionError, ExperimentError
 

@@ -1,6 +1,6 @@
 """NNI's amc: an agent (DDPG) learns how much of each layer can go within a share of the FLOPs.
 
-The agent and its training are NNI's; what they act on is `raycompress.compressors.nni.amc_environment`.
+The agent and its training are NNI's; what they act on is `raycompress.compressors.engines.nni.searching.amc_environment`.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors.engine import Choice, Request
-from raycompress.compressors.nni.amc_environment import Environment, Limits
-from raycompress.compressors.nni.bounds import Bound, bounded, positions
-from raycompress.compressors.nni.library import load_nni, quiet
-from raycompress.compressors.nni.prunable import TiedChannels
-from raycompress.compressors.nni.search import between, first_evaluation, own_folder, rehearse, whole
+from raycompress.compressors.engines.nni.library import load_nni, quiet
+from raycompress.compressors.engines.nni.searching.amc_environment import Environment, Limits
+from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, positions
+from raycompress.compressors.engines.nni.searching.prunable import TiedChannels
+from raycompress.compressors.engines.nni.searching.search import between, first_evaluation, own_folder, rehearse, whole
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.errors import CompressionError, ExperimentError

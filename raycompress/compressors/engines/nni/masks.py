@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raycompress.compressors.engine import Request
-from raycompress.compressors.nni.library import aware_options, config_of, load_nni, masks_of, positive, quiet
+from raycompress.compressors.engines.nni.library import aware_options, config_of, load_nni, masks_of, positive, quiet
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import Choice, Request
-from raycompress.compressors.nni.annealing import anneal, check_annealing
-from raycompress.compressors.nni.bounds import Bound, bounded, takes
-from raycompress.compressors.nni.library import load_nni, quiet
-from raycompress.compressors.nni.prunable import SCORES, TiedChannels
-from raycompress.compressors.nni.search import Goal, between, first_evaluation, goal_of, whole
+from raycompress.compressors.engines.nni.library import load_nni, quiet
+from raycompress.compressors.engines.nni.searching.annealing import anneal, check_annealing
+from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, takes
+from raycompress.compressors.engines.nni.searching.prunable import SCORES, TiedChannels
+from raycompress.compressors.engines.nni.searching.search import Goal, between, first_evaluation, goal_of, whole
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError

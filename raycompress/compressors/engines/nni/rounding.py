@@ -9,7 +9,7 @@ from torch import Tensor
 
 from raycompress.catalog.rounding import removable
 from raycompress.compressors.engine import Choice, Request
-from raycompress.compressors.nni.library import asked_of, channels_of, removed_channels
+from raycompress.compressors.engines.nni.library import asked_of, channels_of, removed_channels
 from raycompress.errors import ExperimentError
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from torch import nn
 
 from raycompress.compressors.engine import Choice, Request
-from raycompress.compressors.nni.library import config_of, load_nni, positive
-from raycompress.compressors.nni.masks import FILTERS, check_aware, final_masks
-from raycompress.compressors.nni.rounding import chosen, rounded
-from raycompress.compressors.nni.trainer import check_epochs, train
+from raycompress.compressors.engines.nni.library import config_of, load_nni, positive
+from raycompress.compressors.engines.nni.masks import FILTERS, check_aware, final_masks
+from raycompress.compressors.engines.nni.rounding import chosen, rounded
+from raycompress.compressors.engines.nni.training.trainer import check_epochs, train
 from raycompress.errors import CompressionError
 
 __all__ = ["AdmmPruner", "load_library"]

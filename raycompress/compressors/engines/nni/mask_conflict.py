@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.nni.library import load_nni
+from raycompress.compressors.engines.nni.library import load_nni
 
 
 def fix_mask_conflict(masks: Any, model: nn.Module, dummy_input: Any, traced: Any = None) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from raycompress.compressors.engine import Choice, Course, Request
-from raycompress.compressors.nni.library import config_of, load_nni, positive, quiet
-from raycompress.compressors.nni.trainer import optimizer_of
+from raycompress.compressors.engines.nni.library import config_of, load_nni, positive, quiet
+from raycompress.compressors.engines.nni.training.trainer import optimizer_of
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, ExperimentError
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from raycompress.compressors.engine import Request
-from raycompress.compressors.nni.library import aware_options, config_of, load_nni, positive, quiet
+from raycompress.compressors.engines.nni.library import aware_options, config_of, load_nni, positive, quiet
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from raycompress.bundle.example import evaluating
 from raycompress.compressors.engine import Request
-from raycompress.compressors.nni.library import quiet
+from raycompress.compressors.engines.nni.library import quiet
 from raycompress.errors import CompressionError
 
 Trainer = Callable[..., None]

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors import measure
 from raycompress.compressors.engine import Choice
-from raycompress.compressors.nni.prunable import Place, TiedChannels, weight_of
+from raycompress.compressors.engines.nni.searching.prunable import Place, TiedChannels, weight_of
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
 
@@ -39,7 +39,7 @@ class Cut:
     Attributes
     ----------
     atoms
-        What goes together, places in layers; see `raycompress.compressors.nni.prunable.Group`.
+        What goes together, places in layers; see `raycompress.compressors.engines.nni.searching.prunable.Group`.
     readers
         Layer that reads the channels -> for each atom, the places of its input that hold it; in the model's order.
     """

@@ -1,0 +1,1 @@
+"""The libraries that rank what to prune."""

@@ -1,0 +1,1 @@
+"""NNI's pruners that search how much to remove from each layer."""
