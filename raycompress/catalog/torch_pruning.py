@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raycompress.catalog.entry import Argument, CompressorEntry
 
-_ENGINE = "raycompress.compressors.torch_pruning.engine:TorchPruning"
+_ENGINE = "raycompress.compressors.engines.torch_pruning.engine:TorchPruning"
 _LAYERS = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear")
 _NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 _COMMON = (

@@ -21,13 +21,13 @@ from raycompress.bundle.example import Example
 from raycompress.catalog.rounding import removable
 from raycompress.compressors import measure
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
+from raycompress.compressors.engines.torch_pruning.ranking import _scores
+from raycompress.compressors.engines.torch_pruning.units import Unit, find_units
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.coupling import Removal
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.plan import SlicingPlan
-from raycompress.compressors.torch_pruning.ranking import _scores
-from raycompress.compressors.torch_pruning.units import Unit, find_units
 from raycompress.experiment.dimension import Dimension
 from tests.benchmarks.pruned import DUMMY, ResNet
 from tests.compressors.networks import Vit

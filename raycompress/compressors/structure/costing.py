@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors import measure
+from raycompress.compressors.engines.torch_pruning.units import grouping
 from raycompress.compressors.structure.graph import ChannelGraph
-from raycompress.compressors.torch_pruning.units import grouping
 from raycompress.errors import CompressionError
 from raycompress.experiment.costs import ChannelGroup, CostModel, LayerWidth, Part
 

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from raycompress.catalog.rounding import removable, rounded
+from raycompress.compressors.engines.torch_pruning.units import Unit
 from raycompress.compressors.structure.graph import ChannelGraph, following
-from raycompress.compressors.torch_pruning.units import Unit
 from raycompress.errors import CompressionError
 
 Importance = Callable[[Any], Tensor | None]

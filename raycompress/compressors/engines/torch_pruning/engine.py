@@ -12,11 +12,11 @@ import torch
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import Choice, Course, DeferredChoice, Request
+from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
+from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer
+from raycompress.compressors.engines.torch_pruning.units import find_units
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
-from raycompress.compressors.torch_pruning.ranking import Importance, Way, remove_least
-from raycompress.compressors.torch_pruning.statistics import Gradients, by_trainer
-from raycompress.compressors.torch_pruning.units import find_units
 from raycompress.errors import ExperimentError
 
 _GRADIENTS = {"group_taylor": False, "group_hessian": True}
