@@ -19,7 +19,7 @@ from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.fingerprint import fingerprint
 from raycompress.compressors.inspection import inspect
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.pruning.masks import FirstCall
+from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
 from raycompress.experiment.model import ModelInfo

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 _MENDS = {FULL: "free some space", GONE: "put the script back"}
+"""What to do about a failure, by how its cause begins."""
 
 
 def conclude(record: Record, as_json: bool = False, *, quiet: bool = False) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.catalog import WEIGHTED_TYPES
 from raycompress.compressors.inspection import inspect
-from raycompress.compressors.pruning import masked_calls
+from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
 from raycompress.results.analysis import Dependency

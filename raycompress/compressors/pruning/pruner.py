@@ -17,8 +17,8 @@ from raycompress.compressors.engine import Choice, Course, Engine, Request
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.fingerprint import Witness, fingerprint
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.masking.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.pruning import budget
-from raycompress.compressors.pruning.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.pruning.optimizers import StepWatch, carry_over, refuse_stale
 from raycompress.compressors.pruning.targets import select
 from raycompress.compressors.structure import slicing

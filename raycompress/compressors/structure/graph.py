@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
-from raycompress.compressors.pruning import masked_calls
-from raycompress.compressors.pruning.masks import drop_hooks
+from raycompress.compressors.masking import masked_calls
+from raycompress.compressors.masking.masks import drop_hooks
 from raycompress.compressors.structure.attention import Heads, heads_of, owners
 from raycompress.compressors.structure.layer_norm import keep_order
 from raycompress.compressors.structure.reshapes import follow_reshapes

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import Choice, DeferredChoice
-from raycompress.compressors.pruning import masked_calls
+from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.coupling import Removal, settle
 from raycompress.compressors.structure.graph import ChannelGraph, Sliced, clean_copy

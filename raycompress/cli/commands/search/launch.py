@@ -16,9 +16,6 @@ if TYPE_CHECKING:
     from raycompress.experiment.schema import Experiment
 
 
-"""What to do about a failure, by how its cause begins."""
-
-
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @script_options

@@ -1,6 +1,6 @@
 """NNI's amc: an agent (DDPG) learns how much of each layer can go within a share of the FLOPs.
 
-The agent and its training are NNI's; what they act on is `raycompress.compressors.engines.nni.searching.amc_environment`.
+The agent and its training are NNI's; what they act on is `amc_environment`, beside this module.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from torch import nn
 from raycompress.compressors.engines.nni.searching.bounds import Bound
 from raycompress.compressors.engines.nni.searching.prunable import Prunable
 from raycompress.compressors.engines.nni.searching.search import Goal, between, own_folder
-from raycompress.compressors.pruning.masks import Masks
+from raycompress.compressors.masking.masks import Masks
 from raycompress.errors import CompressionError, ExperimentError
 
 _DRAWS = 100_000

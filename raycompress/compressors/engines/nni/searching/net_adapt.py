@@ -17,7 +17,7 @@ from torch import nn
 
 from raycompress.compressors.engines.nni.searching.prunable import Prunable
 from raycompress.compressors.engines.nni.searching.search import Goal
-from raycompress.compressors.pruning.masks import Masks
+from raycompress.compressors.masking.masks import Masks
 from raycompress.errors import CompressionError
 
 

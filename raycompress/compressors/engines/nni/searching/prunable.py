@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import Choice
-from raycompress.compressors.pruning.masks import Removed
+from raycompress.compressors.masking.masks import Removed
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.coupling import settle
 from raycompress.compressors.structure.graph import ChannelGraph

@@ -12,7 +12,7 @@ from torch import nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import Request
 from raycompress.compressors.engines.nni.searching.prunable import SCORES, Prunable, SingleWeights, TiedChannels
-from raycompress.compressors.pruning.masks import FirstCall
+from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
 from raycompress.errors import CompressionError, ExperimentError, Problem

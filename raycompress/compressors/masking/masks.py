@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.pruning import masked_calls
+from raycompress.compressors.masking import masked_calls
 
 Removed = Mapping[tuple[str, str], Tensor]
 """(module name, parameter name) -> bool tensor of the parameter's shape, True where the weight is removed."""
