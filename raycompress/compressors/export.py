@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.inside import inside
-from raycompress.compressors.measure import Sizes
+from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure.sizes import Sizes
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.errors import CompressionError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import OUTPUTS, ChannelGraph
 from raycompress.errors import CompressionError
 from raycompress.experiment.model import Layer, ModelInfo

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
+from raycompress.compressors.measure import sizes as measure
 
 
 class Compressor:

@@ -19,10 +19,10 @@ from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from raycompress.bundle.example import Example
 from raycompress.catalog.rounding import removable
-from raycompress.compressors import measure
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.engines.torch_pruning.ranking import _scores
 from raycompress.compressors.engines.torch_pruning.units import Unit, find_units
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.coupling import Removal

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.measure import latencies
+from raycompress.compressors.measure.sizes import latencies
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.pruned import DUMMY, ResNet, compressor, sparsity_for
 

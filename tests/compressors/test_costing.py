@@ -12,9 +12,9 @@ from torch import nn
 
 from raycompress import catalog
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.create import create_compressor
 from raycompress.compressors.inspection import inspect
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.experiment.costs import CostModel

@@ -17,7 +17,8 @@ from torch import nn
 from raycompress import create_compressor
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure, timing
+from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure import timing
 from raycompress.compressors.quantization import session
 from raycompress.results.latency import warning
 from raycompress.script import node

@@ -12,7 +12,7 @@ from networks import CONVOLUTIONS, DUMMY, Cnn, MobileNet, ResNet, train, trained
 
 from raycompress import create_compressor
 from raycompress.bundle import bundle
-from raycompress.compressors import measure
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.modes import DenseCompressor
 from raycompress.errors import BundleError, CompressionError, UsageError
 from raycompress.experiment.model import ModelInfo

@@ -22,12 +22,12 @@ from torch import Tensor, nn
 import raycompress
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.engine import Request
 from raycompress.compressors.engines.nni.searching.amc import inner
 from raycompress.compressors.engines.nni.searching.amc_environment import Environment, Limits
 from raycompress.compressors.engines.nni.searching.prunable import TiedChannels
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference

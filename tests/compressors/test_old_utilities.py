@@ -13,11 +13,11 @@ from torch import nn
 
 from raycompress import analysis
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.analysis.sensitivity_analysis import SensitivityAnalysis
 from raycompress.compressors.analysis.shape_dependency import ChannelDependency
 from raycompress.compressors.engines.nni.mask_conflict import fix_mask_conflict
 from raycompress.compressors.interface import count_flops_params
+from raycompress.compressors.measure import sizes as measure
 from raycompress.errors import StorageError, UsageError
 
 SHARES = [0.25, 0.5, 0.75]

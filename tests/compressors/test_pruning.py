@@ -11,8 +11,8 @@ from torch import nn
 
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, SpeedupError
 

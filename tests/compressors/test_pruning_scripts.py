@@ -18,8 +18,8 @@ import raycompress
 from raycompress import create_compressor
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
 

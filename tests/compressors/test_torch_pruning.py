@@ -19,8 +19,8 @@ from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.catalog import find
 from raycompress.catalog.rounding import removable
-from raycompress.compressors import measure
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
 

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from raycompress import create_compressor
 from raycompress.catalog import CATALOG, CompressorEntry, find
-from raycompress.compressors.measure import parameters
+from raycompress.compressors.measure.sizes import parameters
 from raycompress.errors import RaycompressError, SpeedupError
 from tests.compressors import networks
 from tests.tables.reloader import Reloader

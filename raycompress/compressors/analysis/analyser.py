@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.analysis.agreement import Agreement
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.cost import model_cost
@@ -17,6 +16,7 @@ from raycompress.compressors.analysis.sensitivity import layer_sensitivity
 from raycompress.compressors.analysis.units import channel_dependency
 from raycompress.compressors.create import evaluator_of
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.results.analysis import Analysis, Dependency

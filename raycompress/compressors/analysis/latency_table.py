@@ -17,10 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure, timing
 from raycompress.compressors.analysis.cost import clock_of, layer_times
+from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure import timing
+from raycompress.compressors.measure.timing import Latency, Times
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.timing import Latency, Times
 from raycompress.experiment.latency_table import LatencyTable, LayerLatency
 from raycompress.script import node
 

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raycompress.compressors import timing
 from raycompress.compressors.keras.inputs import KerasExample, call, map_arrays
 from raycompress.compressors.keras.layers import Array, assign, layers_of, own_variables, variables_of, weights_of
-from raycompress.compressors.timing import Latency, Times
+from raycompress.compressors.measure import timing
+from raycompress.compressors.measure.timing import Latency, Times
 from raycompress.script import node
 
 

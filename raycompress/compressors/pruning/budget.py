@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
 from raycompress.errors import BudgetError

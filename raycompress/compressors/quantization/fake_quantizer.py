@@ -9,8 +9,8 @@ from torch import nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, evaluating
-from raycompress.compressors import measure
 from raycompress.compressors.create import Setup
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.quantization import fake_quant, int8, session
 from raycompress.compressors.quantization.fake_quant import Activations, FakeQuant
 from raycompress.compressors.quantization.nni import Learnt, NniQuantization

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.quantization import int8, session
 from raycompress.compressors.quantization.quantizer import (
     Quantized,

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.create import Setup
 from raycompress.compressors.export import Export, export
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.measure import Sizes
+from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure.sizes import Sizes
 from raycompress.compressors.quantization import session
 from raycompress.compressors.quantization.calibration import Capture, check_fits, from_data, part
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors import measure
 from raycompress.compressors.extras import load_extra
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.quantization import session
 from raycompress.compressors.quantization.quantizer import (
     Quantized,

@@ -23,9 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating
-from raycompress.compressors import measure
 from raycompress.compressors.engine import Choice
 from raycompress.compressors.engines.nni.searching.prunable import Place, TiedChannels, weight_of
+from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
 

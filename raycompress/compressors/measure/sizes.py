@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from raycompress.bundle.example import Example, distinct, evaluating
-from raycompress.compressors import timing
-from raycompress.compressors.timing import Latency, Times
+from raycompress.compressors.measure import timing
+from raycompress.compressors.measure.timing import Latency, Times
 from raycompress.script import node
 
 

@@ -1,0 +1,1 @@
+"""How large and how fast a torch model is."""
