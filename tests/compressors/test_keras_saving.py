@@ -27,7 +27,7 @@ from raycompress import create_compressor
 from raycompress.bundle import bundle
 from raycompress.compressors.keras.base import KerasCompressor
 from raycompress.compressors.keras.layers import arrays_of
-from raycompress.compressors.witness import NOTE
+from raycompress.compressors.saving.witness import NOTE
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.experiment.model import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial

@@ -14,7 +14,7 @@ from quantizing import quantized
 import raycompress
 from raycompress import create_compressor
 from raycompress.bundle import bundle
-from raycompress.compressors.witness import NOTE
+from raycompress.compressors.saving.witness import NOTE
 from raycompress.errors import CompressionError, UsageError
 from raycompress.script.context import Trial
 

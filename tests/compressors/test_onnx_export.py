@@ -12,7 +12,7 @@ from networks import DUMMY, NETWORKS
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.onnx_export import export_onnx, feed, layer_nodes
+from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.errors import CompressionError, MissingDependencyError
 
 onnxruntime = pytest.importorskip("onnxruntime")

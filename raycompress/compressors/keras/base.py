@@ -21,8 +21,8 @@ from raycompress.compressors.keras.inputs import (
     spec_example,
 )
 from raycompress.compressors.keras.layers import fingerprint, library, need_weights, selectable
+from raycompress.compressors.saving.witness import Fingerprint, Witness
 from raycompress.compressors.selection import choose
-from raycompress.compressors.witness import Fingerprint, Witness
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 from raycompress.script import context
 from raycompress.script.context import Trial

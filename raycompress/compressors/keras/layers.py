@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.selection import Layers
-from raycompress.compressors.witness import Fingerprint
 from raycompress.errors import CompressionError
 
 Array = NDArray[Any]

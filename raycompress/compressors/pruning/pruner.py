@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.create import Setup
 from raycompress.compressors.engine import Choice, Course, Engine, Request
-from raycompress.compressors.export import Export, export
-from raycompress.compressors.fingerprint import Witness, fingerprint
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.measure import sizes as measure
@@ -21,6 +19,8 @@ from raycompress.compressors.pruning import gate as budget
 from raycompress.compressors.pruning import gate as rung_zero
 from raycompress.compressors.pruning.optimizers import StepWatch, carry_over, refuse_stale
 from raycompress.compressors.pruning.targets import select
+from raycompress.compressors.saving.export import Export, export
+from raycompress.compressors.saving.fingerprint import Witness, fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import plan_of

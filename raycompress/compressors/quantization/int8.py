@@ -20,9 +20,9 @@ from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.extras import load_extra
-from raycompress.compressors.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.compressors.quantization.calibration import singles
 from raycompress.compressors.quantization.targets import refuse_types
+from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.errors import CompressionError, MissingDependencyError
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}

@@ -19,8 +19,8 @@ from raycompress.compressors.quantization.quantizer import (
     float_state,
     saved_int8,
 )
+from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.witness import Fingerprint
 from raycompress.errors import CompressionError, ExperimentError
 
 

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.create import Setup
-from raycompress.compressors.export import Export, export
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.sizes import Sizes
@@ -24,10 +23,11 @@ from raycompress.compressors.quantization import session
 from raycompress.compressors.quantization.calibration import Capture, check_fits, from_data, part
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
 from raycompress.compressors.quantization.targets import select
+from raycompress.compressors.saving.export import Export, export
+from raycompress.compressors.saving.witness import Fingerprint, Witness
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.structure.slicing import relative_difference
-from raycompress.compressors.witness import Fingerprint, Witness
 from raycompress.errors import CompressionError
 from raycompress.script import context
 
@@ -55,7 +55,7 @@ class Quantized:
     calibration
         For the script's file of that name: layer -> bits and ranges.
     onnx, traceable
-        As in `raycompress.compressors.export.Export`.
+        As in `raycompress.compressors.saving.export.Export`.
     """
 
     model: nn.Module
@@ -209,7 +209,7 @@ class Quantizer(Compressor, ABC):
         self.export_model("model.pth", calibration_path="calibration.pth")
 
     def _latency(self, quantized: Quantized, example: Example) -> dict[str, nn.Module]:
-        """Return what is measured where the trial asks for it; see `raycompress.compressors.export.Export`."""
+        """Return what is measured where the trial asks for it; see `raycompress.compressors.saving.export.Export`."""
         if self._trial is None or not self._trial.latency:
             return {}
         timed = quantized.model

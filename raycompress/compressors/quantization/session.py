@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, evaluating, map_tensors, tensors_in
 from raycompress.compressors.extras import load_extra
-from raycompress.compressors.onnx_export import feed, runtime, session_options
+from raycompress.compressors.saving.onnx_export import feed, runtime, session_options
 from raycompress.errors import BundleError, CompressionError, MissingDependencyError
 
 
@@ -25,7 +25,7 @@ class SessionForward:
     Parameters
     ----------
     data
-        The ONNX file, as written for `example` by `raycompress.compressors.onnx_export.export_onnx`.
+        The ONNX file, as written for `example` by `raycompress.compressors.saving.onnx_export.export_onnx`.
     example
         One input, arguments in the order of forward's parameters (see `bound`).
     answer

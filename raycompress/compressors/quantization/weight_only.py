@@ -24,9 +24,9 @@ from raycompress.compressors.quantization.quantizer import (
     size_note,
 )
 from raycompress.compressors.quantization.targets import refuse_tied, refuse_types
+from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
-from raycompress.compressors.witness import Fingerprint
 from raycompress.errors import CompressionError, MissingDependencyError
 
 

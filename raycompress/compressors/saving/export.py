@@ -13,13 +13,42 @@ from torch import Tensor, nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
-from raycompress.compressors.inside import inside
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.sizes import Sizes
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
-from raycompress.errors import CompressionError
+from raycompress.errors import CompressionError, UsageError
 from raycompress.script.context import Trial
+
+
+def inside(name: str, folder: Path, *, allowed: str = "") -> str:
+    """Return `name` relative to `folder`, the trial's; an absolute one must lie in there.
+
+    Parameters
+    ----------
+    allowed
+        A file of the bundle that may be named all the same.
+
+    Raises
+    ------
+    UsageError
+        It leaves the folder, or is a file of the bundle.
+    """
+    path = PurePosixPath(name)
+    for home in (folder, folder.resolve()):
+        if path.is_absolute() and path.is_relative_to(home):
+            path = path.relative_to(home)
+    if path.is_absolute() or ".." in path.parts or not path.parts:
+        raise UsageError(
+            f'"{name}" would leave the folder of the trial' if path.parts else f'"{name}" names no file',
+            where="export_model",
+            fix='give a plain relative path, such as model_path="model.pth"',
+        )
+    if path.parts[0] in bundle.RESERVED and str(path) != allowed:
+        raise UsageError(
+            f'"{name}" is the name of a file of the bundle', where="export_model", fix="choose another file name"
+        )
+    return str(path)
 
 
 @dataclass(frozen=True)
@@ -156,7 +185,7 @@ def _with_onnx(saved: Export) -> tuple[Export, bytes]:
     """Return the model as ONNX, proved in onnxruntime, and `saved` with what a person should know of that file."""
     if saved.onnx is not None:
         return saved, saved.onnx
-    from raycompress.compressors.onnx_export import export_onnx
+    from raycompress.compressors.saving.onnx_export import export_onnx
 
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         path = Path(folder, bundle.ONNX)

@@ -1,11 +1,11 @@
-"""The fingerprint of a torch model; what it is for is in `raycompress.compressors.witness`."""
+"""The fingerprint of a torch model; what it is for is in `raycompress.compressors.saving.witness`."""
 
 from __future__ import annotations
 
 import torch
 from torch import nn
 
-from raycompress.compressors.witness import Fingerprint, Witness, same
+from raycompress.compressors.saving.witness import Fingerprint, Witness, same
 
 __all__ = ["Fingerprint", "Witness", "fingerprint", "same"]
 

@@ -1,0 +1,1 @@
+"""Saving a torch model: its bundle, ONNX, and the check that the reported model is the saved one."""
