@@ -15,11 +15,11 @@ from torch import nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.latency_table import latency_table
-from raycompress.compressors.inspection import inspect
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.saving.fingerprint import fingerprint
+from raycompress.compressors.structure.inspection import inspect
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
 from raycompress.experiment.model import ModelInfo

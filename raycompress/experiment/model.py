@@ -1,6 +1,7 @@
 """What is known of the user's model without loading it: its layers, their sizes, and which channels are tied.
 
-Written by the inspection of the script (`raycompress.compressors.inspection`), read by the search space and preflight.
+Written by the inspection of the script (`raycompress.compressors.structure.inspection`), read by the search space and
+by preflight.
 """
 
 from __future__ import annotations

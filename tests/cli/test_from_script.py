@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.create import create_compressor
-from raycompress.compressors.inspection import inspect
 from raycompress.compressors.structure.costing import cost_model
+from raycompress.compressors.structure.inspection import inspect
 from raycompress.experiment.costs import ChannelGroup, CostModel
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.preflight import check_model

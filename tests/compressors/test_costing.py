@@ -13,9 +13,9 @@ from torch import nn
 from raycompress import catalog
 from raycompress.bundle.example import Example
 from raycompress.compressors.create import create_compressor
-from raycompress.compressors.inspection import inspect
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.costing import cost_model
+from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.experiment.costs import CostModel
 from raycompress.experiment.forecast import Forecast

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example, evaluating
-from raycompress.compressors.inspection import inspect
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.structure.inspection import inspect
 from raycompress.results.analysis import LayerCost, ModelCost
 
 

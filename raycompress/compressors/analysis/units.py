@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog import WEIGHTED_TYPES
-from raycompress.compressors.inspection import inspect
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError
 from raycompress.results.analysis import Dependency
 

@@ -116,7 +116,7 @@ def latencies(
     """Measure `model` with each of several states of its weights in turn, as a compiled function, batch of one.
 
     CPU time is the whole process's, since TensorFlow computes in threads of its own. See
-    `raycompress.compressors.measure.latencies` for `rounds` and `warm_up`.
+    `raycompress.compressors.measure.sizes.latencies` for `rounds` and `warm_up`.
     """
     run = compiled(model, example)
     inputs = [_constant(array[:1]) for array in example.arrays]

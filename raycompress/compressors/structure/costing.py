@@ -14,9 +14,9 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.engines.torch_pruning.units import grouping
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.groups import grouping
 from raycompress.errors import CompressionError
 from raycompress.experiment.costs import ChannelGroup, CostModel, LayerWidth, Part
 

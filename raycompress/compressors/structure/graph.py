@@ -24,8 +24,7 @@ from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.masking.masks import drop_hooks
 from raycompress.compressors.structure.attention import Heads, heads_of, owners
-from raycompress.compressors.structure.layer_norm import keep_order
-from raycompress.compressors.structure.reshapes import follow_reshapes
+from raycompress.compressors.structure.depgraph_fixes import follow_reshapes, keep_order
 from raycompress.errors import CompressionError
 
 OUTPUTS = "its channels are the model's outputs"

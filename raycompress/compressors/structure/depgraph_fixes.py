@@ -11,6 +11,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from torch import Tensor, nn
+
 
 class _Part:
     """Maps channels between a tensor and one of the equal parts that it is cut into.
@@ -137,3 +139,19 @@ def _signed(number: int) -> int:
 
 def _name(node: Any) -> str:
     return node.grad_fn.name() if hasattr(node.grad_fn, "name") else ""
+
+
+def keep_order(graph: Any) -> None:
+    """Make a ``DependencyGraph``, built or not, keep the order of a LayerNorm's channels; in place."""
+    from torch_pruning import ops
+    from torch_pruning.pruner.function import LayernormPruner
+
+    class Ordered(LayernormPruner):  # type: ignore[misc]
+        def _prune_parameter_and_grad(self, weight: Tensor, keep_idxs: Tensor, pruning_dim: int) -> nn.Parameter:
+            pruned: nn.Parameter = super()._prune_parameter_and_grad(weight, keep_idxs.sort().values, pruning_dim)
+            return pruned
+
+    pruner = Ordered()
+    graph.REGISTERED_PRUNERS[ops.OPTYPE.LN] = pruner
+    graph._in_channel_pruning_fn.add(pruner.prune_in_channels)
+    graph._out_channel_pruning_fn.add(pruner.prune_out_channels)
