@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.pruning.targets import Target
+from raycompress.compressors.targets.torch import Target
 
 
 @dataclass(frozen=True)

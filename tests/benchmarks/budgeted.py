@@ -23,11 +23,11 @@ from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.engines.torch_pruning.ranking import _scores
 from raycompress.compressors.engines.torch_pruning.units import Unit, find_units
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.coupling import Removal
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.compressors.targets.torch import Target
 from raycompress.experiment.dimension import Dimension
 from tests.benchmarks.pruned import DUMMY, ResNet
 from tests.compressors.networks import Vit

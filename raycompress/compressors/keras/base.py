@@ -22,7 +22,7 @@ from raycompress.compressors.keras.inputs import (
 )
 from raycompress.compressors.keras.layers import fingerprint, library, need_weights, selectable
 from raycompress.compressors.saving.witness import Fingerprint, Witness
-from raycompress.compressors.selection import choose
+from raycompress.compressors.targets.selection import choose
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 from raycompress.script import context
 from raycompress.script.context import Trial

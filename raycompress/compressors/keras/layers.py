@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycompress.compressors.saving.witness import Fingerprint
-from raycompress.compressors.selection import Layers
+from raycompress.compressors.targets.selection import Layers
 from raycompress.errors import CompressionError
 
 Array = NDArray[Any]

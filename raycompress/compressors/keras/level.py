@@ -11,7 +11,7 @@ from raycompress.compressors.keras.export import Saved
 from raycompress.compressors.keras.inputs import KerasExample
 from raycompress.compressors.keras.layers import Array, layers_of, weights_of
 from raycompress.compressors.keras.masks import KerasMasks
-from raycompress.compressors.selection import Target
+from raycompress.compressors.targets.selection import Target
 from raycompress.errors import CompressionError
 
 

@@ -17,13 +17,13 @@ from raycompress.compressors.masking.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.pruning import gate as budget
 from raycompress.compressors.pruning import gate as rung_zero
-from raycompress.compressors.pruning.targets import select
 from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.fingerprint import Witness, fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.optimizers import StepWatch, carry_over, refuse_stale
 from raycompress.compressors.structure.plan import plan_of
+from raycompress.compressors.targets.torch import select
 from raycompress.errors import CompressionError, SpeedupError
 from raycompress.experiment.objective import Bound
 from raycompress.script import context

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors.engines.nni.library import load_nni, silent
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.quantization.fake_quant import FakeQuant, Place, compute_layer_by_layer
 from raycompress.compressors.structure.optimizers import StepWatch
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
 
 _CLASSES = {

@@ -11,7 +11,7 @@ from torch import nn
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import BITS, PARTS
 from raycompress.compressors.create import closest
-from raycompress.compressors.selection import Layers, Target, choose
+from raycompress.compressors.targets.selection import Layers, Target, choose
 from raycompress.errors import CompressionError, ExperimentError, Problem
 
 _SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import Choice
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.graph import ChannelGraph, Member
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
 
 

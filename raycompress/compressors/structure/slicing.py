@@ -13,7 +13,6 @@ from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import Choice, DeferredChoice
 from raycompress.compressors.masking import masked_calls
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.coupling import Removal, settle
 from raycompress.compressors.structure.graph import ChannelGraph, Sliced, clean_copy
 from raycompress.compressors.structure.plan import (
@@ -25,6 +24,7 @@ from raycompress.compressors.structure.plan import (
     replace_tensor,
     set_attributes,
 )
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError, SpeedupError
 
 TOLERANCE = 1e-4

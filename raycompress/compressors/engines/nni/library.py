@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors.engine import Request
-from raycompress.compressors.pruning.targets import Target
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError, RaycompressError
 
 _IMPORT_LOCK = threading.Lock()

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycompress.catalog.rounding import rounded
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.coupling import exclusion
 from raycompress.compressors.structure.graph import ChannelGraph, Member
 from raycompress.compressors.structure.groups import grouping
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
 
 

@@ -25,8 +25,8 @@ from raycompress.compressors.engines.nni.searching.amc_environment import Enviro
 from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, positions
 from raycompress.compressors.engines.nni.searching.prunable import TiedChannels
 from raycompress.compressors.engines.nni.searching.search import between, first_evaluation, own_folder, rehearse, whole
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError, ExperimentError
 
 _AGENT = (

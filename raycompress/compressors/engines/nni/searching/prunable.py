@@ -13,9 +13,9 @@ from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import Choice
 from raycompress.compressors.masking.masks import Removed
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure.coupling import settle
 from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.targets.torch import Target
 
 Place = tuple[str, int]
 """A layer and one of its output channels."""

@@ -13,8 +13,8 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.engine import Request
 from raycompress.compressors.engines.nni.searching.prunable import SCORES, Prunable, SingleWeights, TiedChannels
 from raycompress.compressors.masking.masks import FirstCall
-from raycompress.compressors.pruning.targets import Target
 from raycompress.compressors.structure import slicing
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError, ExperimentError, Problem
 from raycompress.script import context
 

@@ -19,7 +19,7 @@ from raycompress.compressors.engines.nni.training.trainer import (
     optimizer_of,
     train,
 )
-from raycompress.compressors.pruning.targets import Target
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError, ExperimentError
 
 __all__ = ["AgpPruner", "Schedule", "load_library"]

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.selection import Layers, Target, choose
+from raycompress.compressors.targets.selection import Layers, Target, choose
 
 __all__ = ["Target", "select"]
 
@@ -16,7 +16,7 @@ __all__ = ["Target", "select"]
 def select(
     model: nn.Module, config_list: Sequence[Mapping[str, Any]], compressor: CompressorEntry
 ) -> dict[str, Target]:
-    """Return the layers to prune by name; see `raycompress.compressors.selection.choose`."""
+    """Return the layers to prune by name; see `raycompress.compressors.targets.selection.choose`."""
     layers = {name: module for name, module in model.named_modules() if name}
     weighted = {name for name, layer in layers.items() if isinstance(getattr(layer, "weight", None), nn.Parameter)}
     return choose(

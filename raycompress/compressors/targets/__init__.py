@@ -1,0 +1,1 @@
+"""Which layers of a model a config_list means."""
