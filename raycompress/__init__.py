@@ -35,7 +35,7 @@ __all__ = [*_HOMES, "experiment"]
 
 def __getattr__(name: str) -> Any:
     if name == "experiment":  # the package, which is the decorator as well
-        return importlib.import_module("raycompress.experiment")
+        return importlib.import_module("raycompress.config")
     if name == "__version__":
         from importlib.metadata import version
 

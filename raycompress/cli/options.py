@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from raycompress.experiment.address import S3Address, Storage, is_remote
+from raycompress.config.places import S3Address, Storage, is_remote
 from raycompress.text import printable
 
 if TYPE_CHECKING:

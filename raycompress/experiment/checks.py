@@ -9,7 +9,7 @@ from typing import Any
 
 from raycompress.catalog import FRAMEWORKS, CompressorEntry, find, names
 from raycompress.catalog.quantizers import BITS, PARTS
-from raycompress.experiment.address import S3Address, is_remote
+from raycompress.config.places import S3Address, is_remote
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.objective_checks import check_objective
 from raycompress.experiment.ranges import Finding, Note, check_range, find_ranges, is_range

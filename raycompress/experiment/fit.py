@@ -9,12 +9,12 @@ from typing import Any
 from raycompress.catalog import CompressorEntry, find
 from raycompress.catalog.quantizers import ACTIVATIONS
 from raycompress.catalog.rounding import removable
+from raycompress.config.experiment import Experiment
+from raycompress.config.matching import matches, ruled, types_of
 from raycompress.errors import Problem
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.matching import matches, ruled, types_of
 from raycompress.experiment.model import Layer, ModelInfo
 from raycompress.experiment.ranges import is_range
-from raycompress.experiment.schema import Experiment
 from raycompress.text import listed, near
 
 

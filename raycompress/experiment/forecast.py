@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
+from raycompress.config.experiment import Experiment
+from raycompress.config.matching import ruled
 from raycompress.experiment.costs import ChannelGroup, CostModel
 from raycompress.experiment.latency_table import LATENCY
-from raycompress.experiment.matching import ruled
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.schema import Experiment
 from raycompress.text import listed
 
 Config = Mapping[str, Any]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from raycompress.experiment.dimension import Dimension
+from raycompress.config.dimension import Dimension
 
 Sample = dict[str, Any]
 Goal = Literal["max", "min"]

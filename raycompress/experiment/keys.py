@@ -1,6 +1,6 @@
 """The keys of an experiment file: pydantic models that its JSON Schema, its checks and its documentation come from.
 
-Only `raycompress.experiment.schema` imports this, when it needs it: pydantic takes a while to load.
+Only `raycompress.config.experiment` imports this, when it needs it: pydantic takes a while to load.
 """
 
 from __future__ import annotations

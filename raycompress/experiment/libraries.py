@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 
+from raycompress.config.experiment import Experiment
 from raycompress.errors import MissingDependencyError
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.schema import Experiment
 
 
 def check_extras(experiment: Experiment) -> None:

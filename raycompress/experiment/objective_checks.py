@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
+from raycompress.config.objective import LIMITS, MEASURED, Objective
 from raycompress.experiment.costs import SIZES
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.latency_table import LATENCY
-from raycompress.experiment.objective import LIMITS, MEASURED, Objective
 from raycompress.experiment.ranges import Finding
 from raycompress.text import did_you_mean, listed
 

@@ -9,14 +9,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from raycompress.config.experiment import Experiment
+from raycompress.config.objective import MEASURED
+from raycompress.config.places import Files, exists, is_file, is_folder
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.files import Files, exists, is_file, is_folder
 from raycompress.experiment.fit import check_fit, notes_on_fit
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.objective import MEASURED
 from raycompress.experiment.objective_checks import check_reported, reported_names
-from raycompress.experiment.schema import Experiment
 from raycompress.experiment.source import where_in
 from raycompress.text import did_you_mean
 

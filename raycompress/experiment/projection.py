@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raycompress.config.dimension import Dimension
+from raycompress.config.experiment import Experiment
+from raycompress.config.objective import MEASURED, Bound, Objective
+from raycompress.config.search_space import SearchSpace
 from raycompress.errors import Problem
 from raycompress.experiment.costs import SIZES
-from raycompress.experiment.dimension import Dimension
 from raycompress.experiment.forecast import Forecast
-from raycompress.experiment.objective import MEASURED, Bound, Objective
-from raycompress.experiment.schema import Experiment
-from raycompress.experiment.search_space import SearchSpace
 from raycompress.text import listed
 
 Sample = Mapping[str, Any]

@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from raycompress.experiment.objective import Judgement, Metrics, Objective
+from raycompress.config.objective import Judgement, Metrics, Objective
 
 _SIZES = ("flops", "params", "size_bytes")
 

@@ -7,9 +7,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raycompress.config.objective import Objective
+from raycompress.config.places import is_remote
 from raycompress.errors import StorageError
-from raycompress.experiment.address import is_remote
-from raycompress.experiment.objective import Objective
 from raycompress.results import journal, pareto, store
 from raycompress.results.events import lacking
 from raycompress.results.standing import Standing

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycompress.experiment.objective import Judgement, Metrics, Objective, Sizes, metrics_of
+from raycompress.config.objective import Judgement, Metrics, Objective, Sizes, metrics_of
 
 
 class Standing:

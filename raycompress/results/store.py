@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raycompress.config.places import S3Address, Storage, is_remote
 from raycompress.disk import flush, told, write_whole
 from raycompress.errors import StorageError, UsageError
-from raycompress.experiment.address import S3Address, Storage, is_remote
 from raycompress.shapes import fits
 
 if TYPE_CHECKING:

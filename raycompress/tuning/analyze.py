@@ -7,8 +7,8 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any, Protocol
 
+from raycompress.config.experiment import Experiment
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError, UsageError
-from raycompress.experiment.schema import Experiment
 from raycompress.results.analysis import Analysis
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec

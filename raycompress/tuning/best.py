@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from raycompress.config.objective import Objective, Sizes
 from raycompress.errors import BundleError
-from raycompress.experiment.objective import Objective, Sizes
 from raycompress.experiment.repeats import Finalist, choose
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record

@@ -8,8 +8,8 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from raycompress.config.experiment import Experiment
 from raycompress.experiment.projection import ceilings
-from raycompress.experiment.schema import Experiment
 from raycompress.script.context import Mode
 from raycompress.tuning.preload import find_imports
 from raycompress.tuning.protocol import Message

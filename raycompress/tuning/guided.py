@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from raycompress.experiment.dimension import Dimension
+from raycompress.config.dimension import Dimension
+from raycompress.config.objective import Judgement
 from raycompress.experiment.guesses import (
     Alike,
     Cost,
@@ -23,7 +24,6 @@ from raycompress.experiment.guesses import (
     first_guesses,
     middle,
 )
-from raycompress.experiment.objective import Judgement
 
 _ENOUGH = 2
 """Trials that explore, and trials of the prior's, before the prior is judged."""

@@ -22,8 +22,8 @@ from typing import Any
 
 from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 
+from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.schema import Experiment
 from raycompress.results.journal import Event, Journal
 from raycompress.results.store import ExperimentFolder
 from raycompress.states import TrialState

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raycompress.config.objective import MEASURED, Objective
 from raycompress.errors import BundleError, RaycompressError
-from raycompress.experiment.objective import MEASURED, Objective
 from raycompress.results.store import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.text import listed

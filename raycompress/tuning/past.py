@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from raycompress.experiment.objective import Judgement, Objective, metrics_of
+from raycompress.config.objective import Judgement, Objective, metrics_of
 from raycompress.results.record import Experiment as Record
 from raycompress.results.record import TrialRecord
 from raycompress.states import TrialState

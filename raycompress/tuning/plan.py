@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from raycompress.backend.ray.local import machine_cpus, machine_gpus
+from raycompress.config.experiment import Experiment, Resources
+from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.schema import Experiment, Resources
-from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.preload import local_files
 
 

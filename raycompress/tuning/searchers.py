@@ -17,9 +17,9 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.sample import Domain
 
-from raycompress.experiment.dimension import Dimension
-from raycompress.experiment.objective import Judgement, Objective
-from raycompress.experiment.search_space import SearchSpace
+from raycompress.config.dimension import Dimension
+from raycompress.config.objective import Judgement, Objective
+from raycompress.config.search_space import SearchSpace
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
 

@@ -11,9 +11,9 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.samplers import BaseSampler, GPSampler, TPESampler
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from raycompress.experiment.dimension import Dimension
-from raycompress.experiment.objective import Judgement, Objective
-from raycompress.experiment.search_space import SearchSpace
+from raycompress.config.dimension import Dimension
+from raycompress.config.objective import Judgement, Objective
+from raycompress.config.search_space import SearchSpace
 from raycompress.tuning.past import Past, PastTrial
 from raycompress.tuning.policies import Scores
 

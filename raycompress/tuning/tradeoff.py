@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from raycompress.experiment.dimension import Dimension
+from raycompress.config.dimension import Dimension
+from raycompress.config.objective import MEASURED, Judgement, Objective
 from raycompress.experiment.guesses import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
-from raycompress.experiment.objective import MEASURED, Judgement, Objective
 from raycompress.experiment.projection import Projection
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.studies import Study

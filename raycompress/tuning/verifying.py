@@ -6,8 +6,8 @@ from contextlib import closing
 from typing import Any
 
 from raycompress.bundle.bundle import TOLERANCE
+from raycompress.config.experiment import Experiment
 from raycompress.errors import BundleError
-from raycompress.experiment.schema import Experiment
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
 from raycompress.tuning.view import View

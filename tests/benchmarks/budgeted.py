@@ -28,7 +28,7 @@ from raycompress.compressors.structure.coupling import Removal
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.targets.torch import Target
-from raycompress.experiment.dimension import Dimension
+from raycompress.config.dimension import Dimension
 from tests.benchmarks.pruned import DUMMY, ResNet
 from tests.compressors.networks import Vit
 

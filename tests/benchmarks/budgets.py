@@ -14,9 +14,9 @@ import torch
 
 from raycompress import create_compressor
 from raycompress.compressors.analysis.imitation import STEPS
+from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
 from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
-from raycompress.experiment.objective import Objective
 from raycompress.tuning.guided import Guided
 from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
 from tests.benchmarks.outcome import Outcome, Target
@@ -129,7 +129,7 @@ class _Bench:
         return [self.subject.project(sample, budget) for sample in samples], 0.0, ""
 
     def _hyperopt(self, budget: float) -> tuple[list[Sample], float, str]:
-        from raycompress.experiment.search_space import SearchSpace
+        from raycompress.config.search_space import SearchSpace
         from raycompress.tuning.searchers import make_proposer
 
         space = SearchSpace(self.subject.dimensions, {})

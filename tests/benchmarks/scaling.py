@@ -30,7 +30,7 @@ rc.report(value=config.x)
 
 _DRIVER = """
 import os, sys
-from raycompress.experiment.schema import Experiment
+from raycompress.config.experiment import Experiment
 from raycompress.tuning import local_ray
 from raycompress.tuning.launch import launch
 from raycompress.tuning.relay import RelayView

@@ -13,8 +13,8 @@ from raycompress.clusters.run.launch import shared_storage
 from raycompress.clusters.ship import package
 from raycompress.clusters.ship.package import pack
 from raycompress.clusters.ship.wheel import make_wheel
+from raycompress.config.experiment import Experiment
 from raycompress.errors import ClusterError, ExperimentError
-from raycompress.experiment.schema import Experiment
 from tests.conftest import number_experiment
 
 

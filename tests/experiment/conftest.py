@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from making import experiment_with
 
+from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.schema import Experiment
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from raycompress.config.experiment import Experiment
 from raycompress.experiment.model import Layer, ModelInfo
-from raycompress.experiment.schema import Experiment
 
 BASE: dict[str, Any] = {
     "name": "digits",

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from raycompress.experiment.address import S3Address
+from raycompress.config.places import S3Address
 
 
 @pytest.mark.parametrize("text", ["s3://bucket", "s3://my.bucket-1/a", "s3://bucket/a/b=c/d_e"])

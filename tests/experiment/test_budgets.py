@@ -2,7 +2,7 @@
 
 import pytest
 
-from raycompress.experiment.budgets import Budgets
+from raycompress.config.stopping import Budgets
 
 
 def test_brackets_of_81_iterations():

@@ -14,8 +14,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from raycompress.catalog import CATALOG
+from raycompress.config.experiment import Experiment
+from raycompress.config.stopping import EarlyStop
 from raycompress.errors import ExperimentError
-from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.jsontext import read
 from raycompress.experiment.keys import ENGINES, POLICIES, PROPOSERS, ExperimentKeys, Keys, ResourceArgsKeys
 from raycompress.experiment.migration.layout import laid_out
@@ -23,7 +24,6 @@ from raycompress.experiment.migration.report import Migration
 from raycompress.experiment.migration.table import NEW_KEYS, OLD_KEYS, old_key
 from raycompress.experiment.ranges import KEYS as RANGE_KEYS
 from raycompress.experiment.ranges import is_range
-from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import inside, names
 
 SEARCHED = {"sparsity": {"range": [0.1, 0.9], "type": "float", "interval": 0.2}, "op_names": ["conv1", "conv2"]}

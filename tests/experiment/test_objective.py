@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from raycompress.experiment.objective import FIRST, LIMITS, Bound, Judgement, Objective, knee, metrics_of, thinned
+from raycompress.config.objective import FIRST, LIMITS, Bound, Judgement, Objective, knee, metrics_of, thinned
 
 DENSE = {"accuracy": 0.9, "flops": 1000.0, FIRST: 0.9}
 

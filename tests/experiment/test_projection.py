@@ -7,14 +7,14 @@ from typing import Any
 import pytest
 from making import experiment_with, layer, network
 
+from raycompress.config.experiment import Experiment
+from raycompress.config.objective import Judgement
+from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
 from raycompress.experiment.costs import ChannelGroup, CostModel, Part
 from raycompress.experiment.forecast import Forecast, why_not
 from raycompress.experiment.guesses import Prior
-from raycompress.experiment.objective import Judgement
 from raycompress.experiment.projection import Projection, check_budgets
-from raycompress.experiment.schema import Experiment
-from raycompress.experiment.search_space import SearchSpace
 from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past

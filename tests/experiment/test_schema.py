@@ -11,13 +11,12 @@ from typing import Any
 import pytest
 from making import BASE
 
+from raycompress.config.experiment import Experiment, Resources
+from raycompress.config.objective import LIMITS
+from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.budgets import Budgets
-from raycompress.experiment.early_stop import EarlyStop
 from raycompress.experiment.json_schema import json_schema
 from raycompress.experiment.keys import PROPOSERS
-from raycompress.experiment.objective import LIMITS
-from raycompress.experiment.schema import Experiment, Resources
 
 Load = Callable[..., Experiment]
 Refused = Callable[..., list[Problem]]

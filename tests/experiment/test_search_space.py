@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from making import experiment_with, layer, network
 
 from raycompress.catalog import find
-from raycompress.experiment.dimension import Dimension
+from raycompress.config.dimension import Dimension
+from raycompress.config.experiment import Experiment
+from raycompress.config.search_space import SearchSpace
 from raycompress.experiment.ranges import find_ranges
-from raycompress.experiment.schema import Experiment
-from raycompress.experiment.search_space import SearchSpace
 
 Load = Callable[..., Experiment]
 FLOAT = {"type": "float", "range": [0.1, 0.9]}
@@ -150,7 +150,7 @@ def test_arguments_and_parameters_are_dimensions_too(load: Load) -> None:
 def test_a_nested_key_is_joined_by_dots() -> None:
     entry = {"quant_types": ["weight"], "quant_bits": {"weight": {"type": "int", "range": [2, 8]}}, "op_names": ["c"]}
     assert [path for path, _ in find_ranges(entry)] == [("quant_bits", "weight")]
-    from raycompress.experiment.search_space import _Names, _with_slots
+    from raycompress.config.search_space import _Names, _with_slots
 
     names = _Names()
     template = _with_slots(entry, "c", "config_list[0]", names)
@@ -412,7 +412,7 @@ def test_a_float_without_steps_has_no_grid() -> None:
 def test_the_entry_that_rules_a_layer_is_the_one_nni_selects(config_list: list[Any]) -> None:
     from nni.compression.pytorch.compressor import Compressor, LayerInfo
 
-    from raycompress.experiment.matching import ruled
+    from raycompress.config.matching import ruled
 
     class Named:
         pass

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutating import changed_bytes, changed_values
 
+from raycompress.config.objective import Objective
 from raycompress.errors import ResultError
-from raycompress.experiment.objective import Objective
 from raycompress.results import journal
 from raycompress.results.journal import Journal
 from raycompress.script import context, report

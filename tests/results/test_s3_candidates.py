@@ -5,8 +5,8 @@ import json
 import pytest
 
 from raycompress.bundle import bundle
+from raycompress.config.places import S3Address
 from raycompress.errors import BundleError, StorageError
-from raycompress.experiment.address import S3Address
 from raycompress.results import store
 from raycompress.results.s3 import candidates
 from raycompress.results.s3.objects import Objects

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
+from raycompress.config.places import S3Address
 from raycompress.errors import StorageError
-from raycompress.experiment.address import S3Address
 from raycompress.results import journal, store
 from raycompress.results.s3 import folder as folders
 from raycompress.results.s3 import objects

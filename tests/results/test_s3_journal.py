@@ -9,8 +9,8 @@ import time
 
 import pytest
 
+from raycompress.config.places import S3Address
 from raycompress.errors import StorageError, UsageError
-from raycompress.experiment.address import S3Address
 from raycompress.results import journal, store
 from raycompress.results.record import Experiment
 from raycompress.results.s3 import lease, segments

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from raycompress.config.objective import Objective
 from raycompress.errors import ExperimentError
-from raycompress.experiment.objective import Objective
 from raycompress.experiment.preflight import load_checked
 from raycompress.results.standing import Standing
 from tests.conftest import number_experiment

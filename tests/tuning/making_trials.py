@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from raycompress.experiment.schema import Experiment
+from raycompress.config.experiment import Experiment
 
 
 def experiment_with(folder: Path, **keys: Any) -> Experiment:

@@ -92,7 +92,7 @@ rc.report(score=config.x)
 DRIVER = """
 import os, sys
 from raycompress.cli.view.live import LiveView
-from raycompress.experiment.schema import Experiment
+from raycompress.config.experiment import Experiment
 from raycompress.tuning import local_ray
 from raycompress.tuning.launch import launch
 

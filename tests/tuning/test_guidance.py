@@ -7,7 +7,7 @@ import random
 import pytest
 
 from raycompress.backend.tune.searcher import repeats_due
-from raycompress.experiment.objective import Judgement, Objective
+from raycompress.config.objective import Judgement, Objective
 from raycompress.experiment.repeats import Finalist, choose
 from raycompress.results.ranks import rank_correlation
 from raycompress.tuning.rung_zero import RungZero

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from raycompress.experiment.dimension import Dimension
+from raycompress.config.dimension import Dimension
 from raycompress.experiment.guesses import Goal, Losses, Prior, Sample, Scored, anywhere, first_guesses, score_cheaply
 from raycompress.tuning.guided import Guided
 

@@ -13,7 +13,7 @@ import pytest
 
 from raycompress.bundle import bundle
 from raycompress.bundle.manifest import listed
-from raycompress.experiment.objective import Objective
+from raycompress.config.objective import Objective
 from raycompress.results import journal
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError
-from raycompress.experiment.schema import Experiment
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.store import create

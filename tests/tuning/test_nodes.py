@@ -19,7 +19,7 @@ rc.report(score=config.x)
 DRIVER = """
 import os, sys, threading, time
 from raycompress.cli.view.live import LiveView
-from raycompress.experiment.schema import Experiment
+from raycompress.config.experiment import Experiment
 from raycompress.tuning import local_ray
 from raycompress.backend.ray.cluster import node_offers
 from raycompress.tuning.launch import launch

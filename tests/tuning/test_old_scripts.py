@@ -10,7 +10,7 @@ from trials import run
 
 import raycompress
 from raycompress.bundle import bundle
-from raycompress.experiment.schema import Experiment
+from raycompress.config.experiment import Experiment
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import trial_template
 from raycompress.tuning.preload import find_imports

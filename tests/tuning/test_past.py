@@ -8,9 +8,9 @@ from making_trials import experiment_with
 from raycompress.backend.tune.scheduler import TIME, Watch, make_scheduler
 from raycompress.backend.tune.searcher import Proposals
 from raycompress.backend.tune.slots import Slots
-from raycompress.experiment.objective import Objective
-from raycompress.experiment.schema import Resources
-from raycompress.experiment.search_space import SearchSpace
+from raycompress.config.experiment import Resources
+from raycompress.config.objective import Objective
+from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record

@@ -11,7 +11,7 @@ from collections import Counter
 
 import pytest
 
-from raycompress.experiment.address import S3Address
+from raycompress.config.places import S3Address
 from raycompress.results import journal, store
 from raycompress.results.record import Experiment as Record
 from raycompress.results.s3 import segments

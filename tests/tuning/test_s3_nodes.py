@@ -29,7 +29,7 @@ cluster.shutdown()
 DRIVER = """
 import os, sys
 from raycompress.cli.view.live import LiveView
-from raycompress.experiment.schema import Experiment
+from raycompress.config.experiment import Experiment
 from raycompress.tuning import local_ray
 from raycompress.tuning.launch import launch
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})

@@ -5,9 +5,9 @@ from ray.tune.search import Searcher
 
 from raycompress.backend.tune.searcher import Proposals
 from raycompress.backend.tune.slots import Slots
-from raycompress.experiment.objective import Objective
-from raycompress.experiment.schema import Experiment, Resources
-from raycompress.experiment.search_space import SearchSpace
+from raycompress.config.experiment import Experiment, Resources
+from raycompress.config.objective import Objective
+from raycompress.config.search_space import SearchSpace
 from raycompress.tuning.searchers import make_proposer
 
 PROPOSERS = ["random", "hyperopt", "optuna", "spearmint", "bohb"]
@@ -119,7 +119,7 @@ def test_no_two_trials_share_an_object(space):
 
 
 def test_a_grid_ends_by_itself(tmp_path, space):
-    from raycompress.experiment.dimension import Dimension
+    from raycompress.config.dimension import Dimension
 
     small = SearchSpace((Dimension("a", "int", 0, 1), Dimension("b", "choice", choices=("x", "y"))), {})
     proposals = Proposals(

@@ -14,9 +14,8 @@ from typing import Any, Protocol
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
 from raycompress.backend.tune.stop import DriverOnly
-from raycompress.experiment.budgets import Budgets
-from raycompress.experiment.early_stop import EarlyStop
-from raycompress.experiment.schema import Experiment
+from raycompress.config.experiment import Experiment
+from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.states import TrialState
 from raycompress.tuning import policies
 from raycompress.tuning.past import Past

@@ -19,7 +19,7 @@ from ray.tune.search import Searcher
 from raycompress.backend.tune.scheduler import RUNG0, TIME
 from raycompress.backend.tune.slots import Slots
 from raycompress.backend.tune.stop import DriverOnly
-from raycompress.experiment.objective import Objective
+from raycompress.config.objective import Objective
 from raycompress.results.standing import Standing
 from raycompress.states import TrialState
 from raycompress.tuning.past import Past

@@ -21,7 +21,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune import PlacementGroupFactory
 from ray.tune.execution import tune_controller
 
-from raycompress.experiment.schema import Resources
+from raycompress.config.experiment import Resources
 from raycompress.tuning import plan
 
 

@@ -16,8 +16,8 @@ from ray import tune
 
 from raycompress.backend.tune.scheduler import RUNG0, TIME
 from raycompress.backend.tune.slots import name_process
+from raycompress.config.objective import Objective, metrics_of
 from raycompress.errors import RaycompressError
-from raycompress.experiment.objective import Objective, metrics_of
 from raycompress.results.store import ExperimentFolder
 from raycompress.script.node import locked
 from raycompress.states import TrialState

@@ -17,11 +17,11 @@ from raycompress.backend.tune.scheduler import Watch, make_scheduler
 from raycompress.backend.tune.searcher import Proposals, Repeat, repeats_due
 from raycompress.backend.tune.stop import StopSwitch
 from raycompress.backend.tune.trainable import TrialActor, TrialPlan
+from raycompress.config.experiment import Experiment
+from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ClusterError, RaycompressError
 from raycompress.experiment.guesses import Prior
 from raycompress.experiment.projection import Projection
-from raycompress.experiment.schema import Experiment
-from raycompress.experiment.search_space import SearchSpace
 from raycompress.results.journal import Journal
 from raycompress.results.standing import Standing
 from raycompress.results.store import ExperimentFolder

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from raycompress.cli.view.tables import columns
 from raycompress.cli.view.tables import number as _number
+from raycompress.config.objective import Bound, Goal
 from raycompress.errors import NoValidTrialError
-from raycompress.experiment.objective import Bound, Goal
 from raycompress.results.ranks import rank_correlation
 from raycompress.states import TrialState
 

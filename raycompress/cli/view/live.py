@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from raycompress.cli.view.tables import duration, number, share, shown, value
-from raycompress.experiment.objective import FIRST, MEASURED, Objective
+from raycompress.config.objective import FIRST, MEASURED, Objective
 from raycompress.results.journal import Event
 from raycompress.results.standing import Standing
 from raycompress.states import TrialState

@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raycompress.experiment.address import is_remote
+from raycompress.config.places import is_remote
 from raycompress.results.record import Experiment, TrialRecord
 
 

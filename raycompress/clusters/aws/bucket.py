@@ -6,8 +6,8 @@ from botocore.exceptions import ClientError
 
 from raycompress.clusters.aws.account import Account
 from raycompress.clusters.file.check import Check, State, failed, warning
+from raycompress.config.places import S3Address, is_remote
 from raycompress.errors import StorageError
-from raycompress.experiment.address import S3Address, is_remote
 from raycompress.results.s3 import storage as results
 
 

@@ -14,10 +14,10 @@ from raycompress.clusters.reach.running import Cluster
 from raycompress.clusters.run.following import Follower
 from raycompress.clusters.run.mirror import Mirror, Submitted
 from raycompress.clusters.ship.package import Package
+from raycompress.config.experiment import Experiment
+from raycompress.config.places import S3Address, is_remote
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
-from raycompress.experiment.address import S3Address, is_remote
-from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
 from raycompress.results import store
 from raycompress.results.journal import Event

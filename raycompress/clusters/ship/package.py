@@ -12,9 +12,9 @@ from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
+from raycompress.config.experiment import Experiment
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError
-from raycompress.experiment.schema import Experiment
 from raycompress.experiment.spelling import respell
 
 IGNORE_FILE = ".raycompressignore"

@@ -18,13 +18,13 @@ from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.analysis.trimming import Trimmer
+from raycompress.config.experiment import Experiment
+from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
 from raycompress.experiment.forecast import Forecast
 from raycompress.experiment.guesses import Prior, Scored, first_guesses, score_cheaply
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.projection import Projection
-from raycompress.experiment.schema import Experiment
-from raycompress.experiment.search_space import SearchSpace
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""

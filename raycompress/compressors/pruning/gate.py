@@ -14,8 +14,8 @@ from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
+from raycompress.config.objective import Bound, metrics_of
 from raycompress.errors import BudgetError
-from raycompress.experiment.objective import Bound, metrics_of
 
 
 def check(model: nn.Module, example: Example, slicing: Slicing, before: measure.Sizes, bounds: Sequence[Bound]) -> None:

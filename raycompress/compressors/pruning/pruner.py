@@ -24,8 +24,8 @@ from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.optimizers import StepWatch, carry_over, refuse_stale
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
+from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
-from raycompress.experiment.objective import Bound
 from raycompress.script import context
 
 _SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()

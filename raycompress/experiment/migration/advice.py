@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from raycompress.experiment.budgets import Budgets
+from raycompress.config.experiment import Experiment
+from raycompress.config.search_space import SearchSpace
+from raycompress.config.stopping import Budgets
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.ranges import find_ranges
-from raycompress.experiment.schema import Experiment
-from raycompress.experiment.search_space import SearchSpace
 
 
 class Advice(NamedTuple):

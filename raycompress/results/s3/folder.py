@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raycompress.config.places import S3Address
 from raycompress.disk import told, write_whole
 from raycompress.errors import StorageError
-from raycompress.experiment.address import S3Address
 from raycompress.results import journal
 from raycompress.results.s3 import candidates, lease, segments
 from raycompress.results.s3.objects import PATIENCE_S, Objects, OvertakenError

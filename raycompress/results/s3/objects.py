@@ -15,8 +15,8 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
 from s3transfer.exceptions import RetriesExceededError
 
+from raycompress.config.places import S3Address
 from raycompress.errors import StorageError
-from raycompress.experiment.address import S3Address
 from raycompress.results.s3.problems import code_of, explained, may_pass
 
 PATIENCE_S = 600.0

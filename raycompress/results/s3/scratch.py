@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 
+from raycompress.config.places import S3Address
 from raycompress.errors import StorageError
-from raycompress.experiment.address import S3Address
 from raycompress.results.s3 import candidates, lease
 from raycompress.results.s3.objects import PATIENCE_S, Objects
 from raycompress.results.store import ExperimentFolder

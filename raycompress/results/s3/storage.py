@@ -8,9 +8,9 @@ import shutil
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
+from raycompress.config.places import S3Address
 from raycompress.disk import told
 from raycompress.errors import StorageError
-from raycompress.experiment.address import S3Address
 from raycompress.results.s3 import lease
 from raycompress.results.s3.folder import S3Folder
 from raycompress.results.s3.objects import Objects, OvertakenError

@@ -13,8 +13,8 @@ from raycompress.cli.options import json_option, say
 from raycompress.errors import StorageError
 
 if TYPE_CHECKING:
-    from raycompress.experiment.dimension import Dimension
-    from raycompress.experiment.schema import Experiment
+    from raycompress.config.dimension import Dimension
+    from raycompress.config.experiment import Experiment
     from raycompress.tuning.preparing import Prepared
 
 

@@ -11,7 +11,7 @@ from raycompress.cli.options import say
 from raycompress.errors import ExperimentError, MissingDependencyError, RaycompressError
 
 if TYPE_CHECKING:
-    from raycompress.experiment.schema import Experiment
+    from raycompress.config.experiment import Experiment
 
 
 @click.command()
@@ -51,7 +51,7 @@ def as_data(error: RaycompressError) -> str:
 
 
 def _found(experiment: Experiment) -> dict[str, Any]:
-    from raycompress.experiment.search_space import SearchSpace
+    from raycompress.config.search_space import SearchSpace
 
     compression = experiment.compression
     space = None if SearchSpace.needs_model(experiment) else SearchSpace.of(experiment)

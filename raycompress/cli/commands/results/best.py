@@ -12,7 +12,7 @@ from raycompress.cli.options import experiment_argument, json_option, open_recor
 from raycompress.errors import BundleError, NoValidTrialError
 
 if TYPE_CHECKING:
-    from raycompress.experiment.address import Storage
+    from raycompress.config.places import Storage
     from raycompress.results.record import Experiment as Record
 
 
@@ -45,7 +45,7 @@ def _verify(record: Record) -> dict[str, Any]:
     """Check the bundle's hashes, and its outputs in the script's own model, in a fresh process."""
     from raycompress.bundle import bundle
     from raycompress.cli.view.live import LiveView
-    from raycompress.experiment.schema import Experiment
+    from raycompress.config.experiment import Experiment
     from raycompress.tuning.verifying import verify_again
 
     if record.bundle is None:

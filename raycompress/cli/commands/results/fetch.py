@@ -15,7 +15,7 @@ from raycompress.errors import NoValidTrialError, UsageError
 from raycompress.text import listed
 
 if TYPE_CHECKING:
-    from raycompress.experiment.address import Storage
+    from raycompress.config.places import Storage
     from raycompress.results.record import Experiment as Record
 
 

@@ -13,7 +13,7 @@ from raycompress.cli.options import experiment_argument, open_record, say
 from raycompress.errors import UsageError
 
 if TYPE_CHECKING:
-    from raycompress.experiment.address import Storage
+    from raycompress.config.places import Storage
 
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 

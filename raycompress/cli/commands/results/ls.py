@@ -12,7 +12,7 @@ from raycompress.cli.options import json_option, say, storage_option
 from raycompress.errors import StorageError
 
 if TYPE_CHECKING:
-    from raycompress.experiment.address import Storage
+    from raycompress.config.places import Storage
 
 
 @click.command()

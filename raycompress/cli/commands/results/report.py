@@ -11,7 +11,7 @@ import click
 from raycompress.cli.options import experiment_argument, open_record
 
 if TYPE_CHECKING:
-    from raycompress.experiment.address import Storage
+    from raycompress.config.places import Storage
     from raycompress.results.record import Experiment
 
 EVERY_S = 5.0

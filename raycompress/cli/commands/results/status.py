@@ -10,7 +10,7 @@ import click
 from raycompress.cli.options import experiment_argument, json_option, open_record, say
 
 if TYPE_CHECKING:
-    from raycompress.experiment.address import Storage
+    from raycompress.config.places import Storage
     from raycompress.results.record import Experiment, TrialRecord
 
 

@@ -16,7 +16,7 @@ from raycompress.errors import StorageError, UsageError
 from raycompress.text import printable
 
 if TYPE_CHECKING:
-    from raycompress.experiment.schema import Experiment
+    from raycompress.config.experiment import Experiment
     from raycompress.results.analysis import Analysis
 
 _WIDTH = 80

@@ -15,15 +15,15 @@ import click
 
 from raycompress.cli.options import say
 from raycompress.cli.view.tables import shown
+from raycompress.config.places import is_file, is_folder
 from raycompress.errors import ExperimentError, ScriptError, UsageError
-from raycompress.experiment.files import is_file, is_folder
 from raycompress.text import did_you_mean, listed
 
 if TYPE_CHECKING:
+    from raycompress.config.experiment import Experiment
+    from raycompress.config.recipe import Wanted
     from raycompress.experiment.costs import CostModel
     from raycompress.experiment.model import ModelInfo
-    from raycompress.experiment.recipe import Wanted
-    from raycompress.experiment.schema import Experiment
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -125,7 +125,7 @@ def experiment_of(script: Path, asked: Asked) -> Path:
         The script fails, or cannot be compressed.
     """
     from raycompress.backend.ray.local import machine_cpus, machine_gpus
-    from raycompress.experiment.recipe import as_text, recipe
+    from raycompress.config.recipe import as_text, recipe
 
     asked.check()
     file = asked.write or script.with_name(f"{script.stem}.compress.json")
@@ -147,9 +147,9 @@ def _from(file: Path, script: Path) -> str:
 
 def _provisional(script: Path, file: Path, gpus: int) -> Experiment:
     """Return an experiment that the script can be inspected with; its mistakes are told."""
+    from raycompress.config.experiment import Experiment
+    from raycompress.config.recipe import as_text, to_inspect
     from raycompress.experiment.preflight import check_files
-    from raycompress.experiment.recipe import as_text, to_inspect
-    from raycompress.experiment.schema import Experiment
 
     if not is_file(script):
         beside = [one.name for one in script.parent.glob("*.py")] if is_folder(script.parent) else []
@@ -178,8 +178,8 @@ def _check_script(script: Path) -> None:
 
 def _wanted(script: Path, asked: Asked) -> Wanted:
     """Return what is wanted, the metric by its name where that is known."""
+    from raycompress.config.recipe import Wanted
     from raycompress.experiment.objective_checks import reported_names
-    from raycompress.experiment.recipe import Wanted
 
     reported = reported_names(script)
     metric = asked.metric or (reported[0] if reported else None)
@@ -200,7 +200,7 @@ def _wanted(script: Path, asked: Asked) -> Wanted:
 def _inspected(experiment: Experiment) -> tuple[ModelInfo, CostModel]:
     """Run the script until its model is known, and return the layers and what they cost."""
     from raycompress.cli.view.live import LiveView
-    from raycompress.experiment.recipe import prunable_layers
+    from raycompress.config.recipe import prunable_layers
     from raycompress.tuning.excursion import warm_spec
     from raycompress.tuning.preparing import inspect, tell_of_preload
     from raycompress.tuning.worker import WarmProcess
@@ -227,10 +227,10 @@ def _inspected(experiment: Experiment) -> tuple[ModelInfo, CostModel]:
 
 def _check_reachable(text: str, file: Path, model: ModelInfo, costs: CostModel, wanted: Wanted) -> None:
     """Raise UsageError where a target cannot be met by any sample, before there is a file that asks for it."""
+    from raycompress.config.experiment import Experiment
+    from raycompress.config.search_space import SearchSpace
     from raycompress.experiment.forecast import Forecast
     from raycompress.experiment.projection import Projection
-    from raycompress.experiment.schema import Experiment
-    from raycompress.experiment.search_space import SearchSpace
 
     experiment = Experiment.from_text(text, file)
     space = SearchSpace.of(experiment, model)

@@ -13,7 +13,7 @@ from raycompress.cli.view.conclusion import conclude
 from raycompress.errors import UsageError
 
 if TYPE_CHECKING:
-    from raycompress.experiment.schema import Experiment
+    from raycompress.config.experiment import Experiment
 
 
 @click.command()

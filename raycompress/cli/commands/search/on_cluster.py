@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from raycompress.clusters.run.attached import Attached
     from raycompress.clusters.run.launch import Again, Outcome
     from raycompress.clusters.ship.package import Package
-    from raycompress.experiment.schema import Experiment
+    from raycompress.config.experiment import Experiment
     from raycompress.results.record import Experiment as Record
     from raycompress.results.store import ExperimentFolder
 
@@ -161,8 +161,8 @@ def follow_on_cluster(folder: ExperimentFolder) -> None:
 
 def _loaded(file: Path) -> Experiment:
     """Read and check the experiment; whether its storage can be written is for the nodes to say."""
+    from raycompress.config.experiment import Experiment
     from raycompress.experiment.preflight import check_files
-    from raycompress.experiment.schema import Experiment
 
     experiment = Experiment.load(file)
     storage = experiment.where(("storage",))

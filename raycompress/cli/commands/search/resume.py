@@ -17,7 +17,7 @@ from raycompress.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from raycompress.experiment.address import Storage
+    from raycompress.config.places import Storage
 
 
 @click.command()

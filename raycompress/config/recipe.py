@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycompress.catalog import CompressorEntry, find
+from raycompress.config.objective import Direction
 from raycompress.experiment.costs import ChannelGroup, CostModel
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.objective import Direction
 
 COMPRESSOR = "group_l1"
 _SPARSITY = {"type": "float", "range": [0.0, 0.9]}

@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raycompress.catalog import CompressorEntry, find
+from raycompress.config.objective import MEASURED, Objective
+from raycompress.config.places import Files, Storage
+from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.address import Storage
-from raycompress.experiment.budgets import Budgets
-from raycompress.experiment.early_stop import EarlyStop
-from raycompress.experiment.files import Files
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.latency_table import LATENCY
-from raycompress.experiment.objective import MEASURED, Objective
 from raycompress.experiment.ranges import Finding, find_ranges
 from raycompress.experiment.source import text_of, where_in
 from raycompress.text import dotted, said

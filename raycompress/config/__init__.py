@@ -1,6 +1,6 @@
 """What the user wrote, understood.
 
-The name ``raycompress.experiment`` is this package and the decorator of scripts as well: a module can be callable.
+The name ``raycompress.config`` is this package and the decorator of scripts as well: a module can be callable.
 """
 
 from __future__ import annotations
