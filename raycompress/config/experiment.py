@@ -252,7 +252,7 @@ def _understood(text: str, shown: str) -> tuple[Any, tuple[str, ...]]:
 def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]:
     from pydantic import ValidationError
 
-    from raycompress.experiment.checks import check, notes
+    from raycompress.config.checks.keys import check, notes
     from raycompress.experiment.keys import ExperimentKeys
     from raycompress.experiment.messages import findings_of
     from raycompress.experiment.spelling import respell

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
-from raycompress.experiment.libraries import check_extras
 from raycompress.results import store
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raycompress.backend.ray.local import machine_cpus, machine_gpus
+from raycompress.config.checks import preflight
+from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError, ScriptError
-from raycompress.experiment import preflight
 from raycompress.experiment.forecast import Forecast, why_not
-from raycompress.experiment.libraries import check_extras
 from raycompress.experiment.model import ModelInfo
 from raycompress.experiment.projection import Projection, ceilings, check_budgets
 from raycompress.states import TrialState

@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from raycompress.config.checks.preflight import check_files
 from raycompress.config.experiment import Experiment
 from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.experiment import jsontext
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.preflight import check_files
 from raycompress.experiment.source import text_of
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.plan import n_trials

@@ -15,12 +15,12 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.create import create_compressor
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.inspection import inspect
+from raycompress.config.checks.preflight import check_model
 from raycompress.config.experiment import Experiment
 from raycompress.config.recipe import Wanted, as_text, recipe
 from raycompress.config.search_space import SearchSpace
 from raycompress.experiment.costs import ChannelGroup, CostModel
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.preflight import check_model
 from tests.compressors.networks import DUMMY, NETWORKS
 from tests.conftest import RESNET, Launched, raycompress
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from raycompress.config.checks.keys import check
+from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError, MissingDependencyError, Problem
-from raycompress.experiment.checks import check
-from raycompress.experiment.libraries import check_extras
 
 
 def test_onnx_is_for_torch(load: Callable[..., Experiment]) -> None:

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mutating import broken_files
 
+from raycompress.config.checks import preflight
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import RaycompressError
-from raycompress.experiment import preflight
 from raycompress.experiment.model import Layer, ModelInfo
 from raycompress.tuning.searchers import make_proposer
 

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.bundle import bundle
+from raycompress.config.checks import preflight
+from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
-from raycompress.experiment import preflight
-from raycompress.experiment.libraries import check_extras
 from raycompress.results.store import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.tuning import excursion, preparing

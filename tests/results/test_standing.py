@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from raycompress.config.checks.preflight import load_checked
 from raycompress.config.objective import Objective
 from raycompress.errors import ExperimentError
-from raycompress.experiment.preflight import load_checked
 from raycompress.results.standing import Standing
 from tests.conftest import number_experiment
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycompress.catalog import find
-from raycompress.experiment.checks import notes
+from raycompress.config.checks.keys import notes
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.migration.table import old_key
 from raycompress.experiment.spelling import respell

@@ -26,7 +26,7 @@ def plan(file: Path, as_json: bool) -> None:
 
     The script is run up to its first batch, to learn the model's layers.
     """
-    from raycompress.experiment.preflight import load_checked
+    from raycompress.config.checks.preflight import load_checked
 
     show(load_checked(file), as_json)
 

@@ -23,8 +23,7 @@ def validate(file: str, as_json: bool) -> int:
     Every mistake is told at once, with its line and what to write. Exit code 2 when there is one. Whether the names of
     layers are right takes the model: `raycompress plan` and `raycompress launch` look at that.
     """
-    from raycompress.experiment.libraries import check_extras
-    from raycompress.experiment.preflight import load_checked
+    from raycompress.config.checks.preflight import check_extras, load_checked
 
     try:
         experiment = load_checked(file)

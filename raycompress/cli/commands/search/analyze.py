@@ -52,7 +52,7 @@ def analyze(
     that the script passes to create_compressor; in a script that passes none, how far the pruned model agrees with
     the dense one on the first inputs that the script calls it with.
     """
-    from raycompress.experiment.preflight import load_checked
+    from raycompress.config.checks.preflight import load_checked
     from raycompress.results.plots import check_libraries
     from raycompress.tuning.analyze import analyze as analyze_model
 

@@ -147,9 +147,9 @@ def _from(file: Path, script: Path) -> str:
 
 def _provisional(script: Path, file: Path, gpus: int) -> Experiment:
     """Return an experiment that the script can be inspected with; its mistakes are told."""
+    from raycompress.config.checks.preflight import check_files
     from raycompress.config.experiment import Experiment
     from raycompress.config.recipe import as_text, to_inspect
-    from raycompress.experiment.preflight import check_files
 
     if not is_file(script):
         beside = [one.name for one in script.parent.glob("*.py")] if is_folder(script.parent) else []
@@ -178,8 +178,8 @@ def _check_script(script: Path) -> None:
 
 def _wanted(script: Path, asked: Asked) -> Wanted:
     """Return what is wanted, the metric by its name where that is known."""
+    from raycompress.config.checks.objective import reported_names
     from raycompress.config.recipe import Wanted
-    from raycompress.experiment.objective_checks import reported_names
 
     reported = reported_names(script)
     metric = asked.metric or (reported[0] if reported else None)

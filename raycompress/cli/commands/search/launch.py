@@ -43,7 +43,7 @@ def launch(
     The best model and its mask are kept as one bundle; everything else of the trials but their logs is deleted.
     Ctrl-C stops the search and keeps the best model so far.
     """
-    from raycompress.experiment.preflight import load_checked
+    from raycompress.config.checks.preflight import load_checked
     from raycompress.tuning.launch import launch as launch_search
 
     if asked.is_script(file):
@@ -73,7 +73,7 @@ def launch(
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
 def run(file: Path, dashboard: bool, as_json: bool) -> None:
     """Run the one-time experiment in FILE: every value is given, so there is one trial beside the dense model's."""
-    from raycompress.experiment.preflight import load_checked
+    from raycompress.config.checks.preflight import load_checked
 
     experiment = load_checked(file)
     if experiment.is_automatic:

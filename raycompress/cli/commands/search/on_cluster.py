@@ -161,8 +161,8 @@ def follow_on_cluster(folder: ExperimentFolder) -> None:
 
 def _loaded(file: Path) -> Experiment:
     """Read and check the experiment; whether its storage can be written is for the nodes to say."""
+    from raycompress.config.checks.preflight import check_files
     from raycompress.config.experiment import Experiment
-    from raycompress.experiment.preflight import check_files
 
     experiment = Experiment.load(file)
     storage = experiment.where(("storage",))

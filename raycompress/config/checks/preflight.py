@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from raycompress.config.checks.layers import check_fit, notes_on_fit
+from raycompress.config.checks.objective import check_reported, reported_names
 from raycompress.config.experiment import Experiment
 from raycompress.config.objective import MEASURED
 from raycompress.config.places import Files, exists, is_file, is_folder
-from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.fit import check_fit, notes_on_fit
+from raycompress.errors import ExperimentError, MissingDependencyError, Problem
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.objective_checks import check_reported, reported_names
 from raycompress.experiment.source import where_in
 from raycompress.text import did_you_mean
 
@@ -168,3 +169,23 @@ def _check_storage(folder: Path, where: str) -> Iterator[Problem]:
     elif not os.access(there, os.W_OK | os.X_OK):
         fix = 'give yourself the right to, or write another folder: "storage": "..."'
         yield Problem(f"results cannot go to {folder}: {there} may not be written", where, fix)
+
+
+def check_extras(experiment: Experiment) -> None:
+    """Raise MissingDependencyError where what is asked for needs a library that is not here."""
+    wanted: list[tuple[str, JsonPath, tuple[str, ...], str]] = []
+    if "onnx" in experiment.exports:
+        wanted.append(('"export": ["onnx"]', ("export",), ("onnx", "onnxruntime"), "onnx"))
+    if experiment.proposer == "bohb":
+        wanted.append(('"proposer": "bohb"', ("proposer",), ("hpbandster", "ConfigSpace", "statsmodels"), "bohb"))
+    for index, logger in enumerate(experiment.loggers):
+        if logger != "tensorboard":  # which Ray Tune brings
+            wanted.append((f'the logger "{logger}"', ("loggers", index), (logger,), logger))
+    for what, key, libraries, extra in wanted:
+        for library in libraries:
+            if importlib.util.find_spec(library) is None:
+                raise MissingDependencyError(
+                    f"{what} needs {library}, which is not installed",
+                    where=experiment.where(key),
+                    fix=f"pip install 'raycompress[{extra}]'",
+                )
