@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from raycompress.catalog import CATALOG
 from raycompress.config.experiment import Experiment
+from raycompress.config.migration.layout import laid_out
+from raycompress.config.migration.report import Migration
+from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, old_key
 from raycompress.config.stopping import EarlyStop
 from raycompress.errors import ExperimentError
 from raycompress.experiment.jsontext import read
 from raycompress.experiment.keys import ENGINES, POLICIES, PROPOSERS, ExperimentKeys, Keys, ResourceArgsKeys
-from raycompress.experiment.migration.layout import laid_out
-from raycompress.experiment.migration.report import Migration
-from raycompress.experiment.migration.table import NEW_KEYS, OLD_KEYS, old_key
 from raycompress.experiment.ranges import KEYS as RANGE_KEYS
 from raycompress.experiment.ranges import is_range
 from raycompress.experiment.spelling import inside, names

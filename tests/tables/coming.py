@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from raycompress.cli.commands.experiment.migrate import text_of
+from raycompress.config.migration.report import Migration
+from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, OldKey
 from raycompress.experiment.keys import SEARCH_RANGE, ExperimentKeys, Keys, ResourceKeys
-from raycompress.experiment.migration.report import Migration
-from raycompress.experiment.migration.table import NEW_KEYS, OLD_KEYS, OldKey
 from raycompress.experiment.spelling import inside
 from tests.tables.catalogue import table
 

@@ -16,7 +16,7 @@ from raycompress.cli.options import json_option, say
 from raycompress.errors import ExperimentError, StorageError, UsageError
 
 if TYPE_CHECKING:
-    from raycompress.experiment.migration.report import Migration, Remark
+    from raycompress.config.migration.report import Migration, Remark
 
 _WIDTH = 80
 
@@ -32,7 +32,7 @@ def migrate(file: Path, write: bool, as_json: bool) -> int:
     one thing only, such as True for true, are mended too: without --write they are told, with exit code 2. Any other
     mistake is told as `raycompress validate` does, and nothing is written.
     """
-    from raycompress.experiment.migration.report import Migration
+    from raycompress.config.migration.report import Migration
 
     try:
         migration = Migration.of(file)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.config.experiment import Experiment
+from raycompress.config.migration.advice import advice_on
+from raycompress.config.migration.changes import changed, changes_of
+from raycompress.config.migration.layout import laid_out
+from raycompress.config.migration.table import old_key, pattern
 from raycompress.errors import ExperimentError
 from raycompress.experiment.jsontext import JsonPath, JsonText, read
-from raycompress.experiment.migration.advice import advice_on
-from raycompress.experiment.migration.changes import changed, changes_of
-from raycompress.experiment.migration.layout import laid_out
-from raycompress.experiment.migration.table import old_key, pattern
 from raycompress.experiment.source import text_of
 from raycompress.text import dotted
 
