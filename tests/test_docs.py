@@ -4,7 +4,7 @@ import json
 import re
 
 from raycompress.cli.main import VERBS
-from raycompress.experiment.keys import PROPOSERS
+from raycompress.config.schema.keys import PROPOSERS
 from tests.conftest import DIGITS, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()

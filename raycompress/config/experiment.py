@@ -1,6 +1,6 @@
 """The experiment, understood: what the file says, checked and with every default in its place.
 
-The keys themselves are in `raycompress.experiment.keys`, which loads pydantic; this module does so only when it reads
+The keys themselves are in `raycompress.config.schema.keys`, which loads pydantic; this module does so only when it reads
 a file.
 """
 
@@ -15,11 +15,11 @@ from typing import Any, Literal
 from raycompress.catalog import CompressorEntry, find
 from raycompress.config.objective import MEASURED, Objective
 from raycompress.config.places import Files, Storage
+from raycompress.config.schema.ranges import Finding, find_ranges
 from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.errors import ExperimentError, Problem
 from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.latency_table import LATENCY
-from raycompress.experiment.ranges import Finding, find_ranges
 from raycompress.experiment.source import text_of, where_in
 from raycompress.text import dotted, said
 
@@ -253,9 +253,9 @@ def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]
     from pydantic import ValidationError
 
     from raycompress.config.checks.keys import check, notes
-    from raycompress.experiment.keys import ExperimentKeys
-    from raycompress.experiment.messages import findings_of
-    from raycompress.experiment.spelling import respell
+    from raycompress.config.schema.keys import ExperimentKeys
+    from raycompress.config.schema.messages import findings_of
+    from raycompress.config.schema.spelling import respell
 
     spelled = respell(data)
     values = None

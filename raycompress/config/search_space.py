@@ -12,9 +12,9 @@ from raycompress.catalog import CompressorEntry
 from raycompress.config.dimension import Dimension, grid
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import Entry, overruled_by_name, ruled
+from raycompress.config.schema.ranges import find_ranges, is_range
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.ranges import find_ranges, is_range
 from raycompress.text import dotted
 
 Config = dict[str, Any]

@@ -19,7 +19,7 @@ class EarlyStop:
     warmup
         So many first results are never looked at.
     bandit_factor, truncation_percentage, curve_fitting_threshold, curve_fitting_timeout_s
-        See `raycompress.experiment.keys.EarlyStopKeys`; the last in seconds.
+        See `raycompress.config.schema.keys.EarlyStopKeys`; the last in seconds.
     curve_fitting_max_iters
         How many results a trial reports; None: the most that one has reported.
     """

@@ -18,13 +18,13 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.migration.layout import laid_out
 from raycompress.config.migration.report import Migration
 from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, old_key
+from raycompress.config.schema.keys import ENGINES, POLICIES, PROPOSERS, ExperimentKeys, Keys, ResourceArgsKeys
+from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
+from raycompress.config.schema.ranges import is_range
+from raycompress.config.schema.spelling import inside, names
 from raycompress.config.stopping import EarlyStop
 from raycompress.errors import ExperimentError
 from raycompress.experiment.jsontext import read
-from raycompress.experiment.keys import ENGINES, POLICIES, PROPOSERS, ExperimentKeys, Keys, ResourceArgsKeys
-from raycompress.experiment.ranges import KEYS as RANGE_KEYS
-from raycompress.experiment.ranges import is_range
-from raycompress.experiment.spelling import inside, names
 
 SEARCHED = {"sparsity": {"range": [0.1, 0.9], "type": "float", "interval": 0.2}, "op_names": ["conv1", "conv2"]}
 RESOURCE_ARGS = ResourceArgsKeys.meaningless

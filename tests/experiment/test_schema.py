@@ -13,10 +13,9 @@ from making import BASE
 
 from raycompress.config.experiment import Experiment, Resources
 from raycompress.config.objective import LIMITS
+from raycompress.config.schema.keys import PROPOSERS, json_schema
 from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.json_schema import json_schema
-from raycompress.experiment.keys import PROPOSERS
 
 Load = Callable[..., Experiment]
 Refused = Callable[..., list[Problem]]

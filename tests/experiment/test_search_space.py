@@ -15,8 +15,8 @@ from making import experiment_with, layer, network
 from raycompress.catalog import find
 from raycompress.config.dimension import Dimension
 from raycompress.config.experiment import Experiment
+from raycompress.config.schema.ranges import find_ranges
 from raycompress.config.search_space import SearchSpace
-from raycompress.experiment.ranges import find_ranges
 
 Load = Callable[..., Experiment]
 FLOAT = {"type": "float", "range": [0.1, 0.9]}

@@ -15,8 +15,8 @@ from pathlib import Path
 from raycompress.cli.commands.experiment.migrate import text_of
 from raycompress.config.migration.report import Migration
 from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, OldKey
-from raycompress.experiment.keys import SEARCH_RANGE, ExperimentKeys, Keys, ResourceKeys
-from raycompress.experiment.spelling import inside
+from raycompress.config.schema.keys import SEARCH_RANGE, ExperimentKeys, Keys, ResourceKeys
+from raycompress.config.schema.spelling import inside
 from tests.tables.catalogue import table
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from-auptimizer.md"

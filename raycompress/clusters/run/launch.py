@@ -16,9 +16,9 @@ from raycompress.clusters.run.mirror import Mirror, Submitted
 from raycompress.clusters.ship.package import Package
 from raycompress.config.experiment import Experiment
 from raycompress.config.places import S3Address, is_remote
+from raycompress.config.schema.spelling import respell
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
-from raycompress.experiment.spelling import respell
 from raycompress.results import store
 from raycompress.results.journal import Event
 from raycompress.results.record import Experiment as Record

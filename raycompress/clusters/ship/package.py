@@ -13,9 +13,9 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from raycompress.config.experiment import Experiment
+from raycompress.config.schema.spelling import respell
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError
-from raycompress.experiment.spelling import respell
 
 IGNORE_FILE = ".raycompressignore"
 LIMIT = 200_000_000

@@ -11,10 +11,10 @@ from raycompress.catalog.quantizers import ACTIVATIONS
 from raycompress.catalog.rounding import removable
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import matches, ruled, types_of
+from raycompress.config.schema.ranges import is_range
 from raycompress.errors import Problem
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.model import Layer, ModelInfo
-from raycompress.experiment.ranges import is_range
 from raycompress.text import listed, near
 
 

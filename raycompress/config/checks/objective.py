@@ -9,10 +9,10 @@ from typing import Any
 
 from raycompress.catalog import CompressorEntry
 from raycompress.config.objective import LIMITS, MEASURED, Objective
+from raycompress.config.schema.ranges import Finding
 from raycompress.experiment.costs import SIZES
 from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.latency_table import LATENCY
-from raycompress.experiment.ranges import Finding
 from raycompress.text import did_you_mean, listed
 
 _ALIASES = {

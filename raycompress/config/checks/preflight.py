@@ -74,7 +74,7 @@ def _check(files: Files, where: Where, folder_key: str, *, with_script: bool = T
 
 def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
     """Check the files of an experiment that has mistakes, as far as it names them."""
-    from raycompress.experiment.spelling import respell
+    from raycompress.config.schema.spelling import respell
 
     try:
         found = read(path.read_text(encoding="utf-8-sig"))

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from raycompress.config.experiment import Experiment
+from raycompress.config.schema.ranges import find_ranges
 from raycompress.config.search_space import SearchSpace
 from raycompress.config.stopping import Budgets
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.ranges import find_ranges
 
 
 class Advice(NamedTuple):

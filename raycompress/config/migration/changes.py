@@ -11,8 +11,8 @@ from typing import Any
 from raycompress.catalog import find
 from raycompress.config.checks.keys import notes
 from raycompress.config.migration.table import old_key
+from raycompress.config.schema.spelling import respell
 from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.spelling import respell
 from raycompress.text import dotted
 
 GONE = object()

@@ -10,6 +10,6 @@ import click
 @click.command()
 def schema() -> None:
     """Print the JSON Schema of the experiment file on stdout, for editors and other programs."""
-    from raycompress.experiment.json_schema import json_schema
+    from raycompress.config.schema.keys import json_schema
 
     click.echo(json.dumps(json_schema(), indent=2))

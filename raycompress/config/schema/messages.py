@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from raycompress.experiment.ranges import Finding
+from raycompress.config.schema.ranges import Finding
 from raycompress.text import did_you_mean, dotted, listed, said, shown
 
 _NOUNS = {

@@ -22,8 +22,8 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
 from raycompress.catalog import FRAMEWORKS, names
-from raycompress.experiment.messages import findings_of
-from raycompress.experiment.ranges import KEYS, TYPES, Finding, check_range, is_range
+from raycompress.config.schema.messages import findings_of
+from raycompress.config.schema.ranges import KEYS, TYPES, Finding, check_range, is_range
 from raycompress.text import did_you_mean, listed
 
 PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hyperband", "bohb", "guided", "passive")
@@ -391,3 +391,18 @@ class ExperimentKeys(Keys):
         [], description="Who is told of every trial as well."
     )
     baseline: bool = Field(True, description="Measure the model as it is, as trial 0.")
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of the experiment file."""
+
+    schema = _without_null_defaults(ExperimentKeys.model_json_schema())
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _without_null_defaults(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_null_defaults(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: _without_null_defaults(item) for key, item in value.items() if not (key == "default" and item is None)}

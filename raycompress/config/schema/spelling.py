@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from raycompress.experiment.jsontext import JsonPath
-from raycompress.experiment.keys import (
+from raycompress.config.schema.keys import (
     CompressionKeys,
     ConstraintKeys,
     EarlyStopKeys,
@@ -21,8 +20,9 @@ from raycompress.experiment.keys import (
     RuntimeArgsKeys,
     SchedulerKeys,
 )
-from raycompress.experiment.ranges import KEYS as RANGE_KEYS
-from raycompress.experiment.ranges import Finding, Note, is_range
+from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
+from raycompress.config.schema.ranges import Finding, Note, is_range
+from raycompress.experiment.jsontext import JsonPath
 from raycompress.text import dotted, listed, near
 
 _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
