@@ -17,10 +17,10 @@ from raycompress.config.objective import MEASURED, Objective
 from raycompress.config.places import Files, Storage
 from raycompress.config.schema.ranges import Finding, find_ranges
 from raycompress.config.stopping import Budgets, EarlyStop
+from raycompress.config.text.reader import JsonPath, read
+from raycompress.config.text.source import text_of, where_in
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.latency_table import LATENCY
-from raycompress.experiment.source import text_of, where_in
 from raycompress.text import dotted, said
 
 BOHB_SETTINGS = (

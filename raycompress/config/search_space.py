@@ -13,7 +13,7 @@ from raycompress.config.dimension import Dimension, grid
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import Entry, overruled_by_name, ruled
 from raycompress.config.schema.ranges import find_ranges, is_range
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.config.text.reader import JsonPath
 from raycompress.experiment.model import ModelInfo
 from raycompress.text import dotted
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycompress.experiment.jsontext import JsonPath, read
+from raycompress.config.text.reader import JsonPath, read
 
 VALUES = st.recursive(
     st.none()

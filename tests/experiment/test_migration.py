@@ -23,8 +23,8 @@ from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.schema.spelling import inside, names
 from raycompress.config.stopping import EarlyStop
+from raycompress.config.text.reader import read
 from raycompress.errors import ExperimentError
-from raycompress.experiment.jsontext import read
 
 SEARCHED = {"sparsity": {"range": [0.1, 0.9], "type": "float", "interval": 0.2}, "op_names": ["conv1", "conv2"]}
 RESOURCE_ARGS = ResourceArgsKeys.meaningless

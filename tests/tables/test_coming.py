@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from raycompress.cli.main import VERBS
-from raycompress.experiment.jsontext import read
+from raycompress.config.text.reader import read
 from tests.conftest import REPOSITORY
 from tests.tables.coming import PAGE, filled
 

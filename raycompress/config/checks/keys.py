@@ -12,7 +12,7 @@ from raycompress.catalog.quantizers import BITS, PARTS
 from raycompress.config.checks.objective import check_objective
 from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.ranges import Finding, Note, check_range, find_ranges, is_range
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.config.text.reader import JsonPath
 from raycompress.text import did_you_mean, dotted, listed, near
 
 SELECTION = ("op_names", "op_types", "exclude", "expand_op_names")

@@ -12,8 +12,8 @@ from raycompress.catalog.rounding import removable
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import matches, ruled, types_of
 from raycompress.config.schema.ranges import is_range
+from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
-from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.model import Layer, ModelInfo
 from raycompress.text import listed, near
 

@@ -10,8 +10,8 @@ from typing import Any
 from raycompress.catalog import CompressorEntry
 from raycompress.config.objective import LIMITS, MEASURED, Objective
 from raycompress.config.schema.ranges import Finding
+from raycompress.config.text.reader import JsonPath
 from raycompress.experiment.costs import SIZES
-from raycompress.experiment.jsontext import JsonPath
 from raycompress.experiment.latency_table import LATENCY
 from raycompress.text import did_you_mean, listed
 

@@ -15,10 +15,10 @@ from raycompress.config.checks.objective import check_reported, reported_names
 from raycompress.config.experiment import Experiment
 from raycompress.config.objective import MEASURED
 from raycompress.config.places import Files, exists, is_file, is_folder
+from raycompress.config.text.reader import JsonPath, read
+from raycompress.config.text.source import where_in
 from raycompress.errors import ExperimentError, MissingDependencyError, Problem
-from raycompress.experiment.jsontext import JsonPath, read
 from raycompress.experiment.model import ModelInfo
-from raycompress.experiment.source import where_in
 from raycompress.text import did_you_mean
 
 Where = Callable[[JsonPath], str]

@@ -9,7 +9,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.schema.ranges import find_ranges
 from raycompress.config.search_space import SearchSpace
 from raycompress.config.stopping import Budgets
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.config.text.reader import JsonPath
 
 
 class Advice(NamedTuple):

@@ -12,7 +12,7 @@ from raycompress.catalog import find
 from raycompress.config.checks.keys import notes
 from raycompress.config.migration.table import old_key
 from raycompress.config.schema.spelling import respell
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.config.text.reader import JsonPath
 from raycompress.text import dotted
 
 GONE = object()

@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-from raycompress.experiment.jsontext import JsonPath, JsonText
+from raycompress.config.text.reader import JsonPath, JsonText
 
 _INDENT = re.compile(r"^([ \t]+)\S", re.MULTILINE)
 

@@ -13,9 +13,9 @@ from raycompress.config.migration.advice import advice_on
 from raycompress.config.migration.changes import changed, changes_of
 from raycompress.config.migration.layout import laid_out
 from raycompress.config.migration.table import old_key, pattern
+from raycompress.config.text.reader import JsonPath, JsonText, read
+from raycompress.config.text.source import text_of
 from raycompress.errors import ExperimentError
-from raycompress.experiment.jsontext import JsonPath, JsonText, read
-from raycompress.experiment.source import text_of
 from raycompress.text import dotted
 
 _OPEN = (

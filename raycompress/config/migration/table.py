@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.config.text.reader import JsonPath
 
 Fate = Literal["as it was", "renamed", "read as", "more than it was", "no meaning", "refused"]
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.config.text.reader import JsonPath
 from raycompress.text import did_you_mean, said, shown
 
 TYPES = ("float", "int", "choice")

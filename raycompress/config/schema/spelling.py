@@ -22,7 +22,7 @@ from raycompress.config.schema.keys import (
 )
 from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
 from raycompress.config.schema.ranges import Finding, Note, is_range
-from raycompress.experiment.jsontext import JsonPath
+from raycompress.config.text.reader import JsonPath
 from raycompress.text import dotted, listed, near
 
 _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {

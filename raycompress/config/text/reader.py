@@ -12,7 +12,7 @@ from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from raycompress.experiment.jsontokens import QUOTES, WORD, Token, scan_string, scan_word
+from raycompress.config.text.tokens import QUOTES, WORD, Token, scan_string, scan_word
 
 JsonPath = tuple[str | int, ...]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from raycompress.config.text.reader import JsonPath
 from raycompress.errors import ExperimentError
-from raycompress.experiment.jsontext import JsonPath
 from raycompress.text import did_you_mean, dotted
 
 
