@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from raycompress.config.experiment import Experiment
-from raycompress.experiment.projection import ceilings
+from raycompress.forecast.projection import ceilings
 from raycompress.script.context import Mode
 from raycompress.tuning.preload import find_imports
 from raycompress.tuning.protocol import Message

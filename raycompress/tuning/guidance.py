@@ -7,8 +7,8 @@ from typing import Any
 from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
-from raycompress.experiment.guesses import Goal, Prior, Scored, by_values
-from raycompress.experiment.projection import Projection, has_one_size
+from raycompress.forecast.prior import Goal, Prior, Scored, by_values
+from raycompress.forecast.projection import Projection, has_one_size
 from raycompress.tuning.guided import Guided
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores

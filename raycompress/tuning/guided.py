@@ -8,7 +8,7 @@ import numpy as np
 
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement
-from raycompress.experiment.guesses import (
+from raycompress.forecast.prior import (
     Alike,
     Cost,
     Goal,

@@ -14,7 +14,7 @@ from raycompress.backend.ray.local import LocalRay, machine_cpus
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
-from raycompress.experiment.guesses import Prior
+from raycompress.forecast.prior import Prior
 from raycompress.results import store
 from raycompress.results.journal import VERSION, Journal, read
 from raycompress.results.record import Experiment as Record

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from raycompress.config.objective import Judgement, Objective
 from raycompress.errors import ExperimentError
-from raycompress.experiment.projection import Projection
+from raycompress.forecast.projection import Projection
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.searchers import Proposer, Sample
 

@@ -14,8 +14,8 @@ import numpy as np
 
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import MEASURED, Judgement, Objective
-from raycompress.experiment.guesses import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
-from raycompress.experiment.projection import Projection
+from raycompress.forecast.prior import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
+from raycompress.forecast.projection import Projection
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.studies import Study
 

@@ -16,7 +16,7 @@ from raycompress import create_compressor
 from raycompress.compressors.analysis.imitation import STEPS
 from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
-from raycompress.experiment.guesses import Prior, first_guesses, score_cheaply
+from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
 from raycompress.tuning.guided import Guided
 from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
 from tests.benchmarks.outcome import Outcome, Target

@@ -18,7 +18,7 @@ from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.experiment.costs import CostModel
-from raycompress.experiment.forecast import Forecast
+from raycompress.forecast.forecast import Forecast
 
 NETWORKS = {
     "cnn": (networks.Cnn, (2, 1, 8, 8)),

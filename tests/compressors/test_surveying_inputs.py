@@ -18,7 +18,7 @@ from torch import nn
 from raycompress import create_compressor
 from raycompress.compressors.analysis.inputs import inputs_of
 from raycompress.errors import CompressionError
-from raycompress.experiment.guesses import Prior
+from raycompress.forecast.prior import Prior
 from raycompress.script.context import EndOfInspection
 
 CONFIG_LIST = [{"sparsity": {"type": "float", "range": [0.0, 0.9]}, "op_names": ["conv1", "conv2"]}]

@@ -12,9 +12,9 @@ from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
 from raycompress.experiment.costs import ChannelGroup, CostModel, Part
-from raycompress.experiment.forecast import Forecast, why_not
-from raycompress.experiment.guesses import Prior
-from raycompress.experiment.projection import Projection, check_budgets
+from raycompress.forecast.forecast import Forecast, why_not
+from raycompress.forecast.prior import Prior
+from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past

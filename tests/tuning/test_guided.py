@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from raycompress.config.dimension import Dimension
-from raycompress.experiment.guesses import Goal, Losses, Prior, Sample, Scored, anywhere, first_guesses, score_cheaply
+from raycompress.forecast.prior import Goal, Losses, Prior, Sample, Scored, anywhere, first_guesses, score_cheaply
 from raycompress.tuning.guided import Guided
 
 HIGH = 0.9

@@ -20,8 +20,8 @@ from raycompress.backend.tune.trainable import TrialActor, TrialPlan
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ClusterError, RaycompressError
-from raycompress.experiment.guesses import Prior
-from raycompress.experiment.projection import Projection
+from raycompress.forecast.prior import Prior
+from raycompress.forecast.projection import Projection
 from raycompress.results.journal import Journal
 from raycompress.results.standing import Standing
 from raycompress.results.store import ExperimentFolder

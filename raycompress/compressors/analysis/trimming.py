@@ -8,7 +8,7 @@ from torch import nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.structure.costing import groups_of
 from raycompress.compressors.structure.graph import ChannelGraph
-from raycompress.experiment.forecast import Config, Forecast
+from raycompress.forecast.forecast import Config, Forecast
 
 
 class Trimmer:

@@ -229,8 +229,8 @@ def _check_reachable(text: str, file: Path, model: ModelInfo, costs: CostModel, 
     """Raise UsageError where a target cannot be met by any sample, before there is a file that asks for it."""
     from raycompress.config.experiment import Experiment
     from raycompress.config.search_space import SearchSpace
-    from raycompress.experiment.forecast import Forecast
-    from raycompress.experiment.projection import Projection
+    from raycompress.forecast.forecast import Forecast
+    from raycompress.forecast.projection import Projection
 
     experiment = Experiment.from_text(text, file)
     space = SearchSpace.of(experiment, model)

@@ -13,7 +13,7 @@ from raycompress.config.objective import MEASURED, Bound, Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import Problem
 from raycompress.experiment.costs import SIZES
-from raycompress.experiment.forecast import Forecast
+from raycompress.forecast.forecast import Forecast
 from raycompress.text import listed
 
 Sample = Mapping[str, Any]

@@ -1,0 +1,1 @@
+"""What a proposal will cost and bring, before it trains."""
