@@ -22,7 +22,7 @@ from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.info import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
 
 

@@ -20,7 +20,7 @@ from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import text_of, where_in
 from raycompress.errors import ExperimentError, Problem
-from raycompress.experiment.latency_table import LATENCY
+from raycompress.model.latency_table import LATENCY
 from raycompress.text import dotted, said
 
 BOHB_SETTINGS = (

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raycompress.catalog import WEIGHTED_TYPES, CompressorEntry
-from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.model.info import Layer, ModelInfo
 
 Entry = Mapping[str, Any]
 

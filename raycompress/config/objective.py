@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from raycompress.experiment.costs import SIZES
-from raycompress.experiment.latency_table import LATENCY
+from raycompress.model.costs import SIZES
+from raycompress.model.latency_table import LATENCY
 
 MEASURED = (*SIZES, LATENCY)
 """What we measure of a model, by the names of an experiment file; every other metric is the script's to report."""

@@ -10,8 +10,8 @@ from typing import Any
 
 from raycompress.catalog import CompressorEntry, find
 from raycompress.config.objective import Direction
-from raycompress.experiment.costs import ChannelGroup, CostModel
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.costs import ChannelGroup, CostModel
+from raycompress.model.info import ModelInfo
 
 COMPRESSOR = "group_l1"
 _SPARSITY = {"type": "float", "range": [0.0, 0.9]}

@@ -14,7 +14,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.matching import Entry, overruled_by_name, ruled
 from raycompress.config.schema.ranges import find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.info import ModelInfo
 from raycompress.text import dotted
 
 Config = dict[str, Any]

@@ -9,9 +9,9 @@ from typing import Any
 from raycompress.catalog import CompressorEntry
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import ruled
-from raycompress.experiment.costs import ChannelGroup, CostModel
-from raycompress.experiment.latency_table import LATENCY
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.costs import ChannelGroup, CostModel
+from raycompress.model.info import ModelInfo
+from raycompress.model.latency_table import LATENCY
 from raycompress.text import listed
 
 Config = Mapping[str, Any]

@@ -12,8 +12,8 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.objective import MEASURED, Bound, Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import Problem
-from raycompress.experiment.costs import SIZES
 from raycompress.forecast.forecast import Forecast
+from raycompress.model.costs import SIZES
 from raycompress.text import listed
 
 Sample = Mapping[str, Any]

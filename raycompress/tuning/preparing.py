@@ -15,9 +15,9 @@ from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError, ScriptError
-from raycompress.experiment.model import ModelInfo
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
+from raycompress.model.info import ModelInfo
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import compression_config, excursion, last_lines, warm_spec
 from raycompress.tuning.plan import BUDGETED, notes

@@ -14,7 +14,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.text import reader as jsontext
 from raycompress.config.text.source import text_of
 from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.info import ModelInfo
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.plan import n_trials
 from raycompress.tuning.preparing import Prepared

@@ -15,9 +15,9 @@ import ray
 from raycompress.config.experiment import Experiment
 from raycompress.disk import write_json
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
-from raycompress.experiment.model import ModelInfo
 from raycompress.forecast.prior import Goal, Prior, Scored
 from raycompress.forecast.projection import has_one_size
+from raycompress.model.info import ModelInfo
 from raycompress.results.store import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import last_lines, messages_of

@@ -19,8 +19,8 @@ from raycompress.config.checks.preflight import check_model
 from raycompress.config.experiment import Experiment
 from raycompress.config.recipe import Wanted, as_text, recipe
 from raycompress.config.search_space import SearchSpace
-from raycompress.experiment.costs import ChannelGroup, CostModel
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.costs import ChannelGroup, CostModel
+from raycompress.model.info import ModelInfo
 from tests.compressors.networks import DUMMY, NETWORKS
 from tests.conftest import RESNET, Launched, raycompress
 

@@ -17,8 +17,8 @@ from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError, RaycompressError
-from raycompress.experiment.costs import CostModel
 from raycompress.forecast.forecast import Forecast
+from raycompress.model.costs import CostModel
 
 NETWORKS = {
     "cnn": (networks.Cnn, (2, 1, 8, 8)),

@@ -29,7 +29,7 @@ from raycompress.compressors.keras.base import KerasCompressor
 from raycompress.compressors.keras.layers import arrays_of
 from raycompress.compressors.saving.witness import NOTE
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.info import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
 
 CONFIG = {"compressor": "level", "config_list": [{"sparsity": 0.5, "op_types": ["Dense", "Conv2D"]}]}

@@ -15,7 +15,7 @@ from raycompress.bundle import bundle
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.modes import DenseCompressor
 from raycompress.errors import BundleError, CompressionError, UsageError
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.info import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
 
 CONFIG = {"compressor": "l1_filter", "config_list": CONVOLUTIONS}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.config.experiment import Experiment
-from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.model.info import Layer, ModelInfo
 
 BASE: dict[str, Any] = {
     "name": "digits",

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from raycompress.experiment.latency_table import LatencyTable, LayerLatency
+from raycompress.model.latency_table import LatencyTable, LayerLatency
 
 AXES = ((8, 16, 64), (4, 32))
 

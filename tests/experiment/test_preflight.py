@@ -13,7 +13,7 @@ from making import layer, network
 from raycompress.config.checks.preflight import check_files, check_model, load_checked, notes
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.info import ModelInfo
 
 Load = Callable[..., Experiment]
 FLOAT = {"type": "float", "range": [0.1, 0.9]}

@@ -11,10 +11,10 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
-from raycompress.experiment.costs import ChannelGroup, CostModel, Part
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
+from raycompress.model.costs import ChannelGroup, CostModel, Part
 from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
 from raycompress.tuning.past import Past

@@ -17,7 +17,7 @@ from raycompress.config.checks import preflight
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import RaycompressError
-from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.model.info import Layer, ModelInfo
 from raycompress.tuning.searchers import make_proposer
 
 REPOSITORY = Path(__file__).parent.parent.parent

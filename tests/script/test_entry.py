@@ -69,8 +69,8 @@ def test_what_is_returned_is_reported_unless_the_script_did(main, capsys):
 def test_the_decorator_survives_imports_of_the_package_of_its_name():
     code = """
 import raycompress as rc
-import raycompress.experiment.model
-from raycompress.experiment.model import ModelInfo
+import raycompress.model.info
+from raycompress.model.info import ModelInfo
 main = rc.experiment(lambda config: 0.5)
 main({})
 assert rc.experiment.model.ModelInfo is ModelInfo

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from raycompress.config.experiment import Experiment
-from raycompress.experiment.model import ModelInfo
 from raycompress.forecast.prior import Goal, Prior
+from raycompress.model.info import ModelInfo
 from raycompress.tuning.pace import Pace
 from raycompress.tuning.surveying import _cache, is_opposite
 from tests.conftest import Launched, digits_experiment

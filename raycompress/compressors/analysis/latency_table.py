@@ -22,7 +22,7 @@ from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure import timing
 from raycompress.compressors.measure.timing import Latency, Times
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.experiment.latency_table import LatencyTable, LayerLatency
+from raycompress.model.latency_table import LatencyTable, LayerLatency
 from raycompress.script import node
 
 _POINTS = (5, 4, 3, 2)

@@ -21,10 +21,10 @@ from raycompress.compressors.analysis.trimming import Trimmer
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
-from raycompress.experiment.model import ModelInfo
 from raycompress.forecast.forecast import Forecast
 from raycompress.forecast.prior import Prior, Scored, first_guesses, score_cheaply
 from raycompress.forecast.projection import Projection
+from raycompress.model.info import ModelInfo
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""

@@ -15,7 +15,7 @@ from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_
 from raycompress.compressors.keras.layers import arrays_of, layers_of, own_variables
 from raycompress.compressors.keras.loading import load_into, reference
 from raycompress.errors import UsageError
-from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.model.info import Layer, ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
 
 

@@ -18,7 +18,7 @@ from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.groups import grouping
 from raycompress.errors import CompressionError
-from raycompress.experiment.costs import ChannelGroup, CostModel, LayerWidth, Part
+from raycompress.model.costs import ChannelGroup, CostModel, LayerWidth, Part
 
 _TOLERANCE = 0.01
 _FITTED = 1e-6

@@ -8,7 +8,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import OUTPUTS, ChannelGraph
 from raycompress.errors import CompressionError
-from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.model.info import Layer, ModelInfo
 
 _NORMS = (nn.modules.batchnorm._BatchNorm,)
 

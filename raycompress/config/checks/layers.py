@@ -14,7 +14,7 @@ from raycompress.config.matching import matches, ruled, types_of
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
-from raycompress.experiment.model import Layer, ModelInfo
+from raycompress.model.info import Layer, ModelInfo
 from raycompress.text import listed, near
 
 

@@ -11,8 +11,8 @@ from raycompress.catalog import CompressorEntry
 from raycompress.config.objective import LIMITS, MEASURED, Objective
 from raycompress.config.schema.ranges import Finding
 from raycompress.config.text.reader import JsonPath
-from raycompress.experiment.costs import SIZES
-from raycompress.experiment.latency_table import LATENCY
+from raycompress.model.costs import SIZES
+from raycompress.model.latency_table import LATENCY
 from raycompress.text import did_you_mean, listed
 
 _ALIASES = {

@@ -18,7 +18,7 @@ from raycompress.config.places import Files, exists, is_file, is_folder
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import where_in
 from raycompress.errors import ExperimentError, MissingDependencyError, Problem
-from raycompress.experiment.model import ModelInfo
+from raycompress.model.info import ModelInfo
 from raycompress.text import did_you_mean
 
 Where = Callable[[JsonPath], str]

@@ -22,8 +22,8 @@ from raycompress.text import did_you_mean, listed
 if TYPE_CHECKING:
     from raycompress.config.experiment import Experiment
     from raycompress.config.recipe import Wanted
-    from raycompress.experiment.costs import CostModel
-    from raycompress.experiment.model import ModelInfo
+    from raycompress.model.costs import CostModel
+    from raycompress.model.info import ModelInfo
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raycompress.experiment.costs import CostModel
-from raycompress.experiment.latency_table import LatencyTable
+from raycompress.model.costs import CostModel
+from raycompress.model.latency_table import LatencyTable
 
 
 @dataclass(frozen=True)
