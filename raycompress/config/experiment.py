@@ -1,7 +1,7 @@
 """The experiment, understood: what the file says, checked and with every default in its place.
 
-The keys themselves are in `raycompress.config.schema.keys`, which loads pydantic; this module does so only when it reads
-a file.
+The keys themselves are in `raycompress.config.schema.keys`, which loads pydantic; this module does so only when it
+reads a file.
 """
 
 from __future__ import annotations
