@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from contextlib import contextmanager
 
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.record import Experiment as Record
-from raycompress.results.store import ExperimentFolder
 from tests.conftest import Launched, command
 
 ENTERS = shutil.which("unshare") and shutil.which("nsenter") and os.geteuid() == 0

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
-    from raycompress.results.record import TrialRecord
+    from raycompress.results.trial import TrialRecord
 
 
 MEASURES = ("params", "flops", "bytes", "latency_ms", "cpu_ms")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,72 +12,13 @@ from raycompress.config.places import is_remote
 from raycompress.errors import StorageError
 from raycompress.results import journal, pareto, store
 from raycompress.results.events import lacking
-from raycompress.results.standing import Standing
+from raycompress.results.ranking import Standing
+from raycompress.results.trial import TrialRecord
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     import optuna
     import pandas as pd
-
-
-@dataclass
-class TrialRecord:
-    """What the journal says of one trial.
-
-    Attributes
-    ----------
-    number
-        0 is the dense model, through the same script.
-    sample
-        Dimension -> value, as proposed.
-    values, score
-        The last result by name, and the number the search compares; None without a result.
-    before, after
-        ``params``, ``flops`` (multiply-adds) and ``bytes`` of the model; None when nothing was exported.
-    removed
-        Layer -> (removed, of) output channels.
-    notes
-        What a person should know of the saved model.
-    seconds
-        From the start to the end, by the wall clock.
-    attempts, starts
-        How often its script was run after failures, and how often the trial was begun: a resumed search begins again
-        what was running.
-    slot
-        Where it ran, from 0; None in journals of earlier versions.
-    predicted
-        ``params``, ``flops`` and ``size_bytes`` as foretold before the trial; None where they were not.
-    repeat_of
-        The trial whose sample it trained again, with another seed; None of most.
-    rung0
-        The score of its model before it was trained; None where that was not asked for.
-    intermediate, steps
-        Earlier results, and after how many iterations each came.
-    """
-
-    number: int
-    sample: dict[str, Any]
-    config: dict[str, Any]
-    started: float
-    baseline: bool = False
-    state: TrialState = TrialState.RUNNING
-    cause: str = ""
-    values: dict[str, float] | None = None
-    score: float | None = None
-    before: dict[str, float] | None = None
-    after: dict[str, float] | None = None
-    removed: dict[str, tuple[int, int]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    seconds: float | None = None
-    saved: bool = False
-    attempts: int = 1
-    starts: int = 1
-    slot: int | None = None
-    predicted: dict[str, float] | None = None
-    repeat_of: int | None = None
-    rung0: float | None = None
-    intermediate: list[dict[str, float]] = field(default_factory=list)
-    steps: list[int] = field(default_factory=list)
 
 
 class Experiment:
@@ -321,6 +262,6 @@ class Experiment:
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""
-        from raycompress.results.report.notebook import as_html
+        from raycompress.results.notebook import as_html
 
         return as_html(self)

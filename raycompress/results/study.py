@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from raycompress.results.record import Experiment, TrialRecord
+    from raycompress.results.record import Experiment
+    from raycompress.results.trial import TrialRecord
 
 Direction = Literal["maximize", "minimize"]
 

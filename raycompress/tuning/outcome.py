@@ -7,7 +7,7 @@ from typing import Any
 
 from raycompress.config.objective import MEASURED, Objective
 from raycompress.errors import BundleError, RaycompressError
-from raycompress.results.store import ExperimentFolder
+from raycompress.results.folder import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.text import listed
 from raycompress.tuning.protocol import Ending

@@ -19,9 +19,9 @@ from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import Journal
 from raycompress.results.record import Experiment as Record
-from raycompress.results.store import ExperimentFolder
 from raycompress.script import context
 from raycompress.states import TrialState
 from raycompress.tuning import child

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from raycompress.results.ranks import rank_correlation
+from raycompress.results.ranking import rank_correlation
 
 _ENOUGH = 8
 """Trials that have both scores before any is ended, or the rung switched off."""

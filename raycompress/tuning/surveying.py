@@ -18,7 +18,7 @@ from raycompress.errors import CompressionError, Problem, RaycompressError, Scri
 from raycompress.forecast.prior import Goal, Prior, Scored
 from raycompress.forecast.projection import has_one_size
 from raycompress.model.info import ModelInfo
-from raycompress.results.store import ExperimentFolder
+from raycompress.results.folder import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import last_lines, messages_of
 from raycompress.tuning.pace import Pace

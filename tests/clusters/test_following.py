@@ -9,7 +9,7 @@ from raycompress.clusters.run.following import Lines
 from raycompress.clusters.run.mirror import Mirror, Submitted, note
 from raycompress.errors import StorageError
 from raycompress.results import journal
-from raycompress.results.store import ExperimentFolder
+from raycompress.results.folder import ExperimentFolder
 
 SUBMITTED = Submitted(job="tiny-1", cluster="/home/x/cluster.yaml", storage="/srv/r/", keep=False, search="tiny-1-2")
 

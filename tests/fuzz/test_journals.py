@@ -14,8 +14,8 @@ from mutating import changed_bytes, changed_texts, changed_values
 
 from raycompress.errors import StorageError
 from raycompress.results import journal
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.record import Experiment
-from raycompress.results.store import ExperimentFolder
 
 SIZES = {"params": 100, "flops": 1000, "bytes": 400}
 EVENTS: list[dict[str, Any]] = [

@@ -13,7 +13,7 @@ from raycompress.bundle import bundle
 from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
-from raycompress.results.store import ExperimentFolder
+from raycompress.results.folder import ExperimentFolder
 from raycompress.states import TrialState
 from raycompress.tuning import excursion, preparing
 from raycompress.tuning.protocol import Ending, TrialSpec, trial_config

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from raycompress.results import pareto
-from raycompress.results.record import TrialRecord
+from raycompress.results.trial import TrialRecord
 from raycompress.states import TrialState
 
 

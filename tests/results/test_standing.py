@@ -11,7 +11,7 @@ import pytest
 from raycompress.config.checks.preflight import load_checked
 from raycompress.config.objective import Objective
 from raycompress.errors import ExperimentError
-from raycompress.results.standing import Standing
+from raycompress.results.ranking import Standing
 from tests.conftest import number_experiment
 
 OBJECTIVE = Objective.from_keys("max", {}, {"params": {"max_ratio": 0.3}}, kept=2)

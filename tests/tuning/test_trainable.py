@@ -4,7 +4,7 @@ import pytest
 from trials import left, pids
 
 from raycompress.backend.tune.trainable import TrialActor, TrialPlan
-from raycompress.results.store import ExperimentFolder
+from raycompress.results.folder import ExperimentFolder
 
 PROCESSES = """
 import json, subprocess, sys, time

@@ -20,7 +20,7 @@ from raycompress.backend.tune.scheduler import RUNG0, TIME
 from raycompress.backend.tune.slots import Slots
 from raycompress.backend.tune.stop import DriverOnly
 from raycompress.config.objective import Objective
-from raycompress.results.standing import Standing
+from raycompress.results.ranking import Standing
 from raycompress.states import TrialState
 from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores

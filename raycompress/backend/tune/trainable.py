@@ -18,7 +18,7 @@ from raycompress.backend.tune.scheduler import RUNG0, TIME
 from raycompress.backend.tune.slots import name_process
 from raycompress.config.objective import Objective, metrics_of
 from raycompress.errors import RaycompressError
-from raycompress.results.store import ExperimentFolder
+from raycompress.results.folder import ExperimentFolder
 from raycompress.script.node import locked
 from raycompress.states import TrialState
 from raycompress.tuning.outcome import NOTHING, delivered, facts_of, sealed

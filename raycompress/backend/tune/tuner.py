@@ -22,9 +22,9 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ClusterError, RaycompressError
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import Journal
-from raycompress.results.standing import Standing
-from raycompress.results.store import ExperimentFolder
+from raycompress.results.ranking import Standing
 from raycompress.tuning import plan as plans
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.guidance import Guidance

@@ -11,7 +11,7 @@ from raycompress.cli.view.tables import columns
 from raycompress.cli.view.tables import number as _number
 from raycompress.config.objective import Bound, Goal
 from raycompress.errors import NoValidTrialError
-from raycompress.results.ranks import rank_correlation
+from raycompress.results.ranking import rank_correlation
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:

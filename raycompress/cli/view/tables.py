@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.config.places import is_remote
-from raycompress.results.record import Experiment, TrialRecord
+from raycompress.results.record import Experiment
+from raycompress.results.trial import TrialRecord
 
 
 def number(value: float | None) -> str:

@@ -11,9 +11,9 @@ from raycompress.clusters.reach.running import AddressCluster, Cluster, FileClus
 from raycompress.clusters.run.following import Follower
 from raycompress.clusters.run.launch import fetch
 from raycompress.clusters.run.mirror import Mirror, Submitted
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import Event
 from raycompress.results.record import Experiment as Record
-from raycompress.results.store import ExperimentFolder
 from raycompress.tuning.view import SearchView
 
 

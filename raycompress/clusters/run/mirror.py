@@ -9,8 +9,8 @@ from typing import Self
 
 from raycompress.disk import told, write_json, write_whole
 from raycompress.errors import StorageError
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import Event, Journal, read
-from raycompress.results.store import ExperimentFolder
 from raycompress.shapes import fits
 
 

@@ -17,7 +17,8 @@ from raycompress.results.report.words import LOOKS, duration, measure, number, s
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment, TrialRecord
+    from raycompress.results.record import Experiment
+    from raycompress.results.trial import TrialRecord
 
 IN_PARALLEL = 9
 IN_IMPORTANCE = 30

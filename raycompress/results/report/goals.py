@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from raycompress.results.ranks import rank_correlation
+from raycompress.results.ranking import rank_correlation
 from raycompress.results.report.words import measure
 from raycompress.results.report.words import number as _number
 

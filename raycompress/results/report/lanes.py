@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment, TrialRecord
+    from raycompress.results.record import Experiment
+    from raycompress.results.trial import TrialRecord
 
 
 @dataclass(frozen=True)

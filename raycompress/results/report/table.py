@@ -11,7 +11,8 @@ from raycompress.results.report.words import LOOKS, duration, measure, number, s
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment, TrialRecord
+    from raycompress.results.record import Experiment
+    from raycompress.results.trial import TrialRecord
 
 CELLS = 25_000
 """How many cells a browser sorts at once without a wait."""

@@ -20,11 +20,11 @@ from raycompress.config.places import S3Address
 from raycompress.disk import told, write_whole
 from raycompress.errors import StorageError
 from raycompress.results import journal
+from raycompress.results.folder import ExperimentFolder, pointer
 from raycompress.results.s3 import candidates, lease, segments
 from raycompress.results.s3.objects import PATIENCE_S, Objects, OvertakenError
 from raycompress.results.s3.replicated import ReplicatedJournal
 from raycompress.results.s3.scratch import ScratchFolder
-from raycompress.results.store import ExperimentFolder, pointer
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from raycompress.config.places import S3Address
 from raycompress.errors import StorageError
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.s3 import candidates, lease
 from raycompress.results.s3.objects import PATIENCE_S, Objects
-from raycompress.results.store import ExperimentFolder
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from raycompress.cli.options import experiment_argument, json_option, open_recor
 
 if TYPE_CHECKING:
     from raycompress.config.places import Storage
-    from raycompress.results.record import Experiment, TrialRecord
+    from raycompress.results.record import Experiment
+    from raycompress.results.trial import TrialRecord
 
 
 @click.command()

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from raycompress.clusters.run.launch import Again, Outcome
     from raycompress.clusters.ship.package import Package
     from raycompress.config.experiment import Experiment
+    from raycompress.results.folder import ExperimentFolder
     from raycompress.results.record import Experiment as Record
-    from raycompress.results.store import ExperimentFolder
 
 
 @dataclass(frozen=True)

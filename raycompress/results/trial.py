@@ -1,0 +1,71 @@
+"""One trial of an experiment, as its journal tells it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from raycompress.states import TrialState
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass
+class TrialRecord:
+    """What the journal says of one trial.
+
+    Attributes
+    ----------
+    number
+        0 is the dense model, through the same script.
+    sample
+        Dimension -> value, as proposed.
+    values, score
+        The last result by name, and the number the search compares; None without a result.
+    before, after
+        ``params``, ``flops`` (multiply-adds) and ``bytes`` of the model; None when nothing was exported.
+    removed
+        Layer -> (removed, of) output channels.
+    notes
+        What a person should know of the saved model.
+    seconds
+        From the start to the end, by the wall clock.
+    attempts, starts
+        How often its script was run after failures, and how often the trial was begun: a resumed search begins again
+        what was running.
+    slot
+        Where it ran, from 0; None in journals of earlier versions.
+    predicted
+        ``params``, ``flops`` and ``size_bytes`` as foretold before the trial; None where they were not.
+    repeat_of
+        The trial whose sample it trained again, with another seed; None of most.
+    rung0
+        The score of its model before it was trained; None where that was not asked for.
+    intermediate, steps
+        Earlier results, and after how many iterations each came.
+    """
+
+    number: int
+    sample: dict[str, Any]
+    config: dict[str, Any]
+    started: float
+    baseline: bool = False
+    state: TrialState = TrialState.RUNNING
+    cause: str = ""
+    values: dict[str, float] | None = None
+    score: float | None = None
+    before: dict[str, float] | None = None
+    after: dict[str, float] | None = None
+    removed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    seconds: float | None = None
+    saved: bool = False
+    attempts: int = 1
+    starts: int = 1
+    slot: int | None = None
+    predicted: dict[str, float] | None = None
+    repeat_of: int | None = None
+    rung0: float | None = None
+    intermediate: list[dict[str, float]] = field(default_factory=list)
+    steps: list[int] = field(default_factory=list)
