@@ -10,6 +10,6 @@
 """
 
 from raycompress.compressors.analysis import Agreement, channel_dependency, layer_sensitivity, model_cost
-from raycompress.results.plots import write_html, write_png
+from raycompress.results.analysis.plots import write_html, write_png
 
 __all__ = ["Agreement", "channel_dependency", "layer_sensitivity", "model_cost", "write_html", "write_png"]

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from raycompress.config.experiment import Experiment
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError, UsageError
-from raycompress.results.analysis import Analysis
+from raycompress.results.analysis.data import Analysis
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
 from raycompress.tuning.preload import find_imports

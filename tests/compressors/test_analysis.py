@@ -24,7 +24,7 @@ from raycompress.compressors.analysis.units import channels
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError, StorageError, UsageError
-from raycompress.results.analysis import Analysis, Dependency
+from raycompress.results.analysis.data import Analysis, Dependency
 from raycompress.script.context import EndOfInspection
 
 EXAMPLE = Example.from_dummy(DUMMY)

@@ -19,7 +19,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, RaycompressError
-from raycompress.results.analysis import Analysis, Dependency
+from raycompress.results.analysis.data import Analysis, Dependency
 from raycompress.script.context import EndOfInspection, Trial
 
 

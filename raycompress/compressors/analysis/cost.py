@@ -14,7 +14,7 @@ from torch import nn
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.inspection import inspect
-from raycompress.results.analysis import LayerCost, ModelCost
+from raycompress.results.analysis.data import LayerCost, ModelCost
 
 
 def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up: int = 5) -> ModelCost:

@@ -17,7 +17,7 @@ from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.analysis.units import METHODS, Masks, Unit
 from raycompress.compressors.create import closest
 from raycompress.errors import CompressionError, UsageError
-from raycompress.results.analysis import Curve, Sensitivity
+from raycompress.results.analysis.data import Curve, Sensitivity
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 

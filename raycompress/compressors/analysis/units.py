@@ -16,7 +16,7 @@ from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError
-from raycompress.results.analysis import Dependency
+from raycompress.results.analysis.data import Dependency
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from raycompress.text import printable
 
 if TYPE_CHECKING:
     from raycompress.config.experiment import Experiment
-    from raycompress.results.analysis import Analysis
+    from raycompress.results.analysis.data import Analysis
 
 _WIDTH = 80
 _COSTS = 4
@@ -53,7 +53,7 @@ def analyze(
     the dense one on the first inputs that the script calls it with.
     """
     from raycompress.config.checks.preflight import load_checked
-    from raycompress.results.plots import check_libraries
+    from raycompress.results.analysis.plots import check_libraries
     from raycompress.tuning.analyze import analyze as analyze_model
 
     wanted = {"sparsities": _shares(sparsities), "samples": samples, "recompute_bn": recompute_bn}
@@ -198,7 +198,7 @@ def _short(name: str, width: int) -> str:
 
 
 def _write(analysis: Analysis, folder: Path) -> list[Path]:
-    from raycompress.results.plots import write_html, write_png
+    from raycompress.results.analysis.plots import write_html, write_png
 
     folder.mkdir(parents=True, exist_ok=True)
     analysis.sensitivity.write_csv(folder / "sensitivity.csv")

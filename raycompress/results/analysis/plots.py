@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.errors import MissingDependencyError, StorageError
-from raycompress.results.analysis import Curve, Sensitivity
+from raycompress.results.analysis.data import Curve, Sensitivity
 
 LIBRARIES = ("matplotlib", "plotly")
 _IN_LEGEND = 24
