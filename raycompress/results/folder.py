@@ -16,7 +16,7 @@ from raycompress.errors import StorageError
 from raycompress.shapes import fits
 
 if TYPE_CHECKING:
-    from raycompress.results.journal import Journal
+    from raycompress.results.journal.journal import Journal
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,13 @@ class ExperimentFolder:
 
     def open_journal(self) -> Journal:
         """Return the writing end of the journal; StorageError where another process has it."""
-        from raycompress.results.journal import Journal
+        from raycompress.results.journal.journal import Journal
 
         return Journal(self.journal)
 
     def is_written(self) -> bool:
         """Tell whether a process writes the journal, that is, whether the experiment runs."""
-        from raycompress.results.journal import is_written
+        from raycompress.results.journal.journal import is_written
 
         return is_written(self.journal)
 

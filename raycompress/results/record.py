@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from raycompress.config.objective import Objective
 from raycompress.config.places import is_remote
 from raycompress.errors import StorageError
-from raycompress.results import journal, pareto, store
-from raycompress.results.events import lacking
+from raycompress.results import pareto, store
+from raycompress.results.journal import journal
+from raycompress.results.journal.events import lacking
 from raycompress.results.ranking import Standing
 from raycompress.results.trial import TrialRecord
 from raycompress.states import TrialState

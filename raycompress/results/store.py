@@ -73,7 +73,7 @@ def list_folders(storage: Storage) -> list[ExperimentFolder]:
 
 def _started(journal: Path) -> float | None:
     """Return when the experiment began; None for a journal that a kill kept from beginning."""
-    from raycompress.results.journal import read
+    from raycompress.results.journal.journal import read
 
     try:
         return next((event["t"] for event in read(journal)), None)

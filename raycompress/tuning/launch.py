@@ -16,7 +16,7 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
 from raycompress.forecast.prior import Prior
 from raycompress.results import store
-from raycompress.results.journal import VERSION, Journal, read
+from raycompress.results.journal.journal import VERSION, Journal, read
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.plan import n_trials, parallel

@@ -25,7 +25,7 @@ from ray.tune.logger import LoggerCallback, TBXLoggerCallback
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError, Problem
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import Event, Journal
+from raycompress.results.journal.journal import Event, Journal
 from raycompress.states import TrialState
 
 PATIENCE_S = 90.0

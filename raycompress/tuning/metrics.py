@@ -6,7 +6,7 @@ from typing import Any
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from raycompress.results.journal import Event
+from raycompress.results.journal.journal import Event
 from raycompress.states import TrialState
 
 _SECONDS = [0.5, 1, 2, 5, 10, 30, 60, 120, 300, 600, 1800, 3600, 4 * 3600, 12 * 3600, 24 * 3600]

@@ -20,7 +20,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.script import context
 from raycompress.states import TrialState

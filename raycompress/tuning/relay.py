@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 from raycompress import errors
 from raycompress.errors import ClusterError, Problem, RaycompressError
-from raycompress.results.journal import Event
+from raycompress.results.journal.journal import Event
 from raycompress.tuning.view import SearchView
 
 _MARK = "\x1e"

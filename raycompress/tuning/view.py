@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Protocol
 
-from raycompress.results.journal import Event
+from raycompress.results.journal.journal import Event
 
 
 class View(Protocol):

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from raycompress.cli.view.live import LiveView, Progress
-from raycompress.results import journal as journals
+from raycompress.results.journal import journal as journals
 from raycompress.results.record import Experiment
 from tests.conftest import raycompress
 from tests.results.searches import searched, without_waiting

@@ -8,8 +8,8 @@ import pytest
 from raycompress.clusters.run.following import Lines
 from raycompress.clusters.run.mirror import Mirror, Submitted, note
 from raycompress.errors import StorageError
-from raycompress.results import journal
 from raycompress.results.folder import ExperimentFolder
+from raycompress.results.journal import journal
 
 SUBMITTED = Submitted(job="tiny-1", cluster="/home/x/cluster.yaml", storage="/srv/r/", keep=False, search="tiny-1-2")
 

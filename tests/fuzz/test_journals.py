@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mutating import changed_bytes, changed_texts, changed_values
 
 from raycompress.errors import StorageError
-from raycompress.results import journal
 from raycompress.results.folder import ExperimentFolder
+from raycompress.results.journal import journal
 from raycompress.results.record import Experiment
 
 SIZES = {"params": 100, "flops": 1000, "bytes": 400}

@@ -18,8 +18,8 @@ from mutating import changed_bytes, changed_values
 
 from raycompress.config.objective import Objective
 from raycompress.errors import ResultError
-from raycompress.results import journal
-from raycompress.results.journal import Journal
+from raycompress.results.journal import journal
+from raycompress.results.journal.journal import Journal
 from raycompress.script import context, report
 from raycompress.script.context import Mode, Trial
 from raycompress.states import TrialState

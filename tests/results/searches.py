@@ -6,9 +6,9 @@ import random
 from pathlib import Path
 from typing import Any
 
-from raycompress.results import journal as journals
 from raycompress.results import store
-from raycompress.results.journal import VERSION, Journal
+from raycompress.results.journal import journal as journals
+from raycompress.results.journal.journal import VERSION, Journal
 from raycompress.results.record import Experiment
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"

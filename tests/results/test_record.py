@@ -2,9 +2,9 @@ import pytest
 
 from raycompress import disk
 from raycompress.errors import StorageError
-from raycompress.results import journal as journals
 from raycompress.results import store
-from raycompress.results.journal import VERSION, Journal
+from raycompress.results.journal import journal as journals
+from raycompress.results.journal.journal import VERSION, Journal
 from raycompress.results.record import Experiment
 from raycompress.states import TrialState
 

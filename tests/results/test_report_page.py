@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from raycompress.cli.commands.results import report as command
 from raycompress.errors import MissingDependencyError, StorageError
 from raycompress.results import store
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment
 from raycompress.results.report import lanes, page, table
 from raycompress.results.report.importance import ENOUGH, importance

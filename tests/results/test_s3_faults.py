@@ -6,7 +6,8 @@ import pytest
 
 from raycompress.config.places import S3Address
 from raycompress.errors import StorageError
-from raycompress.results import journal, store
+from raycompress.results import store
+from raycompress.results.journal import journal
 from raycompress.results.s3 import folder as folders
 from raycompress.results.s3 import objects
 from raycompress.results.s3.folder import S3Folder

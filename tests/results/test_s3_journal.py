@@ -11,7 +11,8 @@ import pytest
 
 from raycompress.config.places import S3Address
 from raycompress.errors import StorageError, UsageError
-from raycompress.results import journal, store
+from raycompress.results import store
+from raycompress.results.journal import journal
 from raycompress.results.record import Experiment
 from raycompress.results.s3 import lease, segments
 from raycompress.results.s3.folder import S3Folder

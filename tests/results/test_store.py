@@ -2,7 +2,7 @@ import pytest
 
 from raycompress.errors import StorageError, UsageError
 from raycompress.results import store
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 
 
 def experiment(storage, name):

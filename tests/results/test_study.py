@@ -7,7 +7,7 @@ from optuna.trial import TrialState
 
 from raycompress.errors import StorageError
 from raycompress.results import store
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment
 from tests.conftest import raycompress
 from tests.results.searches import BEGAN, header, searched, without_waiting

@@ -180,7 +180,7 @@ def test_two_launches_at_once_in_one_folder_are_two_searches(tmp_path):
 
 
 def test_a_search_resumed_after_a_failure_and_killed_at_once_makes_the_failed_trial_again(tmp_path):
-    from raycompress.results.journal import Journal
+    from raycompress.results.journal.journal import Journal
 
     path = search(tmp_path, GOES.replace("os.rename", "raise ValueError").replace("config.tid == 2", "config.x > 0.8"))
     failed: Launched = raycompress(tmp_path, "launch", path)

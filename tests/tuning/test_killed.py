@@ -14,9 +14,9 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.bundle.manifest import listed
 from raycompress.config.objective import Objective
-from raycompress.results import journal
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import Journal
+from raycompress.results.journal import journal
+from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
 from raycompress.tuning.best import BestKeeper

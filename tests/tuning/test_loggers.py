@@ -7,7 +7,7 @@ import pytest
 
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.store import create
 from raycompress.tuning import loggers

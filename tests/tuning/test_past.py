@@ -12,7 +12,7 @@ from raycompress.config.experiment import Resources
 from raycompress.config.objective import Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
 from raycompress.tuning.outcome import NOTHING

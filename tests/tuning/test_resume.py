@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from raycompress.results import journal
+from raycompress.results.journal import journal
 from raycompress.results.record import Experiment as Record
 from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress

@@ -12,7 +12,8 @@ from collections import Counter
 import pytest
 
 from raycompress.config.places import S3Address
-from raycompress.results import journal, store
+from raycompress.results import store
+from raycompress.results.journal import journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.s3 import segments
 from raycompress.results.s3.folder import S3Folder

@@ -14,7 +14,7 @@ from ray.tune import Callback
 from raycompress.backend.tune.scheduler import RUNG0, TIME
 from raycompress.backend.tune.stop import DriverOnly
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 from raycompress.states import TrialState
 from raycompress.tuning import faults
 from raycompress.tuning.best import BestKeeper

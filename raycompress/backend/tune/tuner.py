@@ -23,7 +23,7 @@ from raycompress.errors import ClusterError, RaycompressError
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import Journal
+from raycompress.results.journal.journal import Journal
 from raycompress.results.ranking import Standing
 from raycompress.tuning import plan as plans
 from raycompress.tuning.best import BestKeeper

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from raycompress.cli.view.tables import duration, number, share, shown, value
 from raycompress.config.objective import FIRST, MEASURED, Objective
-from raycompress.results.journal import Event
+from raycompress.results.journal.journal import Event
 from raycompress.results.ranking import Standing
 from raycompress.states import TrialState
 from raycompress.text import printable

@@ -12,7 +12,7 @@ from raycompress.clusters.run.following import Follower
 from raycompress.clusters.run.launch import fetch
 from raycompress.clusters.run.mirror import Mirror, Submitted
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import Event
+from raycompress.results.journal.journal import Event
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.view import SearchView
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from raycompress.clusters.reach.running import Cluster
 from raycompress.clusters.run.mirror import Mirror
 from raycompress.errors import ClusterError, RaycompressError
-from raycompress.results.journal import Event
+from raycompress.results.journal.journal import Event
 from raycompress.tuning.relay import replay
 from raycompress.tuning.view import SearchView
 

@@ -20,7 +20,7 @@ from raycompress.config.schema.spelling import respell
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.results import store
-from raycompress.results.journal import Event
+from raycompress.results.journal.journal import Event
 from raycompress.results.record import Experiment as Record
 from raycompress.tuning.view import SearchView
 

@@ -10,7 +10,7 @@ from typing import Self
 from raycompress.disk import told, write_json, write_whole
 from raycompress.errors import StorageError
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import Event, Journal, read
+from raycompress.results.journal.journal import Event, Journal, read
 from raycompress.shapes import fits
 
 

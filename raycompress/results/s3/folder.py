@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 from raycompress.config.places import S3Address
 from raycompress.disk import told, write_whole
 from raycompress.errors import StorageError
-from raycompress.results import journal
 from raycompress.results.folder import ExperimentFolder, pointer
+from raycompress.results.journal import journal
 from raycompress.results.s3 import candidates, lease, segments
 from raycompress.results.s3.objects import PATIENCE_S, Objects, OvertakenError
 from raycompress.results.s3.replicated import ReplicatedJournal

@@ -1,4 +1,4 @@
-"""What each event of a journal must hold to be understood; `raycompress.results.journal` says what it means."""
+"""What each event of a journal must hold to be understood; `raycompress.results.journal.journal` says what it means."""
 
 from __future__ import annotations
 

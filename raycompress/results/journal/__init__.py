@@ -1,0 +1,1 @@
+"""The record of an experiment: one JSON event a line."""
