@@ -20,7 +20,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure import timing
 from raycompress.compressors.quantization import session
-from raycompress.results.latency import warning
+from raycompress.results.report.words import warning
 from raycompress.script import node
 
 MEASURED = ("latency_ms", "latency_low_ms", "latency_high_ms", "cpu_ms")

@@ -70,7 +70,7 @@ def _bundle(record: Record) -> str | None:
 def summary(record: Record) -> str:
     """Return what a launch found, for people."""
     from raycompress.cli.view.tables import before_and_after, columns
-    from raycompress.results import latency
+    from raycompress.results.report import words as latency
 
     best = record.best
     if best is None:
