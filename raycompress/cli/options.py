@@ -107,7 +107,8 @@ def ray_of(on_ray: str | None, dashboard: bool) -> RayHere:
 
         return ClusterRay(on_ray)
     from raycompress.backend.ray.dashboard import check_libraries
-    from raycompress.backend.ray.local import LocalRay, machine_cpus
+    from raycompress.backend.ray.local import LocalRay
+    from raycompress.runtime.machine import machine_cpus
 
     if dashboard:
         check_libraries()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
 
-from raycompress.backend.ray.local import LocalRay, machine_cpus, machine_gpus
+from raycompress.backend.ray.local import LocalRay
 from raycompress.clusters import cloud
 from raycompress.clusters.file.check import Check, State, warning
 from raycompress.clusters.file.files import ClusterFile, find, load
@@ -17,6 +17,7 @@ from raycompress.doctor.credentials import check_credentials
 from raycompress.doctor.libraries import check_libraries
 from raycompress.doctor.machine import check_gpus, check_machine
 from raycompress.errors import ClusterError
+from raycompress.runtime.machine import machine_cpus, machine_gpus
 
 _S3 = "s3://"
 _LOOK_AT_KEYS = ("aws", "local")

@@ -11,8 +11,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from raycompress.backend.ray.local import machine_cpus
 from raycompress.clusters.file.check import Check, State, failed, warning
+from raycompress.runtime.machine import machine_cpus
 
 _GB = 1e9
 _MEMORY_GB = 2.0

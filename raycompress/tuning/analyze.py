@@ -10,13 +10,13 @@ from typing import Any, Protocol
 from raycompress.config.experiment import Experiment
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError, UsageError
 from raycompress.results.analysis.data import Analysis
+from raycompress.runtime.client import Ending, WarmProcess
+from raycompress.runtime.preload import find_imports
+from raycompress.runtime.protocol import Message
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
-from raycompress.tuning.preload import find_imports
 from raycompress.tuning.preparing import centre_config, tell_of_preload
-from raycompress.tuning.protocol import Message
 from raycompress.tuning.view import View
-from raycompress.tuning.worker import Ending, WarmProcess
 
 _MODULE = "raycompress.compressors.analysis.analyser"
 

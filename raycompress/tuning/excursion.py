@@ -10,10 +10,10 @@ from typing import Any
 
 from raycompress.config.experiment import Experiment
 from raycompress.forecast.projection import ceilings
+from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
+from raycompress.runtime.preload import find_imports
+from raycompress.runtime.protocol import Message
 from raycompress.script.context import Mode
-from raycompress.tuning.preload import find_imports
-from raycompress.tuning.protocol import Message
-from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker
 
 
 def warm_spec(experiment: Experiment) -> WarmSpec:

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, closing
 from pathlib import Path
 from typing import Any, Protocol
 
-from raycompress.backend.ray.local import LocalRay, machine_cpus
+from raycompress.backend.ray.local import LocalRay
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
@@ -18,6 +18,7 @@ from raycompress.forecast.prior import Prior
 from raycompress.results import store
 from raycompress.results.journal.journal import VERSION, Journal, read
 from raycompress.results.record import Experiment as Record
+from raycompress.runtime.machine import machine_cpus
 from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preparing import Prepared, prepared

@@ -8,9 +8,9 @@ from typing import Any
 from raycompress.config.objective import MEASURED, Objective
 from raycompress.errors import BundleError, RaycompressError
 from raycompress.results.folder import ExperimentFolder
+from raycompress.runtime.protocol import Ending
 from raycompress.states import TrialState
 from raycompress.text import listed
-from raycompress.tuning.protocol import Ending
 
 FACTS = ("state", "cause", "values", "score", "seconds", "before", "after", "removed", "notes", "saved")
 """What the journal's event ``ended`` says beside the trial's number and its log."""

@@ -22,16 +22,16 @@ from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
+from raycompress.runtime import child
+from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
+from raycompress.runtime.verdict import Heard
 from raycompress.script import context
 from raycompress.states import TrialState
-from raycompress.tuning import child
 from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.excursion import compression_config, trial_template
-from raycompress.tuning.heard import Heard
 from raycompress.tuning.launch import header
 from raycompress.tuning.outcome import delivered, facts_of, sealed
 from raycompress.tuning.preparing import unexpanded
-from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
 from raycompress.tuning.verifying import verify_again
 from raycompress.tuning.view import SearchView
 

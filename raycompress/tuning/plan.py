@@ -6,11 +6,11 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from raycompress.backend.ray.local import machine_cpus, machine_gpus
 from raycompress.config.experiment import Experiment, Resources
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError, Problem
-from raycompress.tuning.preload import local_files
+from raycompress.runtime.machine import machine_cpus, machine_gpus
+from raycompress.runtime.preload import local_files
 
 
 def n_trials(experiment: Experiment, space: SearchSpace) -> int:

@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycompress.backend.ray.local import machine_cpus, machine_gpus
 from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
@@ -18,12 +17,13 @@ from raycompress.errors import ExperimentError, ScriptError
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
+from raycompress.runtime.client import Hello, WarmProcess, WarmSpec, Worker
+from raycompress.runtime.machine import machine_cpus, machine_gpus
+from raycompress.runtime.protocol import trial_config
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import compression_config, excursion, last_lines, warm_spec
 from raycompress.tuning.plan import BUDGETED, notes
-from raycompress.tuning.protocol import trial_config
 from raycompress.tuning.view import View
-from raycompress.tuning.worker import Hello, WarmProcess, WarmSpec, Worker
 
 _WITHOUT_EVALUATOR = (
     "the script passes no evaluator= to create_compressor: how much each layer bears is measured by how far a pruned "

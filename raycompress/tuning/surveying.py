@@ -19,15 +19,15 @@ from raycompress.forecast.prior import Goal, Prior, Scored
 from raycompress.forecast.projection import has_one_size
 from raycompress.model.info import ModelInfo
 from raycompress.results.folder import ExperimentFolder
+from raycompress.runtime.client import Ending, connect_or_start
+from raycompress.runtime.preload import local_files
+from raycompress.runtime.protocol import Message, WarmSpec
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import last_lines, messages_of
 from raycompress.tuning.pace import Pace
 from raycompress.tuning.plan import request
-from raycompress.tuning.preload import local_files
 from raycompress.tuning.preparing import Prepared, centre_config
-from raycompress.tuning.protocol import Message, WarmSpec
 from raycompress.tuning.view import SearchView
-from raycompress.tuning.worker import Ending, connect_or_start
 
 LEVELS = 6
 """Sizes that candidates have, where no budget says how large they are to be."""

@@ -9,9 +9,9 @@ from raycompress.bundle.bundle import TOLERANCE
 from raycompress.config.experiment import Experiment
 from raycompress.errors import BundleError
 from raycompress.results.record import Experiment as Record
+from raycompress.runtime.client import WarmProcess, Worker
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
 from raycompress.tuning.view import View
-from raycompress.tuning.worker import WarmProcess, Worker
 
 
 def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, Any]:

@@ -234,7 +234,7 @@ _ROLES = (
     ("ray::IDLE", "Ray's idle workers"),
     ("ray::", "trial actors"),
     ("default_worker", "Ray's idle workers"),
-    ("raycompress.tuning.warm", "warm process and its trials"),
+    ("raycompress.runtime.warm", "warm process and its trials"),
 )
 
 

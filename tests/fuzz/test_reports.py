@@ -20,14 +20,14 @@ from raycompress.config.objective import Objective
 from raycompress.errors import ResultError
 from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
+from raycompress.runtime.messages import SHAPES, understood
+from raycompress.runtime.protocol import Ending, Lines, encode
+from raycompress.runtime.verdict import Heard
 from raycompress.script import context, report
 from raycompress.script.context import Mode, Trial
 from raycompress.states import TrialState
 from raycompress.text import printable
-from raycompress.tuning.heard import Heard
-from raycompress.tuning.messages import SHAPES, understood
 from raycompress.tuning.outcome import facts_of
-from raycompress.tuning.protocol import Ending, Lines, encode
 
 SIZES = {"params": 100, "flops": 1000, "bytes": 400}
 MEASURED = {**SIZES, "latency_ms": 1.5, "cpu_ms": 1.0}

@@ -14,10 +14,10 @@ from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.results.folder import ExperimentFolder
+from raycompress.runtime.client import WarmProcess, Worker
+from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
 from raycompress.states import TrialState
 from raycompress.tuning import excursion, preparing
-from raycompress.tuning.protocol import Ending, TrialSpec, trial_config
-from raycompress.tuning.worker import WarmProcess, Worker
 
 
 class Told:

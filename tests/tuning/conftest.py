@@ -7,7 +7,7 @@ import tempfile
 import pytest
 from trials import STDLIB
 
-from raycompress.tuning.worker import TrialSpec, WarmSpec, connect_or_start
+from raycompress.runtime.client import TrialSpec, WarmSpec, connect_or_start
 
 
 @pytest.fixture(scope="session", autouse=True)

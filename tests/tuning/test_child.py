@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from trials import run
 
+from raycompress.runtime.client import WarmProcess, WarmSpec
+from raycompress.runtime.preload import find_imports
 from raycompress.states import TrialState
-from raycompress.tuning.preload import find_imports
-from raycompress.tuning.worker import WarmProcess, WarmSpec
 
 
 def test_a_script_runs_as_if_python_had_been_started_for_it(worker, spec, tmp_path):

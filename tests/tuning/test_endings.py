@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from trials import left, pids, run
 
+from raycompress.runtime.client import TrialSpec
+from raycompress.runtime.log import CappedLog
 from raycompress.states import TrialState
-from raycompress.tuning.trial_log import CappedLog
-from raycompress.tuning.worker import TrialSpec
 
 
 def test_a_result(worker, spec):

@@ -9,8 +9,8 @@ import pytest
 import torch
 from trials import run
 
+from raycompress.runtime import processes as memory
 from raycompress.states import TrialState
-from raycompress.tuning import memory
 
 GROUPS = Path("/sys/fs/cgroup")
 

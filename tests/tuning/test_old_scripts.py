@@ -11,12 +11,12 @@ from trials import run
 import raycompress
 from raycompress.bundle import bundle
 from raycompress.config.experiment import Experiment
+from raycompress.runtime.client import TrialSpec, WarmSpec, connect_or_start
+from raycompress.runtime.preload import find_imports
+from raycompress.runtime.protocol import trial_config
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import trial_template
-from raycompress.tuning.preload import find_imports
 from raycompress.tuning.preparing import centre_config
-from raycompress.tuning.protocol import trial_config
-from raycompress.tuning.worker import TrialSpec, WarmSpec, connect_or_start
 from tests.conftest import number_experiment
 
 COMPRESSION = {"compressor": "l1_filter", "compression_framework": "torch", "compression_type": "pruning"}

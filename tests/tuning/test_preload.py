@@ -6,8 +6,8 @@ import sys
 
 import pytest
 
-from raycompress.tuning.preload import find_imports
-from raycompress.tuning.protocol import Import
+from raycompress.runtime.preload import find_imports
+from raycompress.runtime.protocol import Import
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_what_is_no_python_has_no_imports(tmp_path, source):
 def test_a_tensorflow_that_has_computed_is_told_before_a_child_hangs() -> None:
     program = (
         "import tensorflow\n"
-        "from raycompress.tuning.warm import _try_tensorflow\n"
+        "from raycompress.runtime.warm import _try_tensorflow\n"
         "assert not _try_tensorflow()\n"
         "tensorflow.constant(1) + 1\n"
         "assert 'ran an operation of TensorFlow' in _try_tensorflow()\n"

@@ -3,8 +3,8 @@
 import pytest
 from trials import STDLIB
 
+from raycompress.runtime.client import Ending, WarmSpec, connect_or_start
 from raycompress.states import TrialState
-from raycompress.tuning.worker import Ending, WarmSpec, connect_or_start
 
 LOAD = """
 import random, re, sys

@@ -16,10 +16,10 @@ import pytest
 from trials import DAEMON, LEAVES, STDLIB, UNTIL_NOTED, left, pids, run, wait_for
 
 from raycompress.errors import ScriptError, StorageError
+from raycompress.runtime.client import Ending, TrialSpec, WarmProcess, WarmSpec, connect_or_start
+from raycompress.runtime.protocol import Import
 from raycompress.script.node import runtime_folder
 from raycompress.states import TrialState
-from raycompress.tuning.protocol import Import
-from raycompress.tuning.worker import Ending, TrialSpec, WarmProcess, WarmSpec, connect_or_start
 
 
 @pytest.mark.parametrize("how", LEAVES)
@@ -84,8 +84,8 @@ def test_leaving_the_messages_early_stops_the_trial(worker, spec, tmp_path):
 
 CLIENT = """
 import json, sys
-from raycompress.tuning.protocol import TrialSpec, WarmSpec
-from raycompress.tuning.worker import connect_or_start
+from raycompress.runtime.protocol import TrialSpec, WarmSpec
+from raycompress.runtime.client import connect_or_start
 warm, trial = (kind.from_json(json.loads(text)) for kind, text in zip((WarmSpec, TrialSpec), sys.argv[1:3]))
 worker = connect_or_start(warm)
 print(worker.wait_ready().pid, flush=True)
@@ -186,7 +186,7 @@ def test_a_process_whose_starter_dies_during_the_imports_ends(tmp_path):
     )
     warm = WarmSpec("slow", str(tmp_path), preload=(Import("slow"),), sys_path=(str(tmp_path),))
     code = (
-        "import json, sys, time\nfrom raycompress.tuning.worker import *\n"
+        "import json, sys, time\nfrom raycompress.runtime.client import *\n"
         "w = WarmProcess.start(WarmSpec.from_json(json.loads(sys.argv[1])))\ntime.sleep(600)"
     )
     client = subprocess.Popen([sys.executable, "-c", code, json.dumps(warm.to_json())])

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 
-from raycompress.tuning.protocol import Import
-from raycompress.tuning.worker import Ending
+from raycompress.runtime.client import Ending
+from raycompress.runtime.protocol import Import
 
 STDLIB = (Import("json"), Import("random"))
 

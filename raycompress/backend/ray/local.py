@@ -8,7 +8,6 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from pathlib import Path
 from typing import Any, Self
 
 from raycompress.backend.ray.guard import guarded
@@ -125,16 +124,3 @@ def _told_plainly() -> Iterator[None]:
             where="/tmp/ray/session_latest/logs",
             fix="read its logs there; a full disk, too little memory, or RAY_ variables of the environment can be why",
         ) from error
-
-
-def machine_cpus() -> int:
-    """Return the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
-def machine_gpus() -> int:
-    """Return the GPUs that Ray would find here, without starting it or touching CUDA."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        return len([device for device in visible.split(",") if device.strip() and device.strip() != "-1"])
-    return sum(device.name[6:].isdigit() for device in Path("/dev").glob("nvidia*"))

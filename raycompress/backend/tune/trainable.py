@@ -19,11 +19,11 @@ from raycompress.backend.tune.slots import name_process
 from raycompress.config.objective import Objective, metrics_of
 from raycompress.errors import RaycompressError
 from raycompress.results.folder import ExperimentFolder
+from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
+from raycompress.runtime.protocol import Message
 from raycompress.script.node import locked
 from raycompress.states import TrialState
 from raycompress.tuning.outcome import NOTHING, delivered, facts_of, sealed
-from raycompress.tuning.protocol import Message
-from raycompress.tuning.worker import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
 
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 

@@ -124,8 +124,8 @@ def experiment_of(script: Path, asked: Asked) -> Path:
     ScriptError
         The script fails, or cannot be compressed.
     """
-    from raycompress.backend.ray.local import machine_cpus, machine_gpus
     from raycompress.config.recipe import as_text, recipe
+    from raycompress.runtime.machine import machine_cpus, machine_gpus
 
     asked.check()
     file = asked.write or script.with_name(f"{script.stem}.compress.json")
@@ -166,7 +166,7 @@ def _provisional(script: Path, file: Path, gpus: int) -> Experiment:
 
 def _check_script(script: Path) -> None:
     """Raise where its text says that the script cannot be compressed: to run it could take as long as a training."""
-    from raycompress.tuning.preload import find_imports, local_files
+    from raycompress.runtime.preload import find_imports, local_files
 
     imports = find_imports(script, script.parent, framework="tensorflow")
     libraries = {one.module.partition(".")[0] for one in imports}
@@ -201,9 +201,9 @@ def _inspected(experiment: Experiment) -> tuple[ModelInfo, CostModel]:
     """Run the script until its model is known, and return the layers and what they cost."""
     from raycompress.cli.view.live import LiveView
     from raycompress.config.recipe import prunable_layers
+    from raycompress.runtime.client import WarmProcess
     from raycompress.tuning.excursion import warm_spec
     from raycompress.tuning.preparing import inspect, tell_of_preload
-    from raycompress.tuning.worker import WarmProcess
 
     script = experiment.script_path
     with LiveView() as view, closing(WarmProcess.start(warm_spec(experiment))) as process:

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from raycompress.runtime.protocol import Message, numbers
 from raycompress.script.context import Mode
 from raycompress.states import TrialState
-from raycompress.tuning.protocol import Message, numbers
 
 
 @dataclass

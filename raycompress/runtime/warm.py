@@ -1,4 +1,4 @@
-"""``python -m raycompress.tuning.warm``: the process that has imported what the script imports, and is forked.
+"""``python -m raycompress.runtime.warm``: the process that has imported what the script imports, and is forked.
 
 Its specification comes as JSON on stdin, its listening socket as a descriptor. It starts no thread, never touches CUDA
 and never runs a line of the user's script. Libraries do start threads at import (OpenBLAS, jemalloc): those know how to
@@ -24,10 +24,10 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from raycompress.runtime.processes import ChildWatch, become_subreaper, die_with_parent, kill_descendants
+from raycompress.runtime.protocol import Hello, Import, PreloadProblem, WarmSpec
+from raycompress.runtime.supervisor import Supervisor
 from raycompress.script.node import runtime_folder
-from raycompress.tuning.processes import ChildWatch, become_subreaper, die_with_parent, kill_descendants
-from raycompress.tuning.protocol import Hello, Import, PreloadProblem, WarmSpec
-from raycompress.tuning.supervisor import Supervisor
 
 
 def main() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from raycompress.runtime.protocol import Import
 from raycompress.script import aup
-from raycompress.tuning.protocol import Import
 
 # framework -> what a compression with it imports late, inside functions; torch's first optimizer imports torch._dynamo
 _LATE = {

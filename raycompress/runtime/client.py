@@ -16,19 +16,10 @@ from dataclasses import replace
 from typing import Any, Self
 
 from raycompress.errors import ScriptError, StorageError
+from raycompress.runtime import processes as memory
+from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, WarmSpec, encode, numbers
 from raycompress.script.node import runtime_folder
 from raycompress.states import TrialState
-from raycompress.tuning import memory
-from raycompress.tuning.protocol import (
-    Ending,
-    Hello,
-    Lines,
-    Message,
-    TrialSpec,
-    WarmSpec,
-    encode,
-    numbers,
-)
 
 __all__ = ["Ending", "Hello", "TrialSpec", "WarmProcess", "WarmSpec", "Worker", "connect_or_start"]
 
@@ -268,7 +259,7 @@ def _start(spec: WarmSpec) -> subprocess.Popen[bytes]:
         listener.bind(str(spec.socket))
         listener.listen(128)
         process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "raycompress.tuning.warm", str(listener.fileno()), str(os.getpid())],
+            [sys.executable, "-P", "-m", "raycompress.runtime.warm", str(listener.fileno()), str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=log,
             stderr=subprocess.STDOUT,

@@ -137,7 +137,7 @@ class TrialSpec:
     save_model, result_labels, exports, latency, bundle, analysis, rung0, budget, shared
         See `raycompress.script.context.Trial`.
     prescript, postscript
-        Shell commands around the script; see `raycompress.tuning.commands`.
+        Shell commands around the script; see `raycompress.runtime.shell`.
     log_limit
         Bytes of output that the log keeps at most.
     """

@@ -19,12 +19,13 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 from raycompress.errors import BudgetError, RaycompressError, ResultError, ScriptError
+from raycompress.runtime import processes as memory
+from raycompress.runtime import shell as commands
+from raycompress.runtime.processes import die_with_parent
+from raycompress.runtime.protocol import TrialSpec, encode
 from raycompress.script import aup, context
 from raycompress.script.running import fresh_main
 from raycompress.states import TrialState
-from raycompress.tuning import commands, memory
-from raycompress.tuning.processes import die_with_parent
-from raycompress.tuning.protocol import TrialSpec, encode
 
 _HERE = __file__
 _STATES = {ResultError: TrialState.BAD_RESULT, BudgetError: TrialState.OVER_BUDGET}

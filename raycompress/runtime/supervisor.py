@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from raycompress.runtime import child
+from raycompress.runtime import processes as memory
+from raycompress.runtime.log import CappedLog
+from raycompress.runtime.messages import understood
+from raycompress.runtime.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
+from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
+from raycompress.runtime.verdict import Heard
 from raycompress.states import TrialState
-from raycompress.tuning import child, memory
-from raycompress.tuning.heard import Heard
-from raycompress.tuning.messages import understood
-from raycompress.tuning.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
-from raycompress.tuning.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
-from raycompress.tuning.trial_log import CappedLog
 
 _CHUNK = 1 << 18
 _LONGEST_WAIT_S = 3600.0  # a selector takes no more than some weeks

@@ -1,0 +1,1 @@
+"""One script run in one process: the warm process, its children, their messages."""
