@@ -9,8 +9,8 @@ from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.forecast.prior import Goal, Prior, Scored, by_values
 from raycompress.forecast.projection import Projection, has_one_size
+from raycompress.search.history import Past
 from raycompress.tuning.guided import Guided
-from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.searchers import Sample
 from raycompress.tuning.studies import Study

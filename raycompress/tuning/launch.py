@@ -19,8 +19,8 @@ from raycompress.results import store
 from raycompress.results.journal.journal import VERSION, Journal, read
 from raycompress.results.record import Experiment as Record
 from raycompress.runtime.machine import machine_cpus
+from raycompress.search.plan import n_trials, parallel
 from raycompress.tuning.excursion import compression_config, trial_template
-from raycompress.tuning.plan import n_trials, parallel
 from raycompress.tuning.preparing import Prepared, prepared
 from raycompress.tuning.verifying import verify
 from raycompress.tuning.view import SearchView, View
@@ -193,9 +193,9 @@ def _search(
     from raycompress.backend.tune.stop import StopSwitch, thrown_by_signals
     from raycompress.backend.tune.trainable import TrialPlan
     from raycompress.backend.tune.tuner import Tuner
-    from raycompress.tuning.best import BestKeeper
+    from raycompress.search.history import Past
+    from raycompress.search.keeper import BestKeeper
     from raycompress.tuning.loggers import told
-    from raycompress.tuning.past import Past
 
     experiment = ready.experiment
     switch = StopSwitch(experiment.time_budget_s)

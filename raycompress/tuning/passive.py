@@ -26,11 +26,11 @@ from raycompress.runtime import child
 from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
 from raycompress.runtime.verdict import Heard
 from raycompress.script import context
+from raycompress.search.keeper import BestKeeper
+from raycompress.search.outcome import delivered, facts_of, sealed
 from raycompress.states import TrialState
-from raycompress.tuning.best import BestKeeper
 from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.launch import header
-from raycompress.tuning.outcome import delivered, facts_of, sealed
 from raycompress.tuning.preparing import unexpanded
 from raycompress.tuning.verifying import verify_again
 from raycompress.tuning.view import SearchView

@@ -20,9 +20,9 @@ from raycompress.model.info import ModelInfo
 from raycompress.runtime.client import Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.protocol import trial_config
+from raycompress.search.plan import BUDGETED, notes
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import compression_config, excursion, last_lines, warm_spec
-from raycompress.tuning.plan import BUDGETED, notes
 from raycompress.tuning.view import View
 
 _WITHOUT_EVALUATOR = (

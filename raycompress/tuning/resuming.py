@@ -16,7 +16,7 @@ from raycompress.config.text.source import text_of
 from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.model.info import ModelInfo
 from raycompress.results.record import Experiment as Record
-from raycompress.tuning.plan import n_trials
+from raycompress.search.plan import n_trials
 from raycompress.tuning.preparing import Prepared
 
 

@@ -20,7 +20,7 @@ from ray.tune.search.sample import Domain
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective
 from raycompress.config.search_space import SearchSpace
-from raycompress.tuning.past import Past
+from raycompress.search.history import Past
 from raycompress.tuning.policies import Scores
 
 Sample = dict[str, Any]

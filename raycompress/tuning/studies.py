@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective
 from raycompress.config.search_space import SearchSpace
-from raycompress.tuning.past import Past, PastTrial
+from raycompress.search.history import Past, PastTrial
 from raycompress.tuning.policies import Scores
 
 Sample = dict[str, Any]

@@ -15,9 +15,9 @@ from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import ChannelGroup, CostModel, Part
+from raycompress.search.history import Past
 from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
-from raycompress.tuning.past import Past
 from raycompress.tuning.searchers import make_proposer
 
 MODEL = network(layer("conv1"), layer("conv2"), layer("conv3"), layer("fc", "Linear", 10))

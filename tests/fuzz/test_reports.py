@@ -25,9 +25,9 @@ from raycompress.runtime.protocol import Ending, Lines, encode
 from raycompress.runtime.verdict import Heard
 from raycompress.script import context, report
 from raycompress.script.context import Mode, Trial
+from raycompress.search.outcome import facts_of
 from raycompress.states import TrialState
 from raycompress.text import printable
-from raycompress.tuning.outcome import facts_of
 
 SIZES = {"params": 100, "flops": 1000, "bytes": 400}
 MEASURED = {**SIZES, "latency_ms": 1.5, "cpu_ms": 1.0}

@@ -8,8 +8,8 @@ import pytest
 
 from raycompress.backend.tune.searcher import repeats_due
 from raycompress.config.objective import Judgement, Objective
-from raycompress.experiment.repeats import Finalist, choose
 from raycompress.results.ranking import rank_correlation
+from raycompress.search.repeats import Finalist, choose
 from raycompress.tuning.rung_zero import RungZero
 
 

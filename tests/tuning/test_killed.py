@@ -18,9 +18,9 @@ from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
+from raycompress.search.keeper import BestKeeper
+from raycompress.search.outcome import NOTHING
 from raycompress.states import TrialState
-from raycompress.tuning.best import BestKeeper
-from raycompress.tuning.outcome import NOTHING
 from tests.conftest import command, raycompress
 
 TRIALS, KILLS = 16, 4

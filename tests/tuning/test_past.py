@@ -14,9 +14,9 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
+from raycompress.search.history import Past, PastTrial
+from raycompress.search.outcome import NOTHING
 from raycompress.states import TrialState
-from raycompress.tuning.outcome import NOTHING
-from raycompress.tuning.past import Past, PastTrial
 from raycompress.tuning.searchers import make_proposer
 
 MODELS = ["hyperopt", "optuna", "spearmint", "bohb"]

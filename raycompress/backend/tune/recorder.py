@@ -15,10 +15,10 @@ from raycompress.backend.tune.scheduler import RUNG0, TIME
 from raycompress.backend.tune.stop import DriverOnly
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
+from raycompress.search import outcome as faults
+from raycompress.search.keeper import BestKeeper
+from raycompress.search.outcome import FACTS, NOTHING
 from raycompress.states import TrialState
-from raycompress.tuning import faults
-from raycompress.tuning.best import BestKeeper
-from raycompress.tuning.outcome import FACTS, NOTHING
 
 
 class Recorder(DriverOnly, Callback):

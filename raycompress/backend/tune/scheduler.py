@@ -16,10 +16,10 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from raycompress.backend.tune.stop import DriverOnly
 from raycompress.config.experiment import Experiment
 from raycompress.config.stopping import Budgets, EarlyStop
+from raycompress.search.history import Past
+from raycompress.search.plan import BUDGETED
 from raycompress.states import TrialState
 from raycompress.tuning import policies
-from raycompress.tuning.past import Past
-from raycompress.tuning.plan import BUDGETED
 from raycompress.tuning.policies import Policy, Scores
 from raycompress.tuning.rung_zero import RungZero
 

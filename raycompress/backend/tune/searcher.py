@@ -21,8 +21,8 @@ from raycompress.backend.tune.slots import Slots
 from raycompress.backend.tune.stop import DriverOnly
 from raycompress.config.objective import Objective
 from raycompress.results.ranking import Standing
+from raycompress.search.history import Past
 from raycompress.states import TrialState
-from raycompress.tuning.past import Past
 from raycompress.tuning.policies import Scores
 from raycompress.tuning.searchers import Proposer, Sample
 

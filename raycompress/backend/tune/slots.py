@@ -22,7 +22,7 @@ from ray.tune import PlacementGroupFactory
 from ray.tune.execution import tune_controller
 
 from raycompress.config.experiment import Resources
-from raycompress.tuning import plan
+from raycompress.search import plan
 
 
 def request(resources: Resources, slot: int) -> PlacementGroupFactory:

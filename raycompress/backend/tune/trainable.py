@@ -22,8 +22,8 @@ from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
 from raycompress.runtime.protocol import Message
 from raycompress.script.node import locked
+from raycompress.search.outcome import NOTHING, delivered, facts_of, sealed
 from raycompress.states import TrialState
-from raycompress.tuning.outcome import NOTHING, delivered, facts_of, sealed
 
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
 

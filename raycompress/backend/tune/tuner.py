@@ -26,12 +26,12 @@ from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
 from raycompress.results.ranking import Standing
 from raycompress.runtime.protocol import trial_config
-from raycompress.tuning import plan as plans
-from raycompress.tuning.best import BestKeeper
+from raycompress.search import plan as plans
+from raycompress.search.history import Past
+from raycompress.search.keeper import BestKeeper
+from raycompress.search.plan import BUDGETED, n_trials
 from raycompress.tuning.guidance import Guidance
 from raycompress.tuning.on_budget import OnBudget
-from raycompress.tuning.past import Past
-from raycompress.tuning.plan import BUDGETED, n_trials
 from raycompress.tuning.searchers import Proposer, Sample, make_proposer
 
 _LIVES = 3

@@ -13,7 +13,7 @@ from raycompress.cli.options import say
 from raycompress.cli.view import goals
 from raycompress.cli.view.tables import shown as _shown
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError
-from raycompress.tuning.faults import FULL, GONE, is_outside
+from raycompress.search.outcome import FULL, GONE, is_outside
 
 if TYPE_CHECKING:
     from raycompress.results.record import Experiment as Record

@@ -45,7 +45,7 @@ def show(experiment: Experiment, as_json: bool) -> None:
 
 
 def _facts(ready: Prepared) -> dict[str, Any]:
-    from raycompress.tuning.plan import n_trials, parallel
+    from raycompress.search.plan import n_trials, parallel
 
     experiment, model = ready.experiment, ready.model
     trials, at_once = n_trials(experiment, ready.space), parallel(experiment)

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from raycompress.config.objective import Objective, Sizes
 from raycompress.errors import BundleError
-from raycompress.experiment.repeats import Finalist, choose
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
 from raycompress.results.ranking import Standing
 from raycompress.results.record import Experiment as Record
+from raycompress.search.repeats import Finalist, choose
 
 
 class BestKeeper:

@@ -11,8 +11,8 @@ from typing import Any
 from raycompress.config.objective import Judgement, Objective, metrics_of
 from raycompress.results.record import Experiment as Record
 from raycompress.results.trial import TrialRecord
+from raycompress.search.outcome import is_outside
 from raycompress.states import TrialState
-from raycompress.tuning.faults import is_outside
 from raycompress.tuning.policies import Scores
 
 

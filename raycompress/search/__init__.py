@@ -1,0 +1,1 @@
+"""What a search tries next, when it stops, and what is best."""
