@@ -257,7 +257,7 @@ def _prior(ready: Prepared, folder: store.ExperimentFolder, view: SearchView, n_
     """Return what a guided search knows before its first trial; None for other searches."""
     if ready.experiment.proposer != "guided" or not ready.space.dimensions:
         return None
-    from raycompress.tuning.guidance import turned
+    from raycompress.search.proposers.guidance import turned
     from raycompress.tuning.surveying import survey  # imports ray, as above
 
     assert ready.model is not None, "checked in preflight"

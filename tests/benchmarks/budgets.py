@@ -17,7 +17,7 @@ from raycompress.compressors.analysis.imitation import STEPS
 from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
 from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
-from raycompress.tuning.guided import Guided
+from raycompress.search.proposers.guided import Guided
 from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
 from tests.benchmarks.outcome import Outcome, Target
 from tests.benchmarks.pruned import DUMMY
@@ -130,7 +130,7 @@ class _Bench:
 
     def _hyperopt(self, budget: float) -> tuple[list[Sample], float, str]:
         from raycompress.config.search_space import SearchSpace
-        from raycompress.tuning.searchers import make_proposer
+        from raycompress.search.proposers.searchers import make_proposer
 
         space = SearchSpace(self.subject.dimensions, {})
         proposer = make_proposer("hyperopt", space, objective=Objective.of_score("max"), seed=self.subject.seed)

@@ -16,9 +16,9 @@ from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import ChannelGroup, CostModel, Part
 from raycompress.search.history import Past
-from raycompress.tuning.guidance import Guidance
-from raycompress.tuning.on_budget import OnBudget
-from raycompress.tuning.searchers import make_proposer
+from raycompress.search.proposers.guidance import Guidance
+from raycompress.search.proposers.on_budget import OnBudget
+from raycompress.search.proposers.searchers import make_proposer
 
 MODEL = network(layer("conv1"), layer("conv2"), layer("conv3"), layer("fc", "Linear", 10))
 GROUPS = tuple(ChannelGroup((f"conv{number}",), (), 16) for number in (1, 2, 3))

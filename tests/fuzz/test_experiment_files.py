@@ -18,7 +18,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import RaycompressError
 from raycompress.model.info import Layer, ModelInfo
-from raycompress.tuning.searchers import make_proposer
+from raycompress.search.proposers.searchers import make_proposer
 
 REPOSITORY = Path(__file__).parent.parent.parent
 OLD = REPOSITORY / "tests" / "old" / "experiments"

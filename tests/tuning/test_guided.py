@@ -11,7 +11,7 @@ import pytest
 
 from raycompress.config.dimension import Dimension
 from raycompress.forecast.prior import Goal, Losses, Prior, Sample, Scored, anywhere, first_guesses, score_cheaply
-from raycompress.tuning.guided import Guided
+from raycompress.search.proposers.guided import Guided
 
 HIGH = 0.9
 DIMENSIONS = tuple(Dimension(f"layer{index}.sparsity", "float", 0.0, HIGH) for index in range(6))

@@ -16,8 +16,8 @@ from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.search.history import Past, PastTrial
 from raycompress.search.outcome import NOTHING
+from raycompress.search.proposers.searchers import make_proposer
 from raycompress.states import TrialState
-from raycompress.tuning.searchers import make_proposer
 
 MODELS = ["hyperopt", "optuna", "spearmint", "bohb"]
 

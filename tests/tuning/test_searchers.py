@@ -8,7 +8,7 @@ from raycompress.backend.tune.slots import Slots
 from raycompress.config.experiment import Experiment, Resources
 from raycompress.config.objective import Objective
 from raycompress.config.search_space import SearchSpace
-from raycompress.tuning.searchers import make_proposer
+from raycompress.search.proposers.searchers import make_proposer
 
 PROPOSERS = ["random", "hyperopt", "optuna", "spearmint", "bohb"]
 

@@ -22,9 +22,9 @@ from raycompress.backend.tune.stop import DriverOnly
 from raycompress.config.objective import Objective
 from raycompress.results.ranking import Standing
 from raycompress.search.history import Past
+from raycompress.search.proposers.searchers import Proposer, Sample
 from raycompress.states import TrialState
 from raycompress.tuning.policies import Scores
-from raycompress.tuning.searchers import Proposer, Sample
 
 
 @dataclass(frozen=True)

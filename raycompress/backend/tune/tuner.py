@@ -30,9 +30,9 @@ from raycompress.search import plan as plans
 from raycompress.search.history import Past
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.plan import BUDGETED, n_trials
-from raycompress.tuning.guidance import Guidance
-from raycompress.tuning.on_budget import OnBudget
-from raycompress.tuning.searchers import Proposer, Sample, make_proposer
+from raycompress.search.proposers.guidance import Guidance
+from raycompress.search.proposers.on_budget import OnBudget
+from raycompress.search.proposers.searchers import Proposer, Sample, make_proposer
 
 _LIVES = 3
 """How often a trial is begun again because its actor died, with its node or by itself."""

@@ -98,7 +98,7 @@ def make_proposer(
         return _Bohb(space, objective.goal, seed, bohb or {}, past)
     if name == "hyperopt":
         return _FromTune(_hyperopt, space, goal=objective.goal, seed=seed, past=past)
-    from raycompress.tuning.studies import Study
+    from raycompress.search.proposers.studies import Study
 
     return Study(name, space, objective, seed, past)
 

@@ -10,11 +10,11 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.forecast.prior import Goal, Prior, Scored, by_values
 from raycompress.forecast.projection import Projection, has_one_size
 from raycompress.search.history import Past
-from raycompress.tuning.guided import Guided
+from raycompress.search.proposers.guided import Guided
+from raycompress.search.proposers.searchers import Sample
+from raycompress.search.proposers.studies import Study
+from raycompress.search.proposers.tradeoff import TradeOff
 from raycompress.tuning.policies import Scores
-from raycompress.tuning.searchers import Sample
-from raycompress.tuning.studies import Study
-from raycompress.tuning.tradeoff import TradeOff
 
 
 class Guidance:

@@ -1,0 +1,1 @@
+"""Proposers: what the next trial tries."""
