@@ -12,8 +12,8 @@ from raycompress.config.objective import Judgement, Objective, metrics_of
 from raycompress.results.record import Experiment as Record
 from raycompress.results.trial import TrialRecord
 from raycompress.search.outcome import is_outside
+from raycompress.search.stopping.policies import Scores
 from raycompress.states import TrialState
-from raycompress.tuning.policies import Scores
 
 
 @dataclass(frozen=True)

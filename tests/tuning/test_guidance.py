@@ -10,7 +10,7 @@ from raycompress.backend.tune.searcher import repeats_due
 from raycompress.config.objective import Judgement, Objective
 from raycompress.results.ranking import rank_correlation
 from raycompress.search.repeats import Finalist, choose
-from raycompress.tuning.rung_zero import RungZero
+from raycompress.search.stopping.rung_zero import RungZero
 
 
 def metrics(accuracy: float, flops: float) -> dict[str, float]:

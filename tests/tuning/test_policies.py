@@ -5,8 +5,9 @@ import time
 
 import pytest
 
-from raycompress.tuning import curves, policies
-from raycompress.tuning.curves import predicted_end
+from raycompress.search.stopping import policies
+from raycompress.search.stopping import policies as curves
+from raycompress.search.stopping.policies import predicted_end
 
 
 def rising(top, *, rate=0.6, results=10):

@@ -18,10 +18,10 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.search.history import Past
 from raycompress.search.plan import BUDGETED
+from raycompress.search.stopping import policies
+from raycompress.search.stopping.policies import Policy, Scores
+from raycompress.search.stopping.rung_zero import RungZero
 from raycompress.states import TrialState
-from raycompress.tuning import policies
-from raycompress.tuning.policies import Policy, Scores
-from raycompress.tuning.rung_zero import RungZero
 
 TIME = "iterations"
 """What a result counts by: the budget of the run that gave it, or how many results the trial has reported."""

@@ -23,8 +23,8 @@ from raycompress.config.objective import Objective
 from raycompress.results.ranking import Standing
 from raycompress.search.history import Past
 from raycompress.search.proposers.searchers import Proposer, Sample
+from raycompress.search.stopping.policies import Scores
 from raycompress.states import TrialState
-from raycompress.tuning.policies import Scores
 
 
 @dataclass(frozen=True)

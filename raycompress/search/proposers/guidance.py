@@ -14,7 +14,7 @@ from raycompress.search.proposers.guided import Guided
 from raycompress.search.proposers.searchers import Sample
 from raycompress.search.proposers.studies import Study
 from raycompress.search.proposers.tradeoff import TradeOff
-from raycompress.tuning.policies import Scores
+from raycompress.search.stopping.policies import Scores
 
 
 class Guidance:

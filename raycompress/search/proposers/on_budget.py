@@ -6,7 +6,7 @@ from raycompress.config.objective import Judgement, Objective
 from raycompress.errors import ExperimentError
 from raycompress.forecast.projection import Projection
 from raycompress.search.proposers.searchers import Proposer, Sample
-from raycompress.tuning.policies import Scores
+from raycompress.search.stopping.policies import Scores
 
 _PATIENCE = 1000
 """How many proposals in a row may be rejected."""

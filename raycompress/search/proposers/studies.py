@@ -15,7 +15,7 @@ from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.search.history import Past, PastTrial
-from raycompress.tuning.policies import Scores
+from raycompress.search.stopping.policies import Scores
 
 Sample = dict[str, Any]
 _FAR = 1e6

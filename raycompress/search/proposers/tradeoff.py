@@ -17,7 +17,7 @@ from raycompress.config.objective import MEASURED, Judgement, Objective
 from raycompress.forecast.prior import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
 from raycompress.forecast.projection import Projection
 from raycompress.search.proposers.studies import Study
-from raycompress.tuning.policies import Scores
+from raycompress.search.stopping.policies import Scores
 
 _STEEP = 1.05
 """Two sizes that are nearer than this factor need no one between them."""
