@@ -14,8 +14,8 @@ from raycompress.text import printable
 if TYPE_CHECKING:
     from raycompress.cli.view.live import LiveView
     from raycompress.results.record import Experiment
+    from raycompress.search.watch.relay import RelayView
     from raycompress.tuning.launch import RayHere
-    from raycompress.tuning.relay import RelayView
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -92,7 +92,7 @@ def open_record(experiment: str | None, storage: Storage) -> Experiment:
 def watching(events: bool, *, live: bool = True) -> LiveView | RelayView:
     """Return who watches a search: the terminal, or whoever reads this job's output."""
     if events:  # as a job, whose nodes need not have what a terminal's view takes
-        from raycompress.tuning.relay import RelayView
+        from raycompress.search.watch.relay import RelayView
 
         return RelayView()
     from raycompress.cli.view.live import LiveView

@@ -13,10 +13,10 @@ from raycompress.results.analysis.data import Analysis
 from raycompress.runtime.client import Ending, WarmProcess
 from raycompress.runtime.preload import find_imports
 from raycompress.runtime.protocol import Message
+from raycompress.search.watch.view import View
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
 from raycompress.tuning.preparing import centre_config, tell_of_preload
-from raycompress.tuning.view import View
 
 _MODULE = "raycompress.compressors.analysis.analyser"
 

@@ -20,10 +20,10 @@ from raycompress.results.journal.journal import VERSION, Journal, read
 from raycompress.results.record import Experiment as Record
 from raycompress.runtime.machine import machine_cpus
 from raycompress.search.plan import n_trials, parallel
+from raycompress.search.watch.view import SearchView, View
 from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.preparing import Prepared, prepared
 from raycompress.tuning.verifying import verify
-from raycompress.tuning.view import SearchView, View
 
 
 class RayHere(AbstractContextManager[Any], Protocol):
@@ -161,7 +161,7 @@ def _check_nodes(experiment: Experiment, folder: store.ExperimentFolder, view: V
 
 
 def _loggers(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:
-    from raycompress.tuning.loggers import set_up  # imports ray, which must not be before `LocalRay` was entered
+    from raycompress.search.watch.loggers import set_up  # imports ray, which must not be before `LocalRay` was entered
 
     return set_up(experiment, folder)
 
@@ -170,7 +170,7 @@ def _open_to_view(ray: RayHere, journal: Journal, view: View) -> None:
     """Feed Ray's metrics where there is a dashboard on this machine, and say where both are."""
     if isinstance(ray, LocalRay) and ray.dashboard:
         from raycompress.backend.ray import dashboard
-        from raycompress.tuning import metrics
+        from raycompress.search.watch import metrics
 
         meters = metrics.Meters()
         for event in read(journal.path):  # of a search that is resumed
@@ -195,7 +195,7 @@ def _search(
     from raycompress.backend.tune.tuner import Tuner
     from raycompress.search.history import Past
     from raycompress.search.keeper import BestKeeper
-    from raycompress.tuning.loggers import told
+    from raycompress.search.watch.loggers import told
 
     experiment = ready.experiment
     switch = StopSwitch(experiment.time_budget_s)

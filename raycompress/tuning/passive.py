@@ -28,12 +28,12 @@ from raycompress.runtime.verdict import Heard
 from raycompress.script import context
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import delivered, facts_of, sealed
+from raycompress.search.watch.view import SearchView
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import compression_config, trial_template
 from raycompress.tuning.launch import header
 from raycompress.tuning.preparing import unexpanded
 from raycompress.tuning.verifying import verify_again
-from raycompress.tuning.view import SearchView
 
 NUMBER = 1
 """Of the trial; the dense model has none here."""

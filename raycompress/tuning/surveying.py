@@ -23,11 +23,11 @@ from raycompress.runtime.client import Ending, connect_or_start
 from raycompress.runtime.preload import local_files
 from raycompress.runtime.protocol import Message, WarmSpec
 from raycompress.search.plan import request
+from raycompress.search.watch.view import SearchView
 from raycompress.states import TrialState
 from raycompress.tuning.excursion import last_lines, messages_of
 from raycompress.tuning.pace import Pace
 from raycompress.tuning.preparing import Prepared, centre_config
-from raycompress.tuning.view import SearchView
 
 LEVELS = 6
 """Sizes that candidates have, where no budget says how large they are to be."""

@@ -10,8 +10,8 @@ from raycompress.config.experiment import Experiment
 from raycompress.errors import BundleError
 from raycompress.results.record import Experiment as Record
 from raycompress.runtime.client import WarmProcess, Worker
+from raycompress.search.watch.view import View
 from raycompress.tuning.excursion import excursion, last_lines, warm_spec
-from raycompress.tuning.view import View
 
 
 def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, Any]:

@@ -33,7 +33,7 @@ import os, sys
 from raycompress.config.experiment import Experiment
 from raycompress.tuning import local_ray
 from raycompress.tuning.launch import launch
-from raycompress.tuning.relay import RelayView
+from raycompress.search.watch.relay import RelayView
 
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
 import ray

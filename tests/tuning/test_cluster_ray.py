@@ -9,7 +9,7 @@ import pytest
 
 from raycompress.errors import ExperimentError
 from raycompress.results.record import Experiment as Record
-from raycompress.tuning.relay import replay
+from raycompress.search.watch.relay import replay
 from tests.conftest import REPOSITORY, number_experiment
 
 SCRIPT = """

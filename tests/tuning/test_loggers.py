@@ -10,7 +10,7 @@ from raycompress.errors import ExperimentError
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment as Record
 from raycompress.results.store import create
-from raycompress.tuning import loggers
+from raycompress.search.watch import loggers
 from tests.conftest import digits_experiment, number_experiment, raycompress
 from tests.tuning import wandb_file
 

@@ -14,7 +14,7 @@ from raycompress.clusters.reach.launcher import Launcher
 from raycompress.clusters.reach.ssh import Tunnel
 from raycompress.clusters.ship.wheel import unpacked_wheel
 from raycompress.errors import ClusterError
-from raycompress.tuning.view import View
+from raycompress.search.watch.view import View
 
 _JOIN_S = 900.0
 _POLL_S = 2.0

@@ -14,7 +14,7 @@ from raycompress.clusters.run.mirror import Mirror, Submitted
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Event
 from raycompress.results.record import Experiment as Record
-from raycompress.tuning.view import SearchView
+from raycompress.search.watch.view import SearchView
 
 
 def cluster_of(submitted: Submitted) -> Cluster:

@@ -10,8 +10,8 @@ from raycompress.clusters.reach.running import Cluster
 from raycompress.clusters.run.mirror import Mirror
 from raycompress.errors import ClusterError, RaycompressError
 from raycompress.results.journal.journal import Event
-from raycompress.tuning.relay import replay
-from raycompress.tuning.view import SearchView
+from raycompress.search.watch.relay import replay
+from raycompress.search.watch.view import SearchView
 
 _PATIENCE_S = 300.0
 _REST_S = 3.0

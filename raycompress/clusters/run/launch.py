@@ -22,7 +22,7 @@ from raycompress.errors import ClusterError, ExperimentError, RaycompressError, 
 from raycompress.results import store
 from raycompress.results.journal.journal import Event
 from raycompress.results.record import Experiment as Record
-from raycompress.tuning.view import SearchView
+from raycompress.search.watch.view import SearchView
 
 _STOP_WAIT_S = 60
 """How long a search that is stopped has to save what it has, before Ray kills it."""

@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from raycompress import errors
 from raycompress.errors import ClusterError, Problem, RaycompressError
 from raycompress.results.journal.journal import Event
-from raycompress.tuning.view import SearchView
+from raycompress.search.watch.view import SearchView
 
 _MARK = "\x1e"
 
