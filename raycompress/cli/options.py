@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from raycompress.cli.view.live import LiveView
     from raycompress.results.record import Experiment
     from raycompress.search.watch.relay import RelayView
-    from raycompress.tuning.launch import RayHere
+    from raycompress.session.launch import RayHere
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

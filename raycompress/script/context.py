@@ -43,7 +43,7 @@ class Trial:
         The bundle to verify, in mode ``verify``.
     analysis
         What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
-        see `raycompress.tuning.surveying`; in mode ``inspect`` whether ``costs`` are wanted.
+        see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted.
     rung0
         Whether the model is scored before it is trained.
     budget

@@ -31,8 +31,8 @@ rc.report(value=config.x)
 _DRIVER = """
 import os, sys
 from raycompress.config.experiment import Experiment
-from raycompress.tuning import local_ray
-from raycompress.tuning.launch import launch
+from raycompress.session import local_ray
+from raycompress.session.launch import launch
 from raycompress.search.watch.relay import RelayView
 
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})

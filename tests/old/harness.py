@@ -16,8 +16,9 @@ from raycompress.config.experiment import Experiment
 from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.client import WarmProcess, Worker
 from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
+from raycompress.session import prepare as preparing
+from raycompress.session import script_run as excursion
 from raycompress.states import TrialState
-from raycompress.tuning import excursion, preparing
 
 
 class Told:

@@ -93,8 +93,8 @@ DRIVER = """
 import os, sys
 from raycompress.cli.view.live import LiveView
 from raycompress.config.experiment import Experiment
-from raycompress.tuning import local_ray
-from raycompress.tuning.launch import launch
+from raycompress.session import local_ray
+from raycompress.session.launch import launch
 
 os.environ.update(local_ray.ENVIRONMENT)
 import ray

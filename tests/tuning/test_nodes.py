@@ -20,14 +20,14 @@ DRIVER = """
 import os, sys, threading, time
 from raycompress.cli.view.live import LiveView
 from raycompress.config.experiment import Experiment
-from raycompress.tuning import local_ray
+from raycompress.session import local_ray
 from raycompress.backend.ray.cluster import node_offers
-from raycompress.tuning.launch import launch
+from raycompress.session.launch import launch
 
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
 import ray
 from ray.cluster_utils import Cluster
-from raycompress.tuning import tuner
+from raycompress.session import tuner
 
 tuner._LIVES = 0  # the loss of a node is no failure of its trial
 

@@ -14,9 +14,9 @@ from raycompress.config.experiment import Experiment
 from raycompress.runtime.client import TrialSpec, WarmSpec, connect_or_start
 from raycompress.runtime.preload import find_imports
 from raycompress.runtime.protocol import trial_config
+from raycompress.session.prepare import centre_config
+from raycompress.session.script_run import trial_template
 from raycompress.states import TrialState
-from raycompress.tuning.excursion import trial_template
-from raycompress.tuning.preparing import centre_config
 from tests.conftest import number_experiment
 
 COMPRESSION = {"compressor": "l1_filter", "compression_framework": "torch", "compression_type": "pruning"}

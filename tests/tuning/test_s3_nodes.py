@@ -16,7 +16,7 @@ from tests.s3server import BUCKET
 
 NODE = """
 import os, sys
-from raycompress.tuning import local_ray
+from raycompress.session import local_ray
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
 from ray.cluster_utils import Cluster
 node = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": 80 * 2**20}
@@ -30,8 +30,8 @@ DRIVER = """
 import os, sys
 from raycompress.cli.view.live import LiveView
 from raycompress.config.experiment import Experiment
-from raycompress.tuning import local_ray
-from raycompress.tuning.launch import launch
+from raycompress.session import local_ray
+from raycompress.session.launch import launch
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
 import ray
 

@@ -12,8 +12,7 @@ import pytest
 from raycompress.config.experiment import Experiment
 from raycompress.forecast.prior import Goal, Prior
 from raycompress.model.info import ModelInfo
-from raycompress.tuning.pace import Pace
-from raycompress.tuning.surveying import _cache, is_opposite
+from raycompress.session.survey import Pace, _cache, is_opposite
 from tests.conftest import Launched, digits_experiment
 
 RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"

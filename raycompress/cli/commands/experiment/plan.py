@@ -15,7 +15,7 @@ from raycompress.errors import StorageError
 if TYPE_CHECKING:
     from raycompress.config.dimension import Dimension
     from raycompress.config.experiment import Experiment
-    from raycompress.tuning.preparing import Prepared
+    from raycompress.session.prepare import Prepared
 
 
 @click.command()
@@ -34,7 +34,7 @@ def plan(file: Path, as_json: bool) -> None:
 def show(experiment: Experiment, as_json: bool) -> None:
     """Inspect the experiment's model, and print what a launch would do."""
     from raycompress.cli.view.live import LiveView
-    from raycompress.tuning.preparing import prepared
+    from raycompress.session.prepare import prepared
 
     with LiveView() as view, prepared(experiment, view) as ready:
         facts = _facts(ready)

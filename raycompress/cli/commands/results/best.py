@@ -46,7 +46,7 @@ def _verify(record: Record) -> dict[str, Any]:
     from raycompress.bundle import bundle
     from raycompress.cli.view.live import LiveView
     from raycompress.config.experiment import Experiment
-    from raycompress.tuning.verifying import verify_again
+    from raycompress.session.verify import verify_again
 
     if record.bundle is None:
         raise BundleError("there is no model to verify: the script saved none", where=record.folder.reference)

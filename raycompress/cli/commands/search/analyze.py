@@ -54,7 +54,7 @@ def analyze(
     """
     from raycompress.config.checks.preflight import load_checked
     from raycompress.results.analysis.plots import check_libraries
-    from raycompress.tuning.analyze import analyze as analyze_model
+    from raycompress.session.analyze import analyze as analyze_model
 
     wanted = {"sparsities": _shares(sparsities), "samples": samples, "recompute_bn": recompute_bn}
     experiment = load_checked(file)

@@ -202,8 +202,8 @@ def _inspected(experiment: Experiment) -> tuple[ModelInfo, CostModel]:
     from raycompress.cli.view.live import LiveView
     from raycompress.config.recipe import prunable_layers
     from raycompress.runtime.client import WarmProcess
-    from raycompress.tuning.excursion import warm_spec
-    from raycompress.tuning.preparing import inspect, tell_of_preload
+    from raycompress.session.prepare import inspect, tell_of_preload
+    from raycompress.session.script_run import warm_spec
 
     script = experiment.script_path
     with LiveView() as view, closing(WarmProcess.start(warm_spec(experiment))) as process:

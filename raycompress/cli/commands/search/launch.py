@@ -44,7 +44,7 @@ def launch(
     Ctrl-C stops the search and keeps the best model so far.
     """
     from raycompress.config.checks.preflight import load_checked
-    from raycompress.tuning.launch import launch as launch_search
+    from raycompress.session.launch import launch as launch_search
 
     if asked.is_script(file):
         file = experiment_of(file, asked)
@@ -86,7 +86,7 @@ def run(file: Path, dashboard: bool, as_json: bool) -> None:
 
 
 def _run(experiment: Experiment, dashboard: bool, as_json: bool) -> None:
-    from raycompress.tuning.launch import launch as launch_search
+    from raycompress.session.launch import launch as launch_search
 
     if dashboard and experiment.proposer == "passive":
         raise UsageError(

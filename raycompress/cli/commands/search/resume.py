@@ -47,7 +47,7 @@ def resume(
     """
     from raycompress.cli.view.conclusion import conclude
     from raycompress.results import store
-    from raycompress.tuning.launch import resume as resume_search
+    from raycompress.session.launch import resume as resume_search
 
     folder = store.find(experiment, storage)
     if cluster is not None:

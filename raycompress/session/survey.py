@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,10 +25,48 @@ from raycompress.runtime.preload import local_files
 from raycompress.runtime.protocol import Message, WarmSpec
 from raycompress.search.plan import request
 from raycompress.search.watch.view import SearchView
+from raycompress.session.prepare import Prepared, centre_config
+from raycompress.session.script_run import last_lines, messages_of
 from raycompress.states import TrialState
-from raycompress.tuning.excursion import last_lines, messages_of
-from raycompress.tuning.pace import Pace
-from raycompress.tuning.preparing import Prepared, centre_config
+
+LONG_S = 600.0
+_SURE_S = 20.0
+"""Measured for so long, the rest can be guessed from it."""
+
+
+class Pace:
+    """Says once how long a survey takes.
+
+    Parameters
+    ----------
+    tell
+        Takes the note.
+    clock
+        Seconds that pass.
+    """
+
+    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._tell, self._clock = tell, clock
+        self._began: tuple[float, int] | None = None
+        self._is_judged = False
+
+    def take(self, done: int, total: int) -> None:
+        """Take how many measurements of all are done; how long processes took to start does not count."""
+        if self._began is None:
+            self._began = self._clock(), done
+            return
+        began, first = self._began
+        passed = self._clock() - began
+        if self._is_judged or done <= first or passed < _SURE_S:
+            return
+        self._is_judged = True
+        left = passed / (done - first) * (total - done)
+        if left > LONG_S:
+            self._tell(
+                f"measuring the model before the search takes about {round(left / 60)} minutes more; an evaluator= "
+                "that looks at some of the data is enough for it, and what is measured is kept for later searches"
+            )
+
 
 LEVELS = 6
 """Sizes that candidates have, where no budget says how large they are to be."""

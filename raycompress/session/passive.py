@@ -29,11 +29,11 @@ from raycompress.script import context
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import delivered, facts_of, sealed
 from raycompress.search.watch.view import SearchView
+from raycompress.session.header import header
+from raycompress.session.prepare import unexpanded
+from raycompress.session.script_run import compression_config, trial_template
+from raycompress.session.verify import verify_again
 from raycompress.states import TrialState
-from raycompress.tuning.excursion import compression_config, trial_template
-from raycompress.tuning.launch import header
-from raycompress.tuning.preparing import unexpanded
-from raycompress.tuning.verifying import verify_again
 
 NUMBER = 1
 """Of the trial; the dense model has none here."""

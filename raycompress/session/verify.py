@@ -11,7 +11,7 @@ from raycompress.errors import BundleError
 from raycompress.results.record import Experiment as Record
 from raycompress.runtime.client import WarmProcess, Worker
 from raycompress.search.watch.view import View
-from raycompress.tuning.excursion import excursion, last_lines, warm_spec
+from raycompress.session.script_run import excursion, last_lines, warm_spec
 
 
 def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, Any]:

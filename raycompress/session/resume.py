@@ -17,7 +17,7 @@ from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.model.info import ModelInfo
 from raycompress.results.record import Experiment as Record
 from raycompress.search.plan import n_trials
-from raycompress.tuning.preparing import Prepared
+from raycompress.session.prepare import Prepared
 
 
 def experiment_of(record: Record, n_samples: int | None, file: Path | None = None) -> Experiment:

@@ -14,9 +14,9 @@ from raycompress.runtime.client import Ending, WarmProcess
 from raycompress.runtime.preload import find_imports
 from raycompress.runtime.protocol import Message
 from raycompress.search.watch.view import View
+from raycompress.session.prepare import centre_config, tell_of_preload
+from raycompress.session.script_run import excursion, last_lines, warm_spec
 from raycompress.states import TrialState
-from raycompress.tuning.excursion import excursion, last_lines, warm_spec
-from raycompress.tuning.preparing import centre_config, tell_of_preload
 
 _MODULE = "raycompress.compressors.analysis.analyser"
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from pathlib import Path
@@ -12,18 +10,18 @@ from typing import Any, Protocol
 
 from raycompress.backend.ray.local import LocalRay
 from raycompress.config.experiment import Experiment
-from raycompress.config.search_space import SearchSpace
 from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
 from raycompress.forecast.prior import Prior
 from raycompress.results import store
-from raycompress.results.journal.journal import VERSION, Journal, read
+from raycompress.results.journal.journal import Journal, read
 from raycompress.results.record import Experiment as Record
 from raycompress.runtime.machine import machine_cpus
 from raycompress.search.plan import n_trials, parallel
 from raycompress.search.watch.view import SearchView, View
-from raycompress.tuning.excursion import compression_config, trial_template
-from raycompress.tuning.preparing import Prepared, prepared
-from raycompress.tuning.verifying import verify
+from raycompress.session.header import header, process
+from raycompress.session.prepare import Prepared, prepared
+from raycompress.session.script_run import compression_config, trial_template
+from raycompress.session.verify import verify
 
 
 class RayHere(AbstractContextManager[Any], Protocol):
@@ -53,7 +51,7 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
         The best bundle, reloaded, does not give the outputs that were saved with it.
     """
     if experiment.proposer == "passive":
-        from raycompress.tuning.passive import launch_here
+        from raycompress.session.passive import launch_here
 
         return launch_here(experiment, view)
     ray = ray or LocalRay(machine_cpus())
@@ -113,7 +111,7 @@ def resume(
     StorageError
         Another process runs this experiment.
     """
-    from raycompress.tuning import resuming
+    from raycompress.session import resume as resuming
 
     with closing(folder.open_journal()) as journal:
         record = Record(folder)
@@ -258,37 +256,8 @@ def _prior(ready: Prepared, folder: store.ExperimentFolder, view: SearchView, n_
     if ready.experiment.proposer != "guided" or not ready.space.dimensions:
         return None
     from raycompress.search.proposers.guidance import turned
-    from raycompress.tuning.surveying import survey  # imports ray, as above
+    from raycompress.session.survey import survey  # imports ray, as above
 
     assert ready.model is not None, "checked in preflight"
     found = survey(ready, folder, view, n_slots)
     return turned(found) if ready.experiment.target == "min" and not ready.model.has_evaluator else found
-
-
-def header(
-    experiment: Experiment, space: SearchSpace, folder: store.ExperimentFolder, *, n_trials: int, n_slots: int
-) -> dict[str, Any]:
-    """Return the fields of the journal's first event."""
-    return {
-        "version": VERSION,
-        "id": folder.id,
-        "name": experiment.name,
-        "file": str(experiment.path),
-        "script": str(experiment.script_path),
-        "compressor": experiment.compression.compressor,
-        "seed": experiment.seed,
-        "proposer": experiment.proposer,
-        "n_trials": n_trials,
-        "n_samples": space.n_samples(experiment),
-        "n_parallel": n_slots,
-        "goal": experiment.target,
-        **experiment.objective.to_header(),
-        **({"rung0": experiment.evaluated} if experiment.rung0 else {}),
-        "dimensions": [dimension.name for dimension in space.dimensions],
-        **process(),
-    }
-
-
-def process() -> dict[str, Any]:
-    """Return where the search is run from."""
-    return {"host": platform.node(), "pid": os.getpid()}

@@ -22,8 +22,8 @@ from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.protocol import trial_config
 from raycompress.search.plan import BUDGETED, notes
 from raycompress.search.watch.view import View
+from raycompress.session.script_run import compression_config, excursion, last_lines, warm_spec
 from raycompress.states import TrialState
-from raycompress.tuning.excursion import compression_config, excursion, last_lines, warm_spec
 
 _WITHOUT_EVALUATOR = (
     "the script passes no evaluator= to create_compressor: how much each layer bears is measured by how far a pruned "
