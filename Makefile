@@ -17,7 +17,7 @@ test: $(INSTALLED)
 	$(BIN)/pytest
 
 nightly: $(INSTALLED)
-	$(BIN)/pytest tests/fuzz tests/tuning/test_killed.py tests/tuning/test_s3_killed.py --hypothesis-profile=nightly
+	$(BIN)/pytest tests/fuzz tests/session/test_killed.py tests/session/test_s3_killed.py --hypothesis-profile=nightly
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -23,6 +23,7 @@ _HOMES = {
     "BasicConfig": "raycompress.script.config",
     "Experiment": "raycompress.results.record",
     "create_compressor": "raycompress.compressors.create",
+    "experiment": "raycompress.script.entry",
     "load": "raycompress.bundle.bundle",
     "print_result": "raycompress.script.report",
     "report": "raycompress.script.report",
@@ -30,12 +31,10 @@ _HOMES = {
     "shared": "raycompress.script.shared",
 }
 
-__all__ = [*_HOMES, "experiment"]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "experiment":  # the package, which is the decorator as well
-        return importlib.import_module("raycompress.config")
     if name == "__version__":
         from importlib.metadata import version
 

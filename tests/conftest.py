@@ -17,7 +17,9 @@ from hypothesis import settings
 
 from raycompress.results.record import Experiment
 from raycompress.results.s3 import objects
-from tests import s3server
+from tests.support import s3server
+
+pytest_plugins = ["tests.support.loading", "tests.support.workers"]
 
 REPOSITORY = Path(__file__).parent.parent
 DIGITS = REPOSITORY / "configs" / "digits"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raycompress.config.objective import Objective
 from raycompress.config.places import is_remote
 from raycompress.errors import StorageError
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results import pareto, store
 from raycompress.results.journal import journal
 from raycompress.results.journal.events import lacking
@@ -28,7 +29,7 @@ class Experiment:
     Use `Experiment.open`.
     """
 
-    def __init__(self, folder: store.ExperimentFolder) -> None:
+    def __init__(self, folder: ExperimentFolder) -> None:
         self.folder = folder
         self.header: dict[str, Any] = {}
         self.records: dict[int, TrialRecord] = {}
@@ -65,7 +66,7 @@ class Experiment:
         """
         if is_remote(str(path)):
             return cls(store.find(str(path), Path()))
-        return cls(store.ExperimentFolder(Path(path).resolve()))
+        return cls(ExperimentFolder(Path(path).resolve()))
 
     def _take(self, event: journal.Event, where: str) -> None:
         handler = getattr(self, f"_on_{event['event']}", None)

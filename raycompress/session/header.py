@@ -8,12 +8,12 @@ from typing import Any
 
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
-from raycompress.results import store
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import VERSION
 
 
 def header(
-    experiment: Experiment, space: SearchSpace, folder: store.ExperimentFolder, *, n_trials: int, n_slots: int
+    experiment: Experiment, space: SearchSpace, folder: ExperimentFolder, *, n_trials: int, n_slots: int
 ) -> dict[str, Any]:
     """Return the fields of the journal's first event."""
     return {

@@ -13,6 +13,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
 from raycompress.forecast.prior import Prior
 from raycompress.results import store
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal, read
 from raycompress.results.record import Experiment as Record
 from raycompress.runtime.machine import machine_cpus
@@ -82,7 +83,7 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
 
 
 def resume(
-    folder: store.ExperimentFolder,
+    folder: ExperimentFolder,
     view: SearchView,
     *,
     file: Path | None = None,
@@ -147,7 +148,7 @@ def _slots(experiment: Experiment, ray: RayHere, view: View) -> int:
     return n_slots
 
 
-def _check_nodes(experiment: Experiment, folder: store.ExperimentFolder, view: View) -> None:
+def _check_nodes(experiment: Experiment, folder: ExperimentFolder, view: View) -> None:
     """Make sure that each node of Ray sees what the trials need."""
     from raycompress.backend.ray.cluster import check_nodes  # imports ray, see below
 
@@ -158,7 +159,7 @@ def _check_nodes(experiment: Experiment, folder: store.ExperimentFolder, view: V
         view.note(note)
 
 
-def _loggers(experiment: Experiment, folder: store.ExperimentFolder) -> dict[str, Any]:
+def _loggers(experiment: Experiment, folder: ExperimentFolder) -> dict[str, Any]:
     from raycompress.search.watch.loggers import set_up  # imports ray, which must not be before `LocalRay` was entered
 
     return set_up(experiment, folder)
@@ -180,7 +181,7 @@ def _open_to_view(ray: RayHere, journal: Journal, view: View) -> None:
 
 def _search(
     ready: Prepared,
-    folder: store.ExperimentFolder,
+    folder: ExperimentFolder,
     journal: Journal,
     view: SearchView,
     n_slots: int,
@@ -251,7 +252,7 @@ def _verify(ready: Prepared, record: Record, journal: Journal, view: SearchView)
         raise
 
 
-def _prior(ready: Prepared, folder: store.ExperimentFolder, view: SearchView, n_slots: int) -> Prior | None:
+def _prior(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots: int) -> Prior | None:
     """Return what a guided search knows before its first trial; None for other searches."""
     if ready.experiment.proposer != "guided" or not ready.space.dimensions:
         return None

@@ -28,9 +28,9 @@ _COMMAND = str(Path(sys.executable).with_name("raycompress"))
 _SCRIPT = """
 import sys
 
-sys.path[:0] = [{root!r}, {networks!r}]
+sys.path[:0] = [{root!r}]
 
-import networks
+from tests.support import networks
 import torch
 from torch.nn import functional as F
 
@@ -177,8 +177,8 @@ def _mean_of(found: Sequence[dict[str, Any]], name: str) -> str:
 def _write_script(folder: Path, network: str, seed: int) -> None:
     import torch
 
-    sys.path.insert(0, str(ROOT / "tests" / "compressors"))
-    import networks
+    sys.path.insert(0, str(ROOT))
+    from tests.support import networks
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)
@@ -193,7 +193,6 @@ def _write_script(folder: Path, network: str, seed: int) -> None:
     torch.save(model.state_dict(), folder / "dense.pth")
     text = _SCRIPT.format(
         root=str(ROOT),
-        networks=str(ROOT / "tests" / "compressors"),
         seed=seed,
         name=NETWORKS[network],
         weights=str(folder / "dense.pth"),

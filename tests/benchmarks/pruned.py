@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor
-from tests.compressors.networks import Block
+from tests.support.networks import Block
 
 N_TRAIN = 1197
 BATCH = 64

@@ -31,7 +31,7 @@ rc.report(value=config.x)
 _DRIVER = """
 import os, sys
 from raycompress.config.experiment import Experiment
-from raycompress.session import local_ray
+from raycompress.backend.ray import local as local_ray
 from raycompress.session.launch import launch
 from raycompress.search.watch.relay import RelayView
 

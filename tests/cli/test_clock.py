@@ -9,7 +9,7 @@ from raycompress.cli.view.live import LiveView, Progress
 from raycompress.results.journal import journal as journals
 from raycompress.results.record import Experiment
 from tests.conftest import raycompress
-from tests.results.searches import searched, without_waiting
+from tests.support.searches import searched, without_waiting
 
 HOUR = 3600.0
 

@@ -21,8 +21,8 @@ from raycompress.config.recipe import Wanted, as_text, recipe
 from raycompress.config.search_space import SearchSpace
 from raycompress.model.costs import ChannelGroup, CostModel
 from raycompress.model.info import ModelInfo
-from tests.compressors.networks import DUMMY, NETWORKS
 from tests.conftest import RESNET, Launched, raycompress
+from tests.support.networks import DUMMY, NETWORKS
 
 
 class OwnConv2d(nn.Conv2d):

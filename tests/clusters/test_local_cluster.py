@@ -13,8 +13,8 @@ import yaml
 
 from raycompress.bundle import bundle
 from raycompress.results.record import Experiment as Record
-from tests.clusters.namespaces import SHARED, Lab, clean_environment, lab, missing
 from tests.conftest import REPOSITORY
+from tests.support.namespaces import SHARED, Lab, clean_environment, lab, missing
 
 pytestmark = pytest.mark.timeout(1200)
 

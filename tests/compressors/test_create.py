@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CONVOLUTIONS, DUMMY, Cnn, ResNet
 
 from raycompress import create_compressor
 from raycompress.catalog import CATALOG, find, names
 from raycompress.errors import ExperimentError, UsageError
+from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, ResNet
 
 
 def said(config: dict[str, Any], **more: Any) -> str:

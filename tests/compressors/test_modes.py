@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CONVOLUTIONS, DUMMY, Cnn, MobileNet, ResNet, train, trained
 
 from raycompress import create_compressor
 from raycompress.bundle import bundle
@@ -17,6 +16,7 @@ from raycompress.compressors.modes import DenseCompressor
 from raycompress.errors import BundleError, CompressionError, UsageError
 from raycompress.model.info import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
+from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, MobileNet, ResNet, train, trained
 
 CONFIG = {"compressor": "l1_filter", "config_list": CONVOLUTIONS}
 

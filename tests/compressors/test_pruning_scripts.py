@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
@@ -22,6 +21,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
+from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
 
 
 def convolutions(model: nn.Module, names: list[str], sparsity: float = 0.5, **more: Any) -> Compressor:

@@ -17,12 +17,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutating import changed_bytes, changed_texts, changed_values
 from torch import Tensor, nn
 
 import raycompress
 from raycompress.bundle import bundle
 from raycompress.errors import BundleError
+from tests.support.mutating import changed_bytes, changed_texts, changed_values
 
 
 class Net(nn.Module):

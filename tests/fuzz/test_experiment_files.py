@@ -8,10 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from commands import run
 from hypothesis import given
 from hypothesis import strategies as st
-from mutating import broken_files
 
 from raycompress.config.checks import preflight
 from raycompress.config.experiment import Experiment
@@ -19,6 +17,8 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.errors import RaycompressError
 from raycompress.model.info import Layer, ModelInfo
 from raycompress.search.proposers.searchers import make_proposer
+from tests.support.commands import run
+from tests.support.mutating import broken_files
 
 REPOSITORY = Path(__file__).parent.parent.parent
 OLD = REPOSITORY / "tests" / "old" / "experiments"

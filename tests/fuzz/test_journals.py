@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import run
 from hypothesis import given
 from hypothesis import strategies as st
-from mutating import changed_bytes, changed_texts, changed_values
 
 from raycompress.errors import StorageError
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
 from raycompress.results.record import Experiment
+from tests.support.commands import run
+from tests.support.mutating import changed_bytes, changed_texts, changed_values
 
 SIZES = {"params": 100, "flops": 1000, "bytes": 400}
 EVENTS: list[dict[str, Any]] = [

@@ -14,7 +14,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from mutating import changed_bytes, changed_values
 
 from raycompress.config.objective import Objective
 from raycompress.errors import ResultError
@@ -28,6 +27,7 @@ from raycompress.script.context import Mode, Trial
 from raycompress.search.outcome import facts_of
 from raycompress.states import TrialState
 from raycompress.text import printable
+from tests.support.mutating import changed_bytes, changed_values
 
 SIZES = {"params": 100, "flops": 1000, "bytes": 400}
 MEASURED = {**SIZES, "latency_ms": 1.5, "cpu_ms": 1.0}

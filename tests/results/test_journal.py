@@ -60,7 +60,8 @@ def test_a_broken_line_in_the_middle_is_an_error_that_names_it(path):
 def test_one_process_at_a_time_writes(path):
     writer = Journal(path)
     assert journal.is_written(path)
-    code = f"from raycompress.results.journal.journal import Journal; from pathlib import Path; Journal(Path({str(path)!r}))"
+    imports = "from pathlib import Path; from raycompress.results.journal.journal import Journal"
+    code = f"{imports}; Journal(Path({str(path)!r}))"
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert other.returncode != 0
     assert "another raycompress writes this experiment" in other.stderr

@@ -14,9 +14,9 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.browser import CHROMIUM, browser
 from tests.conftest import raycompress
-from tests.results.searches import searched, without_waiting
+from tests.support.browser import CHROMIUM, browser
+from tests.support.searches import searched, without_waiting
 
 _SERVE = """
 import sys

@@ -18,9 +18,9 @@ from raycompress.results.report import lanes, page, table
 from raycompress.results.report.importance import ENOUGH, importance
 from raycompress.results.report.words import LOOKS
 from raycompress.states import TrialState
-from tests.browser import CHROMIUM, browser
 from tests.conftest import raycompress
-from tests.results.searches import BEGAN, HOSTILE, header, searched, without_waiting
+from tests.support.browser import CHROMIUM, browser
+from tests.support.searches import BEGAN, HOSTILE, header, searched, without_waiting
 
 with_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
 EVERYTHING = {"against-0", "against-1", "against-2", "importance", "layers", "parallel", "timeline"}

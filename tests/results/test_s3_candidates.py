@@ -10,8 +10,8 @@ from raycompress.errors import BundleError, StorageError
 from raycompress.results import store
 from raycompress.results.s3 import candidates
 from raycompress.results.s3.objects import Objects
-from tests.s3server import BUCKET
-from tests.tuning.test_killed import candidate
+from tests.session.test_killed import candidate
+from tests.support.s3server import BUCKET
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from raycompress.results import store
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import Experiment
 from tests.conftest import raycompress
-from tests.results.searches import BEGAN, header, searched, without_waiting
+from tests.support.searches import BEGAN, header, searched, without_waiting
 
 
 @pytest.fixture(autouse=True)

@@ -1,7 +1,6 @@
 """The decorator @rc.experiment, through the public name."""
 
 import json
-import subprocess
 import sys
 
 import pytest
@@ -64,18 +63,3 @@ def test_what_is_returned_is_reported_unless_the_script_did(main, capsys):
     assert capsys.readouterr().out == "accuracy: 0.7\n"
     with pytest.raises(ResultError, match="dict"):
         main({"answer": {"accuracy": 0.5}})
-
-
-def test_the_decorator_survives_imports_of_the_package_of_its_name():
-    code = """
-import raycompress as rc
-import raycompress.model.info
-from raycompress.model.info import ModelInfo
-main = rc.experiment(lambda config: 0.5)
-main({})
-assert rc.experiment.model.ModelInfo is ModelInfo
-from raycompress import experiment
-experiment(lambda config: 0.25)({})
-"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert out == "result: 0.5\nresult: 0.25\n"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from tests.compressors import quantizer_table
+from tests.support import quantizer_table
 from tests.tables import catalogue
 from tests.tables.document import PAGE, plain, quantizer_row, reason, written
 from tests.tables.matrix import NETWORKS, PRUNERS, run

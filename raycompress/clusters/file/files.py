@@ -63,7 +63,7 @@ def _step(node: yaml.Node | None, key: str | int) -> tuple[int, yaml.Node] | Non
 
 def shipped() -> dict[str, Path]:
     """Return the cluster files that come with raycompress, by name."""
-    package = Path(__file__).resolve().parent.parent
+    package = Path(__file__).resolve().parents[2]
     for folder in (package / "shipped" / "cluster", package.parent / "cluster"):
         if folder.is_dir():
             return {path.name: path for path in sorted(folder.glob("*.yaml"))}

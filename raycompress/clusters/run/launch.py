@@ -20,6 +20,7 @@ from raycompress.config.schema.spelling import respell
 from raycompress.disk import told
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.results import store
+from raycompress.results.folder import ExperimentFolder, new_id
 from raycompress.results.journal.journal import Event
 from raycompress.results.record import Experiment as Record
 from raycompress.search.watch.view import SearchView
@@ -64,7 +65,7 @@ class Request:
 class Outcome:
     """How a launch ended: where its copy is, whether the search was left running, what kept it from its end."""
 
-    folder: store.ExperimentFolder
+    folder: ExperimentFolder
     detached: bool = False
     error: RaycompressError | None = None
 
@@ -89,13 +90,13 @@ class Launch:
         self._view = view
         self._on_interrupt = on_interrupt
         self._submitted = Submitted(
-            job=store.new_id(f"{'resume-' if request.again else ''}{request.experiment.name}"),
+            job=new_id(f"{'resume-' if request.again else ''}{request.experiment.name}"),
             cluster=cluster.name,
             storage=request.storage,
             keep=request.keep,
         )
         self._follower = Follower(view, self._begin)
-        self._folder = store.ExperimentFolder(request.home / self._submitted.job)
+        self._folder = ExperimentFolder(request.home / self._submitted.job)
 
     def run(self, package: Package, scratch: Path) -> Outcome:
         """Live through it.
@@ -152,7 +153,7 @@ class Launch:
     def _begin(self, event: Event) -> Mirror:
         """Begin the copy, under the name that the search has by now."""
         self._submitted = replace(self._submitted, search=event["id"])
-        self._folder = store.ExperimentFolder(self._request.home / event["id"])
+        self._folder = ExperimentFolder(self._request.home / event["id"])
         return Mirror(self._folder, self._submitted, self._request.experiment.text)
 
     @contextmanager
@@ -195,7 +196,7 @@ def tear_down(cluster: Cluster, view: SearchView) -> None:
     view.phase("the cluster is down; none of its nodes is left")
 
 
-def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder) -> Record:
+def fetch(cluster: Cluster, submitted: Submitted, folder: ExperimentFolder) -> Record:
     """Bring the results of a search here, and compare the hashes of its best model.
 
     Raises
@@ -222,7 +223,7 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: store.ExperimentFolder
     return record
 
 
-def _download_best(submitted: Submitted, folder: store.ExperimentFolder) -> None:
+def _download_best(submitted: Submitted, folder: ExperimentFolder) -> None:
     """Download the best candidate from S3; the copy of the journal is here already."""
     remote = store.find(submitted.folder, S3Address.parse(submitted.storage))
     best = remote.best_number()

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, distinct
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.groups import grouping
@@ -151,7 +151,7 @@ def _is_weighted(module: nn.Module) -> bool:
 def _tensor_parts(
     model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Takes]]], own: Mapping[str, int]
 ) -> Iterator[Part]:
-    saved = set(measure.distinct(model.state_dict()))
+    saved = set(distinct(model.state_dict()))
     seen: set[int] = set()
     for (name, key), tensor in _tensors(model):
         is_parameter = isinstance(tensor, nn.Parameter) and id(tensor) not in seen

@@ -1,0 +1,237 @@
+"""Ray's dashboard and metrics of a search that runs: who may look, what is there, and whether it is true."""
+
+import json
+import os
+import re
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from raycompress.results.record import Experiment
+from tests.conftest import REPOSITORY, command, number_experiment, raycompress
+from tests.support.browser import CHROMIUM, browser
+
+# the first two end, one of them badly; the next two run until they are told to go on
+SCRIPT = """
+import pathlib, sys, time
+import raycompress as rc
+config = rc.BasicConfig().load(sys.argv[1])
+while config.x > 2 and config.tid > 0 and not pathlib.Path("go").exists():
+    time.sleep(0.1)
+if config.x == 2:
+    raise ValueError("on purpose")
+rc.report(accuracy=0.25 * config.x)
+"""
+
+
+@dataclass
+class Running:
+    process: subprocess.Popen
+    folder: Path
+    told: str
+
+    @property
+    def url(self):
+        return re.search(r"Ray's dashboard: (\S+),", self.told)[1]
+
+    @property
+    def metrics(self):
+        return re.search(r"metrics for Prometheus: (\S+)", self.told)[1]
+
+    @property
+    def record(self):
+        (only,) = self.folder.glob("raycompress_results/*/")
+        return Experiment.open(only)
+
+    @property
+    def processes(self):
+        return psutil.Process(self.process.pid).children(recursive=True)
+
+
+def until(found, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (value := found()):
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+    return value
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dashboard")
+    path = number_experiment(
+        folder,
+        SCRIPT,
+        parameter_config=[{"name": "x", "type": "choice", "range": [1, 2, 3, 4, 5]}],
+        proposer="sequence",
+        n_parallel=2,
+        job_failure={"ignore_fail": True},
+    )
+    environment = {**os.environ, "RAY_metrics_report_interval_ms": "500", "COLUMNS": "80"}
+    with socket.socket() as taken, (folder / "err").open("w") as err:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 8265))
+            taken.listen()
+        except OSError:
+            pass  # another search of this machine has it
+        process = subprocess.Popen(
+            command("launch", path, "--dashboard"), cwd=folder, stdout=subprocess.DEVNULL, stderr=err, env=environment
+        )
+        until(lambda: "trial 2" in (folder / "err").read_text() and "trial 1" in (folder / "err").read_text(), 120)
+    try:
+        yield Running(process, folder, (folder / "err").read_text())
+    finally:
+        (folder / "go").touch()
+        assert process.wait(120) == 0, (folder / "err").read_text()
+
+
+def token():
+    return (Path.home() / ".ray" / "auth_token").read_text().strip()
+
+
+def get(url, token=None):
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
+        return json.load(answer)
+
+
+def test_where_it_is_is_told_within_80_columns(running):
+    assert "another program has port 8265" in running.told
+    assert "its token: cat ~/.ray/auth_token" in running.told
+    assert all(len(line) <= 80 for line in running.told.splitlines() if "Ray's" in line or "metrics" in line)
+
+
+def test_only_who_has_the_token_may_look(running):
+    actors = f"{running.url}/api/v0/actors?detail=true"
+    for wrong, status in ((None, 401), ("0" * 64, 403)):
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            get(actors, wrong)
+        assert raised.value.code == status
+    listed = get(actors, token())["data"]["result"]["result"]
+    assert {(actor["class_name"], actor["repr_name"]) for actor in listed if actor["state"] == "ALIVE"} == {
+        ("TrialActor", "slot-0"),
+        ("TrialActor", "slot-1"),
+    }
+
+
+def test_nothing_listens_beyond_this_machine(running):
+    listening = {
+        connection.laddr.ip
+        for process in running.processes
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening
+    assert listening <= {"127.0.0.1", "::ffff:127.0.0.1", "::1"}
+
+
+def test_the_actors_processes_carry_the_names_of_their_trials(running):
+    def named():
+        names = [" ".join(process.cmdline()).rstrip("\0 ") for process in running.processes]
+        return {"ray::trial-0003", "ray::trial-0004"} <= set(names)
+
+    until(named)
+
+
+def scraped(running):
+    """Metric's name and labels that are of interest -> value."""
+    with urllib.request.urlopen(running.metrics, timeout=30) as answer:
+        families = list(text_string_to_metric_families(answer.read().decode()))
+    return {
+        (sample.name, sample.labels.get("state"), sample.labels.get("le")): sample.value
+        for family in families
+        for sample in family.samples
+        if sample.labels.get("experiment") == running.record.id
+    }
+
+
+def scraped_in_the_middle(running):
+    """What is served once the first two trials have ended and the next two run."""
+
+    def found():
+        values = scraped(running)
+        trials = {state: values.get(("ray_raycompress_trials", state, None)) for state in ("failed", "running")}
+        return values if trials == {"failed": 1, "running": 2} else None
+
+    return until(found)
+
+
+def test_the_metrics_are_those_of_the_journal(running):
+    values = scraped_in_the_middle(running)
+    states = {state: value for (name, state, _), value in values.items() if name == "ray_raycompress_trials" and value}
+    assert states == {"finished": 1, "failed": 1, "running": 2, "waiting": 1}
+    assert values["ray_raycompress_best_objective", None, None] == 0.25
+    record = running.record
+    seconds = sum(trial.seconds for trial in record.searched if trial.seconds)
+    assert values["ray_raycompress_trial_seconds_count", None, None] == 2
+    assert values["ray_raycompress_script_seconds_total", None, None] == pytest.approx(seconds)
+    assert values["ray_raycompress_overhead_seconds_total", None, None] > 0
+
+
+def test_grafana_and_the_documentation_speak_of_the_metrics_that_there_are(running):
+    board = json.loads((REPOSITORY / "docs" / "grafana.json").read_text())
+    asked = {
+        name
+        for panel in board["panels"]
+        for target in panel["targets"]
+        for name in re.findall(r"ray_raycompress_\w+", target["expr"])
+    }
+
+    def served():  # a gauge is not in every scrape
+        values = scraped_in_the_middle(running)
+        return values if asked <= {name for name, _, _ in values} else None
+
+    values = until(served)
+    names, states = {name for name, _, _ in values}, {state for _, state, _ in values if state}
+    told = set(re.findall(r"^\| `(ray_raycompress_\w+)`", (REPOSITORY / "docs" / "watching.md").read_text(), re.M))
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in names} == told
+    assert {re.sub("_(bucket|count|sum)$", "", name) for name in asked} == told
+    for panel in board["panels"]:
+        for target in panel["targets"]:
+            for told in re.findall(r'state=~?"([^"]+)"', target["expr"]):
+                assert set(told.split("|")) <= states
+
+
+def test_prometheus_finds_them_by_rays_own_file(running):
+    def discovered():
+        files = Path(tempfile.gettempdir(), "ray").glob("session_*/prom_metrics_service_discovery.json")
+        found = {
+            target for file in files for entry in json.loads(file.read_text() or "[]") for target in entry["targets"]
+        }
+        return running.metrics.removeprefix("http://").removesuffix("/metrics") in found
+
+    until(discovered)
+
+
+@pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")
+def test_a_person_signs_in_and_sees_the_trials(running):
+    with browser() as page:
+        page.open(f"{running.url}/#/actors")
+        page.wait_for_text("Authentication Token Required")
+        page.ask("document.querySelector('[role=dialog] input').focus()")
+        page.call("Input.insertText", text=token())
+        submit = "[...document.querySelectorAll('[role=dialog] button')].find(b => /submit/i.test(b.innerText))"
+        page.wait(f"{submit} && !{submit}.disabled")
+        page.ask(f"{submit}.click()")
+        page.wait_for_text("TrialActor")
+        assert {"slot-0", "slot-1"} <= set(page.text().split())
+        page.open(f"{running.url}/#/cluster")
+        page.wait_for_text("ray::trial-0003")
+        page.wait_for_text("ray::trial-0004")
+
+
+def test_a_passive_trial_has_no_dashboard(tmp_path):
+    done = raycompress(tmp_path, "launch", number_experiment(tmp_path, SCRIPT, proposer="passive"), "--dashboard")
+    assert done.code == 2
+    assert "--dashboard" in done.err
+    assert not (tmp_path / "raycompress_results").exists()

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycompress.config.experiment import Experiment
+from raycompress.config.objective import Judgement
+from raycompress.config.search_space import SearchSpace
+from raycompress.errors import ExperimentError
+from raycompress.forecast.forecast import Forecast, why_not
+from raycompress.forecast.prior import Prior
+from raycompress.forecast.projection import Projection, check_budgets
+from raycompress.model.costs import ChannelGroup, CostModel, Part
+from raycompress.search.history import Past
+from raycompress.search.proposers.guidance import Guidance
+from raycompress.search.proposers.on_budget import OnBudget
+from raycompress.search.proposers.searchers import make_proposer
+from tests.support.experiments import experiment_with, layer, network
+
+MODEL = network(layer("conv1"), layer("conv2"), layer("conv3"), layer("fc", "Linear", 10))
+GROUPS = tuple(ChannelGroup((f"conv{number}",), (), 16) for number in (1, 2, 3))
+PARTS = (
+    Part(100, 1000, 400, ((16, ((0, 1.0),)),)),
+    Part(1000, 5000, 4000, ((16, ((0, 1.0),)), (16, ((1, 1.0),)))),
+    Part(1000, 3000, 4000, ((16, ((1, 1.0),)), (16, ((2, 1.0),)))),
+)
+COSTS = CostModel(GROUPS, PARTS, (), 2200, 9100, 8800)
+ENTRY = {"sparsity": {"type": "float", "range": [0.0, 0.9]}, "op_names": ["conv1", "conv2", "conv3"]}
+
+
+def projection_of(folder: Path, entry: Any = ENTRY, **keys: Any) -> tuple[Experiment, Projection]:
+    experiment = experiment_with(folder, [entry], **keys)
+    space = SearchSpace.of(experiment, MODEL)
+    return experiment, Projection.of(experiment, space, Forecast(MODEL, COSTS, experiment.compression.entry))
+
+
+def samples(projection: Projection, count: int = 50) -> list[dict[str, float]]:
+    drawn = random.Random(0)
+    return [{one.name: drawn.uniform(0, 0.9) for one in projection.space.dimensions} for _ in range(count)]
+
+
+def test_the_cost_of_a_sample_follows_its_channels(tmp_path: Path) -> None:
+    _, projection = projection_of(tmp_path)
+    sizes = projection.sizes({"conv1.sparsity": 0.5, "conv2.sparsity": 0.25, "conv3.sparsity": 0.0})
+    assert sizes["flops"] == pytest.approx(100 + 1000 * 8 / 16 + 5000 * 8 * 12 / 256 + 3000 * 12 / 16)
+    assert sizes["params"] == pytest.approx(100 + 50 + 1000 * 8 * 12 / 256 + 1000 * 12 / 16)
+
+
+def test_projected_samples_fill_the_budget_and_keep_their_order(tmp_path: Path) -> None:
+    _, projection = projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.3}})
+    for sample in samples(projection):
+        found = projection.project(sample)
+        assert projection.fits(found)
+        assert projection.fullness(found) > 0.75  # steps of one channel in sixteen
+        assert all(0 <= value <= 0.9 for value in found.values())
+        order = sorted(sample, key=sample.__getitem__)
+        assert [found[name] for name in order] == sorted(found.values())
+        assert projection.project(found) == pytest.approx(found, abs=0.07)
+
+
+def test_where_a_size_is_an_objective_what_fits_is_left_alone(tmp_path: Path) -> None:
+    keys = {"objectives": {"score": "max", "params": "min"}, "constraints": {"flops": {"max_ratio": 0.5}}}
+    _, projection = projection_of(tmp_path, **keys)
+    for sample in samples(projection):
+        found = projection.project(sample)
+        assert projection.fits(found)
+        assert (found == sample) == projection.fits(sample)
+
+
+def test_of_several_budgets_all_hold(tmp_path: Path) -> None:
+    constraints = {"flops": {"max_ratio": 0.4}, "params": {"max": 700}, "size_bytes": {"max_ratio": 0.35}}
+    _, projection = projection_of(tmp_path, constraints=constraints)
+    for sample in samples(projection):
+        sizes = projection.sizes(projection.project(sample))
+        assert sizes["flops"] <= 0.4 * 9100
+        assert sizes["params"] <= 700
+        assert sizes["size_bytes"] <= 0.35 * 8800
+
+
+def test_a_budget_that_no_sample_can_meet_is_an_error(tmp_path: Path) -> None:
+    experiment, projection = projection_of(
+        tmp_path, {**ENTRY, "op_names": ["conv1", "conv2"]}, constraints={"flops": {"max_ratio": 0.01}}
+    )
+    (problem,) = check_budgets(experiment, projection)
+    assert "no sample can keep to it" in problem.what
+    assert problem.where.endswith("constraints.flops.max_ratio")
+    assert "conv3" in problem.fix
+    assert not list(check_budgets(*projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.1}})))
+
+
+def test_a_floor_above_a_ceiling_is_told_where_the_dense_model_decides(tmp_path: Path) -> None:
+    flops = {"min": 1e9, "max_ratio": 0.5}
+    (problem,) = check_budgets(*projection_of(tmp_path, constraints={"flops": flops}))
+    assert 'above "max_ratio"' in problem.what
+    assert problem.where.endswith("constraints.flops.min")
+    assert not list(check_budgets(*projection_of(tmp_path, constraints={"flops": {**flops, "min": 10}})))
+
+
+def test_what_a_compressor_decides_itself_cannot_be_foretold(tmp_path: Path) -> None:
+    tied = CostModel((ChannelGroup(("conv1", "conv2"), (), 16),), (), (), 1, 1, 1)
+    plain, _ = projection_of(tmp_path)
+    assert why_not(plain, MODEL, COSTS) == ""
+    assert "tied" in why_not(plain, MODEL, tied)
+    groups = {"compression": {"compressor": "group_l1"}}
+    assert why_not(experiment_with(tmp_path, [ENTRY], **groups), MODEL, tied) == ""
+    groups["compression"]["arguments"] = {"global": True}  # type: ignore[assignment]
+    assert "decides" in why_not(experiment_with(tmp_path, [ENTRY], **groups), MODEL, COSTS)
+
+
+@pytest.mark.parametrize("name", ["random", "hyperopt", "optuna", "spearmint", "bohb"])
+@pytest.mark.parametrize("rejects", [False, True])
+def test_every_proposer_keeps_to_the_budget(name: str, rejects: bool, tmp_path: Path) -> None:
+    experiment, projection = projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.4}})
+    inner = make_proposer(name, projection.space, objective=experiment.objective, seed=0)
+    proposer = OnBudget(inner, projection, experiment.objective, rejects=rejects, where="")
+    for number in range(1, 16):
+        sample = proposer.propose(number)
+        assert sample is not None
+        assert projection.fits(sample)
+        proposer.learn(number, -sample["conv1.sparsity"], {})
+
+
+@pytest.mark.parametrize("objectives", [{}, {"accuracy": "max", "flops": "min"}], ids=["one", "several"])
+def test_guided_keeps_to_the_budget_whatever_is_searched_beside(objectives: Any, tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"constraints": {"flops": {"max_ratio": 0.4}}, "proposer": "guided"}
+    rounding = {"compressor": "group_l1", "arguments": {"round_to": {"type": "choice", "range": [1, 4, 8]}}}
+    keys |= {"objectives": objectives} if objectives else {}
+    experiment, projection = projection_of(tmp_path, compression=rounding, **keys, random_seed=0)
+    curves = {one.name: [(0.9, 0.5)] for one in projection.space.sparsities}
+    proposer = Guidance(experiment, projection.space, projection, Prior(0.9, curves), Past())
+    seen = set()
+    for number in range(1, 13):
+        sample = proposer.propose(number)
+        assert sample is not None
+        assert projection.fits(sample)
+        seen.add(sample["arguments.round_to"])
+        proposer.learn(number, 0.5 + number / 100, {}, Judgement((0.5,) * max(1, len(objectives)), (0.0,)))
+    assert len(seen) > 1
+
+
+def test_a_budget_that_nothing_drawn_fits_ends_the_search(tmp_path: Path) -> None:
+    experiment, projection = projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.0125}})
+    inner = make_proposer("random", projection.space, objective=experiment.objective, seed=0)
+    with pytest.raises(ExperimentError, match="rejected"):
+        OnBudget(inner, projection, experiment.objective, rejects=True, where="exp.json:3").propose(1)
