@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "BasicConfig": "raycompress.script.config",
     "Experiment": "raycompress.results.record",
+    "SearchRecord": "raycompress.results.record",
     "create_compressor": "raycompress.compressors.create",
     "experiment": "raycompress.script.entry",
     "load": "raycompress.bundle.bundle",

@@ -29,7 +29,7 @@ def write_whole(path: Path, text: str | bytes) -> None:
         The file cannot be written.
     """
     aside = path.with_name(f".{path.name}.new")
-    with told("cannot write", path):
+    with translate_os_errors("cannot write", path):
         with aside.open("wb") as file:
             file.write(text.encode() if isinstance(text, str) else text)
             file.flush()
@@ -43,7 +43,7 @@ def write_whole(path: Path, text: str | bytes) -> None:
 
 
 @contextmanager
-def told(what: str, where: Path) -> Iterator[None]:
+def translate_os_errors(what: str, where: Path) -> Iterator[None]:
     """Turn what the file system refuses into a StorageError that says `what` could not be done, and `where`."""
     try:
         yield

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.results.s3 import objects
 from tests.support import s3server
 
@@ -51,9 +51,9 @@ class Launched:
     folder: Path
 
     @property
-    def record(self) -> Experiment:
+    def record(self) -> SearchRecord:
         (only,) = self.folder.glob("raycompress_results/*/")
-        return Experiment.open(only)
+        return SearchRecord.open(only)
 
 
 def command(*words: str | Path) -> list[str]:

@@ -13,7 +13,7 @@ from raycompress.text import printable
 
 if TYPE_CHECKING:
     from raycompress.cli.view.live import LiveView
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
     from raycompress.search.watch.relay import RelayView
     from raycompress.session.launch import RayHere
 
@@ -81,12 +81,12 @@ def say(text: str, *, err: bool = False) -> None:
     click.echo(printable(text, lines=True), err=err)
 
 
-def open_record(experiment: str | None, storage: Storage) -> Experiment:
+def open_record(experiment: str | None, storage: Storage) -> SearchRecord:
     """Return the record of the experiment that a verb was given; the newest one without a name."""
     from raycompress.results import store
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
-    return Experiment(store.find(experiment, storage))
+    return SearchRecord(store.find(experiment, storage))
 
 
 def watching(events: bool, *, live: bool = True) -> LiveView | RelayView:

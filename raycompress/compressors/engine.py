@@ -42,7 +42,7 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Choice:
+class PruningDecision:
     """What an engine chose to remove.
 
     Attributes
@@ -64,11 +64,11 @@ class Choice:
     round_to: int = 1
 
 
-class Course:
+class PruningSchedule:
     """A choice that takes shape while the script trains; this base never chooses.
 
-    Each method that returns a `Choice` replaces the one before it. What an engine hooks into the model it takes off
-    again once it needs it no more.
+    Each method that returns a `PruningDecision` replaces the one before it. An engine removes its hooks from the model
+    once it no longer needs them.
     """
 
     @property
@@ -76,19 +76,19 @@ class Course:
         """How many rounds of prune and train `get_prune_iterations` offers the script."""
         return 1
 
-    def start(self) -> Choice | None:
+    def start(self) -> PruningDecision | None:
         """Return what to remove from the start, in ``compress()``."""
         return None
 
-    def after_step(self) -> Choice | None:
+    def after_step(self) -> PruningDecision | None:
         """Return what to remove from now on; called after each step of an optimizer that trains the model."""
         return None
 
-    def at_epoch(self, epoch: int) -> Choice | None:
+    def at_epoch(self, epoch: int) -> PruningDecision | None:
         """Return what to remove from now on; called by ``update_epoch(epoch)``."""
         return None
 
-    def at_round(self) -> Choice | None:
+    def at_round(self) -> PruningDecision | None:
         """Return what to remove from now on; called by ``prune_iteration_start()``."""
         return None
 
@@ -100,20 +100,20 @@ class Course:
 class Engine(Protocol):
     """Chooses what to remove."""
 
-    def choose(self, request: Request) -> Choice | Course:
+    def choose(self, request: Request) -> PruningDecision | PruningSchedule:
         """Return what to remove, or how that will be known; raises CompressionError where the method cannot work.
 
-        A `Choice` of single weights holds for compressors that remove none but weights, one of channels for the others.
+        Compressors that mask single weights return a `PruningDecision` of weights, all others one of channels.
         """
         ...
 
 
-def _nothing(_example: Example) -> Choice:
-    return Choice()
+def _nothing(_example: Example) -> PruningDecision:
+    return PruningDecision()
 
 
 @dataclass(frozen=True)
-class DeferredChoice(Choice):
+class DeferredDecision(PruningDecision):
     """What an engine will choose, given an input; `raycompress.compressors.structure.slicing.make` asks for it.
 
     Attributes
@@ -122,4 +122,4 @@ class DeferredChoice(Choice):
         Makes the choice.
     """
 
-    choose: Callable[[Example], Choice] = _nothing
+    choose: Callable[[Example], PruningDecision] = _nothing

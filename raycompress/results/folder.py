@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycompress.disk import flush, told, write_whole
+from raycompress.disk import flush, translate_os_errors, write_whole
 from raycompress.errors import StorageError
 from raycompress.shapes import fits
 
@@ -159,7 +159,7 @@ class ExperimentFolder:
         if not candidate.exists():
             return
         doomed = candidate.with_name("candidate.removed")
-        with told("cannot remove", candidate):
+        with translate_os_errors("cannot remove", candidate):
             shutil.rmtree(doomed, ignore_errors=True)
             candidate.rename(doomed)
             shutil.rmtree(doomed)
@@ -207,7 +207,7 @@ class ExperimentFolder:
     def put_aside(self, number: int, name: str) -> None:
         """Keep the log of a run under `name`, and what it saved not at all, before the trial's next run."""
         self.remove_candidate(number)
-        with told("cannot rename", self.log(number)):
+        with translate_os_errors("cannot rename", self.log(number)):
             if self.log(number).exists():
                 self.log(number).replace(self.trial(number) / f"log.{name}.txt")
 
@@ -220,7 +220,7 @@ class ExperimentFolder:
     def link_best(self, number: int) -> None:
         """Point ``best`` at the candidate of trial `number`: a convenience for people; ``best.json`` decides."""
         aside = self.root / ".best.new"
-        with told("cannot write", self.best_link):
+        with translate_os_errors("cannot write", self.best_link):
             aside.unlink(missing_ok=True)
             aside.symlink_to(self.candidate(number).relative_to(self.root))
             aside.replace(self.best_link)

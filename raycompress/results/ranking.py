@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from raycompress.config.objective import Judgement, Metrics, Objective, Sizes, metrics_of
 
 
-class Standing:
+class Ranking:
     """Judges trials by an objective.
 
     Parameters
@@ -23,14 +23,14 @@ class Standing:
         self._known: dict[int, tuple[Metrics, Metrics]] = {}
         self.judged: dict[int, Judgement] = {}
 
-    def take_dense(self, values: Metrics | None) -> None:
-        """Take what the script reported of the dense model."""
+    def add_dense(self, values: Metrics | None) -> None:
+        """Add what the script reported of the dense model."""
         self._dense = metrics_of(values, None)
         for number in self.waiting:
             self._judge(number)
 
-    def take(self, number: int, values: Metrics | None, before: Sizes | None, after: Sizes | None) -> None:
-        """Take what was reported of a trial's model, and measured of the dense one and of its own."""
+    def add(self, number: int, values: Metrics | None, before: Sizes | None, after: Sizes | None) -> None:
+        """Add what was reported of a trial's model, and measured of the dense one and of its own."""
         metrics = self.objective.metrics_of
         # what a script reports by the name of a measure of ours may be in another unit, as its dense report is
         dense = {name: value for name, value in metrics(None, before, before).items() if name not in (values or {})}

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 from raycompress.config.objective import Objective
 from raycompress.config.places import is_remote
 from raycompress.errors import StorageError
-from raycompress.results.folder import ExperimentFolder
 from raycompress.results import pareto, store
+from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
 from raycompress.results.journal.events import lacking
-from raycompress.results.ranking import Standing
+from raycompress.results.ranking import Ranking
 from raycompress.results.trial import TrialRecord
 from raycompress.states import TrialState
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-class Experiment:
+class SearchRecord:
     """The record of one experiment.
 
     Use `Experiment.open`.
@@ -185,7 +185,7 @@ class Experiment:
         """The best finished trial; None while there is none."""
         if self.best_number is not None:
             return self.records[self.best_number]
-        found = next(iter(self.standing.ranked), None)
+        found = next(iter(self.ranking.ranked), None)
         return None if found is None else self.records[found]
 
     @property
@@ -194,19 +194,19 @@ class Experiment:
         return Objective.from_header(self.header)
 
     @cached_property
-    def standing(self) -> Standing:
+    def ranking(self) -> Ranking:
         """How the finished trials stand to each other; it holds for the record as it was read."""
-        standing = Standing(self.objective)
+        ranking = Ranking(self.objective)
         if self.baseline is not None:
-            standing.take_dense(self.baseline.values)
+            ranking.add_dense(self.baseline.values)
         for trial in self.searched:
             if trial.state is TrialState.FINISHED and trial.score is not None:
-                standing.take(trial.number, trial.values, trial.before, trial.after)
-        return standing
+                ranking.add(trial.number, trial.values, trial.before, trial.after)
+        return ranking
 
     def is_feasible(self, trial: TrialRecord) -> bool:
         """Tell whether a trial has finished and keeps to all constraints."""
-        judged = self.standing.judged.get(trial.number)
+        judged = self.ranking.judged.get(trial.number)
         return judged is not None and judged.is_feasible
 
     @property
@@ -252,7 +252,7 @@ class Experiment:
         """
         if len(self.objective.goals) > 1:
             wide = replace(self.objective, kept=max(1, len(self.records)))
-            front = wide.select({n: one for n, one in self.standing.judged.items() if one.is_feasible})
+            front = wide.select({n: one for n, one in self.ranking.judged.items() if one.is_feasible})
             return [self.records[number] for number in front]
         return pareto.front(self.searched, self.header["goal"])
 
@@ -267,3 +267,7 @@ class Experiment:
         from raycompress.results.notebook import as_html
 
         return as_html(self)
+
+
+Experiment = SearchRecord
+"""The name that notebooks written before `SearchRecord` know."""

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.trial import FrozenTrial
 
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
     from raycompress.results.trial import TrialRecord
 
 Direction = Literal["maximize", "minimize"]
 
 
-def to_optuna(record: Experiment, study_name: str | None = None, storage: str | Path | None = None) -> optuna.Study:
+def to_optuna(record: SearchRecord, study_name: str | None = None, storage: str | Path | None = None) -> optuna.Study:
     """Copy the trials of `record` into a new Optuna study.
 
     Each trial keeps its proposal, its score (of several objectives the value of each), by how much it breaks each
@@ -134,7 +134,7 @@ def _as_choice(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
-def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution], record: Experiment) -> FrozenTrial:
+def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution], record: SearchRecord) -> FrozenTrial:
     import optuna
     from optuna.distributions import CategoricalDistribution
 
@@ -159,19 +159,19 @@ def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution], recor
     return frozen
 
 
-def _values(trial: TrialRecord, record: Experiment) -> list[float]:
+def _values(trial: TrialRecord, record: SearchRecord) -> list[float]:
     """Return the value of each objective."""
     goals = record.objective.goals
     if len(goals) == 1:
         assert trial.score is not None
         return [trial.score]
-    metrics = record.standing.metrics(trial.number)
+    metrics = record.ranking.metrics(trial.number)
     return [metrics[goal.metric] for goal in goals]
 
 
-def _excesses(trial: TrialRecord, record: Experiment) -> dict[str, float]:
+def _excesses(trial: TrialRecord, record: SearchRecord) -> dict[str, float]:
     """Return by how much the trial breaks each constraint, 0 and less where it holds; nothing of one not judged."""
-    judged = record.standing.judged.get(trial.number)
+    judged = record.ranking.judged.get(trial.number)
     if judged is None:
         return {}
     return {

@@ -25,7 +25,7 @@ from raycompress.runtime.log import CappedLog
 from raycompress.runtime.messages import understood
 from raycompress.runtime.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
 from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
-from raycompress.runtime.verdict import Heard
+from raycompress.runtime.verdict import TrialMessages
 from raycompress.states import TrialState
 
 _CHUNK = 1 << 18
@@ -45,7 +45,7 @@ class _Running:
     messages: int
     log: CappedLog
     started: float
-    heard: Heard
+    heard: TrialMessages
     lines: Lines = field(default_factory=lambda: Lines(_LONGEST_MESSAGE))
     memory_kills: int = field(default_factory=memory.kills)
     """How often the kernel had killed for want of memory before."""
@@ -183,7 +183,7 @@ class Supervisor:
             ending = Ending(TrialState.FAILED, cause, spec.log_path, time.monotonic() - started)
             self._send(ending.to_message())
             return
-        self._running = _Running(spec, number, pid, output, messages, log, started, Heard(spec.mode))
+        self._running = _Running(spec, number, pid, output, messages, log, started, TrialMessages(spec.mode))
         self._set_reading(output, True)
         self._set_reading(messages, True)
 

@@ -13,7 +13,7 @@ from raycompress.states import TrialState
 
 
 @dataclass
-class Heard:
+class TrialMessages:
     """The messages of one script that matter for its end.
 
     Attributes

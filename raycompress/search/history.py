@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from raycompress.config.objective import Judgement, Objective, metrics_of
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.results.trial import TrialRecord
 from raycompress.search.outcome import is_outside
 from raycompress.search.stopping.policies import Scores
@@ -46,7 +46,7 @@ class PastTrial:
 
 
 @dataclass(frozen=True)
-class Past:
+class SearchHistory:
     """All trials that were started before, by number; none for a new search.
 
     Attributes
@@ -64,7 +64,7 @@ class Past:
     repeats: Mapping[int, tuple[int, bool]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, record: Record, lost: Collection[int] = ()) -> Past:
+    def of(cls, record: SearchRecord, lost: Collection[int] = ()) -> SearchHistory:
         """Read the past off a journal.
 
         A trial that was running or was stopped is made again, and so is one whose failure ended the search, or lay
@@ -82,7 +82,7 @@ class Past:
             failed = trial.state.is_failure and (redo_failed or is_outside(trial.cause))
             return failed or trial.number in {*lost, *record.mended} or trial.state in unfinished
 
-        judged, objective = record.standing.judged, record.objective
+        judged, objective = record.ranking.judged, record.objective
         return cls(
             {
                 number: _past_trial(trial, again(trial), judged.get(number), objective)

@@ -8,8 +8,8 @@ from raycompress.config.objective import Objective, Sizes
 from raycompress.errors import BundleError
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
-from raycompress.results.ranking import Standing
-from raycompress.results.record import Experiment as Record
+from raycompress.results.ranking import Ranking
+from raycompress.results.record import SearchRecord
 from raycompress.search.repeats import Finalist, choose
 
 
@@ -28,8 +28,8 @@ class BestKeeper:
     def __init__(self, folder: ExperimentFolder, journal: Journal, objective: Objective) -> None:
         self._folder = folder
         self._journal = journal
-        self._standing = Standing(objective)  # of those whose candidates are there, without repeats
-        self._all = Standing(objective)
+        self._ranking = Ranking(objective)  # of those whose candidates are there, without repeats
+        self._all = Ranking(objective)
         self._saved: set[int] = set()
         self._repeat_of: dict[int, int] = {}
         self.number: int | None = None
@@ -42,12 +42,12 @@ class BestKeeper:
     @property
     def finalists(self) -> list[int]:
         """The trials that are worth training again, the best first; of one that was, the first."""
-        return list(dict.fromkeys(self._repeat_of.get(number, number) for number in self._standing.ranked))
+        return list(dict.fromkeys(self._repeat_of.get(number, number) for number in self._ranking.ranked))
 
-    def take_dense(self, values: Mapping[str, float] | None) -> None:
+    def add_dense(self, values: Mapping[str, float] | None) -> None:
         """Take what was reported of the dense model, which others may have waited for."""
-        self._standing.take_dense(values)
-        self._all.take_dense(values)
+        self._ranking.add_dense(values)
+        self._all.add_dense(values)
         self._settle()
 
     def consider(
@@ -64,14 +64,14 @@ class BestKeeper:
         One that trained the sample of another trial again is kept until `conclude`.
         """
         self._saved.add(number)
-        self._all.take(number, values, before, after)
+        self._all.add(number, values, before, after)
         if repeat_of is not None:
             self._repeat_of[number] = repeat_of
             return
-        self._standing.take(number, values, before, after)
+        self._ranking.add(number, values, before, after)
         self._settle()
 
-    def take_up(self, record: Record) -> list[int]:
+    def restore(self, record: SearchRecord) -> list[int]:
         """Go on where an earlier run of the search was killed, wherever that was.
 
         Returns
@@ -79,22 +79,22 @@ class BestKeeper:
         The trials whose model would be worth keeping and is lost: they must be made again.
         """
         if record.baseline is not None:
-            self._standing.take_dense(record.baseline.values)
-            self._all.take_dense(record.baseline.values)
+            self._ranking.add_dense(record.baseline.values)
+            self._all.add_dense(record.baseline.values)
         finished = {
             number: trial for number, trial in sorted(record.records.items()) if number and trial.score is not None
         }
         saved = [number for number, trial in finished.items() if trial.saved]
         self._saved = {number for number in saved if self._is_whole(number)}
         for number, trial in finished.items():
-            self._all.take(number, trial.values, trial.before, trial.after)
+            self._all.add(number, trial.values, trial.before, trial.after)
             if trial.repeat_of is not None:
                 self._repeat_of[number] = trial.repeat_of
             # of the repeats that an earlier run of the search has concluded, one is the best
             if number in saved and (trial.repeat_of is None or number == record.best_number):
-                self._standing.take(number, trial.values, trial.before, trial.after)
+                self._ranking.add(number, trial.values, trial.before, trial.after)
         repeats = [number for number in saved if number in self._repeat_of]
-        lost = [number for number in dict.fromkeys([*self._standing.ranked, *repeats]) if number not in self._saved]
+        lost = [number for number in dict.fromkeys([*self._ranking.ranked, *repeats]) if number not in self._saved]
         for number in saved:
             if number not in self._saved:
                 self._forget(number)
@@ -141,10 +141,10 @@ class BestKeeper:
 
     def _settle(self) -> None:
         """Point to the best, and delete what is not worth keeping."""
-        ranked = self._standing.ranked
+        ranked = self._ranking.ranked
         if ranked:
             self._point_to(ranked[0])
-        for number in sorted(self._saved - {*ranked, *self._standing.waiting, *self._repeat_of}):
+        for number in sorted(self._saved - {*ranked, *self._ranking.waiting, *self._repeat_of}):
             self._prune(number)
 
     def _point_to(self, number: int) -> None:
@@ -169,4 +169,4 @@ class BestKeeper:
 
     def _forget(self, number: int) -> None:
         self._saved.discard(number)
-        self._standing.forget(number)
+        self._ranking.forget(number)

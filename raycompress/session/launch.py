@@ -15,7 +15,7 @@ from raycompress.forecast.prior import Prior
 from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal, read
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.runtime.machine import machine_cpus
 from raycompress.search.plan import n_trials, parallel
 from raycompress.search.watch.view import SearchView, View
@@ -32,7 +32,9 @@ class RayHere(AbstractContextManager[Any], Protocol):
         """Return what each node offers, by Ray's own names; memory in bytes."""
 
 
-def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = None, name: str | None = None) -> Record:
+def launch(
+    experiment: Experiment, view: SearchView, *, ray: RayHere | None = None, name: str | None = None
+) -> SearchRecord:
     """Run an experiment to its end and return its record.
 
     Parameters
@@ -79,7 +81,7 @@ def launch(experiment: Experiment, view: SearchView, *, ray: RayHere | None = No
                 "experiment", **header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
             )
             _search(ready, folder, journal, view, n_slots, loggers)
-    return Record(folder)
+    return SearchRecord(folder)
 
 
 def resume(
@@ -89,7 +91,7 @@ def resume(
     file: Path | None = None,
     n_samples: int | None = None,
     ray: RayHere | None = None,
-) -> Record:
+) -> SearchRecord:
     """Go on with an experiment that was killed or stopped, or add trials to it, and return its record.
 
     What has ended is not run again, and the searcher knows it; what was running is begun once more.
@@ -115,7 +117,7 @@ def resume(
     from raycompress.session import resume as resuming
 
     with closing(folder.open_journal()) as journal:
-        record = Record(folder)
+        record = SearchRecord(folder)
         experiment = resuming.experiment_of(record, n_samples, file)
         if resuming.is_done(record) and experiment.n_samples == resuming.n_samples_of(record, experiment):
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
@@ -136,7 +138,7 @@ def resume(
             told = {"n_trials": count, "n_samples": n_samples}
             journal.append("resumed", **process(), **told, n_parallel=n_slots, **resuming.moved(experiment, file))
             _search(ready, folder, journal, view, n_slots, loggers, record)
-    return Record(folder)
+    return SearchRecord(folder)
 
 
 def _slots(experiment: Experiment, ray: RayHere, view: View) -> int:
@@ -186,15 +188,15 @@ def _search(
     view: SearchView,
     n_slots: int,
     loggers: dict[str, Any],
-    before: Record | None = None,
+    before: SearchRecord | None = None,
 ) -> None:
     """Run the trials that an earlier run, `before`, has not ended, and verify the best model."""
     from raycompress.backend.tune.stop import StopSwitch, thrown_by_signals
     from raycompress.backend.tune.trainable import TrialPlan
     from raycompress.backend.tune.tuner import Tuner
-    from raycompress.search.history import Past
+    from raycompress.search.history import SearchHistory
     from raycompress.search.keeper import BestKeeper
-    from raycompress.search.watch.loggers import told
+    from raycompress.search.watch.loggers import notified
 
     experiment = ready.experiment
     switch = StopSwitch(experiment.time_budget_s)
@@ -209,12 +211,12 @@ def _search(
         objective=experiment.objective,
     )
     keeper = BestKeeper(folder, journal, experiment.objective)
-    past = Past()
+    history = SearchHistory()
     if before is not None:
-        lost = keeper.take_up(before)
+        lost = keeper.restore(before)
         for number in lost:
             view.note(f"the model of trial {number} is no longer whole: the trial is run again")
-        past = Past.of(before, lost)
+        history = SearchHistory.of(before, lost)
     try:
         prior = _prior(ready, folder, view, n_slots)
     except RaycompressError as error:
@@ -228,19 +230,19 @@ def _search(
         journal,
         switch,
         keeper=keeper,
-        past=past,
+        history=history,
         n_slots=n_slots,
         projection=ready.projection,
         prior=prior,
     )
     with thrown_by_signals(switch):
-        with told(loggers, folder, journal):
+        with notified(loggers, folder, journal):
             tuner.run()
-        _verify(ready, Record(folder), journal, view)
+        _verify(ready, SearchRecord(folder), journal, view)
     journal.append("finished", reason=switch.reason or "complete", detail=switch.detail)
 
 
-def _verify(ready: Prepared, record: Record, journal: Journal, view: SearchView) -> None:
+def _verify(ready: Prepared, record: SearchRecord, journal: Journal, view: SearchView) -> None:
     """Reload the best model, where there is one, and write down what that gave."""
     if record.best_number is None:
         return

@@ -21,10 +21,10 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.runtime import child
 from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
-from raycompress.runtime.verdict import Heard
+from raycompress.runtime.verdict import TrialMessages
 from raycompress.script import context
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import delivered, facts_of, sealed
@@ -39,7 +39,7 @@ NUMBER = 1
 """Of the trial; the dense model has none here."""
 
 
-def launch_here(experiment: Experiment, view: SearchView) -> Record:
+def launch_here(experiment: Experiment, view: SearchView) -> SearchRecord:
     """Run a passive experiment: one trial, every search range at its middle; return its record.
 
     Raises
@@ -63,14 +63,14 @@ def launch_here(experiment: Experiment, view: SearchView) -> Record:
         journal.append("experiment", **header(experiment, space, folder, n_trials=1, n_slots=1))
         folder.write(folder.experiment, experiment.text)
         state = _run_trial(experiment, space.build(sample), sample, folder, journal)
-        record = Record(folder)
+        record = SearchRecord(folder)
         if record.best_number is not None:
             journal.append("verified", **verify_again(experiment, record, view))
         stopped = state == TrialState.STOPPED
         journal.append("finished", reason="stopped" if stopped else "complete", detail="stopped by SIGINT" * stopped)
     finally:
         journal.close()
-    return Record(folder)
+    return SearchRecord(folder)
 
 
 def _run_trial(
@@ -103,7 +103,7 @@ def _run(spec: TrialSpec) -> Ending:
     spec.config_path.parent.mkdir(parents=True, exist_ok=True)
     spec.config_path.write_text(json.dumps(spec.config, indent=2) + "\n", encoding="utf-8")
     spec.log_path.write_text("a passive trial: what it printed went to the terminal\n", encoding="utf-8")
-    heard = Heard(spec.mode)
+    heard = TrialMessages(spec.mode)
     started = time.monotonic()
     with _process_left_as_it_was():
         code = child.run_script(spec, lambda message: heard.take(dict(message)))

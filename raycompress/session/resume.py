@@ -15,12 +15,12 @@ from raycompress.config.text import reader as jsontext
 from raycompress.config.text.source import text_of
 from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.model.info import ModelInfo
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.search.plan import n_trials
 from raycompress.session.prepare import Prepared
 
 
-def experiment_of(record: Record, n_samples: int | None, file: Path | None = None) -> Experiment:
+def experiment_of(record: SearchRecord, n_samples: int | None, file: Path | None = None) -> Experiment:
     """Return the experiment to go on with.
 
     The file that was launched is read again, or `file`, which takes its place; where it is gone, the copy in the
@@ -62,13 +62,13 @@ def moved(experiment: Experiment, file: Path | None) -> dict[str, str]:
     return {} if file is None else {"file": str(experiment.path), "script": str(experiment.script_path)}
 
 
-def n_samples_of(record: Record, experiment: Experiment) -> int:
+def n_samples_of(record: SearchRecord, experiment: Experiment) -> int:
     """Return how many samples the search has in all, the dense model not counted."""
     known = record.header.get("n_samples")  # older journals, without repeats, have none
     return int(known) if known is not None else int(record.header["n_trials"]) - experiment.baseline
 
 
-def is_done(record: Record) -> bool:
+def is_done(record: SearchRecord) -> bool:
     """Tell whether nothing is left to do: all trials have ended, and the best model is what it was."""
     if record.finished != "complete" or record.best_number is None:
         return record.finished == "complete"
@@ -79,7 +79,7 @@ def is_done(record: Record) -> bool:
     return True
 
 
-def check(record: Record, ready: Prepared) -> None:
+def check(record: SearchRecord, ready: Prepared) -> None:
     """Compare what was prepared with what was launched.
 
     Raises
@@ -98,7 +98,7 @@ def check(record: Record, ready: Prepared) -> None:
         )
 
 
-def _check_model(record: Record, ready: Prepared) -> None:
+def _check_model(record: SearchRecord, ready: Prepared) -> None:
     file = record.folder.model
     known = ModelInfo.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
     dimensions = [dimension.name for dimension in ready.space.dimensions]
@@ -111,7 +111,7 @@ def _check_model(record: Record, ready: Prepared) -> None:
     )
 
 
-def as_before(record: Record, ready: Prepared) -> Prepared:
+def as_before(record: SearchRecord, ready: Prepared) -> Prepared:
     """Return what was prepared, with the dense model's latency as it was: trials are told by that."""
     objective = replace(ready.experiment.objective, dense_latency_ms=record.objective.dense_latency_ms)
     return replace(ready, experiment=replace(ready.experiment, objective=objective))
@@ -137,7 +137,7 @@ def _differences(known: ModelInfo | None, ready: Prepared) -> Iterator[str]:
         yield "its layers are the same, and its inputs, ties or dimensions are not"
 
 
-def _refuse_changes(launched: Path, record: Record) -> None:
+def _refuse_changes(launched: Path, record: SearchRecord) -> None:
     """Raise where the file says something else than the copy; how it is laid out does not matter."""
     before, now = text_of(record.folder.experiment), text_of(launched)
     if before == now or jsontext.read(before).value == jsontext.read(now).value:

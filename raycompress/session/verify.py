@@ -8,13 +8,13 @@ from typing import Any
 from raycompress.bundle.bundle import TOLERANCE
 from raycompress.config.experiment import Experiment
 from raycompress.errors import BundleError
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.runtime.client import WarmProcess, Worker
 from raycompress.search.watch.view import View
 from raycompress.session.script_run import excursion, last_lines, warm_spec
 
 
-def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, Any]:
+def verify(experiment: Experiment, worker: Worker, record: SearchRecord) -> dict[str, Any]:
     """Reload the best bundle into the script's own model, in a fresh process, and compare and measure it.
 
     Returns
@@ -48,7 +48,7 @@ def verify(experiment: Experiment, worker: Worker, record: Record) -> dict[str, 
     return {"trial": best.number, **{name: value for name, value in found.items() if name != "type"}}
 
 
-def verify_again(experiment: Experiment, record: Record, view: View) -> dict[str, Any]:
+def verify_again(experiment: Experiment, record: SearchRecord, view: View) -> dict[str, Any]:
     """Verify the best bundle of an earlier search; see `verify`."""
     view.phase("loading the script's libraries")
     with closing(WarmProcess.start(warm_spec(experiment))) as process, closing(process.connect()) as worker:

@@ -16,7 +16,7 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from tests.conftest import REPOSITORY, command, number_experiment, raycompress
 from tests.support.browser import CHROMIUM, browser
 
@@ -50,7 +50,7 @@ class Running:
     @property
     def record(self):
         (only,) = self.folder.glob("raycompress_results/*/")
-        return Experiment.open(only)
+        return SearchRecord.open(only)
 
     @property
     def processes(self):

@@ -8,7 +8,7 @@ import threading
 import time
 
 from raycompress.backend.tune.trainable import room
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import REPOSITORY, number_experiment
 
@@ -134,7 +134,7 @@ def test_out_of_memory_beside_others_is_tried_alone(tmp_path):
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert done.returncode == 0, done.stderr
-    record = Record.open(done.stdout.strip().splitlines()[-1])
+    record = SearchRecord.open(done.stdout.strip().splitlines()[-1])
     states = {trial.number: trial.state for trial in record.searched}
     assert states == {**dict.fromkeys((1, 2, 3), TrialState.FINISHED), 4: TrialState.OUT_OF_MEMORY}
     assert {trial.number: trial.attempts for trial in record.searched} == {1: 1, 2: 2, 3: 1, 4: 2}

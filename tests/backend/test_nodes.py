@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import REPOSITORY, number_experiment
 
@@ -79,7 +79,7 @@ def test_a_node_that_is_killed_costs_no_trial(tmp_path):
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
     assert done.returncode == 0, done.stderr
-    record = Record.open(done.stdout.strip().splitlines()[-1])
+    record = SearchRecord.open(done.stdout.strip().splitlines()[-1])
     assert record.state == "complete"
     assert [trial.number for trial in record.searched] == list(range(1, 17))
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}

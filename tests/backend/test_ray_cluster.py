@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from raycompress.errors import ExperimentError
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.search.watch.relay import replay
 from tests.conftest import REPOSITORY, number_experiment
 
@@ -104,7 +104,7 @@ def test_a_search_runs_on_all_nodes_and_is_seen_from_outside(cluster, tmp_path):
     path = number_experiment(tmp_path, SCRIPT, **SEARCH)
     done, view, left = job(cluster, "launch", str(path), "--id", "mine", cwd=tmp_path)
     assert (done.returncode, left) == (0, []), done.stderr
-    record = Record.open(next(tmp_path.rglob("journal.jsonl")).parent)
+    record = SearchRecord.open(next(tmp_path.rglob("journal.jsonl")).parent)
     assert record.id == "mine"
     assert record.header["n_parallel"] == 2  # a CPU a trial, and a CPU a node
     lines = record.folder.journal.read_text().splitlines()
@@ -116,7 +116,7 @@ def test_a_search_runs_on_all_nodes_and_is_seen_from_outside(cluster, tmp_path):
     assert (done.returncode, left) == (0, []), done.stderr
     assert view.past == [json.loads(line) for line in lines]
     assert view.events[0]["event"] == "resumed"
-    assert len(Record.open(record.folder.root).searched) == 7
+    assert len(SearchRecord.open(record.folder.root).searched) == 7
 
 
 def test_an_error_comes_back_as_what_it_is(cluster, tmp_path):

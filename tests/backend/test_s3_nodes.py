@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raycompress.bundle import bundle
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import REPOSITORY, digits_experiment
 from tests.support.s3server import BUCKET
@@ -92,7 +92,7 @@ def test_the_driver_and_the_trials_need_no_disk_in_common(tmp_path, s3):
     assert bundle.MANIFEST in done.stdout
     assert not list((tmp_path / "cache").iterdir())  # as a trial saw it
     (name,) = {key.split("/")[1] for key in s3.names()}
-    record = Record.open(f"{storage}/{name}")
+    record = SearchRecord.open(f"{storage}/{name}")
     assert record.state == "complete"
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert record.folder.candidates() == [record.best.number]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from raycompress.backend.tune.scheduler import Watch, make_scheduler
+from raycompress.backend.tune.scheduler import EarlyStopper, make_scheduler
 from tests.support.early_stopping import experiment_with
 
 
@@ -62,7 +62,7 @@ def test_each_policy_ends_a_poor_trial_and_no_good_one(scheduler, policy):
     stopped = drive(watch, [POOR, GOOD, FAIR, GOOD, FAIR, POOR])
     assert 5 in stopped
     assert not stopped.keys() & {0, 1, 3}  # 0 is the dense model; the fair ones are below the median
-    assert isinstance(watch, Watch)
+    assert isinstance(watch, EarlyStopper)
     assert watch.why[5].startswith("after ")
 
 

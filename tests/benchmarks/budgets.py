@@ -17,7 +17,7 @@ from raycompress.compressors.analysis.imitation import STEPS
 from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
 from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
-from raycompress.search.proposers.guided import Guided
+from raycompress.search.proposers.guided import BudgetProposer
 from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
 from tests.benchmarks.outcome import Outcome, Target
 from tests.benchmarks.pruned import DUMMY
@@ -143,7 +143,7 @@ class _Bench:
         def project(sample: Sample) -> Sample:
             return subject.project(sample, budget)
 
-        guided = Guided(
+        guided = BudgetProposer(
             subject.dimensions, prior=prior, cost=subject.cost, project=project, goal="max", seed=subject.seed
         )
         samples = self._search(guided, max(TRIALS["guided"]), budget)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.benchmarks.machine import ROOT
 from tests.benchmarks.outcome import Outcome, Target
@@ -159,7 +159,7 @@ def _one(home: Path, network: str, seed: int, say: Callable[[str], None]) -> dic
     return one
 
 
-def _points(record: Experiment, first: int) -> list[tuple[float, float]]:
+def _points(record: SearchRecord, first: int) -> list[tuple[float, float]]:
     """Return the results of the first trials of a search."""
     return [
         (trial.values["accuracy"], trial.after["flops"] / trial.before["flops"])
@@ -200,7 +200,7 @@ def _write_script(folder: Path, network: str, seed: int) -> None:
     (folder / "train.py").write_text(text)
 
 
-def _launch(folder: Path, name: str, keys: dict[str, Any], seed: int) -> Experiment:
+def _launch(folder: Path, name: str, keys: dict[str, Any], seed: int) -> SearchRecord:
     experiment = {
         "name": name,
         "script": "train.py",
@@ -236,4 +236,4 @@ def _launch(folder: Path, name: str, keys: dict[str, Any], seed: int) -> Experim
     )
     if done.returncode:
         raise CommandFailed(f"{name} of {folder.name}: {done.stderr[-2000:]}")
-    return Experiment.open(next((folder / f"results-{name}").iterdir()))
+    return SearchRecord.open(next((folder / f"results-{name}").iterdir()))

@@ -7,7 +7,7 @@ import pytest
 
 from raycompress.cli.view.live import LiveView, Progress
 from raycompress.results.journal import journal as journals
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from tests.conftest import raycompress
 from tests.support.searches import searched, without_waiting
 
@@ -24,7 +24,7 @@ def record(tmp_path, monkeypatch):
         event["t"] -= HOUR * ((place >= 5) + (place >= 15))
     del events[-1]  # so that one trial has not ended
     folder.journal.write_text("".join(json.dumps(event) + "\n" for event in events))
-    return Experiment.open(folder.root)
+    return SearchRecord.open(folder.root)
 
 
 @pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("ls",), ("best",), ("report",)])

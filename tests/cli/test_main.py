@@ -20,7 +20,7 @@ def modules_after(code):
     "code",
     [
         "import raycompress",
-        "import raycompress; raycompress.BasicConfig, raycompress.report, raycompress.config",
+        "import raycompress; raycompress.BasicConfig, raycompress.report, raycompress.experiment",
         "from raycompress.cli.main import cli; cli.main(['--help'], standalone_mode=False)",
         *[
             f"from raycompress.cli.main import cli; cli.main(['{verb}', '--help'], standalone_mode=False)"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from tests.conftest import REPOSITORY, number_experiment
 
 pytestmark = [
@@ -73,7 +73,7 @@ def test_a_search_at_an_address_is_run_and_gone_on_with(cluster, tmp_path):
     done = ran(cluster, tmp_path / "home", "resume", here.name, "--file", path.name, "--n-samples", "5")
     assert done.returncode == 0, done.stderr
     for folder in (here, there):
-        record = Record.open(folder)
+        record = SearchRecord.open(folder)
         assert (record.state, len(record.searched)) == ("complete", 5)
         events = [json.loads(line)["event"] for line in record.folder.journal.read_text().splitlines()]
         assert (events.count("experiment"), events.count("resumed"), events.count("ended")) == (1, 1, 5)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from raycompress.bundle import bundle
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from tests.conftest import REPOSITORY
 from tests.support.namespaces import SHARED, Lab, clean_environment, lab, missing
 
@@ -160,7 +160,7 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab
     assert code == 0, told()
 
     (copy,) = home.glob("raycompress_results/*/")
-    record, there = Record.open(copy), Record.open(next(shared.iterdir()))
+    record, there = SearchRecord.open(copy), SearchRecord.open(next(shared.iterdir()))
     assert len(record.searched) == 8 and all(trial.state == "finished" for trial in record.searched)
     assert record.state == "complete" and record.verified is not None
     assert record.best_number == there.best_number and record.bundle is not None
@@ -201,7 +201,7 @@ def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
     assert state["state"] == "running" and len(state["trials"]) >= 1
     told("stop", copy)
     told("fetch", copy)
-    assert Record.open(copy).state == "stopped"
+    assert SearchRecord.open(copy).state == "stopped"
     told("cluster", "down", cluster)
     wait_until(f"left: {ray_processes(two_hosts)}", lambda: not ray_processes(two_hosts), 30)
     gone = here.run(raycompress("cluster", "status", cluster), timeout=120)

@@ -14,8 +14,8 @@ from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import ChannelGroup, CostModel, Part
-from raycompress.search.history import Past
-from raycompress.search.proposers.guidance import Guidance
+from raycompress.search.history import SearchHistory
+from raycompress.search.proposers.guidance import GuidedProposer
 from raycompress.search.proposers.on_budget import OnBudget
 from raycompress.search.proposers.searchers import make_proposer
 from tests.support.experiments import experiment_with, layer, network
@@ -130,7 +130,7 @@ def test_guided_keeps_to_the_budget_whatever_is_searched_beside(objectives: Any,
     keys |= {"objectives": objectives} if objectives else {}
     experiment, projection = projection_of(tmp_path, compression=rounding, **keys, random_seed=0)
     curves = {one.name: [(0.9, 0.5)] for one in projection.space.sparsities}
-    proposer = Guidance(experiment, projection.space, projection, Prior(0.9, curves), Past())
+    proposer = GuidedProposer(experiment, projection.space, projection, Prior(0.9, curves), SearchHistory())
     seen = set()
     for number in range(1, 13):
         sample = proposer.propose(number)

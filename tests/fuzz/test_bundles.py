@@ -48,7 +48,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-class Watch:
+class EarlyStopper:
     """Notes what a process does that loading a bundle never should: the audit events of Python."""
 
     def __init__(self) -> None:
@@ -68,8 +68,8 @@ class Watch:
 
 
 @pytest.fixture(scope="module")
-def watch(tmp_path_factory: pytest.TempPathFactory) -> Watch:
-    found = Watch()
+def watch(tmp_path_factory: pytest.TempPathFactory) -> EarlyStopper:
+    found = EarlyStopper()
     found.home = tmp_path_factory.mktemp("watched")
     pickle.loads(pickle.dumps(Path("x")))  # noqa: S301
     (found.home / "x").write_text("")
@@ -168,7 +168,7 @@ def vouch(folder: Path) -> None:
 
 @given(st.sampled_from(sorted(CONFIGS)), st.data(), st.booleans())
 def test_a_strangers_bundle_is_refused_or_loaded(
-    originals: dict[str, Path], watch: Watch, kind: str, data: st.DataObject, vouched: bool
+    originals: dict[str, Path], watch: EarlyStopper, kind: str, data: st.DataObject, vouched: bool
 ) -> None:
     folder = originals[kind].with_name("changed")
     shutil.rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from raycompress.errors import StorageError
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from tests.support.commands import run
 from tests.support.mutating import changed_bytes, changed_texts, changed_values
 
@@ -128,7 +128,7 @@ def test_a_journal_is_read_or_told_to_be_wrong(folder: ExperimentFolder, data: b
         folder.best_pointer.write_bytes(pointer)
     root = str(folder.root)
     try:
-        record = Experiment.open(root)
+        record = SearchRecord.open(root)
     except StorageError as error:
         (problem,) = error.problems
         assert problem.fix

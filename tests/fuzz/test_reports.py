@@ -21,7 +21,7 @@ from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
 from raycompress.runtime.messages import SHAPES, understood
 from raycompress.runtime.protocol import Ending, Lines, encode
-from raycompress.runtime.verdict import Heard
+from raycompress.runtime.verdict import TrialMessages
 from raycompress.script import context, report
 from raycompress.script.context import Mode, Trial
 from raycompress.search.outcome import facts_of
@@ -114,7 +114,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def check(sent: list[bytes], code: int, mode: Mode, folder: Path) -> None:
     """Hear what a script sent, as its supervisor does, and write down what became of it."""
-    heard, lines = Heard(mode), Lines(1 << 20)
+    heard, lines = TrialMessages(mode), Lines(1 << 20)
     for line in lines.feed(b"\n".join([*sent, b""])):
         message = understood(line)
         if message is not None:

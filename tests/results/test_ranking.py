@@ -11,7 +11,7 @@ import pytest
 from raycompress.config.checks.preflight import load_checked
 from raycompress.config.objective import Objective
 from raycompress.errors import ExperimentError
-from raycompress.results.ranking import Standing
+from raycompress.results.ranking import Ranking
 from tests.conftest import number_experiment
 
 OBJECTIVE = Objective.from_keys("max", {}, {"params": {"max_ratio": 0.3}}, kept=2)
@@ -21,15 +21,15 @@ STEPS = ("dense", "in thousands", "measured")
 
 @pytest.mark.parametrize("order", list(itertools.permutations(STEPS)), ids="-".join)
 def test_a_reported_size_is_compared_with_the_dense_models_report(order: tuple[str, ...]) -> None:
-    standing = Standing(OBJECTIVE)
+    ranking = Ranking(OBJECTIVE)
     for step in order:
         if step == "dense":
-            standing.take_dense({"accuracy": 1.0, "params": 10.0})
+            ranking.add_dense({"accuracy": 1.0, "params": 10.0})
         elif step == "in thousands":
-            standing.take(1, {"accuracy": 0.9, "params": 4.0}, BEFORE, AFTER)
+            ranking.add(1, {"accuracy": 0.9, "params": 4.0}, BEFORE, AFTER)
         else:
-            standing.take(2, {"accuracy": 0.9, "params": 2.0}, BEFORE, AFTER)
-    assert [standing.judged[number].is_feasible for number in (1, 2)] == [False, True]
+            ranking.add(2, {"accuracy": 0.9, "params": 2.0}, BEFORE, AFTER)
+    assert [ranking.judged[number].is_feasible for number in (1, 2)] == [False, True]
 
 
 def test_without_the_dense_models_report_it_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from raycompress.errors import StorageError
 from raycompress.results import store
 from raycompress.results.journal import journal as journals
 from raycompress.results.journal.journal import VERSION, Journal
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 
 HEADER = {
@@ -64,7 +64,7 @@ def test_a_search_as_its_journal_tells_it(folder):
         ("finished", {"reason": "complete", "detail": ""}),
     )
     disk.write_json(folder.best_pointer, {"trial": 3})
-    record = Experiment.open(folder.root)
+    record = SearchRecord.open(folder.root)
     assert record.state == "complete"
     assert record.baseline.values == {"accuracy": 0.99}
     assert [trial.number for trial in record.searched] == [1, 2, 3]
@@ -88,7 +88,7 @@ def test_without_models_the_best_is_the_best_score_and_the_dense_model_does_not_
         started(2),
         ended(2, "finished", 0.2),
     )
-    record = Experiment.open(folder.root)
+    record = SearchRecord.open(folder.root)
     assert record.best.number == 2
     assert record.bundle is None
 
@@ -96,9 +96,9 @@ def test_without_models_the_best_is_the_best_score_and_the_dense_model_does_not_
 def test_a_killed_search_is_interrupted_and_one_under_way_is_running(folder):
     journal = Journal(folder.journal)
     journal.append("experiment", **HEADER)
-    assert Experiment.open(folder.root).state == "running"
+    assert SearchRecord.open(folder.root).state == "running"
     journal.close()
-    assert Experiment.open(folder.root).state == "interrupted"
+    assert SearchRecord.open(folder.root).state == "interrupted"
 
 
 def test_a_search_that_ends_while_it_is_read_is_not_called_interrupted(folder, monkeypatch):
@@ -112,26 +112,26 @@ def test_a_search_that_ends_while_it_is_read_is_not_called_interrupted(folder, m
         writer.close()
 
     monkeypatch.setattr(journals, "read", read_slowly)
-    assert Experiment.open(folder.root).state == "running"
+    assert SearchRecord.open(folder.root).state == "running"
     monkeypatch.undo()
-    assert Experiment.open(folder.root).state == "complete"
+    assert SearchRecord.open(folder.root).state == "complete"
 
 
 def test_a_journal_of_a_newer_version_is_refused(folder):
     write(folder, ("experiment", {**HEADER, "version": VERSION + 1}))
     with pytest.raises(StorageError, match="version"):
-        Experiment.open(folder.root)
+        SearchRecord.open(folder.root)
 
 
 def test_an_event_of_another_version_is_refused(folder):
     write(folder, ("experiment", HEADER), ("teleported", {"trial": 1}))
     with pytest.raises(StorageError, match="teleported"):
-        Experiment.open(folder.root)
+        SearchRecord.open(folder.root)
 
 
 def test_a_folder_without_journal_is_an_error(tmp_path):
     with pytest.raises(StorageError, match="cannot read the journal"):
-        Experiment.open(tmp_path)
+        SearchRecord.open(tmp_path)
 
 
 def test_the_pointer_decides_where_a_kill_kept_the_journal_from_saying_so(folder):
@@ -143,6 +143,6 @@ def test_the_pointer_decides_where_a_kill_kept_the_journal_from_saying_so(folder
     for name, fields in (started(2), ended(2, "finished", 0.95)):
         journal.append(name, **fields)
     journal.close()
-    record = Experiment.open(folder.root)
+    record = SearchRecord.open(folder.root)
     assert record.best.number == 2
     assert record.bundle == folder.candidate(2)

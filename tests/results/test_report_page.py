@@ -13,7 +13,7 @@ from raycompress.cli.commands.results import report as command
 from raycompress.errors import MissingDependencyError, StorageError
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.results.report import lanes, page, table
 from raycompress.results.report.importance import ENOUGH, importance
 from raycompress.results.report.words import LOOKS
@@ -196,7 +196,7 @@ def test_what_still_runs_lasts_to_the_last_event(tmp_path):
     journal.append("experiment", t=BEGAN, **header(folder, []))
     journal.append("started", t=BEGAN, trial=1, sample={}, config={}, baseline=False, slot=0)
     journal.append("intermediate", t=BEGAN + 7, trial=1, step=1, values={"accuracy": 0.1})
-    record = Experiment.open(folder.root)
+    record = SearchRecord.open(folder.root)
     assert [(span.begin, span.end) for span in lanes.spans(record)] == [(0, 7)]
     assert "running" in page.render(record)
     journal.close()

@@ -13,7 +13,7 @@ from raycompress.config.places import S3Address
 from raycompress.errors import StorageError, UsageError
 from raycompress.results import store
 from raycompress.results.journal import journal
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.results.s3 import lease, segments
 from raycompress.results.s3.folder import S3Folder
 from raycompress.results.s3.objects import Objects
@@ -75,9 +75,9 @@ def test_events_are_on_s3_before_they_count_and_read_elsewhere(folder, s3, monke
     there.refresh()
     assert there.journal.read_bytes() == folder.journal.read_bytes()
     assert s3.counts["asked"] - asked < 10  # what will not change is not read again
-    assert Experiment(there).state == "running"
+    assert SearchRecord(there).state == "running"
     writer.close()
-    assert Experiment(there).state == "interrupted"
+    assert SearchRecord(there).state == "interrupted"
 
 
 def test_a_driver_goes_on_where_another_one_elsewhere_has_ended(folder, monkeypatch, tmp_path, s3):
@@ -225,7 +225,7 @@ def test_find_takes_an_address_an_id_and_a_beginning(folder):
     for reference in (str(folder.address), str(folder.address)[:-3]):
         assert store.find(reference, STORAGE.parent) == folder
     assert store.find("some-name", STORAGE) == folder
-    assert Experiment.open(str(folder.address)).header["name"] == "x"
+    assert SearchRecord.open(str(folder.address)).header["name"] == "x"
     with pytest.raises(UsageError, match="no experiment"):
         store.find(f"{STORAGE}/none", STORAGE)
     with pytest.raises(UsageError, match="no experiment here yet"):

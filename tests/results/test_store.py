@@ -1,5 +1,6 @@
 import pytest
 
+from raycompress.disk import write_whole
 from raycompress.errors import StorageError, UsageError
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
@@ -75,12 +76,12 @@ def test_removing_a_candidate_leaves_the_log(tmp_path):
 
 def test_write_whole_replaces_and_leaves_nothing_beside(tmp_path):
     path = tmp_path / "best.json"
-    store.write_whole(path, "old")
-    store.write_whole(path, "new")
+    write_whole(path, "old")
+    write_whole(path, "new")
     assert path.read_text() == "new"
     assert [file.name for file in tmp_path.iterdir()] == ["best.json"]
 
 
 def test_write_whole_tells_where_it_cannot_write(tmp_path):
     with pytest.raises(StorageError, match="cannot write"):
-        store.write_whole(tmp_path / "missing" / "best.json", "x")
+        write_whole(tmp_path / "missing" / "best.json", "x")

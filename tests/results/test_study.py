@@ -8,7 +8,7 @@ from optuna.trial import TrialState
 from raycompress.errors import StorageError
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from tests.conftest import raycompress
 from tests.support.searches import BEGAN, header, searched, without_waiting
 
@@ -69,7 +69,7 @@ def told(folder, *events):
     for name, fields in events:
         journal.append(name, t=BEGAN, **fields)
     journal.close()
-    return Experiment.open(folder.root)
+    return SearchRecord.open(folder.root)
 
 
 def started(number, **sample):

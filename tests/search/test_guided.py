@@ -11,7 +11,7 @@ import pytest
 
 from raycompress.config.dimension import Dimension
 from raycompress.forecast.prior import Goal, Losses, Prior, Sample, Scored, anywhere, first_guesses, score_cheaply
-from raycompress.search.proposers.guided import Guided
+from raycompress.search.proposers.guided import BudgetProposer
 
 HIGH = 0.9
 DIMENSIONS = tuple(Dimension(f"layer{index}.sparsity", "float", 0.0, HIGH) for index in range(6))
@@ -67,11 +67,11 @@ def prior(weights: dict[str, float] = WEIGHTS, candidates: int = 0, goal: Goal =
     return Prior(found.dense, curves, scored)
 
 
-def guided(known: Prior, seed: int | None = 0, goal: Goal = "max", **more: Any) -> Guided:
-    return Guided(DIMENSIONS, prior=known, cost=cost, project=project, goal=goal, seed=seed, **more)
+def guided(known: Prior, seed: int | None = 0, goal: Goal = "max", **more: Any) -> BudgetProposer:
+    return BudgetProposer(DIMENSIONS, prior=known, cost=cost, project=project, goal=goal, seed=seed, **more)
 
 
-def search(proposer: Guided, trials: int, sign: int = 1) -> list[tuple[Sample, float]]:
+def search(proposer: BudgetProposer, trials: int, sign: int = 1) -> list[tuple[Sample, float]]:
     found = []
     for number in range(trials):
         sample = proposer.propose(number)

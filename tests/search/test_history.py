@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from raycompress.backend.tune.scheduler import TIME, Watch, make_scheduler
+from raycompress.backend.tune.scheduler import TIME, EarlyStopper, make_scheduler
 from raycompress.backend.tune.searcher import Proposals
 from raycompress.backend.tune.slots import Slots
 from raycompress.config.experiment import Resources
@@ -12,8 +12,8 @@ from raycompress.config.objective import Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
-from raycompress.results.record import Experiment as Record
-from raycompress.search.history import Past, PastTrial
+from raycompress.results.record import SearchRecord
+from raycompress.search.history import PastTrial, SearchHistory
 from raycompress.search.outcome import NOTHING
 from raycompress.search.proposers.searchers import make_proposer
 from raycompress.states import TrialState
@@ -32,17 +32,17 @@ def score(sample):
     return -((x - 0.7) ** 2)
 
 
-def trials(space, name, n, past=None, seed=3, lag=None, skip=()):
+def trials(space, name, n, history=None, seed=3, lag=None, skip=()):
     """Propose trials up to number `n`, each with its score known before the next; return number -> sample."""
-    past = past or Past()
+    history = history or SearchHistory()
     proposals = Proposals(
-        make_proposer(name, space, objective=Objective.of_score("max"), seed=seed, past=past),
+        make_proposer(name, space, objective=Objective.of_score("max"), seed=seed, history=history),
         n_samples=n,
         baseline=None,
         lag=lag,
         slots=Slots(Resources(cpu=1), 1, dict),
         make_config=lambda number, sample: {"number": number, "sample": sample},
-        past=past,
+        history=history,
     )
     made = {}
     while True:
@@ -55,7 +55,7 @@ def trials(space, name, n, past=None, seed=3, lag=None, skip=()):
 
 
 def past_of(samples, *, ended=True):
-    return Past(
+    return SearchHistory(
         {
             number: PastTrial(sample, ended, score(sample) if ended else None, {1: score(sample)} if ended else {})
             for number, sample in samples.items()
@@ -93,7 +93,7 @@ def test_a_model_knows_every_result_of_the_past(space, name):
 def test_a_trial_that_had_begun_is_made_with_its_own_sample(space, name):
     (dimension,) = space.dimensions
     begun = past_of({2: {dimension.name: 0.123}}, ended=False)
-    both = Past({**past_of({1: {dimension.name: 0.5}}).trials, **begun.trials})
+    both = SearchHistory({**past_of({1: {dimension.name: 0.5}}).trials, **begun.trials})
     after = trials(space, name, 4, both)
     assert sorted(after) == [2, 3, 4]
     assert after[2] == {dimension.name: 0.123}
@@ -103,21 +103,21 @@ def test_a_trial_that_had_begun_is_made_with_its_own_sample(space, name):
 def test_a_failure_of_the_past_is_known_as_one(space, name):
     (dimension,) = space.dimensions
     failed = {number: PastTrial({dimension.name: 0.1 * number}, ended=True) for number in range(1, 9)}
-    assert sorted(trials(space, name, 12, Past(failed))) == [9, 10, 11, 12]
+    assert sorted(trials(space, name, 12, SearchHistory(failed))) == [9, 10, 11, 12]
 
 
 def test_policies_judge_by_the_past_too(tmp_path):
     stop = {"resource_args": {"early_stop": {"aup_policy": "bandit", "aup_policy_steps": 1, "bandit_factor": 0.1}}}
     experiment = experiment_with(tmp_path, **stop)
-    past = Past({1: PastTrial({"x": 1}, True, 1.0, {1: 0.5, 2: 1.0})})
+    history = SearchHistory({1: PastTrial({"x": 1}, True, 1.0, {1: 0.5, 2: 1.0})})
 
     class Trial:
         trial_id = "2"
         config = {"number": 2, "baseline": False}
 
-    for known, decision in ((past, "STOP"), (Past(), "CONTINUE")):
+    for known, decision in ((history, "STOP"), (SearchHistory(), "CONTINUE")):
         scheduler = make_scheduler(experiment, known)
-        assert isinstance(scheduler, Watch)
+        assert isinstance(scheduler, EarlyStopper)
         scheduler.on_trial_add(None, Trial)
         assert scheduler.on_trial_result(None, Trial, {"score": 0.01, TIME: 1, "done": False}) == decision
 
@@ -127,13 +127,13 @@ def test_tunes_own_schedulers_take_the_past(tmp_path, policy):
     keys = policy
     if isinstance(policy, str):
         keys = {"resource_args": {"early_stop": {"aup_policy": policy, "aup_policy_steps": 1}}}
-    past = Past(
+    history = SearchHistory(
         {
             number: PastTrial({"x": 1}, True, 1.0, {step: 1.0 - 0.5**step for step in range(1, 4)})
             for number in (1, 2, 3, 4)
         }
     )
-    scheduler = make_scheduler(experiment_with(tmp_path, **keys), past)
+    scheduler = make_scheduler(experiment_with(tmp_path, **keys), history)
 
     class Trial:
         trial_id = "4"
@@ -165,22 +165,22 @@ def written(folder, *, finished=None):
     if finished:
         journal.append("finished", reason=finished, detail="")
     journal.close()
-    return Record(folder)
+    return SearchRecord(folder)
 
 
 def test_what_was_running_or_stopped_is_made_again_and_nothing_else(tmp_path):
-    past = Past.of(written(store.create(tmp_path, "killed")))
-    again = {list(TrialState)[number] for number, trial in past.trials.items() if not trial.ended}
+    history = SearchHistory.of(written(store.create(tmp_path, "killed")))
+    again = {list(TrialState)[number] for number, trial in history.trials.items() if not trial.ended}
     assert again == {TrialState.RUNNING, TrialState.STOPPED}
-    by_state = {list(TrialState)[number]: trial for number, trial in past.trials.items()}
+    by_state = {list(TrialState)[number]: trial for number, trial in history.trials.items()}
     assert by_state[TrialState.FINISHED].score == 0.9
     assert by_state[TrialState.FAILED].score is None
     assert by_state[TrialState.ENDED_EARLY].score == 0.5
 
 
 def test_a_search_that_a_failure_ended_makes_that_trial_again(tmp_path):
-    past = Past.of(written(store.create(tmp_path, "failed"), finished="failure"))
-    again = {list(TrialState)[number] for number, trial in past.trials.items() if not trial.ended}
+    history = SearchHistory.of(written(store.create(tmp_path, "failed"), finished="failure"))
+    again = {list(TrialState)[number] for number, trial in history.trials.items() if not trial.ended}
     assert TrialState.FAILED in again
     assert TrialState.FINISHED not in again
     assert TrialState.ENDED_EARLY not in again

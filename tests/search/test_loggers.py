@@ -8,7 +8,7 @@ import pytest
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError
 from raycompress.results.journal.journal import Journal
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.results.store import create
 from raycompress.search.watch import loggers
 from tests.conftest import digits_experiment, number_experiment, raycompress
@@ -213,4 +213,4 @@ def test_notes_are_part_of_the_record(tmp_path):
     journal.append("experiment", version=1, goal="max", dimensions=[], **words, **numbers)
     journal.append("note", text="something")
     journal.close()
-    assert Record(folder).notes == ["something"]
+    assert SearchRecord(folder).notes == ["something"]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from raycompress.bundle import bundle
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import Launched, digits_experiment, raycompress
 
@@ -34,7 +34,7 @@ def experiment(folder: Path, *, compression: Any = None, **changes: Any) -> Path
     return path
 
 
-def sizes_are_foretold(record: Record) -> None:
+def sizes_are_foretold(record: SearchRecord) -> None:
     for trial in record.searched:
         assert trial.predicted is not None
         assert trial.after is not None

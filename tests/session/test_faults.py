@@ -5,7 +5,7 @@ import subprocess
 import pytest
 
 from raycompress.bundle import bundle
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import Launched, command, number_experiment, raycompress
 from tests.support.small_disk import can_mount, small_disk
@@ -175,7 +175,7 @@ def test_two_launches_at_once_in_one_folder_are_two_searches(tmp_path):
         assert process.returncode == 0, err.decode()
     folders = sorted((tmp_path / "raycompress_results").iterdir())
     assert len(folders) == 2
-    assert all(finished(Record.open(folder)) for folder in folders)
+    assert all(finished(SearchRecord.open(folder)) for folder in folders)
     assert len(raycompress(tmp_path, "ls").out.splitlines()) >= 2
 
 

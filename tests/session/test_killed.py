@@ -17,7 +17,7 @@ from raycompress.config.objective import Objective
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import NOTHING
 from raycompress.states import TrialState
@@ -107,7 +107,7 @@ def test_an_experiment_is_done_by_resuming_however_often_its_driver_is_killed(tm
     shot("launch", "exp.json")
     while shot.kills < kills and shot("resume"):
         (folder,) = shot.folder.glob("raycompress_results/*/")
-        states = {trial.state for trial in Record.open(folder).searched}
+        states = {trial.state for trial in SearchRecord.open(folder).searched}
         assert states <= {TrialState.FINISHED, TrialState.RUNNING}
     done = raycompress(shot.folder, "resume")
     assert done.code == 0, done.err
@@ -153,9 +153,9 @@ def candidate(folder, number):
 def promote(folder, begun):
     """Let one trial after another end, every second better than all before."""
     with_journal = folder.open_journal()
-    record = Record(folder)
+    record = SearchRecord(folder)
     keeper = BestKeeper(folder, with_journal, Objective.of_score("max"))
-    keeper.take_up(record)
+    keeper.restore(record)
     number = max(record.records, default=0)
     begun.set()
     while True:
@@ -196,7 +196,7 @@ def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole(
         process.join()
         if folder.best_number() is None:
             continue
-        record = Record(folder)
+        record = SearchRecord(folder)
         best = record.best
         pointed.append(best.number)
         bundle.check_hashes(folder.candidate(best.number))
@@ -233,14 +233,14 @@ def test_what_a_kill_left_is_settled(tmp_path):
     (folder.candidate(3) / bundle.WEIGHTS).write_bytes(b"lost with the machine")
     # 2 was never considered; 3 is broken, but no better; 5 had not ended
     again = BestKeeper(folder, writer, Objective.of_score("max"))
-    assert again.take_up(Record(folder)) == []
+    assert again.restore(SearchRecord(folder)) == []
     assert folder.best_number() == again.number == 2
     assert folder.candidates() == [2]
     assert not folder.candidate(5).exists()
     # and now the best itself is broken: its trial must be made again
     (folder.candidate(2) / bundle.WEIGHTS).write_bytes(b"rotten")
     third = BestKeeper(folder, writer, Objective.of_score("max"))
-    assert third.take_up(Record(folder)) == [2]
+    assert third.restore(SearchRecord(folder)) == [2]
     assert folder.best_number() is None
     assert folder.candidates() == []
     writer.close()

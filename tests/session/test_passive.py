@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress
 
@@ -36,7 +36,7 @@ def test_the_script_runs_in_the_commands_own_process_and_reads_from_its_terminal
     assert f"pid {driver.pid} False" in out.decode()
     assert "every range at its middle" in err.decode()
     (folder,) = (tmp_path / "raycompress_results").iterdir()
-    record = Experiment.open(folder)
+    record = SearchRecord.open(folder)
     (trial,) = record.records.values()
     assert (trial.number, trial.values, trial.sample) == (1, {"score": 0.25, "x": 0.5}, {"x": 0.5})
     assert record.state == "complete"
@@ -74,4 +74,4 @@ def test_a_debugger_works(tmp_path):
     done = subprocess.run(words, cwd=tmp_path, input=typed, capture_output=True, text=True, timeout=120, env=os.environ)
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "raycompress_results").iterdir()
-    assert Experiment.open(folder).best.score == 0.75
+    assert SearchRecord.open(folder).best.score == 0.75

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from raycompress.results.journal import journal
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress
 
@@ -51,7 +51,7 @@ def killed(folder, path, number=signal.SIGKILL, kill=None):
         driver.kill()
         (folder / "hold").unlink(missing_ok=True)
     (only,) = folder.glob("raycompress_results/*/")
-    return Record.open(only), err.decode()
+    return SearchRecord.open(only), err.decode()
 
 
 def test_what_was_running_is_begun_once_more_and_what_has_ended_is_not(tmp_path):
@@ -183,7 +183,7 @@ def test_a_changed_file_is_refused_with_the_difference(stopped):
     finally:
         (folder / "script.py").write_text(NUMBERS)
         path.write_text(text)
-    assert Record(record.folder).state == "interrupted"
+    assert SearchRecord(record.folder).state == "interrupted"
 
 
 def test_two_at_once_are_refused(stopped):

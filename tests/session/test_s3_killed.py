@@ -14,7 +14,7 @@ import pytest
 from raycompress.config.places import S3Address
 from raycompress.results import store
 from raycompress.results.journal import journal
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.results.s3 import segments
 from raycompress.results.s3.folder import S3Folder
 from raycompress.states import TrialState
@@ -58,12 +58,12 @@ def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_pat
         if shot.kills % 2:  # from another machine: nothing of the mirror is there
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / f"cache-{shot.kills}"))
         assert shot("resume", "--storage", STORAGE), (shot.folder / "output").read_text()
-        record = Record(store.find(None, S3Address.parse(STORAGE)))
+        record = SearchRecord(store.find(None, S3Address.parse(STORAGE)))
         assert {trial.state for trial in record.searched} <= {TrialState.FINISHED, TrialState.RUNNING}
     done = raycompress(shot.folder, "resume", "--storage", STORAGE)
     assert done.code == 0, done.err
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a reader's"))
-    record, expected = Record(store.find(None, S3Address.parse(STORAGE))), unkilled.record
+    record, expected = SearchRecord(store.find(None, S3Address.parse(STORAGE))), unkilled.record
     assert record.state == "complete"
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert [trial.sample for trial in record.searched] == [trial.sample for trial in expected.searched]
@@ -108,7 +108,7 @@ def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole_
         left = max(left, len({key.split("/")[3] for key in s3.names("killed/x-1/trials/") if "/candidate/" in key}))
         if folder.best_number() is None:
             continue
-        record = Record(folder)
+        record = SearchRecord(folder)
         best = record.best
         pointed.append(best.number)
         folder.check_candidate(best.number)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raycompress.bundle import bundle
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress
 from tests.support.s3server import BUCKET, ENVIRONMENT
@@ -47,7 +47,7 @@ def test_a_search_is_kept_on_s3_and_read_fetched_and_extended_elsewhere(tmp_path
     moved = path.rename(tmp_path / "moved.json")
     more = raycompress(tmp_path, "resume", reference, "--n-samples", "4", "--file", moved)
     assert more.code == 0, more.err
-    record = Record.open(reference)
+    record = SearchRecord.open(reference)
     assert record.header["file"] == str(moved)
     assert [trial.number for trial in record.searched] == [1, 2, 3, 4]
     assert record.folder.candidates() == [record.best.number]
@@ -101,7 +101,7 @@ def test_two_drivers_at_once_and_what_a_kill_leaves(tmp_path, s3, monkeypatch):
     done = raycompress(tmp_path, "resume", "--storage", STORAGE)
     assert done.code == 0, done.err
     assert not left.exists() and not scratch(status)
-    record = Record.open(json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
+    record = SearchRecord.open(json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert record.folder.fetch_log(1).read_text() == f"x is {record.records[1].sample['x']}\n"
 
@@ -136,7 +136,7 @@ def test_s3_that_stumbles_costs_no_trial(tmp_path, s3):
     assert done.code == 0, done.err
     s3.fault = None
     assert min(s3.counts[code] for code in ("SlowDown", "InternalError", "lost")) > 3
-    record = Record.open(json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
+    record = SearchRecord.open(json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert [trial.starts for trial in record.searched] == [1, 1]
     bundle.check_hashes(record.bundle)
@@ -147,7 +147,7 @@ def test_a_passive_trial_is_kept_there_too(tmp_path, s3):
     done = raycompress(tmp_path, "launch", path, "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out[done.out.index("{\n") :])
-    record = Record.open(found["bundle"].rpartition("/trials/")[0])
+    record = SearchRecord.open(found["bundle"].rpartition("/trials/")[0])
     assert record.state == "complete"
     bundle.check_hashes(record.bundle)
     assert not list(Path(tempfile.gettempdir()).glob(f"raycompress-*/{record.id}"))

@@ -9,7 +9,7 @@ import time
 import psutil
 import pytest
 
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.conftest import command, digits_experiment, number_experiment, raycompress
 
@@ -197,7 +197,7 @@ def test_a_stopped_search_keeps_the_best_and_leaves_no_process(tmp_path, number)
     alive += descendants_of(str(tmp_path))
     assert not [process.cmdline() for process in alive]
     (folder,) = tmp_path.glob("raycompress_results/*/")
-    record = Experiment.open(folder)
+    record = SearchRecord.open(folder)
     if number == signal.SIGKILL:
         assert record.state == "interrupted"
         return

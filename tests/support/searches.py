@@ -10,7 +10,7 @@ from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal as journals
 from raycompress.results.journal.journal import VERSION, Journal
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 BEGAN = 1_700_000_000.0
@@ -49,7 +49,7 @@ def searched(
     finished: bool = True,
     name: str = "digits",
     **changes: Any,
-) -> Experiment:
+) -> SearchRecord:
     """Write the journal of a search of `n_trials` trials and the dense one, and read it.
 
     The layers' sparsities are proposed, with the optimizer and the number of epochs; the first layer decides most.
@@ -76,7 +76,7 @@ def searched(
     if finished:
         journal.append("finished", t=max(free), reason="complete", detail="")
     journal.close()
-    return Experiment.open(folder.root)
+    return SearchRecord.open(folder.root)
 
 
 def ended(

@@ -6,7 +6,7 @@ import subprocess
 from contextlib import contextmanager
 
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from tests.conftest import Launched, command
 
 ENTERS = shutil.which("unshare") and shutil.which("nsenter") and os.geteuid() == 0
@@ -24,7 +24,7 @@ class SmallDisk:
     def record(self):
         """Read the one experiment in ``disk/results``; `Record.open` would resolve the way to it."""
         (folder,) = (self.seen / "results").iterdir()
-        return Record(ExperimentFolder(folder))
+        return SearchRecord(ExperimentFolder(folder))
 
     def raycompress(self, *words):
         inside = ["nsenter", f"--mount=/proc/{self._pid}/ns/mnt", f"--wdns={self.folder}", *command(*words)]

@@ -17,7 +17,7 @@ _LEFT_OUT = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
 @contextmanager
-def lean() -> Iterator[None]:
+def without_dashboard() -> Iterator[None]:
     """Have a ``ray.init`` inside start none of them; a Ray that knows them by other names starts all."""
     from ray._private.node import Node
 
@@ -87,7 +87,7 @@ class LocalRay:
             loading = threading.Thread(target=importlib.import_module, args=("raycompress.backend.tune.tuner",))
             loading.start()
             stack.callback(loading.join)
-            with nullcontext() if self.dashboard else lean():
+            with nullcontext() if self.dashboard else without_dashboard():
                 context: Any = ray.init(
                     address="local",
                     num_cpus=self._cpus,

@@ -147,7 +147,7 @@ class Recorder(DriverOnly, Callback):
             facts = {**facts, "cause": faults.named(facts["cause"], self._folder.root)}
         self._journal.append("ended", trial=number, log=self._folder.place(self._folder.log(number)), **facts)
         if number == 0:
-            self._keeper.take_dense(facts["values"])
+            self._keeper.add_dense(facts["values"])
         elif facts["saved"] and facts["score"] is not None:
             self._keeper.consider(number, facts["values"], facts["before"], facts["after"], repeat_of=repeat_of)
         else:

@@ -16,7 +16,7 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from raycompress.backend.tune.stop import DriverOnly
 from raycompress.config.experiment import Experiment
 from raycompress.config.stopping import Budgets, EarlyStop
-from raycompress.search.history import Past
+from raycompress.search.history import SearchHistory
 from raycompress.search.plan import BUDGETED
 from raycompress.search.stopping import policies
 from raycompress.search.stopping.policies import Policy, Scores
@@ -48,7 +48,7 @@ class Rule(Protocol):
         """A trial has ended, with this finite result."""
 
 
-def make_scheduler(experiment: Experiment, past: Past = Past()) -> TrialScheduler:  # noqa: B008 - it cannot be changed
+def make_scheduler(experiment: Experiment, history: SearchHistory = SearchHistory()) -> TrialScheduler:  # noqa: B008 - it cannot be changed
     """Return the scheduler of an experiment: Tune's own first in, first out where nothing is to be ended early.
 
     The trials of an earlier run of the search, `past`, count in what others are judged by.
@@ -57,21 +57,21 @@ def make_scheduler(experiment: Experiment, past: Past = Past()) -> TrialSchedule
     if watch is None:
         plain: TrialScheduler = FIFOScheduler()  # type: ignore[no-untyped-call]
         return plain
-    watch.remember(past)
+    watch.remember(history)
     return watch
 
 
-def _watch(experiment: Experiment) -> Watch | None:
+def _watch(experiment: Experiment) -> EarlyStopper | None:
     stop, budgets, goal = experiment.early_stop, experiment.budgets, experiment.target
     rung_zero = _rung_zero(experiment) if experiment.rung0 else None
     if budgets is not None:  # of the policy asha, or of a proposer that heeds no policy
         watched = EarlyStop("asha") if stop is None or experiment.proposer in BUDGETED else stop
-        return Watch(_Brackets(budgets, goal), watched, rung_zero)
+        return EarlyStopper(_Brackets(budgets, goal), watched, rung_zero)
     if stop is None:
         return None
     if stop.policy == "median":
-        return Watch(_Median(stop, goal), stop, rung_zero)
-    return Watch(_Judged(_policy(stop), goal), stop, rung_zero)
+        return EarlyStopper(_Median(stop, goal), stop, rung_zero)
+    return EarlyStopper(_Judged(_policy(stop), goal), stop, rung_zero)
 
 
 def _rung_zero(experiment: Experiment) -> RungZero:
@@ -93,7 +93,7 @@ def _policy(stop: EarlyStop) -> Policy:
     )
 
 
-class Watch(DriverOnly, FIFOScheduler):
+class EarlyStopper(DriverOnly, FIFOScheduler):
     """Asks `rule` about the results that are to be looked at.
 
     Attributes
@@ -115,13 +115,13 @@ class Watch(DriverOnly, FIFOScheduler):
         self._stop = stop
         self.why: dict[int, str] = {}
 
-    def remember(self, past: Past) -> None:
+    def remember(self, history: SearchHistory) -> None:
         """Take the trials of an earlier run; whatever the rule says of them now, they have ended as they did."""
         last: dict[_PastOfTune, Result] = {}
-        for number, known in past.taught.items():
+        for number, known in history.taught.items():
             if known.rung0 is not None and self.rung_zero is not None:
                 self.rung_zero.remember(number, known.rung0, known.final)
-        for number, known in past.taught.items():
+        for number, known in history.taught.items():
             trial = _PastOfTune(number)
             self._rule.add(None, trial)
             for step, score in sorted(known.scores.items()):

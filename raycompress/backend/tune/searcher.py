@@ -20,8 +20,8 @@ from raycompress.backend.tune.scheduler import RUNG0, TIME
 from raycompress.backend.tune.slots import Slots
 from raycompress.backend.tune.stop import DriverOnly
 from raycompress.config.objective import Objective
-from raycompress.results.ranking import Standing
-from raycompress.search.history import Past
+from raycompress.results.ranking import Ranking
+from raycompress.search.history import SearchHistory
 from raycompress.search.proposers.searchers import Proposer, Sample
 from raycompress.search.stopping.policies import Scores
 from raycompress.states import TrialState
@@ -37,7 +37,7 @@ class Repeat:
 
 
 def repeats_due(
-    finalists: Sequence[int], times: int, past: Mapping[int, tuple[int, bool]], first: int
+    finalists: Sequence[int], times: int, history: Mapping[int, tuple[int, bool]], first: int
 ) -> list[tuple[int, int]]:
     """Return the number of each trial that trains a finalist again, and that finalist's.
 
@@ -52,8 +52,8 @@ def repeats_due(
     """
     fresh, due = itertools.count(first), []
     for finalist in finalists:
-        begun = [number for number, (of, is_ended) in sorted(past.items()) if of == finalist and not is_ended]
-        missing = times - 1 - sum(of == finalist and is_ended for of, is_ended in past.values())
+        begun = [number for number, (of, is_ended) in sorted(history.items()) if of == finalist and not is_ended]
+        missing = times - 1 - sum(of == finalist and is_ended for of, is_ended in history.values())
         due += [(number, finalist) for number in itertools.islice(itertools.chain(begun, fresh), max(0, missing))]
     return due
 
@@ -85,9 +85,9 @@ class Proposals(DriverOnly, Searcher):
         it knows whatever is in.
     past
         What an earlier run has tried: what has ended there is not made again, what had begun is, with its own sample.
-    standing
+    ranking
         Judges what the proposer learns.
-    encore
+    next_repeats
         Called once all samples have ended: says which of them are to be trained again.
     tell
         Called with what the proposer has to say of how the search goes on.
@@ -102,22 +102,22 @@ class Proposals(DriverOnly, Searcher):
         lag: int | None,
         slots: Slots,
         make_config: Callable[[int, Sample], dict[str, Any]],
-        past: Past = Past(),  # noqa: B008 - it cannot be changed
-        standing: Standing | None = None,
+        history: SearchHistory = SearchHistory(),  # noqa: B008 - it cannot be changed
+        ranking: Ranking | None = None,
         tell: Callable[[str], None] = lambda _note: None,
-        encore: Callable[[], Sequence[Repeat]] = tuple,
+        next_repeats: Callable[[], Sequence[Repeat]] = tuple,
     ) -> None:
         super().__init__(metric="score", mode="max")
         self._tell, self._noted = tell, ""
-        self._standing = standing or Standing(Objective.of_score("max"))
-        self._dense_known = baseline is None or 0 in past.ended or not self._standing.objective.needs_dense_result
-        self._past = past.trials
-        self._ended_before = past.ended
+        self._ranking = ranking or Ranking(Objective.of_score("max"))
+        self._dense_known = baseline is None or 0 in history.ended or not self._ranking.objective.needs_dense_result
+        self._history = history.trials
+        self._ended_before = history.ended
         self._proposer = proposer
-        fresh = (number for number in itertools.count(1) if number not in past.repeats)
+        fresh = (number for number in itertools.count(1) if number not in history.repeats)
         self._numbers = itertools.islice(fresh, n_samples)
-        self._gaps = frozenset(past.repeats)  # numbers that are no samples'
-        self._encore = encore
+        self._gaps = frozenset(history.repeats)  # numbers that are no samples'
+        self._next_repeats = next_repeats
         self._repeats: list[Repeat] | None = None
         self._next: int | None = next(self._numbers, None)
         self._baseline = baseline
@@ -127,9 +127,9 @@ class Proposals(DriverOnly, Searcher):
         self._slots = slots
         self._slot_of: dict[str, int] = {}
         self._scores: defaultdict[int, Scores] = defaultdict(dict)
-        self._ended: dict[int, float | None] = {number: trial.score for number, trial in past.taught.items()}
+        self._ended: dict[int, float | None] = {number: trial.score for number, trial in history.taught.items()}
         self._learnt = 0
-        if 0 in past.ended:
+        if 0 in history.ended:
             self._baseline = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
@@ -156,7 +156,7 @@ class Proposals(DriverOnly, Searcher):
         if self._repeats is None:
             if self._slot_of:
                 return None
-            self._repeats = list(self._encore())
+            self._repeats = list(self._next_repeats())
         no_more: Any = Searcher.FINISHED
         if not self._repeats:
             return no_more  # type: ignore[no-any-return]
@@ -174,7 +174,7 @@ class Proposals(DriverOnly, Searcher):
             sample, self._baseline = self._baseline, None
             return 0, sample
         assert self._next is not None
-        if self._next in self._past:
+        if self._next in self._history:
             return self._past_proposal(self._next)
         proposed = self._proposer.propose(self._next)
         number, self._next = self._next, None if proposed is None else next(self._numbers, None)
@@ -185,11 +185,11 @@ class Proposals(DriverOnly, Searcher):
             self._past_proposal(self._next)
 
     def _past_proposal(self, number: int) -> tuple[int, Sample]:
-        """Take a proposal of the past: its number and sample."""
+        """Take a proposal of the history: its number and sample."""
         if self._proposer.repeats:
             self._proposer.propose(number)
         self._next = next(self._numbers, None)
-        return number, self._past[number].sample
+        return number, self._history[number].sample
 
     def _learn_up_to(self, number: int | None) -> bool:
         """Teach the proposer what it may know before proposal `number`; False when it has to wait."""
@@ -208,15 +208,15 @@ class Proposals(DriverOnly, Searcher):
     def _learn(self, number: int) -> None:
         if number in self._ended_before:
             return  # it was told when it was made
-        score, judgement = self._ended[number], self._standing.judged.get(number)
+        score, judgement = self._ended[number], self._ranking.judged.get(number)
         if score is not None and judgement is not None:
-            score = self._standing.objective.scalar(score, judgement)
+            score = self._ranking.objective.scalar(score, judgement)
         self._proposer.learn(number, score, self._scores.pop(number, {}), judgement)
         if self._proposer.note != self._noted:
             self._noted = self._proposer.note
             if self._noted:
                 self._tell(self._noted)
-        self._standing.forget(number)
+        self._ranking.forget(number)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep an intermediate result for the trial's end."""
@@ -239,13 +239,13 @@ class Proposals(DriverOnly, Searcher):
         if valid and result is not None:
             self.on_trial_result(trial_id, result)
             if result.get("state", TrialState.FINISHED) == TrialState.FINISHED:
-                self._standing.take(number, result.get("values"), result.get("before"), result.get("after"))
+                self._ranking.add(number, result.get("values"), result.get("before"), result.get("after"))
         if self._lag is None and self._dense_known:
             self._learn(number)
 
     def _take_dense(self, result: dict[str, Any] | None) -> None:
         """Take the dense model's result, and learn of the trials whose worth hangs on it."""
-        self._standing.take_dense((result or {}).get("values"))
+        self._ranking.add_dense((result or {}).get("values"))
         waiting = (
             [] if self._dense_known or self._lag is not None else sorted(set(self._ended) - self._ended_before.keys())
         )

@@ -13,7 +13,7 @@ from ray.tune.error import TuneError
 
 from raycompress.backend.tune import slots
 from raycompress.backend.tune.recorder import Recorder
-from raycompress.backend.tune.scheduler import Watch, make_scheduler
+from raycompress.backend.tune.scheduler import EarlyStopper, make_scheduler
 from raycompress.backend.tune.searcher import Proposals, Repeat, repeats_due
 from raycompress.backend.tune.stop import StopSwitch
 from raycompress.backend.tune.trainable import TrialActor, TrialPlan
@@ -24,13 +24,13 @@ from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
-from raycompress.results.ranking import Standing
+from raycompress.results.ranking import Ranking
 from raycompress.runtime.protocol import trial_config
 from raycompress.search import plan as plans
-from raycompress.search.history import Past
+from raycompress.search.history import SearchHistory
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.plan import BUDGETED, n_trials
-from raycompress.search.proposers.guidance import Guidance
+from raycompress.search.proposers.guidance import GuidedProposer
 from raycompress.search.proposers.on_budget import OnBudget
 from raycompress.search.proposers.searchers import Proposer, Sample, make_proposer
 
@@ -75,7 +75,7 @@ class Tuner:
         switch: StopSwitch,
         *,
         keeper: BestKeeper,
-        past: Past,
+        history: SearchHistory,
         n_slots: int,
         projection: Projection | None = None,
         prior: Prior | None = None,
@@ -85,14 +85,14 @@ class Tuner:
         self._plan = plan
         self._folder = folder
         self._switch = switch
-        self._past = past
+        self._history = history
         self._projection = projection
         self._prior = prior
         self._journal = journal
         self._n_slots = n_slots
         self._slots = slots.Slots(experiment.resources, n_slots, ray.available_resources)
-        self._scheduler = make_scheduler(experiment, past)
-        if isinstance(self._scheduler, Watch):
+        self._scheduler = make_scheduler(experiment, history)
+        if isinstance(self._scheduler, EarlyStopper):
             self._scheduler.tell = lambda note: journal.append("note", text=note)
         self._climbs = experiment.proposer in BUDGETED and plans.reads_budget(experiment)
         self._keeper = keeper
@@ -106,7 +106,10 @@ class Tuner:
             why=self._why,
             ignore_failures=experiment.ignore_failures,
             needs_dense=experiment.objective.needs_dense_result,
-            samples={**dict.fromkeys(past.repeats), **{number: trial.sample for number, trial in past.trials.items()}},
+            samples={
+                **dict.fromkeys(history.repeats),
+                **{number: trial.sample for number, trial in history.trials.items()},
+            },
         )
 
     def run(self) -> None:
@@ -125,7 +128,7 @@ class Tuner:
                 mode=experiment.target,
                 search_alg=self._proposals(),
                 scheduler=self._scheduler,
-                num_samples=n_trials(experiment, self._space) - len(self._past.ended),  # at most
+                num_samples=n_trials(experiment, self._space) - len(self._history.ended),  # at most
                 max_concurrent_trials=self._n_slots,
                 reuse_actors=True,
                 trial_name_creator=lambda trial: f"trial-{trial.config['number']:04d}",
@@ -155,19 +158,19 @@ class Tuner:
         self._slots.has_lost_an_actor = True
 
     def _why(self, number: int) -> str:
-        return self._scheduler.why.get(number, "") if isinstance(self._scheduler, Watch) else ""
+        return self._scheduler.why.get(number, "") if isinstance(self._scheduler, EarlyStopper) else ""
 
     def _proposer(self) -> Proposer:
         experiment = self._experiment
         if self._prior is not None and self._projection is not None:
-            return Guidance(experiment, self._space, self._projection, self._prior, self._past)
+            return GuidedProposer(experiment, self._space, self._projection, self._prior, self._history)
         proposer = make_proposer(
             experiment.proposer,
             self._space,
             objective=experiment.objective,
             seed=experiment.seed,
             bohb=experiment.bohb,
-            past=self._past,
+            history=self._history,
         )
         if self._projection is not None and self._projection.ceilings:
             rejects = experiment.on_budget == "reject" or experiment.proposer == "sequence"
@@ -177,8 +180,8 @@ class Tuner:
 
     def _proposals(self) -> Proposals:
         experiment = self._experiment
-        standing = Standing(experiment.objective)
-        standing.take_dense(self._past.dense)
+        ranking = Ranking(experiment.objective)
+        ranking.add_dense(self._history.dense)
         return Proposals(
             self._proposer(),
             n_samples=self._space.n_samples(experiment),
@@ -186,18 +189,18 @@ class Tuner:
             lag=None if experiment.seed is None else 2 * experiment.n_parallel,
             slots=self._slots,
             make_config=self._config,
-            past=self._past,
-            standing=standing,
-            encore=self._encore,
+            history=self._history,
+            ranking=ranking,
+            next_repeats=self._next_repeats,
             tell=lambda note: self._journal.append("note", text=note),
         )
 
-    def _encore(self) -> list[Repeat]:
+    def _next_repeats(self) -> list[Repeat]:
         """Return the trials that train the finalists again, but for those of an earlier run."""
         if self._experiment.repeats == 1:
             return []
         samples = self._recorder.samples
-        due = repeats_due(self._keeper.finalists, self._experiment.repeats, self._past.repeats, 1 + max(samples))
+        due = repeats_due(self._keeper.finalists, self._experiment.repeats, self._history.repeats, 1 + max(samples))
         return [Repeat(number, of, samples[of]) for number, of in due]
 
     def _config(self, number: int, sample: Sample) -> dict[str, Any]:

@@ -16,14 +16,14 @@ from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError
 from raycompress.search.outcome import FULL, GONE, is_outside
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
 
 _MENDS = {FULL: "free some space", GONE: "put the script back"}
 """What to do about a failure, by how its cause begins."""
 
 
-def conclude(record: Record, as_json: bool = False, *, quiet: bool = False) -> None:
+def conclude(record: SearchRecord, as_json: bool = False, *, quiet: bool = False) -> None:
     """Print what a search found, unless `quiet`, and raise what kept it from its end."""
     text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.reference))}"
     if as_json:
@@ -35,7 +35,7 @@ def conclude(record: Record, as_json: bool = False, *, quiet: bool = False) -> N
         raise failure
 
 
-def outcome(record: Record) -> dict[str, object]:
+def outcome(record: SearchRecord) -> dict[str, object]:
     """Return what a launch found, as JSON data."""
     best = record.best
     states: dict[str, int] = {}
@@ -62,12 +62,12 @@ def outcome(record: Record) -> dict[str, object]:
     }
 
 
-def _bundle(record: Record) -> str | None:
+def _bundle(record: SearchRecord) -> str | None:
     number, folder = record.best_number, record.folder
     return None if number is None else folder.place(folder.candidate(number))
 
 
-def summary(record: Record) -> str:
+def summary(record: SearchRecord) -> str:
     """Return what a launch found, for people."""
     from raycompress.cli.view.tables import before_and_after, columns
     from raycompress.results.report import words as latency
@@ -104,7 +104,7 @@ def summary(record: Record) -> str:
     return "\n".join(lines)
 
 
-def _failure(record: Record) -> RaycompressError | None:
+def _failure(record: SearchRecord) -> RaycompressError | None:
     detail = record.finished_detail
     resume = f"raycompress resume {shlex.quote(_shown(record.folder.reference))}"
     if record.state == "stopped":

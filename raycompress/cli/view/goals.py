@@ -15,7 +15,7 @@ from raycompress.results.ranking import rank_correlation
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
 _NEAREST = 3
 _SHOWN = 12
@@ -26,10 +26,10 @@ def number(value: float) -> str:
     return _number(int(value) if float(value).is_integer() else value)
 
 
-def lines(record: Record) -> list[str]:
+def lines(record: SearchRecord) -> list[str]:
     """Return what the best trial of `record` makes of the constraints, and the front; nothing where there are none."""
     best, objective = record.best, record.objective
-    if best is None or best.number not in record.standing.judged:
+    if best is None or best.number not in record.ranking.judged:
         return []
     found: list[str] = []
     if objective.bounds:
@@ -43,13 +43,13 @@ def lines(record: Record) -> list[str]:
     return found
 
 
-def _kept(record: Record, trial: int) -> Iterator[tuple[str, str, str]]:
-    metrics, judged = record.standing.metrics(trial), record.standing.judged[trial]
+def _kept(record: SearchRecord, trial: int) -> Iterator[tuple[str, str, str]]:
+    metrics, judged = record.ranking.metrics(trial), record.ranking.judged[trial]
     for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
         yield str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept"
 
 
-def _rung_zero(record: Record) -> Iterator[str]:
+def _rung_zero(record: SearchRecord) -> Iterator[str]:
     """Yield how rung 0 has ranked."""
     scored = [trial for trial in record.searched if trial.rung0 is not None]
     ended = sum(trial.state is TrialState.ENDED_EARLY and trial.values is None for trial in scored)
@@ -66,7 +66,7 @@ def _rung_zero(record: Record) -> Iterator[str]:
         )
 
 
-def _repeated(record: Record, told: Mapping[str, Any]) -> Iterator[str]:
+def _repeated(record: SearchRecord, told: Mapping[str, Any]) -> Iterator[str]:
     """Yield what training the finalists again has shown."""
     metric = record.objective.goals[0].metric or next(iter(told["finalists"][0]["means"]))
     yield f"trained again with other seeds, {metric}:"
@@ -82,15 +82,15 @@ def _repeated(record: Record, told: Mapping[str, Any]) -> Iterator[str]:
         yield 'all runs gave the same: the script sets a seed itself, and could take config["random_seed"]'
 
 
-def _front(record: Record) -> Iterator[str]:
+def _front(record: SearchRecord) -> Iterator[str]:
     front, goals = record.pareto, record.objective.goals
     if not front:
         return
     yield f"front: {len(front)} trial{'s' * (len(front) != 1)} that no other beats in " + " and ".join(map(name, goals))
     rows = [("trial", *map(name, goals), "")]
-    ordered = sorted(front, key=lambda one: record.standing.judged[one.number].costs)
+    ordered = sorted(front, key=lambda one: record.ranking.judged[one.number].costs)
     for trial in ordered[:_SHOWN]:
-        values = [number(record.standing.metrics(trial.number)[goal.metric]) for goal in goals]
+        values = [number(record.ranking.metrics(trial.number)[goal.metric]) for goal in goals]
         said = "knee" if trial.number == record.best_number else "" if trial.saved else "not kept"
         rows.append((str(trial.number), *values, said))
     yield columns(rows, left=(len(goals) + 1,))
@@ -105,9 +105,9 @@ def name(goal: Goal) -> str:
     return goal.metric or "the score"
 
 
-def infeasible(record: Record) -> NoValidTrialError | None:
+def infeasible(record: SearchRecord) -> NoValidTrialError | None:
     """Return the error of a search in which no trial keeps to all constraints; None where one does."""
-    judged = record.standing.judged
+    judged = record.ranking.judged
     if not record.objective.bounds or not judged or any(one.is_feasible for one in judged.values()):
         return None
     nearest = sorted(judged, key=lambda trial: (judged[trial].violation, judged[trial].costs, trial))[:_NEAREST]
@@ -120,8 +120,8 @@ def infeasible(record: Record) -> NoValidTrialError | None:
     )
 
 
-def _broken(record: Record, trial: int) -> Iterator[str]:
-    metrics, dense, judged = record.standing.metrics(trial), record.standing.dense(trial), record.standing.judged[trial]
+def _broken(record: SearchRecord, trial: int) -> Iterator[str]:
+    metrics, dense, judged = record.ranking.metrics(trial), record.ranking.dense(trial), record.ranking.judged[trial]
     for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
         if excess > 0:
             value, reference = metrics[bound.metric], dense.get(bound.metric, math.nan)

@@ -17,7 +17,7 @@ from rich.text import Text
 from raycompress.cli.view.tables import duration, number, share, shown, value
 from raycompress.config.objective import FIRST, MEASURED, Objective
 from raycompress.results.journal.journal import Event
-from raycompress.results.ranking import Standing
+from raycompress.results.ranking import Ranking
 from raycompress.states import TrialState
 from raycompress.text import printable
 
@@ -83,14 +83,14 @@ class Progress:
         """The best trial so far: the one whose model is kept, or, where none is saved, that of the best result."""
         if self._promoted is not None:
             return self._promoted
-        standing = Standing(Objective.from_header(self.header))
+        ranking = Ranking(Objective.from_header(self.header))
         for trial in self.ended:
             if trial["trial"] == 0:
-                standing.take_dense(trial["values"])
+                ranking.add_dense(trial["values"])
             elif trial["score"] is not None:
                 values = {FIRST: trial["score"], **(trial["values"] or {})}
-                standing.take(trial["trial"], values, trial.get("before"), trial.get("after"))
-        return next(iter(standing.ranked), None)
+                ranking.add(trial["trial"], values, trial.get("before"), trial.get("after"))
+        return next(iter(ranking.ranked), None)
 
     @property
     def sizes(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.config.places import is_remote
-from raycompress.results.record import Experiment
+from raycompress.results.record import SearchRecord
 from raycompress.results.trial import TrialRecord
 
 
@@ -45,7 +45,7 @@ def shown(path: Path | str) -> str:
     return str(path.relative_to(Path.cwd())) if inside else str(path)
 
 
-def before_and_after(record: Experiment) -> list[tuple[str, str, str, str]]:
+def before_and_after(record: SearchRecord) -> list[tuple[str, str, str, str]]:
     """Return rows of (what, dense, best, what is left) for the best trial of an experiment.
 
     Reported metrics of the dense model are those of trial 0; sizes are measured on both models in the same process.
@@ -58,7 +58,7 @@ def before_and_after(record: Experiment) -> list[tuple[str, str, str, str]]:
     return rows + [row for row in _measured(record, best) if row[1] != "-" or row[2] != "-"]
 
 
-def _measured(record: Experiment, best: TrialRecord) -> list[tuple[str, str, str, str]]:
+def _measured(record: SearchRecord, best: TrialRecord) -> list[tuple[str, str, str, str]]:
     before: Mapping[str, float] = (record.verified or {}).get("before") or best.before or {}
     after: Mapping[str, float] = (record.verified or {}).get("after") or best.after or {}
     names = {

@@ -8,7 +8,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycompress.disk import told
+from raycompress.disk import translate_os_errors
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ClusterHome:
         """Return the files of the cluster called `name`; the folder is made."""
         slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "cluster"
         root = Path.home() / ".raycompress" / "clusters" / slug
-        with told("cannot write", root):
+        with translate_os_errors("cannot write", root):
             root.mkdir(parents=True, exist_ok=True, mode=0o700)
         return cls(root)
 
@@ -51,7 +51,7 @@ class ClusterHome:
     def token(self) -> Path:
         """Return the file with the cluster's token, made on first use and readable by its owner alone."""
         path = self.root / "token"
-        with told("cannot write", path):
+        with translate_os_errors("cannot write", path):
             if not path.exists():
                 with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
                     file.write(secrets.token_hex(32))

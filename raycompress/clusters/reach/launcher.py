@@ -20,7 +20,7 @@ from raycompress.clusters.reach.home import ClusterHome
 from raycompress.clusters.reach.ssh import Ssh
 from raycompress.clusters.ship.prepared import prepare, stop_command
 from raycompress.clusters.ship.wheel import make_wheel
-from raycompress.disk import told, write_whole
+from raycompress.disk import translate_os_errors, write_whole
 from raycompress.errors import ClusterError
 
 _SSH_FAILED = 255
@@ -65,7 +65,7 @@ class Launcher:
         ClusterError
             Ray failed; what it printed last is in the error.
         """
-        with told("cannot write", self.home.root):
+        with translate_os_errors("cannot write", self.home.root):
             self.home.known_hosts.unlink(missing_ok=True)  # of nodes that had these addresses before
             self.home.log.unlink(missing_ok=True)
         self.prepare()
@@ -159,7 +159,7 @@ class Launcher:
         environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
         if self.hosts():  # see `prepare`
             environment["RAY_UP_enable_autoscaler_v2"] = "0"
-        with told("cannot write", self.home.log), self.home.log.open("a") as log:
+        with translate_os_errors("cannot write", self.home.log), self.home.log.open("a") as log:
             log.write(f"--- ray {verb}\n")
             log.flush()
             begin = log.tell()

@@ -13,7 +13,7 @@ from raycompress.clusters.run.launch import fetch
 from raycompress.clusters.run.mirror import Mirror, Submitted
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Event
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.search.watch.view import SearchView
 
 
@@ -74,9 +74,9 @@ class Attached:
 
     def stop(self) -> None:
         """Stop the search; it keeps its best so far."""
-        self.cluster.jobs.stop(self.submitted.job, Record(self.folder).header["pid"])
+        self.cluster.jobs.stop(self.submitted.job, SearchRecord(self.folder).header["pid"])
 
-    def fetch(self) -> Record:
+    def fetch(self) -> SearchRecord:
         """Bring its results here; see `raycompress.clusters.run.launch.fetch`."""
         return fetch(self.cluster, self.submitted, self.folder)
 

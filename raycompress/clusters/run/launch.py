@@ -17,12 +17,12 @@ from raycompress.clusters.ship.package import Package
 from raycompress.config.experiment import Experiment
 from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.spelling import respell
-from raycompress.disk import told
+from raycompress.disk import translate_os_errors
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder, new_id
 from raycompress.results.journal.journal import Event
-from raycompress.results.record import Experiment as Record
+from raycompress.results.record import SearchRecord
 from raycompress.search.watch.view import SearchView
 
 _STOP_WAIT_S = 60
@@ -70,9 +70,9 @@ class Outcome:
     error: RaycompressError | None = None
 
     @property
-    def record(self) -> Record:
+    def record(self) -> SearchRecord:
         """The search as the copy has it."""
-        return Record(self.folder)
+        return SearchRecord(self.folder)
 
 
 class Launch:
@@ -146,7 +146,7 @@ class Launch:
             if self._follower.has_begun and self._on_interrupt():
                 return True
             self._view.phase("stopping the search")
-            self._cluster.jobs.stop(job, Record(self._folder).header["pid"] if self._follower.has_begun else None)
+            self._cluster.jobs.stop(job, SearchRecord(self._folder).header["pid"] if self._follower.has_begun else None)
             self._follower.follow(self._cluster, job)
         return False
 
@@ -196,7 +196,7 @@ def tear_down(cluster: Cluster, view: SearchView) -> None:
     view.phase("the cluster is down; none of its nodes is left")
 
 
-def fetch(cluster: Cluster, submitted: Submitted, folder: ExperimentFolder) -> Record:
+def fetch(cluster: Cluster, submitted: Submitted, folder: ExperimentFolder) -> SearchRecord:
     """Bring the results of a search here, and compare the hashes of its best model.
 
     Raises
@@ -213,11 +213,11 @@ def fetch(cluster: Cluster, submitted: Submitted, folder: ExperimentFolder) -> R
         _download_best(submitted, folder)
     elif there.resolve() != folder.root.resolve():
         if (there / "journal.jsonl").is_file():
-            with told("cannot copy the results", folder.root):
+            with translate_os_errors("cannot copy the results", folder.root):
                 shutil.copytree(there, folder.root, symlinks=True, dirs_exist_ok=True)
         else:
             cluster.copy_here(submitted.folder, folder.root)
-    record = Record(folder)
+    record = SearchRecord(folder)
     if record.bundle is not None:
         check_hashes(record.bundle)
     return record
@@ -228,9 +228,9 @@ def _download_best(submitted: Submitted, folder: ExperimentFolder) -> None:
     remote = store.find(submitted.folder, S3Address.parse(submitted.storage))
     best = remote.best_number()
     if best is not None:
-        score = Record(folder).records[best].score
+        score = SearchRecord(folder).records[best].score
         for number in {best, *remote.candidates()}:  # of a Pareto front there are several
-            with told("cannot copy the results", folder.root):
+            with translate_os_errors("cannot copy the results", folder.root):
                 shutil.copytree(remote.fetch_candidate(number), folder.candidate(number), dirs_exist_ok=True)
         folder.point_to_best(best, score or 0.0)
 

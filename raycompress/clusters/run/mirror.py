@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
-from raycompress.disk import told, write_json, write_whole
+from raycompress.disk import translate_os_errors, write_json, write_whole
 from raycompress.errors import StorageError
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Event, Journal, read
@@ -81,7 +81,7 @@ class Mirror:
     """
 
     def __init__(self, folder: ExperimentFolder, submitted: Submitted, text: str | None = None) -> None:
-        with told("cannot write", folder.root):
+        with translate_os_errors("cannot write", folder.root):
             folder.root.mkdir(parents=True, exist_ok=True)
             (folder.root / "trials").mkdir(exist_ok=True)
         self.folder = folder

@@ -14,7 +14,7 @@ from pathspec import GitIgnoreSpec
 
 from raycompress.config.experiment import Experiment
 from raycompress.config.schema.spelling import respell
-from raycompress.disk import told
+from raycompress.disk import translate_os_errors
 from raycompress.errors import ClusterError, ExperimentError
 
 IGNORE_FILE = ".raycompressignore"
@@ -72,7 +72,7 @@ def pack(experiment: Experiment, folder: Path) -> Package:
             + "\n".join(f"{in_megabytes(files[name])}  {name}" for name in largest),
         )
     archive = folder / "package.zip"
-    with told("cannot write", archive), zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
+    with translate_os_errors("cannot write", archive), zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as packed:
         for name in files:
             packed.write(root / name, name)
         packed.writestr(zipfile.ZipInfo(_EXPERIMENT), _relocated(experiment))

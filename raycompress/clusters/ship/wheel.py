@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import raycompress
-from raycompress.disk import told
+from raycompress.disk import translate_os_errors
 
 _PACKAGE = Path(raycompress.__file__).parent
 _SHIPPED = ("configs", "cluster")
@@ -29,14 +29,14 @@ def make_wheel(folder: Path) -> Path:
     wheel = folder / f"raycompress-{version}-py3-none-any.whl"
     record: list[str] = []
     aside = wheel.with_suffix(".new")
-    with told("cannot write", wheel), zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
+    with translate_os_errors("cannot write", wheel), zipfile.ZipFile(aside, "w", zipfile.ZIP_DEFLATED) as archive:
         for name, data in [*_code(), *_information(information)]:
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             record.append(f"{name},sha256={digest},{len(data)}")
         listed = f"{information}/RECORD"
         archive.writestr(zipfile.ZipInfo(listed), "\n".join([*record, f"{listed},,"]) + "\n")
-    with told("cannot write", wheel):
+    with translate_os_errors("cannot write", wheel):
         aside.replace(wheel)
     return wheel
 

@@ -21,7 +21,7 @@ from raycompress.compressors.keras.inputs import (
     spec_example,
 )
 from raycompress.compressors.keras.layers import fingerprint, library, need_weights, selectable
-from raycompress.compressors.saving.witness import Fingerprint, Witness
+from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck
 from raycompress.compressors.targets.selection import choose
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 from raycompress.script import context
@@ -157,7 +157,9 @@ class ActiveCompressor(KerasCompressor, ABC):
         if trial is not None:
             trial.on_finish.append(self._check_compressed)
         self._notes: tuple[str, ...] = ()
-        self._witness = None if trial is None else Witness(trial, self._fingerprint, self._save_by_itself)
+        self._saved_model_check = (
+            None if trial is None else SavedModelCheck(trial, self._fingerprint, self._save_by_itself)
+        )
 
     def compress(self, *_args: Any, **_kwargs: Any) -> Any:
         """Compress; see `KerasCompressor.compress`.
@@ -237,8 +239,8 @@ class ActiveCompressor(KerasCompressor, ABC):
         paths = Paths(model_path, mask_path, tflite_path, folder_name, bundle_path)
         saved = self.saved(self._need_example("export_model").part(0, 1))
         export(replace(saved, notes=(*saved.notes, *self._notes)), self._trial, paths)
-        if self._witness is not None:
-            self._witness.export()
+        if self._saved_model_check is not None:
+            self._saved_model_check.export()
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did; a subclassed model has no file of its own but for its weights."""

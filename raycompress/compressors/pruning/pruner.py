@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.create import Setup
-from raycompress.compressors.engine import Choice, Course, Engine, Request
+from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.pruning import gate as budget
 from raycompress.compressors.pruning import gate as rung_zero
 from raycompress.compressors.saving.export import Export, export
-from raycompress.compressors.saving.fingerprint import Witness, fingerprint
+from raycompress.compressors.saving.fingerprint import SavedModelCheck, fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.optimizers import StepWatch, carry_over, refuse_stale
@@ -50,8 +50,8 @@ class Pruner(Compressor):
         self._given = None if setup.dummy_input is None else Example.from_dummy(setup.dummy_input)
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         self._masks = Masks(model)
-        self._choice: Choice | None = None
-        self._course: Course | None = None
+        self._choice: PruningDecision | None = None
+        self._course: PruningSchedule | None = None
         self._first_call = FirstCall()
         self._watch = StepWatch()
         self._before: measure.Sizes | None = None
@@ -65,7 +65,9 @@ class Pruner(Compressor):
         if trial is not None:
             trial.on_finish.append(self._check_compressed)
         self._notes: tuple[str, ...] = ()
-        self._witness = None if trial is None else Witness(trial, lambda: self._fingerprint(), self._save_by_itself)
+        self._saved_model_check = (
+            None if trial is None else SavedModelCheck(trial, lambda: self._fingerprint(), self._save_by_itself)
+        )
 
     def compress(self, *_args: Any, **kwargs: Any) -> nn.Module:
         """Prune; see `Compressor.compress`. What is passed by name goes to the engine.
@@ -95,7 +97,7 @@ class Pruner(Compressor):
             outcome = engine.choose(request)
         finally:
             self._first_call.cancel()
-        if isinstance(outcome, Course):
+        if isinstance(outcome, PruningSchedule):
             self._course = outcome
             self._take(outcome.start())
             self._watch = StepWatch(self.model, lambda: self._take(outcome.after_step()))
@@ -154,8 +156,8 @@ class Pruner(Compressor):
         self._slicing.apply(small)
         slicing.prove(self.model, small, self.example)
         self._shrink()
-        if self._witness is not None:
-            self._witness.carry_over(masked, fingerprint(self.model))
+        if self._saved_model_check is not None:
+            self._saved_model_check.carry_over(masked, fingerprint(self.model))
         return self.model
 
     def export_model(
@@ -220,15 +222,15 @@ class Pruner(Compressor):
             dense=self._dense if self._trial is not None and self._trial.latency else None,
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
-        if self._witness is not None:
-            self._witness.export()
+        if self._saved_model_check is not None:
+            self._saved_model_check.export()
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did."""
         self._notes = (note,)
         self.export_model("model.pth", "mask.pth")
 
-    def _take(self, choice: Choice | None) -> None:
+    def _take(self, choice: PruningDecision | None) -> None:
         """Hold what the engine chose; None leaves everything as it is."""
         if choice is None:
             return

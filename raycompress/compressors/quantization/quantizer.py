@@ -24,7 +24,7 @@ from raycompress.compressors.quantization.calibration import Capture, check_fits
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
 from raycompress.compressors.quantization.targets import select
 from raycompress.compressors.saving.export import Export, export
-from raycompress.compressors.saving.witness import Fingerprint, Witness
+from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.structure.slicing import relative_difference
@@ -107,8 +107,10 @@ class Quantizer(Compressor, ABC):
         if self._trial is not None:
             self._trial.on_finish.append(self._check_compressed)
         self._notes: tuple[str, ...] = ()
-        self._witness = (
-            None if self._trial is None else Witness(self._trial, lambda: self._fingerprint(), self._save_by_itself)
+        self._saved_model_check = (
+            None
+            if self._trial is None
+            else SavedModelCheck(self._trial, lambda: self._fingerprint(), self._save_by_itself)
         )
 
     def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
@@ -200,8 +202,8 @@ class Quantizer(Compressor, ABC):
             **self._latency(quantized, example),
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
-        if self._witness is not None:
-            self._witness.export()
+        if self._saved_model_check is not None:
+            self._saved_model_check.export()
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from raycompress.compressors.saving.witness import Fingerprint, Witness, same
+from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck, same
 
-__all__ = ["Fingerprint", "Witness", "fingerprint", "same"]
+__all__ = ["Fingerprint", "SavedModelCheck", "fingerprint", "same"]
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:

@@ -26,7 +26,7 @@ def same(one: Fingerprint, other: Fingerprint) -> bool:
     return True
 
 
-class Witness:
+class SavedModelCheck:
     """Remembers what the model was at each report and each export of a trial.
 
     Parameters

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.engine import Choice
+from raycompress.compressors.engine import PruningDecision
 from raycompress.compressors.structure.graph import ChannelGraph, Member
 from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
@@ -33,7 +33,9 @@ class Removal:
         return {name: (len(channels), self.of[name]) for name, channels in self.channels.items()}
 
 
-def settle(graph: ChannelGraph, choice: Choice, targets: Mapping[str, Target], compressor: CompressorEntry) -> Removal:
+def settle(
+    graph: ChannelGraph, choice: PruningDecision, targets: Mapping[str, Target], compressor: CompressorEntry
+) -> Removal:
     """Return the channels that can go.
 
     A channel goes when all layers that it is tied to (by an addition, say) chose theirs that goes with it: those that
@@ -111,7 +113,7 @@ def _agreed(
 
 def _check(
     removal: Removal,
-    choice: Choice,
+    choice: PruningDecision,
     targets: Mapping[str, Target],
     blocked: Mapping[str, set[str]],
     compressor: CompressorEntry,
@@ -147,7 +149,7 @@ def _check(
 
 
 def _check_rounded(
-    removal: Removal, choice: Choice, targets: Mapping[str, Target], compressor: CompressorEntry
+    removal: Removal, choice: PruningDecision, targets: Mapping[str, Target], compressor: CompressorEntry
 ) -> None:
     """What single layers lose is rounded by the engine; layers that are tied may not have chosen the same channels."""
     for name, channels in removal.channels.items():
@@ -175,7 +177,7 @@ def _fix(name: str, compressor: CompressorEntry) -> str:
     return f"{together}; or {exclusion([name])}"
 
 
-def _why(name: str, choice: Choice, blocked: Mapping[str, set[str]]) -> str:
+def _why(name: str, choice: PruningDecision, blocked: Mapping[str, set[str]]) -> str:
     partners = sorted(blocker for blocker in blocked[name] if blocker.startswith('"') and blocker != f'"{name}"')
     if partners:
         return f"they are tied to {', '.join(partners)}, which keep or choose other channels"

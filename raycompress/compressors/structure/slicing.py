@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.engine import Choice, DeferredChoice
+from raycompress.compressors.engine import DeferredDecision, PruningDecision
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.structure.coupling import Removal, settle
 from raycompress.compressors.structure.graph import ChannelGraph, Sliced, clean_copy
@@ -92,7 +92,7 @@ class Slicing:
 def make(
     model: nn.Module,
     example: Example,
-    choice: Choice,
+    choice: PruningDecision,
     targets: Mapping[str, Target],
     compressor: CompressorEntry,
 ) -> Slicing:
@@ -105,7 +105,7 @@ def make(
     SpeedupError
         The sliced model would not be the masked one.
     """
-    if isinstance(choice, DeferredChoice):
+    if isinstance(choice, DeferredDecision):
         choice = choice.choose(example)
     graph = ChannelGraph(model, example)
     removal = settle(graph, choice, targets, compressor)
@@ -143,11 +143,16 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
         for name, target in targets.items()
         if target.sparsity > 0 and name in graph
     }
-    settle(graph, Choice(channels=every, asked={name: len(all_) for name, all_ in every.items()}), targets, compressor)
+    settle(
+        graph,
+        PruningDecision(channels=every, asked={name: len(all_) for name, all_ in every.items()}),
+        targets,
+        compressor,
+    )
     # as many as will go: a GroupNorm takes certain numbers of channels only
     some = {name: max(1, int(targets[name].sparsity * len(channels))) for name, channels in every.items()}
     one = {name: every[name][:count] for name, count in some.items() if len(every[name]) > 1}
-    make(model, example, Choice(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
+    make(model, example, PruningDecision(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
 
 
 def _check_groups(model: nn.Module, norms: Mapping[str, Tensor], compressor: CompressorEntry) -> None:

@@ -10,7 +10,7 @@ from raycompress.results import pareto
 from raycompress.results.report.words import measure, number
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
 
 class Row(NamedTuple):
@@ -22,7 +22,7 @@ class Row(NamedTuple):
     left: float | None
 
 
-def rows(record: Experiment) -> list[Row]:
+def rows(record: SearchRecord) -> list[Row]:
     """Return what was reported of both models, and then what was measured; empty without a best trial.
 
     What verification measured, in one fresh process, goes before what the trial did.
@@ -42,7 +42,7 @@ def rows(record: Experiment) -> list[Row]:
     ]
 
 
-def as_table(record: Experiment) -> str:
+def as_table(record: SearchRecord) -> str:
     """Return the rows as an HTML table; a sentence where there is no best trial."""
     found = rows(record)
     if not found or record.best is None:

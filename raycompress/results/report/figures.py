@@ -17,7 +17,7 @@ from raycompress.results.report.words import LOOKS, duration, measure, number, s
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
     from raycompress.results.trial import TrialRecord
 
 IN_PARALLEL = 9
@@ -44,7 +44,7 @@ def text(words: object) -> str:
     return html.escape(str(words), quote=False)
 
 
-def against(record: Experiment, name: str, objective: str) -> Figure:
+def against(record: SearchRecord, name: str, objective: str) -> Figure:
     """Return the score against one measure of the saved models, with the front of the two."""
     found = [trial for trial in _scored(record) if name in (trial.after or {})]
     front = pareto.front(found, record.header["goal"], [name])
@@ -181,7 +181,7 @@ def _rows(names: Sequence[str], data: list[dict[str, Any]], layout: dict[str, An
     return Figure(rows, layout, 80 + 22 * max(len(names), 2), label)
 
 
-def parallel(record: Experiment, dimensions: Sequence[str], objective: str) -> Figure:
+def parallel(record: SearchRecord, dimensions: Sequence[str], objective: str) -> Figure:
     """Return one line a finished trial through its values of `dimensions` and its score."""
     trials = _scored(record)
     axes = [_axis(name, [trial.sample.get(name) for trial in trials]) for name in dimensions]
@@ -321,5 +321,5 @@ def _unit(seconds: float) -> tuple[float, str]:
     return (60.0, "minutes") if seconds > 180 else (1.0, "seconds")
 
 
-def _scored(record: Experiment) -> list[TrialRecord]:
+def _scored(record: SearchRecord) -> list[TrialRecord]:
     return [trial for trial in record.searched if trial.state is TrialState.FINISHED and trial.score is not None]

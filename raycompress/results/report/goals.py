@@ -11,7 +11,7 @@ from raycompress.results.report.words import measure
 from raycompress.results.report.words import number as _number
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
 _MOST = 24
 
@@ -21,12 +21,12 @@ def number(value: float) -> str:
     return _number(int(value) if float(value).is_integer() else value)
 
 
-def as_html(record: Experiment) -> str:
+def as_html(record: SearchRecord) -> str:
     """Return the tables; empty where the search was after one number and nothing else."""
     return "".join((*_constraints(record), *_front(record), *_repeats(record)))
 
 
-def pairs_of_rung_zero(record: Experiment) -> list[tuple[int, float, float]]:
+def pairs_of_rung_zero(record: SearchRecord) -> list[tuple[int, float, float]]:
     """Return (trial, score before training, score after it) of the trials that have both."""
     return [
         (trial.number, trial.rung0, trial.score)
@@ -35,7 +35,7 @@ def pairs_of_rung_zero(record: Experiment) -> list[tuple[int, float, float]]:
     ]
 
 
-def words_of_rung_zero(record: Experiment) -> str:
+def words_of_rung_zero(record: SearchRecord) -> str:
     """Say how well rung 0 has ranked."""
     pairs = pairs_of_rung_zero(record)
     sign = 1.0 if record.header.get("rung0") == record.header["goal"] else -1.0
@@ -47,29 +47,29 @@ def words_of_rung_zero(record: Experiment) -> str:
     )
 
 
-def _constraints(record: Experiment) -> Iterator[str]:
+def _constraints(record: SearchRecord) -> Iterator[str]:
     best, bounds = record.best, record.objective.bounds
-    if best is None or not bounds or best.number not in record.standing.judged:
+    if best is None or not bounds or best.number not in record.ranking.judged:
         return
-    metrics, judged = record.standing.metrics(best.number), record.standing.judged[best.number]
+    metrics, judged = record.ranking.metrics(best.number), record.ranking.judged[best.number]
     rows = [
         (str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept")
         for bound, excess in zip(bounds, judged.excesses, strict=True)
     ]
-    feasible = sum(one.is_feasible for one in record.standing.judged.values())
+    feasible = sum(one.is_feasible for one in record.ranking.judged.values())
     yield _table(("constraint", f"trial {best.number}", ""), rows)
-    yield f'<p class="quiet">{feasible} of {len(record.standing.judged)} finished trials keep to all of them.</p>'
+    yield f'<p class="quiet">{feasible} of {len(record.ranking.judged)} finished trials keep to all of them.</p>'
 
 
-def _front(record: Experiment) -> Iterator[str]:
+def _front(record: SearchRecord) -> Iterator[str]:
     goals = record.objective.goals
     if len(goals) == 1 or not record.pareto:
         return
-    front = sorted(record.pareto, key=lambda trial: record.standing.judged[trial.number].costs)
+    front = sorted(record.pareto, key=lambda trial: record.ranking.judged[trial.number].costs)
     rows = [
         (
             str(trial.number),
-            *(number(record.standing.metrics(trial.number)[goal.metric]) for goal in goals),
+            *(number(record.ranking.metrics(trial.number)[goal.metric]) for goal in goals),
             "the knee, and the best" if trial.number == record.best_number else "kept" if trial.saved else "",
         )
         for trial in front[:_MOST]
@@ -82,7 +82,7 @@ def _front(record: Experiment) -> Iterator[str]:
     )
 
 
-def _repeats(record: Experiment) -> Iterator[str]:
+def _repeats(record: SearchRecord) -> Iterator[str]:
     told = record.repeated
     if told is None:
         return

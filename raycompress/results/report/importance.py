@@ -13,7 +13,7 @@ from raycompress.states import TrialState
 if TYPE_CHECKING:
     import optuna
 
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
 ENOUGH = 10
 SHUFFLES = 19
@@ -47,7 +47,7 @@ class Importance:
     why: str = ""
 
 
-def importance(record: Experiment) -> Importance:
+def importance(record: SearchRecord) -> Importance:
     """Evaluate the importance of the dimensions of `record` for its score."""
     scores = [
         trial.score for trial in record.searched if trial.state is TrialState.FINISHED and trial.score is not None
@@ -61,7 +61,7 @@ def importance(record: Experiment) -> Importance:
     return _by_optuna(record, quantile=max(0.1, 5 / len(scores)))
 
 
-def _by_optuna(record: Experiment, quantile: float) -> Importance:
+def _by_optuna(record: SearchRecord, quantile: float) -> Importance:
     study = to_optuna(record)
     found = _divergences(study, quantile)
     total = sum(found.values())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
     from raycompress.results.trial import TrialRecord
 
 
@@ -21,7 +21,7 @@ class Span:
     lane: int
 
 
-def spans(record: Experiment) -> list[Span]:
+def spans(record: SearchRecord) -> list[Span]:
     """Return all trials with the slot that each ran in.
 
     Journals of earlier versions do not name slots: then each trial is in the first lane that is free when it begins. A

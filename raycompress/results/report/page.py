@@ -24,7 +24,7 @@ from raycompress.results.report.words import duration, measure
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
 # nothing is fetched, whatever a name in the data says; regl, which draws the parallel coordinates, makes its functions
 _POLICY = (
@@ -34,7 +34,7 @@ _POLICY = (
 _CAUSES = 6
 
 
-def write(record: Experiment, path: Path, *, reload: float = 0) -> None:
+def write(record: SearchRecord, path: Path, *, reload: float = 0) -> None:
     """Write the report of `record` to `path`, in one step.
 
     Parameters
@@ -52,7 +52,7 @@ def write(record: Experiment, path: Path, *, reload: float = 0) -> None:
     disk.write_whole(path, render(record, reload=reload))
 
 
-def render(record: Experiment, *, reload: float = 0) -> str:
+def render(record: SearchRecord, *, reload: float = 0) -> str:
     """Return the report as one HTML document; the arguments are those of `write`."""
     library = _library()
     page = _Page(record, importance(record), reload)
@@ -95,7 +95,7 @@ def _own(name: str) -> str:
 class _Page:
     """The sections of one report, and the figures that they hold."""
 
-    record: Experiment
+    record: SearchRecord
     importance: Importance
     reload: float = 0
     drawn: dict[str, figures.Figure] = field(default_factory=dict)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from raycompress.bundle import bundle
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
 
-def as_html(record: Experiment) -> str:
+def as_html(record: SearchRecord) -> str:
     """Return the command that launches the experiment of `record` again, and what it was launched with."""
     seed = record.header.get("seed")
     facts = {
@@ -32,7 +32,7 @@ def as_html(record: Experiment) -> str:
     return f'{told}<pre>{escape(commands)}</pre><table class="reproduce"><tbody>{rows}</tbody></table>'
 
 
-def _commands(record: Experiment) -> tuple[str, str]:
+def _commands(record: SearchRecord) -> tuple[str, str]:
     """Return why it takes more than a launch, if it does, and the commands."""
     kept = record.folder.experiment
     launched = Path(record.header.get("file", kept))
@@ -54,7 +54,7 @@ def _bytes(path: Path) -> bytes | None:
         return None
 
 
-def _versions(record: Experiment) -> dict[str, str]:
+def _versions(record: SearchRecord) -> dict[str, str]:
     """Return what the best bundle was made with; nothing without one."""
     if record.bundle is None:
         return {}

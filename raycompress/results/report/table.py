@@ -11,7 +11,7 @@ from raycompress.results.report.words import LOOKS, duration, measure, number, s
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
     from raycompress.results.trial import TrialRecord
 
 CELLS = 25_000
@@ -30,12 +30,12 @@ class _Column:
     kind: str = ""
 
 
-def shown(record: Experiment, dimensions: Sequence[str]) -> list[str]:
+def shown(record: SearchRecord, dimensions: Sequence[str]) -> list[str]:
     """Return the first of `dimensions`, as many as the table has room for."""
     return list(dimensions[: max(_AT_LEAST, CELLS // max(1, len(record.records)))])
 
 
-def as_table(record: Experiment, dimensions: Sequence[str], front: Collection[int]) -> str:
+def as_table(record: SearchRecord, dimensions: Sequence[str], front: Collection[int]) -> str:
     """Return every trial as a row of an HTML table, which ``page.js`` sorts.
 
     Parameters
@@ -66,7 +66,7 @@ def as_table(record: Experiment, dimensions: Sequence[str], front: Collection[in
 
 
 def _columns(
-    record: Experiment, trials: Sequence[TrialRecord], dimensions: Sequence[str], front: Collection[int]
+    record: SearchRecord, trials: Sequence[TrialRecord], dimensions: Sequence[str], front: Collection[int]
 ) -> list[_Column]:
     best = record.best
     star = None if best is None else best.number

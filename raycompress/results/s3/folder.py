@@ -17,7 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from raycompress.config.places import S3Address
-from raycompress.disk import told, write_whole
+from raycompress.disk import translate_os_errors, write_whole
 from raycompress.errors import StorageError
 from raycompress.results.folder import ExperimentFolder, pointer
 from raycompress.results.journal import journal
@@ -74,7 +74,7 @@ class S3Folder(ExperimentFolder):
 
     def _mirror(self) -> segments.Segments:
         objects = self._objects
-        with told("cannot write", self.root), ThreadPoolExecutor(4) as pool:
+        with translate_os_errors("cannot write", self.root), ThreadPoolExecutor(4) as pool:
             whole = pool.submit(segments.fetch, objects, self.root / "journal")
             small = {path: pool.submit(objects.get, path.name) for path in self._small_files()}
             data, chain = whole.result()
@@ -96,7 +96,7 @@ class S3Folder(ExperimentFolder):
     @contextlib.contextmanager
     def _one_at_a_time(self) -> Iterator[None]:
         """Keep other processes of this machine from changing the mirror meanwhile."""
-        with told("cannot write", self.root):
+        with translate_os_errors("cannot write", self.root):
             for path in (self.root / "trials", self.logs):
                 path.mkdir(parents=True, exist_ok=True)
             lock = (self.root / ".mirror.lock").open("w")
@@ -166,7 +166,7 @@ class S3Folder(ExperimentFolder):
 
     def fetch_candidate(self, number: int) -> Path:
         """Download the candidate of trial `number` into the mirror, unless it is there, and check its hashes."""
-        with told("cannot write", self.candidate(number)):
+        with translate_os_errors("cannot write", self.candidate(number)):
             candidates.fetch(self._objects, number, self.candidate(number))
         if number == self.best_number():
             with contextlib.suppress(StorageError):  # a convenience
@@ -177,7 +177,7 @@ class S3Folder(ExperimentFolder):
         """Download what trial `number` printed into the mirror; there is nothing before its end."""
         found = self._objects.get(self.log(number).relative_to(self.root).as_posix())
         if found is not None:
-            with told("cannot write", self.log(number)):
+            with translate_os_errors("cannot write", self.log(number)):
                 self.log(number).parent.mkdir(parents=True, exist_ok=True)
                 self.log(number).write_bytes(found.body)
         return self.log(number)

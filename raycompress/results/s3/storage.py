@@ -9,7 +9,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 from raycompress.config.places import S3Address
-from raycompress.disk import told
+from raycompress.disk import translate_os_errors
 from raycompress.errors import StorageError
 from raycompress.results.s3 import lease
 from raycompress.results.s3.folder import S3Folder
@@ -28,7 +28,7 @@ def create(storage: S3Address, stem: str) -> S3Folder:
         except OvertakenError:
             continue
         shutil.rmtree(folder.root, ignore_errors=True)  # of another one that had this name once
-        with told("cannot write", folder.root):
+        with translate_os_errors("cannot write", folder.root):
             for path in (folder.root / "trials", folder.logs):
                 path.mkdir(parents=True)
         return folder

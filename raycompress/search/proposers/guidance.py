@@ -9,15 +9,15 @@ from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.forecast.prior import Goal, Prior, Scored, by_values
 from raycompress.forecast.projection import Projection, has_one_size
-from raycompress.search.history import Past
-from raycompress.search.proposers.guided import Guided
+from raycompress.search.history import SearchHistory
+from raycompress.search.proposers.guided import BudgetProposer
 from raycompress.search.proposers.searchers import Sample
 from raycompress.search.proposers.studies import Study
-from raycompress.search.proposers.tradeoff import TradeOff
+from raycompress.search.proposers.tradeoff import TradeOffProposer
 from raycompress.search.stopping.policies import Scores
 
 
-class Guidance:
+class GuidedProposer:
     """Proposes sparsities by what was measured of the model, and all else that is searched by Optuna's TPE.
 
     Under a budget, with one objective that the script reports, it is `Guided`; otherwise `TradeOff`.
@@ -26,7 +26,7 @@ class Guidance:
     repeats = False
 
     def __init__(
-        self, experiment: Experiment, space: SearchSpace, projection: Projection, prior: Prior, past: Past
+        self, experiment: Experiment, space: SearchSpace, projection: Projection, prior: Prior, history: SearchHistory
     ) -> None:
         objective, seed = experiment.objective, experiment.seed
         guided = space.guided
@@ -34,11 +34,11 @@ class Guidance:
         rest = tuple(one for one in space.dimensions if one.name not in names)
         self._names = [one.name for one in space.dimensions]
         self._projection = projection
-        self._rest = Study("tpe", SearchSpace(rest, {}), objective, seed, Past()) if rest else None
+        self._rest = Study("tpe", SearchSpace(rest, {}), objective, seed, SearchHistory()) if rest else None
         whole = space.centre()
         goal: Goal = objective.goal
         if has_one_size(experiment, projection):
-            self._guided: Guided | TradeOff = Guided(
+            self._guided: BudgetProposer | TradeOffProposer = BudgetProposer(
                 guided,
                 prior=prior,
                 cost=lambda sample: projection.ratio({**whole, **sample}),
@@ -50,18 +50,18 @@ class Guidance:
                 alike=by_values if rest else lambda sample: projection.cuts({**whole, **sample}),
             )
         else:
-            self._guided = TradeOff(
+            self._guided = TradeOffProposer(
                 guided,
                 whole,
                 prior=prior,
                 projection=projection,
                 objective=objective,
                 goal=goal,
-                model=Study("tpe", SearchSpace(guided, {}), objective, seed, Past()),
+                model=Study("tpe", SearchSpace(guided, {}), objective, seed, SearchHistory()),
                 seed=seed,
                 exploration=experiment.exploration,
             )
-        for number, trial in sorted({**past.taught, **past.begun}.items()):
+        for number, trial in sorted({**history.taught, **history.begun}.items()):
             self._take(number, trial.sample)
             if trial.ended:
                 self.learn(number, trial.score, trial.scores, trial.judgement)

@@ -32,7 +32,7 @@ _ATTEMPTS = 32
 """At a sample that was not proposed before."""
 
 
-class Guided:
+class BudgetProposer:
     """Proposes samples on a budget, guided by a prior as long as that helps.
 
     The first trial is the best candidate of the prior. Of those that follow, a share explores: the uniform sample, then

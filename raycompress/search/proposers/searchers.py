@@ -20,7 +20,7 @@ from ray.tune.search.sample import Domain
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective
 from raycompress.config.search_space import SearchSpace
-from raycompress.search.history import Past
+from raycompress.search.history import SearchHistory
 from raycompress.search.stopping.policies import Scores
 
 Sample = dict[str, Any]
@@ -68,7 +68,7 @@ def make_proposer(
     objective: Objective,
     seed: int | None,
     bohb: Mapping[str, Any] | None = None,
-    past: Past = Past(),  # noqa: B008 - it cannot be changed
+    history: SearchHistory = SearchHistory(),  # noqa: B008 - it cannot be changed
 ) -> Proposer:
     """Return the proposer that an experiment file calls `name`.
 
@@ -95,12 +95,12 @@ def make_proposer(
     if name in ("random", "hyperband"):
         return _Random(space, seed)
     if name == "bohb":
-        return _Bohb(space, objective.goal, seed, bohb or {}, past)
+        return _Bohb(space, objective.goal, seed, bohb or {}, history)
     if name == "hyperopt":
-        return _FromTune(_hyperopt, space, goal=objective.goal, seed=seed, past=past)
+        return _FromTune(_hyperopt, space, goal=objective.goal, seed=seed, history=history)
     from raycompress.search.proposers.studies import Study
 
-    return Study(name, space, objective, seed, past)
+    return Study(name, space, objective, seed, history)
 
 
 class _Points:
@@ -154,13 +154,13 @@ class _FromTune:
     note = ""
 
     def __init__(
-        self, make: Callable[..., Searcher], space: SearchSpace, *, goal: str, seed: int | None, past: Past
+        self, make: Callable[..., Searcher], space: SearchSpace, *, goal: str, seed: int | None, history: SearchHistory
     ) -> None:
         self._dimensions = {f"d{index}": dimension for index, dimension in enumerate(space.dimensions)}
         domains = {key: _domain(dimension) for key, dimension in self._dimensions.items()}
         # else its first random proposals would be those of the past once more
-        seed = None if seed is None else seed + len(past.taught)
-        first = {**past.taught, **past.begun}
+        seed = None if seed is None else seed + len(history.taught)
+        first = {**history.taught, **history.begun}
         self._searcher: Any = make(domains, goal, seed, [self._point(trial.sample) for trial in first.values()])
         for number, trial in first.items():
             self._searcher.suggest(str(number))
@@ -196,10 +196,10 @@ class _Bohb(_FromTune):
     """
 
     def __init__(
-        self, space: SearchSpace, goal: str, seed: int | None, settings: Mapping[str, Any], past: Past
+        self, space: SearchSpace, goal: str, seed: int | None, settings: Mapping[str, Any], history: SearchHistory
     ) -> None:
-        self._state = None if seed is None else np.random.RandomState(seed + len(past.taught)).get_state()
-        super().__init__(functools.partial(_tune_bohb, settings), space, goal=goal, seed=seed, past=past)
+        self._state = None if seed is None else np.random.RandomState(seed + len(history.taught)).get_state()
+        super().__init__(functools.partial(_tune_bohb, settings), space, goal=goal, seed=seed, history=history)
 
     def propose(self, number: int) -> Sample | None:
         with self._own_random_numbers(), warnings.catch_warnings():

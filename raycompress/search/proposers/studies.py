@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective
 from raycompress.config.search_space import SearchSpace
-from raycompress.search.history import Past, PastTrial
+from raycompress.search.history import PastTrial, SearchHistory
 from raycompress.search.stopping.policies import Scores
 
 Sample = dict[str, Any]
@@ -50,20 +50,22 @@ class Study:
     repeats = False
     note = ""
 
-    def __init__(self, name: str, space: SearchSpace, objective: Objective, seed: int | None, past: Past) -> None:
+    def __init__(
+        self, name: str, space: SearchSpace, objective: Objective, seed: int | None, history: SearchHistory
+    ) -> None:
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._objective = objective
         self._dimensions = {f"d{index}": dimension for index, dimension in enumerate(space.dimensions)}
         self._distributions = {key: _distribution(dimension) for key, dimension in self._dimensions.items()}
         # else its first random proposals would be those of the past once more
-        seed = None if seed is None else seed + len(past.taught)
+        seed = None if seed is None else seed + len(history.taught)
         self._study = optuna.create_study(
             directions=["minimize"] * len(objective.goals), sampler=sampler_of(name, seed)
         )
         self._asked: dict[int, optuna.Trial] = {}
-        for trial in past.taught.values():
+        for trial in history.taught.values():
             self._study.add_trial(self._known(trial))
-        for number, trial in past.begun.items():
+        for number, trial in history.begun.items():
             self.take(number, trial.sample)
 
     def propose(self, number: int) -> Sample | None:

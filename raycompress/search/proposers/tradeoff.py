@@ -29,7 +29,7 @@ _FIRST = 4
 """So many of the best candidates of a size take turns."""
 
 
-class TradeOff:
+class TradeOffProposer:
     """Proposes models of many sizes: by the first size, or the latency, that the objectives and constraints name.
 
     Of several objectives the sizes are spread evenly, on a log scale. Of one objective with constraints they close in

@@ -88,7 +88,7 @@ _LOGGERS: dict[str, tuple[Callable[[Experiment, ExperimentFolder], LoggerCallbac
 
 
 @contextmanager
-def told(loggers: Mapping[str, LoggerCallback], folder: ExperimentFolder, journal: Journal) -> Iterator[None]:
+def notified(loggers: Mapping[str, LoggerCallback], folder: ExperimentFolder, journal: Journal) -> Iterator[None]:
     """Have `loggers` told what is written into the journal inside; wait for them at the end."""
     if not loggers:
         yield

@@ -84,12 +84,12 @@ def _reach(ready: Prepared) -> dict[str, list[float]]:
 def _seconds_per_trial(experiment: Experiment) -> float | None:
     """Return the mean length of the trials of earlier launches of the same file; None when there were none."""
     from raycompress.results import store
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
     lengths: list[float] = []
     for folder in store.list_folders(experiment.storage):
         try:
-            record = Record(folder)
+            record = SearchRecord(folder)
         except StorageError:  # another experiment's broken journal: nothing to learn from, and told by `ls`
             continue
         if record.header["file"] == str(experiment.path):

@@ -13,7 +13,7 @@ from raycompress.errors import BundleError, NoValidTrialError
 
 if TYPE_CHECKING:
     from raycompress.config.places import Storage
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
 
 @click.command()
@@ -41,7 +41,7 @@ def best(experiment: str | None, storage: Storage, verify: bool, as_json: bool) 
         say(f"load:   raycompress.load({str(record.folder.best_link)!r}, YourModel())")
 
 
-def _verify(record: Record) -> dict[str, Any]:
+def _verify(record: SearchRecord) -> dict[str, Any]:
     """Check the bundle's hashes, and its outputs in the script's own model, in a fresh process."""
     from raycompress.bundle import bundle
     from raycompress.cli.view.live import LiveView

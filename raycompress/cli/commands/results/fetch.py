@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 import click
 
 from raycompress.cli.options import experiment_argument, json_option, open_record, say
-from raycompress.disk import told
+from raycompress.disk import translate_os_errors
 from raycompress.errors import NoValidTrialError, UsageError
 from raycompress.text import listed
 
 if TYPE_CHECKING:
     from raycompress.config.places import Storage
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
 
 @click.command()
@@ -37,7 +37,7 @@ def fetch(experiment: str | None, storage: Storage, number: int | None, to: Path
     found = record.folder.fetch_candidate(trial)
     place = found if to is None else to
     if to is not None:
-        with told("cannot write", to):
+        with translate_os_errors("cannot write", to):
             shutil.copytree(found, to)
     bundle.check_hashes(place)
     if as_json:
@@ -49,7 +49,7 @@ def fetch(experiment: str | None, storage: Storage, number: int | None, to: Path
         say(f"kept as well: {listed(map(str, others))}; `--trial {others[0]}` fetches that one's")
 
 
-def _wanted(record: Record, number: int | None) -> int:
+def _wanted(record: SearchRecord, number: int | None) -> int:
     """Return the trial whose model is fetched.
 
     Raises

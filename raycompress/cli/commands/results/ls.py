@@ -22,12 +22,12 @@ def ls(storage: Storage, as_json: bool) -> None:
     """List the experiments in a results folder, the newest first."""
     from raycompress.cli.view.tables import columns, number
     from raycompress.results import store
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
     records = []
     for folder in store.list_folders(storage):
         try:
-            records.append(Experiment(folder))
+            records.append(SearchRecord(folder))
         except StorageError as error:  # the others are worth listing
             click.echo(str(error), err=True)
     if as_json:

@@ -12,7 +12,7 @@ from raycompress.cli.options import experiment_argument, open_record
 
 if TYPE_CHECKING:
     from raycompress.config.places import Storage
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
 EVERY_S = 5.0
 _IDLE = 20
@@ -47,7 +47,7 @@ def report(experiment: str | None, storage: Storage, output: Path | None, live: 
         click.echo(str(path))
 
 
-def _follow(record: Experiment, path: Path) -> None:
+def _follow(record: SearchRecord, path: Path) -> None:
     """Write the page whenever the journal has grown, until the search has ended; the last one stays as it is."""
     from raycompress.results.report import page
 

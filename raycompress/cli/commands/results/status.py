@@ -11,7 +11,7 @@ from raycompress.cli.options import experiment_argument, json_option, open_recor
 
 if TYPE_CHECKING:
     from raycompress.config.places import Storage
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
     from raycompress.results.trial import TrialRecord
 
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 def status(experiment: str | None, storage: Storage, as_json: bool) -> None:
     """Show how EXPERIMENT (its id, the beginning of one, or its folder; the newest by default) stands."""
     from raycompress.cli.commands.search.on_cluster import brought_up_to_date
-    from raycompress.results.record import Experiment
+    from raycompress.results.record import SearchRecord
 
     with brought_up_to_date(open_record(experiment, storage).folder) as folder:
-        record = Experiment(folder)
+        record = SearchRecord(folder)
         _show(record, as_json)
 
 
-def _show(record: Experiment, as_json: bool) -> None:
+def _show(record: SearchRecord, as_json: bool) -> None:
     if as_json:
         trials = [_as_json(trial) for _, trial in sorted(record.records.items())]
         click.echo(json.dumps({"id": record.id, "state": record.state, "trials": trials}, indent=2))
@@ -41,7 +41,7 @@ def _as_json(trial: TrialRecord) -> dict[str, Any]:
     return {name: getattr(trial, name) for name in (*names, "removed", "notes", "saved", "attempts")}
 
 
-def _text(record: Experiment) -> str:
+def _text(record: SearchRecord) -> str:
     from raycompress.cli.view.tables import columns, number, share, value
     from raycompress.states import TrialState
 

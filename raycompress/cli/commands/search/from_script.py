@@ -245,9 +245,9 @@ def _check_reachable(text: str, file: Path, model: ModelInfo, costs: CostModel, 
 
 
 def _write(file: Path, text: str) -> None:
-    from raycompress.disk import told, write_whole
+    from raycompress.disk import translate_os_errors, write_whole
 
-    with told("cannot read", file):
+    with translate_os_errors("cannot read", file):
         before = file.read_bytes() if file.exists() else None
     if before not in (None, text.encode()):
         fix = f"run what it says, `raycompress launch {file}`, remove it, or write another: --write FILE"

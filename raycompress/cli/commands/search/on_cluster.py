@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from raycompress.clusters.ship.package import Package
     from raycompress.config.experiment import Experiment
     from raycompress.results.folder import ExperimentFolder
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ def resume_on_cluster(
     """Go on with the search of `folder` on the cluster that `reference` names, and bring its results here."""
     from raycompress.clusters.run.launch import Again
     from raycompress.clusters.run.mirror import Submitted
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
-    record = Record(folder)
+    record = SearchRecord(folder)
     if record.finished == "complete" and n_samples is None:
         say(f"all {record.header['n_trials']} trials have ended; --n-samples adds some", err=True)
         return
@@ -118,9 +118,9 @@ def reached(folder: ExperimentFolder) -> Iterator[Attached]:
 def brought_up_to_date(folder: ExperimentFolder) -> Iterator[ExperimentFolder]:
     """Copy what has happened on the cluster, where the search of `folder` runs on one and has not ended here."""
     from raycompress.clusters.run.mirror import Submitted
-    from raycompress.results.record import Experiment as Record
+    from raycompress.results.record import SearchRecord
 
-    begun_there = Submitted.of(folder) is not None and Record(folder).state == "interrupted"
+    begun_there = Submitted.of(folder) is not None and SearchRecord(folder).state == "interrupted"
     with ExitStack() as stack:
         if begun_there:
             try:
@@ -131,7 +131,7 @@ def brought_up_to_date(folder: ExperimentFolder) -> Iterator[ExperimentFolder]:
         yield folder
 
 
-def bring_here(record: Record) -> Record:
+def bring_here(record: SearchRecord) -> SearchRecord:
     """Copy the results of a search on a cluster here, unless they are; those of other searches are where they are."""
     from raycompress.clusters.run.mirror import Submitted
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from types import ModuleType
 
-from raycompress.compressors.engine import Choice, Request
+from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import (
     aware_options,
     channels_of,
@@ -30,7 +30,7 @@ _FILTER_PRUNERS = {"l1_filter": "L1FilterPruner", "l2_filter": "L2FilterPruner",
 class NniPruner:
     """level, slim, l1_filter, l2_filter and fpgm."""
 
-    def choose(self, request: Request) -> Choice:
+    def choose(self, request: Request) -> PruningDecision:
         """Return what NNI would mask; see `raycompress.compressors.engine.Engine`."""
         pruning = load_nni()
         name = request.compressor.name
@@ -40,7 +40,7 @@ class NniPruner:
             return self._slim(pruning, request)
         return self._filters(pruning, rounded(request))
 
-    def _level(self, pruning: ModuleType, request: Request) -> Choice:
+    def _level(self, pruning: ModuleType, request: Request) -> PruningDecision:
         model, names = copy.deepcopy(request.model), positive(request.targets)
         with quiet(request):
             masks = masks_of(pruning.LevelPruner(model, [config_of(name, request.targets[name]) for name in names]))
@@ -48,9 +48,9 @@ class NniPruner:
         for name, removed in weights.items():
             if removed.all() and removed.numel() > 1:
                 raise everything(request, name, "weights")
-        return Choice(weights=weights)
+        return PruningDecision(weights=weights)
 
-    def _filters(self, pruning: ModuleType, request: Request) -> Choice:
+    def _filters(self, pruning: ModuleType, request: Request) -> PruningDecision:
         names = positive(request.targets)
         options = aware_options(request)
         # eval: NNI traces the model, and BatchNorm statistics must not take that for training
@@ -64,7 +64,7 @@ class NniPruner:
                 raise everything(request, name, "channels")
         return choice
 
-    def _slim(self, pruning: ModuleType, request: Request) -> Choice:
+    def _slim(self, pruning: ModuleType, request: Request) -> PruningDecision:
         """Rank the channels of all layers of an entry together; a layer keeps at least its strongest one."""
         if request.arguments.get("trainer") is not None:
             self._train_slim(pruning, request)
@@ -92,7 +92,7 @@ class NniPruner:
                     strongest = int(weight.detach().abs().argmax())
                     found[name] = tuple(channel for channel in found[name] if channel != strongest)
             channels |= found
-        return Choice(channels=channels)
+        return PruningDecision(channels=channels)
 
     def _train_slim(self, pruning: ModuleType, request: Request) -> None:
         """Train the user's model with NNI's penalty on the BatchNorm weights."""

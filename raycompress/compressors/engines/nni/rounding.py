@@ -8,7 +8,7 @@ from dataclasses import replace
 from torch import Tensor
 
 from raycompress.catalog.rounding import removable
-from raycompress.compressors.engine import Choice, Request
+from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import asked_of, channels_of, removed_channels
 from raycompress.errors import ExperimentError
 
@@ -49,9 +49,9 @@ def _sparsity(channels: int, sparsity: float, round_to: int) -> float:
     return (removed + 0.5) / channels if removed else 0.0  # the half: int() of a product may be one too few
 
 
-def chosen(request: Request, masks: Mapping[str, Tensor]) -> Choice:
+def chosen(request: Request, masks: Mapping[str, Tensor]) -> PruningDecision:
     """Return the channels that NNI's weight masks remove, as what a rounded request has asked for."""
-    return Choice(
+    return PruningDecision(
         channels={name: removed_channels(mask) for name, mask in masks.items()},
         asked=asked_of(request),
         round_to=request.arguments["round_to"],

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.engine import Choice, Course, DeferredChoice, Request
+from raycompress.compressors.engine import DeferredDecision, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer
 from raycompress.compressors.engines.torch_pruning.units import find_units
@@ -30,7 +30,7 @@ def load_library() -> None:
 class TorchPruning:
     """group_l1, group_l2, group_taylor, group_fpgm, group_lamp, group_hessian, bn_scale and random."""
 
-    def choose(self, request: Request) -> Choice | Course:
+    def choose(self, request: Request) -> PruningDecision | PruningSchedule:
         """Return what goes, by the weights as they are now, or once gradients are known; see `Engine`."""
         _check(request.arguments)
         squared = _GRADIENTS.get(request.compressor.name)
@@ -41,7 +41,7 @@ class TorchPruning:
         if trainer is None:
             return _Gathering(request, Gradients(request.model, squared, wanted))
 
-        def choose(example: Example) -> Choice:
+        def choose(example: Example) -> PruningDecision:
             rank(request, example, None)  # what cannot be pruned is told before the trainer runs
             gradients = by_trainer(request.model, trainer, request.arguments["criterion"], squared, wanted)
             return rank(request, example, gradients)
@@ -49,22 +49,22 @@ class TorchPruning:
         return _when_known(request, choose)
 
 
-def _when_known(request: Request, choose: Callable[[Example], Choice]) -> Choice:
-    return DeferredChoice(choose=choose) if request.example is None else choose(request.example)
+def _when_known(request: Request, choose: Callable[[Example], PruningDecision]) -> PruningDecision:
+    return DeferredDecision(choose=choose) if request.example is None else choose(request.example)
 
 
-class _Gathering(Course):
+class _Gathering(PruningSchedule):
     """Gathers gradients while the script trains, then chooses."""
 
     def __init__(self, request: Request, gradients: Gradients) -> None:
         self._request, self._gradients = request, gradients
         self._example = request.example
 
-    def start(self) -> Choice:
+    def start(self) -> PruningDecision:
         """Remove nothing yet; a model that cannot be pruned is told as soon as an input is known."""
-        return DeferredChoice(choose=self._rehearse)
+        return DeferredDecision(choose=self._rehearse)
 
-    def after_step(self) -> Choice | None:
+    def after_step(self) -> PruningDecision | None:
         """Take the gradients of the step; the choice follows the last batch."""
         if self._gradients.complete or self._example is None:
             return None
@@ -79,14 +79,14 @@ class _Gathering(Course):
         fix = "train on after compress(), or lower statistics_batch_num, or pass trainer= and dummy_input="
         return f"gradients of {seen} of {wanted} batches were seen", fix
 
-    def _rehearse(self, example: Example) -> Choice:
+    def _rehearse(self, example: Example) -> PruningDecision:
         self._example = example
         request = self._request
         slicing.make(request.model, example, rank(request, example, None), request.targets, request.compressor)
-        return Choice()
+        return PruningDecision()
 
 
-def rank(request: Request, example: Example, gradients: Gradients | None) -> Choice:
+def rank(request: Request, example: Example, gradients: Gradients | None) -> PruningDecision:
     """Return the choice; without the gradients that the method needs, that of the weights' magnitude."""
     graph = ChannelGraph(request.model, example)
     arguments = request.arguments
@@ -98,7 +98,7 @@ def rank(request: Request, example: Example, gradients: Gradients | None) -> Cho
         torch.manual_seed(arguments.get("seed", 0))
         remove_least(graph, units, _importance(request.compressor.name, gradients), way)
     channels = {name: graph.removed(name) for name in request.targets}
-    return Choice(channels=channels, asked={name: len(removed) for name, removed in channels.items()})
+    return PruningDecision(channels=channels, asked={name: len(removed) for name, removed in channels.items()})
 
 
 def _importance(name: str, gradients: Gradients | None) -> Importance:

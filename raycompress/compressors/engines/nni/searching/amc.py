@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.engine import Choice, Request
+from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import load_nni, quiet
 from raycompress.compressors.engines.nni.searching.amc_environment import Environment, Limits
 from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, positions
@@ -62,7 +62,7 @@ def load_library() -> None:
 class AmcPruner:
     """amc."""
 
-    def choose(self, request: Request) -> Choice:
+    def choose(self, request: Request) -> PruningDecision:
         """Search on a copy; what the best episode refitted goes into the user's model.
 
         Raises

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating
-from raycompress.compressors.engine import Choice
+from raycompress.compressors.engine import PruningDecision
 from raycompress.compressors.engines.nni.searching.prunable import Place, TiedChannels, weight_of
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
@@ -154,7 +154,7 @@ class Environment:
         self._samples = _samples(model, self._pointwise(), batches, points)
         self._embedding = self._embed()
         self.best_reward, self.best_strategy = -math.inf, list[float]()
-        self.best_choice, self.best_state = Choice(), self._dense
+        self.best_choice, self.best_state = PruningDecision(), self._dense
         self.strategy: list[float] = []
         self.reset()
 
@@ -208,7 +208,7 @@ class Environment:
                 for place in cut.atoms[index]
             ]
             gone = {name: tuple(sorted(c for layer, c in places if layer == name)) for name in self._layers}
-            self.best_choice = Choice(gone)
+            self.best_choice = PruningDecision(gone)
         return reward, True, {"accuracy": accuracy, "compress_ratio": left / self._total}
 
     def _rounded(self, cut: Cut, share: float) -> int:

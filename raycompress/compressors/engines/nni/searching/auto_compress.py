@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.engine import Choice, Request
+from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import load_nni, quiet
 from raycompress.compressors.engines.nni.searching.annealing import anneal, check_annealing
 from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, takes
@@ -34,7 +34,7 @@ def load_library() -> None:
 class AutoCompressPruner:
     """auto_compress."""
 
-    def choose(self, request: Request) -> Choice:
+    def choose(self, request: Request) -> PruningDecision:
         """Compress a copy, put what it learnt into the user's model, and return which of its channels are gone.
 
         Raises
@@ -158,7 +158,7 @@ class _Original:
             self._removed.setdefault(layer, []).extend(left[channel] for channel in gone)
             self._channels[layer] = [channel for place, channel in enumerate(left) if place not in set(gone)]
 
-    def fill(self, small: nn.Module) -> Choice:
+    def fill(self, small: nn.Module) -> PruningDecision:
         """Put the weights of `small` where they come from, zero where it has none, and return what is removed."""
         modules = dict(small.named_modules())
         with torch.no_grad():
@@ -177,4 +177,4 @@ class _Original:
                         full.zero_()
                     full[kept.to(tensor.device)] = value.flatten()
                     tensor.copy_(full.reshape(tensor.shape))
-        return Choice({layer: tuple(sorted(gone)) for layer, gone in self._removed.items()})
+        return PruningDecision({layer: tuple(sorted(gone)) for layer, gone in self._removed.items()})

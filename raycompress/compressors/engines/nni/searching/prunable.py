@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.engine import Choice
+from raycompress.compressors.engine import PruningDecision
 from raycompress.compressors.masking.masks import Removed
 from raycompress.compressors.structure.coupling import settle
 from raycompress.compressors.structure.graph import ChannelGraph
@@ -41,7 +41,7 @@ class Prunable(Protocol):
         """Return the masks on `model` that remove the given share of each leader; leaders left out lose nothing."""
         ...
 
-    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> Choice:
+    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> PruningDecision:
         """Return the same as an engine's choice."""
         ...
 
@@ -109,7 +109,7 @@ class TiedChannels:
         graph = ChannelGraph(model, example)
         channels = {name: weight_of(model, name).size(0) for name in targets}
         asked = {name: max(1, int(target.sparsity * channels[name])) for name, target in targets.items()}
-        everything = Choice({name: tuple(range(count)) for name, count in channels.items()}, asked=asked)
+        everything = PruningDecision({name: tuple(range(count)) for name, count in channels.items()}, asked=asked)
         removable = settle(graph, everything, targets, entry).channels
         self.groups = {group.layers[0]: group for group in _groups(model, graph, removable)}
         self.sizes = {leader: group.size for leader, group in self.groups.items()}
@@ -126,10 +126,12 @@ class TiedChannels:
                 mask[channel] = True
         return masks
 
-    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> Choice:
+    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> PruningDecision:
         """Return the channels; see `Prunable`."""
         places = self._places(model, shares)
-        return Choice({name: tuple(sorted(c for layer, c in places if layer == name)) for name in self._channels})
+        return PruningDecision(
+            {name: tuple(sorted(c for layer, c in places if layer == name)) for name in self._channels}
+        )
 
     def shares(self, shares: Mapping[str, float]) -> dict[str, float]:
         """Return the share of each layer; see `Prunable`."""
@@ -170,7 +172,7 @@ class SingleWeights:
         """Return the masks; see `Prunable`."""
         return {(name, "weight"): mask for name, mask in self.choice(model, shares).weights.items()}
 
-    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> Choice:
+    def choice(self, model: nn.Module, shares: Mapping[str, float]) -> PruningDecision:
         """Return the masks by layer; see `Prunable`."""
         weights = {}
         for name, share in shares.items():
@@ -179,7 +181,7 @@ class SingleWeights:
             mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
             mask[weight.abs().flatten().argsort(stable=True)[:count]] = True
             weights[name] = mask.reshape(weight.shape)
-        return Choice(weights=weights)
+        return PruningDecision(weights=weights)
 
     def shares(self, shares: Mapping[str, float]) -> dict[str, float]:
         """Return the share of each layer; see `Prunable`."""

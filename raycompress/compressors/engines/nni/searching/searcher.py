@@ -18,7 +18,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.engine import Choice, Request
+from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import load_nni, quiet
 from raycompress.compressors.engines.nni.searching.annealing import BasePruner, anneal, check_annealing, entries_of
 from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, positions
@@ -46,7 +46,7 @@ def load_library() -> None:
 class NniSearcher:
     """sensitivity, net_adapt and simulated_annealing."""
 
-    def choose(self, request: Request) -> Choice:
+    def choose(self, request: Request) -> PruningDecision:
         """Return what the search found; see `raycompress.compressors.engine.Engine`.
 
         Raises
@@ -62,7 +62,7 @@ class NniSearcher:
             return search[request.compressor.name](request, goal, bound)
 
 
-def _annealing(request: Request, goal: Goal, bound: Bound) -> Choice:
+def _annealing(request: Request, goal: Goal, bound: Bound) -> PruningDecision:
     check_annealing(request.arguments)
     model = clean_copy(request.model)
     evaluator = bound.evaluator(request.arguments["evaluator"])
@@ -74,7 +74,7 @@ def _annealing(request: Request, goal: Goal, bound: Bound) -> Choice:
     return prunable.choice(request.model, shares)
 
 
-def _net_adapt(request: Request, goal: Goal, bound: Bound) -> Choice:
+def _net_adapt(request: Request, goal: Goal, bound: Bound) -> PruningDecision:
     """Search on copies; the weights that its short trainings led to go into the user's model."""
     arguments = request.arguments
     step = between(arguments, "sparsity_per_iteration", 0, 1)
@@ -99,7 +99,7 @@ def _record(folder: Path, prunable: Prunable, adapted: Adapted) -> None:
     (folder / "search_result.json").write_text(json.dumps(result), encoding="utf-8")
 
 
-def _sensitivity(request: Request, goal: Goal, bound: Bound) -> Choice:
+def _sensitivity(request: Request, goal: Goal, bound: Bound) -> PruningDecision:
     """Search on the user's model itself, which the script's functions may hold on to.
 
     With a finetuner it keeps what it learnt; without one, and where the search fails, it gets its weights back.

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.engine import Choice, Request
+from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import config_of, load_nni, positive
 from raycompress.compressors.engines.nni.masks import FILTERS, check_aware, final_masks
 from raycompress.compressors.engines.nni.rounding import chosen, rounded
@@ -23,7 +23,7 @@ _BASES = ("level", "l1", "l2", "fpgm")
 class AdmmPruner:
     """admm."""
 
-    def choose(self, request: Request) -> Choice:
+    def choose(self, request: Request) -> PruningDecision:
         """Train the model as NNI does, and return what it masks; see `Engine`."""
         request = rounded(request)
         arguments = request.arguments
@@ -62,5 +62,5 @@ class AdmmPruner:
             )
         masks = final_masks(request, base, pruner)
         if base == "level":
-            return Choice(weights={name: mask == 0 for name, mask in masks.items()})
+            return PruningDecision(weights={name: mask == 0 for name, mask in masks.items()})
         return chosen(request, masks)

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.engine import Choice, Course, Request
+from raycompress.compressors.engine import PruningDecision, PruningSchedule, Request
 from raycompress.compressors.engines.nni.library import config_of, load_nni, positive, quiet
 from raycompress.compressors.engines.nni.training.trainer import optimizer_of
 from raycompress.compressors.structure.graph import clean_copy
@@ -21,7 +21,7 @@ load_library = load_nni
 class LotteryTicketPruner:
     """lottery_ticket."""
 
-    def choose(self, request: Request) -> Course:
+    def choose(self, request: Request) -> PruningSchedule:
         """Return what NNI would mask, round by round; see `raycompress.compressors.engine.Engine`."""
         wanted = {target.entry: target.settings["prune_iterations"] for target in request.targets.values()}
         rounds = wanted[min(wanted)]
@@ -68,7 +68,7 @@ class _First:
             holder.load_state_dict(copy.deepcopy(state))
 
 
-class _Rounds(Course):
+class _Rounds(PruningSchedule):
     """The first round trains the dense model; each further one begins with more weights removed."""
 
     def __init__(self, request: Request, rounds: int, first: _First | None) -> None:
@@ -91,7 +91,7 @@ class _Rounds(Course):
         """One round for the dense model, then one for each of prune_iterations."""
         return self._last + 1
 
-    def at_round(self) -> Choice | None:
+    def at_round(self) -> PruningDecision | None:
         """Return the weights to remove, by those that the round before trained; put the model back to its first."""
         if self._begun == self.rounds:
             raise CompressionError(
@@ -103,7 +103,7 @@ class _Rounds(Course):
         self._begun += 1
         if self._first is not None:
             self._first.restore()
-        return Choice(weights=weights) if self._begun > 1 else None
+        return PruningDecision(weights=weights) if self._begun > 1 else None
 
     def missing(self) -> tuple[str, str]:
         """Return how many rounds are still to begin."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from raycompress.compressors.engine import Choice, Course, Request
+from raycompress.compressors.engine import PruningDecision, PruningSchedule, Request
 from raycompress.compressors.engines.nni.library import config_of, everything, load_nni, positive
 from raycompress.compressors.engines.nni.masks import FILTERS, check_aware, final_masks, masks_at, only_grow
 from raycompress.compressors.engines.nni.rounding import chosen, rounded
@@ -86,7 +86,7 @@ class Schedule:
 class AgpPruner:
     """agp."""
 
-    def choose(self, request: Request) -> Choice | Course:
+    def choose(self, request: Request) -> PruningDecision | PruningSchedule:
         """Return what NNI would mask, epoch by epoch; see `raycompress.compressors.engine.Engine`."""
         request = rounded(request)
         algorithm, known = request.arguments["pruning_algorithm"], ("level", "slim", *FILTERS, *ALGORITHMS)
@@ -112,7 +112,7 @@ class AgpPruner:
         optimizer_of(request)
         return _Epochs(request, algorithm)
 
-    def _train(self, request: Request, algorithm: str) -> Choice:
+    def _train(self, request: Request, algorithm: str) -> PruningDecision:
         """Let NNI run the trainer; its schedule is num_iterations times epochs_per_iteration epochs long."""
         arguments, names = request.arguments, positive(request.targets)
         iterations, epochs = check_epochs(request, "num_iterations", "epochs_per_iteration")
@@ -155,7 +155,7 @@ def _schedule(target: Target) -> Schedule:
     return replace(asked, initial=min(asked.initial, target.sparsity), final=target.sparsity)
 
 
-class _Epochs(Course):
+class _Epochs(PruningSchedule):
     """What goes at each epoch that `update_epoch` tells."""
 
     def __init__(self, request: Request, algorithm: str) -> None:
@@ -166,16 +166,16 @@ class _Epochs(Course):
         self._told = False
         self._sparsities: dict[str, float] = {}
 
-    def start(self) -> Choice | None:
+    def start(self) -> PruningDecision | None:
         """Return what goes before anything is trained."""
         return self._at(0)
 
-    def at_epoch(self, epoch: int) -> Choice | None:
+    def at_epoch(self, epoch: int) -> PruningDecision | None:
         """Return what goes from this epoch on; None where that is what went before."""
         self._told = True
         return self._at(epoch)
 
-    def _at(self, epoch: int) -> Choice | None:
+    def _at(self, epoch: int) -> PruningDecision | None:
         self._epoch = max(self._epoch, int(epoch))  # the masks only grow
         sparsities = {name: schedule.at(self._epoch) for name, schedule in self._schedules.items()}
         if sparsities == self._sparsities or not any(sparsities.values()):
@@ -186,7 +186,7 @@ class _Epochs(Course):
             return None
         return self._choice(masks_at(self._request, self._algorithm, sparsities))
 
-    def after_step(self) -> Choice | None:
+    def after_step(self) -> PruningDecision | None:
         """Return what goes by the batch that was just seen, for algorithms that judge by one."""
         masks = None if self._gathering is None else self._gathering.after_step(self._sparsities)
         return None if masks is None else self._choice(masks)
@@ -210,16 +210,16 @@ class _Epochs(Course):
     def _final(self) -> bool:
         return all(schedule.at(self._epoch) >= schedule.final for schedule in self._schedules.values())
 
-    def _choice(self, masks: Mapping[str, Tensor]) -> Choice:
+    def _choice(self, masks: Mapping[str, Tensor]) -> PruningDecision:
         return _choice(self._request, masks, self._final)
 
 
-def _choice(request: Request, masks: Mapping[str, Tensor], final: bool) -> Choice:
+def _choice(request: Request, masks: Mapping[str, Tensor], final: bool) -> PruningDecision:
     for name, mask in masks.items():
         if not mask.any():
             raise everything(request, name, "channels" if request.compressor.removes_channels else "weights")
     if not request.compressor.removes_channels:
-        return Choice(weights={name: mask == 0 for name, mask in masks.items()})
+        return PruningDecision(weights={name: mask == 0 for name, mask in masks.items()})
     choice = chosen(request, masks)
     if not final:  # on the way, tied layers may not agree yet
         return replace(choice, asked=dict.fromkeys(choice.asked, 0), round_to=1)

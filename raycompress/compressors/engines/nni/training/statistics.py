@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raycompress.compressors.engine import Choice, Course, Request
+from raycompress.compressors.engine import PruningDecision, PruningSchedule, Request
 from raycompress.compressors.engines.nni.library import load_nni
 from raycompress.compressors.engines.nni.rounding import chosen, rounded
 from raycompress.compressors.engines.nni.training.gathering import Gathering, make_pruner
@@ -23,7 +23,7 @@ _ALGORITHMS = {
 class StatisticsPruner:
     """activation_apoz_rank_filter, activation_mean_rank_filter and taylor_fo_weight_filter."""
 
-    def choose(self, request: Request) -> Choice | Course:
+    def choose(self, request: Request) -> PruningDecision | PruningSchedule:
         """Return what NNI would mask after some batches; see `raycompress.compressors.engine.Engine`."""
         request = rounded(request)
         algorithm, batches = _ALGORITHMS[request.compressor.name], batches_of(request)
@@ -32,7 +32,7 @@ class StatisticsPruner:
         optimizer_of(request)
         return _Gathered(request, Gathering(request, algorithm, batches))
 
-    def _train(self, request: Request, algorithm: str, batches: int) -> Choice:
+    def _train(self, request: Request, algorithm: str, batches: int) -> PruningDecision:
         load_nni()
         optimizer, criterion = optimizer_for_trainer(request), request.arguments.get("criterion")
         steps: list[int] = []
@@ -55,7 +55,7 @@ class StatisticsPruner:
         return chosen(request, {wrapper.name: wrapper.weight_mask for wrapper in wrappers})
 
 
-class _Gathered(Course):
+class _Gathered(PruningSchedule):
     """The channels that go once enough batches were seen."""
 
     def __init__(self, request: Request, gathering: Gathering) -> None:
@@ -66,7 +66,7 @@ class _Gathered(Course):
         """Begin to gather; nothing is removed yet."""
         self._gathering.start()
 
-    def after_step(self) -> Choice | None:
+    def after_step(self) -> PruningDecision | None:
         """Return the channels to remove, at the step after which enough was seen."""
         masks = self._gathering.after_step()
         return None if masks is None else chosen(self._request, masks)
