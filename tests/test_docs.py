@@ -5,7 +5,7 @@ import re
 
 from raycompress.cli.main import VERBS
 from raycompress.config.schema.keys import PROPOSERS
-from tests.conftest import DIGITS, REPOSITORY
+from tests.support.launching import DIGITS, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
 

@@ -10,7 +10,7 @@ import time
 from raycompress.backend.tune.trainable import room
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.conftest import REPOSITORY, number_experiment
+from tests.support.launching import REPOSITORY, number_experiment
 
 
 def test_who_is_alone_waits_for_the_others_and_lets_nobody_in():

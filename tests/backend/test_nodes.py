@@ -6,7 +6,7 @@ import sys
 
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.conftest import REPOSITORY, number_experiment
+from tests.support.launching import REPOSITORY, number_experiment
 
 SCRIPT = """
 import sys, time

@@ -10,7 +10,7 @@ import pytest
 from raycompress.errors import ExperimentError
 from raycompress.results.record import SearchRecord
 from raycompress.search.watch.relay import replay
-from tests.conftest import REPOSITORY, number_experiment
+from tests.support.launching import REPOSITORY, number_experiment
 
 SCRIPT = """
 import os, sys, time

@@ -11,7 +11,7 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.conftest import REPOSITORY, digits_experiment
+from tests.support.launching import REPOSITORY, digits_experiment
 from tests.support.s3server import BUCKET
 
 NODE = """

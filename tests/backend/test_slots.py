@@ -2,7 +2,7 @@
 
 from raycompress.backend.tune import slots
 from raycompress.config.experiment import Resources
-from tests.conftest import number_experiment
+from tests.support.launching import number_experiment
 
 SCRIPT = """
 import os, sys

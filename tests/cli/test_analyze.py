@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from tests.conftest import RESNET, command, digits_experiment, number_experiment, raycompress
+from tests.support.launching import RESNET, command, digits_experiment, number_experiment, raycompress
 
 QUICK = ("--sparsities", "0.3,0.6")
 

@@ -8,7 +8,7 @@ import pytest
 from raycompress.cli.view.live import LiveView, Progress
 from raycompress.results.journal import journal as journals
 from raycompress.results.record import SearchRecord
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 from tests.support.searches import searched, without_waiting
 
 HOUR = 3600.0

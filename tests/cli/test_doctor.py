@@ -4,7 +4,7 @@ import re
 import pytest
 
 from tests.cli.test_main import HEAVY, modules_after
-from tests.conftest import REPOSITORY, raycompress
+from tests.support.launching import REPOSITORY, raycompress
 
 LOCAL = """\
 cluster_name: mine

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import command, raycompress
+from tests.support.launching import command, raycompress
 
 
 @pytest.fixture

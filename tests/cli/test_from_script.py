@@ -21,7 +21,7 @@ from raycompress.config.recipe import Wanted, as_text, recipe
 from raycompress.config.search_space import SearchSpace
 from raycompress.model.costs import ChannelGroup, CostModel
 from raycompress.model.info import ModelInfo
-from tests.conftest import RESNET, Launched, raycompress
+from tests.support.launching import RESNET, Launched, raycompress
 from tests.support.networks import DUMMY, NETWORKS
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.conftest import DIGITS, RESNET, digits_experiment, number_experiment, raycompress
+from tests.support.launching import DIGITS, RESNET, digits_experiment, number_experiment, raycompress
 
 FRESH = """
 import json, sys

@@ -15,7 +15,7 @@ import pytest
 from rich.console import Console
 
 from raycompress.cli.view.live import Progress, _summary, _table
-from tests.conftest import command, number_experiment, raycompress
+from tests.support.launching import command, number_experiment, raycompress
 
 EPOCHS = """
 import sys, time

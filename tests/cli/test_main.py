@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from raycompress.cli.main import VERBS
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 
 HEAVY = ("ray", "torch", "tensorflow", "nni", "optuna", "pandas")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 
 OLD = """{
   "name": "old",

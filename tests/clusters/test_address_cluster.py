@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from raycompress.results.record import SearchRecord
-from tests.conftest import REPOSITORY, number_experiment
+from tests.support.launching import REPOSITORY, number_experiment
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of processes"),

@@ -15,7 +15,7 @@ from raycompress.clusters.ship.package import pack
 from raycompress.clusters.ship.wheel import make_wheel
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ClusterError, ExperimentError
-from tests.conftest import number_experiment
+from tests.support.launching import number_experiment
 
 
 @pytest.fixture

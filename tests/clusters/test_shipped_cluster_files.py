@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from raycompress.clusters.file import files
-from tests.conftest import REPOSITORY
+from tests.support.launching import REPOSITORY
 
 FILES = {path.name: path for path in sorted((REPOSITORY / "cluster").glob("*.yaml"))}
 KUBERAY = FILES["kuberay.yaml"]

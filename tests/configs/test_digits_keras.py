@@ -13,7 +13,7 @@ import pytest
 
 from raycompress.bundle import bundle
 from raycompress.states import TrialState
-from tests.conftest import REPOSITORY, Launched, digits_experiment
+from tests.support.launching import REPOSITORY, Launched, digits_experiment
 
 KERAS = REPOSITORY / "configs" / "digits_keras"
 

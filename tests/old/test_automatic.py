@@ -10,9 +10,9 @@ import raycompress as rc
 from raycompress.bundle import bundle
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.states import TrialState
-from tests.conftest import raycompress
 from tests.old.experiments.digits_net import Net
 from tests.old.harness import snapshot
+from tests.support.launching import raycompress
 
 SEARCHES = {
     "automatic_random": {"digits_model.pth", "digits_mask.pth"},

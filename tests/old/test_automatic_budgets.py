@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from raycompress.states import TrialState
-from tests.conftest import raycompress
 from tests.old.harness import snapshot
+from tests.support.launching import raycompress
 
 
 @pytest.mark.parametrize("proposer", ["hyperband", "bohb"])

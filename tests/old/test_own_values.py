@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from raycompress.states import TrialState
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 
 CONCERNING = ("compressor", "compression_framework", "compression_type", "config_list", "lr", "k")
 

@@ -6,7 +6,7 @@ import csv
 import shutil
 from pathlib import Path
 
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 
 
 def test_a_script_without_an_experiment_analyses_its_model(home: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 
 MISTAKES = {
     "a comma is missing": ('"resource": "cpu",', '"resource": "cpu"', 4, "comma"),

@@ -12,7 +12,7 @@ from raycompress.config.checks.preflight import load_checked
 from raycompress.config.objective import Objective
 from raycompress.errors import ExperimentError
 from raycompress.results.ranking import Ranking
-from tests.conftest import number_experiment
+from tests.support.launching import number_experiment
 
 OBJECTIVE = Objective.from_keys("max", {}, {"params": {"max_ratio": 0.3}}, kept=2)
 BEFORE, AFTER = {"params": 10_000, "flops": 1, "bytes": 1}, {"params": 2_000, "flops": 1, "bytes": 1}

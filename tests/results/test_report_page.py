@@ -18,8 +18,8 @@ from raycompress.results.report import lanes, page, table
 from raycompress.results.report.importance import ENOUGH, importance
 from raycompress.results.report.words import LOOKS
 from raycompress.states import TrialState
-from tests.conftest import raycompress
 from tests.support.browser import CHROMIUM, browser
+from tests.support.launching import raycompress
 from tests.support.searches import BEGAN, HOSTILE, header, searched, without_waiting
 
 with_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")

@@ -9,7 +9,7 @@ from raycompress.errors import StorageError
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 from tests.support.searches import BEGAN, header, searched, without_waiting
 
 

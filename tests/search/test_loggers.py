@@ -11,8 +11,8 @@ from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
 from raycompress.results.store import create
 from raycompress.search.watch import loggers
-from tests.conftest import digits_experiment, number_experiment, raycompress
 from tests.support import wandb_file
+from tests.support.launching import digits_experiment, number_experiment, raycompress
 
 EPOCHS = """
 import sys

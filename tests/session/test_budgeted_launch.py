@@ -12,7 +12,7 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.conftest import Launched, digits_experiment, raycompress
+from tests.support.launching import Launched, digits_experiment, raycompress
 
 RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"
 Launch = Callable[..., Launched]

@@ -3,7 +3,7 @@
 import psutil
 
 from raycompress.states import TrialState
-from tests.conftest import DIGITS, digits_experiment, number_experiment
+from tests.support.launching import DIGITS, digits_experiment, number_experiment
 
 CURVES = """
 import os, sys, time

@@ -7,7 +7,7 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.conftest import Launched, command, number_experiment, raycompress
+from tests.support.launching import Launched, command, number_experiment, raycompress
 from tests.support.small_disk import can_mount, small_disk
 
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and a namespace to mount a small disk in")

@@ -21,7 +21,7 @@ from raycompress.results.record import SearchRecord
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import NOTHING
 from raycompress.states import TrialState
-from tests.conftest import command, raycompress
+from tests.support.launching import command, raycompress
 
 TRIALS, KILLS = 16, 4
 MORE_TRIALS, MORE_KILLS = 40, 20

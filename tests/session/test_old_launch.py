@@ -5,7 +5,7 @@ import json
 import torch
 
 from raycompress.bundle import bundle
-from tests.conftest import raycompress
+from tests.support.launching import raycompress
 from tests.support.old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, TENSORFLOW
 
 AUTOMATIC = {

@@ -15,7 +15,7 @@ from raycompress.runtime.protocol import trial_config
 from raycompress.session.prepare import centre_config
 from raycompress.session.script_run import trial_template
 from raycompress.states import TrialState
-from tests.conftest import number_experiment
+from tests.support.launching import number_experiment
 from tests.support.old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, PLAIN
 from tests.support.trials import run
 

@@ -7,7 +7,7 @@ import sys
 
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.conftest import command, digits_experiment, number_experiment, raycompress
+from tests.support.launching import command, digits_experiment, number_experiment, raycompress
 
 SCRIPT = """
 import os, sys

@@ -18,8 +18,8 @@ from raycompress.results.record import SearchRecord
 from raycompress.results.s3 import segments
 from raycompress.results.s3.folder import S3Folder
 from raycompress.states import TrialState
-from tests.conftest import raycompress
 from tests.session.test_killed import Shot, begin, experiment, promote
+from tests.support.launching import raycompress
 from tests.support.s3server import BUCKET
 
 STORAGE = f"s3://{BUCKET}/killed"

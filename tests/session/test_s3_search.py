@@ -11,7 +11,7 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.conftest import command, digits_experiment, number_experiment, raycompress
+from tests.support.launching import command, digits_experiment, number_experiment, raycompress
 from tests.support.s3server import BUCKET, ENVIRONMENT
 
 STORAGE = f"s3://{BUCKET}/team/x"

@@ -13,7 +13,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.forecast.prior import Goal, Prior
 from raycompress.model.info import ModelInfo
 from raycompress.session.survey import Pace, _cache, is_opposite
-from tests.conftest import Launched, digits_experiment
+from tests.support.launching import Launched, digits_experiment
 
 RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"
 MODEL = ModelInfo((), None, (), 0, 0, 0, None)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.record import SearchRecord
-from tests.conftest import Launched, command
+from tests.support.launching import Launched, command
 
 ENTERS = shutil.which("unshare") and shutil.which("nsenter") and os.geteuid() == 0
 

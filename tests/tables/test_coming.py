@@ -6,7 +6,7 @@ import re
 
 from raycompress.cli.main import VERBS
 from raycompress.config.text.reader import read
-from tests.conftest import REPOSITORY
+from tests.support.launching import REPOSITORY
 from tests.tables.coming import PAGE, filled
 
 

@@ -21,7 +21,7 @@ from raycompress.compressors.quantization import session
 from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import BundleError, CompressionError, SpeedupError
 from raycompress.script.context import EndOfInspection
-from tests.conftest import REPOSITORY
+from tests.support.launching import REPOSITORY
 from tests.support.networks import DUMMY, MODELS, NETWORKS, digits, train, trained
 from tests.support.quantizer_table import QUANTIZERS, rows
 from tests.support.quantizing import ALL_8, FAKE, FORMS, HELD_OUT, needs_torchao, quantized, quantizer, saved

@@ -1,0 +1,71 @@
+"""Launches of experiments as a user would: each command a process of its own, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raycompress.results.record import SearchRecord
+
+REPOSITORY = Path(__file__).parent.parent.parent
+DIGITS = REPOSITORY / "configs" / "digits"
+RESNET = REPOSITORY / "configs" / "digits_resnet"
+
+
+@dataclass
+class Launched:
+    """A command that has ended."""
+
+    code: int
+    out: str
+    err: str
+    folder: Path
+
+    @property
+    def record(self) -> SearchRecord:
+        (only,) = self.folder.glob("raycompress_results/*/")
+        return SearchRecord.open(only)
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "raycompress", *map(str, words)]
+
+
+def raycompress(folder: Path, *words: str | Path, timeout: float = 240) -> Launched:
+    """Run the command line in `folder`, to its end."""
+    environment = {**os.environ, "COLUMNS": "80"}
+    done = subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, timeout=timeout, env=environment)
+    return Launched(done.returncode, done.stdout, done.stderr, folder)
+
+
+def digits_experiment(folder: Path, name: str = "auto_l1.json", home: Path = DIGITS, **changes: Any) -> Path:
+    """Write a shipped experiment into `folder`, changed; its script stays where it is."""
+    data = {**json.loads((home / name).read_text()), "workingdir": str(home), **changes}
+    path = folder / "exp.json"
+    path.write_text(json.dumps(data, indent=2))
+    return path
+
+
+def number_experiment(folder: Path, script: str, **changes: Any) -> Path:
+    """Write an experiment whose script, given here, reports numbers and compresses nothing."""
+    (folder / "script.py").write_text(script)
+    data = {
+        "name": "numbers",
+        "script": "script.py",
+        "compression": {
+            "framework": "torch",
+            "type": "pruning",
+            "compressor": "l1_filter",
+            "config_list": [{"sparsity": 0.5, "op_types": ["Conv2d"]}],
+        },
+        "baseline": False,
+        **changes,
+    }
+    path = folder / "exp.json"
+    path.write_text(json.dumps(data, indent=2))
+    return path
