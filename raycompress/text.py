@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 
-def near(name: Any, names: Iterable[str]) -> str | None:
+def closest_name(name: Any, names: Iterable[str]) -> str | None:
     """Return the one of `names` that `name` was most likely meant to be, or None."""
     if not isinstance(name, str):
         return None
@@ -23,24 +23,24 @@ def _folded(name: str) -> str:
 
 def did_you_mean(name: Any, names: Iterable[str]) -> str:
     """Return ``did you mean "..."?``, or an empty text where nothing is near."""
-    found = near(name, names)
+    found = closest_name(name, names)
     return f'did you mean "{found}"?' if found else ""
 
 
-def said(value: Any) -> str:
+def describe_value(value: Any) -> str:
     """Return what sort of value this is, in words: ``the text "10"``, ``a list``."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return json.dumps(value)
     if isinstance(value, str):
-        return f"the text {shown(value)}"
+        return f"the text {abbreviate(value)}"
     if isinstance(value, (int, float)):
         return f"the number {value}"
     return "a list" if isinstance(value, (list, tuple)) else "an object"
 
 
-def shown(value: Any) -> str:
+def abbreviate(value: Any) -> str:
     """Return `value` as JSON, cut after 40 characters."""
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 40 else text[:37] + "..."
@@ -54,7 +54,7 @@ def dotted(path: Iterable[str | int]) -> str:
     return text
 
 
-def listed(names: Iterable[str], most: int = 8) -> str:
+def join_names(names: Iterable[str], most: int = 8) -> str:
     """Return the first `most` of `names`, with commas between."""
     every = list(names)
     return ", ".join(every[:most]) + (f", ... ({len(every)} in all)" if len(every) > most else "")

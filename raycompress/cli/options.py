@@ -76,7 +76,7 @@ def experiment_argument(command: Command) -> Command:
     return click.argument("experiment", required=False)(storage_option(command))
 
 
-def say(text: str, *, err: bool = False) -> None:
+def print_text(text: str, *, err: bool = False) -> None:
     """Print words for people: whatever a script, a file or a journal put into them, no control character."""
     click.echo(printable(text, lines=True), err=err)
 

@@ -21,7 +21,7 @@ from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import text_of, where_in
 from raycompress.errors import ExperimentError, Problem
 from raycompress.model.latency_table import LATENCY
-from raycompress.text import dotted, said
+from raycompress.text import describe_value, dotted
 
 BOHB_SETTINGS = (
     *("num_samples", "min_points_in_model", "top_n_percent"),
@@ -236,7 +236,9 @@ def _understood(text: str, shown: str) -> tuple[Any, tuple[str, ...]]:
     accepted: tuple[str, ...] = ()
     if found.whole and not isinstance(found.value, dict):
         fix = 'write {"name": ...}'
-        raise ExperimentError(f"an experiment must be an object, not {said(found.value)}", where=f"{shown}:1", fix=fix)
+        raise ExperimentError(
+            f"an experiment must be an object, not {describe_value(found.value)}", where=f"{shown}:1", fix=fix
+        )
     if found.whole:
         values, findings, accepted = _checked(found.value)
         for path, what, fix in findings:

@@ -12,7 +12,7 @@ from raycompress.config.matching import ruled
 from raycompress.model.costs import ChannelGroup, CostModel
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_table import LATENCY
-from raycompress.text import listed
+from raycompress.text import join_names
 
 Config = Mapping[str, Any]
 
@@ -113,8 +113,8 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
         if len(tied) > 1 and all(name in named for name in tied):
             instead = f', or the compressor "{entry.instead}"' if entry.instead else ""
             return (
-                f"the channels of {listed(tied)} are tied, and {entry.name} chooses those of each layer by themselves, "
-                f'so that only those go which all of them choose; take "dependency_aware": true{instead}'
+                f"the channels of {join_names(tied)} are tied, and {entry.name} chooses those of each layer by "
+                f'themselves, so that only those go which all of them choose; take "dependency_aware": true{instead}'
             )
     return ""
 

@@ -14,7 +14,7 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.errors import Problem
 from raycompress.forecast.forecast import Forecast
 from raycompress.model.costs import SIZES
-from raycompress.text import listed
+from raycompress.text import join_names
 
 Sample = Mapping[str, Any]
 _HALVINGS = 40
@@ -177,4 +177,4 @@ def _untouched(projection: Projection) -> str:
     """Return which layers could be named as well, for a fix; empty where there are none."""
     named = projection.forecast.sparsities(projection.space.build(projection.space.centre())["config_list"])
     others = [group.layers[0] for group in projection.forecast.costs.groups if not set(group.layers) & set(named)]
-    return f"name more layers ({listed(others, 4)}), " if others else ""
+    return f"name more layers ({join_names(others, 4)}), " if others else ""

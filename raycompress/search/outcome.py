@@ -14,7 +14,7 @@ from raycompress.errors import BundleError, RaycompressError
 from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.protocol import Ending
 from raycompress.states import TrialState
-from raycompress.text import listed
+from raycompress.text import join_names
 
 FACTS = ("state", "cause", "values", "score", "seconds", "before", "after", "removed", "notes", "saved")
 """What the journal's event ``ended`` says beside the trial's number and its log."""
@@ -63,7 +63,7 @@ def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: f
 def _told_of(lacking: Sequence[str], values: Mapping[str, float] | None) -> str:
     if lacking[0] in MEASURED:
         return f'no model was saved whose "{lacking[0]}" could be measured: call export_model at the end of the script'
-    told = f"it reports {listed(values or ())}"
+    told = f"it reports {join_names(values or ())}"
     return f'the script reports no "{lacking[0]}", which the objectives or constraints name: {told}'
 
 

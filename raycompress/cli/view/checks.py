@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from raycompress.cli.options import say
+from raycompress.cli.options import print_text
 from raycompress.clusters.file.check import Check, Estimate, State
 from raycompress.errors import Problem
 from raycompress.text import printable
@@ -32,8 +32,8 @@ def show(checks: Sequence[Check]) -> None:
     Console(highlight=False).print(table)
     for check in checks:
         if check.problem is not None and (check.problem.where or check.problem.fix):
-            say(f"\n{check.name} {check.state}: {check.problem.what}")
-            say("\n".join(_remedy(check.problem)))
+            print_text(f"\n{check.name} {check.state}: {check.problem.what}")
+            print_text("\n".join(_remedy(check.problem)))
 
 
 def _remedy(problem: Problem) -> Iterator[str]:

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import say
+from raycompress.cli.options import print_text
 from raycompress.cli.view import goals
-from raycompress.cli.view.tables import shown as _shown
+from raycompress.cli.view.tables import display_path
 from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError
 from raycompress.search.outcome import FULL, GONE, is_outside
 
@@ -25,11 +25,11 @@ _MENDS = {FULL: "free some space", GONE: "put the script back"}
 
 def conclude(record: SearchRecord, as_json: bool = False, *, quiet: bool = False) -> None:
     """Print what a search found, unless `quiet`, and raise what kept it from its end."""
-    text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(_shown(record.folder.reference))}"
+    text = f"{summary(record)}\nnext:   raycompress best {shlex.quote(display_path(record.folder.reference))}"
     if as_json:
         click.echo(json.dumps(outcome(record), indent=2))
     elif not quiet:
-        say(text)
+        print_text(text)
     failure = _failure(record)
     if failure is not None:
         raise failure
@@ -93,7 +93,7 @@ def summary(record: SearchRecord) -> str:
     for note in (*best.notes, *([slow] if slow else [])):
         lines += ["", textwrap.fill(f"note: {note}", 79, subsequent_indent="    ")]
     if (bundle := _bundle(record)) is not None:
-        lines += ["", f"model:  {bundle if record.folder.is_remote else _shown(record.folder.best_link)}"]
+        lines += ["", f"model:  {bundle if record.folder.is_remote else display_path(record.folder.best_link)}"]
         if record.verified is not None:
             difference = record.verified["relative_difference"]
             lines.append(
@@ -106,7 +106,7 @@ def summary(record: SearchRecord) -> str:
 
 def _failure(record: SearchRecord) -> RaycompressError | None:
     detail = record.finished_detail
-    resume = f"raycompress resume {shlex.quote(_shown(record.folder.reference))}"
+    resume = f"raycompress resume {shlex.quote(display_path(record.folder.reference))}"
     if record.state == "stopped":
         kept = "the best model so far is kept" if record.best_number is not None else "the results so far are kept"
         again = "launch again" if record.header["proposer"] == "passive" else f"{resume} goes on with it"

@@ -14,7 +14,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from raycompress.cli.view.tables import duration, number, share, shown, value
+from raycompress.cli.view.tables import display_path, duration, number, share, value
 from raycompress.config.objective import FIRST, MEASURED, Objective
 from raycompress.results.journal.journal import Event
 from raycompress.results.ranking import Ranking
@@ -329,7 +329,7 @@ def _ended(event: Event, progress: Progress) -> str:
     first = progress.same_failure(event)
     if first is not None:
         return f"{done} trial {event['trial']} {event['state']} as trial {first} did"
-    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {shown(event['log'])}"
+    return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {display_path(event['log'])}"
 
 
 _SIZES = {"bytes": "size", "flops": "FLOPs", "params": "parameters", "latency_ms": "latency"}

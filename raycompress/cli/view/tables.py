@@ -35,7 +35,7 @@ def value(raw: Any) -> str:
     return f"{raw:.3g}" if isinstance(raw, float) else str(raw)
 
 
-def shown(path: Path | str) -> str:
+def display_path(path: Path | str) -> str:
     """Return a path, from the current folder if it lies in it; an address as it is."""
     if is_remote(str(path)):
         return str(path)

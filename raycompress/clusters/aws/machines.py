@@ -12,7 +12,7 @@ from botocore.validate import ParamValidator
 from raycompress.clusters.aws.account import CLUSTER_TAG, Account, Node
 from raycompress.clusters.aws.network import usable_subnets
 from raycompress.clusters.file.check import Check, State, failed, warning
-from raycompress.text import did_you_mean, listed
+from raycompress.text import did_you_mean, join_names
 
 FIND_IMAGE = (
     "aws ssm get-parameter --region {region} --query Parameter.Value --output text --name "
@@ -111,12 +111,12 @@ def _offered(account: Account, node: Node) -> Check:
         return failed(name, f"{wanted} is not offered in {account.region}", where=where, fix=fix)
     missing = [zone for zone in account.zones if zone not in zones]
     if missing:
-        what, fix = f"{wanted} is not offered in {listed(missing)}", f"availability_zone: {', '.join(zones)}"
+        what, fix = f"{wanted} is not offered in {join_names(missing)}", f"availability_zone: {', '.join(zones)}"
         where = account.cluster.where("provider", "availability_zone")
         # Ray tries one zone after the other
         tell = failed if len(missing) == len(account.zones) else warning
         return tell(name, what, where=where, fix=fix)
-    return Check(name, State.OK, f"{wanted}{', spot' if node.spot else ''}, up to {node.most}: {listed(zones)}")
+    return Check(name, State.OK, f"{wanted}{', spot' if node.spot else ''}, up to {node.most}: {join_names(zones)}")
 
 
 def _zones_of(account: Account, types: list[str]) -> list[str]:

@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from raycompress.clusters.aws.account import Account
 from raycompress.clusters.file.check import Check, State, failed, warning
 from raycompress.clusters.file.security import open_ports
-from raycompress.text import listed
+from raycompress.text import join_names
 
 _SSH = 22
 
@@ -22,10 +22,10 @@ def zones(account: Account) -> list[Check]:
     known = sorted(zone["ZoneName"] for zone in found if zone.get("State", "available") == "available")
     unknown = [zone for zone in account.zones if zone not in known]
     if unknown:
-        what = f"{account.region} has no zone {listed(unknown)}"
+        what = f"{account.region} has no zone {join_names(unknown)}"
         where = account.cluster.where("provider", "availability_zone")
-        return [failed("availability zone", what, where=where, fix=f"it has {listed(known)}")]
-    return [Check("availability zone", State.OK, listed(account.zones))]
+        return [failed("availability zone", what, where=where, fix=f"it has {join_names(known)}")]
+    return [Check("availability zone", State.OK, join_names(account.zones))]
 
 
 def subnets(account: Account) -> list[Check]:
@@ -37,7 +37,7 @@ def subnets(account: Account) -> list[Check]:
     usable = usable_subnets(account)
     if usable:
         return [*found, Check("subnet", State.OK, f"Ray picks among {len(usable)} that give public addresses")]
-    place = f"{account.region}'s {listed(account.zones)}" if account.zones else account.region
+    place = f"{account.region}'s {join_names(account.zones)}" if account.zones else account.region
     fix = "`aws ec2 create-default-vpc` makes the usual ones; or name SubnetIds in each node_config"
     where = account.cluster.where("available_node_types")
     return [*found, failed("subnet", f"no subnet of {place} gives public addresses", where=where, fix=fix)]
@@ -71,7 +71,7 @@ def _subnet(account: Account, subnet: str, where: str) -> Check:
     zone, free = found["AvailabilityZone"], found["AvailableIpAddressCount"]
     if account.zones and zone not in account.zones:
         fix = f"availability_zone: {zone}"
-        return failed(name, f"{subnet} is in {zone}, not in {listed(account.zones)}", where=where, fix=fix)
+        return failed(name, f"{subnet} is in {zone}, not in {join_names(account.zones)}", where=where, fix=fix)
     if not found["MapPublicIpOnLaunch"] and not _internal(account):
         fix = "take a public subnet; or `use_internal_ips: true` under provider, where a VPN leads into it"
         return failed(name, f"{subnet} gives no public addresses, and Ray could not reach it", where=where, fix=fix)
@@ -110,7 +110,7 @@ def _group(account: Account, group: str, where: str) -> Check:
         return failed(name, f"there is no security group {group} in {account.region}", where=where, fix=fix)
     opened = [what for rule in rules for what in open_ports(rule)]
     if opened:
-        return failed(name, f"{group}: {listed(opened)}", where=where, fix="remove the rule; SSH is enough")
+        return failed(name, f"{group}: {join_names(opened)}", where=where, fix="remove the rule; SSH is enough")
     if not any(rule.get("FromPort", 0) <= _SSH <= rule.get("ToPort", 65535) for rule in rules):
         return warning(name, f"{group} lets no SSH in", where=where, fix="allow port 22 from your own address")
     return Check(name, State.OK, "opens SSH only")

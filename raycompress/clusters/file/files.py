@@ -11,7 +11,7 @@ import yaml
 from raycompress.clusters.file import schema, security
 from raycompress.clusters.file.schema import Keys, Mistake
 from raycompress.errors import ClusterError, Problem
-from raycompress.text import did_you_mean, dotted, listed
+from raycompress.text import did_you_mean, dotted, join_names
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def find_shipped(reference: str | Path) -> Path:
     raise ClusterError(
         f'no cluster file "{reference}"',
         where=str(path.absolute().parent),
-        fix=f"{meant} " * bool(meant) + f"give a path, or the name of a shipped file: {listed(known)}",
+        fix=f"{meant} " * bool(meant) + f"give a path, or the name of a shipped file: {join_names(known)}",
     )
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from jsonschema import Draft7Validator
 
-from raycompress.text import did_you_mean, dotted, listed, said
+from raycompress.text import describe_value, did_you_mean, dotted, join_names
 
 Keys: TypeAlias = tuple[str | int, ...]
 
@@ -46,7 +46,7 @@ def mistakes(data: dict[str, Any]) -> list[Mistake]:
 def _provider(provider: dict[str, Any]) -> Iterator[Mistake]:
     kind = provider["type"]
     if kind not in _PROVIDERS:
-        fix = did_you_mean(kind, _PROVIDERS) or f"Ray has {listed(_PROVIDERS)}"
+        fix = did_you_mean(kind, _PROVIDERS) or f"Ray has {join_names(_PROVIDERS)}"
         yield Mistake(("provider", "type"), f'Ray has no provider "{kind}"', fix)
 
 
@@ -76,7 +76,7 @@ def _told(error: Any) -> Iterator[Mistake]:
             known = list(error.schema.get("properties", {}))
             for key in error.instance:
                 if key not in known:
-                    fix = did_you_mean(key, known) or f"remove it; the keys here are {listed(known, 12)}"
+                    fix = did_you_mean(key, known) or f"remove it; the keys here are {join_names(known, 12)}"
                     yield Mistake((*path, str(key)), f'unknown key "{key}"', fix)
         case "required":
             for key in error.validator_value:
@@ -87,7 +87,7 @@ def _told(error: Any) -> Iterator[Mistake]:
                 [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
             )
             wanted = " or ".join(_KINDS.get(kind, kind) for kind in kinds)
-            yield Mistake(path, f"{place} must be {wanted}, not {said(error.instance)}")
+            yield Mistake(path, f"{place} must be {wanted}, not {describe_value(error.instance)}")
         case _:
             yield Mistake(path, f"{place}: {error.message.splitlines()[0]}")
 
@@ -96,9 +96,9 @@ def _node_types(data: dict[str, Any]) -> Iterator[Mistake]:
     types: dict[str, Any] = data.get("available_node_types") or {}
     head = data.get("head_node_type")
     if types and head is None:
-        yield Mistake((), "no head_node_type", f"name one of the available_node_types: {listed(types)}")
+        yield Mistake((), "no head_node_type", f"name one of the available_node_types: {join_names(types)}")
     elif types and head not in types:
-        fix = did_you_mean(head, types) or f"there are {listed(types)}"
+        fix = did_you_mean(head, types) or f"there are {join_names(types)}"
         yield Mistake(("head_node_type",), f'no node type is named "{head}"', fix)
     for name, node_type in types.items():
         least, most = node_type.get("min_workers", 0), node_type.get("max_workers")

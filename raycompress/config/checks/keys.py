@@ -13,7 +13,7 @@ from raycompress.config.checks.objective import check_objective
 from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
-from raycompress.text import did_you_mean, dotted, listed, near
+from raycompress.text import closest_name, did_you_mean, dotted, join_names
 
 SELECTION = ("op_names", "op_types", "exclude", "expand_op_names")
 RESERVED = (
@@ -31,7 +31,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     framework = framework if framework in FRAMEWORKS else "torch"
     name = str(compression.get("compressor"))
     named = find(name, framework)
-    compressor = named or find(near(name, names(framework)) or "", framework)
+    compressor = named or find(closest_name(name, names(framework)) or "", framework)
     if compressor is not None:
         compressor = compressor.given(_dict(compression.get("arguments")))
     yield from _check_script(data)
@@ -108,7 +108,7 @@ def _check_entry(entry: Mapping[str, Any], path: JsonPath, compressor: Compresso
         return
     for key in entry:
         if key not in SELECTION and key not in compressor.keys:
-            has = f"it has {listed(compressor.keys)}" if compressor.keys else "it has none but the choice of layers"
+            has = f"it has {join_names(compressor.keys)}" if compressor.keys else "it has none but the choice of layers"
             yield Finding((*path, key), f'"{key}" is no key of {compressor.name}', f"remove it; {has}")
     for need in compressor.needs:
         either = (need,) if isinstance(need, str) else need
@@ -129,7 +129,7 @@ def _check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: Compressor
     can, (low, high) = PARTS[compressor.name], BITS[compressor.name]
     for place, part in enumerate(parts):
         if part not in can:
-            fix = f"it quantizes {listed(can)}"
+            fix = f"it quantizes {join_names(can)}"
             yield Finding((*path, "quant_types", place), f'{compressor.name} does not quantize "{part}"', fix)
     each = isinstance(bits, dict) and not is_range(bits)
     for key, value in _dict(bits).items() if each else [("", bits)]:
@@ -158,7 +158,7 @@ def _check_arguments(compression: Mapping[str, Any], compressor: CompressorEntry
     for key in arguments:
         if key not in known:
             choose = [argument.name for argument in compressor.arguments if not argument.from_script]
-            has = f"{compressor.name} takes {listed(choose)}" if choose else f"{compressor.name} takes none"
+            has = f"{compressor.name} takes {join_names(choose)}" if choose else f"{compressor.name} takes none"
             fix = did_you_mean(key, known) or f"remove it; {has}"
             yield Finding((*path, key), f'unknown argument "{key}" of {compressor.name}', fix)
         elif known[key].from_script:

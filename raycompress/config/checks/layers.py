@@ -15,7 +15,7 @@ from raycompress.config.schema.ranges import is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
 from raycompress.model.info import Layer, ModelInfo
-from raycompress.text import listed, near
+from raycompress.text import closest_name, join_names
 
 
 def check_fit(experiment: Experiment, model: ModelInfo) -> Iterator[Problem]:
@@ -75,7 +75,8 @@ class _Fit:
         present = {layer.type for layer in self.model.layers}
         absent = [kind for kind in self.entry.get("op_types", ()) if kind not in present and self._is_spare(kind)]
         if absent:
-            yield f"{self.where('op_types')}: the model has no layer of type {listed(absent)}, whose outputs stay float"
+            types = join_names(absent)
+            yield f"{self.where('op_types')}: the model has no layer of type {types}, whose outputs stay float"
         matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor)]
         if matched and not self.rules:  # a default for a type, as it were, that every layer has an exception from
             yield f"{self.where()}: the entry does nothing, since {self._taken_by(matched[0])}"
@@ -89,7 +90,7 @@ class _Fit:
             if layer.channels and low > 0 and not removable(layer.channels, low, self.round_to)
         ]
         if small:
-            shown = listed(f"{layer.name} ({layer.channels} channels)" for layer in small)
+            shown = join_names(f"{layer.name} ({layer.channels} channels)" for layer in small)
             yield f"{self.where('sparsity')}: at {low:g}, the low end, nothing is removed from {shown}"
 
     def _unknown_names(self) -> Iterator[Problem]:
@@ -100,14 +101,14 @@ class _Fit:
             where = self.where("op_names", position)
             inside = [layer for layer in layers if layer.startswith(f"{name}.")]
             if inside:
-                fix = f"name the layers in it: {listed(inside)}"
+                fix = f"name the layers in it: {join_names(inside)}"
                 yield Problem(f'"{name}" is no layer but holds {len(inside)}', where, fix)
                 continue
-            meant = near(name, layers)
+            meant = closest_name(name, layers)
             fix = f'did you mean "{meant}"? ' if meant else ""
             fitting = [layer.name for layer in layers.values() if self._works_on(layer) and self._has_matter(layer)]
             yield Problem(
-                f'the model has no layer "{name}"', where, f"{fix}the layers are {listed(fitting or layers, 12)}"
+                f'the model has no layer "{name}"', where, f"{fix}the layers are {join_names(fitting or layers, 12)}"
             )
 
     def _works_on(self, layer: Layer) -> bool:
@@ -121,10 +122,10 @@ class _Fit:
         present = list(dict.fromkeys(layer.type for layer in self.model.layers if self._has_matter(layer)))
         for position, kind in enumerate(self.entry.get("op_types", ())):
             if kind != "default" and kind not in present and not self._is_spare(kind):
-                meant = near(kind, present)
+                meant = closest_name(kind, present)
                 fix = f'did you mean "{meant}"? ' if meant else ""
                 what = f'the model has no layer of type "{kind}"'
-                yield Problem(what, self.where("op_types", position), f"{fix}the types are {listed(present, 12)}")
+                yield Problem(what, self.where("op_types", position), f"{fix}the types are {join_names(present, 12)}")
 
     def _is_spare(self, kind: str) -> bool:
         """Whether activations of a type that the model has no layer of may be named, since others are quantized."""
@@ -141,7 +142,7 @@ class _Fit:
         if not matched and not wrong:  # what is wrong by itself was told
             kinds = types_of(self.entry, self.compressor) or ()
             fix = (
-                f"none of the layers named is of type {listed(kinds)}"
+                f"none of the layers named is of type {join_names(kinds)}"
                 if "op_names" in self.entry
                 else "remove the entry"
             )
@@ -182,8 +183,8 @@ class _Fit:
             unfit += [layer for layer in self.rules if self._works_on(layer) and not layer.weight_shape]
         for kind in dict.fromkeys(layer.type for layer in unfit):
             names = [layer.name for layer in unfit if layer.type == kind]
-            takes = listed(self.compressor.layer_types) or "layers with a weight"
-            what = f"{self.compressor.name} works on {takes}, not on {kind}: {listed(names)}"
+            takes = join_names(self.compressor.layer_types) or "layers with a weight"
+            what = f"{self.compressor.name} works on {takes}, not on {kind}: {join_names(names)}"
             instead = find(self.compressor.instead, self.compressor.framework) if self.compressor.instead else None
             takes_it = instead is not None and (not instead.layer_types or kind in instead.layer_types)
             more = f'; "{self.compressor.instead}" takes {kind}' if takes_it else ""
@@ -198,7 +199,7 @@ class _Fit:
 
     def _without(self, names: Sequence[str], kind: str = "") -> str:
         if set(names) <= set(self.entry.get("op_names", ())):
-            return f"remove {listed(_quoted(names))} from op_names"
+            return f"remove {join_names(_quoted(names))} from op_names"
         if kind in self.entry.get("op_types", ()):
             return f'remove "{kind}" from op_types'
         return f'add an entry after it: {{"exclude": true, "op_names": [{", ".join(_quoted(names))}]}}'
@@ -206,7 +207,7 @@ class _Fit:
     def _output_layers(self) -> Iterator[Problem]:
         names = [layer.name for layer in self.rules if layer.name in self.model.output_layers and self._works_on(layer)]
         if names and not (self.compressor.spares_outputs and self._others()):
-            what = f"{listed(_quoted(names))} makes the model's outputs: with channels removed it would answer less"
+            what = f"{join_names(_quoted(names))} makes the model's outputs: with channels removed it would answer less"
             kind = next(layer.type for layer in self.rules if layer.name == names[0])
             yield Problem(what, self._where_of(kind, names), self._without(names))
 
@@ -226,7 +227,7 @@ class _Fit:
             done.update(tie)
             part = [name for name in tie if name not in rest]
             what = (
-                f"the channels of {listed(_quoted(part))} are tied to those of {listed(_quoted(rest))}, "
+                f"the channels of {join_names(_quoted(part))} are tied to those of {join_names(_quoted(rest))}, "
                 "which keep theirs: nothing could be removed"
             )
             entry = json.dumps({"op_names": list(tie), "expand_op_names": "dependency"})
@@ -246,7 +247,7 @@ class _Fit:
         """Layers that can lose nothing at any sparsity, since so many channels have to stay."""
         few = [layer for layer in self.rules if self._works_on(layer) and 0 < layer.channels <= self.round_to]
         if few and self.entry.get("sparsity") != 0 and self.round_to > 1:
-            shown = listed(f"{layer.name} ({layer.channels} channels)" for layer in few)
+            shown = join_names(f"{layer.name} ({layer.channels} channels)" for layer in few)
             what = f"what stays is a multiple of round_to, {self.round_to}, so that nothing can go from {shown}"
             fix = f'write a smaller "round_to" in the arguments, or {self._without([layer.name for layer in few])}'
             yield Problem(what, self.where("sparsity"), fix)
@@ -286,7 +287,7 @@ def _notes_on_ties(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
         if len({amounts[name] for name in together}) > 1:
             where = experiment.where(("compression", "config_list", entries[together[0]]))
             yield (
-                f"{where}: the channels of {listed(_quoted(together))} are tied, so that different sparsities "
+                f"{where}: the channels of {join_names(_quoted(together))} are tied, so that different sparsities "
                 'act as one; name them in one entry with "expand_op_names": "dependency"'
             )
 

@@ -13,7 +13,7 @@ from raycompress.config.schema.ranges import Finding
 from raycompress.config.text.reader import JsonPath
 from raycompress.model.costs import SIZES
 from raycompress.model.latency_table import LATENCY
-from raycompress.text import did_you_mean, listed
+from raycompress.text import did_you_mean, join_names
 
 _ALIASES = {
     **dict.fromkeys(("parameters", "n_params", "num_params", "param"), "params"),
@@ -48,7 +48,7 @@ def _check_constraint(
     metric: str, each: Mapping[str, Any], path: JsonPath, data: Mapping[str, Any]
 ) -> Iterator[Finding]:
     if not each:
-        yield Finding(path, f'nothing is said of "{metric}"', f"write one of {listed(LIMITS)}")
+        yield Finding(path, f'nothing is said of "{metric}"', f"write one of {join_names(LIMITS)}")
     relative = [limit for limit in LIMITS[2:] if limit in each]
     if relative and metric not in MEASURED:
         compares = f'"{relative[0]}" compares "{metric}" with the dense model\'s'
@@ -134,8 +134,8 @@ def check_reported(objective: Objective, script: Path, labels: tuple[str, ...]) 
         if metric and metric not in MEASURED and metric not in known:
             meant = _ALIASES.get(metric)
             fix = f'did you mean "{meant}"?' if meant else did_you_mean(metric, [*known, *MEASURED])
-            what = f'the script reports no "{metric}", and it is none of what we measure ({listed(MEASURED)})'
-            yield metric, what, fix or f"the script reports {listed(known)}"
+            what = f'the script reports no "{metric}", and it is none of what we measure ({join_names(MEASURED)})'
+            yield metric, what, fix or f"the script reports {join_names(known)}"
 
 
 def reported_names(script: Path) -> tuple[str, ...] | None:

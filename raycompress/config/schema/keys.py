@@ -24,7 +24,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core
 from raycompress.catalog import FRAMEWORKS, names
 from raycompress.config.schema.messages import findings_of
 from raycompress.config.schema.ranges import KEYS, TYPES, Finding, check_range, is_range
-from raycompress.text import did_you_mean, listed
+from raycompress.text import did_you_mean, join_names
 
 PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hyperband", "bohb", "guided", "passive")
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
@@ -124,7 +124,7 @@ class OneOf:
     def _validate(self, value: str) -> str:
         if value in self.options:
             return value
-        every = f"use one of {listed(self.options)}"
+        every = f"use one of {join_names(self.options)}"
         if value in self.refused:
             raise complaint(f'the {self.noun} "{value}" is refused: {self.refused[value]}', every)
         near = did_you_mean(value, self.options)

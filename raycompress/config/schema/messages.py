@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from raycompress.config.schema.ranges import Finding
-from raycompress.text import did_you_mean, dotted, listed, said, shown
+from raycompress.text import abbreviate, describe_value, did_you_mean, dotted, join_names
 
 _NOUNS = {
     "string": ("a text", 'write it in quotes: "..."'),
@@ -46,14 +46,14 @@ def _words(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str]:
     if kind in _BOUNDS:
         word, bound = _BOUNDS[kind]
         return (
-            f'"{key}" must be {word} {context[bound]:g}, not {shown(value)}',
+            f'"{key}" must be {word} {context[bound]:g}, not {abbreviate(value)}',
             f"write a number {word} {context[bound]:g}",
         )
     if kind in _PARTICULAR:
         return _PARTICULAR[kind](key, value, context)
     for stem, (noun, fix) in _NOUNS.items():
         if kind in (f"{stem}_type", f"{stem}_parsing", f"{stem}_from_float"):
-            return f'"{key}" must be {noun}, not {said(value)}', _rewritten(stem, value) or fix
+            return f'"{key}" must be {noun}, not {describe_value(value)}', _rewritten(stem, value) or fix
     return f'"{key}": {error["msg"]}', "see `raycompress schema`"
 
 
@@ -61,9 +61,9 @@ def _literal(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str
     options = [part.strip().strip("'") for part in context["expected"].replace(" or ", ", ").split(", ")]
     options = [option.lower() if option in ("True", "False") else option for option in options]
     if isinstance(value, str) and value.lower() in ("true", "false") and "true" in options:
-        return f'"{key}" is the text {shown(value)}', f"write {value.lower()}, without quotes"
-    return f'"{key}" must be one of {listed(options)}, not {shown(value)}', (
-        did_you_mean(value, options) or f"write one of {listed(options)}"
+        return f'"{key}" is the text {abbreviate(value)}', f"write {value.lower()}, without quotes"
+    return f'"{key}" must be one of {join_names(options)}, not {abbreviate(value)}', (
+        did_you_mean(value, options) or f"write one of {join_names(options)}"
     )
 
 

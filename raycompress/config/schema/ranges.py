@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from raycompress.config.text.reader import JsonPath
-from raycompress.text import did_you_mean, said, shown
+from raycompress.text import abbreviate, describe_value, did_you_mean
 
 TYPES = ("float", "int", "choice")
 KEYS = ("type", "range", "interval", "n", "log")
@@ -84,7 +84,9 @@ def check_range(value: Mapping[str, Any], *, only: str | None = None) -> list[Fi
     kind = value.get("type")
     if kind not in TYPES:
         near = did_you_mean(kind, TYPES)
-        what = 'a search range without "type"' if "type" not in value else f"no type of search range: {shown(kind)}"
+        what = (
+            'a search range without "type"' if "type" not in value else f"no type of search range: {abbreviate(kind)}"
+        )
         findings.append(Finding(("type",), what, near or 'write "type": "float", "int" or "choice"'))
         return findings
     if only == "int" and kind == "float":
@@ -112,7 +114,9 @@ def _unknown_key(key: str) -> Finding:
 
 def _check_choices(value: Mapping[str, Any]) -> Iterator[Finding]:
     if not isinstance(value["range"], list):
-        yield Finding(("range",), f"the range of a choice must be a list, not {said(value['range'])}", "write [...]")
+        yield Finding(
+            ("range",), f"the range of a choice must be a list, not {describe_value(value['range'])}", "write [...]"
+        )
     elif not value["range"]:
         yield Finding(("range",), "a choice of nothing", "write the values to choose from")
     for key in ("interval", "n", "log"):
@@ -123,12 +127,14 @@ def _check_choices(value: Mapping[str, Any]) -> Iterator[Finding]:
 def _check_numbers(value: Mapping[str, Any]) -> Iterator[Finding]:
     ends, kind = value["range"], value["type"]
     if not isinstance(ends, list) or len(ends) != 2:
-        found = f"a list of {len(ends)}" if isinstance(ends, list) else said(ends)
+        found = f"a list of {len(ends)}" if isinstance(ends, list) else describe_value(ends)
         yield Finding(("range",), f"a range must be [low, high], not {found}", f"write {_EXAMPLES[kind]}")
         return
     for index, end in enumerate(ends):
         if not is_number(end):
-            yield Finding(("range", index), f"the end of a range must be a number, not {said(end)}", "write a number")
+            yield Finding(
+                ("range", index), f"the end of a range must be a number, not {describe_value(end)}", "write a number"
+            )
             return
         if kind == "int" and not isinstance(end, int):
             fix = f"write {int(end)}" if end == int(end) else 'write a whole number, or "type": "float"'
@@ -152,7 +158,9 @@ def _check_reach(value: Mapping[str, Any], low: float, high: float) -> Iterator[
     far = LARGEST_WHOLE if value["type"] == "int" else _FARTHEST
     widest = max(-low, high)
     if widest > far:
-        yield Finding(("range",), f"a range may reach to {far:g}, and this one does to {shown(widest)}", "narrow it")
+        yield Finding(
+            ("range",), f"a range may reach to {far:g}, and this one does to {abbreviate(widest)}", "narrow it"
+        )
     elif value["type"] == "float" and high - low < _NARROWEST * widest:
         what = f"the range holds next to one value only: [{low}, {high}]"
         yield Finding(("range",), what, f"write {low} in place of the object, or widen it")
@@ -164,19 +172,21 @@ def _check_steps(value: Mapping[str, Any], low: float, high: float) -> Iterator[
     interval: Any = value.get("interval")
     n, log = value.get("n"), value.get("log", False)
     if not isinstance(log, bool):
-        yield Finding(("log",), f'"log" must be true or false, not {said(log)}', "write true or false, without quotes")
+        yield Finding(
+            ("log",), f'"log" must be true or false, not {describe_value(log)}', "write true or false, without quotes"
+        )
     elif log and low <= 0:
         yield Finding(("log",), f"a log range must start above 0, not at {low}", "raise the start, or remove log")
     if "interval" in value and "n" in value:
         yield Finding(("n",), '"interval" and "n" together', "keep one of the two")
     if "n" in value and not (isinstance(n, int) and not isinstance(n, bool) and 2 <= n <= LARGEST_WHOLE):
-        yield Finding(("n",), f'"n" must be a whole number from 2, not {shown(n)}', 'write "n": 5')
+        yield Finding(("n",), f'"n" must be a whole number from 2, not {abbreviate(n)}', 'write "n": 5')
     if "interval" not in value:
         return
     whole = value["type"] == "int"
     if not is_number(interval) or (whole and not isinstance(interval, int)) or not 0 < interval <= high - low:
         kind = "a whole number" if whole else "a number"
-        what = f'"interval" must be {kind} above 0, at most {high - low:g}, not {shown(interval)}'
+        what = f'"interval" must be {kind} above 0, at most {high - low:g}, not {abbreviate(interval)}'
         yield Finding(("interval",), what, f'write "interval": {1 if whole else round((high - low) / 4, 6):g}')
     elif (high - low) / interval > LARGEST_WHOLE:
         yield Finding(

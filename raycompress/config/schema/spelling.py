@@ -23,7 +23,7 @@ from raycompress.config.schema.keys import (
 from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
 from raycompress.config.schema.ranges import Finding, Note, is_range
 from raycompress.config.text.reader import JsonPath
-from raycompress.text import dotted, listed, near
+from raycompress.text import closest_name, dotted, join_names
 
 _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
     ExperimentKeys: {
@@ -117,13 +117,13 @@ def _known_key(key: str, data: Mapping[str, Any], model: type[Keys], path: JsonP
         spelled.notes.append(Note(where, what))
         return None
     home = next((dotted(place) for place, names_there in homes() if key in names_there), None)
-    meant = near(key, known) if home is None else None
+    meant = closest_name(key, known) if home is None else None
     if home is not None:
         fix = f'it belongs in "{home}"' if home else "it belongs at the top of the file"
     elif meant is not None:
         fix = f'did you mean "{meant}"?'
     else:
-        fix = f"remove it; the keys here are {listed(known, 20)}"
+        fix = f"remove it; the keys here are {join_names(known, 20)}"
     spelled.findings.append(Finding(where, f'unknown key "{key}"', fix))
     return meant if meant not in data else None
 
@@ -132,11 +132,11 @@ def _range_keys(value: Any, path: JsonPath, spelled: Spelled) -> Any:
     """Spell the keys of search ranges inside an entry's value."""
     if not isinstance(value, dict):
         return value
-    if not any(near(key, ("type", "range")) for key in value):
+    if not any(closest_name(key, ("type", "range")) for key in value):
         return {key: _range_keys(inner, (*path, key), spelled) for key, inner in value.items()}
     found: dict[str, Any] = {}
     for key, inner in value.items():
-        meant = key if key in RANGE_KEYS else near(key, RANGE_KEYS)
+        meant = key if key in RANGE_KEYS else closest_name(key, RANGE_KEYS)
         if meant is None or meant == key or meant in value:
             found[key] = inner
             continue

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import json_option, say
+from raycompress.cli.options import json_option, print_text
 from raycompress.errors import ExperimentError, StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def migrate(file: Path, write: bool, as_json: bool) -> int:
     if as_json:
         click.echo(json.dumps(_data(migration, original), indent=2))
     else:
-        say(text_of(migration, original))
+        print_text(text_of(migration, original))
     return ExperimentError.exit_code if migration.slips and not write else 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import json_option, say
+from raycompress.cli.options import json_option, print_text
 from raycompress.errors import StorageError
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def show(experiment: Experiment, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
-        say(_text(facts))
+        print_text(_text(facts))
 
 
 def _facts(ready: Prepared) -> dict[str, Any]:

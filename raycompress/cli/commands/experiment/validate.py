@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import say
+from raycompress.cli.options import print_text
 from raycompress.errors import ExperimentError, MissingDependencyError, RaycompressError
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ def validate(file: str, as_json: bool) -> int:
         click.echo(json.dumps({"valid": True, **found}, indent=2))
         return 0
     for note in experiment.accepted:
-        say(f"note: {note}", err=True)
-    say(f"{file}: {_in_words(found)}")
+        print_text(f"note: {note}", err=True)
+    print_text(f"{file}: {_in_words(found)}")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from raycompress.cli.commands.machine.cluster_init import init
-from raycompress.cli.options import DEFAULT_STORAGE, json_option, say
+from raycompress.cli.options import DEFAULT_STORAGE, json_option, print_text
 
 if TYPE_CHECKING:
     from raycompress.clusters.file.files import ClusterFile
@@ -70,7 +70,7 @@ def policy(provider: str, file: str, storage: str | None, account: str | None) -
     loaded = _of_aws(file)
     bucket, _, prefix = (storage or "s3://YOUR-BUCKET").removeprefix("s3://").partition("/")
     if storage is None:
-        say("note: write your bucket for YOUR-BUCKET, or give --storage s3://bucket/prefix", err=True)
+        print_text("note: write your bucket for YOUR-BUCKET, or give --storage s3://bucket/prefix", err=True)
     asked = Account(loaded)
     number = account or _account_number(asked)
     head = loaded.data["available_node_types"][loaded.data["head_node_type"]]["node_config"]
@@ -95,7 +95,7 @@ def _account_number(account: Any) -> str:
     try:
         return str(account.client("sts").get_caller_identity()["Account"])
     except (BotoCoreError, ClientError) as error:
-        say(f"note: AWS does not tell your account's number ({error}); write it for YOUR-ACCOUNT", err=True)
+        print_text(f"note: AWS does not tell your account's number ({error}); write it for YOUR-ACCOUNT", err=True)
         return "YOUR-ACCOUNT"
 
 
@@ -116,7 +116,7 @@ def status(file: str, as_json: bool) -> None:
         data = {"cluster": running.file.name, "expected": expected, "nodes": nodes, "status": said}
         click.echo(json.dumps(data, indent=2))
         return
-    say(f"{running.file.name}: {len(nodes)} of {expected} nodes have joined: {', '.join(nodes)}\n\n{said}")
+    print_text(f"{running.file.name}: {len(nodes)} of {expected} nodes have joined: {', '.join(nodes)}\n\n{said}")
 
 
 @cluster.command()
@@ -125,8 +125,8 @@ def down(file: str) -> None:
     """Take the cluster of FILE down, and make sure that nothing of it is left."""
     running = _running(file)
     for note in running.down():
-        say(f"note: {note}", err=True)
-    say("the cluster is down", err=True)
+        print_text(f"note: {note}", err=True)
+    print_text("the cluster is down", err=True)
 
 
 @cluster.command()
@@ -141,7 +141,7 @@ def dashboard(file: str) -> None:
     head = launcher.head()
     with tunnel(launcher.ssh, head, PORT) as opened:
         click.echo(f"http://127.0.0.1:{opened.port}")
-        say(f"its token: cat {launcher.home.token()}\nCtrl-C closes the tunnel", err=True)
+        print_text(f"its token: cat {launcher.home.token()}\nCtrl-C closes the tunnel", err=True)
         try:
             while opened.is_open:
                 time.sleep(_PROBE_S)

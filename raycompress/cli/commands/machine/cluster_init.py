@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import say
+from raycompress.cli.options import print_text
 from raycompress.errors import StorageError, UsageError
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ def init(name: str | None, output: Path | None, given: tuple[str, ...]) -> None:
     _write(output, filled)
     click.echo(str(output))
     for number, line in template.still_to_edit(filled):
-        say(f"to edit:  {output}:{number}  {line}", err=True)
+        print_text(f"to edit:  {output}:{number}  {line}", err=True)
     next_step = f"kubectl apply -f {output}" if source.stem == "kuberay" else f"raycompress cluster check {output}"
-    say(f"next:     {next_step}", err=True)
+    print_text(f"next:     {next_step}", err=True)
 
 
 def _about(path: Path) -> str:
@@ -59,13 +59,13 @@ def _about(path: Path) -> str:
 
 
 def _given(given: tuple[str, ...], blanks: dict[str, Blank], name: str) -> dict[str, str]:
-    from raycompress.text import did_you_mean, listed
+    from raycompress.text import did_you_mean, join_names
 
     values = {}
     for pair in given:
         what, equals, value = pair.partition("=")
         if what not in blanks:
-            fix = did_you_mean(what, blanks) or f"there are {listed(blanks, 12)}"
+            fix = did_you_mean(what, blanks) or f"there are {join_names(blanks, 12)}"
             raise UsageError(f'of {name} nothing is called "{what}"', where=f"--set {pair}", fix=fix)
         if not equals or not value or (blanks[what].kind == "count" and not value.isdecimal()):
             fix = f"--set {what}={'2' if blanks[what].kind == 'count' else '...'}"
@@ -106,7 +106,7 @@ def _image(blanks: dict[str, Blank], text: str, known: dict[str, str]) -> dict[s
     try:
         found = newest_image(known.get("region") or template.value_of(text, blanks["region"]))
     except (BotoCoreError, ClientError, ResponseParserError) as error:
-        say(f"note: AWS could not be asked for the newest image: {error}", err=True)
+        print_text(f"note: AWS could not be asked for the newest image: {error}", err=True)
         return {}
     return {} if found is None else {"image": found}
 

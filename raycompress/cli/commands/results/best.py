@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import experiment_argument, json_option, open_record, say
+from raycompress.cli.options import experiment_argument, json_option, open_record, print_text
 from raycompress.errors import BundleError, NoValidTrialError
 
 if TYPE_CHECKING:
@@ -34,11 +34,11 @@ def best(experiment: str | None, storage: Storage, verify: bool, as_json: bool) 
     if as_json:
         click.echo(json.dumps(outcome(record), indent=2))
         return
-    say(summary(record))
+    print_text(summary(record))
     if record.folder.is_remote and record.best_number is not None:
-        say(f"fetch:  raycompress fetch {record.folder.reference}")
+        print_text(f"fetch:  raycompress fetch {record.folder.reference}")
     elif record.best_number is not None:
-        say(f"load:   raycompress.load({str(record.folder.best_link)!r}, YourModel())")
+        print_text(f"load:   raycompress.load({str(record.folder.best_link)!r}, YourModel())")
 
 
 def _verify(record: SearchRecord) -> dict[str, Any]:

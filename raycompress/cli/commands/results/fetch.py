@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import experiment_argument, json_option, open_record, say
+from raycompress.cli.options import experiment_argument, json_option, open_record, print_text
 from raycompress.disk import translate_os_errors
 from raycompress.errors import NoValidTrialError, UsageError
-from raycompress.text import listed
+from raycompress.text import join_names
 
 if TYPE_CHECKING:
     from raycompress.config.places import Storage
@@ -28,7 +28,7 @@ def fetch(experiment: str | None, storage: Storage, number: int | None, to: Path
     """Download the best model of EXPERIMENT, or that of a trial, compare its hashes, and say where it is."""
     from raycompress.bundle import bundle
     from raycompress.cli.commands.search.on_cluster import bring_here
-    from raycompress.cli.view.tables import shown
+    from raycompress.cli.view.tables import display_path
 
     record = bring_here(open_record(experiment, storage))
     if to is not None and to.exists():
@@ -43,10 +43,12 @@ def fetch(experiment: str | None, storage: Storage, number: int | None, to: Path
     if as_json:
         click.echo(json.dumps({"experiment": record.id, "trial": trial, "bundle": str(place.resolve())}, indent=2))
         return
-    say(f"model:  {shown(place)}\n        of trial {trial}; every file has the hash that it was saved with")
-    say(f"load:   raycompress.load({str(place.resolve())!r}, YourModel())")
+    print_text(
+        f"model:  {display_path(place)}\n        of trial {trial}; every file has the hash that it was saved with"
+    )
+    print_text(f"load:   raycompress.load({str(place.resolve())!r}, YourModel())")
     if others := [one for one in record.kept if one != trial]:
-        say(f"kept as well: {listed(map(str, others))}; `--trial {others[0]}` fetches that one's")
+        print_text(f"kept as well: {join_names(map(str, others))}; `--trial {others[0]}` fetches that one's")
 
 
 def _wanted(record: SearchRecord, number: int | None) -> int:
@@ -64,6 +66,6 @@ def _wanted(record: SearchRecord, number: int | None) -> int:
         return record.best_number
     if number not in record.kept:
         what = f"no model of trial {number} is kept"
-        fix = f"those of {listed(map(str, record.kept))} are" if record.kept else fix
+        fix = f"those of {join_names(map(str, record.kept))} are" if record.kept else fix
         raise NoValidTrialError(what, where=record.folder.reference, fix=fix)
     return number

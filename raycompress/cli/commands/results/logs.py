@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import click
 
-from raycompress.cli.options import experiment_argument, open_record, say
+from raycompress.cli.options import experiment_argument, open_record, print_text
 from raycompress.errors import UsageError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def logs(experiment: str | None, storage: Storage, trial: int | None, follow: bo
         numbers = f"0 to {max(record.records)}" if record.records else "none so far"
         raise UsageError(f"no trial {trial}", where=record.folder.reference, fix=f"its trials: {numbers}")
     log = record.folder.fetch_log(trial)
-    say(f"trial {trial}, {record.records[trial].state}: {record.folder.place(log)}", err=True)
+    print_text(f"trial {trial}, {record.records[trial].state}: {record.folder.place(log)}", err=True)
     if log.exists():
         with log.open("rb") as file:
             _show(file)
@@ -50,4 +50,4 @@ def _show(log: BinaryIO) -> None:
         return
     for line in log:
         text = _COLOURS.sub("", line.decode(errors="replace"))
-        say(text.rstrip("\r\n").replace("\r", "\n"))
+        print_text(text.rstrip("\r\n").replace("\r", "\n"))

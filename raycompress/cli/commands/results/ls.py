@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import json_option, say, storage_option
+from raycompress.cli.options import json_option, print_text, storage_option
 from raycompress.errors import StorageError
 
 if TYPE_CHECKING:
@@ -45,11 +45,11 @@ def ls(storage: Storage, as_json: bool) -> None:
         click.echo(json.dumps(rows, indent=2))
         return
     if not records:
-        say(f"no experiment in {storage}", err=True)
+        print_text(f"no experiment in {storage}", err=True)
         return
     table = [("experiment", "state", "trials", "best", "started")]
     for record in records:
         best = record.best.score if record.best is not None else None
         started = time.strftime("%Y-%m-%d %H:%M", time.localtime(record.header["t"]))
         table.append((record.id, record.state, str(len(record.searched)), number(best), started))
-    say(columns(table, indent=0, left=(0, 1, 4)))
+    print_text(columns(table, indent=0, left=(0, 1, 4)))

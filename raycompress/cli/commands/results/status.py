@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.options import experiment_argument, json_option, open_record, say
+from raycompress.cli.options import experiment_argument, json_option, open_record, print_text
 
 if TYPE_CHECKING:
     from raycompress.config.places import Storage
@@ -33,7 +33,7 @@ def _show(record: SearchRecord, as_json: bool) -> None:
         trials = [_as_json(trial) for _, trial in sorted(record.records.items())]
         click.echo(json.dumps({"id": record.id, "state": record.state, "trials": trials}, indent=2))
         return
-    say(_text(record))
+    print_text(_text(record))
 
 
 def _as_json(trial: TrialRecord) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import json_option, say
+from raycompress.cli.options import json_option, print_text
 from raycompress.errors import StorageError, UsageError
 from raycompress.text import printable
 
@@ -68,7 +68,7 @@ def analyze(
     if as_json:
         click.echo(json.dumps({**analysis.to_json(), "files": [str(path) for path in files]}, indent=2))
     else:
-        say(text(analysis, experiment.name) + "\n\nfiles:  " + "\n        ".join(map(str, files)))
+        print_text(text(analysis, experiment.name) + "\n\nfiles:  " + "\n        ".join(map(str, files)))
 
 
 class AnalysisView:

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from raycompress.cli.options import say
-from raycompress.cli.view.tables import shown
+from raycompress.cli.options import print_text
+from raycompress.cli.view.tables import display_path
 from raycompress.config.places import is_file, is_folder
 from raycompress.errors import ExperimentError, ScriptError, UsageError
-from raycompress.text import did_you_mean, listed
+from raycompress.text import did_you_mean, join_names
 
 if TYPE_CHECKING:
     from raycompress.config.experiment import Experiment
@@ -136,7 +136,7 @@ def experiment_of(script: Path, asked: Asked) -> Path:
     text = as_text(data) + "\n"
     _check_reachable(text, file, model, costs, wanted)
     _write(file, text)
-    say(text, err=True)
+    print_text(text, err=True)
     return file
 
 
@@ -184,14 +184,16 @@ def _wanted(script: Path, asked: Asked) -> Wanted:
     reported = reported_names(script)
     metric = asked.metric or (reported[0] if reported else None)
     if reported and metric not in reported:
-        fix = did_you_mean(metric, reported) or f"the script reports {listed(reported)}"
+        fix = did_you_mean(metric, reported) or f"the script reports {join_names(reported)}"
         raise UsageError(f'the script reports no "{metric}"', where="--metric", fix=fix)
     if metric is None and asked.max_drop is not None:
         fix = "let the script name its numbers, as in rc.report(accuracy=...), or say which it is: --metric NAME"
         raise UsageError("how the script calls its metric cannot be read off its text", where="--max-drop", fix=fix)
     if reported and len(reported) > 1 and asked.metric is None:
-        others = listed(reported[1:])
-        say(f'note: the metric is "{metric}", which the script reports first; others (--metric): {others}', err=True)
+        others = join_names(reported[1:])
+        print_text(
+            f'note: the metric is "{metric}", which the script reports first; others (--metric): {others}', err=True
+        )
     return Wanted(
         asked.ratios, metric, "min" if asked.minimize else "max", asked.max_drop, asked.trials or Wanted.trials
     )
@@ -256,7 +258,10 @@ def _write(file: Path, text: str) -> None:
         )
     if before is None:
         write_whole(file, text)
-    say(f"written to {shown(file)}:" if before is None else f"{shown(file)} says the same already:", err=True)
+    print_text(
+        f"written to {display_path(file)}:" if before is None else f"{display_path(file)} says the same already:",
+        err=True,
+    )
 
 
 def _not_torch(script: Path) -> ScriptError:

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from raycompress.cli.options import DEFAULT_STORAGE, say
-from raycompress.cli.view.tables import shown
+from raycompress.cli.options import DEFAULT_STORAGE, print_text
+from raycompress.cli.view.tables import display_path
 from raycompress.errors import ClusterError, ExperimentError, UsageError
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def resume_on_cluster(
 
     record = SearchRecord(folder)
     if record.finished == "complete" and n_samples is None:
-        say(f"all {record.header['n_trials']} trials have ended; --n-samples adds some", err=True)
+        print_text(f"all {record.header['n_trials']} trials have ended; --n-samples adds some", err=True)
         return
     file = file or Path(record.header["file"])
     if not file.is_file():
@@ -127,7 +127,7 @@ def brought_up_to_date(folder: ExperimentFolder) -> Iterator[ExperimentFolder]:
                 search = stack.enter_context(reached(folder))
                 stack.enter_context(search.held())
             except ClusterError as error:
-                say(f"note: the cluster cannot be asked, so this is what was known last\n{error}", err=True)
+                print_text(f"note: the cluster cannot be asked, so this is what was known last\n{error}", err=True)
         yield folder
 
 
@@ -153,7 +153,9 @@ def follow_on_cluster(folder: ExperimentFolder) -> None:
             view.phase("fetching the results")
             record = search.fetch()
         if search.cluster.is_ours and not search.submitted.keep:
-            say(f"the cluster is still up: raycompress cluster down {shlex.quote(search.cluster.name)}", err=True)
+            print_text(
+                f"the cluster is still up: raycompress cluster down {shlex.quote(search.cluster.name)}", err=True
+            )
     conclude(record, quiet=follower.error is not None)
     if follower.error is not None:
         raise follower.error
@@ -177,14 +179,14 @@ def _agree(experiment: Experiment, cluster: Cluster, storage: str, package: Pack
 
     lines = [
         f"search:   {experiment.name}, {experiment.proposer}, {experiment.n_parallel} trials at a time",
-        f"sends:    {package.n_files} files, {in_megabytes(package.size)}, from {shown(experiment.workingdir)}",
-        f"results:  {storage}; a copy in {shown(Path(DEFAULT_STORAGE))}",
+        f"sends:    {package.n_files} files, {in_megabytes(package.size)}, from {display_path(experiment.workingdir)}",
+        f"results:  {storage}; a copy in {display_path(Path(DEFAULT_STORAGE))}",
         f"cluster:  {cluster.name}",
     ]
     if cluster.is_ours:
         lines.append(f"costs:    {_price(cluster, storage, options.max_cost)}")
         lines.append("after it: " + ("the cluster stays up" if options.keep else "the cluster is torn down"))
-    say("\n".join(lines), err=True)
+    print_text("\n".join(lines), err=True)
     if options.dry_run or options.yes or not cluster.is_ours:
         return
     if not sys.stdin.isatty():
@@ -203,7 +205,7 @@ def _price(cluster: Cluster, storage: str, limit: float | None) -> str:
     assert isinstance(cluster, FileCluster)
     found = cloud.checks(cluster.file, storage)
     for check in found:
-        say(f"{check.state:>11}  {check.name}: {check.detail}", err=True)
+        print_text(f"{check.state:>11}  {check.name}: {check.detail}", err=True)
     problems = [check.problem for check in found if check.state == "failed" and check.problem is not None]
     if problems:
         raise ClusterError.of(problems)
@@ -244,9 +246,9 @@ def _leaves_it_running(view: object) -> bool:
 
 def _come_back(outcome: Outcome, cluster: Cluster) -> None:
     """Print the commands for a search that was left running."""
-    name = shlex.quote(shown(outcome.folder.root))
+    name = shlex.quote(display_path(outcome.folder.root))
     rows = [("status", name), ("logs", f"--follow {name}"), ("stop", name), ("fetch", name)]
     lines = [f"raycompress {verb} {rest}" for verb, rest in rows]
     if cluster.is_ours:
         lines.append(f"raycompress cluster down {shlex.quote(cluster.name)}")
-    say("the search runs on without this command; to come back to it:\n  " + "\n  ".join(lines))
+    print_text("the search runs on without this command; to come back to it:\n  " + "\n  ".join(lines))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from raycompress.cli.options import experiment_argument, open_record, say
+from raycompress.cli.options import experiment_argument, open_record, print_text
 
 
 @click.command()
@@ -22,4 +22,4 @@ def stop(experiment: str | None, storage: Path) -> None:
         if not folder.is_written():  # by one that follows it
             with LiveView() as view:
                 search.bring_up_to_date(view)
-    say("stopped; `raycompress fetch` brings its results here", err=True)
+    print_text("stopped; `raycompress fetch` brings its results here", err=True)
