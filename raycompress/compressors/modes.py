@@ -18,9 +18,9 @@ from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
-from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
 from raycompress.model.info import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial

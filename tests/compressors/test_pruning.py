@@ -12,7 +12,7 @@ from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, SpeedupError
 from tests.support.networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, train, trained
 

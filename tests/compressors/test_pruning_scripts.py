@@ -19,7 +19,7 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.structure.slicing import relative_difference
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import CompressionError
 from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
 

@@ -8,7 +8,7 @@ import pytest
 
 import raycompress as rc
 from raycompress.bundle import bundle
-from raycompress.compressors.structure.slicing import relative_difference
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.states import TrialState
 from tests.old.experiments.digits_net import Net
 from tests.old.harness import snapshot

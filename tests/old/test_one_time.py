@@ -12,7 +12,7 @@ from torch import nn
 
 import raycompress
 from raycompress.bundle import bundle
-from raycompress.compressors.structure.slicing import relative_difference
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.states import TrialState
 from tests.old.conftest import EXPERIMENTS
 from tests.old.experiments.digits_net import Net, NetBN

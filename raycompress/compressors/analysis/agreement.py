@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.structure.slicing import relative_difference
+from raycompress.compressors.measure.difference import relative_difference
 
 
 class Agreement:

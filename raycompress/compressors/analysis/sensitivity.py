@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
+from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.analysis.units import METHODS, Masks, Unit
@@ -114,7 +115,7 @@ def _curve(
 ) -> Curve:
     known = {0: dense}
     counts, values = [], []
-    for masks in unit.masks([int(unit.size * share + 1e-9) for share in shares]):
+    for masks in unit.masks([removed_count(unit.size, share) for share in shares]):
         tell.next(unit.layers[0])
         if masks.size not in known:
             known[masks.size] = measure(masks)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.keras.base import ActiveCompressor
 from raycompress.compressors.keras.export import Saved
 from raycompress.compressors.keras.inputs import KerasExample
@@ -50,14 +51,14 @@ class KerasLevel(ActiveCompressor):
 
 
 def keep_largest(weight: Array, target: Target, name: str) -> Array:
-    """Return a bool array: False for the ``int(size * sparsity)`` weights of smallest magnitude.
+    """Return a bool array: False for the weights of smallest magnitude.
 
     Raises
     ------
     CompressionError
         That is none of them.
     """
-    count = int(weight.size * target.sparsity)
+    count = removed_count(weight.size, target.sparsity)
     if count == 0:
         raise CompressionError(
             f'{target.sparsity:g} of the {weight.size} weights of "{name}" is less than one: nothing goes',

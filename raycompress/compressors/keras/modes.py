@@ -6,14 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from raycompress.bundle import bundle
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.base import KerasCompressor, build, check_asked, example_of
 from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_example
 from raycompress.compressors.keras.layers import arrays_of, layers_of, own_variables
 from raycompress.compressors.keras.loading import load_into, reference
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import UsageError
 from raycompress.model.info import Layer, ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
@@ -132,15 +131,3 @@ def compare(model: Any, folder: Path) -> dict[str, Any]:
         "before": {**sizes, **times[0].to_json()},
         "after": {**sizes, "bytes": manifest.after.bytes, **times[1].to_json()},
     }
-
-
-def relative_difference(expected: list[Any], found: list[Any]) -> float:
-    """Return the largest difference of outputs, relative to the largest output; infinite where their shapes differ."""
-    if [array.shape for array in expected] != [array.shape for array in found]:
-        return float("inf")
-    scale = max([float(np.max(np.abs(array), initial=0.0)) for array in expected], default=0.0)
-    differences = [
-        float(np.max(np.abs(one.astype(np.float64) - other.astype(np.float64)), initial=0.0))
-        for one, other in zip(expected, found, strict=True)
-    ]
-    return max(differences, default=0.0) / max(scale, 1e-12)

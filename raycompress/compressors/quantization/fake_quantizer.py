@@ -11,6 +11,7 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors.create import Setup
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import fake_quant, int8, session
 from raycompress.compressors.quantization.fake_quant import Activations, FakeQuant
 from raycompress.compressors.quantization.nni import Learnt, NniQuantization
@@ -26,7 +27,6 @@ from raycompress.compressors.quantization.quantizer import (
 from raycompress.compressors.quantization.targets import bits_of, parts_of, refuse_tied
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, MissingDependencyError, SpeedupError
 
 FOLDED_TOLERANCE = 0.05

@@ -18,6 +18,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.create import Setup
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.measure.sizes import Sizes
 from raycompress.compressors.quantization import session
 from raycompress.compressors.quantization.calibration import Capture, check_fits, from_data, part
@@ -27,7 +28,6 @@ from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
-from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError
 from raycompress.script import context
 

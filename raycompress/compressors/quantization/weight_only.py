@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.extras import load_extra
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
 from raycompress.compressors.quantization.quantizer import (
     Quantized,
@@ -26,7 +27,6 @@ from raycompress.compressors.quantization.quantizer import (
 from raycompress.compressors.quantization.targets import refuse_tied, refuse_types
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, MissingDependencyError
 
 

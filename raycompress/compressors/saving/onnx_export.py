@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.extras import load_extra
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError
 
 OPSET = 17

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,8 +10,10 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.catalog import CompressorEntry
+from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import DeferredDecision, PruningDecision
 from raycompress.compressors.masking import masked_calls
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.structure.coupling import Removal, settle
 from raycompress.compressors.structure.graph import ChannelGraph, Sliced, clean_copy
 from raycompress.compressors.structure.plan import (
@@ -26,9 +27,6 @@ from raycompress.compressors.structure.plan import (
 )
 from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError, SpeedupError
-
-TOLERANCE = 1e-4
-"""Largest relative difference between the outputs of the masked and the sliced model, in float32."""
 
 _SEEDS = (1, 2)
 
@@ -150,7 +148,7 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
         compressor,
     )
     # as many as will go: a GroupNorm takes certain numbers of channels only
-    some = {name: max(1, int(targets[name].sparsity * len(channels))) for name, channels in every.items()}
+    some = {name: max(1, removed_count(len(channels), targets[name].sparsity)) for name, channels in every.items()}
     one = {name: every[name][:count] for name, count in some.items() if len(every[name]) > 1}
     make(model, example, PruningDecision(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
 
@@ -197,25 +195,6 @@ def prove(masked: nn.Module, small: nn.Module, example: Example) -> float:
             )
         worst = max(worst, difference)
     return worst
-
-
-def relative_difference(expected: list[Tensor], got: list[Tensor]) -> float:
-    """Return the norm of the difference over the norm of `expected`, all tensors together, in float64.
-
-    Infinite where the shapes differ, NaN where either holds one. An infinity that both hold is no difference.
-    """
-    if [tensor.shape for tensor in expected] != [tensor.shape for tensor in got]:
-        return math.inf
-    difference = norm = 0.0
-    for one, other in zip(expected, got, strict=True):
-        one, other = one.detach().double().cpu(), other.detach().double().cpu()
-        both = (one == other) & one.isinf()
-        one, other = one.masked_fill(both, 0), other.masked_fill(both, 0)
-        difference += float((one - other).square().sum())
-        norm += float(one.square().sum())
-    if norm == 0.0:
-        return 0.0 if difference == 0.0 else math.inf
-    return math.sqrt(difference / norm)
 
 
 def _changes(model: nn.Module, small: nn.Module, tensors: Mapping[tuple[str, str], Sliced]) -> dict[str, ModulePlan]:

@@ -27,9 +27,9 @@ from raycompress.compressors.engines.nni.searching.amc_environment import Enviro
 from raycompress.compressors.engines.nni.searching.prunable import TiedChannels
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError, UsageError
 from tests.support.networks import CONVOLUTIONS, DUMMY, Mlp, ResNet, digits, train, trained
 

@@ -18,7 +18,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.engines.nni.library import load_nni
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
 from tests.support.networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, digits, train, trained
 

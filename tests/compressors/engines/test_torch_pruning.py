@@ -20,7 +20,7 @@ from raycompress.catalog import find
 from raycompress.catalog.rounding import removable
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
 from tests.support.networks import DUMMY, NETWORKS, Mlp, ResNet, digits, train, trained
 

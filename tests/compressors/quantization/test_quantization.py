@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from raycompress import create_compressor, load
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.modes import compare
 from raycompress.compressors.quantization import session
-from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import BundleError, CompressionError, SpeedupError
 from raycompress.script.context import EndOfInspection
 from tests.support.launching import REPOSITORY
@@ -76,7 +76,7 @@ def test_a_bundle_of_each_form_loads_in_a_fresh_process(tmp_path: Path) -> None:
         "from tests.support.networks import Cnn\n"
         "from raycompress import load\n"
         "from raycompress.bundle import bundle\n"
-        "from raycompress.compressors.structure.slicing import relative_difference\n"
+        "from raycompress.compressors.measure.difference import relative_difference\n"
         "for folder in map(Path, sys.argv[2:]):\n"
         "    example, outputs = bundle.reference(folder)\n"
         "    print(relative_difference(outputs, example.outputs(load(folder, Cnn()))))\n"

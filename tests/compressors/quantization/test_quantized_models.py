@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from raycompress import load
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.quantization.calibration import from_data
-from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import BundleError, CompressionError, ExperimentError
 from tests.support.networks import DUMMY, MODELS, NETWORKS
 from tests.support.quantizing import needs_torchao, quantized, quantizer, saved

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from raycompress import load
 from raycompress.bundle import bundle
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.quantization.calibration import SAMPLES, batch_size, from_data
-from raycompress.compressors.structure.slicing import relative_difference
 from raycompress.errors import CompressionError, ExperimentError, MissingDependencyError
 from tests.support.networks import DUMMY, MODELS, trained
 from tests.support.quantizing import ALL_8, HELD_OUT, needs_torchao, quantized, quantizer, saved

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import SpeedupError
 from tests.support.networks import DUMMY, Vit, train, trained
 

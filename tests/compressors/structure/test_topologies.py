@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError
 from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn
 

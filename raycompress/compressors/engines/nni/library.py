@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import Request
 from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError, RaycompressError
@@ -122,7 +123,9 @@ def aware_options(request: Request) -> dict[str, Any]:
 def asked_of(request: Request) -> dict[str, int]:
     """Return how many channels each layer is to lose."""
     modules = dict(request.model.named_modules())
-    return {name: int(target.sparsity * channels_of(modules[name])) for name, target in request.targets.items()}
+    return {
+        name: removed_count(channels_of(modules[name]), target.sparsity) for name, target in request.targets.items()
+    }
 
 
 def masks_of(pruner: Any) -> dict[str, Tensor]:

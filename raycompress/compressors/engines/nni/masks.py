@@ -87,7 +87,7 @@ def _slim(request: Request, model: nn.Module, configs: Mapping[str, dict[str, An
         members = [name for name in configs if request.targets[name].entry == entry]
         config = {**configs[members[0]], "op_names": members}
         total = sum(weight.numel() for name in members for weight in [model.get_parameter(f"{name}.weight")])
-        if int(total * config["sparsity"]) >= 1:
+        if int(total * config["sparsity"]) >= 1:  # as NNI counts
             pruner = load_nni().SlimPruner(model, [config], None, None, None, sparsifying_training_epochs=0)
             masks.update(masks_of(pruner))
     return masks

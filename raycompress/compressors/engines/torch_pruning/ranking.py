@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from raycompress.catalog.rounding import removable, rounded
+from raycompress.catalog.rounding import removable, removed_count, rounded
 from raycompress.compressors.engines.torch_pruning.units import Unit
 from raycompress.compressors.structure.graph import ChannelGraph, following
 from raycompress.errors import CompressionError
@@ -99,7 +99,7 @@ def _across(scope: Sequence[Unit], scores: dict[str, dict[int, float]], step: in
     size = {unit.name: len(unit.blocks[0]) for unit in scope}
     total = sum(len(unit.blocks) * size[unit.name] for unit in scope)
     gone = sum((len(unit.blocks) - len(scores[unit.name])) * size[unit.name] for unit in scope)
-    budget = int(scope[0].sparsity * total) * step // steps - gone
+    budget = removed_count(total, scope[0].sparsity) * step // steps - gone
     counts = dict.fromkeys(size, 0)
     by_name = {unit.name: unit for unit in scope}
     pool = sorted((score, name) for name in size for score in scores[name].values())

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
+from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import PruningDecision
 from raycompress.compressors.masking.masks import Removed
 from raycompress.compressors.structure.coupling import settle
@@ -108,7 +109,7 @@ class TiedChannels:
         self._score = SCORES[base]
         graph = ChannelGraph(model, example)
         channels = {name: weight_of(model, name).size(0) for name in targets}
-        asked = {name: max(1, int(target.sparsity * channels[name])) for name, target in targets.items()}
+        asked = {name: max(1, removed_count(channels[name], target.sparsity)) for name, target in targets.items()}
         everything = PruningDecision({name: tuple(range(count)) for name, count in channels.items()}, asked=asked)
         removable = settle(graph, everything, targets, entry).channels
         self.groups = {group.layers[0]: group for group in _groups(model, graph, removable)}
@@ -148,7 +149,7 @@ class TiedChannels:
         )
         left = {layer: self._channels[layer] for layer in group.layers}
         gone: list[Place] = []
-        count = int(len(group.atoms) * share + 1e-9)
+        count = removed_count(len(group.atoms), share)
         for index in torch.argsort(totals, stable=True).tolist():
             if count == 0:
                 break
@@ -177,7 +178,7 @@ class SingleWeights:
         weights = {}
         for name, share in shares.items():
             weight = weight_of(model, name).detach()
-            count = min(int(weight.numel() * share + 1e-9), weight.numel() - 1)
+            count = min(removed_count(weight.numel(), share), weight.numel() - 1)
             mask = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
             mask[weight.abs().flatten().argsort(stable=True)[:count]] = True
             weights[name] = mask.reshape(weight.shape)
