@@ -6,6 +6,7 @@
     ├── ExperimentError             2   mistakes in the experiment file, all at once
     ├── UsageError                  2   mistakes in the arguments of a command
     ├── MissingDependencyError      2   a library of an extra is not installed
+    ├── PluginError                 2   a plug-in that cannot be loaded, or is not what it must be
     ├── ScriptError                 1   the user's script cannot be run as it is
     │   └── ResultError             1   the script reported what is no result
     ├── CompressionError            1   a compression that did not, or could not, happen
@@ -96,6 +97,12 @@ class UsageError(RaycompressError):
 
 class MissingDependencyError(RaycompressError):
     """A library that an extra installs is not there."""
+
+    exit_code = 2
+
+
+class PluginError(RaycompressError):
+    """A plug-in that cannot be loaded, that is not what it must be, or whose name is taken."""
 
     exit_code = 2
 

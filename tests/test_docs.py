@@ -3,8 +3,8 @@
 import json
 import re
 
+from raycompress.catalog.proposers import PROPOSERS
 from raycompress.cli.main import VERBS
-from raycompress.config.schema.keys import PROPOSERS
 from tests.support.launching import DIGITS, REPOSITORY
 
 README = (REPOSITORY / "README.md").read_text()
@@ -23,7 +23,7 @@ def test_the_readme_names_every_verb():
 
 def test_the_readme_names_the_proposers():
     (line,) = [line for line in README.splitlines() if '"proposer": "optuna"' in line]
-    assert all(proposer in line for proposer in PROPOSERS if proposer != "tpe")
+    assert all(proposer in line for proposer in PROPOSERS.names() if proposer != "tpe")
 
 
 def test_every_linked_file_is_there():

@@ -1,14 +1,17 @@
 """Every compressor by its name: what it is, what it takes, which engine computes its masks.
 
 Light: importing this loads no torch. The tables of `raycompress compressors` and of docs/compressors.md come from here.
+Plug-ins stand in it like our own; the module of one is imported when its name is asked for.
 """
 
 from __future__ import annotations
 
 from raycompress.catalog import keras, nni_pruners, nni_searching, nni_training, quantizers, torch_pruning
-from raycompress.catalog.entry import WEIGHTED_TYPES, Argument, CompressorEntry
+from raycompress.catalog.catalogue import Catalogue
+from raycompress.catalog.entry import FRAMEWORKS, WEIGHTED_TYPES, Argument, CompressorEntry
+from raycompress.errors import PluginError
 
-__all__ = ["CATALOG", "FRAMEWORKS", "WEIGHTED_TYPES", "Argument", "CompressorEntry", "find", "names"]
+__all__ = ["CATALOG", "COMPRESSORS", "FRAMEWORKS", "WEIGHTED_TYPES", "Argument", "CompressorEntry", "find", "names"]
 
 CATALOG: tuple[CompressorEntry, ...] = (
     *nni_pruners.ENTRIES,
@@ -18,19 +21,39 @@ CATALOG: tuple[CompressorEntry, ...] = (
     *quantizers.ENTRIES,
     *keras.ENTRIES,
 )
-"""All compressors; a name stands once for each framework that has it."""
+"""Our own compressors; a name stands once for each framework that has it."""
 
-FRAMEWORKS = ("torch", "tensorflow")
-
-_BY_NAME = {(entry.framework, entry.name): entry for entry in CATALOG}
+COMPRESSORS = Catalogue("raycompress.compressors", CompressorEntry, CATALOG)
+"""All compressors, those of plug-ins too."""
 
 
 def find(name: str, framework: str = "torch") -> CompressorEntry | None:
-    """Return the compressor `name` of `framework`; where that has none, the one of another framework, or None."""
-    found = (_BY_NAME.get((place, name)) for place in (framework, *FRAMEWORKS))
-    return next((entry for entry in found if entry is not None), None)
+    """Return the compressor `name` of `framework`; where that has none, the one of another framework, or None.
+
+    Raises
+    ------
+    PluginError
+        It is a plug-in that cannot be used, or its name is taken twice.
+    """
+    found = {entry.framework: entry for entry in reversed(COMPRESSORS.find(name))}
+    return next((found[place] for place in (framework, *FRAMEWORKS) if place in found), None)
 
 
 def names(framework: str | None = None) -> tuple[str, ...]:
-    """Return the names of all compressors, or of one framework's, each once."""
-    return tuple(dict.fromkeys(entry.name for entry in CATALOG if framework in (None, entry.framework)))
+    """Return the names of all compressors, or of one framework's, each once.
+
+    For those of one framework plug-ins are loaded; one that cannot be used is left out.
+    """
+    if framework is None:
+        return COMPRESSORS.names()
+    return tuple(dict.fromkeys(entry.name for entry in COMPRESSORS.all()[0] if entry.framework == framework))
+
+
+def find_near(name: str, framework: str) -> CompressorEntry | None:
+    """Return the compressor that a misspelled `name` was most likely meant to be; None where there is none to use."""
+    from raycompress.text import closest_name
+
+    try:
+        return find(closest_name(name, names(framework)) or "", framework)
+    except PluginError:
+        return None

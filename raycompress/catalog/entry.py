@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from raycompress.catalog.plugins import Plugin, checked_arguments
+from raycompress.errors import PluginError
+
 WEIGHTED_TYPES = (
     "Conv1d",
     "Conv2d",
@@ -22,6 +25,11 @@ WEIGHTED_TYPES = (
 """What ``"op_types": ["default"]`` stands for where a compressor names no layer types of its own (NNI's list)."""
 
 
+FRAMEWORKS = ("torch", "tensorflow")
+PRUNER = "raycompress.compressors.pruning.pruner:Pruner"
+"""The class that a script holds where an engine decides what is pruned."""
+
+
 @dataclass(frozen=True)
 class Argument:
     """One argument of a compressor: a keyword of ``create_compressor``, or a key of ``compression.arguments``.
@@ -36,6 +44,9 @@ class Argument:
         True for what only a script can pass (functions, optimizers, tensors): JSON cannot hold it.
     required
         True where the compressor cannot work without it; `default` then has no meaning.
+    type
+        What a file must give it: ``int``, ``float``, ``bool`` or ``str``; empty for anything, which the compressor
+        itself then checks. A search range may stand for it.
     """
 
     name: str
@@ -43,6 +54,7 @@ class Argument:
     summary: str
     from_script: bool = False
     required: bool = False
+    type: str = ""
 
 
 @dataclass(frozen=True)
@@ -54,7 +66,8 @@ class CompressorEntry:
     name, framework, kind
         The name in an experiment file; ``torch`` or ``tensorflow``; ``pruning`` or ``quantization``.
     engine
-        ``module:name`` of the adapter that computes its masks, or that quantizes.
+        ``module:name`` of the adapter that computes its masks, or that quantizes. A plug-in leaves it out: its class is
+        the engine.
     summary
         What it does, in a line.
     arguments
@@ -87,18 +100,22 @@ class CompressorEntry:
         Those of `keys` that have one value for all layers together.
     spares_outputs
         Whether layers that make the model's outputs keep their channels, where an entry matches them among others.
+    takes_groups
+        Whether layers whose channels are tied lose the same ones, so that what a group loses is known beforehand.
+    distribution
+        Name and version of the distribution that a plug-in comes with; empty for our own.
     """
 
     name: str
-    framework: str
-    kind: str
-    engine: str
-    summary: str
-    arguments: tuple[Argument, ...]
-    layer_types: tuple[str, ...]
-    removes_channels: bool
-    paper: str
-    compressor: str = "raycompress.compressors.pruning.pruner:Pruner"
+    framework: str = "torch"
+    kind: str = "pruning"
+    engine: str = ""
+    summary: str = ""
+    arguments: tuple[Argument, ...] = ()
+    layer_types: tuple[str, ...] = ()
+    removes_channels: bool = True
+    paper: str = ""
+    compressor: str = PRUNER
     keys: tuple[str, ...] = ("sparsity",)
     needs: tuple[str | tuple[str, ...], ...] = ("sparsity",)
     acts: str = "in compress()"
@@ -109,6 +126,40 @@ class CompressorEntry:
     without_entries: tuple[Mapping[str, Any], ...] = ()
     shared_keys: tuple[str, ...] = ()
     spares_outputs: bool = False
+    takes_groups: bool = False
+    distribution: str = ""
+
+    def of_plugin(self, plugin: Plugin, found: type) -> CompressorEntry:
+        """Return the entry of a plug-in's class, complete: where the class is, and what it comes with.
+
+        A class with a method ``choose`` is an engine, see `raycompress.compressors.engine.Engine`; any other is what a
+        script holds, made of a `raycompress.compressors.create.Setup`.
+
+        Raises
+        ------
+        PluginError
+            The entry says something that cannot be.
+        """
+        for name, value, options in (
+            ("framework", self.framework, FRAMEWORKS),
+            ("kind", self.kind, ("pruning", "quantization")),
+        ):
+            if value not in options:
+                raise PluginError(
+                    f'{plugin} cannot be used: its entry has the {name} "{value}"',
+                    where=plugin.where,
+                    fix=f"its author writes one of {', '.join(options)}",
+                )
+        checked_arguments(plugin, self.arguments)
+        is_engine = callable(getattr(found, "choose", None))
+        if is_engine and (self.framework, self.kind) != ("torch", "pruning"):
+            raise PluginError(
+                f"{plugin} cannot be used: only a pruner of torch models is an engine with choose()",
+                where=plugin.where,
+                fix="its author writes a class that a script holds: compress(), export_model() and the rest",
+            )
+        held = self.compressor if is_engine else plugin.value
+        return replace(self, engine=plugin.value, compressor=held, distribution=plugin.distribution)
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument called `name`, or None."""

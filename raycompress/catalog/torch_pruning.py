@@ -36,7 +36,17 @@ def _entry(
     acts: str = "in compress()",
 ) -> CompressorEntry:
     return CompressorEntry(
-        name, "torch", "pruning", _ENGINE, summary, (*_COMMON, *arguments), layer_types, True, paper, acts=acts
+        name,
+        "torch",
+        "pruning",
+        _ENGINE,
+        summary,
+        (*_COMMON, *arguments),
+        layer_types,
+        True,
+        paper,
+        acts=acts,
+        takes_groups=True,
     )
 
 

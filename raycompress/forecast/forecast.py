@@ -104,7 +104,7 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
     if across or not entry.per_layer:
         how = f'with "{across[0]}" ' if across else ""
         return f"{entry.name} {how}itself decides how much goes from which layer"
-    if _takes_groups(entry) or compression.arguments.get("dependency_aware"):
+    if entry.takes_groups or compression.arguments.get("dependency_aware"):
         return ""
     forecast = Forecast(model, costs, entry)
     named = forecast.sparsities([{**one, "sparsity": 0.5} for one in compression.config_list])
@@ -117,10 +117,6 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
                 f'themselves, so that only those go which all of them choose; take "dependency_aware": true{instead}'
             )
     return ""
-
-
-def _takes_groups(entry: CompressorEntry) -> bool:
-    return ".torch_pruning." in entry.engine
 
 
 def _deciding(entry: CompressorEntry, group: ChannelGroup) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
 
+from raycompress.catalog.plugins import require
 from raycompress.errors import BudgetError, RaycompressError, ResultError, ScriptError
 from raycompress.runtime import processes as memory
 from raycompress.runtime import shell as commands
@@ -129,6 +130,7 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
 
 
 def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
+    require(spec.plugins)
     for name, value in spec.env.items():
         if value is None:
             os.environ.pop(name, None)

@@ -60,7 +60,7 @@ def find_imports(script: Path, workingdir: Path, engine: str = "", framework: st
         found.append(Import(engine, call="load_library"))
     modules = {item.module for item in found}
     tops = {module.partition(".")[0] for module in modules}
-    if framework in tops or aup.__name__ in modules or engine.startswith("raycompress.compressors."):
+    if framework in tops or aup.__name__ in modules or engine:
         found += [Import(module, required=False) for module in _LATE[framework]]
     return tuple(dict.fromkeys(found))
 

@@ -136,6 +136,8 @@ class TrialSpec:
         Threads of torch; None leaves its default.
     save_model, result_labels, exports, latency, bundle, analysis, rung0, budget, shared
         See `raycompress.script.context.Trial`.
+    plugins
+        What the trial needs of other distributions; see `raycompress.catalog.plugins.require`.
     prescript, postscript
         Shell commands around the script; see `raycompress.runtime.shell`.
     log_limit
@@ -161,6 +163,7 @@ class TrialSpec:
     rung0: bool = False
     budget: tuple[tuple[str, str, float], ...] = ()
     shared: str | Path | None = None
+    plugins: tuple[tuple[str, str, str], ...] = ()
     prescript: str = ""
     postscript: str = ""
     log_limit: int = 20 << 20
@@ -193,7 +196,8 @@ class TrialSpec:
     def from_json(cls, data: Mapping[str, Any]) -> TrialSpec:
         """Rebuild what `to_json` returned."""
         tuples = {name: tuple(data[name]) for name in ("script_args", "result_labels", "exports")}
-        return cls(**{**data, **tuples, "budget": tuple(tuple(bound) for bound in data["budget"])})
+        nested = {name: tuple(tuple(one) for one in data[name]) for name in ("budget", "plugins")}
+        return cls(**{**data, **tuples, **nested})
 
 
 def trial_config(

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from raycompress.config.experiment import Experiment
+from raycompress.config.plugins import plugins_of
 from raycompress.forecast.projection import ceilings
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
 from raycompress.runtime.preload import find_imports
@@ -52,6 +53,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "save_model": experiment.save_model is not False,
         "result_labels": tuple(experiment.metric_labels),
         "exports": experiment.exports,
+        "plugins": tuple((one.group, one.name, one.distribution) for one in plugins_of(experiment)),
         "rung0": experiment.rung0,
         "latency": experiment.wants_latency,
         "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),

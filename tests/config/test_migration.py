@@ -14,11 +14,12 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from raycompress.catalog import CATALOG
+from raycompress.catalog.proposers import PROPOSERS
 from raycompress.config.experiment import Experiment
 from raycompress.config.migration.layout import laid_out
 from raycompress.config.migration.report import Migration
 from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, old_key
-from raycompress.config.schema.keys import ENGINES, POLICIES, PROPOSERS, ExperimentKeys, Keys, ResourceArgsKeys
+from raycompress.config.schema.keys import ENGINES, POLICIES, ExperimentKeys, Keys, ResourceArgsKeys
 from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.schema.spelling import inside, names
@@ -59,7 +60,7 @@ def test_every_value_that_has_a_row_is_known() -> None:
 
 
 VALUES = {
-    "proposer": set(PROPOSERS) - {"optuna", "tpe", "guided"},
+    "proposer": set(PROPOSERS.names()) - {"optuna", "tpe", "guided"},
     "engine": set(ENGINES),
     "resource": {"cpu", "gpu", "node", "aws", "passive"},
 }
@@ -130,7 +131,7 @@ OLD_FILES: list[dict[str, Any]] = [
     {},
     {"config_list": [{"sparsity": 0.8, "op_types": ["default"]}, {"exclude": True, "op_names": ["conv3"]}]},
     *({"resource": resource} for resource in ("cpu", "gpu", "node", "aws", "passive")),
-    *({"proposer": proposer, "eta": 2, "max_iter": 8, "n_samples": 5} for proposer in PROPOSERS),
+    *({"proposer": proposer, "eta": 2, "max_iter": 8, "n_samples": 5} for proposer in PROPOSERS.names()),
     *({"proposer": "hyperopt", "engine": engine, "num_samples": 9} for engine in ENGINES),
     {"engine": "rand", "proposer": "bohb", "num_samples": 4, "min_budget": 1, "max_budget": 9},
     {"engine": "anneal"},

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
+from raycompress.catalog.proposers import PROPOSERS
 from raycompress.config.experiment import Experiment, Resources
 from raycompress.config.objective import LIMITS
-from raycompress.config.schema.keys import PROPOSERS, json_schema
+from raycompress.config.schema.keys import json_schema
 from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.errors import ExperimentError, Problem
 from tests.support.experiments import BASE
@@ -431,7 +432,7 @@ def test_the_json_schema_knows_every_key() -> None:
     assert schema["required"] == ["name", "script", "compression"]
     assert schema["additionalProperties"] is False
     assert schema["$defs"]["ConstraintKeys"]["properties"].keys() == set(LIMITS)
-    assert schema["properties"]["proposer"]["enum"] == list(PROPOSERS)
+    assert schema["properties"]["proposer"]["enum"] == list(PROPOSERS.names())
     entry = schema["$defs"]["Entry"]["properties"]
     assert {"op_names", "op_types", "sparsity", "exclude", "expand_op_names", "quant_bits"} <= set(entry)
     assert entry["sparsity"]["anyOf"][1]["required"] == ["type", "range"]

@@ -141,6 +141,7 @@ def export(
         saved, data = _with_onnx(saved)
         for name in onnx_names:
             files[name] = lambda target: _write_bytes(target, data)
+    files.update(_by_plugins(saved, trial))
     facts = _facts(saved)
     if trial is None:
         for name, write in files.items():
@@ -195,6 +196,20 @@ def _with_onnx(saved: Export) -> tuple[Export, bytes]:
         return saved, data
     size = saved.example.shapes[0][0]
     return replace(saved, notes=(*saved.notes, f"the ONNX file takes batches of {size} only, as forward() does")), data
+
+
+def _by_plugins(saved: Export, trial: Trial | None) -> dict[str, Callable[[Path], None]]:
+    """Return the files that plug-ins make of the model, as the trial's experiment asks."""
+    from raycompress.catalog.exports import EXPORTS
+    from raycompress.compressors.saving.exporters import export_by_plugin
+
+    names = [name for name in (() if trial is None else trial.exports) if EXPORTS.plugin(name) is not None]
+    made = [export_by_plugin(name, saved.traceable or saved.model, saved.example) for name in names]
+    return {
+        file: lambda target, data=data: _write_bytes(target, data)  # type: ignore[misc]
+        for one in made
+        for file, data in one.items()
+    }
 
 
 def _write_bytes(path: Path, data: bytes) -> None:

@@ -7,13 +7,19 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from raycompress.catalog import FRAMEWORKS, CompressorEntry, find, names
+from raycompress.bundle.manifest import RESERVED as BUNDLE_FILES
+from raycompress.catalog import COMPRESSORS, FRAMEWORKS, CompressorEntry, find, find_near
+from raycompress.catalog.catalogue import Catalogue
+from raycompress.catalog.exports import EXPORTS
+from raycompress.catalog.plugins import is_of
+from raycompress.catalog.proposers import PROPOSERS
 from raycompress.catalog.quantizers import BITS, PARTS
 from raycompress.config.checks.objective import check_objective
 from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
-from raycompress.text import closest_name, did_you_mean, dotted, join_names
+from raycompress.errors import PluginError
+from raycompress.text import abbreviate, describe_value, did_you_mean, dotted, join_names
 
 SELECTION = ("op_names", "op_types", "exclude", "expand_op_names")
 RESERVED = (
@@ -30,8 +36,10 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     framework = compression.get("framework")
     framework = framework if framework in FRAMEWORKS else "torch"
     name = str(compression.get("compressor"))
-    named = find(name, framework)
-    compressor = named or find(closest_name(name, names(framework)) or "", framework)
+    broken = list(_check_plugins(data))
+    yield from broken
+    named = None if broken else find(name, framework)
+    compressor = None if broken else named or find_near(name, framework)
     if compressor is not None:
         compressor = compressor.given(_dict(compression.get("arguments")))
     yield from _check_script(data)
@@ -41,13 +49,30 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _check_config_list(compression, compressor)
     yield from _check_arguments(compression, compressor)
     yield from _check_parameters(data.get("parameter_config"))
-    yield from _check_export(data, framework)
+    if not broken:
+        yield from _check_export(data, framework)
     yield from check_objective(data, compressor)
     if data.get("proposer") == "sequence":
         yield from _check_grid(data)
     if data.get("proposer") == "spearmint":
         yield from _check_countable(data)
     yield from _check_lists(data)
+
+
+def _check_plugins(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Load the plug-ins that the experiment names, and tell of each that cannot be used."""
+    compression, wanted = _dict(data.get("compression")), data.get("export")
+    named: list[tuple[JsonPath, Any, Catalogue[Any]]] = [
+        (("compression", "compressor"), compression.get("compressor"), COMPRESSORS),
+        (("proposer",), data.get("proposer"), PROPOSERS),
+        *((("export", place), name, EXPORTS) for place, name in enumerate(wanted if isinstance(wanted, list) else ())),
+    ]
+    for path, name, catalogue in named:
+        try:
+            catalogue.find(str(name))
+        except PluginError as error:
+            for problem in error.problems:
+                yield Finding(path, f"{problem.what} ({problem.where})", problem.fix)
 
 
 def _check_script(data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -164,6 +189,15 @@ def _check_arguments(compression: Mapping[str, Any], compressor: CompressorEntry
         elif known[key].from_script:
             fix = f"remove it, and pass {key}= to create_compressor in the script"
             yield Finding((*path, key), f'"{key}" is nothing that a file can hold', fix)
+        elif wrong := [one for one in _values(arguments[key]) if not is_of(known[key].type, one)]:
+            what = f'"{key}" of {compressor.name} is of type {known[key].type}, not {describe_value(wrong[0])}'
+            yield Finding((*path, key), what, f"{known[key].summary}; default {abbreviate(known[key].default)}")
+
+
+def _values(value: Any) -> list[Any]:
+    """Return what an argument may become: the ends or choices of a search range, or the value itself."""
+    ends = value.get("range") if is_range(value) else [value]
+    return ends if isinstance(ends, list) else []
 
 
 def _check_parameters(parameters: Any) -> Iterator[Finding]:
@@ -184,10 +218,15 @@ def _check_parameters(parameters: Any) -> Iterator[Finding]:
 def _check_export(data: Mapping[str, Any], framework: str) -> Iterator[Finding]:
     wanted = data.get("export")
     wanted = wanted if isinstance(wanted, list) else []
-    own, foreign = ("onnx", "tflite") if framework == "torch" else ("tflite", "onnx")
-    if foreign in wanted:
-        what = f'a model of {framework} cannot be exported as "{foreign}"'
-        yield Finding(("export", wanted.index(foreign)), what, f'write "export": ["{own}"]')
+    for place, name in enumerate(wanted):
+        for entry in EXPORTS.find(str(name)):
+            if entry.framework != framework:
+                own = next(one.name for one in EXPORTS.built_in if one.framework == framework)
+                what = f'a model of {framework} cannot be exported as "{name}"'
+                yield Finding(("export", place), what, f'write "export": ["{own}"]')
+            elif entry.distribution and entry.file in BUNDLE_FILES:
+                what = f'the export "{name}" of {entry.distribution} writes {entry.file}, a file of the bundle'
+                yield Finding(("export", place), what, "its author chooses another name")
     if wanted and _dict(data.get("resource_args")).get("save_model") is False:
         what = '"save_model" is false, so that there is no model to export'
         yield Finding(("export",), what, 'remove "export", or write "save_model": true')

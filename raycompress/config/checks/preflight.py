@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from raycompress.catalog.exports import EXPORTS
 from raycompress.config.checks.layers import check_fit, notes_on_fit
 from raycompress.config.checks.objective import check_reported, reported_names
 from raycompress.config.experiment import Experiment
@@ -174,18 +175,24 @@ def _check_storage(folder: Path, where: str) -> Iterator[Problem]:
 def check_extras(experiment: Experiment) -> None:
     """Raise MissingDependencyError where what is asked for needs a library that is not here."""
     wanted: list[tuple[str, JsonPath, tuple[str, ...], str]] = []
-    if "onnx" in experiment.exports:
-        wanted.append(('"export": ["onnx"]', ("export",), ("onnx", "onnxruntime"), "onnx"))
+    for name in experiment.exports:
+        wanted += [
+            (f'"export": ["{name}"]', ("export",), entry.libraries, entry.install)
+            for entry in EXPORTS.find(name)
+            if entry.libraries
+        ]
     if experiment.proposer == "bohb":
-        wanted.append(('"proposer": "bohb"', ("proposer",), ("hpbandster", "ConfigSpace", "statsmodels"), "bohb"))
+        wanted.append(
+            ('"proposer": "bohb"', ("proposer",), ("hpbandster", "ConfigSpace", "statsmodels"), "raycompress[bohb]")
+        )
     for index, logger in enumerate(experiment.loggers):
         if logger != "tensorboard":  # which Ray Tune brings
-            wanted.append((f'the logger "{logger}"', ("loggers", index), (logger,), logger))
-    for what, key, libraries, extra in wanted:
+            wanted.append((f'the logger "{logger}"', ("loggers", index), (logger,), f"raycompress[{logger}]"))
+    for what, key, libraries, package in wanted:
         for library in libraries:
             if importlib.util.find_spec(library) is None:
                 raise MissingDependencyError(
                     f"{what} needs {library}, which is not installed",
                     where=experiment.where(key),
-                    fix=f"pip install 'raycompress[{extra}]'",
+                    fix=f"pip install '{package or library}'",
                 )

@@ -5,7 +5,7 @@ Only `raycompress.config.experiment` imports this, when it needs it: pydantic ta
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -22,11 +22,12 @@ from pydantic import (
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
 from raycompress.catalog import FRAMEWORKS, names
+from raycompress.catalog.exports import EXPORTS
+from raycompress.catalog.proposers import PROPOSERS
 from raycompress.config.schema.messages import findings_of
 from raycompress.config.schema.ranges import KEYS, TYPES, Finding, check_range, is_range
 from raycompress.text import did_you_mean, join_names
 
-PROPOSERS = ("random", "sequence", "hyperopt", "optuna", "tpe", "spearmint", "hyperband", "bohb", "guided", "passive")
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
 ENGINES = ("tpe", "random", "rand", "anneal", "mix")
 LOGGERS = ("tensorboard", "mlflow", "wandb")
@@ -106,17 +107,25 @@ def complaint(what: str, fix: str) -> PydanticCustomError:
 
 
 class OneOf:
-    """Marks a text that must be one of `options`; `refused` are known, and never will be."""
+    """Marks a text that must be one of `options`; `refused` are known, and never will be.
+
+    Options that plug-ins add to are given as a function.
+    """
 
     def __init__(
         self,
         noun: str,
-        options: Sequence[str],
+        options: Sequence[str] | Callable[[], Sequence[str]],
         *,
         refused: Mapping[str, str] | None = None,
         more: str = "",
     ) -> None:
-        self.noun, self.options, self.refused, self.more = noun, options, refused or {}, more
+        self.noun, self._options, self.refused, self.more = noun, options, refused or {}, more
+
+    @property
+    def options(self) -> Sequence[str]:
+        """The texts that are taken, as of now."""
+        return self._options() if callable(self._options) else self._options
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._validate, handler(source))
@@ -211,7 +220,7 @@ class CompressionKeys(Keys):
     )
     compressor: Annotated[
         str,
-        OneOf("compressor", names(), more="`raycompress compressors` lists them all"),
+        OneOf("compressor", names, more="`raycompress compressors` lists them all"),
     ] = Field(description="A name that `raycompress compressors` lists.")
     config_list: list[Entry] = Field(description="NNI's config_list; any value may be a search range.")
     arguments: dict[str, Any] = Field({}, description="Arguments of the compressor; search ranges allowed.")
@@ -346,7 +355,7 @@ class ExperimentKeys(Keys):
         str,
         OneOf(
             "proposer",
-            PROPOSERS,
+            PROPOSERS.names,
             refused={"eas": "it grows architectures, and here they shrink"},
         ),
     ] = Field("random", description="How samples are chosen.")
@@ -386,7 +395,9 @@ class ExperimentKeys(Keys):
     resource_args: ResourceArgsKeys = Field(ResourceArgsKeys(), description="What trials save and report.")
     runtime_args: RuntimeArgsKeys = Field(RuntimeArgsKeys(), description="What surrounds a trial's script.")
     storage: Text = Field("raycompress_results", description="The folder for results, or s3://bucket/prefix.")
-    export: list[Literal["onnx", "tflite"]] = Field([], description="Further forms of the model in its bundle.")
+    export: list[Annotated[str, OneOf("export", EXPORTS.names)]] = Field(
+        [], description="Further forms of the model in its bundle."
+    )
     loggers: list[Annotated[str, OneOf("logger", LOGGERS)]] = Field(
         [], description="Who is told of every trial as well."
     )

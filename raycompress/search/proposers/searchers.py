@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import copy
 import functools
+import importlib
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,6 +19,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.sample import Domain
 
+from raycompress.catalog.proposers import PROPOSERS
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective
 from raycompress.config.search_space import SearchSpace
@@ -75,8 +78,8 @@ def make_proposer(
     Parameters
     ----------
     name
-        ``random``, ``sequence``, ``hyperopt``, ``optuna``, ``tpe``, ``spearmint``, ``hyperband`` (random: what makes it
-        HyperBand is its scheduler) or ``bohb``.
+        One of `raycompress.catalog.proposers.PROPOSERS`; ``hyperband`` is random: what makes it HyperBand is its
+        scheduler.
     space
         What there is to search; without a dimension every proposal is the empty sample.
     objective
@@ -85,22 +88,54 @@ def make_proposer(
         The same seed gives the same proposals; None a new start each time.
     bohb
         Settings of BOHB's model, by the names of HpBandSter.
-    past
+    history
         What an earlier run of the same search has tried.
+
+    Raises
+    ------
+    PluginError
+        It is a plug-in that cannot be used.
     """
     if not space.dimensions:
         return _Points(iter(({},)))
-    if name == "sequence":
-        return _Points(space.grid())
-    if name in ("random", "hyperband"):
-        return _Random(space, seed)
-    if name == "bohb":
-        return _Bohb(space, objective.goal, seed, bohb or {}, history)
-    if name == "hyperopt":
-        return _FromTune(_hyperopt, space, goal=objective.goal, seed=seed, history=history)
-    from raycompress.search.proposers.studies import Study
+    options: dict[str, Any] = {"objective": objective, "seed": seed, "history": history}
+    if (plugin := PROPOSERS.plugin(name)) is not None:
+        from raycompress.search.proposers.plugin import PluginProposer
 
-    return Study(name, space, objective, seed, history)
+        return PluginProposer(plugin, PROPOSERS.load(name), space, options)
+    (entry,) = PROPOSERS.find(name)
+    if name == "bohb":
+        options["settings"] = bohb or {}
+    module, _, make = entry.make.partition(":")
+    made: Proposer = getattr(importlib.import_module(module), make)(space, **options)
+    return made
+
+
+def random_samples(space: SearchSpace, *, seed: int | None, **_options: Any) -> Proposer:
+    """Return what draws each dimension by itself."""
+    return _Random(space, seed)
+
+
+def grid(space: SearchSpace, **_options: Any) -> Proposer:
+    """Return what goes through the grid of `space`."""
+    return _Points(space.grid())
+
+
+def hyperopt(space: SearchSpace, *, objective: Objective, seed: int | None, history: SearchHistory) -> Proposer:
+    """Return hyperopt's TPE."""
+    return _FromTune(_hyperopt, space, goal=objective.goal, seed=seed, history=history)
+
+
+def bohb(
+    space: SearchSpace,
+    *,
+    objective: Objective,
+    seed: int | None,
+    history: SearchHistory,
+    settings: Mapping[str, Any] = MappingProxyType({}),
+) -> Proposer:
+    """Return BOHB's model of the results, with its settings by the names of HpBandSter."""
+    return _Bohb(space, objective.goal, seed, settings, history)
 
 
 class _Points:

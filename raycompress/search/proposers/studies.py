@@ -30,6 +30,16 @@ def sampler_of(name: str, seed: int | None) -> BaseSampler:
     return GPSampler(seed=seed) if name == "spearmint" else TPESampler(seed=seed, multivariate=True)
 
 
+def tpe(space: SearchSpace, *, objective: Objective, seed: int | None, history: SearchHistory) -> Study:
+    """Return Optuna's TPE."""
+    return Study("tpe", space, objective, seed, history)
+
+
+def gaussian_process(space: SearchSpace, *, objective: Objective, seed: int | None, history: SearchHistory) -> Study:
+    """Return Optuna's Gaussian process."""
+    return Study("spearmint", space, objective, seed, history)
+
+
 class Study:
     """One of Optuna's samplers, asked for one sample after another.
 

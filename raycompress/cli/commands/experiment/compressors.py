@@ -10,8 +10,9 @@ from dataclasses import asdict
 
 import click
 
-from raycompress.catalog import CATALOG, FRAMEWORKS, Argument, CompressorEntry, names
-from raycompress.errors import UsageError
+from raycompress.catalog import COMPRESSORS, FRAMEWORKS, Argument, CompressorEntry, names
+from raycompress.cli.options import say
+from raycompress.errors import Problem, UsageError
 
 _WIDTH = 80
 
@@ -21,21 +22,25 @@ _WIDTH = 80
 @click.option("--framework", type=click.Choice(FRAMEWORKS), help="Those of one framework only.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def compressors(name: str | None, framework: str | None, as_json: bool) -> None:
-    """List the compressors, or describe the one called NAME."""
-    entries = [entry for entry in CATALOG if framework in (None, entry.framework)]
+    """List the compressors, plug-ins among them, or describe the one called NAME."""
     if name is not None:
-        entries = _find(name, entries)
+        entries, problems = _find(name, framework), tuple[Problem, ...]()
+    else:
+        every, problems = COMPRESSORS.all()
+        entries = [entry for entry in every if framework in (None, entry.framework)]
     if as_json:
         click.echo(json.dumps([asdict(entry) for entry in entries], indent=2))
     elif name is None:
         click.echo(_table(entries))
     else:
         click.echo("\n\n".join(_description(entry) for entry in entries))
+    for problem in problems:
+        say(str(problem), err=True)
 
 
-def _find(name: str, entries: list[CompressorEntry]) -> list[CompressorEntry]:
+def _find(name: str, framework: str | None) -> list[CompressorEntry]:
     """Return the entries called `name`, one for each framework that has it."""
-    found = [entry for entry in entries if entry.name == name]
+    found = [entry for entry in COMPRESSORS.find(name) if framework in (None, entry.framework)]
     if not found:
         near = difflib.get_close_matches(name, names(), n=1)
         fix = f'did you mean "{near[0]}"? ' if near else ""
@@ -49,7 +54,8 @@ def _table(entries: list[CompressorEntry]) -> str:
     for family, group in families(entries):
         lines += [family, ""]
         for entry in group:
-            lines.append(_indented(f"  {entry.name:<{wide}}  ", entry.summary))
+            source = f" ({entry.distribution})" if entry.distribution else ""
+            lines.append(_indented(f"  {entry.name:<{wide}}  ", entry.summary + source))
         lines.append("")
     return "\n".join([*lines, "raycompress compressors NAME describes one, with its arguments."])
 
@@ -70,6 +76,7 @@ def _description(entry: CompressorEntry) -> str:
         "shrinks": shrinks(entry),
         "entries": keys_of(entry),
         "paper": entry.paper,
+        "plug-in": entry.distribution,
     }
     lines = [textwrap.fill(f"{entry.name}: {entry.summary}", _WIDTH), ""]
     lines += [_indented(f"{label:<11}", text) for label, text in facts.items() if text]
@@ -111,7 +118,7 @@ def source_of(argument: Argument) -> str:
         return "the script must pass it" if argument.from_script else "required"
     if argument.from_script:
         return "from the script only"
-    return f"default {json.dumps(argument.default)}"
+    return f"{argument.type}, default {json.dumps(argument.default)}".removeprefix(", ")
 
 
 def _indented(label: str, text: str, indent: str | None = None) -> str:

@@ -176,6 +176,7 @@ def _loaded(file: Path) -> Experiment:
 def _agree(experiment: Experiment, cluster: Cluster, storage: str, package: Package, options: Options) -> None:
     """Check what can be checked without spending anything, show the plan, and have it agreed to."""
     from raycompress.clusters.ship.package import in_megabytes
+    from raycompress.config.plugins import plugins_of
 
     lines = [
         f"search:   {experiment.name}, {experiment.proposer}, {experiment.n_parallel} trials at a time",
@@ -183,6 +184,9 @@ def _agree(experiment: Experiment, cluster: Cluster, storage: str, package: Pack
         f"results:  {storage}; a copy in {display_path(Path(DEFAULT_STORAGE))}",
         f"cluster:  {cluster.name}",
     ]
+    plugins = dict.fromkeys(one.distribution for one in plugins_of(experiment, in_trials=False))
+    if plugins:
+        lines.append(f"needs:    {', '.join(plugins)}, installed on every node: plug-ins are not sent")
     if cluster.is_ours:
         lines.append(f"costs:    {_price(cluster, storage, options.max_cost)}")
         lines.append("after it: " + ("the cluster stays up" if options.keep else "the cluster is torn down"))
