@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog.exports import EXPORTS, ExportEntry
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.slicing import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, RaycompressError
 
 

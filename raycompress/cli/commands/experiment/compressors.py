@@ -11,7 +11,7 @@ from dataclasses import asdict
 import click
 
 from raycompress.catalog import COMPRESSORS, FRAMEWORKS, Argument, CompressorEntry, names
-from raycompress.cli.options import say
+from raycompress.cli.options import print_text
 from raycompress.errors import Problem, UsageError
 
 _WIDTH = 80
@@ -35,7 +35,7 @@ def compressors(name: str | None, framework: str | None, as_json: bool) -> None:
     else:
         click.echo("\n\n".join(_description(entry) for entry in entries))
     for problem in problems:
-        say(str(problem), err=True)
+        print_text(str(problem), err=True)
 
 
 def _find(name: str, framework: str | None) -> list[CompressorEntry]:
