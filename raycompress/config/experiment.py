@@ -194,6 +194,13 @@ class Experiment:
         """Tell whether the file has this path."""
         return path in self._lines
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the file says, as plain data of its own, keys in today's spelling and without the comments."""
+        from raycompress.config.schema.spelling import respell
+
+        return respell(read(self.text).value).data
+
     @cached_property
     def _lines(self) -> dict[JsonPath, int]:
         return read(self.text).lines

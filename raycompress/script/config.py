@@ -1,4 +1,4 @@
-"""The configuration that a script is given: a dictionary with attribute access, in a JSON file."""
+"""The configuration that a script is given: a dictionary with attribute access, in a JSON file (or JSONC)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.errors import UsageError
+from raycompress.jsonc import as_json
 from raycompress.script import context
 
 
@@ -39,7 +40,7 @@ class BasicConfig(dict[str, Any]):
             raise AttributeError(f"the configuration has no {name!r}") from None
 
     def load(self, path: str | Path) -> BasicConfig:
-        """Take what the JSON file at `path` holds, and return itself.
+        """Add what the JSON file at `path` holds, and return itself; comments and trailing commas may be in it (JSONC).
 
         An experiment file without a search range is taken as the configuration of its only trial, so that a script runs
         by hand on the same file. So does the configuration of a trial, and then it saves below the current folder, not
@@ -95,20 +96,34 @@ def _refuse_pickle(path: Path) -> None:
 
 def _read(path: Path) -> dict[str, Any]:
     _refuse_pickle(path)
+    text = ""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        text = as_json(path.read_text(encoding="utf-8-sig"))
+        data = json.loads(text)
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UsageError(f"cannot read the configuration: {reason}", where=str(path)) from None
     except json.JSONDecodeError as error:
         raise UsageError(
-            f"the configuration is no JSON: {error.msg}",
+            f"the configuration is no JSON, nor JSON with comments: {error.msg}",
             where=f"{path}:{error.lineno}, column {error.colno}",
-            fix="`raycompress validate` says more about an experiment file",
+            fix=_fix(text[error.pos :]),
         ) from None
     if not isinstance(data, dict):
         raise UsageError(f"the configuration is a JSON {type(data).__name__}, not an object", where=str(path))
     return data
+
+
+def _fix(rest: str) -> str:
+    """Return what to write where a JSON parser stopped, by what comes next."""
+    known = {
+        "#": "begin the comment with // instead of #",
+        "/*": "close the comment with */",
+        "*/": "remove the */, or the /* inside the comment: comments do not nest",
+        "'": 'write the text in double quotes: "..."',
+    }
+    found = [fix for start, fix in known.items() if rest.startswith(start)]
+    return found[0] if found else "`raycompress validate` says more about an experiment file"
 
 
 def _by_hand(config: Mapping[str, Any], path: Path) -> dict[str, Any]:

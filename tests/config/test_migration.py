@@ -199,9 +199,8 @@ def test_the_order_of_keys_and_what_stood_in_one_line_stay(tmp_path: Path) -> No
     assert migration.text == NEW
     assert [(slip.line, slip.what) for slip in migration.slips] == [
         (2, "text in single quotes"),
-        (6, "a comment: JSON has none"),
+        (6, 'a comment after "#"'),
         (9, 'no comma after {"sparsity": {"range": [0.1, 0.9]'),
-        (9, 'a comma before the closing "]"'),
         (14, "True is no JSON"),
     ]
     assert [(change.line, change.path) for change in migration.changes] == [
@@ -236,7 +235,7 @@ NEW = """{
     "workingdir": ".",
     "script": "mnist.py",
     "resource": "cpu",
-    "compression": {
+    "compression": {   // of the paper
         "framework": "torch",
         "type": "pruning",
         "compressor": "l1_filter",
@@ -256,7 +255,7 @@ NEW = """{
 @pytest.mark.parametrize("text", ["{}", '{"a": 1}', '{\n\t"a": [\n\t\t1,\n\t\t{"b": []}\n\t]\n}'])
 def test_the_layout_is_that_of_the_source(text: str) -> None:
     found = read(text)
-    assert laid_out(found.value, found, text) == text + "\n"
+    assert laid_out(found.value, found, text).text == text + "\n"
 
 
 def test_what_is_mended_is_json_and_says_what_was_read() -> None:
@@ -270,7 +269,7 @@ def test_what_is_mended_is_json_and_says_what_was_read() -> None:
         found = read("".join(text))
         if found.sure:
             mended += 1
-            again = read(laid_out(found.value, found, "".join(text)))
+            again = read(laid_out(found.value, found, "".join(text)).text)
             assert (again.flaws, again.value) == ([], found.value)
     assert mended > 300
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycompress.config.text.reader import JsonPath, read
+from raycompress.jsonc import as_json
 
 VALUES = st.recursive(
     st.none()
@@ -44,7 +45,68 @@ def test_every_value_has_its_line(value: Any) -> None:
             assert text.split("\n")[line - 1].lstrip().startswith(json.dumps(path[-1]) + ": ")
 
 
-def test_what_is_no_json_never_passes_and_what_is_json_always_does() -> None:
+COMMENTED = """\ufeff// above /* no other one */
+{ // "first": {
+  "a": [1, /* between */ 2, // behind, with "quotes" and , ] }
+    /* of two
+       lines */ 3,
+    // last
+  ], // "http://"
+  "b/*": "// no comment */ \\\" /* neither */", /**/ "c" /* before */ : /* after */ {},
+  "d": {"e": null,}, /***/
+}
+// below"""
+
+
+def test_comments_and_trailing_commas_belong_to_the_file() -> None:
+    found = read(COMMENTED)
+    assert (found.flaws, found.guessed, found.whole) == ([], set(), True)
+    assert found.value == {
+        "a": [1, 2, 3],
+        "b/*": '// no comment */ " /* neither */',
+        "c": {},
+        "d": {"e": None},
+    }
+    assert found.value == json.loads(as_json(COMMENTED).removeprefix("\ufeff"))
+    assert (found.lines["a", 2], found.lines[("b/*",)], found.lines[("d",)]) == (5, 8, 9)
+    assert [COMMENTED[slice(*span)] for span in found.comments] == [
+        "// above /* no other one */",
+        '// "first": {',
+        "/* between */",
+        '// behind, with "quotes" and , ] }',
+        "/* of two\n       lines */",
+        "// last",
+        '// "http://"',
+        *("/**/", "/* before */", "/* after */", "/***/", "// below"),
+    ]
+
+
+@given(VALUES, st.randoms(use_true_random=False))
+def test_a_value_with_comments_reads_as_it_does_without(value: Any, rng: random.Random) -> None:
+    plain = json.dumps(value, indent=1)
+    text = commented(plain, rng)
+    found = read(text)
+    assert (found.flaws, found.value) == ([], value), text
+    assert len(found.comments) == text.count("\u2620")
+    assert json.loads(as_json(text)) == value
+    for path, line in found.lines.items():
+        if path and isinstance(path[-1], str):
+            assert text.split("\n")[line - 1].lstrip().startswith(json.dumps(path[-1]) + ": ")
+
+
+COMMENTS = ("", "", " // \u2620 ,]}", ' /* \u2620 "{ */', "\n// \u2620 /* x", "\n/*\u2620\n*/")
+
+
+def commented(text: str, rng: random.Random) -> str:
+    """Put commas and comments at line ends of a text that `json.dumps` indented; each comment has a skull in it."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        if line.strip(" ,") in ("}", "]"):
+            lines[number - 1] += rng.choice(["", ","])
+    return "\n".join(line + rng.choice(COMMENTS) for line in lines)
+
+
+def test_what_is_neither_json_nor_jsonc_never_passes_and_the_rest_always_does() -> None:
     base = json.dumps({"name": "x", "list": [{"a": {"b": [0.1, -3e2]}, "c": ["d", "e"]}], "f": True}, indent=1)
     rng = random.Random(1)
     refused = 0
@@ -56,7 +118,7 @@ def test_what_is_no_json_never_passes_and_what_is_json_always_does() -> None:
         mutant = "".join(text)
         found = read(mutant)
         try:
-            expected = json.loads(mutant)
+            expected = json.loads(as_json(mutant))
         except ValueError:
             refused += 1
             assert found.flaws, mutant
@@ -74,14 +136,18 @@ def test_what_is_no_json_never_passes_and_what_is_json_always_does() -> None:
         ("{'a': 'b'}", 1, "single quotes", 'write "a", "b"', {"a": "b"}),
         ("{'a': 'say \"b\"'}", 1, "single quotes", r'write "a", "say \"b\""', {"a": 'say "b"'}),
         ("{“a”: 1}", 1, "curly quotes", 'write "a"', {"a": 1}),
-        ('{"a": [1, 2,\n]}', 1, 'comma before the closing "]"', 'remove the ","', {"a": [1, 2]}),
-        ('{"a": 1,}', 1, 'comma before the closing "}"', 'remove the ","', {"a": 1}),
         ('{"a": 1\n\n "b": 2}', 1, 'no comma after {"a": 1', 'write ","', {"a": 1, "b": 2}),
         ('["a" "b"]', 1, 'no comma after ["a"', 'write ","', ["a", "b"]),
         ("[1,, 2]", 1, "a comma too many", 'remove the ","', [1, 2]),
-        ('{"a": 1 // why\n}', 1, "a comment", "remove", {"a": 1}),
-        ('{"a": 1 # why\n}', 1, "a comment", "remove", {"a": 1}),
-        ('{"a": /* why\n */ 1}', 1, "a comment", "remove", {"a": 1}),
+        ('{"a": 1 # why\n}', 1, 'a comment after "#"', 'write "//"', {"a": 1}),
+        ('{"a": 1\n /* why\n}', 2, 'this "/*" is never closed', 'write "*/"', {"a": 1}),
+        ('{"a": 1} /*/', 1, 'this "/*" is never closed', 'write "*/"', {"a": 1}),
+        ('/* a /* b */ c */ {"a": 1}', 1, "a comment in a comment", "do not nest", {"a": 1}),
+        ('{"a": 1 /* /* x */ "y" */ }', 1, "a comment in a comment", "do not nest", {"a": 1}),
+        ('{"a": */ 1}', 1, 'this "*/" ends no comment', "remove it", {"a": 1}),
+        ('{"a": 1,, }', 1, "a comma too many", 'remove the ","', {"a": 1}),
+        ("[,]", 1, "a comma too many", 'remove the ","', []),
+        ('{"a": [1, 2,\n)}', 2, '")" closes a "["', 'write "]"', {"a": [1, 2]}),
         ('{"a" 1}', 1, 'no ":"', 'write "a": ...', {"a": 1}),
         ('{"a" = 1}', 1, '"=" after "a"', 'write ":"', {"a": 1}),
         ('{"a": 1, "b"}', 1, '"b" has no value', 'write "b": and its value', {"a": 1, "b": None}),
@@ -126,5 +192,5 @@ def test_brackets_without_end() -> None:
 
 
 def test_several_slips_are_told_together() -> None:
-    text = '{\n\'a\': True,\n"b": [1 2],\n"c": {"d": 3,}\n"e": 4\n}'
+    text = '{\n\'a\': True,\n"b": [1 2],\n"c": {"d": .3,}\n"e": 4\n}'
     assert [flaw.line for flaw in read(text).flaws] == [2, 2, 3, 4, 4]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from raycompress.clusters.run.mirror import Mirror, Submitted
 from raycompress.clusters.ship.package import Package
 from raycompress.config.experiment import Experiment
 from raycompress.config.places import S3Address, is_remote
-from raycompress.config.schema.spelling import respell
 from raycompress.disk import translate_os_errors
 from raycompress.errors import ClusterError, ExperimentError, RaycompressError, StoppedError
 from raycompress.results import store
@@ -249,7 +247,7 @@ def shared_storage(experiment: Experiment) -> str:
             where=experiment.where(("proposer",)),
             fix="take another proposer, or leave --cluster out",
         )
-    storage = str(respell(json.loads(experiment.text)).data.get("storage", ""))
+    storage = str(experiment.data.get("storage", ""))
     if not is_remote(storage) and not storage.startswith("/"):
         raise ExperimentError(
             "the nodes of a cluster need a place for results that all of them reach",

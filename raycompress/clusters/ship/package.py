@@ -13,7 +13,6 @@ from pathlib import Path
 from pathspec import GitIgnoreSpec
 
 from raycompress.config.experiment import Experiment
-from raycompress.config.schema.spelling import respell
 from raycompress.disk import translate_os_errors
 from raycompress.errors import ClusterError, ExperimentError
 
@@ -114,7 +113,7 @@ def _check_script(experiment: Experiment, root: Path, files: dict[str, int]) -> 
 
 def _relocated(experiment: Experiment) -> str:
     """Return the experiment file with its paths as they are in the package."""
-    data = respell(json.loads(experiment.text)).data
+    data = experiment.data
     script = experiment.script_path.relative_to(experiment.workingdir).as_posix()
     data["script"] = shlex.join([script, *experiment.script_args])
     data.pop("cwd", None)

@@ -10,7 +10,7 @@ from typing import Any
 
 from raycompress.config.experiment import Experiment
 from raycompress.config.migration.advice import advice_on
-from raycompress.config.migration.changes import changed, changes_of
+from raycompress.config.migration.changes import Change, changed, changes_of
 from raycompress.config.migration.layout import laid_out
 from raycompress.config.migration.table import old_key, pattern
 from raycompress.config.text.reader import JsonPath, JsonText, read
@@ -92,9 +92,9 @@ class Migration:
         _check(found, before, path)
         edits = changes_of(found.value)
         value = changed(found.value, edits)
-        text = laid_out(value, found, before) if edits or found.flaws else before
+        text, lost = _written(value, edits, found, before)
         experiment = Experiment.from_text(text, path)
-        changes = _by_line(Remark(found.lines[edit.path], dotted(edit.path), edit.what) for edit in edits)
+        changes = _by_line([*(Remark(found.lines[edit.path], dotted(edit.path), edit.what) for edit in edits), *lost])
         remarks = tuple(_remarks(value, found))
         told = {remark.path for remark in (*changes, *remarks)}
         keys = [inner for inner, _ in _keys(found.value) if dotted(inner) not in told]
@@ -111,6 +111,16 @@ class Migration:
             ),
             kept=tuple(dict.fromkeys(pattern(inner) for inner in keys)),
         )
+
+
+def _written(value: Any, edits: list[Change], found: JsonText, before: str) -> tuple[str, list[Remark]]:
+    """Return the new text, and what to say of comments that go with what they stand by."""
+    if not edits and not found.flaws:
+        return before, []
+    renamed = {(*edit.path[:-1], edit.key): edit.path for edit in edits if edit.key != edit.path[-1]}
+    text, lost = laid_out(value, found, before, renamed)
+    gone = "a comment goes with what it is about:"
+    return text, [Remark(one.line, dotted(one.path), f"{gone} {' '.join(one.text.split())}") for one in lost]
 
 
 def _by_line(remarks: Iterable[Remark]) -> tuple[Remark, ...]:

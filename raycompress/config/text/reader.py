@@ -1,7 +1,8 @@
-"""The text of a JSON file, read so that every value keeps its line and every slip is told at once.
+"""The text of a JSON file, read so that every value keeps its line and every slip is reported at once.
 
-`read` takes what is almost JSON too (Python literals, single quotes, commas too many or too few, comments, brackets
-left open): each slip becomes a `Flaw` that says what to write, and reading goes on with what was meant.
+Comments (``//`` and ``/* */``) and a comma after the last member belong to the file: it is JSONC, as editors write it.
+`read` accepts what is almost that too (Python literals, single quotes, ``#`` comments, commas too many or too few,
+brackets left open): each slip becomes a `Flaw` that says what to write, and reading goes on with what was meant.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raycompress.config.text.tokens import QUOTES, WORD, Token, scan_string, scan_word
+from raycompress.jsonc import COMMENT
 
 JsonPath = tuple[str | int, ...]
 
-_BLANK_OR_COMMENT = re.compile(r"[ \t\r\n\f\v\u00a0\ufeff]+|#[^\n]*|//[^\n]*|/\*.*?(?:\*/|\Z)", re.DOTALL)
+_BLANK_OR_COMMENT = re.compile(rf"[ \t\r\n\f\v\u00a0\ufeff]+|{COMMENT}|#[^\n]*|/\*(?s:.*)|\*/")
+_STRING_OR_MARK = re.compile(r'"(?:\\.|[^"\\\n])*"|//[^\n]*|/\*|\*/')
 _COLON = re.compile("[:=]+")
 _CLOSER = {"{": "}", "[": "]", "(": ")"}
 _DEEPEST = 100
@@ -46,8 +49,12 @@ class JsonText:
         The value, as ``json.loads`` gives it; None where nothing could be read.
     lines
         Path of each value -> line of its key, or of its first character in a list; the root is ``()``.
+    spans
+        Path of each value -> where in the text it begins, with its key, and where it ends.
+    comments
+        Where each comment begins and ends, in their order.
     flaws
-        The slips, in the order of their lines; empty for a text that is JSON.
+        The slips, in the order of their lines; empty for a text that is JSON or JSONC.
     guessed
         Paths whose value could not be known: what else is wrong with them means nothing.
     whole
@@ -56,6 +63,8 @@ class JsonText:
 
     value: Any = None
     lines: dict[JsonPath, int] = field(default_factory=dict)
+    spans: dict[JsonPath, tuple[int, int]] = field(default_factory=dict)
+    comments: list[tuple[int, int]] = field(default_factory=list)
     flaws: list[Flaw] = field(default_factory=list)
     guessed: set[JsonPath] = field(default_factory=set)
     whole: bool = True
@@ -67,7 +76,7 @@ class JsonText:
 
 
 def read(text: str) -> JsonText:
-    """Read `text`, which should be one JSON value."""
+    """Read `text`, which should be one JSON value, with comments or without."""
     return _Reader(text).read()
 
 
@@ -78,8 +87,9 @@ class _TooDeepError(Exception):
 class _Reader:
     def __init__(self, text: str) -> None:
         self.text = text
-        self.at = 0
+        self.at = int(text.startswith("\ufeff"))  # a byte order mark
         self.out = JsonText()
+        self.cut_off = False  # the rest of the text is in a comment
         self.open: list[str] = []  # the closers that are awaited, the innermost last
         self.comma_taken = False  # by a list that turned out to end before it
         self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
@@ -87,17 +97,22 @@ class _Reader:
     def read(self) -> JsonText:
         self.skip(())
         self.out.lines[()] = self.line()
-        if self.at == len(self.text):
+        if self.cut_off:
+            pass  # told already
+        elif self.at == len(self.text):
             self.flaw((), "the file is empty", "write an experiment: {...}")
             self.out.whole = False
         else:
             self.read_root()
+        self.out.comments = sorted(set(self.out.comments))  # where reading went back, some were met twice
         self.out.flaws = _merged(sorted(self.out.flaws, key=lambda flaw: flaw.line))
         return self.out
 
     def read_root(self) -> None:
+        start = self.at
         try:
             self.out.value = self.value(())
+            self.out.spans[()] = (start, self.at)
         except _TooDeepError:
             self.flaw((), f"more than {_DEEPEST} brackets are open at once", "close some of them")
             self.out.whole = False
@@ -122,11 +137,37 @@ class _Reader:
     def skip(self, path: JsonPath) -> None:
         while match := _BLANK_OR_COMMENT.match(self.text, self.at):
             found = match.group()
-            if found[0] in "#/":
-                self.flaw(path, "a comment: JSON has none", "remove the comment")
+            if found[0] in "#/*":
+                self.comment(path, found)
             elif extra := set(found) & set("\f\v\u00a0\ufeff"):
                 self.flaw(path, f"an invisible character, U+{ord(extra.pop()):04X}", "write a plain space")
-            self.at = match.end()
+            self.at += len(found) if self.at == match.start() else 0
+
+    def comment(self, path: JsonPath, found: str) -> None:
+        """Take the comment `found`, or what is meant to be one, and tell what is wrong with it."""
+        end = self.at + len(found)
+        if found.startswith("/*") and (len(found) < 4 or not found.endswith("*/")):
+            self.flaw(path, 'this "/*" is never closed', 'write "*/" where the comment ends', sure=False)
+            self.out.whole, self.cut_off = False, True
+            return
+        if found == "*/":
+            self.flaw(path, 'this "*/" ends no comment', 'remove it, or write "/*" before the comment', sure=False)
+            return
+        if found[0] == "#":
+            self.flaw(path, 'a comment after "#"', 'write "//" in place of "#"')
+        elif outer := self.end_of_nested(found, end):
+            self.flaw(path, "a comment in a comment", 'remove the inner "/*" and "*/": comments do not nest', sure=False)
+            end = outer
+        self.out.comments.append((self.at, end))
+        self.at = end
+
+    def end_of_nested(self, found: str, end: int) -> int | None:
+        """Return where the comment `found`, which ends at `end`, was meant to end, if it has another one inside."""
+        if found[1] == "/" or "/*" not in found[2:]:
+            return None
+        marks = (match for match in _STRING_OR_MARK.finditer(self.text, end) if match.group() in ("/*", "*/"))
+        following = next(marks, None)
+        return following.end() if following is not None and following.group() == "*/" else None
 
     # ---- values
 
@@ -161,8 +202,7 @@ class _Reader:
 
     def members(self, path: JsonPath, start: int) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        comma = -1
-        while not self.ends(path, start, comma):
+        while not self.ends(path, start):
             if self.peek() == ",":
                 self.flaw(path, "a comma too many", 'remove the ","')
                 self.at += 1
@@ -172,9 +212,11 @@ class _Reader:
             if key in found:
                 what = f'"{key}" stands twice, first in line {self.out.lines[inner]}'
                 self.flaw(path, what, "keep one of the two", self.key_at, sure=False)
-            self.out.lines[inner] = self.line(self.key_at)
+            begin = self.key_at
+            self.out.lines[inner] = self.line(begin)
             found[key] = self.after_colon(inner)
-            comma = self.separator(path)
+            self.out.spans[inner] = (begin, self.at)
+            self.separator(path)
         return found
 
     def key(self, path: JsonPath) -> str:
@@ -212,8 +254,8 @@ class _Reader:
 
     def items(self, path: JsonPath, start: int) -> list[Any]:
         found: list[Any] = []
-        comma = -1
-        while not self.ends(path, start, comma):
+        comma = False
+        while not self.ends(path, start):
             if self.peek() == ",":
                 self.flaw(path, "a comma too many", 'remove the ","')
                 self.at += 1
@@ -222,14 +264,15 @@ class _Reader:
             before, flaws = self.at, len(self.out.flaws)
             self.out.lines[inner] = self.line()
             item = self.value(inner)
+            self.out.spans[inner] = (before, self.at)
             self.skip(path)
             if (
                 self.peek() == ":" and isinstance(item, str) and "}" in self.open
             ):  # that was a key: the list ended before it
-                del self.out.flaws[flaws:], self.out.lines[inner]
+                del self.out.flaws[flaws:], self.out.lines[inner], self.out.spans[inner]
                 self.flaw(path, 'this "[" is not closed', f'write "]" before {json.dumps(item)}', start, sure=False)
                 self.at = before
-                self.comma_taken = comma >= 0
+                self.comma_taken = comma
                 return found
             if self.peek() == ":":
                 self.flaw(path, '":" in a list', "write {...} around keys and their values")
@@ -239,13 +282,14 @@ class _Reader:
             comma = self.separator(path)
         return found
 
-    def ends(self, path: JsonPath, start: int, comma: int) -> bool:
-        """Whether the innermost bracket, opened at `start`, closes here; `comma` is where one stood, or -1."""
+    def ends(self, path: JsonPath, start: int) -> bool:
+        """Whether the innermost bracket, opened at `start`, closes here."""
         self.skip(path)
         char, closer = self.peek(), self.open[-1]
         opener = self.text[start]
         if char == "":
-            self.flaw(path, f'this "{opener}" is never closed', f'write "{closer}" where it ends', start)
+            if not self.cut_off:
+                self.flaw(path, f'this "{opener}" is never closed', f'write "{closer}" where it ends', start)
             self.out.whole = False
             return True
         if char not in "}])":
@@ -258,22 +302,20 @@ class _Reader:
         else:
             self.flaw(path, f'"{char}" closes a "{opener}"', f'write "{closer}"', sure=False)
             self.at += 1
-        if comma >= 0:
-            self.flaw(path, f'a comma before the closing "{char}"', 'remove the ","', comma)
         return True
 
-    def separator(self, path: JsonPath) -> int:
-        """Take the comma after a member; return where it stood, or -1."""
+    def separator(self, path: JsonPath) -> bool:
+        """Read the comma after a member; return whether there is one."""
         end = self.at
         self.skip(path)
         if self.peek() == ",":
             self.at += 1
-            return self.at - 1
+            return True
         if self.peek() not in "}])" and not self.comma_taken:
             after = self.text[:end].rsplit("\n", 1)[-1].strip()[-40:]
             self.flaw(path, f"no comma after {after}", 'write "," there', end - 1)
         self.comma_taken = False
-        return -1
+        return False
 
 
 def _merged(flaws: list[Flaw]) -> list[Flaw]:

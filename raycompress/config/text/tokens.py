@@ -9,7 +9,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-WORD = re.compile(r"""(?:(?!//|/\*)[^\s,:=\[\]{}()"'“”‘’#])+""")
+WORD = re.compile(r"""(?:(?!//|/\*|\*/)[^\s,:=\[\]{}()"'“”‘’#])+""")
 QUOTES = {'"': '"', "'": "'", "“": "“”", "”": "“”", "‘": "‘’", "’": "‘’"}  # opening quote -> what closes it
 
 _NUMBER = re.compile(r"-?(?:0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
