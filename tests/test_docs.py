@@ -2,18 +2,25 @@
 
 import json
 import re
+import shutil
 
 from raycompress.catalog.proposers import PROPOSERS
 from raycompress.cli.main import VERBS
-from tests.support.launching import DIGITS, REPOSITORY
+from raycompress.config.text.reader import read
+from tests.support.launching import DIGITS, REPOSITORY, raycompress
 
 README = (REPOSITORY / "README.md").read_text()
 
 
-def test_the_experiment_file_of_the_readme_is_the_one_of_the_demo():
+def test_the_experiment_file_of_the_readme_runs_as_it_stands_and_is_the_one_of_the_demo(tmp_path):
     (block,) = re.findall(r"```jsonc\n(.*?)```", README, re.S)
-    plain = re.sub(r"\s//.*", "", block)
-    assert json.loads(plain) == json.loads((DIGITS / "auto_l1.json").read_text())
+    assert block.count("//") > 10
+    for file in ("train.py", "pretrained.pth"):
+        shutil.copy(DIGITS / file, tmp_path)
+    (tmp_path / "exp.json").write_text(block)
+    done = raycompress(tmp_path, "validate", "exp.json")
+    assert (done.code, done.err) == (0, "")
+    assert read(block).value == json.loads((DIGITS / "auto_l1.json").read_text())
 
 
 def test_the_readme_names_every_verb():

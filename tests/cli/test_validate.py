@@ -115,4 +115,5 @@ def test_the_schema_is_json_on_stdout(folder: Path) -> None:
     done = raycompress("schema", cwd=folder)
     schema = json.loads(done.stdout)
     assert schema["$schema"].endswith("2020-12/schema")
+    assert (schema["allowComments"], schema["allowTrailingCommas"]) == (True, True)
     assert {"name", "script", "compression", "baseline"} <= set(schema["properties"])

@@ -27,7 +27,7 @@ def home(tmp_path: Path) -> Path:
 
 def packed(home: Path, tmp_path: Path, **changes: object) -> zipfile.ZipFile:
     path = number_experiment(home, "print(1)")
-    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    path.write_text("// of the paper\n" + json.dumps({**json.loads(path.read_text()), **changes}))
     experiment = Experiment.load(path)
     return zipfile.ZipFile(pack(experiment, tmp_path).archive)
 
@@ -91,7 +91,7 @@ def test_the_wheel_installs_this_very_code(tmp_path: Path) -> None:
     target = tmp_path / "installed"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", target, wheel]
     subprocess.run(pip, check=True)
-    probe = "import json, raycompress; from importlib import metadata; from raycompress.clusters import files;"
+    probe = "import json, raycompress; from importlib import metadata; from raycompress.clusters.file import files;"
     probe += "print(json.dumps([raycompress.__file__, metadata.version('raycompress'), sorted(files.shipped())]))"
     said = subprocess.run(
         [sys.executable, "-c", probe],

@@ -252,6 +252,81 @@ NEW = """{
 """
 
 
+COMMENTED_OLD = """// an experiment
+/* of two lines:
+   this one too */
+{ // first
+  "name": "x",  // behind name
+  // above cwd
+  "cwd": ".", /* behind cwd */
+  "script": "mnist.py",
+  "compression": {"framework": "torch", "type": "pruning", "compressor": "l1_filter",
+    "config_list": [ // NNI's
+      {"sparsity": {"range": [0.1, /* most */ 0.9], "type": "float"}, "op_names": ["conv1"],},
+      // more to come
+    ]
+  },
+  "resource_args": {
+    "async_run": true,  // goes
+  },
+  "n_samples": // how many
+    5, # of the old tool's
+  "target": "max"
+  // last
+} // end
+// after all
+"""
+COMMENTED_NEW = """// an experiment
+/* of two lines:
+   this one too */
+{ // first
+  "name": "x",  // behind name
+  // above cwd
+  "workingdir": ".", /* behind cwd */
+  "script": "mnist.py",
+  "compression": {
+    "framework": "torch",
+    "type": "pruning",
+    "compressor": "l1_filter",
+    "config_list": [ // NNI's
+      {
+        "sparsity": {
+          "range": [
+            0.1,
+            /* most */
+            0.9
+          ],
+          "type": "float"
+        },
+        "op_names": ["conv1"]
+      }
+      // more to come
+    ]
+  },
+  // how many
+  "n_samples": 5, // of the old tool's
+  "target": "max"
+  // last
+} // end
+// after all
+"""
+
+
+def test_comments_keep_their_places_or_it_is_said_that_they_go(tmp_path: Path) -> None:
+    path = tmp_path / "exp.json"
+    path.write_text(COMMENTED_OLD)
+    migration = Migration.of(path)
+    assert migration.text == COMMENTED_NEW
+    assert [(slip.line, slip.what) for slip in migration.slips] == [(20, 'a comment after "#"')]
+    assert [(change.line, change.what) for change in migration.changes] == [
+        (7, '"cwd" becomes "workingdir"'),
+        (17, '"resource_args.async_run" goes: Ray does what it was for'),
+        (17, "a comment goes with what it is about: // goes"),
+    ]
+    path.write_text(COMMENTED_NEW.replace("[", "[ /* not to be laid out anew */ "))
+    assert Migration.of(path).text == path.read_text()
+
+
 @pytest.mark.parametrize("text", ["{}", '{"a": 1}', '{\n\t"a": [\n\t\t1,\n\t\t{"b": []}\n\t]\n}'])
 def test_the_layout_is_that_of_the_source(text: str) -> None:
     found = read(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,21 @@ from hypothesis import strategies as st
 from raycompress.config.checks import preflight
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
+from raycompress.config.text.reader import read
 from raycompress.errors import RaycompressError
+from raycompress.jsonc import as_json
 from raycompress.model.info import Layer, ModelInfo
 from raycompress.search.proposers.searchers import make_proposer
 from tests.support.commands import run
-from tests.support.mutating import broken_files
+from tests.support.mutating import broken_files, commented_files
 
 REPOSITORY = Path(__file__).parent.parent.parent
 OLD = REPOSITORY / "tests" / "old" / "experiments"
-TODAY = {path.name: path.read_text() for path in REPOSITORY.glob("configs/*/*.json") if path.name != "config.json"}
+TODAY = {
+    f"{path.parent.name}-{path.name}": path.read_text()
+    for path in REPOSITORY.glob("configs/*/*.json")
+    if path.name != "config.json"
+}
 BY_THE_OLD_TOOL = {path.name: path.read_text() for path in OLD.glob("*.json")}
 LAYERS = [("conv1", "Conv2d"), ("bn1", "BatchNorm2d"), ("conv2", "Conv2d"), ("conv3", "Conv2d"), ("fc", "Linear")]
 MODEL = ModelInfo(
@@ -84,6 +91,34 @@ def test_validate_tells_what_is_wrong(file: tuple[str, bytes], as_json: bool) ->
     else:
         assert code == 0
         sample_all(experiment)
+
+
+@given(commented_files(TODAY | BY_THE_OLD_TOOL))
+def test_comments_and_trailing_commas_change_nothing(file: tuple[str, str]) -> None:
+    name, text = file
+    path, code = told(text.encode(), "validate")
+    assert (code, read(text).flaws) == (0, [])
+    plain = Experiment.from_text((TODAY | BY_THE_OLD_TOOL)[name], path)
+    assert replace(Experiment.load(path), text="") == replace(plain, text="")
+    assert json.loads(as_json(text.removeprefix("\ufeff"))) == read(text).value
+
+
+@given(commented_files(BY_THE_OLD_TOOL), st.booleans())
+def test_migrate_keeps_comments_or_says_which_go(file: tuple[str, str], slip: bool) -> None:
+    text = file[1] + "# below" * slip
+    Path("broken.json.orig").unlink(missing_ok=True)
+    path = Path("broken.json")
+    path.write_text(text)
+    code, out, err = run("migrate", "--write", "--json", str(path))
+    assert code == 0, err
+    gone = [one for one in json.loads(out)["changes"] if "a comment goes" in one["what"]]
+    before, after = ([text[slice(*span)] for span in read(text).comments] for text in (text, path.read_text()))
+    assert len(after) == len(before) - len(gone)
+    assert read(path.read_text()).flaws == []
+    Path("broken.json.orig").unlink(missing_ok=True)
+    assert json.loads(run("migrate", "--write", "--json", str(path))[1])["written"] is False
+    if not slip and not json.loads(out)["written"]:
+        assert path.read_text() == text
 
 
 @given(broken_files(BY_THE_OLD_TOOL), st.booleans())

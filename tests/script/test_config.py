@@ -81,6 +81,31 @@ def test_a_file_that_holds_no_object(write, text, what):
     assert str(path) in str(raised.value)
 
 
+def test_comments_and_trailing_commas_are_read(tmp_path):
+    path = tmp_path / "config.json"
+    text = '// by hand\n{"lr": 0.1, /* of the\npaper */ "url": "s3://a/*b*/,]", "layers": ["conv1", ], // all\n}\n'
+    path.write_text("\ufeff" + text)
+    assert BasicConfig().load(path) == {"lr": 0.1, "url": "s3://a/*b*/,]", "layers": ["conv1"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "fix"),
+    [
+        ('{"a": 1, // x\n "b": 2 # why\n}', "2, column 9", "// instead of #"),
+        ('{"a": [1,], /* x */ "b": /* y\n}', "1, column 26", r"close the comment with \*/"),
+        ('{"a": 1 /* x /* y */ z */ }', "1, column 22", "validate"),
+        ("{/* x\n */'a': 1}", "2, column 4", "double quotes"),
+        ('{"a": 1 */ }', "1, column 9", "comments do not nest"),
+        ("[,]", "1, column 2", "validate"),
+        ('{"a": 1,,}', "1, column 9", "validate"),
+    ],
+)
+def test_what_is_neither_json_nor_jsonc_is_told_with_its_place(write, text, place, fix):
+    with pytest.raises(UsageError, match=fix) as raised:
+        BasicConfig().load(write(text))
+    assert f"config.json:{place}" in str(raised.value)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(UsageError, match="No such file"):
         BasicConfig().load(tmp_path / "none.json")

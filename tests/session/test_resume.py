@@ -4,12 +4,16 @@ import json
 import signal
 import subprocess
 import time
+from dataclasses import replace
+from unittest.mock import ANY
 
 import psutil
 import pytest
 
+from raycompress.jsonc import as_json
 from raycompress.results.journal import journal
 from raycompress.results.record import SearchRecord
+from raycompress.session.resume import experiment_of
 from raycompress.states import TrialState
 from tests.support.launching import command, digits_experiment, number_experiment, raycompress
 
@@ -156,9 +160,11 @@ def test_a_best_model_that_is_lost_is_made_again(tmp_path):
 
 @pytest.fixture(scope="module")
 def stopped(tmp_path_factory):
-    """A search that was killed, and its folder."""
+    """A search that was killed, and its folder; its file has a comment and a trailing comma."""
     folder = tmp_path_factory.mktemp("stopped")
-    record, _ = killed(folder, search(folder, n_samples=8))
+    path = search(folder, n_samples=8)
+    path.write_text("// of the paper\n" + path.read_text().replace("\n}", ",\n}"))
+    record, _ = killed(folder, path)
     return folder, record
 
 
@@ -174,7 +180,7 @@ def test_a_changed_file_is_refused_with_the_difference(stopped):
         assert '+  "random_seed": 6' in done.err
         assert f"cp {record.folder.experiment} {path}" in done.err
         assert "Traceback" not in done.err
-        path.write_text(json.dumps(json.loads(text), indent=8))  # laid out otherwise, it says the same
+        path.write_text(json.dumps(json.loads(as_json(text)), indent=8))  # laid out otherwise, it says the same
         path.with_name("script.py").rename(folder / "elsewhere.py")
         done = raycompress(folder, "resume")
         assert done.code == 2
@@ -184,6 +190,18 @@ def test_a_changed_file_is_refused_with_the_difference(stopped):
         (folder / "script.py").write_text(NUMBERS)
         path.write_text(text)
     assert SearchRecord(record.folder).state == "interrupted"
+
+
+def test_the_copy_of_a_file_with_comments_stands_for_it(stopped):
+    folder, record = stopped
+    path = folder / "exp.json"
+    assert record.folder.experiment.read_text() == path.read_text()
+    known = experiment_of(record, None)
+    path.rename(folder / "moved.json")
+    try:
+        assert experiment_of(record, None) == replace(known, path=record.folder.experiment, shown=ANY)
+    finally:
+        (folder / "moved.json").rename(path)
 
 
 def test_two_at_once_are_refused(stopped):

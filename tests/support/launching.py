@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from raycompress.jsonc import as_json
 from raycompress.results.record import SearchRecord
 
 REPOSITORY = Path(__file__).parent.parent.parent
@@ -45,7 +46,7 @@ def raycompress(folder: Path, *words: str | Path, timeout: float = 240) -> Launc
 
 def digits_experiment(folder: Path, name: str = "auto_l1.json", home: Path = DIGITS, **changes: Any) -> Path:
     """Write a shipped experiment into `folder`, changed; its script stays where it is."""
-    data = {**json.loads((home / name).read_text()), "workingdir": str(home), **changes}
+    data = {**json.loads(as_json((home / name).read_text())), "workingdir": str(home), **changes}
     path = folder / "exp.json"
     path.write_text(json.dumps(data, indent=2))
     return path

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from hypothesis import strategies as st
+
+from raycompress.jsonc import as_json
 
 NUMBERS: tuple[Any, ...] = (
     *(0, -1, 1, 2**31, 2**63, 10**30, -(10**400), 0.5, 1e308, 5e-324, -0.0, 1.0),
@@ -215,8 +218,47 @@ def broken_files(draw: Callable[[Any], Any], originals: dict[str, str]) -> tuple
     how = draw(st.sampled_from(["values", "values", "values", "text", "text", "bytes", "both"]))
     if how in ("values", "both"):
         indent = draw(st.sampled_from([None, 1]))
-        text = json.dumps(draw(changed_values(json.loads(text))), indent=indent, ensure_ascii=draw(st.booleans()))
+        text = json.dumps(
+            draw(changed_values(json.loads(as_json(text)))), indent=indent, ensure_ascii=draw(st.booleans())
+        )
     if how in ("text", "both"):
         text = draw(changed_texts(text))
     data = text.encode(errors="surrogatepass")
     return name, draw(changed_bytes(data)) if how == "bytes" else data
+
+
+COMMENTS = (
+    *(
+        "// why",
+        "//",
+        "/* why */",
+        "/**/",
+        "/*\n * of\n * three */",
+        '// "name": 1, } ] {',
+        '/* "a": [1, // */',
+        "// /*",
+    ),
+    *("/* // */", "// it's # 5", '/* " */', "// ünïcode 💥", "/***/"),
+)
+_TOKEN = re.compile(r'"(?:\\.|[^"\\])*"|[][{},:]|[^][{},:"\s]+')
+
+
+@st.composite
+def commented_files(draw: Callable[[Any], Any], originals: dict[str, str]) -> tuple[str, str]:
+    """Return the name of one of `originals` and its text, which is right, with comments and trailing commas in it."""
+    name = draw(st.sampled_from(sorted(originals)))
+    text = as_json(originals[name])
+    gaps = [(found.start(), found.group()) for found in _TOKEN.finditer(text)]
+    chosen = draw(st.lists(st.tuples(st.sampled_from(gaps), st.sampled_from(COMMENTS)), min_size=1, max_size=6))
+    put: dict[int, str] = {}
+    for (at, _), comment in chosen:
+        put[at] = put.get(at, "") + comment + ("\n" if comment.startswith("//") else draw(st.sampled_from([" ", "\n"])))
+    put[len(text)] = draw(st.sampled_from(COMMENTS)) + "\n"
+    commas = draw(st.booleans())
+    for at, token in gaps:
+        before = text[:at].rstrip()[-1:]
+        if commas and token in ("}", "]") and before not in ("{", "["):
+            put[at] = "," + put.get(at, "")
+    for at in sorted(put, reverse=True):
+        text = text[:at] + put[at] + text[at:]
+    return name, draw(st.sampled_from(["", "\ufeff"])) + text

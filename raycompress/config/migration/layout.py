@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 from raycompress.config.text.comments import Comment, Place, comments_of
 from raycompress.config.text.reader import JsonPath, JsonText
+from raycompress.jsonc import as_json
 
-_INDENT = re.compile(r"^([ \t]+)[^\s/*#]", re.MULTILINE)
+_INDENT = re.compile(r"^([ \t]+)[^\s#]", re.MULTILINE)
 
 
 class LaidOut(NamedTuple):
@@ -37,7 +38,7 @@ def laid_out(value: Any, source: JsonText, text: str, renamed: Mapping[JsonPath,
     renamed
         New path -> path in the file, of what has another name.
     """
-    first = _INDENT.search(text)
+    first = _INDENT.search(as_json(text))
     layout = _Layout(source, first.group(1) if first else "  ", tuple(comments_of(text, source)), renamed or {})
     written = layout.whole(value)
     return LaidOut(written, tuple(comment for comment in layout.comments if comment not in layout.written))

@@ -405,10 +405,14 @@ class ExperimentKeys(Keys):
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON Schema (2020-12) of the experiment file."""
+    """Return the JSON Schema (2020-12) of the experiment file.
 
+    ``allowComments`` and ``allowTrailingCommas`` are no keywords of the draft: editors with the JSON support of VS Code
+    read them, and then mark neither as a mistake in a file called ``*.json``.
+    """
     schema = _without_null_defaults(ExperimentKeys.model_json_schema())
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    return {"$schema": draft, "allowComments": True, "allowTrailingCommas": True, **schema}
 
 
 def _without_null_defaults(value: Any) -> Any:

@@ -156,7 +156,9 @@ class _Reader:
         if found[0] == "#":
             self.flaw(path, 'a comment after "#"', 'write "//" in place of "#"')
         elif outer := self.end_of_nested(found, end):
-            self.flaw(path, "a comment in a comment", 'remove the inner "/*" and "*/": comments do not nest', sure=False)
+            self.flaw(
+                path, "a comment in a comment", 'remove the inner "/*" and "*/": comments do not nest', sure=False
+            )
             end = outer
         self.out.comments.append((self.at, end))
         self.at = end
