@@ -2,13 +2,14 @@
 # make test   the tests      make lint   style, types, import contracts      make bench   speed, against peers
 # make nightly   the property tests with many more examples, other ones each time; the kill tests with more kills
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
+# make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test nightly lint bench tools docs format clean
+.PHONY: demo test nightly lint bench tools house docs format clean
 
 demo: $(INSTALLED)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -34,6 +35,9 @@ bench: $(INSTALLED)
 
 tools:
 	apt-get install --quiet --quiet --yes --no-install-recommends chromium openssh-server rsync
+
+house: $(INSTALLED)
+	$(BIN)/python -m tests.tables.house
 
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.tables

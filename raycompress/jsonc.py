@@ -1,7 +1,7 @@
-r"""JSON with comments, as editors write it (JSONC): ``//`` and ``/* */``, and a comma after the last member.
+"""JSON with comments and trailing commas, as editors write it (JSONC).
 
-What a comment is stands here once, for `raycompress.config.text.reader`, which keeps every line and every comment of an
-experiment file, and for `as_json`, which serves a script that is run by hand and needs the values alone.
+Comments are ``//`` and ``/* */``. `raycompress.config.text.reader` keeps the line of every value and every comment of an
+experiment file; `as_json` serves a script that is run by hand, and needs the values alone.
 """
 
 from __future__ import annotations

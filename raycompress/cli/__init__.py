@@ -1,1 +1,1 @@
-"""The command line."""
+"""The command line: one file a verb, and what a person sees of a run."""

@@ -1,1 +1,1 @@
-"""A search: experiment -> Ray Tune -> trials. Importing this package imports no ray."""
+"""The life of one search: prepared, launched, resumed, verified. Importing this package imports no ray."""

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycompress.catalog.plugins import Plugin
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import PluginError, RaycompressError
-from raycompress.search.proposers.searchers import Proposer, Sample
 from raycompress.search.stopping.policies import Scores
+
+if TYPE_CHECKING:
+    from raycompress.search.proposers.searchers import Proposer, Sample
 
 
 class PluginProposer:
