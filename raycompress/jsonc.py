@@ -1,6 +1,6 @@
 """JSON with comments and trailing commas, as editors write it (JSONC).
 
-Comments are ``//`` and ``/* */``. `raycompress.config.text.reader` keeps the line of every value and every comment of an
+Comments are ``//`` and ``/* */``. `raycompress.config.text.reader` keeps the line of every value and each comment of an
 experiment file; `as_json` serves a script that is run by hand, and needs the values alone.
 """
 
