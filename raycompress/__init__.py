@@ -9,15 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from raycompress.backend.ray.process import local_ray as local_ray
     from raycompress.bundle.bundle import load as load
     from raycompress.compressors.create import create_compressor as create_compressor
     from raycompress.results.record import Experiment as Experiment
+    from raycompress.results.record import SearchRecord as SearchRecord
     from raycompress.script.config import BasicConfig as BasicConfig
     from raycompress.script.entry import experiment as experiment
     from raycompress.script.report import print_result as print_result
     from raycompress.script.report import report as report
     from raycompress.script.report import save_model as save_model
     from raycompress.script.shared import shared as shared
+    from raycompress.session.python import launch as launch
+    from raycompress.session.python import resume as resume
 
 _HOMES = {
     "BasicConfig": "raycompress.script.config",
@@ -25,9 +29,12 @@ _HOMES = {
     "SearchRecord": "raycompress.results.record",
     "create_compressor": "raycompress.compressors.create",
     "experiment": "raycompress.script.entry",
+    "launch": "raycompress.session.python",
     "load": "raycompress.bundle.bundle",
+    "local_ray": "raycompress.backend.ray.process",
     "print_result": "raycompress.script.report",
     "report": "raycompress.script.report",
+    "resume": "raycompress.session.python",
     "save_model": "raycompress.script.report",
     "shared": "raycompress.script.shared",
 }

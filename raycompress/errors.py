@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from raycompress.text import printable
 
@@ -64,6 +64,8 @@ class RaycompressError(Exception):
     """
 
     exit_code = 1
+    record: Any = None
+    """The `SearchRecord` of a search that ended with this error, where `raycompress.launch` raised it."""
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(what)

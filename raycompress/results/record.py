@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raycompress.config.objective import Objective
 from raycompress.config.places import is_remote
@@ -14,16 +14,13 @@ from raycompress.results import pareto, store
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
 from raycompress.results.journal.events import lacking
+from raycompress.results.notebook import InNotebooks
 from raycompress.results.ranking import Ranking
 from raycompress.results.trial import TrialRecord
 from raycompress.states import TrialState
 
-if TYPE_CHECKING:
-    import optuna
-    import pandas as pd
 
-
-class SearchRecord:
+class SearchRecord(InNotebooks):
     """The record of one experiment.
 
     Use `Experiment.open`.
@@ -220,25 +217,6 @@ class SearchRecord:
         return sorted(self.folder.candidates(), key=lambda number: (number != self.best_number, number))
 
     @cached_property
-    def trials(self) -> pd.DataFrame:
-        """One row a trial: number, state, score, seconds, the reported values and the sampled dimensions."""
-        import pandas as pd
-
-        rows = [
-            {
-                "trial": trial.number,
-                "state": str(trial.state),
-                "score": trial.score,
-                "seconds": trial.seconds,
-                **(trial.values or {}),
-                **{f"after.{name}": value for name, value in (trial.after or {}).items()},
-                **trial.sample,
-            }
-            for _, trial in sorted(self.records.items())
-        ]
-        return pd.DataFrame(rows)
-
-    @cached_property
     def pareto(self) -> list[TrialRecord]:
         """The finished trials that no other one dominates, the best score first.
 
@@ -256,17 +234,10 @@ class SearchRecord:
             return [self.records[number] for number in front]
         return pareto.front(self.searched, self.header["goal"])
 
-    def to_optuna(self, study_name: str | None = None, storage: str | Path | None = None) -> optuna.Study:
-        """Copy the trials into a new Optuna study; see `raycompress.results.study.to_optuna`."""
-        from raycompress.results.study import to_optuna
-
-        return to_optuna(self, study_name, storage)
-
-    def _repr_html_(self) -> str:
-        """Return what a notebook shows."""
-        from raycompress.results.notebook import as_html
-
-        return as_html(self)
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The trials of the Pareto front; see `pareto`."""
+        return self.pareto
 
 
 Experiment = SearchRecord

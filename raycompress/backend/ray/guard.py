@@ -40,7 +40,7 @@ def guarded() -> Iterator[Callable[[str], None]]:
     try:
         yield lambda folder: _tell(guard, folder.encode())
     finally:
-        del os.environ[MARK]
+        os.environ.pop(MARK, None)  # a kept Ray has taken it out already
         _tell(guard, _GOOD_BYE)
         guard.communicate()
 

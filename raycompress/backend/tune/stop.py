@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,7 +74,13 @@ class StopSwitch(DriverOnly, Stopper):
 
 @contextmanager
 def thrown_by_signals(switch: StopSwitch) -> Iterator[None]:
-    """Have Ctrl-C, SIGTERM and SIGHUP throw `switch`; a second one interrupts at once."""
+    """Have Ctrl-C, SIGTERM and SIGHUP throw `switch`; a second one interrupts at once.
+
+    Python handles signals in its main thread alone: elsewhere nothing is changed, and they are the caller's.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def handle(number: int, frame: FrameType | None) -> None:
         if switch.reason == "stopped":

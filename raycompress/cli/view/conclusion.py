@@ -12,15 +12,10 @@ import click
 from raycompress.cli.options import print_text
 from raycompress.cli.view import goals
 from raycompress.cli.view.tables import display_path
-from raycompress.errors import NoValidTrialError, RaycompressError, StoppedError
-from raycompress.search.outcome import FULL, GONE, is_outside
+from raycompress.session.ending import failure, infeasible
 
 if TYPE_CHECKING:
     from raycompress.results.record import SearchRecord
-
-
-_MENDS = {FULL: "free some space", GONE: "put the script back"}
-"""What to do about a failure, by how its cause begins."""
 
 
 def conclude(record: SearchRecord, as_json: bool = False, *, quiet: bool = False) -> None:
@@ -30,9 +25,9 @@ def conclude(record: SearchRecord, as_json: bool = False, *, quiet: bool = False
         click.echo(json.dumps(outcome(record), indent=2))
     elif not quiet:
         print_text(text)
-    failure = _failure(record)
-    if failure is not None:
-        raise failure
+    error = failure(record, f"raycompress resume {shlex.quote(display_path(record.folder.reference))}")
+    if error is not None:
+        raise error
 
 
 def outcome(record: SearchRecord) -> dict[str, object]:
@@ -76,7 +71,7 @@ def summary(record: SearchRecord) -> str:
     if best is None:
         return f"{record.id}: no trial finished with a result"
     again = "" if best.repeat_of is None else f" (trial {best.repeat_of} again, with another seed)"
-    word = "nearest" if goals.infeasible(record) is not None else "best"
+    word = "nearest" if infeasible(record) is not None else "best"
     lines = [
         f"{word} of {len(record.searched)} trial{'s' * (len(record.searched) != 1)}: trial {best.number}{again}",
         "",
@@ -102,38 +97,3 @@ def summary(record: SearchRecord) -> str:
     else:
         lines += ["", "model:  none; the script saved none"]
     return "\n".join(lines)
-
-
-def _failure(record: SearchRecord) -> RaycompressError | None:
-    detail = record.finished_detail
-    resume = f"raycompress resume {shlex.quote(display_path(record.folder.reference))}"
-    if record.state == "stopped":
-        kept = "the best model so far is kept" if record.best_number is not None else "the results so far are kept"
-        again = "launch again" if record.header["proposer"] == "passive" else f"{resume} goes on with it"
-        stopped = StoppedError(f"the search was {detail}; {kept}", where=record.folder.reference, fix=again)
-        if record.best is None:
-            stopped.exit_code = 130
-        return stopped
-    failures = [trial for trial in record.records.values() if trial.state.is_failure]
-    failed = max(failures, key=lambda trial: trial.started + (trial.seconds or 0), default=None)
-    if record.state == "failure" and failed is not None:
-        mend = next((fix for cause, fix in _MENDS.items() if failed.cause.startswith(cause)), "mend the script")
-        is_needed = failed.baseline and record.objective.needs_dense_result  # no trial can be judged without
-        outside = is_outside(failed.cause) or is_needed
-        otherwise = "" if outside else '; "job_failure": {"ignore_fail": true} goes on after failures'
-        return NoValidTrialError(
-            f"{detail}; the search was ended there",
-            where=record.folder.place(record.folder.log(failed.number)),
-            fix=f"{mend}, and {resume} makes it again{otherwise}",
-        )
-    if (error := goals.infeasible(record)) is not None:
-        return error
-    if record.best is None:
-        folder = record.folder
-        where = folder.place(folder.log(failed.number)) if failed is not None else folder.reference
-        return NoValidTrialError(
-            "no trial finished with a result" + (f"; trial {failed.number}: {failed.cause}" if failed else ""),
-            where=where,
-            fix="read the log of the trial, or raise time_budget_s or trial_timeout_s where time ran out",
-        )
-    return None

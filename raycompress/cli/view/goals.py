@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import textwrap
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from raycompress.cli.view.tables import columns
-from raycompress.cli.view.tables import number as _number
-from raycompress.config.objective import Bound, Goal
-from raycompress.errors import NoValidTrialError
+from raycompress.config.objective import Goal
 from raycompress.results.ranking import rank_correlation
+from raycompress.session.ending import number
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
     from raycompress.results.record import SearchRecord
 
-_NEAREST = 3
 _SHOWN = 12
-
-
-def number(value: float) -> str:
-    """Return a metric's value in at most five digits, whole ones in full."""
-    return _number(int(value) if float(value).is_integer() else value)
 
 
 def lines(record: SearchRecord) -> list[str]:
@@ -103,47 +95,3 @@ def _front(record: SearchRecord) -> Iterator[str]:
 def name(goal: Goal) -> str:
     """Return what an objective is called."""
     return goal.metric or "the score"
-
-
-def infeasible(record: SearchRecord) -> NoValidTrialError | None:
-    """Return the error of a search in which no trial keeps to all constraints; None where one does."""
-    judged = record.ranking.judged
-    if not record.objective.bounds or not judged or any(one.is_feasible for one in judged.values()):
-        return None
-    nearest = sorted(judged, key=lambda trial: (judged[trial].violation, judged[trial].costs, trial))[:_NEAREST]
-    told = [f"        {line}" for trial in nearest for line in _broken(record, trial)]
-    fix = "relax what the nearest trials break, or search on (`raycompress resume --n-samples N`):"
-    return NoValidTrialError(
-        f"no trial of {len(judged)} keeps to all constraints; the nearest is trial {nearest[0]}",
-        where=record.folder.reference,
-        fix="\n".join([fix, *told]),
-    )
-
-
-def _broken(record: SearchRecord, trial: int) -> Iterator[str]:
-    metrics, dense, judged = record.ranking.metrics(trial), record.ranking.dense(trial), record.ranking.judged[trial]
-    for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
-        if excess > 0:
-            value, reference = metrics[bound.metric], dense.get(bound.metric, math.nan)
-            yield (
-                f"trial {trial}: {bound.metric} is {number(value)}, and {number(bound.end(reference))} "
-                f"{'is the most' if bound.is_ceiling else 'is the least'}; "
-                f'"{bound.limit}": {_relaxed(bound, value, reference):.4g} would allow it'
-            )
-
-
-def _relaxed(bound: Bound, value: float, dense: float) -> float:
-    """Return the value of the constraint that `value` just keeps to, rounded to its side."""
-    exact = {
-        "min": value,
-        "max": value,
-        "min_ratio": value / dense if dense else math.nan,
-        "max_ratio": value / dense if dense else math.nan,
-        "max_drop": dense - value,
-        "max_rise": value - dense,
-    }[bound.limit]
-    if not math.isfinite(exact) or exact == 0:
-        return exact
-    step = 10.0 ** (math.floor(math.log10(abs(exact))) - 2)
-    down = bound.limit in ("min", "min_ratio")
-    return (math.floor(exact / step) if down else math.ceil(exact / step)) * step

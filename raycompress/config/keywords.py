@@ -1,0 +1,193 @@
+"""An experiment asked for in Python: keywords -> the keys of an experiment file, and its mistakes -> keywords."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raycompress.catalog import CompressorEntry, find
+from raycompress.config.places import is_remote
+from raycompress.config.schema.ranges import is_range
+from raycompress.errors import ExperimentError, Problem
+
+_COMPRESSION = ("compressor", "framework", "type", "config_list", "arguments")
+_LAYERS = ("sparsity", "op_types", "op_names", "expand_op_names")
+_ALIASES = {"seed": "random_seed"}
+_RESULTS = "raycompress_results"
+
+Data = dict[str, Any]
+
+
+def experiment_data(keywords: Mapping[str, Any], caller: str) -> Data:
+    """Return the keys of an experiment file that `keywords` ask for.
+
+    ``compressor``, ``config_list``, ``arguments``, ``framework`` and ``type`` are those of ``compression``;
+    ``sparsity``, ``op_types``, ``op_names`` and ``expand_op_names`` make a ``config_list``; every other keyword is a
+    key of the file.
+
+    Parameters
+    ----------
+    caller
+        What was called, for the place of a mistake: ``rc.launch``.
+
+    Raises
+    ------
+    ExperimentError
+        No compressor is named, or the layers are named twice.
+    """
+    data = {_ALIASES.get(key, key): value for key, value in keywords.items() if key not in (*_COMPRESSION, *_LAYERS)}
+    compression = {key: keywords[key] for key in _COMPRESSION if key in keywords}
+    layers = {key: keywords[key] for key in _LAYERS if key in keywords}
+    if not compression and not layers:
+        return data
+    if "compressor" not in compression:
+        raise ExperimentError(
+            "no compressor is named", where=f"{caller}  compressor", fix='compressor="group_l1", for instance'
+        )
+    entry = find(str(compression["compressor"]), str(compression.get("framework", "torch")))
+    compression.setdefault("framework", "torch" if entry is None else entry.framework)
+    compression.setdefault("type", "pruning" if entry is None else entry.kind)
+    if layers and "config_list" in compression:
+        raise ExperimentError(
+            f'"config_list" says which layers, and "{next(iter(layers))}" says it again',
+            where=f"{caller}  {next(iter(layers))}",
+            fix="keep one of the two",
+        )
+    if "config_list" not in compression:
+        compression["config_list"] = config_list(entry, **layers)
+    return {**data, "compression": compression}
+
+
+def config_list(
+    entry: CompressorEntry | None,
+    sparsity: Any = None,
+    op_types: Sequence[str] | None = None,
+    op_names: Sequence[str] | None = None,
+    expand_op_names: Any = None,
+) -> list[Data]:
+    """Return NNI's config_list for one sparsity of all layers, or for a sparsity of each.
+
+    Parameters
+    ----------
+    entry
+        The compressor's, where it is known.
+    sparsity
+        A number; ``(low, high)`` or a search range; or a mapping of layers to such. None for a compressor that takes
+        none.
+    op_types, op_names
+        The layers; by default all that the compressor works on.
+    expand_op_names
+        As in an experiment file; by default ``"dependency"`` where whole channels are searched by the types of layers.
+    """
+    if isinstance(sparsity, Mapping) and not is_range(sparsity):
+        return [{"sparsity": _range(each), "op_names": [name]} for name, each in sparsity.items()]
+    if sparsity is None and op_types is None and op_names is None:
+        return []
+    item: Data = {} if sparsity is None else {"sparsity": _range(sparsity)}
+    if op_types is not None or op_names is None:
+        item["op_types"] = _listed(op_types or ["default"])
+    if op_names is not None:
+        item["op_names"] = _listed(op_names)
+    cuts = entry is not None and entry.removes_channels and entry.framework == "torch"
+    if expand_op_names is not None:
+        item["expand_op_names"] = expand_op_names
+    elif cuts and op_names is None and is_range(item.get("sparsity")):
+        item["expand_op_names"] = "dependency"
+    return [item]
+
+
+def _range(sparsity: Any) -> Any:
+    if isinstance(sparsity, tuple) and len(sparsity) == 2:
+        return {"type": "float", "range": [float(end) for end in sparsity]}
+    return sparsity
+
+
+def _listed(names: Any) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)
+
+
+def absolute(data: Data, home: Path) -> Data:
+    """Return `data` with its folders absolute, which start from `home`."""
+    return {
+        key: _absolute(value, home) if key in ("workingdir", "cwd", "storage") else value for key, value in data.items()
+    }
+
+
+def with_folders(data: Data, home: Path) -> Data:
+    """Return `data` with the defaults of its folders written out, for a file that lies elsewhere than in `home`."""
+    folder = {} if "cwd" in data or "workingdir" in data else {"workingdir": str(home)}
+    # of a file too it starts from where the command is run
+    return {"storage": str(Path.cwd() / _RESULTS), **data, **folder}
+
+
+def _absolute(path: Any, home: Path) -> Any:
+    if not isinstance(path, str | os.PathLike) or is_remote(str(path)):
+        return path
+    return str(home / Path(path).expanduser())
+
+
+def as_json(data: Data, caller: str) -> str:
+    """Return the text of the file.
+
+    Raises
+    ------
+    ExperimentError
+        A value cannot stand in JSON; all of them at once.
+    """
+    problems = []
+    plain: Data = {}
+    for key, value in data.items():
+        try:
+            plain[key] = json.loads(json.dumps(value, allow_nan=False, default=_plain))
+        except (TypeError, ValueError) as error:
+            fix = "pass numbers, texts, lists and dicts, as an experiment file has them"
+            problems.append(Problem(f"this cannot stand in an experiment file: {error}", f"{caller}  {key}", fix))
+    if problems:
+        raise ExperimentError.of(problems)
+    return json.dumps(plain, indent=2) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Return what JSON has for a path, or for a number of numpy."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if callable(item := getattr(value, "item", None)):
+        return item()
+    raise TypeError(f"a {type(value).__name__} is no JSON")
+
+
+@contextmanager
+def mistakes_by_keyword(file: Path, keywords: Mapping[str, Any], caller: str) -> Iterator[None]:
+    """Have mistakes of `file`, which was made from `keywords`, name the keyword instead of a line of the file."""
+    try:
+        yield
+    except ExperimentError as error:
+        found = [replace(problem, where=_keyword(problem.where, file, keywords, caller)) for problem in error.problems]
+        raise ExperimentError.of(found) from error.__cause__
+
+
+def _keyword(where: str, file: Path, keywords: Mapping[str, Any], caller: str) -> str:
+    found = re.fullmatch(re.escape(str(file)) + r":\d+(?:  (.*))?", where)
+    if found is None:
+        return where
+    path = found[1] or ""
+    if "compression" not in keywords:
+        if "config_list" not in keywords and (entry := re.match(r"compression\.config_list\[(\d+)\]\.?", path)):
+            return f"{caller}  {_layer_keyword(path[entry.end() :], int(entry[1]), keywords)}"
+        path = path.removeprefix("compression.") if path != "compression" else "compressor"
+    if path == "random_seed" and path not in keywords:
+        path = "seed"
+    return f"{caller}  {path}".rstrip()
+
+
+def _layer_keyword(inner: str, index: int, keywords: Mapping[str, Any]) -> str:
+    sparsity = keywords.get("sparsity")
+    if isinstance(sparsity, Mapping) and not is_range(sparsity):
+        return f"sparsity[{list(sparsity)[index]!r}]"
+    return inner or "sparsity"
