@@ -17,7 +17,7 @@ from raycompress.config.schema.ranges import is_range
 from raycompress.errors import ExperimentError, Problem
 
 _COMPRESSION = ("compressor", "framework", "type", "config_list", "arguments")
-_LAYERS = ("sparsity", "op_types", "op_names", "expand_op_names")
+_LAYERS = ("sparsity", "op_types", "op_names", "exclude", "expand_op_names")
 _ALIASES = {"seed": "random_seed"}
 _RESULTS = "raycompress_results"
 
@@ -28,8 +28,8 @@ def experiment_data(keywords: Mapping[str, Any], caller: str) -> Data:
     """Return the keys of an experiment file that `keywords` ask for.
 
     ``compressor``, ``config_list``, ``arguments``, ``framework`` and ``type`` are those of ``compression``;
-    ``sparsity``, ``op_types``, ``op_names`` and ``expand_op_names`` make a ``config_list``; every other keyword is a
-    key of the file.
+    ``sparsity``, ``op_types``, ``op_names``, ``exclude`` and ``expand_op_names`` make a ``config_list``; every other
+    keyword is a key of the file.
 
     Parameters
     ----------
@@ -69,6 +69,7 @@ def config_list(
     sparsity: Any = None,
     op_types: Sequence[str] | None = None,
     op_names: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
     expand_op_names: Any = None,
 ) -> list[Data]:
     """Return NNI's config_list for one sparsity of all layers, or for a sparsity of each.
@@ -81,25 +82,30 @@ def config_list(
         A number; ``(low, high)`` or a search range; or a mapping of layers to such. None for a compressor that takes
         none.
     op_types, op_names
-        The layers; by default all that the compressor works on.
+        The layers; by default those of type Conv2d, of a compressor that removes channels from them (a layer that
+        makes the model's outputs cannot lose any), and of another one all that it works on.
+    exclude
+        Names of layers to leave alone.
     expand_op_names
         As in an experiment file; by default ``"dependency"`` where whole channels are searched by the types of layers.
     """
+    rest: list[Data] = [] if exclude is None else [{"exclude": True, "op_names": _listed(exclude)}]
     if isinstance(sparsity, Mapping) and not is_range(sparsity):
-        return [{"sparsity": _range(each), "op_names": [name]} for name, each in sparsity.items()]
+        return [{"sparsity": _range(each), "op_names": [name]} for name, each in sparsity.items()] + rest
     if sparsity is None and op_types is None and op_names is None:
-        return []
+        return rest
+    cuts = entry is not None and entry.removes_channels and entry.framework == "torch"
     item: Data = {} if sparsity is None else {"sparsity": _range(sparsity)}
     if op_types is not None or op_names is None:
-        item["op_types"] = _listed(op_types or ["default"])
+        takes_convolutions = cuts and entry is not None and "Conv2d" in (entry.layer_types or ("Conv2d",))
+        item["op_types"] = _listed(op_types or ("Conv2d" if takes_convolutions else "default"))
     if op_names is not None:
         item["op_names"] = _listed(op_names)
-    cuts = entry is not None and entry.removes_channels and entry.framework == "torch"
     if expand_op_names is not None:
         item["expand_op_names"] = expand_op_names
     elif cuts and op_names is None and is_range(item.get("sparsity")):
         item["expand_op_names"] = "dependency"
-    return [item]
+    return [item, *rest]
 
 
 def _range(sparsity: Any) -> Any:
@@ -168,22 +174,30 @@ def mistakes_by_keyword(file: Path, keywords: Mapping[str, Any], caller: str) ->
     try:
         yield
     except ExperimentError as error:
-        found = [replace(problem, where=_keyword(problem.where, file, keywords, caller)) for problem in error.problems]
+        found = [
+            replace(problem, where=by_keyword(problem.where, file, keywords, caller), fix=_as_keyword(problem.fix))
+            for problem in error.problems
+        ]
         raise ExperimentError.of(found) from error.__cause__
 
 
-def _keyword(where: str, file: Path, keywords: Mapping[str, Any], caller: str) -> str:
-    found = re.fullmatch(re.escape(str(file)) + r":\d+(?:  (.*))?", where)
-    if found is None:
-        return where
-    path = found[1] or ""
+def _as_keyword(fix: str) -> str:
+    return re.sub(r'add an entry after it: \{"exclude": true, "op_names": (\[[^]]*\])\}', r"exclude=\1", fix)
+
+
+def by_keyword(text: str, file: Path, keywords: Mapping[str, Any], caller: str) -> str:
+    """Return `text` with the keyword in place of each line and path of `file`."""
+    place = re.compile(re.escape(str(file)) + r":\d+(?:  ([^\s:]+))?")
+    return place.sub(lambda found: f"{caller}  {_keyword(found[1] or '', keywords)}".rstrip(), text)
+
+
+def _keyword(path: str, keywords: Mapping[str, Any]) -> str:
+    """Return the keyword that the key at `path` was made from."""
     if "compression" not in keywords:
         if "config_list" not in keywords and (entry := re.match(r"compression\.config_list\[(\d+)\]\.?", path)):
-            return f"{caller}  {_layer_keyword(path[entry.end() :], int(entry[1]), keywords)}"
+            return _layer_keyword(path[entry.end() :], int(entry[1]), keywords)
         path = path.removeprefix("compression.") if path != "compression" else "compressor"
-    if path == "random_seed" and path not in keywords:
-        path = "seed"
-    return f"{caller}  {path}".rstrip()
+    return "seed" if path == "random_seed" and path not in keywords else path
 
 
 def _layer_keyword(inner: str, index: int, keywords: Mapping[str, Any]) -> str:

@@ -6,14 +6,21 @@ import hashlib
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from raycompress.backend.ray.process import ray_of_this_process
 from raycompress.config.checks.preflight import check_files, load_checked
 from raycompress.config.experiment import Experiment
-from raycompress.config.keywords import absolute, as_json, experiment_data, mistakes_by_keyword, with_folders
+from raycompress.config.keywords import (
+    absolute,
+    as_json,
+    by_keyword,
+    experiment_data,
+    mistakes_by_keyword,
+    with_folders,
+)
 from raycompress.config.places import S3Address, is_remote
 from raycompress.config.text.reader import read
 from raycompress.disk import translate_os_errors, write_whole
@@ -176,7 +183,7 @@ def _launch_written(
     data = with_folders(data, home)
     folder = _folder_for(data, as_json(data, _CALLER))
     file = folder / "experiment.json"
-    view = LineView(quiet=quiet)
+    view = LineView(quiet=quiet, rename=lambda text: by_keyword(text, file, keywords, _CALLER))
     try:
         if function is not None:
             data["script"] = str(ship(function, folder))
@@ -186,6 +193,9 @@ def _launch_written(
     finally:
         if not view.has_begun:
             shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # something else is in one of them
+                folder.parent.rmdir()
+                folder.parent.parent.rmdir()
 
 
 def _folder_for(data: Mapping[str, Any], text: str) -> Path:

@@ -27,6 +27,8 @@ class LineView:
         Takes the lines; by default stdout in a notebook, where stderr is shown as an error, and stderr elsewhere.
     quiet
         Print nothing at all.
+    rename
+        What becomes of each text before it is printed.
 
     Attributes
     ----------
@@ -34,9 +36,12 @@ class LineView:
         Whether the journal of a new search has been opened.
     """
 
-    def __init__(self, stream: TextIO | None = None, *, quiet: bool = False) -> None:
+    def __init__(
+        self, stream: TextIO | None = None, *, quiet: bool = False, rename: Callable[[str], str] = str
+    ) -> None:
         self._stream = stream
         self._quiet = quiet
+        self._rename = rename
         self._header: Event = {}
         self._scores: dict[int, float | None] = {}
         self._causes: set[str] = set()
@@ -122,4 +127,4 @@ class LineView:
         self._printed = time.monotonic()
         in_notebook = "ipykernel" in sys.modules
         stream = self._stream or (sys.stdout if in_notebook else sys.stderr)
-        print(printable(text, lines=True), file=stream, flush=True)
+        print(printable(self._rename(text), lines=True), file=stream, flush=True)
