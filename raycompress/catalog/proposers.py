@@ -40,7 +40,7 @@ class ProposerEntry:
 
 _TPE = "Watanabe, Tree-Structured Parzen Estimator, 2023"
 _SEARCHERS = "raycompress.search.proposers.searchers"
-_STUDIES = "raycompress.search.proposers.studies"
+_OPTUNA = "raycompress.search.proposers.optuna_proposer"
 
 _BUILT_IN = (
     ProposerEntry("random", "Draws each dimension by itself.", f"{_SEARCHERS}:random_samples"),
@@ -51,12 +51,12 @@ _BUILT_IN = (
         f"{_SEARCHERS}:hyperopt",
         "Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011",
     ),
-    ProposerEntry("optuna", "Optuna's TPE, of all dimensions together.", f"{_STUDIES}:tpe", _TPE),
-    ProposerEntry("tpe", "The same as optuna.", f"{_STUDIES}:tpe", _TPE),
+    ProposerEntry("optuna", "Optuna's TPE, of all dimensions together.", f"{_OPTUNA}:tpe", _TPE),
+    ProposerEntry("tpe", "The same as optuna.", f"{_OPTUNA}:tpe", _TPE),
     ProposerEntry(
         "spearmint",
         "Optuna's Gaussian process.",
-        f"{_STUDIES}:gaussian_process",
+        f"{_OPTUNA}:gaussian_process",
         "Snoek et al., Practical Bayesian Optimization of Machine Learning Algorithms, NeurIPS 2012",
     ),
     ProposerEntry(
@@ -72,7 +72,7 @@ _BUILT_IN = (
         "Falkner et al., BOHB: Robust and Efficient Hyperparameter Optimization at Scale, ICML 2018",
     ),
     ProposerEntry(
-        "guided", "Sparsities by what each layer bears, measured before the search; else TPE.", f"{_STUDIES}:tpe", _TPE
+        "guided", "Sparsities by what each layer bears, measured before the search; else TPE.", f"{_OPTUNA}:tpe", _TPE
     ),
     ProposerEntry("passive", "One trial in this very process, for debugging.", f"{_SEARCHERS}:random_samples"),
 )

@@ -155,7 +155,7 @@ class Experiment:
     exploration: float = 0.25
     rung0: bool = False
     accepted: tuple[str, ...] = ()
-    shown: str = field(default="", repr=False)
+    display_path: str = field(default="", repr=False)
 
     @classmethod
     def load(cls, path: str | Path, *, home: Path | None = None) -> Experiment:
@@ -178,7 +178,7 @@ class Experiment:
     @classmethod
     def from_text(cls, text: str, path: str | Path, *, home: Path | None = None) -> Experiment:
         """Understand what the file at `path` says, or is to say; the rest is as in `load`."""
-        values, accepted = _understood(text, str(path))
+        values, accepted = _parse_keys(text, str(path))
         return _experiment(values, Path(path), home or Path(path).resolve().parent, text, accepted)
 
     @property
@@ -188,7 +188,7 @@ class Experiment:
 
     def where(self, path: JsonPath = ()) -> str:
         """Return ``exp.json:LINE  json.path`` for a path into the file; of a key left out the line it belongs under."""
-        return where_in(self.shown, self._lines, path)
+        return where_in(self.display_path, self._lines, path)
 
     def is_written(self, path: JsonPath) -> bool:
         """Tell whether the file has this path."""
@@ -232,11 +232,11 @@ class Experiment:
         return bool(self.parameter_config) or any(True for ranges in inside for _ in ranges)
 
 
-def _understood(text: str, shown: str) -> tuple[Any, tuple[str, ...]]:
+def _parse_keys(text: str, display_path: str) -> tuple[Any, tuple[str, ...]]:
     """Return the keys of the file and the notes on them; raise all mistakes at once."""
     found = read(text)
-    told = [
-        (flaw.line, Problem(flaw.what, f"{shown}:{flaw.line}  {dotted(flaw.path)}".rstrip(), flaw.fix))
+    problems = [
+        (flaw.line, Problem(flaw.what, f"{display_path}:{flaw.line}  {dotted(flaw.path)}".rstrip(), flaw.fix))
         for flaw in found.flaws
     ]
     values: Any = None
@@ -244,17 +244,17 @@ def _understood(text: str, shown: str) -> tuple[Any, tuple[str, ...]]:
     if found.whole and not isinstance(found.value, dict):
         fix = 'write {"name": ...}'
         raise ExperimentError(
-            f"an experiment must be an object, not {describe_value(found.value)}", where=f"{shown}:1", fix=fix
+            f"an experiment must be an object, not {describe_value(found.value)}", where=f"{display_path}:1", fix=fix
         )
     if found.whole:
         values, findings, accepted = _checked(found.value)
         for path, what, fix in findings:
             if not any(path[: len(guess)] == guess for guess in found.guessed):
-                where = where_in(shown, found.lines, path)
-                line = int(where[len(shown) + 1 :].split(" ", 1)[0])
-                told.append((line, Problem(what, where, fix)))
-    if told:
-        raise ExperimentError.of([problem for _, problem in sorted(told, key=lambda pair: pair[0])])
+                where = where_in(display_path, found.lines, path)
+                line = int(where[len(display_path) + 1 :].split(" ", 1)[0])
+                problems.append((line, Problem(what, where, fix)))
+    if problems:
+        raise ExperimentError.of([problem for _, problem in sorted(problems, key=lambda pair: pair[0])])
     return values, accepted
 
 
@@ -273,9 +273,11 @@ def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]
         values = ExperimentKeys.model_validate(spelled.data)
     except ValidationError as error:
         wrong = list(findings_of(error.errors(include_url=False)))
-    told = {finding.path for finding in wrong}
+    wrong_paths = {finding.path for finding in wrong}
     # what is wrong by itself says nothing more about how it goes with the rest
-    wrong += [finding for finding in check(spelled.data) if not any(finding.path[: len(path)] == path for path in told)]
+    wrong += [
+        finding for finding in check(spelled.data) if not any(finding.path[: len(path)] == path for path in wrong_paths)
+    ]
     findings = [*spelled.findings, *(finding._replace(path=spelled.written(finding.path)) for finding in wrong)]
     return values, findings, tuple(note.what for note in (*spelled.notes, *notes(spelled.data)))
 
@@ -339,7 +341,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         exports=tuple(values.export),
         loggers=tuple(dict.fromkeys(values.loggers)),
         accepted=accepted,
-        shown=str(path),
+        display_path=str(path),
     )
 
 

@@ -80,7 +80,7 @@ class Bound:
         return beyond / (scale or 1.0)
 
     def __str__(self) -> str:
-        words = {
+        phrases = {
             "min": "at least {}",
             "max": "at most {}",
             "min_ratio": "at least {} of the dense model's",
@@ -88,7 +88,7 @@ class Bound:
             "max_drop": "at most {} below the dense model's",
             "max_rise": "at most {} above the dense model's",
         }[self.limit]
-        return f"{self.metric} {words.format(f'{self.value:g}')}"
+        return f"{self.metric} {phrases.format(f'{self.value:g}')}"
 
 
 @dataclass(frozen=True)
@@ -177,9 +177,9 @@ class Objective:
         for bound in self.bounds:
             constraints.setdefault(bound.metric, {})[bound.limit] = bound.value
         objectives = {goal.metric: goal.direction for goal in self.goals if goal.metric}
-        said = {"objectives": objectives, "constraints": constraints, "dense_latency_ms": self.dense_latency_ms}
+        fields = {"objectives": objectives, "constraints": constraints, "dense_latency_ms": self.dense_latency_ms}
         kept = {"kept": self.kept} if self.kept > 1 else {}
-        return {**{name: value for name, value in said.items() if value}, **kept}
+        return {**{name: value for name, value in fields.items() if value}, **kept}
 
     @property
     def metrics(self) -> tuple[str, ...]:

@@ -64,17 +64,17 @@ def check_gpus(n_gpus: int) -> Check:
     asked = [program, "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=_NVIDIA_SMI_S, check=False)
-        said, status = (done.stdout or done.stderr).strip(), done.returncode
+        output, status = (done.stdout or done.stderr).strip(), done.returncode
     except (OSError, subprocess.TimeoutExpired) as error:
-        said, status = str(error), -1
+        output, status = str(error), -1
     if status != 0:
-        what = f"nvidia-smi fails: {said.splitlines()[0] if said else f'status {status}'}"
+        what = f"nvidia-smi fails: {output.splitlines()[0] if output else f'status {status}'}"
         return failed("GPUs", what, where=program, fix="mend the driver: `nvidia-smi` must list the GPUs")
-    listed = said.splitlines()
-    if n_gpus != len(listed):
-        what = f"nvidia-smi lists {len(listed)}, and trials would get {n_gpus}"
+    gpus = output.splitlines()
+    if n_gpus != len(gpus):
+        what = f"nvidia-smi lists {len(gpus)}, and trials would get {n_gpus}"
         return warning("GPUs", what, where="CUDA_VISIBLE_DEVICES", fix="unset it, unless it is meant so")
-    return Check("GPUs", State.OK, "; ".join(listed))
+    return Check("GPUs", State.OK, "; ".join(gpus))
 
 
 def _memory() -> Check:
@@ -137,8 +137,8 @@ def _program(name: str, needed: bool) -> Check:
     path = shutil.which(name)
     if path is not None:
         return Check(name, State.OK, path)
-    tell = failed if needed else warning
-    return tell(name, "not installed; --cluster with a file needs it", fix=_INSTALL[name])
+    check = failed if needed else warning
+    return check(name, "not installed; --cluster with a file needs it", fix=_INSTALL[name])
 
 
 _INSTALL = {"ssh": "apt-get install openssh-client", "rsync": "apt-get install rsync"}

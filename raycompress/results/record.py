@@ -40,7 +40,7 @@ class SearchRecord(InNotebooks):
         self.updated = 0.0  # when the latest event was written
         self._was_written = folder.is_written()  # asked first: a search may end while its journal is read
         for line, event in enumerate(journal.read(folder.journal), start=1):
-            self._take(event, f"{folder.journal}:{line}")
+            self._apply(event, f"{folder.journal}:{line}")
         if not self.header:
             raise StorageError("the journal has no beginning", where=str(folder.journal), fix="launch it again")
         if self.best_number is not None and self.best_number not in self.records:
@@ -65,7 +65,7 @@ class SearchRecord(InNotebooks):
             return cls(store.find(str(path), Path()))
         return cls(ExperimentFolder(Path(path).resolve()))
 
-    def _take(self, event: journal.Event, where: str) -> None:
+    def _apply(self, event: journal.Event, where: str) -> None:
         handler = getattr(self, f"_on_{event['event']}", None)
         if handler is None:
             raise StorageError(

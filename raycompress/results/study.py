@@ -56,18 +56,18 @@ def to_optuna(record: SearchRecord, study_name: str | None = None, storage: str 
     import optuna
 
     name = study_name or record.id
-    told = [trial for trial in record.searched if _state(trial) is not None]
-    distributions = {name: _distribution(values) for name, values in _proposed(told).items()}
+    trials = [trial for trial in record.searched if _state(trial) is not None]
+    distributions = {name: _distribution(values) for name, values in _proposed(trials).items()}
     directions: list[Direction] = [
         "maximize" if goal.direction == "max" else "minimize" for goal in record.objective.goals
     ]
     study = _created(name, directions, storage)
     try:
         study.set_user_attr("experiment", record.folder.reference)
-        study.set_user_attr("left_out", len(record.searched) - len(told))
+        study.set_user_attr("left_out", len(record.searched) - len(trials))
         if record.baseline is not None:
             study.set_user_attr("baseline", record.baseline.values)
-        study.add_trials([_trial(trial, distributions, record) for trial in told])
+        study.add_trials([_trial(trial, distributions, record) for trial in trials])
     except BaseException:
         optuna.delete_study(study_name=name, storage=study._storage)  # half a study would pass for a whole one
         raise
@@ -88,8 +88,8 @@ def _created(name: str, directions: list[Direction], storage: str | Path | None)
             f'there is a study "{name}" already', where=str(url), fix="name another file, or delete that study first"
         ) from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, OSError, ValueError) as error:
-        said = str(error.__cause__ or error).splitlines()[0]
-        raise StorageError(f"the study cannot be written: {said}", where=str(url)) from error
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise StorageError(f"the study cannot be written: {reason}", where=str(url)) from error
     except ImportError as error:
         raise MissingDependencyError(
             f"the driver of this database is not installed: {error}", where=str(url)

@@ -203,9 +203,9 @@ def _failure(error: BaseException, spec: TrialSpec) -> dict[str, Any] | None:
         return {**failure, "error": "SystemExit", "message": str(error.code)}
     traceback.print_exception(type(error), error, trace)
     if isinstance(error, RaycompressError):
-        told = [f"{problem.what}; {problem.fix}" if problem.fix else problem.what for problem in error.problems]
+        messages = [f"{problem.what}; {problem.fix}" if problem.fix else problem.what for problem in error.problems]
         state = _STATES.get(type(error), TrialState.FAILED)
-        return {**failure, "error": type(error).__name__, "message": "; ".join(told), "state": state}
+        return {**failure, "error": type(error).__name__, "message": "; ".join(messages), "state": state}
     name = type(error).__name__
     message = f"{name}: {error}" if str(error) else name
     if memory.is_exhausted(error):

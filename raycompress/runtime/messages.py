@@ -64,16 +64,16 @@ SHAPES: Mapping[str, Shape] = {
 """Type of a message -> what it holds; docs/architecture.md says what it means."""
 
 
-def understood(line: bytes) -> dict[str, Any] | None:
+def parse_message(line: bytes) -> dict[str, Any] | None:
     """Return the message that a line holds; None where it is none that we know."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    return message if known(message) else None
+    return message if is_valid(message) else None
 
 
-def known(message: Any) -> bool:
+def is_valid(message: Any) -> bool:
     """Tell whether this is a message that may be acted upon."""
     if not fits(message, {"type": str}) or not fits(message, SHAPES.get(message["type"], ())):
         return False

@@ -141,7 +141,7 @@ def _has_children() -> bool:
 
 
 _LARGEST_SCORE = 1000
-_SAID_BY_TORCH = ("can't allocate memory", "CUDA out of memory", "out of memory. Tried to allocate")
+_TORCH_MESSAGES = ("can't allocate memory", "CUDA out of memory", "out of memory. Tried to allocate")
 
 
 def offer_this_process() -> None:
@@ -165,4 +165,4 @@ def is_exhausted(error: BaseException) -> bool:
     names = {kind.__name__ for kind in type(error).__mro__}
     if names & {"MemoryError", "OutOfMemoryError", "ResourceExhaustedError"}:
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAID_BY_TORCH)
+    return isinstance(error, RuntimeError) and any(message in str(error) for message in _TORCH_MESSAGES)

@@ -51,17 +51,17 @@ def _run(commands: str, key: str) -> dict[str, str]:
     shell = shutil.which("bash") or "sh"
     sys.stdout.flush()
     sys.stderr.flush()
-    with tempfile.TemporaryFile() as told:  # no pipe: an environment may be larger than one holds
-        telling = f"{commands}\nstatus=$?; [ $status = 0 ] && env -0 >&{told.fileno()}; exit $status"
-        done = subprocess.run([shell, "-c", telling], stdin=subprocess.DEVNULL, pass_fds=[told.fileno()])
+    with tempfile.TemporaryFile() as environment_file:  # no pipe: an environment may be larger than one holds
+        script = f"{commands}\nstatus=$?; [ $status = 0 ] && env -0 >&{environment_file.fileno()}; exit $status"
+        done = subprocess.run([shell, "-c", script], stdin=subprocess.DEVNULL, pass_fds=[environment_file.fileno()])
         if done.returncode != 0:
             raise ScriptError(
                 f"{key} ended with exit code {done.returncode}: {commands}",
                 where=f"runtime_args.{key}",
                 fix="what it printed is in the trial's log",
             )
-        told.seek(0)
-        entries = told.read().decode(errors="surrogateescape").split("\0")
+        environment_file.seek(0)
+        entries = environment_file.read().decode(errors="surrogateescape").split("\0")
     return dict(entry.split("=", 1) for entry in entries if "=" in entry)
 
 

@@ -22,10 +22,10 @@ from typing import NoReturn
 from raycompress.runtime import child
 from raycompress.runtime import processes as memory
 from raycompress.runtime.log import CappedLog
-from raycompress.runtime.messages import understood
+from raycompress.runtime.messages import parse_message
 from raycompress.runtime.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
 from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
-from raycompress.runtime.verdict import TrialMessages
+from raycompress.runtime.trial_messages import TrialMessages
 from raycompress.states import TrialState
 
 _CHUNK = 1 << 18
@@ -45,7 +45,7 @@ class _Running:
     messages: int
     log: CappedLog
     started: float
-    heard: TrialMessages
+    received: TrialMessages
     lines: Lines = field(default_factory=lambda: Lines(_LONGEST_MESSAGE))
     memory_kills: int = field(default_factory=memory.kills)
     """How often the kernel had killed for want of memory before."""
@@ -215,7 +215,7 @@ class Supervisor:
     def _read_messages(self, trial: _Running) -> bool:
         data = self._read(trial, trial.messages)
         for line in trial.lines.feed(data):
-            self._take(trial, line)
+            self._handle_line(trial, line)
         return bool(data)
 
     def _read(self, trial: _Running, descriptor: int) -> bytes:
@@ -228,12 +228,12 @@ class Supervisor:
             self._set_reading(descriptor, False)
         return data
 
-    def _take(self, trial: _Running, line: bytes) -> None:
-        message = understood(line)
+    def _handle_line(self, trial: _Running, line: bytes) -> None:
+        message = parse_message(line)
         if message is None:  # the script wrote to a descriptor that is not its own
             trial.log.write(b"raycompress: unreadable message: %s\n" % line[:200])
             return
-        trial.heard.take(message)
+        trial.received.add(message)
         if message["type"] != "done":
             self._send(message)
 
@@ -271,8 +271,8 @@ class Supervisor:
 
 def _ending(trial: _Running, code: int) -> Ending:
     """Say how `trial` ended; `code` is its exit code, or the negative number of the signal that killed it."""
-    heard = trial.heard
-    state, cause = trial.verdict or heard.verdict(code)
+    received = trial.received
+    state, cause = trial.verdict or received.verdict(code)
     if state.is_failure and memory.kills() > trial.memory_kills:
         if code == -signal.SIGKILL and trial.verdict is None:
             state, cause = TrialState.OUT_OF_MEMORY, f"{cause}, probably by the kernel, as memory was exhausted"
@@ -287,12 +287,12 @@ def _ending(trial: _Running, code: int) -> Ending:
         seconds=time.monotonic() - trial.started,
         exit_code=code if code >= 0 else None,
         signal=-code if code < 0 else None,
-        frame=heard.failure["frame"] if heard.failure else "",
-        values=heard.values,
-        candidate=heard.candidate,
+        frame=received.failure["frame"] if received.failure else "",
+        values=received.values,
+        candidate=received.candidate,
     )
 
 
 def _overdue(trial: _Running) -> str:
     limit = f"{trial.spec.timeout_s:g} s (trial_timeout_s)"
-    return f"no result within {limit}" if trial.heard.values is None else f"not at its end within {limit}"
+    return f"no result within {limit}" if trial.received.values is None else f"not at its end within {limit}"

@@ -65,8 +65,8 @@ def preload(imports: Sequence[Import]) -> list[PreloadProblem]:
                 getattr(module, item.call, lambda: None)()
         except BaseException as error:  # noqa: BLE001 - a library may raise anything, SystemExit too; it is told
             if item.required:
-                told = f"{type(error).__name__}: {error}"
-                problems.append(PreloadProblem(item.module, item.where, told, traceback.format_exc()))
+                message = f"{type(error).__name__}: {error}"
+                problems.append(PreloadProblem(item.module, item.where, message, traceback.format_exc()))
     return problems
 
 
@@ -79,15 +79,15 @@ def probe(imports: Sequence[Import], problems: Sequence[PreloadProblem], limit_s
     pid = os.fork()
     if pid == 0:
         die_with_parent(parent)
-        told = _try_out(expected)
-        os.write(answer_end, told.encode()[:4000])
+        outcome = _try_out(expected)
+        os.write(answer_end, outcome.encode()[:4000])
         os._exit(0)
     os.close(answer_end)
     ready, _, _ = select.select([answer], [], [], limit_s)
-    told = os.read(answer, 4096).decode(errors="replace") if ready else f"a forked child hung for {limit_s:g} s"
+    outcome = os.read(answer, 4096).decode(errors="replace") if ready else f"a forked child hung for {limit_s:g} s"
     os.close(answer)
     kill_descendants()
-    return "" if told == "ok" else told or "a forked child crashed"
+    return "" if outcome == "ok" else outcome or "a forked child crashed"
 
 
 def _try_out(expected: Sequence[str]) -> str:

@@ -94,14 +94,14 @@ def _key(compute: Callable[..., Any], arguments: tuple[Any, ...]) -> str:
     cells = [cell.cell_contents for cell in getattr(compute, "__closure__", None) or ()]
     depends = [arguments, getattr(compute, "__defaults__", None), getattr(compute, "__kwdefaults__", None), cells]
     try:
-        told = pickle.dumps(depends if code is not None else [compute, *depends], _PROTOCOL)
+        pickled = pickle.dumps(depends if code is not None else [compute, *depends], _PROTOCOL)
     except (pickle.PicklingError, TypeError, AttributeError) as error:
         raise UsageError(
             f"rc.shared cannot tell what {name} depends on: {error}",
             where=f"{code.co_filename}:{code.co_firstlineno}" if code is not None else "",
             fix="give a plain function, and plain data as its arguments: rc.shared(load, folder, 32)",
         ) from error
-    return hashlib.sha256(b"".join((name.encode(), marshal.dumps(code), told))).hexdigest()[:16]
+    return hashlib.sha256(b"".join((name.encode(), marshal.dumps(code), pickled))).hexdigest()[:16]
 
 
 @contextlib.contextmanager

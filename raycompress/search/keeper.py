@@ -124,7 +124,7 @@ class BestKeeper:
         verdict = choose(self._all.objective, finalists, dense, self._saved)
         if verdict is None:
             return
-        told = [
+        summaries = [
             {
                 "trial": one.number,
                 "runs": sorted(one.runs),
@@ -134,7 +134,7 @@ class BestKeeper:
             for one in finalists
         ]
         facts = {"chosen": verdict.chosen, "run": verdict.run, "ties": list(verdict.ties), "spread": verdict.spread}
-        self._journal.append("repeated", finalists=told, **facts)
+        self._journal.append("repeated", finalists=summaries, **facts)
         self._point_to(verdict.run)
         for number in sorted(self._saved - {verdict.run}):
             self._prune(number)

@@ -56,15 +56,15 @@ def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: f
     metrics = objective.metrics_of(ending.values, candidate and candidate["before"], candidate and candidate["after"])
     lacking = [name for name in objective.lacking(metrics) if not (baseline and name in MEASURED)]
     if lacking:
-        return {**failed(_told_of(lacking, ending.values), facts), "state": TrialState.BAD_RESULT}
+        return {**failed(_missing_metric_cause(lacking, ending.values), facts), "state": TrialState.BAD_RESULT}
     return {**facts, "score": objective.score(metrics)}
 
 
-def _told_of(lacking: Sequence[str], values: Mapping[str, float] | None) -> str:
+def _missing_metric_cause(lacking: Sequence[str], values: Mapping[str, float] | None) -> str:
     if lacking[0] in MEASURED:
         return f'no model was saved whose "{lacking[0]}" could be measured: call export_model at the end of the script'
-    told = f"it reports {join_names(values or ())}"
-    return f'the script reports no "{lacking[0]}", which the objectives or constraints name: {told}'
+    reported = f"it reports {join_names(values or ())}"
+    return f'the script reports no "{lacking[0]}", which the objectives or constraints name: {reported}'
 
 
 def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
@@ -106,15 +106,15 @@ def delivered(folder: ExperimentFolder, number: int, facts: Mapping[str, Any]) -
 
 def failed(cause: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the facts of a trial that came to nothing after `facts` were known of it."""
-    told = {"values": facts["values"], "seconds": facts["seconds"]}
-    return {**NOTHING, **told, "state": TrialState.FAILED, "cause": cause}
+    known = {"values": facts["values"], "seconds": facts["seconds"]}
+    return {**NOTHING, **known, "state": TrialState.FAILED, "cause": cause}
 
 
 FULL = "the disk is full"
 GONE = "cannot run the script"
 """How the causes of such failures begin."""
 
-_SAID = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
+_DISK_FULL_MESSAGES = tuple(os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT))
 _NEXT_TO_NOTHING = 64 << 10
 """Bytes that are free; what failed to be written whole has filled the disk up to less, unless it was deleted since."""
 
@@ -124,7 +124,7 @@ def named(cause: str, folder: Path) -> str:
 
     Not every library says so: torch's words are "file write failed".
     """
-    return f"{FULL}: {cause}" if any(words in cause for words in _SAID) or _is_full(folder) else cause
+    return f"{FULL}: {cause}" if any(message in cause for message in _DISK_FULL_MESSAGES) or _is_full(folder) else cause
 
 
 def is_outside(cause: str) -> bool:

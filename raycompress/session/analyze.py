@@ -14,8 +14,8 @@ from raycompress.runtime.client import Ending, WarmProcess
 from raycompress.runtime.preload import find_imports
 from raycompress.runtime.protocol import Message
 from raycompress.search.watch.view import View
-from raycompress.session.prepare import centre_config, tell_of_preload
-from raycompress.session.script_run import excursion, last_lines, warm_spec
+from raycompress.session.prepare import centre_config, report_preload
+from raycompress.session.script_run import last_lines, run_for_answer, warm_spec
 from raycompress.states import TrialState
 
 _MODULE = "raycompress.compressors.analysis.analyser"
@@ -57,18 +57,25 @@ def analyze(experiment: Experiment, wanted: Mapping[str, Any], view: AnalysisVie
     with closing(WarmProcess.start(replace(spec, preload=imports))) as process:
         config = centre_config(experiment)
         with closing(process.connect()) as worker:
-            tell_of_preload(worker.wait_ready(), experiment, view)
+            report_preload(worker.wait_ready(), experiment, view)
             view.phase("running the script until its model is known")
             problems: list[Problem] = []
 
-            def hear(message: Message) -> None:
+            def on_message(message: Message) -> None:
                 if message["type"] == "progress":
                     view.progress(message["done"], message["total"], message["layer"])
                 elif message["type"] == "refused":
                     problems.extend(Problem(**problem) for problem in message["problems"])
 
-            found, ending = excursion(
-                worker, experiment, "analyze", config, answer="analysis", heard=hear, analysis=wanted, timeout_s=None
+            found, ending = run_for_answer(
+                worker,
+                experiment,
+                "analyze",
+                config,
+                answer="analysis",
+                on_message=on_message,
+                analysis=wanted,
+                timeout_s=None,
             )
     if found is None:
         raise _failure(experiment, problems, ending)

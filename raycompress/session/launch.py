@@ -135,8 +135,8 @@ def resume(
             count, n_samples = n_trials(experiment, ready.space), ready.space.n_samples(experiment)
             if record.repeated is not None:  # those that may follow come on top
                 count += sum(trial.repeat_of is not None for trial in record.records.values())
-            told = {"n_trials": count, "n_samples": n_samples}
-            journal.append("resumed", **process(), **told, n_parallel=n_slots, **resuming.moved(experiment, file))
+            totals = {"n_trials": count, "n_samples": n_samples}
+            journal.append("resumed", **process(), **totals, n_parallel=n_slots, **resuming.moved(experiment, file))
             _search(ready, folder, journal, view, n_slots, loggers, record)
     return SearchRecord(folder)
 
@@ -258,7 +258,7 @@ def _prior(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     """Return what a guided search knows before its first trial; None for other searches."""
     if ready.experiment.proposer != "guided" or not ready.space.dimensions:
         return None
-    from raycompress.search.proposers.guidance import turned
+    from raycompress.search.proposers.guided import turned
     from raycompress.session.survey import survey  # imports ray, as above
 
     assert ready.model is not None, "checked in preflight"

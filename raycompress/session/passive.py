@@ -24,7 +24,7 @@ from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
 from raycompress.runtime import child
 from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
-from raycompress.runtime.verdict import TrialMessages
+from raycompress.runtime.trial_messages import TrialMessages
 from raycompress.script import context
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import delivered, facts_of, sealed
@@ -103,12 +103,12 @@ def _run(spec: TrialSpec) -> Ending:
     spec.config_path.parent.mkdir(parents=True, exist_ok=True)
     spec.config_path.write_text(json.dumps(spec.config, indent=2) + "\n", encoding="utf-8")
     spec.log_path.write_text("a passive trial: what it printed went to the terminal\n", encoding="utf-8")
-    heard = TrialMessages(spec.mode)
+    received = TrialMessages(spec.mode)
     started = time.monotonic()
     with _process_left_as_it_was():
-        code = child.run_script(spec, lambda message: heard.take(dict(message)))
-    failure = heard.failure or {"frame": "", "error": ""}
-    state, cause = heard.verdict(code)
+        code = child.run_script(spec, lambda message: received.add(dict(message)))
+    failure = received.failure or {"frame": "", "error": ""}
+    state, cause = received.verdict(code)
     if failure["error"] == "KeyboardInterrupt":
         state, cause = TrialState.STOPPED, "stopped by SIGINT"
     return Ending(
@@ -118,8 +118,8 @@ def _run(spec: TrialSpec) -> Ending:
         seconds=time.monotonic() - started,
         exit_code=code,
         frame=failure["frame"],
-        values=heard.values,
-        candidate=heard.candidate,
+        values=received.values,
+        candidate=received.candidate,
     )
 
 

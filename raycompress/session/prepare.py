@@ -22,7 +22,7 @@ from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.protocol import trial_config
 from raycompress.search.plan import BUDGETED, notes
 from raycompress.search.watch.view import View
-from raycompress.session.script_run import compression_config, excursion, last_lines, warm_spec
+from raycompress.session.script_run import compression_config, last_lines, run_for_answer, warm_spec
 from raycompress.states import TrialState
 
 _WITHOUT_EVALUATOR = (
@@ -88,7 +88,7 @@ def prepared(
             view.phase("inspecting the model")
             worker, model = inspected.result()
             with closing(worker):
-                tell_of_preload(worker.wait_ready(), experiment, view)
+                report_preload(worker.wait_ready(), experiment, view)
                 space = checked_space(experiment, model, view)
                 for note in notes(experiment, space):
                     view.note(note)
@@ -105,7 +105,7 @@ def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, Mo
         raise
 
 
-def tell_of_preload(hello: Hello, experiment: Experiment, view: View) -> None:
+def report_preload(hello: Hello, experiment: Experiment, view: View) -> None:
     """Note imports that failed in the warm process; ScriptError where no trial can be forked from it."""
     if hello.probe:
         raise ScriptError(
@@ -125,7 +125,7 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     ScriptError
         The script fails on its way there.
     """
-    found, ending = excursion(
+    found, ending = run_for_answer(
         worker, experiment, "inspect", centre_config(experiment), answer="model", **_wanted(experiment)
     )
     if found is not None:

@@ -143,12 +143,12 @@ def _refuse_changes(launched: Path, record: SearchRecord) -> None:
     if before == now or jsontext.read(before).value == jsontext.read(now).value:
         return
     lines = difflib.unified_diff(before.splitlines(), now.splitlines(), "as launched", "now", lineterm="", n=1)
-    shown = "\n".join(f"        {line}" for line in lines)
+    diff = "\n".join(f"        {line}" for line in lines)
     raise ExperimentError.of(
         [
             Problem(
                 "the experiment file has changed since the search was launched, and its trials hold for the old one"
-                f"\n{shown}",
+                f"\n{diff}",
                 str(launched),
                 f"put it back: cp {shlex.quote(str(record.folder.experiment))} {shlex.quote(str(launched))}\n"
                 "        or start anew with `raycompress launch`; for more trials: raycompress resume --n-samples N",

@@ -72,25 +72,25 @@ def compression_config(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def excursion(
+def run_for_answer(
     worker: Worker,
     experiment: Experiment,
     mode: Mode,
     config: dict[str, Any],
     *,
     answer: str,
-    heard: Callable[[Message], None] = lambda _message: None,
+    on_message: Callable[[Message], None] = lambda _message: None,
     **more: Any,
 ) -> tuple[dict[str, Any] | None, Ending]:
     """Run the script for an answer instead of a result; return it, and the ending with the last lines of the log.
 
-    `heard` is given every message on the way.
+    `on_message` is given every message on the way.
     """
     found: dict[str, Any] | None = None
     for message in messages_of(worker, experiment, mode, config, **more):
         if isinstance(message, Ending):
             return found, message
-        heard(message)
+        on_message(message)
         if message["type"] == answer:
             found = message
     raise AssertionError("a trial's messages end with its ending")

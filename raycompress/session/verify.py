@@ -11,7 +11,7 @@ from raycompress.errors import BundleError
 from raycompress.results.record import SearchRecord
 from raycompress.runtime.client import WarmProcess, Worker
 from raycompress.search.watch.view import View
-from raycompress.session.script_run import excursion, last_lines, warm_spec
+from raycompress.session.script_run import last_lines, run_for_answer, warm_spec
 
 
 def verify(experiment: Experiment, worker: Worker, record: SearchRecord) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def verify(experiment: Experiment, worker: Worker, record: SearchRecord) -> dict
     # the folder of the saved model is not one that the script may write into again
     config = {**best.config, "save_model": False}
     config.pop("folder_name", None)
-    found, ending = excursion(worker, experiment, "verify", config, answer="verified", bundle=str(bundle))
+    found, ending = run_for_answer(worker, experiment, "verify", config, answer="verified", bundle=str(bundle))
     if found is None:
         raise BundleError(
             f"the best model cannot be verified: {ending.cause}",

@@ -17,7 +17,7 @@ from raycompress.compressors.analysis.imitation import STEPS
 from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
 from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
-from raycompress.search.proposers.guided import BudgetProposer
+from raycompress.search.proposers.budget import BudgetProposer
 from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
 from tests.benchmarks.outcome import Outcome, Target
 from tests.benchmarks.pruned import DUMMY

@@ -47,7 +47,7 @@ def test_the_live_table_tells_no_time_below_zero(record, capsys):
     events = list(journals.read(record.folder.journal))
     progress = Progress(events[0])
     for event in events[1:]:
-        progress.take(event)
+        progress.add(event)
     put_back = min(event["t"] for event in events) - HOUR
     mean = sum(trial.seconds for trial in record.records.values() if trial.seconds) / 12
     assert 0 <= progress.seconds_left(put_back) <= 2 * mean

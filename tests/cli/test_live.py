@@ -113,7 +113,7 @@ def test_elsewhere_there_are_plain_lines(tmp_path):
 def progress(*events, n_trials=6, n_parallel=2, goal="max"):
     made = Progress({"event": "experiment", "t": 0.0, "n_trials": n_trials, "n_parallel": n_parallel, "goal": goal})
     for event in events:
-        made.take(event)
+        made.add(event)
     return made
 
 

@@ -29,7 +29,7 @@ def test_the_copy_has_each_event_once_and_is_held_while_it_is_written(tmp_path: 
     for _ in range(2):
         mirror = Mirror(folder, SUBMITTED, "{}")
         for event in events:
-            mirror.take(event)
+            mirror.add(event)
         assert journal.is_written(folder.journal)
         mirror.close()
     assert list(journal.read(folder.journal)) == events

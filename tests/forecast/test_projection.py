@@ -15,8 +15,8 @@ from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import ChannelGroup, CostModel, Part
 from raycompress.search.history import SearchHistory
-from raycompress.search.proposers.guidance import GuidedProposer
-from raycompress.search.proposers.on_budget import OnBudget
+from raycompress.search.proposers.budget_enforcer import BudgetEnforcer
+from raycompress.search.proposers.guided import GuidedProposer
 from raycompress.search.proposers.searchers import make_proposer
 from tests.support.experiments import experiment_with, layer, network
 
@@ -115,7 +115,7 @@ def test_what_a_compressor_decides_itself_cannot_be_foretold(tmp_path: Path) -> 
 def test_every_proposer_keeps_to_the_budget(name: str, rejects: bool, tmp_path: Path) -> None:
     experiment, projection = projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.4}})
     inner = make_proposer(name, projection.space, objective=experiment.objective, seed=0)
-    proposer = OnBudget(inner, projection, experiment.objective, rejects=rejects, where="")
+    proposer = BudgetEnforcer(inner, projection, experiment.objective, rejects=rejects, where="")
     for number in range(1, 16):
         sample = proposer.propose(number)
         assert sample is not None
@@ -145,4 +145,4 @@ def test_a_budget_that_nothing_drawn_fits_ends_the_search(tmp_path: Path) -> Non
     experiment, projection = projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.0125}})
     inner = make_proposer("random", projection.space, objective=experiment.objective, seed=0)
     with pytest.raises(ExperimentError, match="rejected"):
-        OnBudget(inner, projection, experiment.objective, rejects=True, where="exp.json:3").propose(1)
+        BudgetEnforcer(inner, projection, experiment.objective, rejects=True, where="exp.json:3").propose(1)

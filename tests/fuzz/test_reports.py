@@ -19,9 +19,9 @@ from raycompress.config.objective import Objective
 from raycompress.errors import ResultError
 from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
-from raycompress.runtime.messages import SHAPES, understood
+from raycompress.runtime.messages import SHAPES, parse_message
 from raycompress.runtime.protocol import Ending, Lines, encode
-from raycompress.runtime.verdict import TrialMessages
+from raycompress.runtime.trial_messages import TrialMessages
 from raycompress.script import context, report
 from raycompress.script.context import Mode, Trial
 from raycompress.search.outcome import facts_of
@@ -116,10 +116,10 @@ def check(sent: list[bytes], code: int, mode: Mode, folder: Path) -> None:
     """Hear what a script sent, as its supervisor does, and write down what became of it."""
     heard, lines = TrialMessages(mode), Lines(1 << 20)
     for line in lines.feed(b"\n".join([*sent, b""])):
-        message = understood(line)
+        message = parse_message(line)
         if message is not None:
             assert message["type"] in SHAPES
-            heard.take(message)
+            heard.add(message)
             assert json.loads(encode(message)) is not None
     state, cause = heard.verdict(code)
     assert "\n" not in cause
@@ -166,5 +166,5 @@ def test_whatever_is_reported_is_a_number_or_an_error_of_ours(
         return
     finally:
         context.enter(None)
-    assert understood(sent[0]) == json.loads(sent[0])
+    assert parse_message(sent[0]) == json.loads(sent[0])
     check([*sent, b'{"type": "done"}'], 0, "trial", folder)

@@ -17,7 +17,7 @@ from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.client import WarmProcess, Worker
 from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
 from raycompress.session import prepare as preparing
-from raycompress.session import script_run as excursion
+from raycompress.session import script_run
 from raycompress.states import TrialState
 
 
@@ -72,7 +72,7 @@ class Bench:
 
     def __init__(self, home: Path, framework: str) -> None:
         found = [preflight.load_checked(path) for path in sorted(home.glob("*.json"))]
-        specs = [excursion.warm_spec(each) for each in found if each.compression.framework == framework]
+        specs = [script_run.warm_spec(each) for each in found if each.compression.framework == framework]
         # what one of the scripts imports, or one of the engines, all of them find imported
         preload = tuple(dict.fromkeys(item for spec in specs for item in spec.preload))
         self._process = WarmProcess.start(replace(specs[0], preload=preload))
@@ -98,16 +98,16 @@ class Bench:
         told = Told()
         experiment = preflight.load_checked(file)
         check_extras(experiment)
-        preparing.tell_of_preload(self._worker.wait_ready(), experiment, told)
+        preparing.report_preload(self._worker.wait_ready(), experiment, told)
         model = preparing.inspect(experiment, self._worker)
         space = preparing.checked_space(experiment, model, told)
-        template = excursion.trial_template(experiment)
+        template = script_run.trial_template(experiment)
         folder = ExperimentFolder(storage)
         spec = TrialSpec(
             **template,
             mode="trial",
             config=trial_config(
-                excursion.compression_config(experiment),
+                script_run.compression_config(experiment),
                 space.build(space.centre()),
                 number=1,
                 saves_into=folder.candidate(1) if template["save_model"] else None,
@@ -122,7 +122,7 @@ class Bench:
         if ending.state is TrialState.FINISHED and ending.candidate is not None:
             bundle.seal(folder.candidate(1), {"trial": 1, "metrics": ending.values})
             config = {key: value for key, value in spec.config.items() if key != "folder_name"} | {"save_model": False}
-            verified, verification = excursion.excursion(
+            verified, verification = script_run.run_for_answer(
                 self._worker, experiment, "verify", config, answer="verified", bundle=str(folder.candidate(1))
             )
             assert verified is not None, f"{verification.cause}\n{verification.tail}"

@@ -15,8 +15,8 @@ from raycompress.results import store
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
 from raycompress.results.report import lanes, page, table
+from raycompress.results.report.formatting import LOOKS
 from raycompress.results.report.importance import ENOUGH, importance
-from raycompress.results.report.words import LOOKS
 from raycompress.states import TrialState
 from tests.support.browser import CHROMIUM, browser
 from tests.support.launching import raycompress
@@ -166,7 +166,7 @@ def test_many_dimensions_are_cut_and_the_page_says_so(tmp_path):
     html = page.render(record)
     assert "Shown are the 9 most important of 102 dimensions." in html
     assert len(figures(html)["parallel"]["data"][0]["dimensions"]) == 10
-    assert len(table.shown(record, ["a"] * 10_000)) < 500
+    assert len(table.fitting_dimensions(record, ["a"] * 10_000)) < 500
 
 
 # lanes

@@ -11,7 +11,7 @@ import pytest
 
 from raycompress.config.dimension import Dimension
 from raycompress.forecast.prior import Goal, Losses, Prior, Sample, Scored, anywhere, first_guesses, score_cheaply
-from raycompress.search.proposers.guided import BudgetProposer
+from raycompress.search.proposers.budget import BudgetProposer
 
 HIGH = 0.9
 DIMENSIONS = tuple(Dimension(f"layer{index}.sparsity", "float", 0.0, HIGH) for index in range(6))
@@ -199,7 +199,7 @@ def test_a_search_goes_on_where_an_earlier_one_ended() -> None:
     proposer, resumed = guided(known), guided(known)
     before = search(proposer, 9)
     for number, (sample, score) in enumerate(before):
-        resumed.take(number, sample)
+        resumed.add_proposed(number, sample)
         resumed.learn(number, score)
     assert proposer.advantage is not None
     assert resumed.advantage == proposer.advantage

@@ -188,7 +188,7 @@ def test_a_logger_that_hangs_is_left_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(loggers, "PATIENCE_S", 0.1)
     folder = create(tmp_path, "x")
     journal, hanging = Journal(folder.journal), Hanging()
-    with loggers.told({"slow": hanging}, folder, journal):
+    with loggers.notified({"slow": hanging}, folder, journal):
         journal.append("started", trial=1, baseline=False, sample={}, config={}, attempt=1)
     hanging.is_free.set()
     journal.close()

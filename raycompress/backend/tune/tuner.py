@@ -30,8 +30,8 @@ from raycompress.search import plan as plans
 from raycompress.search.history import SearchHistory
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.plan import BUDGETED, n_trials
-from raycompress.search.proposers.guidance import GuidedProposer
-from raycompress.search.proposers.on_budget import OnBudget
+from raycompress.search.proposers.budget_enforcer import BudgetEnforcer
+from raycompress.search.proposers.guided import GuidedProposer
 from raycompress.search.proposers.searchers import Proposer, Sample, make_proposer
 
 _LIVES = 3
@@ -175,7 +175,7 @@ class Tuner:
         if self._projection is not None and self._projection.ceilings:
             rejects = experiment.on_budget == "reject" or experiment.proposer == "sequence"
             where = experiment.where(("constraints", self._projection.ceilings[0].metric))
-            return OnBudget(proposer, self._projection, experiment.objective, rejects=rejects, where=where)
+            return BudgetEnforcer(proposer, self._projection, experiment.objective, rejects=rejects, where=where)
         return proposer
 
     def _proposals(self) -> Proposals:

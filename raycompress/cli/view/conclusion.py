@@ -65,7 +65,7 @@ def _bundle(record: SearchRecord) -> str | None:
 def summary(record: SearchRecord) -> str:
     """Return what a launch found, for people."""
     from raycompress.cli.view.tables import before_and_after, columns
-    from raycompress.results.report import words as latency
+    from raycompress.results.report import formatting
 
     best = record.best
     if best is None:
@@ -81,10 +81,10 @@ def summary(record: SearchRecord) -> str:
     if best.removed:
         gone = (best.after or {}).get("params") != (best.before or {}).get("params")
         removed = ", ".join(f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items())
-        words = "channels removed" if gone else "channels masked, none cut out (no apply_speedup)"
-        lines += ["", textwrap.fill(f"{words}: {removed}", 79, subsequent_indent="    ")]
+        what = "channels removed" if gone else "channels masked, none cut out (no apply_speedup)"
+        lines += ["", textwrap.fill(f"{what}: {removed}", 79, subsequent_indent="    ")]
     measured = record.verified or {}
-    slow = latency.warning(measured.get("before"), measured.get("after"))
+    slow = formatting.warning(measured.get("before"), measured.get("after"))
     for note in (*best.notes, *([slow] if slow else [])):
         lines += ["", textwrap.fill(f"note: {note}", 79, subsequent_indent="    ")]
     if (bundle := _bundle(record)) is not None:

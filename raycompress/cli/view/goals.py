@@ -58,19 +58,21 @@ def _rung_zero(record: SearchRecord) -> Iterator[str]:
         )
 
 
-def _repeated(record: SearchRecord, told: Mapping[str, Any]) -> Iterator[str]:
+def _repeated(record: SearchRecord, repeated: Mapping[str, Any]) -> Iterator[str]:
     """Yield what training the finalists again has shown."""
-    metric = record.objective.goals[0].metric or next(iter(told["finalists"][0]["means"]))
+    metric = record.objective.goals[0].metric or next(iter(repeated["finalists"][0]["means"]))
     yield f"trained again with other seeds, {metric}:"
     rows = []
-    for one in told["finalists"]:
-        said = "chosen" if one["trial"] == told["chosen"] else "as good" if one["trial"] in told["ties"] else ""
+    for one in repeated["finalists"]:
+        remark = (
+            "chosen" if one["trial"] == repeated["chosen"] else "as good" if one["trial"] in repeated["ties"] else ""
+        )
         mean, spread = number(one["means"][metric]), number(one["spreads"][metric])
-        rows.append((f"trial {one['trial']}", f"{len(one['runs'])} runs", f"{mean} ± {spread}", said))
+        rows.append((f"trial {one['trial']}", f"{len(one['runs'])} runs", f"{mean} ± {spread}", remark))
     yield columns(rows, left=(0, 3))
-    if len(told["ties"]) > 1:
-        yield f"less than the spread, {number(told['spread'])}, is no difference: the smallest is chosen"
-    if not told["spread"] and any(len(one["runs"]) > 1 for one in told["finalists"]):
+    if len(repeated["ties"]) > 1:
+        yield f"less than the spread, {number(repeated['spread'])}, is no difference: the smallest is chosen"
+    if not repeated["spread"] and any(len(one["runs"]) > 1 for one in repeated["finalists"]):
         yield 'all runs gave the same: the script sets a seed itself, and could take config["random_seed"]'
 
 
@@ -83,8 +85,8 @@ def _front(record: SearchRecord) -> Iterator[str]:
     ordered = sorted(front, key=lambda one: record.ranking.judged[one.number].costs)
     for trial in ordered[:_SHOWN]:
         values = [number(record.ranking.metrics(trial.number)[goal.metric]) for goal in goals]
-        said = "knee" if trial.number == record.best_number else "" if trial.saved else "not kept"
-        rows.append((str(trial.number), *values, said))
+        remark = "knee" if trial.number == record.best_number else "" if trial.saved else "not kept"
+        rows.append((str(trial.number), *values, remark))
     yield columns(rows, left=(len(goals) + 1,))
     if len(front) > _SHOWN:
         yield f"  ... and {len(front) - _SHOWN} more: raycompress report"

@@ -41,9 +41,9 @@ class Progress:
         self.trials: dict[int, Event] = {}
         self.is_over = False
         self._promoted: int | None = None
-        self._told: dict[tuple[str, str], int] = {}
+        self._first_failures: dict[tuple[str, str], int] = {}
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """Take the next event."""
         if event["event"] == "started":
             self.trials[event["trial"]] = {**event, "state": "running", "values": None}
@@ -100,7 +100,7 @@ class Progress:
 
     def same_failure(self, event: Event) -> int | None:
         """Return the first trial that ended just as this one did; None where this one is the first."""
-        first = self._told.setdefault((event["state"], event["cause"]), event["trial"])
+        first = self._first_failures.setdefault((event["state"], event["cause"]), event["trial"])
         return None if first == event["trial"] else first
 
     def seconds_left(self, now: float) -> float | None:
@@ -177,7 +177,7 @@ class LiveView:
             if event["event"] == "experiment":
                 self._progress = Progress(event)
             elif self._progress is not None:
-                self._progress.take(event)
+                self._progress.add(event)
 
     def event(self, event: Event) -> None:
         """Show an event of the journal."""
@@ -190,7 +190,7 @@ class LiveView:
             self.note(event["text"])
             return
         assert self._progress is not None
-        self._progress.take(event)
+        self._progress.add(event)
         if event["event"] == "resumed":
             self._phase, self._started = "", event["t"]
         tell = _TELL.get(event["event"])
@@ -221,11 +221,11 @@ class LiveView:
         return Group(*parts)
 
     def _phase_line(self, since: str, phase: str = "") -> RenderableType:
-        words = Text(f"{printable(phase or self._phase)} ...  {since}".rstrip())
+        text = Text(f"{printable(phase or self._phase)} ...  {since}".rstrip())
         done, total = self._done
         if not total:
-            return words
-        return Columns([words, ProgressBar(total=total, completed=done, width=24), Text(f"{done} of {total}")])
+            return text
+        return Columns([text, ProgressBar(total=total, completed=done, width=24), Text(f"{done} of {total}")])
 
 
 def _in_words(header: Event) -> str:
@@ -255,14 +255,14 @@ def _table(progress: Progress, now: float, rows: int, width: int) -> Table:
     if any("step" in trial for trial in progress.trials.values()):  # also while those that run have told nothing yet
         filled.add("step")
     names = [name for name in _COLUMNS if name in _ALWAYS or name in filled]
-    taken = sum(2 + max(len(name), *(len(row[name]) for row in cells)) for name in names[:-1]) if cells else 0
+    used_width = sum(2 + max(len(name), *(len(row[name]) for row in cells)) for name in names[:-1]) if cells else 0
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in names:
         table.add_column(
             name,
             justify="left" if name in ("state", "proposal") else "right",
             no_wrap=True,
-            max_width=max(10, width - taken) if name == "proposal" else None,
+            max_width=max(10, width - used_width) if name == "proposal" else None,
         )
     for trial, row in zip(shown_trials, cells, strict=True):
         style = "bold green" if trial["trial"] == best else _STYLES.get(str(trial["state"]), "red")
@@ -296,18 +296,18 @@ def _cells(trial: Event, best: int | None, now: float) -> dict[str, str]:
 def _summary(progress: Progress, now: float) -> list[RenderableType]:
     ended, total, best = len(progress.ended), progress.n_trials, progress.best
     stopped = sum(trial["state"] == "stopped" for trial in progress.ended)
-    words = [f"{ended - stopped}/{total} done"]
+    parts = [f"{ended - stopped}/{total} done"]
     counts = {"running": len(progress.running), "failed": len(progress.failures), "stopped": stopped}
-    words += [f"{count} {word}" for word, count in counts.items() if count]
+    parts += [f"{count} {word}" for word, count in counts.items() if count]
     if best is not None:
-        words.append(f"best {number(progress.trials[best]['score'])} (trial {best})")
+        parts.append(f"best {number(progress.trials[best]['score'])} (trial {best})")
     times = f"{duration(now - progress.header['t'])} gone"
     left = progress.seconds_left(now)
     if left is not None:
         times += f", about {duration(left)} left"
     bar = Table.grid(padding=(0, 2))
     bar.add_row(ProgressBar(total=total, completed=ended - stopped, width=24), Text(times))
-    return [Text(", ".join(words)), bar]
+    return [Text(", ".join(parts)), bar]
 
 
 def _is_failure(event: Event) -> bool:
@@ -321,7 +321,7 @@ def _ended(event: Event, progress: Progress) -> str:
         before, after = event["before"] or {}, event["after"] or {}
         names = progress.sizes or ("bytes",)
         lefts = [(share(after.get(name), before.get(name)), _SIZES[name]) for name in names]
-        rest = "".join(f", {left} of the {words}" for left, words in lefts if left)
+        rest = "".join(f", {left} of the {label}" for left, label in lefts if left)
         rest += f"; {event['cause']}" if event["cause"] else ""
         return f"{done} trial {event['trial']}: {values}{rest}"
     if not _is_failure(event):

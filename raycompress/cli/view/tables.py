@@ -69,8 +69,8 @@ def _measured(record: SearchRecord, best: TrialRecord) -> list[tuple[str, str, s
         "cpu_ms": "CPU time, ms",
     }
     return [
-        (words, number(before.get(name)), number(after.get(name)), share(after.get(name), before.get(name)))
-        for name, words in names.items()
+        (label, number(before.get(name)), number(after.get(name)), share(after.get(name), before.get(name)))
+        for name, label in names.items()
     ]
 
 

@@ -27,12 +27,12 @@ def bucket(account: Account, storage: str) -> list[Check]:
 
 
 def _place(account: Account, address: S3Address) -> Check:
-    name, said = f"bucket {address.bucket}", f"{address} can be written to"
+    name, summary = f"bucket {address.bucket}", f"{address} can be written to"
     try:
         place = account.client("s3").get_bucket_location(Bucket=address.bucket)["LocationConstraint"] or "us-east-1"
     except ClientError as error:
-        return Check(name, State.OK, f"{said}; where it is, AWS does not say ({error.response['Error']['Code']})")
+        return Check(name, State.OK, f"{summary}; where it is, AWS does not say ({error.response['Error']['Code']})")
     if place != account.region:
         what = f"the bucket is in {place}, the cluster in {account.region}: slower, and what goes between is billed"
         return warning(name, what, where=str(address), fix=f"take a bucket of {account.region}")
-    return Check(name, State.OK, said)
+    return Check(name, State.OK, summary)

@@ -114,8 +114,8 @@ def _offered(account: Account, node: Node) -> Check:
         what, fix = f"{wanted} is not offered in {join_names(missing)}", f"availability_zone: {', '.join(zones)}"
         where = account.cluster.where("provider", "availability_zone")
         # Ray tries one zone after the other
-        tell = failed if len(missing) == len(account.zones) else warning
-        return tell(name, what, where=where, fix=fix)
+        check = failed if len(missing) == len(account.zones) else warning
+        return check(name, what, where=where, fix=fix)
     return Check(name, State.OK, f"{wanted}{', spot' if node.spot else ''}, up to {node.most}: {join_names(zones)}")
 
 

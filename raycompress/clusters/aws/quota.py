@@ -65,15 +65,15 @@ def _room(account: Account, quota: Quota, least: int, most: int) -> Check:
         reason = error.response["Error"]["Code"] if isinstance(error, ClientError) else str(error)
         return Check(name, State.NOT_CHECKED, f"AWS does not say ({reason}); {wanted}")
     running = _running(account, quota)
-    room, said = allowed - running, f"{wanted}, {running} run already, {allowed} are allowed"
+    room, summary = allowed - running, f"{wanted}, {running} run already, {allowed} are allowed"
     if most <= room:
-        return Check(name, State.OK, said)
+        return Check(name, State.OK, summary)
     url = f"https://{account.region}.console.aws.amazon.com/servicequotas/home/services/ec2/quotas/{quota.code}"
     fix = f"fewer or smaller nodes (max_workers), or ask AWS for more, which takes hours to days: {url}"
     where = account.cluster.where("max_workers")
     if least <= room:
-        return warning(name, f"{said}: not all workers would come", where=where, fix=fix)
-    return failed(name, f"{said}: not even head and min_workers would come", where=where, fix=fix)
+        return warning(name, f"{summary}: not all workers would come", where=where, fix=fix)
+    return failed(name, f"{summary}: not even head and min_workers would come", where=where, fix=fix)
 
 
 def _running(account: Account, quota: Quota) -> int:

@@ -38,7 +38,7 @@ def mistakes(data: dict[str, Any]) -> list[Mistake]:
     """Return what Ray's schema, and the way its node types refer to each other, find wrong."""
     if "apiVersion" in data:
         return [Mistake((), "this is for Kubernetes, not for Ray's cluster launcher", "`kubectl apply -f` takes it")]
-    found = [each for error in _validator().iter_errors(_as_ray_sees_it(data)) for each in _told(error)]
+    found = [each for error in _validator().iter_errors(_as_ray_sees_it(data)) for each in _mistakes_of(error)]
     # of two missing keys each is told twice
     return list(dict.fromkeys(found)) or [*_provider(data["provider"]), *_node_types(data)]
 
@@ -68,7 +68,7 @@ def _as_ray_sees_it(data: dict[str, Any]) -> dict[str, Any]:
     return seen
 
 
-def _told(error: Any) -> Iterator[Mistake]:
+def _mistakes_of(error: Any) -> Iterator[Mistake]:
     path: Keys = tuple(error.absolute_path)
     place = f'"{dotted(path)}"' if path else "the file"
     match error.validator:

@@ -141,8 +141,8 @@ class Jobs:
             raise self._problem(error) from error
 
     def _problem(self, error: Exception) -> ClusterError:
-        said = str(error).strip().splitlines()
-        what = said[0] if said else type(error).__name__
+        lines = str(error).strip().splitlines()
+        what = lines[0] if lines else type(error).__name__
         fix = "see that the cluster runs, and that its Jobs API is at this address"
         if "401" in what or "403" in what or "uthentication" in what:
             fix = "put the cluster's token into ~/.ray/auth_token, or set RAY_AUTH_TOKEN_PATH to a file with it"

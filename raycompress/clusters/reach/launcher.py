@@ -31,9 +31,9 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 _STEP = re.compile(r"\d{4}-\d\d-\d\d [\d:,]+\s+V*INFO ")
 
 
-def _words(said: str) -> Iterator[str]:
+def _plain_lines(output: str) -> Iterator[str]:
     """Yield what Ray's launcher printed but its own steps and tracebacks, without colours."""
-    for line in _COLOURS.sub("", said).splitlines():
+    for line in _COLOURS.sub("", output).splitlines():
         if not _STEP.match(line) and not line.startswith("  ") and "traceback" not in line.lower():
             yield line.strip()
 
@@ -73,8 +73,8 @@ class Launcher:
 
     def head(self) -> str:
         """Return the address of the head."""
-        said = self._ray("get-head-ip", failure="the cluster has no head")
-        return said.strip().splitlines()[-1].strip()
+        output = self._ray("get-head-ip", failure="the cluster has no head")
+        return output.strip().splitlines()[-1].strip()
 
     def copy_here(self, source: str, target: Path) -> None:
         """Copy a folder of the head, whole, by Ray's own rsync."""
@@ -138,13 +138,13 @@ class Launcher:
         deadline = time.monotonic() + _STOP_S
         while True:
             stopped = self.ssh.run(host, self._stop_command)
-            said = (stopped.stderr or stopped.stdout).strip()[-200:]
+            output = (stopped.stderr or stopped.stdout).strip()[-200:]
             if stopped.returncode == _SSH_FAILED:
-                return f"{host} cannot be reached, so whether Ray still runs there is not known: {said}"
+                return f"{host} cannot be reached, so whether Ray still runs there is not known: {output}"
             if self.ssh.run(host, _COUNT).stdout.strip() == "0":
                 return ""
             if time.monotonic() > deadline:
-                fix = f"on that machine: {stop_command(self.data)}\nit said: {said}"
+                fix = f"on that machine: {stop_command(self.data)}\nit said: {output}"
                 raise ClusterError("Ray still runs after it was stopped", where=host, fix=fix)
             time.sleep(1)
 
@@ -174,8 +174,8 @@ class Launcher:
                 raise
         with self.home.log.open() as log:
             log.seek(begin)
-            said = log.read()
+            output = log.read()
         if status != 0:
-            last = "\n".join(deque(filter(None, _words(said)), _LAST_LINES))
+            last = "\n".join(deque(filter(None, _plain_lines(output)), _LAST_LINES))
             raise ClusterError(f"{failure}: `ray {verb}` ended with {status}", where=str(self.home.log), fix=last)
-        return said
+        return output

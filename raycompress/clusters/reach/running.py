@@ -91,11 +91,11 @@ class FileCluster(Cluster):
         self.launcher.up()
         expected = self.launcher.n_nodes
         deadline = time.monotonic() + _JOIN_S
-        told = -1
+        reported = -1
         while len(alive := self.jobs.nodes()) < expected:
-            if len(alive) != told:
-                told = len(alive)
-                view.phase(f"waiting for the nodes: {told} of {expected} have joined")
+            if len(alive) != reported:
+                reported = len(alive)
+                view.phase(f"waiting for the nodes: {reported} of {expected} have joined")
             if time.monotonic() > deadline:
                 raise self._incomplete(alive, expected)
             time.sleep(_POLL_S)

@@ -46,10 +46,10 @@ class Ssh:
         }
         if self.auth.get("ssh_proxy_command"):
             options["ProxyCommand"] = str(self.auth["ssh_proxy_command"])
-        words = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
+        flags = [word for name, value in options.items() for word in ("-o", f"{name}={value}")]
         if self.auth.get("ssh_private_key"):
-            words += ["-o", "IdentitiesOnly=yes", "-i", str(Path(self.auth["ssh_private_key"]).expanduser())]
-        return ["ssh", *words, *more, f"{self.auth['ssh_user']}@{host}"]
+            flags += ["-o", "IdentitiesOnly=yes", "-i", str(Path(self.auth["ssh_private_key"]).expanduser())]
+        return ["ssh", *flags, *more, f"{self.auth['ssh_user']}@{host}"]
 
     def run(self, host: str, command: str, *, timeout: float = 60.0) -> subprocess.CompletedProcess[str]:
         """Run a shell command on `host`; ssh's own exit status is 255."""
@@ -74,12 +74,12 @@ class Tunnel:
         self._host, self._to = host, port
         self.port = _free_port()
         forward = ["-N", "-L", f"127.0.0.1:{self.port}:127.0.0.1:{port}"]
-        self._said: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        self._stderr: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
             ssh.command(host, *forward),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            stderr=self._said,
+            stderr=self._stderr,
             start_new_session=True,  # Ctrl-C is ours to answer
         )
         try:
@@ -100,10 +100,10 @@ class Tunnel:
                 if probe.connect_ex(("127.0.0.1", self.port)) == 0:
                     return
             time.sleep(0.1)
-        self._said.seek(0)
-        said = self._said.read().decode(errors="replace").strip().splitlines()
+        self._stderr.seek(0)
+        output = self._stderr.read().decode(errors="replace").strip().splitlines()
         raise ClusterError(
-            f"no SSH tunnel to the cluster's head: {said[-1] if said else 'no answer'}",
+            f"no SSH tunnel to the cluster's head: {output[-1] if output else 'no answer'}",
             where=f"{self._host}:{self._to}",
             fix="check `auth` of the cluster file, and that this machine reaches port 22 of the head",
         )
@@ -117,7 +117,7 @@ class Tunnel:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        self._said.close()
+        self._stderr.close()
 
 
 @contextmanager

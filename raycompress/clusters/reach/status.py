@@ -21,9 +21,9 @@ def ray_status(launcher: Launcher) -> str:
     command = f"{activation(launcher.data)}RAY_AUTH_MODE=token ray status"
     done = launcher.ssh.run(head, f"bash --login -c {shlex.quote(command)}")
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip().splitlines()
+        output = (done.stderr or done.stdout).strip().splitlines()
         raise ClusterError(
-            f"the cluster does not say how it stands: {said[-1] if said else 'no answer'}",
+            f"the cluster does not say how it stands: {output[-1] if output else 'no answer'}",
             where=head,
             fix="`raycompress cluster down` ends what may still run",
         )

@@ -15,8 +15,8 @@ from raycompress.search.watch.view import SearchView
 
 _PATIENCE_S = 300.0
 _REST_S = 3.0
-_KEPT_WORDS = 50
-_SHOWN_WORDS = 5
+_KEPT_LINES = 50
+_SHOWN_LINES = 5
 
 
 class Lines:
@@ -55,7 +55,7 @@ class Follower:
         self._view = view
         self._begin = begin
         self._mirror: Mirror | None = None
-        self._words: deque[str] = deque(maxlen=_KEPT_WORDS)
+        self._output: deque[str] = deque(maxlen=_KEPT_LINES)
         self._lines = Lines()
 
     @property
@@ -89,7 +89,7 @@ class Follower:
     def _keep(self, event: Event) -> None:
         if self._mirror is None:
             self._mirror = self._begin(event)
-        self._mirror.take(event)
+        self._mirror.add(event)
 
     def follow(self, cluster: Cluster, job: str, *, until_begun: bool = False, only_so_far: bool = False) -> None:
         """Show what the job prints until it ends, or until its search has begun, or what it has printed so far.
@@ -107,7 +107,7 @@ class Follower:
                     time.sleep(0 if self.has_begun or only_so_far else _REST_S)
                 else:
                     self._lines.again()
-                    cluster.jobs.follow(job, self._take)
+                    cluster.jobs.follow(job, self._add_output)
                 if cluster.jobs.has_ended(job):
                     self._again(cluster.jobs.log(job))  # with what came after the line was dropped
                     self._conclude(cluster, job)
@@ -125,23 +125,25 @@ class Follower:
     def _again(self, log: str) -> None:
         """Take the log as it is from its beginning."""
         self._lines.again()
-        self._take(log)
+        self._add_output(log)
 
-    def _take(self, chunk: str) -> None:
+    def _add_output(self, chunk: str) -> None:
         for line in self._lines.new(chunk):
-            said = replay(line, self)
-            if isinstance(said, RaycompressError):
-                self.error = said
-            elif said is not None:
-                self._words.append(said)
+            result = replay(line, self)
+            if isinstance(result, RaycompressError):
+                self.error = result
+            elif result is not None:
+                self._output.append(result)
 
     def _conclude(self, cluster: Cluster, job: str) -> None:
         if self.error is None and cluster.jobs.status(job) == "FAILED":
-            said = [line for line in self._words if line.strip() and not line.startswith(" ")]  # no traceback's frames
-            words = said[-_SHOWN_WORDS:] or [cluster.jobs.message(job)]
-            if any("ModuleNotFoundError" in line or "No module named" in line for line in words):
-                words.append("the `python` on the head's path must be the one that Ray runs with, and have them all")
-            self.error = ClusterError("the search's job failed on the cluster", where=job, fix="\n".join(words))
+            result = [
+                line for line in self._output if line.strip() and not line.startswith(" ")
+            ]  # no traceback's frames
+            lines = result[-_SHOWN_LINES:] or [cluster.jobs.message(job)]
+            if any("ModuleNotFoundError" in line or "No module named" in line for line in lines):
+                lines.append("the `python` on the head's path must be the one that Ray runs with, and have them all")
+            self.error = ClusterError("the search's job failed on the cluster", where=job, fix="\n".join(lines))
 
     def close(self) -> None:
         """Let go of the copy."""

@@ -118,7 +118,7 @@ class Launch:
         return Outcome(self._folder, error=self._follower.error)
 
     def _submit(self, package: Package, scratch: Path) -> None:
-        words = ["python", "-m", "raycompress", *self._verb(package), "--on-ray", "auto", "--events"]
+        command = ["python", "-m", "raycompress", *self._verb(package), "--on-ray", "auto", "--events"]
         environment = {"RAY_JOB_STOP_WAIT_TIME_S": str(_STOP_WAIT_S), "PYTHONUNBUFFERED": "1"}
         runtime_env = {
             **self._cluster.runtime_env(scratch),
@@ -126,7 +126,7 @@ class Launch:
             "env_vars": environment,
         }
         self._view.phase("submitting the search")
-        self._cluster.jobs.submit(self._submitted.job, shlex.join(words), runtime_env)
+        self._cluster.jobs.submit(self._submitted.job, shlex.join(command), runtime_env)
 
     def _verb(self, package: Package) -> list[str]:
         again = self._request.again

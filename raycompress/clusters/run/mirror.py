@@ -91,7 +91,7 @@ class Mirror:
         self._journal = Journal(folder.journal)
         self._known = {_key(event) for event in read(folder.journal)}
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """Keep an event that is not here yet."""
         if _key(event) not in self._known:
             self._known.add(_key(event))

@@ -34,8 +34,8 @@ def make_wheel(folder: Path) -> Path:
             archive.writestr(zipfile.ZipInfo(name), data, zipfile.ZIP_DEFLATED)
             digest = base64.urlsafe_b64encode(hashlib.sha256(data).digest()).rstrip(b"=").decode()
             record.append(f"{name},sha256={digest},{len(data)}")
-        listed = f"{information}/RECORD"
-        archive.writestr(zipfile.ZipInfo(listed), "\n".join([*record, f"{listed},,"]) + "\n")
+        record_name = f"{information}/RECORD"
+        archive.writestr(zipfile.ZipInfo(record_name), "\n".join([*record, f"{record_name},,"]) + "\n")
     with translate_os_errors("cannot write", wheel):
         aside.replace(wheel)
     return wheel

@@ -79,7 +79,7 @@ class _Fit:
             yield f"{self.where('op_types')}: the model has no layer of type {types}, whose outputs stay float"
         matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor)]
         if matched and not self.rules:  # a default for a type, as it were, that every layer has an exception from
-            yield f"{self.where()}: the entry does nothing, since {self._taken_by(matched[0])}"
+            yield f"{self.where()}: the entry does nothing, since {self._overruled_by(matched[0])}"
         sparsity = self.entry.get("sparsity")
         if self.is_excluded or not self.is_per_layer or not is_range(sparsity):
             return
@@ -90,8 +90,8 @@ class _Fit:
             if layer.channels and low > 0 and not removable(layer.channels, low, self.round_to)
         ]
         if small:
-            shown = join_names(f"{layer.name} ({layer.channels} channels)" for layer in small)
-            yield f"{self.where('sparsity')}: at {low:g}, the low end, nothing is removed from {shown}"
+            names = join_names(f"{layer.name} ({layer.channels} channels)" for layer in small)
+            yield f"{self.where('sparsity')}: at {low:g}, the low end, nothing is removed from {names}"
 
     def _unknown_names(self) -> Iterator[Problem]:
         layers = {layer.name: layer for layer in self.model.layers}
@@ -148,12 +148,12 @@ class _Fit:
             )
             yield Problem("the entry matches no layer", self.where(), fix)
         elif matched and not self.rules and "op_names" in self.entry:
-            what = f"the entry does nothing: {self._taken_by(matched[0])}"
+            what = f"the entry does nothing: {self._overruled_by(matched[0])}"
             yield Problem(what, self.where(), "remove it, or put it after them")
         else:
             yield from self._overlaps()
 
-    def _taken_by(self, layer: Layer) -> str:
+    def _overruled_by(self, layer: Layer) -> str:
         by = next(
             position
             for position in range(len(self.entries) - 1, self.index, -1)
@@ -247,8 +247,8 @@ class _Fit:
         """Layers that can lose nothing at any sparsity, since so many channels have to stay."""
         few = [layer for layer in self.rules if self._works_on(layer) and 0 < layer.channels <= self.round_to]
         if few and self.entry.get("sparsity") != 0 and self.round_to > 1:
-            shown = join_names(f"{layer.name} ({layer.channels} channels)" for layer in few)
-            what = f"what stays is a multiple of round_to, {self.round_to}, so that nothing can go from {shown}"
+            names = join_names(f"{layer.name} ({layer.channels} channels)" for layer in few)
+            what = f"what stays is a multiple of round_to, {self.round_to}, so that nothing can go from {names}"
             fix = f'write a smaller "round_to" in the arguments, or {self._without([layer.name for layer in few])}'
             yield Problem(what, self.where("sparsity"), fix)
 

@@ -149,8 +149,8 @@ def _check_python(script: Path, where: str) -> Iterator[Problem]:
             ast.parse(script.read_bytes(), filename=str(script))
     except SyntaxError as error:
         line = f":{error.lineno}" if error.lineno else ""
-        shown = f": {error.text.strip()[:60]}" if error.text else ""
-        yield Problem(f"the script is no Python: {error.msg}", f"{script}{line}{shown}", "mend this line")
+        excerpt = f": {error.text.strip()[:60]}" if error.text else ""
+        yield Problem(f"the script is no Python: {error.msg}", f"{script}{line}{excerpt}", "mend this line")
     except ValueError as error:
         yield Problem(f"the script is no Python: {error}", str(script), "write the path of a Python file")
     except OSError as error:

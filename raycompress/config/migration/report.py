@@ -96,8 +96,8 @@ class Migration:
         experiment = Experiment.from_text(text, path)
         changes = _by_line([*(Remark(found.lines[edit.path], dotted(edit.path), edit.what) for edit in edits), *lost])
         remarks = tuple(_remarks(value, found))
-        told = {remark.path for remark in (*changes, *remarks)}
-        keys = [inner for inner, _ in _keys(found.value) if dotted(inner) not in told]
+        reported_paths = {remark.path for remark in (*changes, *remarks)}
+        keys = [inner for inner, _ in _keys(found.value) if dotted(inner) not in reported_paths]
         return cls(
             path=Path(path),
             before=before,

@@ -206,6 +206,6 @@ def pattern(path: JsonPath) -> str:
 def old_key(path: JsonPath, value: Any) -> OldKey | None:
     """Return the row of the key at `path` with this value; None for a key that the old tool did not have."""
     where = pattern(path)
-    shown = "[]" if value == [] else value
+    written = "[]" if value == [] else value
     rows = [row for row in OLD_KEYS if row.path == where]
-    return next((row for row in rows if row.value == shown), next((row for row in rows if not row.value), None))
+    return next((row for row in rows if row.value == written), next((row for row in rows if not row.value), None))

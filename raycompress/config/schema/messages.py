@@ -34,11 +34,11 @@ def findings_of(errors: list[Any]) -> Iterator[Finding]:
             for found in error["ctx"]["findings"]:
                 yield found._replace(path=path + found.path)
         else:
-            what, fix = _words(error, path)
+            what, fix = _describe(error, path)
             yield Finding(path, what, fix)
 
 
-def _words(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str]:
+def _describe(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str]:
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     key = dotted(path[-2:] if path and isinstance(path[-1], int) else path[-1:]) or "the experiment"
     if kind == "missing":

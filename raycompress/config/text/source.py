@@ -28,9 +28,9 @@ def text_of(path: Path) -> str:
         raise ExperimentError(f"the file cannot be read: {error.strerror}", where=where) from None
 
 
-def where_in(shown: str, lines: Mapping[JsonPath, int], path: JsonPath) -> str:
+def where_in(file: str, lines: Mapping[JsonPath, int], path: JsonPath) -> str:
     """Return file, line and path of what stands at `path`; of a key left out the line it belongs under."""
     known = path
     while known and known not in lines:
         known = known[:-1]
-    return f"{shown}:{lines.get(known, 1)}  {dotted(path)}".rstrip()
+    return f"{file}:{lines.get(known, 1)}  {dotted(path)}".rstrip()

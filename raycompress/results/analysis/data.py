@@ -177,15 +177,15 @@ class Analysis:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild what `to_json` returned."""
-        told, cost, sets = data["sensitivity"], data["cost"], data["dependency"]
+        sensitivity, cost, sets = data["sensitivity"], data["cost"], data["dependency"]
         curves = (
             Curve(tuple(one["layers"]), one["size"], tuple(one["removed"]), tuple(_number(v) for v in one["values"]))
-            for one in told["curves"]
+            for one in sensitivity["curves"]
         )
         return cls(
             model=data["model"],
             sensitivity=Sensitivity(
-                **{**told, "sparsities": tuple(told["sparsities"]), "curves": tuple(curves)},
+                **{**sensitivity, "sparsities": tuple(sensitivity["sparsities"]), "curves": tuple(curves)},
             ),
             dependency=None if sets is None else Dependency(tuple(tuple(members) for members in sets["sets"])),
             cost=ModelCost(**{**cost, "layers": tuple(LayerCost(**layer) for layer in cost["layers"])}),

@@ -7,7 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raycompress.results import pareto
-from raycompress.results.report.words import measure, number
+from raycompress.results.report.formatting import measure, number
 
 if TYPE_CHECKING:
     from raycompress.results.record import SearchRecord

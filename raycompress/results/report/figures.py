@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raycompress.results import pareto
+from raycompress.results.report.formatting import LOOKS, duration, measure, number, short
 from raycompress.results.report.lanes import Span
-from raycompress.results.report.words import LOOKS, duration, measure, number, short
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
@@ -39,9 +39,9 @@ class Figure:
     label: str
 
 
-def text(words: object) -> str:
+def text(value: object) -> str:
     """Return `words` as Plotly's labels need them: they take a few tags and entities."""
-    return html.escape(str(words), quote=False)
+    return html.escape(str(value), quote=False)
 
 
 def against(record: SearchRecord, name: str, objective: str) -> Figure:
@@ -99,11 +99,11 @@ def before_and_after_training(pairs: Sequence[tuple[int, float, float]], objecti
     return Figure(data, layout, 340, f"{objective} before and after training")
 
 
-def _points(trials: Sequence[TrialRecord], name: str, words: str, marker: dict[str, Any]) -> dict[str, Any]:
+def _points(trials: Sequence[TrialRecord], name: str, label: str, marker: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "scatter",
         "mode": "markers",
-        "name": words,
+        "name": label,
         "x": [(trial.after or {}).get(name) for trial in trials],
         "y": [trial.score for trial in trials],
         "text": ["dense model" if trial.baseline else f"trial {trial.number}" for trial in trials],
@@ -120,12 +120,12 @@ def of_importance(shares: Mapping[str, float], chance: float) -> list[str]:
 
 def bars_of_importance(shares: Mapping[str, float], chance: float) -> Figure:
     """Return a bar a dimension, the most important on top, and a line at the level of `chance`."""
-    shown = [(name, shares[name]) for name in of_importance(shares, chance)]
+    ordered = [(name, shares[name]) for name in of_importance(shares, chance)]
     bars = {
         "type": "bar",
         "orientation": "h",
-        "x": [share for _, share in shown],
-        "text": [f"{share:.2f}" for _, share in shown],
+        "x": [share for _, share in ordered],
+        "text": [f"{share:.2f}" for _, share in ordered],
         "textposition": "outside",
         "cliponaxis": False,
         "marker": {"color": "--finished"},
@@ -136,7 +136,7 @@ def bars_of_importance(shares: Mapping[str, float], chance: float) -> Figure:
         "xaxis": {"title": {"text": "share of importance", "standoff": 8}, "rangemode": "tozero"},
         "shapes": [{"type": "line", "yref": "paper", "y0": 0, "y1": 1, "x0": chance, "x1": chance, "line": line}],
     }
-    return _rows([name for name, _ in shown], [bars], layout, "importance of each dimension")
+    return _rows([name for name, _ in ordered], [bars], layout, "importance of each dimension")
 
 
 def bars_of_layers(removed: Mapping[str, tuple[int, int]]) -> Figure:
@@ -209,12 +209,12 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
     label = text(short(name, 22))
     if all(isinstance(value, int | float) and not isinstance(value, bool) for value in values):
         return {"label": label, "values": list(values)}
-    words = [json.dumps(value, sort_keys=True, default=str) for value in values]
-    choices = sorted(set(words))
+    texts = [json.dumps(value, sort_keys=True, default=str) for value in values]
+    choices = sorted(set(texts))
     places = {word: place for place, word in enumerate(choices)}
     return {
         "label": label,
-        "values": [places[word] for word in words],
+        "values": [places[word] for word in texts],
         "tickvals": list(places.values()),
         "ticktext": [text(short(word.strip('"'), 16)) for word in choices],
         "range": [-0.1, max(len(choices) - 1, 1) + 0.1],
@@ -224,7 +224,7 @@ def _axis(name: str, values: Sequence[Any]) -> dict[str, Any]:
 def timeline(spans: Sequence[Span]) -> Figure:
     """Return a bar a trial in the lane of its slot, and a sign where one failed."""
     lanes = sorted({span.lane for span in spans})
-    unit, words = _unit(max((span.end for span in spans), default=0.0))
+    unit, unit_name = _unit(max((span.end for span in spans), default=0.0))
     places = {lane: place for place, lane in enumerate(lanes)}
     edge = 1 if len(spans) <= _WITH_EDGES else 0
     data = []
@@ -246,7 +246,7 @@ def timeline(spans: Sequence[Span]) -> Figure:
             "textangle": 0,
             "insidetextfont": {"color": "--surface", "weight": "bold"},
             "constraintext": "both",
-            "customdata": [_told(span) for span in chosen],
+            "customdata": [_hover_text(span) for span in chosen],
             "hovertemplate": "%{customdata}<extra></extra>",
             "marker": {
                 "color": look.colour,
@@ -266,7 +266,7 @@ def timeline(spans: Sequence[Span]) -> Figure:
     layout = {
         "barmode": "overlay",
         "xaxis": {
-            "title": {"text": f"{words} since the first trial began", "standoff": 8},
+            "title": {"text": f"{unit_name} since the first trial began", "standoff": 8},
             "rangemode": "tozero",
             "zeroline": False,
         },
@@ -294,7 +294,7 @@ def _signs(spans: Iterable[Span], symbol: str, unit: float, places: Mapping[int,
         "x": [span.end / unit for span in ends],
         "y": [places[span.lane] + 0.44 for span in ends],
         "marker": {"symbol": symbol, "size": 8, "color": "--sign", "line": {"width": 1.5, "color": "--sign"}},
-        "customdata": [_told(span) for span in ends],
+        "customdata": [_hover_text(span) for span in ends],
         "hovertemplate": "%{customdata}<extra></extra>",
         "showlegend": False,
         "cliponaxis": False,
@@ -307,7 +307,7 @@ def _inside(spans: Sequence[Span], chosen: Iterable[Span]) -> list[str]:
     return [str(span.trial.number) if span.end - span.begin > room else "" for span in chosen]
 
 
-def _told(span: Span) -> str:
+def _hover_text(span: Span) -> str:
     trial = span.trial
     name = "dense model" if trial.baseline else f"trial {trial.number}"
     score = "" if trial.score is None else f"<br>score {number(trial.score)}"

@@ -7,8 +7,8 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from raycompress.results.ranking import rank_correlation
-from raycompress.results.report.words import measure
-from raycompress.results.report.words import number as _number
+from raycompress.results.report.formatting import measure
+from raycompress.results.report.formatting import number as _number
 
 if TYPE_CHECKING:
     from raycompress.results.record import SearchRecord
@@ -83,23 +83,23 @@ def _front(record: SearchRecord) -> Iterator[str]:
 
 
 def _repeats(record: SearchRecord) -> Iterator[str]:
-    told = record.repeated
-    if told is None:
+    repeated = record.repeated
+    if repeated is None:
         return
-    metric = record.objective.goals[0].metric or next(iter(told["finalists"][0]["means"]))
+    metric = record.objective.goals[0].metric or next(iter(repeated["finalists"][0]["means"]))
     rows = [
         (
             str(one["trial"]),
             ", ".join(map(str, one["runs"])),
             f"{number(one['means'][metric])} ± {number(one['spreads'][metric])}",
-            "chosen" if one["trial"] == told["chosen"] else "as good" if one["trial"] in told["ties"] else "",
+            "chosen" if one["trial"] == repeated["chosen"] else "as good" if one["trial"] in repeated["ties"] else "",
         )
-        for one in told["finalists"]
+        for one in repeated["finalists"]
     ]
     yield _table(("finalist", "trained in trials", f"{metric}, mean and standard deviation", ""), rows)
     yield (
         f'<p class="quiet">The finalists were trained again with other seeds. What differs by less than the spread, '
-        f"{number(told['spread'])}, counts as no difference, and of those the smallest is chosen.</p>"
+        f"{number(repeated['spread'])}, counts as no difference, and of those the smallest is chosen.</p>"
     )
 
 

@@ -18,9 +18,9 @@ from raycompress import disk
 from raycompress.errors import MissingDependencyError
 from raycompress.results import pareto
 from raycompress.results.report import comparison, figures, goals, reproduce, table
+from raycompress.results.report.formatting import duration, measure
 from raycompress.results.report.importance import METHOD, Importance, importance
 from raycompress.results.report.lanes import spans
-from raycompress.results.report.words import duration, measure
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
@@ -201,9 +201,9 @@ class _Page:
         return f'<p class="quiet">{hint}</p><div class="grid">{plots}</div>'
 
     def _rung_zero(self) -> str:
-        words = f'<p class="quiet">{escape(goals.words_of_rung_zero(self.record))}</p>'
+        summary = f'<p class="quiet">{escape(goals.words_of_rung_zero(self.record))}</p>'
         pairs = goals.pairs_of_rung_zero(self.record)
-        return words + self._plot("rung-zero", figures.before_and_after_training(pairs, self.objective))
+        return summary + self._plot("rung-zero", figures.before_and_after_training(pairs, self.objective))
 
     def _importance(self) -> str:
         shares = self.importance.shares
@@ -260,7 +260,7 @@ class _Page:
         if not self.record.records:
             return "<p>No trial has begun yet.</p>"
         dimensions = self._dimensions()
-        chosen = table.shown(self.record, dimensions)
+        chosen = table.fitting_dimensions(self.record, dimensions)
         hint = "★ the best, ◆ not beaten in score and measures at once. A click on a name sorts."
         if len(chosen) < len(dimensions):
             hint += (

@@ -28,8 +28,8 @@ def as_html(record: SearchRecord) -> str:
         for name, value in facts.items()
     )
     why, commands = _commands(record)
-    told = f'<p class="quiet">{escape(why)}</p>' if why else ""
-    return f'{told}<pre>{escape(commands)}</pre><table class="reproduce"><tbody>{rows}</tbody></table>'
+    note = f'<p class="quiet">{escape(why)}</p>' if why else ""
+    return f'{note}<pre>{escape(commands)}</pre><table class="reproduce"><tbody>{rows}</tbody></table>'
 
 
 def _commands(record: SearchRecord) -> tuple[str, str]:

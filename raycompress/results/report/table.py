@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from raycompress.results.report.words import LOOKS, duration, measure, number, short
+from raycompress.results.report.formatting import LOOKS, duration, measure, number, short
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class _Column:
     kind: str = ""
 
 
-def shown(record: SearchRecord, dimensions: Sequence[str]) -> list[str]:
+def fitting_dimensions(record: SearchRecord, dimensions: Sequence[str]) -> list[str]:
     """Return the first of `dimensions`, as many as the table has room for."""
     return list(dimensions[: max(_AT_LEAST, CELLS // max(1, len(record.records)))])
 

@@ -81,7 +81,7 @@ def fetch(objects: Objects, number: int, to: Path) -> None:
 
 def remove(objects: Objects, number: int) -> None:
     """Delete a candidate, whole or not; a reader never sees half of it."""
-    there = [listed.key for listed in objects.listing(key(number))]
+    there = [entry.key for entry in objects.listing(key(number))]
     manifest = f"{key(number)}/{bundle.MANIFEST}"
     if manifest in there:
         objects.delete([manifest])
@@ -90,8 +90,8 @@ def remove(objects: Objects, number: int) -> None:
 
 def numbers(objects: Objects, *, whole: bool = False) -> list[int]:
     """Return the trials of which there is a candidate, or a part of one; only those with a manifest if `whole`."""
-    of_trials = [named for listed in objects.listing("trials") if (named := _OF_TRIAL.fullmatch(listed.key))]
-    return sorted({int(named[1]) for named in of_trials if not whole or named[2] == bundle.MANIFEST})
+    of_trials = [match for entry in objects.listing("trials") if (match := _OF_TRIAL.fullmatch(entry.key))]
+    return sorted({int(match[1]) for match in of_trials if not whole or match[2] == bundle.MANIFEST})
 
 
 def _is_here(objects: Objects, number: int, folder: Path) -> bool:

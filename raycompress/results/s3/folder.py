@@ -145,7 +145,7 @@ class S3Folder(ExperimentFolder):
         super().write(path, text)
 
     def discard(self) -> None:  # noqa: D102
-        self._objects.delete(listed.key for listed in self._objects.listing())
+        self._objects.delete(entry.key for entry in self._objects.listing())
         super().discard()
 
     def candidates(self) -> list[int]:  # noqa: D102

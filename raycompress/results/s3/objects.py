@@ -67,7 +67,7 @@ class Objects:
         How long to go on trying where S3 cannot be reached or credentials have expired, beyond boto3's own attempts.
     """
 
-    told: ClassVar[Callable[[str], None]] = staticmethod(lambda _text: None)
+    notify: ClassVar[Callable[[str], None]] = staticmethod(lambda _text: None)
     """Takes a line when this process begins to wait for S3."""
 
     def __init__(self, address: S3Address, *, patience_s: float = 0.0) -> None:
@@ -111,7 +111,7 @@ class Objects:
 
     def put_anyhow(self, key: str, body: bytes) -> None:
         """Write `body` whatever is there."""
-        self._told(lambda client: client.put_object(**self._at(key), Body=body), key)
+        self._request(lambda client: client.put_object(**self._at(key), Body=body), key)
 
     def upload(self, path: Path, key: str, sha256: str) -> None:
         """Copy a file there, large ones in parts, and its hash with it."""
@@ -120,7 +120,7 @@ class Objects:
             with path.open("rb") as file:
                 client.upload_fileobj(file, **self._at(key), ExtraArgs={"Metadata": {"sha256": sha256}})
 
-        self._told(send, key)
+        self._request(send, key)
 
     def download(self, key: str, path: Path) -> None:
         """Copy an object into a file."""
@@ -132,7 +132,7 @@ class Objects:
                 except RetriesExceededError as error:
                     raise ResponseStreamingError(error=error.last_exception) from error
 
-        self._told(receive, key)
+        self._request(receive, key)
 
     def measured(self, key: str) -> tuple[int, str] | None:
         """Return the size of an object and the SHA-256 that it was uploaded with; None where there is none."""
@@ -164,7 +164,7 @@ class Objects:
         for start in range(0, len(named), 1000):
             doomed = {"Objects": named[start : start + 1000], "Quiet": True}
             bound = functools.partial(_delete, Bucket=self.address.bucket, Delete=doomed)
-            answer = self._told(bound, "")
+            answer = self._request(bound, "")
             for refused in answer.get("Errors", ()):
                 what = f"S3 does not delete: {refused.get('Message', refused.get('Code'))}"
                 raise StorageError(
@@ -176,7 +176,7 @@ class Objects:
             pages = client.get_paginator("list_objects_v2")
             return list(pages.paginate(Bucket=self.address.bucket, Prefix=self._prefix(below), **more))
 
-        yield from self._told(read, below)
+        yield from self._request(read, below)
 
     def _prefix(self, below: str) -> str:
         return self.address.key(f"{below}/" if below else "")
@@ -187,7 +187,7 @@ class Objects:
     def _where(self, key: str) -> str:
         return str(self.address / key) if key else str(self.address)
 
-    def _told(self, request: Callable[[Any], Any], key: str) -> Any:
+    def _request(self, request: Callable[[Any], Any], key: str) -> Any:
         try:
             return self._ask(request, key)
         except ClientError as error:
@@ -214,7 +214,7 @@ class Objects:
                         raise
                     raise self._final(problem) from error
             if pause == _FIRST_PAUSE_S:
-                type(self).told(f"{problem.problems[0].what}: waiting, for {self._patience_s:.0f} s at most")
+                type(self).notify(f"{problem.problems[0].what}: waiting, for {self._patience_s:.0f} s at most")
             time.sleep(pause)
             pause = min(2 * pause, _LONGEST_PAUSE_S)
             new_client()

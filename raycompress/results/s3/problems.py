@@ -73,6 +73,6 @@ def explained(error: ClientError | BotoCoreError, where: str) -> StorageError:
         what = f"S3 cannot be reached ({named or type(error).__name__})"
         return StorageError(what, where=where, fix="look at the network, AWS_REGION and AWS_ENDPOINT_URL")
     if isinstance(error, ClientError):
-        said = error.response.get("Error", {}).get("Message") or "no reason given"
-        return StorageError(f"S3 refuses: {said} ({code or 'no code'})", where=where, fix="try again later")
+        reason = error.response.get("Error", {}).get("Message") or "no reason given"
+        return StorageError(f"S3 refuses: {reason} ({code or 'no code'})", where=where, fix="try again later")
     return StorageError(f"S3 cannot be used: {error}", where=where, fix="look at AWS's configuration (`aws configure`)")

@@ -18,7 +18,7 @@ class ReplicatedJournal(Journal):
         self._objects = objects
         self._lease = held
         self._chain = chain
-        Objects.told = staticmethod(self._tell)
+        Objects.notify = staticmethod(self._show_note)
         before = held.predecessor
         if before is not None and path.stat().st_size:
             # what that driver may still do counts no more, from here on
@@ -30,13 +30,13 @@ class ReplicatedJournal(Journal):
         self._chain.append(data)
         super()._write(data)
 
-    def _tell(self, text: str) -> None:
+    def _show_note(self, text: str) -> None:
         """Show a note that cannot be written now."""
         for listener in self._listeners:
             listener({"t": round(time.time(), 3), "event": "note", "text": text})
 
     def close(self) -> None:
         """Let go of the journal, and give the lease back."""
-        Objects.told = staticmethod(lambda _text: None)
+        Objects.notify = staticmethod(lambda _text: None)
         self._lease.close()
         super().close()

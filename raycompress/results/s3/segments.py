@@ -72,7 +72,7 @@ def fetch(objects: Objects, cache: Path) -> tuple[bytes, Segments]:
     StorageError
         A segment is missing.
     """
-    found = [(_number(listed), listed) for listed in objects.listing(FOLDER) if _number(listed)]
+    found = [(_number(entry), entry) for entry in objects.listing(FOLDER) if _number(entry)]
     if [number for number, _ in found] != list(range(1, len(found) + 1)):
         raise StorageError(
             "a part of the journal is missing",
@@ -83,28 +83,28 @@ def fetch(objects: Objects, cache: Path) -> tuple[bytes, Segments]:
         return b"", Segments(objects)
     cache.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(16) as pool:
-        kept = list(pool.map(lambda one: _kept(objects, one, cache), [listed for _, listed in found[:-1]]))
+        kept = list(pool.map(lambda one: _kept(objects, one, cache), [entry for _, entry in found[:-1]]))
     last = _there(objects, found[-1][1])
     return b"".join([*kept, last.body]), Segments(objects, found[-1][0], last)
 
 
-def _kept(objects: Objects, listed: Listed, cache: Path) -> bytes:
+def _kept(objects: Objects, entry: Listed, cache: Path) -> bytes:
     """Return a segment that has a successor, and so stays as it is; its ETag names the copy."""
-    name = f"{_number(listed):06d}-{re.sub(r'[^0-9a-zA-Z-]', '', listed.etag)}"
+    name = f"{_number(entry):06d}-{re.sub(r'[^0-9a-zA-Z-]', '', entry.etag)}"
     copy = cache / name
-    if copy.is_file() and copy.stat().st_size == listed.bytes:
+    if copy.is_file() and copy.stat().st_size == entry.bytes:
         return copy.read_bytes()
-    body = _there(objects, listed).body
+    body = _there(objects, entry).body
     aside = copy.with_name(f".{name}.new")
     aside.write_bytes(body)
     aside.replace(copy)
     return body
 
 
-def _there(objects: Objects, listed: Listed) -> Object:
-    found = objects.get(listed.key)
+def _there(objects: Objects, entry: Listed) -> Object:
+    found = objects.get(entry.key)
     if found is None:
-        where = str(objects.address / listed.key)
+        where = str(objects.address / entry.key)
         raise StorageError("a part of the journal was deleted meanwhile", where=where, fix="look who deletes there")
     return found
 
@@ -113,6 +113,6 @@ def _key(number: int) -> str:
     return f"{FOLDER}/{number:06d}.jsonl"
 
 
-def _number(listed: Listed) -> int:
-    named = _NAME.fullmatch(listed.key)
+def _number(entry: Listed) -> int:
+    named = _NAME.fullmatch(entry.key)
     return int(named[1]) if named else 0

@@ -1,210 +1,106 @@
-"""A proposer for pruning under a budget: it starts from what is known before, and lets go of it where that errs."""
+"""The proposer ``guided``, put together: what was measured before the search, and who goes on from there."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import Any
 
-import numpy as np
-
-from raycompress.config.dimension import Dimension
+from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
-from raycompress.forecast.prior import (
-    Alike,
-    Cost,
-    Goal,
-    Guesses,
-    Losses,
-    Model,
-    Prior,
-    Project,
-    Sample,
-    Scored,
-    anywhere,
-    by_values,
-    first_guesses,
-    middle,
-)
-
-_ENOUGH = 2
-"""Trials that explore, and trials of the prior's, before the prior is judged."""
-
-_ATTEMPTS = 32
-"""At a sample that was not proposed before."""
+from raycompress.config.search_space import SearchSpace
+from raycompress.forecast.prior import Goal, Prior, Scored, by_values
+from raycompress.forecast.projection import Projection, has_one_size
+from raycompress.search.history import SearchHistory
+from raycompress.search.proposers.budget import BudgetProposer
+from raycompress.search.proposers.optuna_proposer import OptunaProposer
+from raycompress.search.proposers.searchers import Sample
+from raycompress.search.proposers.tradeoff import TradeOffProposer
+from raycompress.search.stopping.policies import Scores
 
 
-class BudgetProposer:
-    """Proposes samples on a budget, guided by a prior as long as that helps.
+class GuidedProposer:
+    """Proposes sparsities by what was measured of the model, and all else that is searched by Optuna's TPE.
 
-    The first trial is the best candidate of the prior. Of those that follow, a share explores: the uniform sample, then
-    random ones. The others are, in turns, what Optuna's TPE proposes and the best candidate left; TPE is told the
-    trials' scores, and the prior's candidates with what they are guessed to reach, on the trials' scale. The prior is
-    judged by its own trials against those that explore. While they win less than half of the comparisons it is
-    dropped: TPE then knows the trials alone.
-
-    Parameters
-    ----------
-    dimensions
-        One sparsity for each group, ``float``.
-    prior
-        What is known before the search. Without scored candidates the first guesses stand in for them, and the sum of
-        the sensitivities for their scores.
-    cost
-        The budgeted cost of a sample, as a share of the dense model's.
-    project
-        Puts a sample onto the budget.
-    goal
-        ``max`` or ``min``, of the trials' scores and of the prior's alike.
-    seed
-        The same seed and the same scores give the same proposals.
-    exploration
-        Share of the trials that explore.
-    alike
-        Equal for samples that come to the same model, which is not tried twice.
+    Under a budget, with one objective that the script reports, it is `Guided`; otherwise `TradeOff`.
     """
 
     repeats = False
 
     def __init__(
-        self,
-        dimensions: Sequence[Dimension],
-        *,
-        prior: Prior,
-        cost: Cost,
-        project: Project,
-        goal: Goal,
-        seed: int | None,
-        exploration: float = 0.25,
-        alike: Alike = by_values,
+        self, experiment: Experiment, space: SearchSpace, projection: Projection, prior: Prior, history: SearchHistory
     ) -> None:
-        self._dimensions = tuple(dimensions)
-        self._project = project
-        self._sign = 1.0 if goal == "max" else -1.0
-        self._exploration = exploration
-        # others than those that were scored cheaply with the same seed
-        self._random = np.random.default_rng(None if seed is None else (seed, 1))
-        self._model = Model(dimensions, goal, seed)
-        losses = Losses(prior, goal)
-        scored = list(prior.candidates) or [
-            Scored(sample, prior.dense - self._sign * losses(sample))
-            for sample in first_guesses(dimensions, prior, cost=cost, project=project, goal=goal)
-        ]
-        self._alike = alike
-        distinct = {alike(one.sample): one for one in scored}.values()
-        self._left = sorted(map(Guesses(scored, goal), distinct), key=lambda one: -self._sign * one.score)
-        self._candidates = tuple(self._left)
-        self._guessed: dict[int, float] = {}
-        self._explorers: set[int] = set()
-        self._proposed: dict[int, Sample] = {}
-        self._scores: dict[int, float] = {}
-        self._is_exhausted = False
-
-    @property
-    def advantage(self) -> float | None:
-        """Share of the pairs of a trial of the prior's and one that explores that the first wins; None of too few."""
-        prior = [self._sign * score for number, score in self._scores.items() if number in self._guessed]
-        random = [self._sign * score for number, score in self._scores.items() if number in self._explorers]
-        if min(len(prior), len(random)) < _ENOUGH:
-            return None
-        difference = np.subtract.outer(prior, random)
-        return float((difference > 0).mean() + 0.5 * (difference == 0).mean())
-
-    @property
-    def trusts(self) -> bool:
-        """Whether the prior still guides."""
-        advantage = self.advantage
-        return advantage is None or advantage >= 0.5
+        objective, seed = experiment.objective, experiment.seed
+        guided = space.guided
+        names = {one.name for one in guided}
+        rest = tuple(one for one in space.dimensions if one.name not in names)
+        self._names = [one.name for one in space.dimensions]
+        self._projection = projection
+        self._rest = OptunaProposer("tpe", SearchSpace(rest, {}), objective, seed, SearchHistory()) if rest else None
+        whole = space.centre()
+        goal: Goal = objective.goal
+        if has_one_size(experiment, projection):
+            self._guided: BudgetProposer | TradeOffProposer = BudgetProposer(
+                guided,
+                prior=prior,
+                cost=lambda sample: projection.ratio({**whole, **sample}),
+                project=lambda sample: _only(projection.project({**whole, **sample}), names),
+                goal=goal,
+                seed=seed,
+                exploration=experiment.exploration,
+                # what is searched beside the sparsities makes another trial of the same model
+                alike=by_values if rest else lambda sample: projection.cuts({**whole, **sample}),
+            )
+        else:
+            self._guided = TradeOffProposer(
+                guided,
+                whole,
+                prior=prior,
+                projection=projection,
+                objective=objective,
+                goal=goal,
+                model=OptunaProposer("tpe", SearchSpace(guided, {}), objective, seed, SearchHistory()),
+                seed=seed,
+                exploration=experiment.exploration,
+            )
+        for number, trial in sorted({**history.taught, **history.begun}.items()):
+            self._add_proposed(number, trial.sample)
+            if trial.ended:
+                self.learn(number, trial.score, trial.scores, trial.judgement)
 
     @property
     def note(self) -> str:
-        """What people should know of the prior; empty while it guides."""
-        if self._is_exhausted:
-            return "the search ends here: the models that the budget leaves have all been tried, or all that were found"
-        if self.trusts:
-            return ""
-        return (
-            "what was measured before the search does not foretell its results: the trials that it proposed won "
-            f"{self.advantage:.0%} of the comparisons with those that explore; the search goes by its results alone"
-        )
+        """What people should know of how the search goes on; empty where there is nothing."""
+        return self._guided.note
 
     def propose(self, number: int) -> Sample | None:
-        """Return the sample for trial `number`, on the budget."""
-        taken = {self._alike(sample) for sample in self._proposed.values()}
-        for attempt in range(_ATTEMPTS):  # different samples may come to the same model
-            if attempt < _ATTEMPTS // 2:
-                sample = self._next(number)
-            else:
-                sample = self._project(anywhere(self._dimensions, self._random))
-            if self._alike(sample) not in taken:
-                break
-            self._drop(sample)
-        else:
-            self._is_exhausted = True
-            return None
-        self.take(number, sample)
-        return dict(sample)
+        """Return a sample."""
+        beside = (self._rest.propose(number) or {}) if self._rest is not None else {}
+        sample = {**(self._guided.propose(number) or {}), **beside}
+        if not self._projection.fits(sample):  # by what is beside, such as another round_to
+            sample = self._projection.project(sample)
+            self._guided.replace_proposed(number, {name: value for name, value in sample.items() if name not in beside})
+        return {name: sample[name] for name in self._names}
 
-    def take(self, number: int, sample: Sample) -> None:
-        """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
-        if self._explores(len(self._proposed)):
-            self._explorers.add(number)
-        self._proposed[number] = dict(sample)
-        self._guessed.update((number, one.score) for one in self._left if one.sample == sample)
-        self._drop(sample)
+    def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
+        """Take what became of a sample."""
+        self._guided.learn(number, score, scores, judgement)
+        if self._rest is not None:
+            self._rest.learn(number, score, scores, judgement)
 
-    def move(self, number: int, sample: Sample) -> None:
-        """Take what the sample proposed for trial `number` was made into."""
-        self._proposed[number] = dict(sample)
+    def _add_proposed(self, number: int, sample: Sample) -> None:
+        """Take a sample that an earlier run of the search has proposed."""
+        self._guided.add_proposed(number, sample)
+        if self._rest is not None:
+            self._rest.add_proposed(number, sample)
 
-    def _drop(self, sample: Sample) -> None:
-        """Take a candidate, and those that come to the same model, off the list."""
-        self._left = [one for one in self._left if self._alike(one.sample) != self._alike(sample)]
 
-    def learn(
-        self,
-        number: int,
-        score: float | None,
-        scores: Mapping[int, float] | None = None,
-        judgement: Judgement | None = None,
-    ) -> None:
-        """Take the score of trial `number`; None when it failed, or broke a constraint."""
-        broken = judgement is not None and not judgement.is_feasible
-        if broken and self._scores:  # worse than all others, on their scale
-            known = self._sign * np.array([*self._scores.values()])
-            score = float(self._sign * (known.min() - 0.1 * max(float(np.ptp(known)), 1e-3)))
-        elif broken:
-            score = None
-        if score is not None and np.isfinite(score) and number in self._proposed:
-            self._scores[number] = score
-            self._model.tell(Scored(self._proposed[number], score))
+def _only(sample: dict[str, Any], names: set[str]) -> dict[str, Any]:
+    return {name: value for name, value in sample.items() if name in names}
 
-    def _next(self, number: int) -> Sample:
-        place = len(self._proposed)
-        if self._explores(place):
-            uniform = self._project(middle(self._dimensions)) if not self._explorers else None
-            if uniform is not None and uniform not in self._proposed.values():
-                return uniform
-            return self._project(anywhere(self._dimensions, self._random))
-        modelled = (place - len(self._explorers)) % 2 and self._scores
-        if self._left and self.trusts and not modelled:
-            best = self._left[0]
-            self._guessed[number] = best.score
-            return best.sample
-        if not self._scores and not self._left:
-            return self._project(anywhere(self._dimensions, self._random))
-        return self._project(self._model.propose(self._calibrated() if self.trusts else ()))
 
-    def _explores(self, place: int) -> bool:
-        """Tell which trials do: spread evenly, the first of them soon, since the prior cannot be judged before."""
-        return place > 0 and int(place * self._exploration + 0.5) > int((place - 1) * self._exploration + 0.5)
-
-    def _calibrated(self) -> Sequence[Scored]:
-        """Return the candidates not tried, their guesses on the scale of the trials: a line through what both know."""
-        known = [(guess, self._scores[number]) for number, guess in self._guessed.items() if number in self._scores]
-        if not known:
-            return self._left
-        every = np.array([one.score for one in self._candidates])
-        guesses, scores = np.array(known).T
-        results = np.array([*self._scores.values()])
-        # few trials of nearly equal guesses say little about the slope: the spreads of all say more
-        slope = float(results.std() / every.std()) if every.std() > 0 else 0.0
-        return [Scored(one.sample, float(scores.mean() + slope * (one.score - guesses.mean()))) for one in self._left]
+def turned(prior: Prior) -> Prior:
+    """Return the prior with its metric's sign turned: agreement with the dense model is better where it is larger."""
+    return Prior(
+        -prior.dense,
+        {name: [(sparsity, -value) for sparsity, value in curve] for name, curve in prior.curves.items()},
+        tuple(Scored(one.sample, -one.score) for one in prior.candidates),
+    )

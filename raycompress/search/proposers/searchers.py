@@ -256,8 +256,8 @@ class _Bohb(_FromTune):
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         for iterations, value in sorted(scores.items()):
-            told = {"score": value, "hyperband_info": {"budget": iterations}}
-            self._searcher.on_trial_result(str(number), told)
+            result = {"score": value, "hyperband_info": {"budget": iterations}}
+            self._searcher.on_trial_result(str(number), result)
         super().learn(number, score, scores, judgement)
 
 

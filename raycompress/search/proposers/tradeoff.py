@@ -16,7 +16,7 @@ from raycompress.config.dimension import Dimension
 from raycompress.config.objective import MEASURED, Judgement, Objective
 from raycompress.forecast.prior import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
 from raycompress.forecast.projection import Projection
-from raycompress.search.proposers.studies import Study
+from raycompress.search.proposers.optuna_proposer import OptunaProposer
 from raycompress.search.stopping.policies import Scores
 
 _STEEP = 1.05
@@ -68,7 +68,7 @@ class TradeOffProposer:
         projection: Projection,
         objective: Objective,
         goal: Goal,
-        model: Study,
+        model: OptunaProposer,
         seed: int | None,
         exploration: float,
     ) -> None:
@@ -109,17 +109,17 @@ class TradeOffProposer:
         best = None if explores else self._at_the_border()
         return self._of_size(self._size(), explores) if best is None else self._take_candidate(number, best)
 
-    def take(self, number: int, sample: Sample) -> None:
+    def add_proposed(self, number: int, sample: Sample) -> None:
         """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
         self._turn += 1
-        self._model.take(number, sample)
+        self._model.add_proposed(number, sample)
         cuts = self._projection.cuts({**self._whole, **sample})
         self._cuts.add(cuts)
         if cuts in self._scored:
             self._tried[number] = self._scored[cuts]
         self._ratios[number] = self._ratio(sample)
 
-    def move(self, number: int, sample: Sample) -> None:
+    def replace_proposed(self, number: int, sample: Sample) -> None:
         """Take what the sample proposed for trial `number` was made into."""
         self._ratios[number] = self._ratio(sample)
 

@@ -31,35 +31,35 @@ class RelayView:
         if isinstance(error, RaycompressError):
             self.error(error)
 
-    def _tell(self, **message: Any) -> None:
+    def _send(self, **message: Any) -> None:
         self._stream.write(f"{_MARK}{json.dumps(message)}\n")
         self._stream.flush()
 
     def phase(self, text: str) -> None:
         """Pass on what is being done now."""
-        self._tell(phase=text)
+        self._send(phase=text)
 
     def progress(self, done: int, total: int, what: str) -> None:
         """Pass on how much of the phase is done."""
-        self._tell(progress=[done, total, what])
+        self._send(progress=[done, total, what])
 
     def note(self, text: str) -> None:
         """Pass on something worth knowing."""
-        self._tell(note=text)
+        self._send(note=text)
 
     def history(self, events: Iterable[Event]) -> None:
         """Pass on what stands in the journal of a search that is resumed."""
         for event in events:
-            self._tell(past=event)
+            self._send(past=event)
 
     def event(self, event: Event) -> None:
         """Pass on an event of the journal."""
-        self._tell(event=event)
+        self._send(event=event)
 
     def error(self, error: RaycompressError) -> None:
         """Pass on why the search ended before its end."""
         problems = [{"what": problem.what, "where": problem.where, "fix": problem.fix} for problem in error.problems]
-        self._tell(error=type(error).__name__, problems=problems)
+        self._send(error=type(error).__name__, problems=problems)
 
 
 def replay(line: str, view: SearchView) -> RaycompressError | str | None:

@@ -18,7 +18,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure import timing
 from raycompress.compressors.quantization import session
-from raycompress.results.report.words import warning
+from raycompress.results.report.formatting import warning
 from raycompress.script import node
 from tests.support.networks import CONVOLUTIONS, DUMMY, train, trained
 from tests.support.quantizing import quantized

@@ -82,9 +82,9 @@ def _write(migration: Migration) -> Path:
 
 def _data(migration: Migration, original: Path | None) -> dict[str, Any]:
     facts = asdict(migration)
-    told = {name: facts[name] for name in ("slips", "changes", "remarks", "advice", "kept", "text")}
+    chosen = {name: facts[name] for name in ("slips", "changes", "remarks", "advice", "kept", "text")}
     kept_at = None if original is None else str(original)
-    return {"file": str(migration.path), "written": original is not None, "original": kept_at, **told}
+    return {"file": str(migration.path), "written": original is not None, "original": kept_at, **chosen}
 
 
 def text_of(migration: Migration, original: Path | None = None) -> str:

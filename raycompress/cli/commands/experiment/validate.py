@@ -45,8 +45,8 @@ def validate(file: str, as_json: bool) -> int:
 
 def as_data(error: RaycompressError) -> str:
     """Return the mistakes of a file as JSON."""
-    told = [{"what": problem.what, "where": problem.where, "fix": problem.fix} for problem in error.problems]
-    return json.dumps({"valid": False, "problems": told}, indent=2)
+    problems = [{"what": problem.what, "where": problem.where, "fix": problem.fix} for problem in error.problems]
+    return json.dumps({"valid": False, "problems": problems}, indent=2)
 
 
 def _found(experiment: Experiment) -> dict[str, Any]:

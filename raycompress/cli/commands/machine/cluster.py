@@ -108,15 +108,15 @@ def status(file: str, as_json: bool) -> None:
 
     running = _running(file)
     try:
-        nodes, said = running.jobs.nodes(), ray_status(running.launcher)
+        nodes, status = running.jobs.nodes(), ray_status(running.launcher)
     finally:
         running.close()
     expected = running.launcher.n_nodes
     if as_json:
-        data = {"cluster": running.file.name, "expected": expected, "nodes": nodes, "status": said}
+        data = {"cluster": running.file.name, "expected": expected, "nodes": nodes, "status": status}
         click.echo(json.dumps(data, indent=2))
         return
-    print_text(f"{running.file.name}: {len(nodes)} of {expected} nodes have joined: {', '.join(nodes)}\n\n{said}")
+    print_text(f"{running.file.name}: {len(nodes)} of {expected} nodes have joined: {', '.join(nodes)}\n\n{status}")
 
 
 @cluster.command()

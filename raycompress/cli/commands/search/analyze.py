@@ -126,20 +126,20 @@ def text(analysis: Analysis, name: str) -> str:
     """Return what an analysis found, for people, at most 80 columns wide."""
     from raycompress.cli.view.tables import number
 
-    told, cost = analysis.sensitivity, analysis.cost
-    what = "channels of the smallest L1 norms" if told.method == "l1" else "smallest single weights"
+    sensitivity, cost = analysis.sensitivity, analysis.cost
+    what = "channels of the smallest L1 norms" if sensitivity.method == "l1" else "smallest single weights"
     lines = [
         f"{name}: {analysis.model}, {number(cost.params)} parameters, {number(cost.flops)} multiply-adds,",
         f"    {cost.latency_ms:.3g} ms a pass for a batch of one on one thread ({cost.cpu_ms:.3g} ms of CPU time)",
         "",
-        *textwrap.wrap(f"metric: {told.metric}; of the dense model {number(told.dense)}", _WIDTH - 1),
+        *textwrap.wrap(f"metric: {sensitivity.metric}; of the dense model {number(sensitivity.dense)}", _WIDTH - 1),
         *textwrap.wrap(f"Each layer alone without its {what}, nothing trained:", _WIDTH - 1),
         "",
         _table(analysis),
     ]
-    if analysis.dependency is not None and any(len(curve.layers) > 1 for curve in told.curves):
+    if analysis.dependency is not None and any(len(curve.layers) > 1 for curve in sensitivity.curves):
         lines += ["", "+N: so many more layers have channels tied to these (dependency.csv)"]
-    for layer, reason in told.left_out.items():
+    for layer, reason in sensitivity.left_out.items():
         lines += ["", textwrap.fill(f"{layer} is left out: {reason}", _WIDTH - 1, subsequent_indent="    ")]
     for note in analysis.notes:
         lines += ["", textwrap.fill(f"note: {note}", _WIDTH - 1, subsequent_indent="    ")]
@@ -169,10 +169,10 @@ def _cells(analysis: Analysis) -> list[tuple[str, ...]]:
     """Return header and rows without the names: size and shares of the model's cost, then the metric's values."""
     from raycompress.cli.view.tables import share
 
-    told, cost = analysis.sensitivity, analysis.cost
+    sensitivity, cost = analysis.sensitivity, analysis.cost
     costs = {layer.name: layer for layer in cost.layers}
-    rows = [("size", "params", "FLOPs", "time", *(f"-{100 * sparsity:.3g} %" for sparsity in told.sparsities))]
-    for curve in told.curves:
+    rows = [("size", "params", "FLOPs", "time", *(f"-{100 * sparsity:.3g} %" for sparsity in sensitivity.sparsities))]
+    for curve in sensitivity.curves:
         own = [costs[layer] for layer in curve.layers if layer in costs]
         rows.append(
             (

@@ -60,8 +60,8 @@ class Asked:
     @property
     def ratios(self) -> dict[str, float]:
         """Measured metric -> the most that may be left of it."""
-        said = (self.target_flops, self.target_params, self.target_size, self.target_latency)
-        return {metric: ratio for metric, ratio in zip(TARGETS, said, strict=True) if ratio is not None}
+        shares = (self.target_flops, self.target_params, self.target_size, self.target_latency)
+        return {metric: ratio for metric, ratio in zip(TARGETS, shares, strict=True) if ratio is not None}
 
     def is_script(self, file: Path) -> bool:
         """Tell whether `file` is a script, not an experiment; UsageError where the options do not go with it."""
@@ -204,14 +204,14 @@ def _inspected(experiment: Experiment) -> tuple[ModelInfo, CostModel]:
     from raycompress.cli.view.live import LiveView
     from raycompress.config.recipe import prunable_layers
     from raycompress.runtime.client import WarmProcess
-    from raycompress.session.prepare import inspect, tell_of_preload
+    from raycompress.session.prepare import inspect, report_preload
     from raycompress.session.script_run import warm_spec
 
     script = experiment.script_path
     with LiveView() as view, closing(WarmProcess.start(warm_spec(experiment))) as process:
         view.phase("learning the model's layers from the script")
         with closing(process.connect()) as worker:
-            tell_of_preload(worker.wait_ready(), experiment, view)
+            report_preload(worker.wait_ready(), experiment, view)
             model = inspect(experiment, worker)
     if model is None:
         raise _without_compressor(script)

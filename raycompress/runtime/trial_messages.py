@@ -34,7 +34,7 @@ class TrialMessages:
     failure: Message | None = None
     done: bool = False
 
-    def take(self, message: Message) -> None:
+    def add(self, message: Message) -> None:
         """Take the script's next message."""
         kind = message["type"]
         if kind == "done":

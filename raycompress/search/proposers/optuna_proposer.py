@@ -30,17 +30,19 @@ def sampler_of(name: str, seed: int | None) -> BaseSampler:
     return GPSampler(seed=seed) if name == "spearmint" else TPESampler(seed=seed, multivariate=True)
 
 
-def tpe(space: SearchSpace, *, objective: Objective, seed: int | None, history: SearchHistory) -> Study:
+def tpe(space: SearchSpace, *, objective: Objective, seed: int | None, history: SearchHistory) -> OptunaProposer:
     """Return Optuna's TPE."""
-    return Study("tpe", space, objective, seed, history)
+    return OptunaProposer("tpe", space, objective, seed, history)
 
 
-def gaussian_process(space: SearchSpace, *, objective: Objective, seed: int | None, history: SearchHistory) -> Study:
+def gaussian_process(
+    space: SearchSpace, *, objective: Objective, seed: int | None, history: SearchHistory
+) -> OptunaProposer:
     """Return Optuna's Gaussian process."""
-    return Study("spearmint", space, objective, seed, history)
+    return OptunaProposer("spearmint", space, objective, seed, history)
 
 
-class Study:
+class OptunaProposer:
     """One of Optuna's samplers, asked for one sample after another.
 
     Parameters
@@ -76,7 +78,7 @@ class Study:
         for trial in history.taught.values():
             self._study.add_trial(self._known(trial))
         for number, trial in history.begun.items():
-            self.take(number, trial.sample)
+            self.add_proposed(number, trial.sample)
 
     def propose(self, number: int) -> Sample | None:
         """Return a sample."""
@@ -84,7 +86,7 @@ class Study:
         self._asked[number] = trial
         return {one.name: _value(one, trial.params[key]) for key, one in self._dimensions.items()}
 
-    def take(self, number: int, sample: Mapping[str, Any]) -> None:
+    def add_proposed(self, number: int, sample: Mapping[str, Any]) -> None:
         """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
         self._study.enqueue_trial(self._point(sample))
         self.propose(number)
@@ -92,13 +94,13 @@ class Study:
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Take what became of a sample."""
         trial = self._asked.pop(number)
-        told = _told(self._objective, score, judgement)
-        if told is None:
+        judged = _judgement_of(self._objective, score, judgement)
+        if judged is None:
             self._study.tell(trial, state=TrialState.FAIL)
             return
-        for key, excess in self._constraints(told).items():
+        for key, excess in self._constraints(judged).items():
             trial.set_constraint(key, excess)
-        self._study.tell(trial, list(told.costs))
+        self._study.tell(trial, list(judged.costs))
 
     def _point(self, sample: Mapping[str, Any]) -> dict[str, Any]:
         """Return a sample as Optuna writes it; of a choice the place."""
@@ -108,19 +110,19 @@ class Study:
         }
 
     def _known(self, trial: PastTrial) -> FrozenTrial:
-        told = _told(self._objective, trial.score, trial.judgement)
+        judged = _judgement_of(self._objective, trial.score, trial.judgement)
         point: Any = {"params": self._point(trial.sample), "distributions": self._distributions}
-        if told is None:
+        if judged is None:
             return create_trial(state=TrialState.FAIL, **point)
-        return create_trial(values=list(told.costs), constraints=self._constraints(told), **point)
+        return create_trial(values=list(judged.costs), constraints=self._constraints(judged), **point)
 
-    def _constraints(self, told: Judgement) -> dict[str, float]:
+    def _constraints(self, judged: Judgement) -> dict[str, float]:
         bounds = self._objective.bounds
-        excesses = told.excesses or (0.0,) * len(bounds)
+        excesses = judged.excesses or (0.0,) * len(bounds)
         return {str(bound): min(excess, _FAR) for bound, excess in zip(bounds, excesses, strict=True)}
 
 
-def _told(objective: Objective, score: float | None, judgement: Judgement | None) -> Judgement | None:
+def _judgement_of(objective: Objective, score: float | None, judgement: Judgement | None) -> Judgement | None:
     """Return what a sampler is told of a trial; None of one that failed.
 
     Of a trial that was ended early nobody knows the sizes, and the score alone is told.

@@ -12,7 +12,7 @@ _PATIENCE = 1000
 """How many proposals in a row may be rejected."""
 
 
-class OnBudget:
+class BudgetEnforcer:
     """Stands between a proposer and the search.
 
     A rejected sample is taught as one that breaks its budget and is as bad as the worst result so far: otherwise a
