@@ -4,14 +4,23 @@
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
-VENV := .venv
+# with another Python: make demo PYTHON=python3.12 (3.11, 3.12 or 3.13; a name, or a path)
 PYTHON ?= python3.11
+VERSION := $(or $(filter 3.%,$(patsubst python%,%,$(notdir $(PYTHON)))),$(shell $(PYTHON) -c \
+	'import sys; print("%d.%d" % sys.version_info[:2])'),$(error $(PYTHON) does not start: give PYTHON=/path/to/python))
+# each version has a folder of its own, so that none runs on what was installed for another
+VENV := .venv$(addprefix -,$(filter-out 3.11,$(VERSION)))
 BIN := $(VENV)/bin
+# what `make demo` needs, and what the other targets need on top
+CORE := $(VENV)/.core
 INSTALLED := $(VENV)/.installed
+# the first that starts: the one on the PATH, which may be a shim of pyenv's that does not, or the newest of pyenv's
+FIND = $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
+	ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*[0-9]/bin/python$(VERSION) 2>/dev/null | sort -V | tail -n 1
 
 .PHONY: demo test nightly lint bench tools house docs format clean
 
-demo: $(INSTALLED)
+demo: $(CORE)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
 
 test: $(INSTALLED)
@@ -42,12 +51,19 @@ house: $(INSTALLED)
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.tables
 
-# torch first and alone: its pin keeps everything after it from bringing another build
-$(INSTALLED): pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
+$(CORE): pyproject.toml constraints.txt
+	@python=$$($(FIND)); if [ -z "$$python" ]; then \
+		echo "there is no $(PYTHON) on the PATH and no Python $(VERSION) of pyenv's" >&2; \
+		echo "    fix: pyenv install $(VERSION), or make ... PYTHON=/path/to/python" >&2; exit 1; fi; \
+	if [ -e $(BIN)/python ] && ! $(BIN)/python --version | grep -q '^Python $(VERSION)[.]'; then \
+		echo "$(VENV) was made with another Python than $(VERSION)" >&2; echo "    fix: make clean" >&2; exit 1; fi; \
+	"$$python" -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(INSTALLED): $(CORE)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf .venv .venv-* build dist
