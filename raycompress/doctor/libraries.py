@@ -9,6 +9,7 @@ from platform import python_version
 from packaging.requirements import Requirement
 
 from raycompress.clusters.file.check import Check, State, failed, warning
+from raycompress.extras import unavailable
 
 _SHOWN = ("ray", "torch", "nni")
 _EXTRA_OF_DEVELOPERS = "dev"
@@ -67,10 +68,16 @@ def _version(asked: Requirement) -> tuple[str, str]:
 
 def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
     """Look at each extra: there, absent, or there in part, which is a fault."""
-    there, absent = [], []
+    there, absent, lacking = [], [], []
     for extra in sorted(set(extras) - {_EXTRA_OF_DEVELOPERS}):
         found = [_version(one) for one in asked if _is_of(one, extra)]
         faults = [fault for _, fault in found if fault]
+        lacking += [
+            f"{extra} without {name}, which needs Python {' or '.join(pythons)}"
+            for name, pythons in unavailable(extra).items()
+        ]
+        if not found:
+            continue
         if not faults:
             there.append(extra)
         elif all(version == _ABSENT for version, _ in found):
@@ -79,6 +86,8 @@ def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
             yield warning(f"extra {extra}", "; ".join(faults), fix=f"pip install 'raycompress[{extra}]'")
     how = f"; absent: pip install 'raycompress[{','.join(absent)}]'" if absent else ""
     yield Check("extras", State.OK, (", ".join(there) or "none") + how)
+    if lacking:
+        yield Check("extras on this Python", State.OK, "; ".join(lacking))
 
 
 def _is_of(asked: Requirement, extra: str) -> bool:

@@ -73,3 +73,13 @@ def test_a_python_that_is_not_supported(install):
     (check,) = found("Python")
     assert check.state == "failed"
     assert "not among >=3.99" in check.problem.what
+
+
+def test_what_an_extra_cannot_bring_on_this_python_is_named(install):
+    other = "3.12" if sys.version_info[:2] == (3, 11) else "3.11"
+    asked = f"Requires-Dist: no-such-thing>=1; python_version == '{other}' and extra == 'fancy'\n"
+    install("raycompress", "0.1.0", f"Provides-Extra: fancy\n{asked}")
+    (check,) = found("extras on this Python")
+    assert (check.state, check.detail) == ("ok", f"fancy without no-such-thing, which needs Python {other}")
+    (extras,) = found("extras")
+    assert extras.detail == "none"

@@ -2,6 +2,7 @@ import json
 import re
 import shlex
 import subprocess
+import sys
 import threading
 from html import unescape
 
@@ -237,10 +238,7 @@ def test_where_nothing_can_be_written(tmp_path):
 
 
 def test_without_plotly(tmp_path, monkeypatch):
-    def absent(name):
-        raise ImportError(name)
-
-    monkeypatch.setattr(page.importlib, "import_module", absent)
+    monkeypatch.setitem(sys.modules, "plotly.offline", None)
     with pytest.raises(MissingDependencyError, match="plotly") as caught:
         page.check_libraries()
     assert "raycompress[report]" in str(caught.value)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raycompress.errors import MissingDependencyError
+from raycompress.extras import check_installed
 
 HOST = "127.0.0.1"
 PORT = 8265
@@ -16,13 +15,7 @@ _LIBRARIES = ("aiohttp_cors", "opencensus", "prometheus_client")
 
 def check_libraries() -> None:
     """Raise MissingDependencyError where Ray was installed without its dashboard."""
-    for library in _LIBRARIES:
-        if importlib.util.find_spec(library) is None:
-            raise MissingDependencyError(
-                f"Ray's dashboard needs {library}, which is not installed",
-                where="--dashboard",
-                fix="pip install 'ray[default]'",
-            )
+    check_installed(_LIBRARIES, "ray[default]", "Ray's dashboard", where="--dashboard")
 
 
 def notes(address: Mapping[str, Any]) -> Iterator[str]:

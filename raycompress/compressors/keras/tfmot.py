@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from raycompress.compressors.create import Setup
-from raycompress.compressors.extras import load_extra
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.base import ActiveCompressor
 from raycompress.compressors.keras.export import Saved
@@ -25,6 +24,7 @@ from raycompress.compressors.keras.layers import Array, library, variables_of
 from raycompress.compressors.keras.masks import constrain
 from raycompress.compressors.keras.tflite import convert
 from raycompress.errors import CompressionError, ExperimentError
+from raycompress.extras import load_extra
 
 
 def toolkit() -> ModuleType:

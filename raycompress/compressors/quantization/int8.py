@@ -19,11 +19,11 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.extras import load_extra
 from raycompress.compressors.quantization.calibration import singles
 from raycompress.compressors.quantization.targets import refuse_types
 from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.errors import CompressionError, MissingDependencyError
+from raycompress.extras import load_extra
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
 _STATIC = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})

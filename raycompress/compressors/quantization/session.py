@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, evaluating, map_tensors, tensors_in
-from raycompress.compressors.extras import load_extra
 from raycompress.compressors.saving.onnx_export import feed, runtime, session_options
 from raycompress.errors import BundleError, CompressionError, MissingDependencyError
+from raycompress.extras import load_extra
 
 
 class SessionForward:

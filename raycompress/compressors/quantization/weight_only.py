@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.extras import load_extra
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
@@ -28,6 +27,7 @@ from raycompress.compressors.quantization.targets import refuse_tied, refuse_typ
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError
+from raycompress.extras import load_extra
 
 
 class WeightOnlyQuantizer(Quantizer):

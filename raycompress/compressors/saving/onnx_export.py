@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
-from raycompress.compressors.extras import load_extra
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
+from raycompress.extras import load_extra
 
 OPSET = 17
 _PREFIX = "model"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import importlib.util
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -18,7 +17,8 @@ from raycompress.config.objective import MEASURED
 from raycompress.config.places import Files, exists, is_file, is_folder
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import where_in
-from raycompress.errors import ExperimentError, MissingDependencyError, Problem
+from raycompress.errors import ExperimentError, Problem
+from raycompress.extras import check_installed
 from raycompress.model.info import ModelInfo
 from raycompress.text import did_you_mean
 
@@ -189,10 +189,4 @@ def check_extras(experiment: Experiment) -> None:
         if logger != "tensorboard":  # which Ray Tune brings
             wanted.append((f'the logger "{logger}"', ("loggers", index), (logger,), f"raycompress[{logger}]"))
     for what, key, libraries, package in wanted:
-        for library in libraries:
-            if importlib.util.find_spec(library) is None:
-                raise MissingDependencyError(
-                    f"{what} needs {library}, which is not installed",
-                    where=experiment.where(key),
-                    fix=f"pip install '{package or library}'",
-                )
+        check_installed(libraries, package, what, experiment.where(key))

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import math
 from pathlib import Path
 from typing import Any
 
-from raycompress.errors import MissingDependencyError, StorageError
+from raycompress.errors import StorageError
+from raycompress.extras import check_installed, load_extra
 from raycompress.results.analysis.data import Curve, Sensitivity
 
 LIBRARIES = ("matplotlib", "plotly")
+_WHAT = "the picture of the curves"
 _IN_LEGEND = 24
 
 
 def check_libraries() -> None:
     """Raise MissingDependencyError, without importing anything, where a picture could not be drawn."""
-    missing = [name for name in LIBRARIES if importlib.util.find_spec(name) is None]
-    if missing:
-        raise _missing(missing[0])
+    check_installed(LIBRARIES, "raycompress[report]", _WHAT)
 
 
 def write_png(sensitivity: Sensitivity, path: str | Path) -> None:
@@ -109,16 +107,7 @@ def _short(name: str, width: int = 32) -> str:
 
 
 def _library(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise _missing(name.partition(".")[0]) from error
-
-
-def _missing(library: str) -> MissingDependencyError:
-    return MissingDependencyError(
-        f"{library} is not installed, which draws the curves", fix="pip install 'raycompress[report]'"
-    )
+    return load_extra(name, "report", _WHAT)
 
 
 def _unwritable(path: str | Path, error: OSError) -> StorageError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import time
 from collections import Counter
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycompress import disk
-from raycompress.errors import MissingDependencyError
+from raycompress.extras import load_extra
 from raycompress.results import pareto
 from raycompress.results.report import comparison, figures, goals, reproduce, table
 from raycompress.results.report.formatting import duration, measure
@@ -78,12 +77,7 @@ def check_libraries() -> None:
 
 def _library() -> str:
     """Return plotly.js; the package ships it whole only."""
-    try:
-        script: str = importlib.import_module("plotly.offline").get_plotlyjs()
-    except ImportError as error:
-        raise MissingDependencyError(
-            "plotly is not installed, which draws the report", fix="pip install 'raycompress[report]'"
-        ) from error
+    script: str = load_extra("plotly.offline", "report", "the report").get_plotlyjs()
     return script
 
 
