@@ -13,7 +13,7 @@ from raycompress.results.s3 import objects
 from tests.support import s3server
 from tests.support.launching import Launched, raycompress
 
-pytest_plugins = ["tests.support.loading", "tests.support.workers"]
+pytest_plugins = ["tests.support.loading", "tests.support.plugin", "tests.support.workers"]
 
 # `make nightly` takes the second one: more examples, and other ones each night
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)

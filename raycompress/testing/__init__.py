@@ -1,0 +1,12 @@
+"""Suites of tests that a plug-in, or another implementation of one of our protocols, must pass.
+
+Subclass one in a test file of your own, say what it is about, and run pytest::
+
+    from raycompress.testing.compressors import CompressorSuite
+
+
+    class TestSpread(CompressorSuite):
+        compressor = "spread"
+
+They need pytest, which raycompress itself does not.
+"""
