@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import raycompress
 from tests.support.launching import REPOSITORY
 
 ROOT = REPOSITORY / "raycompress"
@@ -44,6 +45,7 @@ def names() -> dict[str, set[str]]:
             if isinstance(node, ast.ClassDef):
                 found.setdefault(node.name, set()).update(_members(node))
         found[""] |= here
+    found["raycompress"] = {*raycompress.__all__, *(path.stem for path in ROOT.iterdir())}
     found["Experiment"] |= found["SearchRecord"]  # of the two, `raycompress.Experiment` is the latter
     return found
 

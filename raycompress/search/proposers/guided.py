@@ -20,7 +20,7 @@ from raycompress.search.stopping.policies import Scores
 class GuidedProposer:
     """Proposes sparsities by what was measured of the model, and all else that is searched by Optuna's TPE.
 
-    Under a budget, with one objective that the script reports, it is `Guided`; otherwise `TradeOff`.
+    Under a budget, with one objective that the script reports, a `BudgetProposer` makes them; otherwise a `TradeOffProposer`.
     """
 
     repeats = False
