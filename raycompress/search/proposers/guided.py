@@ -20,7 +20,8 @@ from raycompress.search.stopping.policies import Scores
 class GuidedProposer:
     """Proposes sparsities by what was measured of the model, and all else that is searched by Optuna's TPE.
 
-    Under a budget, with one objective that the script reports, a `BudgetProposer` makes them; otherwise a `TradeOffProposer`.
+    A `BudgetProposer` makes them under a budget, with one objective that the script reports; otherwise a
+    `TradeOffProposer`.
     """
 
     repeats = False
