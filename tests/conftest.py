@@ -11,7 +11,8 @@ from hypothesis import settings
 
 from raycompress.results.s3 import objects
 from tests.support import s3server
-from tests.support.launching import Launched, raycompress
+from tests.support.launching import Launched
+from tests.support.shared_ray import run_here
 
 pytest_plugins = ["tests.support.loading", "tests.support.plugin", "tests.support.workers"]
 
@@ -33,8 +34,8 @@ def is_nightly(pytestconfig: pytest.Config) -> bool:
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Callable[..., Launched]:
-    """Launch an experiment file in a folder of its own."""
-    return lambda path, *words: raycompress(tmp_path, "launch", path, *words)
+    """Launch an experiment file in a folder of its own, by this process and on the Ray of all tests."""
+    return lambda path, *words: run_here(tmp_path, "launch", path, *words)
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from tests.support.launching import RESNET, command, digits_experiment, number_experiment, raycompress
+from tests.support.launching import RESNET, command, digits_experiment, number_experiment
+from tests.support.shared_ray import run_here
 
 QUICK = ("--sparsities", "0.3,0.6")
 
@@ -40,7 +41,7 @@ def written(folder, body, **changes):
 @pytest.fixture(scope="module")
 def resnet(tmp_path_factory):
     folder = tmp_path_factory.mktemp("resnet")
-    done = raycompress(folder, "analyze", digits_experiment(folder, "auto_dependency.json", RESNET), *QUICK)
+    done = run_here(folder, "analyze", digits_experiment(folder, "auto_dependency.json", RESNET), *QUICK)
     assert done.code == 0, done.err
     return done
 
@@ -72,7 +73,7 @@ def test_the_files_are_where_it_says(resnet):
 
 def test_json_and_a_folder_of_ones_own(tmp_path):
     body = "rc.create_compressor(model, config, evaluator=lambda m: (m(torch.ones(4, 1, 8, 8)).sum().item(), 'more'))"
-    done = raycompress(tmp_path, "analyze", written(tmp_path, body), *QUICK, "--out", "here/there", "--json")
+    done = run_here(tmp_path, "analyze", written(tmp_path, body), *QUICK, "--out", "here/there", "--json")
     assert done.code == 0, done.err
     found = json.loads(done.out)
     assert found["sensitivity"]["metric"] == "the script's evaluator"
@@ -91,7 +92,7 @@ def test_json_and_a_folder_of_ones_own(tmp_path):
     ],
 )
 def test_what_cannot_be_analysed_is_told_in_three_lines(tmp_path, body, told):
-    done = raycompress(tmp_path, "analyze", written(tmp_path, body), *QUICK)
+    done = run_here(tmp_path, "analyze", written(tmp_path, body), *QUICK)
     assert done.code == 1
     assert told in done.err
     assert " where: " in done.err
@@ -109,7 +110,7 @@ def test_mistakes_in_the_arguments_cost_no_run(tmp_path):
         (("--method", "l7"), "l7"),
         (("--out", "file/inside"), "is a file"),
     ):
-        done = raycompress(tmp_path, "analyze", experiment, *words)
+        done = run_here(tmp_path, "analyze", experiment, *words)
         assert done.code in (1, 2)
         assert told in done.err
         assert "libraries" not in done.err
@@ -126,7 +127,7 @@ def test_a_keras_experiment_is_told_that_torch_is_needed(tmp_path):
 
     if catalog.find("level", "tensorflow") is None or catalog.find("level", "tensorflow").framework != "tensorflow":
         pytest.skip("the catalogue has no compressor for tensorflow")
-    done = raycompress(tmp_path, "analyze", written(tmp_path, "pass", compression=compression))
+    done = run_here(tmp_path, "analyze", written(tmp_path, "pass", compression=compression))
     assert done.code == 2
     assert "only torch models" in done.err
 

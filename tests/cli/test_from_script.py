@@ -21,8 +21,9 @@ from raycompress.config.recipe import Wanted, as_text, recipe
 from raycompress.config.search_space import SearchSpace
 from raycompress.model.costs import ChannelGroup, CostModel
 from raycompress.model.info import ModelInfo
-from tests.support.launching import RESNET, Launched, raycompress
+from tests.support.launching import RESNET, Launched
 from tests.support.networks import DUMMY, NETWORKS
+from tests.support.shared_ray import run_here
 
 
 class OwnConv2d(nn.Conv2d):
@@ -152,7 +153,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def launch(folder: Path, *words: str | Path) -> Launched:
-    return raycompress(folder, "launch", *words)
+    return run_here(folder, "launch", *words)
 
 
 def test_a_script_is_launched_from_end_to_end(folder: Path) -> None:

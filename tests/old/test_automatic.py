@@ -12,7 +12,7 @@ from raycompress.compressors.measure.difference import relative_difference
 from raycompress.states import TrialState
 from tests.old.experiments.digits_net import Net
 from tests.old.harness import snapshot
-from tests.support.launching import raycompress
+from tests.support.shared_ray import run_here
 
 SEARCHES = {
     "automatic_random": {"digits_model.pth", "digits_mask.pth"},
@@ -27,7 +27,7 @@ SEARCHES = {
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_search_keeps_the_best_model_and_leaves_nothing_else(name: str, home: Path, tmp_path: Path) -> None:
     before = snapshot(home)
-    done = raycompress(tmp_path, "launch", home / f"{name}.json")
+    done = run_here(tmp_path, "launch", home / f"{name}.json")
     assert done.code == 0, done.out + done.err
     assert snapshot(home) == before
     record = done.record

@@ -9,12 +9,13 @@ import pytest
 from raycompress.states import TrialState
 from tests.old.harness import snapshot
 from tests.support.launching import raycompress
+from tests.support.shared_ray import run_here
 
 
 @pytest.mark.parametrize("proposer", ["hyperband", "bohb"])
 def test_a_search_with_budgets_keeps_to_the_number_of_samples(proposer: str, home: Path, tmp_path: Path) -> None:
     before = snapshot(home)
-    done = raycompress(tmp_path, "launch", home / f"automatic_{proposer}.json")
+    done = run_here(tmp_path, "launch", home / f"automatic_{proposer}.json")
     assert done.code == 0, done.out + done.err
     assert snapshot(home) == before
     record = done.record

@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 from raycompress.states import TrialState
-from tests.support.launching import raycompress
+from tests.support.shared_ray import run_here
 
 CONCERNING = ("compressor", "compression_framework", "compression_type", "config_list", "lr", "k")
 
 
 def test_two_hundred_trials_each_with_its_own_values(home: Path, tmp_path: Path) -> None:
-    done = raycompress(tmp_path, "launch", home / "automatic_own_values.json")
+    done = run_here(tmp_path, "launch", home / "automatic_own_values.json")
     assert done.code == 0, done.out + done.err
     record = done.record
     assert record.header["n_parallel"] == 2

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.launching import raycompress
+from tests.support.shared_ray import run_here
 
 MISTAKES = {
     "a comma is missing": ('"resource": "cpu",', '"resource": "cpu"', 4, "comma"),
@@ -28,7 +28,7 @@ def test_a_mistake_is_told_before_anything_is_run(mistake: str, home: Path, tmp_
     text = file.read_text()
     assert text.count(right) == 1
     file.write_text(text.replace(right, wrong))
-    done = raycompress(folder, "run", file.name)
+    done = run_here(folder, "run", file.name)
     assert done.code == 2, done.out + done.err
     assert f"{file.name}:{line}" in done.err
     assert fix in done.err

@@ -9,8 +9,8 @@ from raycompress.errors import StorageError
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
-from tests.support.launching import raycompress
 from tests.support.searches import BEGAN, header, searched, without_waiting
+from tests.support.shared_ray import run_here
 
 
 @pytest.fixture(autouse=True)
@@ -138,11 +138,11 @@ def test_half_a_study_is_taken_away(tmp_path, monkeypatch):
 
 def test_the_command(tmp_path):
     record = searched(tmp_path, 3)
-    done = raycompress(tmp_path, "report", record.folder.root, "--optuna", "study.db")
+    done = run_here(tmp_path, "report", record.folder.root, "--optuna", "study.db")
     assert (done.code, done.err) == (0, "")
     assert record.id in done.out
     assert len(optuna.load_study(study_name=record.id, storage=f"sqlite:///{tmp_path / 'study.db'}").trials) == 3
-    again = raycompress(tmp_path, "report", record.folder.root, "--optuna", f"sqlite:///{tmp_path / 'study.db'}")
+    again = run_here(tmp_path, "report", record.folder.root, "--optuna", f"sqlite:///{tmp_path / 'study.db'}")
     assert again.code == 1
     assert "there is a study" in again.err
     assert "Traceback" not in again.err

@@ -12,7 +12,8 @@ from raycompress.results.record import SearchRecord
 from raycompress.results.store import create
 from raycompress.search.watch import loggers
 from tests.support import wandb_file
-from tests.support.launching import digits_experiment, number_experiment, raycompress
+from tests.support.launching import digits_experiment, number_experiment
+from tests.support.shared_ray import run_here
 
 EPOCHS = """
 import sys
@@ -50,7 +51,7 @@ def searched(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WANDB_MODE", "offline")
-        done = raycompress(folder, "launch", path)
+        done = run_here(folder, "launch", path)
     assert done.code == 0, done.err
     assert "logger" not in done.err
     return done.record
@@ -137,7 +138,7 @@ for logs in pathlib.Path("raycompress_results").glob("*/logs"):  # none while th
     assert note.startswith('the logger "tensorboard" failed and is left out from here on: ')
     assert done.err.count("left out") == 1
     assert steps_in_mlflow(record, 4) == [0, 1, 2]
-    resumed = raycompress(tmp_path, "resume", "--n-samples", "5")
+    resumed = run_here(tmp_path, "resume", "--n-samples", "5")
     assert resumed.code == 0, resumed.err
     assert steps_in_mlflow(resumed.record, 5) == [0, 1, 2]
 

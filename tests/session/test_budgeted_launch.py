@@ -12,9 +12,8 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.support.launching import Launched, digits_experiment, raycompress
+from tests.support.launching import RESNET, Launched, digits_experiment, raycompress, with_fewer_images
 
-RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"
 Launch = Callable[..., Launched]
 LAYERS = ["stage1.0.conv1", "stage1.1.conv1", "stage2.0.conv1", "stage2.1.conv1"]
 SEARCHED = {"type": "float", "range": [0.0, 0.9]}
@@ -27,7 +26,10 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def experiment(folder: Path, *, compression: Any = None, **changes: Any) -> Path:
     """Write the shipped experiment with a budget, changed, and without its own constraints."""
-    path = digits_experiment(folder, "budget.json", RESNET, **{"n_samples": 4, "constraints": {}, **changes})
+    home = folder / "example"
+    if not home.exists():
+        with_fewer_images(RESNET, home)
+    path = digits_experiment(folder, "budget.json", home, **{"n_samples": 4, "constraints": {}, **changes})
     data = json.loads(path.read_text())
     data["compression"].update(compression or {})
     path.write_text(json.dumps(data, indent=1))

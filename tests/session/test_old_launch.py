@@ -7,6 +7,7 @@ import torch
 from raycompress.bundle import bundle
 from tests.support.launching import raycompress
 from tests.support.old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, TENSORFLOW
+from tests.support.shared_ray import run_here
 
 AUTOMATIC = {
     "name": "old_automatic",
@@ -51,7 +52,7 @@ def test_a_search_keeps_what_its_script_saves_in_its_own_way(tmp_path):
     (tmp_path / "train.py").write_text(DECORATED.format(save=OWN_SAVE))
     (tmp_path / "aup.py").write_text("raise ImportError('the one that was installed')")
     (tmp_path / "exp.json").write_text(json.dumps(AUTOMATIC))
-    done = raycompress(tmp_path, "launch", "exp.json")
+    done = run_here(tmp_path, "launch", "exp.json")
     assert done.code == 0, done.err
     record = done.record
     best = record.folder.root / "best"
@@ -66,14 +67,14 @@ def test_a_search_keeps_what_its_script_saves_in_its_own_way(tmp_path):
     assert any("saved no model itself" in note for note in record.best.notes)
     assert [path.name for path in record.folder.root.glob("trials/*/candidate")] == ["candidate"]
     assert not (tmp_path / "f1").exists()
-    again = raycompress(tmp_path, "best", "--verify")
+    again = run_here(tmp_path, "best", "--verify")
     assert again.code == 0, again.err
 
 
 def test_a_one_time_run_of_tensorflow(tmp_path):
     (tmp_path / "train.py").write_text(TENSORFLOW)
     (tmp_path / "exp.json").write_text(json.dumps(ONE_TIME))
-    done = raycompress(tmp_path, "run", "exp.json")
+    done = run_here(tmp_path, "run", "exp.json")
     assert done.code == 0, done.err
     best = done.record.folder.root / "best"
     assert {path.name for path in best.iterdir()} == {*bundle.FILES, "m.h5"}

@@ -13,39 +13,40 @@ from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.support.launching import command, digits_experiment, number_experiment, raycompress
 from tests.support.s3server import BUCKET, ENVIRONMENT
+from tests.support.shared_ray import run_here
 
 STORAGE = f"s3://{BUCKET}/team/x"
 
 
 def test_a_search_is_kept_on_s3_and_read_fetched_and_extended_elsewhere(tmp_path, s3, monkeypatch):
     path = digits_experiment(tmp_path, n_samples=3, proposer="random", random_seed=3, storage=STORAGE)
-    done = raycompress(tmp_path, "launch", path)
+    done = run_here(tmp_path, "launch", path)
     assert done.code == 0, done.err
     assert not (tmp_path / "raycompress_results").exists()
-    (found,) = json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)
+    (found,) = json.loads(run_here(tmp_path, "ls", "--storage", STORAGE, "--json").out)
     reference = found["folder"]
     assert f"next:   raycompress best {reference}" in done.err + done.out
     assert (found["state"], found["trials"]) == ("complete", 3)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "elsewhere"))
-    best = json.loads(raycompress(tmp_path, "best", reference, "--json").out)
+    best = json.loads(run_here(tmp_path, "best", reference, "--json").out)
     number = best["best"]["trial"]
     assert best["bundle"] == f"{reference}/trials/{number:04d}/candidate"
     kept = {name.split("/")[4] for name in s3.names() if "/candidate/" in name}
     assert kept == {f"{number:04d}"}
     assert not list((tmp_path / "elsewhere").rglob("*.safetensors"))  # not needed so far
-    log = raycompress(tmp_path, "logs", reference, "--trial", "1")
+    log = run_here(tmp_path, "logs", reference, "--trial", "1")
     assert log.code == 0 and s3.body(f"team/x/{found['id']}/trials/0001/log.txt").decode() == log.out
-    assert raycompress(tmp_path, "report", reference, "-o", "page.html").code == 0
-    assert raycompress(tmp_path, "plan", path).code == 0
-    fetched = raycompress(tmp_path, "fetch", found["id"], "--storage", STORAGE, "--to", "model", "--json")
+    assert run_here(tmp_path, "report", reference, "-o", "page.html").code == 0
+    assert run_here(tmp_path, "plan", path).code == 0
+    fetched = run_here(tmp_path, "fetch", found["id"], "--storage", STORAGE, "--to", "model", "--json")
     assert fetched.code == 0, fetched.err
     bundle.check_hashes(json.loads(fetched.out)["bundle"])
-    assert raycompress(tmp_path, "fetch", reference, "--to", "model").code == 2  # it is there
-    verified = raycompress(tmp_path, "best", reference, "--verify", "--json")
+    assert run_here(tmp_path, "fetch", reference, "--to", "model").code == 2  # it is there
+    verified = run_here(tmp_path, "best", reference, "--verify", "--json")
     assert verified.code == 0, verified.err
     assert json.loads(verified.out)["verified"]["relative_difference"] < bundle.TOLERANCE
     moved = path.rename(tmp_path / "moved.json")
-    more = raycompress(tmp_path, "resume", reference, "--n-samples", "4", "--file", moved)
+    more = run_here(tmp_path, "resume", reference, "--n-samples", "4", "--file", moved)
     assert more.code == 0, more.err
     record = SearchRecord.open(reference)
     assert record.header["file"] == str(moved)
@@ -83,9 +84,9 @@ def test_two_drivers_at_once_and_what_a_kill_leaves(tmp_path, s3, monkeypatch):
             assert driver.poll() is None, (tmp_path / "output").read_text()
         for cache in ("cache", "elsewhere"):
             monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / cache))
-            status = json.loads(raycompress(tmp_path, "status", "--storage", STORAGE, "--json").out)
+            status = json.loads(run_here(tmp_path, "status", "--storage", STORAGE, "--json").out)
             assert status["state"] == "running"
-            second = raycompress(tmp_path, "resume", "--storage", STORAGE)
+            second = run_here(tmp_path, "resume", "--storage", STORAGE)
             assert second.code == 1
             assert "another raycompress writes this experiment" in second.err
             assert "Traceback" not in second.err
@@ -94,14 +95,14 @@ def test_two_drivers_at_once_and_what_a_kill_leaves(tmp_path, s3, monkeypatch):
         driver.wait()
         output.close()
         (tmp_path / "hold").unlink()
-    status = raycompress(tmp_path, "status", "--storage", STORAGE)
+    status = run_here(tmp_path, "status", "--storage", STORAGE)
     assert "interrupted (`raycompress resume` goes on with it)" in status.out
     (left,) = scratch(status)
     shutil.rmtree(tmp_path / "elsewhere")
-    done = raycompress(tmp_path, "resume", "--storage", STORAGE)
+    done = run_here(tmp_path, "resume", "--storage", STORAGE)
     assert done.code == 0, done.err
     assert not left.exists() and not scratch(status)
-    record = SearchRecord.open(json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
+    record = SearchRecord.open(json.loads(run_here(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert record.folder.fetch_log(1).read_text() == f"x is {record.records[1].sample['x']}\n"
 
@@ -118,7 +119,7 @@ def test_a_mistake_costs_no_trial_and_has_a_fix(tmp_path, s3, monkeypatch, stora
     for name in change:
         monkeypatch.delenv(name)
     path = number_experiment(tmp_path, HANGS, n_samples=1, storage=storage)
-    done = raycompress(tmp_path, "launch", path)
+    done = run_here(tmp_path, "launch", path)
     assert done.code in (1, 2)
     assert what in done.err
     assert "fix:" in done.err
@@ -132,11 +133,11 @@ def test_s3_that_stumbles_costs_no_trial(tmp_path, s3):
     asked = iter(range(10**6))
     s3.fault = lambda method, path: ("SlowDown", None, None, "InternalError", None, "lost", None)[next(asked) % 7]
     path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3, storage=STORAGE)
-    done = raycompress(tmp_path, "launch", path)
+    done = run_here(tmp_path, "launch", path)
     assert done.code == 0, done.err
     s3.fault = None
     assert min(s3.counts[code] for code in ("SlowDown", "InternalError", "lost")) > 3
-    record = SearchRecord.open(json.loads(raycompress(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
+    record = SearchRecord.open(json.loads(run_here(tmp_path, "ls", "--storage", STORAGE, "--json").out)[0]["folder"])
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert [trial.starts for trial in record.searched] == [1, 1]
     bundle.check_hashes(record.bundle)

@@ -12,6 +12,7 @@ import pytest
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.support.launching import command, digits_experiment, number_experiment, raycompress
+from tests.support.shared_ray import run_here
 
 NUMBERS = """
 import sys
@@ -120,9 +121,9 @@ def test_a_trial_that_fits_nowhere_is_refused_before_anything_runs(tmp_path, lau
     assert not (tmp_path / "raycompress_results").exists()
 
 
-def test_ray_of_somebody_else_is_left_alone(tmp_path, launch, monkeypatch):
+def test_ray_of_somebody_else_is_left_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6399")
-    done = launch(number_experiment(tmp_path, NUMBERS, **x_range(n_samples=1)))
+    done = raycompress(tmp_path, "launch", number_experiment(tmp_path, NUMBERS, **x_range(n_samples=1)))
     assert done.code == 0, done.err
 
 
@@ -150,7 +151,7 @@ def test_one_seed_one_search(tmp_path):
         # trials of unequal length, so that they end in another order
         script = NUMBERS + "\nimport os, time\ntime.sleep(0.3 * (os.getpid() % 3))\n"
         path = number_experiment(folder, script, **x_range(n_samples=14, n_parallel=2, proposer="optuna"))
-        record = raycompress(folder, "launch", path).record
+        record = run_here(folder, "launch", path).record
         samples.append([trial.sample for trial in record.searched])
         assert record.best.score == max(trial.score for trial in record.searched)
     assert samples[0] == samples[1]
