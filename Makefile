@@ -1,6 +1,8 @@
 # make demo   see it work: a search on this machine, from a clean clone
 # make test   the tests      make lint   style, types, import contracts      make bench   speed, against peers
-# make nightly   the property tests with many more examples, other ones each time; the kill tests with more kills
+# make unit   those of them that need no engine, no Ray and no other program, in a minute
+# make nightly   what takes too long by day: all compressors on all networks, more kills, many more examples of the
+#             property tests, other ones each time
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
@@ -18,7 +20,7 @@ INSTALLED := $(VENV)/.installed
 FIND = $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
 	ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*[0-9]/bin/python$(VERSION) 2>/dev/null | sort -V | tail -n 1
 
-.PHONY: demo test nightly lint bench tools house docs format clean
+.PHONY: demo test unit nightly lint bench tools house docs format clean
 
 demo: $(CORE)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -27,7 +29,10 @@ test: $(INSTALLED)
 	$(BIN)/pytest
 
 nightly: $(INSTALLED)
-	$(BIN)/pytest tests/fuzz tests/session/test_killed.py tests/session/test_s3_killed.py --hypothesis-profile=nightly
+	$(BIN)/pytest -m "night or more_at_night" --hypothesis-profile=nightly
+
+unit: $(INSTALLED)
+	$(BIN)/pytest -m unit
 
 lint: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -14,7 +14,7 @@ from tests.support import s3server
 from tests.support.launching import Launched
 from tests.support.shared_ray import run_here
 
-pytest_plugins = ["tests.support.loading", "tests.support.plugin", "tests.support.workers"]
+pytest_plugins = ["tests.support.kinds", "tests.support.loading", "tests.support.plugin", "tests.support.workers"]
 
 # `make nightly` takes the second one: more examples, and other ones each night
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True, database=None)

@@ -106,8 +106,9 @@ def test_both_ends_of_an_int_range_are_proposed(space):
 
 @pytest.mark.parametrize("name", ["hyperopt", "optuna", "spearmint", "bohb"])
 def test_a_searcher_learns(space, name):
-    samples = drive(space, name, lambda n: 0, n=40, parallel=1)
-    late = [score(samples[number]) for number in range(31, 41)]
+    n = 24 if name == "spearmint" else 40  # whose cost grows with the cube of what it knows
+    samples = drive(space, name, lambda n: 0, n=n, parallel=1)
+    late = [score(samples[number]) for number in range(n - 9, n + 1)]
     early = [score(samples[number]) for number in range(1, 11)]
     assert sum(late) > sum(early)
 
