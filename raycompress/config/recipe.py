@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from raycompress.catalog import CompressorEntry, find
 from raycompress.config.objective import Direction
-from raycompress.model.costs import ChannelGroup, CostModel
+from raycompress.model.costs import CostModel
+from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
 
 COMPRESSOR = "group_l1"
@@ -138,9 +138,9 @@ def _round_to(groups: Sequence[ChannelGroup]) -> int:
 
     def leaves_choice(multiple: int) -> bool:
         return all(
-            group.blocks >= _CHOICES * (multiple // math.gcd(group.divides, multiple))
+            group.size >= _CHOICES * group.multiple(multiple)
             for group in groups
-            if group.divides  # 0: heads, which are not rounded
+            if group.parts  # 0: heads, which are not rounded
         )
 
     return next((multiple for multiple in _MULTIPLES if leaves_choice(multiple)), 1)

@@ -9,7 +9,8 @@ from typing import Any
 from raycompress.catalog import CompressorEntry
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import ruled
-from raycompress.model.costs import ChannelGroup, CostModel
+from raycompress.model.costs import CostModel
+from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_table import LATENCY
 from raycompress.text import join_names

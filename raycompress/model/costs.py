@@ -6,42 +6,14 @@ channels; evaluated here for each proposal, in microseconds.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from raycompress.catalog.rounding import removable
+from raycompress.model.groups import ChannelGroup
 
 SIZES = ("params", "flops", "size_bytes")
 """What is known of a proposal before it is trained, by the names of an experiment file."""
-
-
-@dataclass(frozen=True)
-class ChannelGroup:
-    """Channels that go together.
-
-    Attributes
-    ----------
-    layers
-        The layers that make them.
-    norms
-        The BatchNorms that they pass through.
-    blocks
-        How many of them can go one by one: channels, or heads of an attention.
-    divides
-        ``round_to`` holds for so many equal parts of the group together; 0 where it does not hold, as of heads.
-    """
-
-    layers: tuple[str, ...]
-    norms: tuple[str, ...]
-    blocks: int
-    divides: int = 1
-
-    def removable(self, sparsity: float, round_to: int) -> int:
-        """Return how many blocks go at `sparsity`."""
-        multiple = round_to // math.gcd(self.divides, round_to) if self.divides else 1
-        return removable(self.blocks, sparsity, multiple)
 
 
 Takes = tuple[tuple[int, float], ...]
@@ -92,7 +64,7 @@ class CostModel:
     Attributes
     ----------
     groups
-        What can be removed.
+        What can be removed: summaries, without the channels.
     parts
         What that changes; all else costs what it did.
     widths
@@ -126,15 +98,12 @@ class CostModel:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
-        return asdict(self)
+        return {**asdict(self), "groups": [group.to_json() for group in self.groups]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> CostModel:
         """Rebuild what `to_json` returned."""
-        groups = tuple(
-            ChannelGroup(tuple(group["layers"]), tuple(group["norms"]), group["blocks"], group["divides"])
-            for group in data["groups"]
-        )
+        groups = tuple(map(ChannelGroup.from_json, data["groups"]))
         parts = tuple(
             Part(
                 **{name: part[name] for name in SIZES},

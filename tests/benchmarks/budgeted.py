@@ -20,8 +20,8 @@ from torch_pruning.pruner.importance import GroupMagnitudeImportance
 from raycompress.bundle.example import Example
 from raycompress.catalog.rounding import removable
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
-from raycompress.compressors.engines.torch_pruning.ranking import _scores
-from raycompress.compressors.engines.torch_pruning.units import Unit, find_units
+from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
+from raycompress.compressors.engines.torch_pruning.ranking import block_scores
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.coupling import Removal
@@ -146,8 +146,8 @@ class Subject:
         torch.manual_seed(seed)
         self.task, self.dense = Task(seed), NETWORKS[network]()
         self.task.train(self.dense, self.EPOCHS[network], seed)
-        self.units, self._order = _groups(self.dense, OUTPUTS[network])
-        self.dimensions = tuple(Dimension(unit.name, "float", 0.0, HIGH) for unit in self.units)
+        self.groups, self._order = _groups(self.dense, OUTPUTS[network])
+        self.dimensions = tuple(Dimension(target.name, "float", 0.0, HIGH) for target in self.groups)
         seen = self.task.sample(self.CALIBRATION).split(self.task.BATCH)
         self._imitation = Imitation(self.dense, [Example((images,), {}) for images in seen])
         self._trials: dict[Counts, Trained] = {}
@@ -155,20 +155,24 @@ class Subject:
 
     def counts(self, sample: Sample) -> Counts:
         """Return how many blocks of each group go."""
-        return tuple(removable(len(unit.blocks), sample[unit.name]) for unit in self.units)
+        return tuple(removable(target.group.size, sample[target.name]) for target in self.groups)
 
     def counts_of(self, model: nn.Module) -> Counts:
         """Return how many blocks of each group are gone from a small model."""
-        left = [model.get_submodule(unit.name).weight for unit in self.units]
+        left = [model.get_submodule(target.name).weight for target in self.groups]
         assert all(isinstance(weight, Tensor) for weight in left)
-        sizes = [len(weight) // len(unit.blocks[0]) for weight, unit in zip(left, self.units, strict=True)]
-        return tuple(len(unit.blocks) - size for unit, size in zip(self.units, sizes, strict=True))
+        sizes = [
+            len(weight) // len(target.group.root_blocks[0]) for weight, target in zip(left, self.groups, strict=True)
+        ]
+        return tuple(target.group.size - size for target, size in zip(self.groups, sizes, strict=True))
 
     def small(self, counts: Counts) -> nn.Module:
         """Return a copy of the dense model without what `counts` says."""
         removal = {
-            unit.name: tuple(sorted(channel for block in order[:count] for channel in unit.blocks[block]))
-            for unit, order, count in zip(self.units, self._order, counts, strict=True)
+            target.name: tuple(
+                sorted(channel for block in order[:count] for channel in target.group.root_blocks[block])
+            )
+            for target, order, count in zip(self.groups, self._order, counts, strict=True)
             if count
         }
         model = copy.deepcopy(self.dense)
@@ -214,7 +218,7 @@ class Subject:
     @functools.cached_property
     def _flops(self) -> tuple[np.ndarray, float]:
         """Multiply-adds as a quadratic function of the groups' blocks, fitted to small models: it is exact."""
-        sizes = [len(unit.blocks) for unit in self.units]
+        sizes = [target.group.size for target in self.groups]
         random = np.random.default_rng(0)
         points = [tuple(int(random.integers(0, size)) for size in sizes) for _ in range(2 * len(_terms(sizes)))]
         rows = np.array([_terms([s - c for s, c in zip(sizes, point, strict=True)]) for point in points])
@@ -229,7 +233,7 @@ class Subject:
     def cost(self, sample: Sample) -> float:
         """Return the share of the multiply-adds that is left."""
         weights, dense = self._flops
-        kept = [len(unit.blocks) - count for unit, count in zip(self.units, self.counts(sample), strict=True)]
+        kept = [target.group.size - count for target, count in zip(self.groups, self.counts(sample), strict=True)]
         return float(weights @ _terms(kept)) / dense
 
     def project(self, sample: Sample, budget: float) -> Sample:
@@ -251,10 +255,10 @@ def _terms(kept: Sequence[float]) -> np.ndarray:
     return np.array([1.0, *kept, *(one * other for one, other in pairs)])
 
 
-def _groups(model: nn.Module, outputs: str) -> tuple[list[Unit], list[list[int]]]:
+def _groups(model: nn.Module, outputs: str) -> tuple[list[GroupTarget], list[list[int]]]:
     """Return the groups, and the order in which their blocks go."""
     graph = ChannelGraph(model, Subject.EXAMPLE)
     targets = {name: Target(0, 0.5, graph.type_of(name)) for name in graph.producers() if name != outputs}
-    units = find_units(graph, targets, norms=False, round_to=1)
-    scores = [_scores(graph, unit, GroupMagnitudeImportance(p=1)) for unit in units]
-    return units, [sorted(score, key=score.__getitem__) for score in scores]
+    groups = find_group_targets(graph, targets, norms=False, round_to=1)
+    scores = [block_scores(graph, target, GroupMagnitudeImportance(p=1)) for target in groups]
+    return groups, [sorted(score, key=score.__getitem__) for score in scores]

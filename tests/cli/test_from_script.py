@@ -19,7 +19,8 @@ from raycompress.config.checks.preflight import check_model
 from raycompress.config.experiment import Experiment
 from raycompress.config.recipe import Wanted, as_text, recipe
 from raycompress.config.search_space import SearchSpace
-from raycompress.model.costs import ChannelGroup, CostModel
+from raycompress.model.costs import CostModel
+from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
 from tests.support.launching import RESNET, Launched
 from tests.support.networks import DUMMY, NETWORKS
@@ -113,8 +114,8 @@ def test_channels_are_rounded_as_far_as_the_narrowest_group_allows() -> None:
     wide = ChannelGroup(("fc1",), (), 512)
     assert round_to(wide) == 8
     assert [round_to(wide, ChannelGroup(("fc2",), (), blocks)) for blocks in (32, 31, 15, 7)] == [8, 4, 2, 1]
-    assert round_to(ChannelGroup(("fc2",), (), 4, divides=0)) == 8  # heads are not rounded
-    assert round_to(ChannelGroup(("fc2",), (), 8, divides=4)) == 8  # 2 of each of 4 parts
+    assert round_to(ChannelGroup(("fc2",), (), 4, parts=0)) == 8  # heads are not rounded
+    assert round_to(ChannelGroup(("fc2",), (), 8, parts=4)) == 8  # 2 of each of 4 parts
 
 
 def test_targets_become_constraints() -> None:

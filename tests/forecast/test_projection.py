@@ -13,7 +13,8 @@ from raycompress.errors import ExperimentError
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
-from raycompress.model.costs import ChannelGroup, CostModel, Part
+from raycompress.model.costs import CostModel, Part
+from raycompress.model.groups import ChannelGroup
 from raycompress.search.history import SearchHistory
 from raycompress.search.proposers.budget_enforcer import BudgetEnforcer
 from raycompress.search.proposers.guided import GuidedProposer

@@ -13,7 +13,7 @@ from raycompress.compressors.analysis.agreement import Agreement
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.cost import model_cost
 from raycompress.compressors.analysis.sensitivity import layer_sensitivity
-from raycompress.compressors.analysis.units import channel_dependency
+from raycompress.compressors.analysis.targets import channel_dependency
 from raycompress.compressors.create import evaluator_of
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure

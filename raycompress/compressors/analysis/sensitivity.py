@@ -15,7 +15,7 @@ from raycompress.bundle.example import Example
 from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.statistics import recompute_statistics
-from raycompress.compressors.analysis.units import METHODS, Masks, Unit
+from raycompress.compressors.analysis.targets import METHODS, Masks, SensitivityTarget
 from raycompress.compressors.create import closest
 from raycompress.errors import CompressionError, UsageError
 from raycompress.results.analysis.data import Curve, Sensitivity
@@ -111,7 +111,7 @@ def layer_sensitivity(
 
 
 def _curve(
-    unit: Unit, shares: Sequence[float], dense: float, measure: Callable[[Masks], float], tell: _Teller
+    unit: SensitivityTarget, shares: Sequence[float], dense: float, measure: Callable[[Masks], float], tell: _Teller
 ) -> Curve:
     known = {0: dense}
     counts, values = [], []
@@ -187,7 +187,9 @@ def _checked(sparsities: Sequence[float], method: str) -> tuple[float, ...]:
     return tuple(sorted({float(share) for share in sparsities}))
 
 
-def _chosen(model: nn.Module, units: Sequence[Unit], layers: Iterable[str] | None) -> list[Unit]:
+def _chosen(
+    model: nn.Module, units: Sequence[SensitivityTarget], layers: Iterable[str] | None
+) -> list[SensitivityTarget]:
     free = [unit for unit in units if not unit.fixed]
     if not free:
         why = f": {units[0].fixed}" if units else ""
@@ -198,7 +200,7 @@ def _chosen(model: nn.Module, units: Sequence[Unit], layers: Iterable[str] | Non
     if layers is None:
         return free
     wanted = list(layers)
-    known: Mapping[str, Unit] = {layer: unit for unit in units for layer in unit.layers}
+    known: Mapping[str, SensitivityTarget] = {layer: unit for unit in units for layer in unit.layers}
     for layer in wanted:
         if layer not in known:
             fix = closest(layer, known) or "the layers are " + ", ".join(list(known)[:20])

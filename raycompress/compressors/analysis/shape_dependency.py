@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.compressors.analysis.units import channel_dependency
+from raycompress.compressors.analysis.targets import channel_dependency
 
 
 class ChannelDependency:

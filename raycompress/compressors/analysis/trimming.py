@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.structure.costing import groups_of
 from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.groups import channel_groups
 from raycompress.forecast.forecast import Config, Forecast
+from raycompress.model.groups import ChannelGroup
 
 
 class Trimmer:
@@ -34,11 +35,9 @@ class Trimmer:
     def __init__(self, model: nn.Module, example: Example, forecast: Forecast) -> None:
         self._model, self._example, self._forecast = model, example, forecast
         graph = ChannelGraph(model, example)
-        found = dict(groups_of(graph))
-        self._order = [
-            (name, _by_magnitude(graph, name, blocks))
-            for name, blocks in (found[group] for group in forecast.costs.groups)
-        ]
+        found = {group.summary(): group for group in channel_groups(graph)}
+        groups = [found[summary] for summary in forecast.costs.groups]
+        self._order = [(group.root, _by_magnitude(graph, group)) for group in groups]
 
     def small(self, config: Config) -> nn.Module:
         """Return a new model, in eval mode, without the channels that `config` asks to remove."""
@@ -48,10 +47,10 @@ class Trimmer:
         return graph.copy
 
 
-def _by_magnitude(graph: ChannelGraph, name: str, blocks: tuple[tuple[int, ...], ...]) -> list[tuple[int, ...]]:
-    """Return the blocks of channels of a layer, the least important first."""
+def _by_magnitude(graph: ChannelGraph, group: ChannelGroup) -> list[tuple[int, ...]]:
+    """Return the channels of the root in each block, those of least magnitude first."""
     from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
-    values = GroupMagnitudeImportance(p=1)(graph.group(name))
+    values = GroupMagnitudeImportance(p=1)(graph.group(group.root))
     known = torch.nan_to_num(values.detach().double().cpu())
-    return sorted(blocks, key=lambda block: float(known[list(block)].mean()))
+    return sorted(group.root_blocks, key=lambda block: float(known[list(block)].mean()))

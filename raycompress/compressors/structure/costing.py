@@ -16,15 +16,14 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example, distinct
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
-from raycompress.compressors.structure.groups import grouping
+from raycompress.compressors.structure.groups import channel_groups
 from raycompress.errors import CompressionError
-from raycompress.model.costs import ChannelGroup, CostModel, LayerWidth, Part
+from raycompress.model.costs import CostModel, LayerWidth, Part
+from raycompress.model.groups import ChannelGroup
 
 _TOLERANCE = 0.01
 _FITTED = 1e-6
 Takes = dict[int, float]
-Cuts = Sequence[tuple[str, Sequence[Sequence[int]]]]
-"""For each group a layer of it, and the channels of that layer that go together."""
 
 
 def cost_model(model: nn.Module, example: Example) -> CostModel:
@@ -37,20 +36,18 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
     """
     one = measure.first_of_batch(example)
     graph = ChannelGraph(model, example)
-    found = list(groups_of(graph))
-    groups = tuple(group for group, _ in found)
-    blocks = [cut for _, cut in found]
+    groups = list(channel_groups(graph))
     own = _own_flops(model, measure.flops(model, one))
-    dims = _dimensions(graph, blocks)
+    dims = _dimensions(graph, groups)
     known = CostModel(
-        groups,
+        tuple(group.summary() for group in groups),
         tuple(_tensor_parts(model, dims, own)),
         tuple(_widths(model, dims)),
         measure.parameters(model),
         sum(own.values()),
         measure.size_bytes(model),
     )
-    probes = [_Probe(model, example, blocks, fraction) for fraction in (0.5, 0.25)] if groups else []
+    probes = [_Probe(model, example, groups, fraction) for fraction in (0.5, 0.25)] if groups else []
     unweighted = {name: count for name, count in own.items() if not _is_weighted(model.get_submodule(name))}
     for name, count in unweighted.items():
         parts = _fitted(name, count, model, dims, probes)
@@ -69,12 +66,12 @@ class _Probe:
         Of the blocks of each group; every other group loses half of that.
     """
 
-    def __init__(self, model: nn.Module, example: Example, blocks: Cuts, fraction: float) -> None:
+    def __init__(self, model: nn.Module, example: Example, groups: Sequence[ChannelGroup], fraction: float) -> None:
         graph = ChannelGraph(model, example)
         self.removed: list[int] = []
-        for index, (name, cut) in enumerate(blocks):
-            count = min(len(cut) - 1, max(1, int(len(cut) * fraction / (1 + index % 2))))
-            graph.remove(name, [channel for block in cut[:count] for channel in block])
+        for index, group in enumerate(groups):
+            count = min(group.size - 1, max(1, int(group.size * fraction / (1 + index % 2))))
+            graph.remove(group.root, [channel for block in group.root_blocks[:count] for channel in block])
             self.removed.append(count)
         one = measure.first_of_batch(example)
         try:
@@ -89,25 +86,6 @@ class _Probe:
         self.model = graph.copy
 
 
-def groups_of(graph: ChannelGraph) -> Iterator[tuple[ChannelGroup, tuple[str, tuple[tuple[int, ...], ...]]]]:
-    """Yield each group whose channels can go, and its layer and blocks to cut."""
-    producers = graph.producers()
-    covered: dict[str, set[int]] = {name: set() for name in producers}
-    for name in producers:
-        free = [channel for channel in range(graph.channels(name)) if channel not in covered[name]]
-        members = graph.members(name, free) if free else []
-        for member in members:
-            if member.name in covered:
-                covered[member.name].update(own for _, own in member.pairs)
-        if not members or any(member.fixed for member in members):
-            continue
-        layers = tuple(member.name for member in members if not member.follows and member.name in covered)
-        norms = tuple(member.name for member in members if member.name and graph.is_norm(member.name))
-        blocks, divides = grouping(graph, name, free, members)
-        if len(blocks) > 1:
-            yield ChannelGroup(layers or (name,), norms, len(blocks), divides), (name, blocks)
-
-
 def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
     """Return the multiply-adds that each module makes itself, outside of the modules in it."""
     own = {}
@@ -119,14 +97,14 @@ def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
     return own
 
 
-def _dimensions(graph: ChannelGraph, blocks: Cuts) -> dict[tuple[str, str], list[tuple[int, Takes]]]:
+def _dimensions(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], list[tuple[int, Takes]]]:
     """Return each tensor's dimensions: its size, and what a block of each group takes off it; the graph is spent."""
     dims: dict[tuple[str, str], list[tuple[int, Takes]]] = {
         key: [(size, {}) for size in tensor.shape] for key, tensor in _tensors(graph.copy)
     }
     before = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
-    for index, (name, cut) in enumerate(blocks):
-        graph.remove(name, cut[0])
+    for index, group in enumerate(groups):
+        graph.remove(group.root, group.root_blocks[0])
         after = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
         for key, shape in after.items():
             for place, size in enumerate(shape):

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import PruningDecision
-from raycompress.compressors.structure.graph import ChannelGraph, Member
+from raycompress.compressors.structure.graph import ChannelGraph, CoupledLayer
 from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
 
 
 @dataclass(frozen=True)
 class Removal:
-    """What goes.
+    """What goes from the whole model: the engine's decision, reduced to what all coupled layers agree on.
+
+    Not a group: it names channels of the layers of the config_list alone, across all groups.
 
     Attributes
     ----------
@@ -78,11 +80,11 @@ def settle(
     return settled
 
 
-def _norms(members: list[Member], graph: ChannelGraph) -> frozenset[str]:
+def _norms(members: list[CoupledLayer], graph: ChannelGraph) -> frozenset[str]:
     return frozenset(member.name for member in members if member.name and graph.is_norm(member.name))
 
 
-def _deciders(name: str, members: list[Member], targets: Mapping[str, Target]) -> list[Member] | None:
+def _deciders(name: str, members: list[CoupledLayer], targets: Mapping[str, Target]) -> list[CoupledLayer] | None:
     """Return those of `members` that must agree, or None where `name` follows a target that is among them."""
     alike = [member for member in members if member.pairs]
     leaders = [member for member in alike if not member.follows]
@@ -94,7 +96,7 @@ def _deciders(name: str, members: list[Member], targets: Mapping[str, Target]) -
 
 
 def _agreed(
-    name: str, wanted: Mapping[str, frozenset[int]], members: list[Member], deciders: list[Member]
+    name: str, wanted: Mapping[str, frozenset[int]], members: list[CoupledLayer], deciders: list[CoupledLayer]
 ) -> tuple[set[int], set[str]]:
     """Return the channels of `name` that all agree on, and who or what kept the others."""
     refused: set[int] = set()

@@ -32,15 +32,18 @@ OUTPUTS = "its channels are the model's outputs"
 
 
 @dataclass(frozen=True)
-class Member:
-    """One layer of a coupled group, seen from the layer that the group was asked of.
+class CoupledLayer:
+    """One layer of the graph's answer to `ChannelGraph.members`: what it loses with given channels of another.
+
+    Not a group but a row of one: `raycompress.compressors.structure.groups.group_of` puts the rows of a layer together
+    to a `raycompress.model.groups.ChannelGroup`.
 
     Attributes
     ----------
     name
-        The layer, as in ``named_modules()``.
+        The layer, as in ``named_modules()``; empty for the model's outputs.
     pairs
-        (channel of the asked layer, output channel of this layer that goes with it).
+        (channel of the layer that was asked about, output channel of this layer that goes with it).
     follows
         True for what only passes its input's channels on: a depthwise convolution, the BatchNorm behind it.
     fixed
@@ -141,7 +144,7 @@ class ChannelGraph:
         """Return the number of output channels of a layer."""
         return int(self._graph.get_out_channels(self._modules[name]))
 
-    def members(self, name: str, channels: Sequence[int]) -> list[Member]:
+    def members(self, name: str, channels: Sequence[int]) -> list[CoupledLayer]:
         """Return all layers whose output channels go when `channels` of layer `name` go, itself included."""
         members = []
         for item in self._group(name, channels):
@@ -151,7 +154,7 @@ class ChannelGraph:
             label = self.names.get(node.module, "")
             if fixed or (outgoing and label):
                 pairs = tuple(zip(item.root_idxs, item.idxs, strict=True)) if len(item.idxs) else ()
-                members.append(Member(label, pairs, self._follows(node), fixed))
+                members.append(CoupledLayer(label, pairs, self._follows(node), fixed))
         return members
 
     def slice(self, removal: dict[str, tuple[int, ...]]) -> dict[tuple[str, str], Sliced]:
@@ -241,10 +244,13 @@ class ChannelGraph:
         ]
         return heads_of(name, group, self._modules, max(behind, default=0))
 
+    def is_producer(self, name: str) -> bool:
+        """Tell whether a layer is a convolution or a linear layer that the forward pass uses."""
+        return isinstance(self._modules[name], (nn.modules.conv._ConvNd, nn.Linear)) and name in self
+
     def producers(self) -> list[str]:
         """Return the convolutions and linear layers of the graph, in the model's order."""
-        kinds = (nn.modules.conv._ConvNd, nn.Linear)
-        return [name for name, module in self._modules.items() if isinstance(module, kinds) and name in self]
+        return [name for name in self._modules if self.is_producer(name)]
 
     def _query_factor(self, name: str, key: str, widths: dict[str, int]) -> Tensor | None:
         module = self._modules[name]

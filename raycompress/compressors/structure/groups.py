@@ -1,47 +1,94 @@
-"""Groups of layers whose channels go together."""
+"""The channel groups of a model: which layers lose their channels together, and in which blocks."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import nn
 
-from raycompress.compressors.structure.graph import ChannelGraph, Member
+from raycompress.compressors.structure.graph import ChannelGraph, CoupledLayer
+from raycompress.model.groups import Block, Channel, ChannelGroup
+
+Channels = tuple[int, ...]
+"""Channels of one layer."""
 
 
-def grouping(
-    graph: ChannelGraph, name: str, free: list[int], members: Iterable[Member]
-) -> tuple[tuple[tuple[int, ...], ...], int]:
-    """Return the channels that only go together, and how many equal parts of the layer each such block is spread over.
+def group_of(graph: ChannelGraph, root: str, channels: Sequence[int]) -> ChannelGroup:
+    """Return the group that `channels` of layer `root` belong to.
 
-    0 parts stand for heads, which nothing rounds.
+    Parameters
+    ----------
+    channels
+        Output channels of `root`, in ascending order, at least one: all of them, or those that are in no other group
+        yet.
     """
-    heads = graph.heads(name)
-    if heads is not None:
-        return heads.blocks, 0
-    if any(len(_class_of(graph, name, channel)) > 1 for channel in (free[0], free[-1])):
-        return _classes(graph, name, free), 1
-    groups, per_head = 1, False
-    for member in members:
-        module = graph.module(member.name) if member.name else None
-        if isinstance(module, nn.GroupNorm):
-            groups = math.lcm(groups, module.num_groups)
-        elif isinstance(module, nn.MultiheadAttention):
-            groups, per_head = math.lcm(groups, module.num_heads), True
-    if len(free) % groups:
-        groups = 1  # the layer is a part of what the norm sees; the proof tells whether that can be sliced
-    size = len(free) // groups
-    blocks = tuple(tuple(free[group * size + place] for group in range(groups)) for place in range(size))
-    return blocks, 1 if per_head else groups
-
-
-def _class_of(graph: ChannelGraph, name: str, channel: int) -> tuple[int, ...]:
-    """Return the channels of a layer that go with one of its own, as the halves of a gated unit do."""
-    return tuple(
-        sorted({own for member in graph.members(name, [channel]) if member.name == name for _, own in member.pairs})
+    coupled = graph.members(root, channels)
+    fixed = next((layer.fixed for layer in coupled if layer.fixed), "")
+    blocks, parts = (tuple((channel,) for channel in channels), 1) if fixed else _blocks(graph, root, channels, coupled)
+    named = [layer for layer in coupled if layer.name]
+    layers = tuple(layer.name for layer in named if not layer.follows and graph.is_producer(layer.name))
+    places: dict[int, list[Channel]] = {}
+    for layer in named:
+        for channel, own in layer.pairs:
+            places.setdefault(channel, []).append((layer.name, own))
+    return ChannelGroup(
+        layers=layers or (root,),
+        norms=tuple(layer.name for layer in named if graph.is_norm(layer.name)),
+        size=len(blocks),
+        parts=parts,
+        root=root,
+        blocks=tuple(_block(root, block, places) for block in blocks),
+        followers=frozenset(layer.name for layer in named if layer.follows),
+        fixed=fixed,
     )
 
 
-def _classes(graph: ChannelGraph, name: str, free: Iterable[int]) -> tuple[tuple[int, ...], ...]:
-    return tuple(dict.fromkeys(_class_of(graph, name, channel) for channel in free))
+def channel_groups(graph: ChannelGraph) -> Iterator[ChannelGroup]:
+    """Yield each group of the model from which blocks can be removed, in the model's order.
+
+    Groups of one block are left out: a layer keeps at least one channel.
+    """
+    producers = graph.producers()
+    covered: set[Channel] = set()
+    for name in producers:
+        free = [channel for channel in range(graph.channels(name)) if (name, channel) not in covered]
+        if free:
+            group = group_of(graph, name, free)
+            covered.update(channel for block in group.blocks for channel in block)
+            if group.size > 1 and not group.fixed:
+                yield group
+
+
+def _block(root: str, channels: Channels, places: dict[int, list[Channel]]) -> Block:
+    own = [(root, channel) for channel in channels]
+    return tuple(dict.fromkeys([*own, *(place for channel in channels for place in places.get(channel, ()))]))
+
+
+def _blocks(
+    graph: ChannelGraph, root: str, channels: Sequence[int], coupled: Iterable[CoupledLayer]
+) -> tuple[tuple[Channels, ...], int]:
+    """Return the channels of `root` in each block, and the group's ``parts``."""
+    heads = graph.heads(root)
+    if heads is not None:
+        return heads.blocks, 0
+    if any(len(_tied(graph, root, channel)) > 1 for channel in (channels[0], channels[-1])):
+        return tuple(dict.fromkeys(_tied(graph, root, channel) for channel in channels)), 1
+    parts, per_head = 1, False
+    for layer in coupled:
+        module = graph.module(layer.name) if layer.name else None
+        if isinstance(module, nn.GroupNorm):
+            parts = math.lcm(parts, module.num_groups)
+        elif isinstance(module, nn.MultiheadAttention):
+            parts, per_head = math.lcm(parts, module.num_heads), True
+    if len(channels) % parts:
+        parts = 1  # the layer is a part of what the norm sees; the proof of slicing decides whether that can be cut
+    size = len(channels) // parts
+    blocks = tuple(tuple(channels[part * size + place] for part in range(parts)) for place in range(size))
+    return blocks, 1 if per_head else parts
+
+
+def _tied(graph: ChannelGraph, root: str, channel: int) -> Channels:
+    """Return the channels of `root` that go with one of its own, as the halves of a gated unit do."""
+    layers = (layer for layer in graph.members(root, [channel]) if layer.name == root)
+    return tuple(sorted({own for layer in layers for _, own in layer.pairs}))

@@ -19,7 +19,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.analysis import Agreement
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.statistics import recompute_statistics
-from raycompress.compressors.analysis.units import channels
+from raycompress.compressors.analysis.targets import channels
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError, StorageError, UsageError

@@ -128,7 +128,7 @@ def test_amc_counts_the_flops_of_the_small_model(network: str, share: float) -> 
     prunable = TiedChannels(model, EXAMPLE, targets, request.compressor, "l1")
     limits = Limits(flops_ratio=0.6, lbound=0.2, rbound=1.0, channel_round=2)
     environment = Environment(model, EXAMPLE, prunable, limits, accuracy, lambda *_: 0.0, [DUMMY], 4)
-    for _ in environment.cuts:
+    for _ in environment.groups:
         _, _, done, info = environment.step(share)
     assert done
     assert info is not None

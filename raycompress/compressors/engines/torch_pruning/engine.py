@@ -12,9 +12,9 @@ import torch
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import DeferredDecision, PruningDecision, PruningSchedule, Request
+from raycompress.compressors.engines.torch_pruning.group_targets import find_group_targets
 from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer
-from raycompress.compressors.engines.torch_pruning.units import find_units
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import ExperimentError
@@ -90,13 +90,13 @@ def rank(request: Request, example: Example, gradients: Gradients | None) -> Pru
     """Return the choice; without the gradients that the method needs, that of the weights' magnitude."""
     graph = ChannelGraph(request.model, example)
     arguments = request.arguments
-    units = find_units(graph, request.targets, request.compressor.name == "bn_scale", arguments["round_to"])
+    groups = find_group_targets(graph, request.targets, request.compressor.name == "bn_scale", arguments["round_to"])
     if gradients is not None:
-        gradients.fill(graph.copy, {layer: unit.entry for unit in units for layer in unit.layers})
+        gradients.fill(graph.copy, {layer: target.entry for target in groups for layer in target.layers})
     way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.get("seed", 0))
-        remove_least(graph, units, _importance(request.compressor.name, gradients), way)
+        remove_least(graph, groups, _importance(request.compressor.name, gradients), way)
     channels = {name: graph.removed(name) for name in request.targets}
     return PruningDecision(channels=channels, asked={name: len(removed) for name, removed in channels.items()})
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from raycompress.catalog.rounding import removable, removed_count, rounded
-from raycompress.compressors.engines.torch_pruning.units import Unit
+from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
 from raycompress.compressors.structure.graph import ChannelGraph, following
 from raycompress.errors import CompressionError
 
@@ -41,81 +41,89 @@ class Way:
     steps: int
 
 
-def remove_least(graph: ChannelGraph, units: Sequence[Unit], importance: Importance, way: Way) -> None:
-    """Remove the least important channels of all units from the graph's copy."""
-    scopes = _scopes(graph, units, way)
+def remove_least(graph: ChannelGraph, targets: Sequence[GroupTarget], importance: Importance, way: Way) -> None:
+    """Remove the least important channels of all groups from the graph's copy."""
+    scopes = _scopes(graph, targets, way)
     for step in range(1, way.steps + 1):
-        scores = {unit.name: _scores(graph, unit, importance) for unit in units}
+        scores = {target.name: block_scores(graph, target, importance) for target in targets}
         for scope in scopes:
             if way.across or way.isomorphic:
                 counts = _across(scope, scores, step, way.steps)
             else:
-                counts = [_alone(unit, len(scores[unit.name]), step, way.steps) for unit in scope]
-            for unit, count in zip(scope, counts, strict=True):
-                least = sorted(scores[unit.name].items(), key=lambda scored: scored[1])[:count]
-                graph.remove(unit.name, [channel for block, _ in least for channel in unit.blocks[block]])
+                counts = [_alone(target, len(scores[target.name]), step, way.steps) for target in scope]
+            for target, count in zip(scope, counts, strict=True):
+                least = sorted(scores[target.name].items(), key=lambda scored: scored[1])[:count]
+                blocks = target.group.root_blocks
+                graph.remove(target.name, [channel for block, _ in least for channel in blocks[block]])
 
 
-def _scopes(graph: ChannelGraph, units: Sequence[Unit], way: Way) -> list[list[Unit]]:
-    scopes: dict[Any, list[Unit]] = {}
-    for unit in units:
+def _scopes(graph: ChannelGraph, targets: Sequence[GroupTarget], way: Way) -> list[list[GroupTarget]]:
+    """Return the groups whose channels are compared with one another."""
+    scopes: dict[Any, list[GroupTarget]] = {}
+    for target in targets:
         if way.isomorphic:
             kinds = tuple(
-                (type(item.dep.target.module).__name__, item.dep.handler.__name__) for item in graph.group(unit.name)
+                (type(item.dep.target.module).__name__, item.dep.handler.__name__) for item in graph.group(target.name)
             )
-            scopes.setdefault((unit.entry, kinds), []).append(unit)
+            scopes.setdefault((target.entry, kinds), []).append(target)
         else:
-            scopes.setdefault(unit.entry if way.across else unit.name, []).append(unit)
+            scopes.setdefault(target.entry if way.across else target.name, []).append(target)
     return list(scopes.values())
 
 
-def _scores(graph: ChannelGraph, unit: Unit, importance: Importance) -> dict[int, float]:
-    """Return the importance of each block that is left: the mean of its channels'."""
-    with following(unit.name):
-        values = importance(graph.group(unit.name))
+def block_scores(graph: ChannelGraph, target: GroupTarget, importance: Importance) -> dict[int, float]:
+    """Return the importance of each block that is left, by its index: the mean of its channels'.
+
+    Raises
+    ------
+    CompressionError
+        No layer of the group has anything that the method measures.
+    """
+    with following(target.name):
+        values = importance(graph.group(target.name))
     if values is None:
         raise CompressionError(
-            f'no layer that "{unit.name}" is tied to has anything that this compressor measures',
-            where=f"config_list[{unit.entry}]",
+            f'no layer that "{target.name}" is tied to has anything that this compressor measures',
+            where=f"config_list[{target.entry}]",
             fix="take another compressor, such as group_l2",
         )
-    places = {channel: place for place, channel in enumerate(graph.remaining(unit.name))}
+    places = {channel: place for place, channel in enumerate(graph.remaining(target.name))}
     known = torch.nan_to_num(values.detach().double().cpu())  # a group of zeros only, divided by its mean
     return {
-        number: float(known[[places[channel] for channel in block]].mean())
-        for number, block in enumerate(unit.blocks)
+        index: float(known[[places[channel] for channel in block]].mean())
+        for index, block in enumerate(target.group.root_blocks)
         if block[0] in places
     }
 
 
-def _alone(unit: Unit, left: int, step: int, steps: int) -> int:
-    """Return how many of the `left` blocks of one unit go in this step."""
-    total = len(unit.blocks)
-    return max(0, left - total + removable(total, unit.sparsity, unit.round_to) * step // steps)
+def _alone(target: GroupTarget, left: int, step: int, steps: int) -> int:
+    """Return how many of the `left` blocks of one group go in this step."""
+    total = target.group.size
+    return max(0, left - total + removable(total, target.sparsity, target.round_to) * step // steps)
 
 
-def _across(scope: Sequence[Unit], scores: dict[str, dict[int, float]], step: int, steps: int) -> list[int]:
-    """Return how many blocks of each unit of a scope go in this step: the least important of all."""
-    size = {unit.name: len(unit.blocks[0]) for unit in scope}
-    total = sum(len(unit.blocks) * size[unit.name] for unit in scope)
-    gone = sum((len(unit.blocks) - len(scores[unit.name])) * size[unit.name] for unit in scope)
+def _across(scope: Sequence[GroupTarget], scores: dict[str, dict[int, float]], step: int, steps: int) -> list[int]:
+    """Return how many blocks of each group of a scope go in this step: the least important of all."""
+    width = {target.name: len(target.group.root_blocks[0]) for target in scope}
+    total = sum(target.group.size * width[target.name] for target in scope)
+    gone = sum((target.group.size - len(scores[target.name])) * width[target.name] for target in scope)
     budget = removed_count(total, scope[0].sparsity) * step // steps - gone
-    counts = dict.fromkeys(size, 0)
-    by_name = {unit.name: unit for unit in scope}
-    pool = sorted((score, name) for name in size for score in scores[name].values())
+    counts = dict.fromkeys(width, 0)
+    by_name = {target.name: target for target in scope}
+    pool = sorted((score, name) for name in width for score in scores[name].values())
     for _, name in pool:
         stays = len(scores[name]) - counts[name] - 1
-        if size[name] <= budget and stays >= by_name[name].round_to:
+        if width[name] <= budget and stays >= by_name[name].round_to:
             counts[name] += 1
-            budget -= size[name]
+            budget -= width[name]
     if step == steps:
-        return [_rounded(unit, len(scores[unit.name]), counts[unit.name]) for unit in scope]
-    return [counts[unit.name] for unit in scope]
+        return [_rounded(target, len(scores[target.name]), counts[target.name]) for target in scope]
+    return [counts[target.name] for target in scope]
 
 
-def _rounded(unit: Unit, left: int, count: int) -> int:
+def _rounded(target: GroupTarget, left: int, count: int) -> int:
     """Return the number of blocks to remove of the `left` ones that is nearest to `count` and leaves a multiple."""
-    kept = rounded(left - count, len(unit.blocks), unit.round_to)
+    kept = rounded(left - count, target.group.size, target.round_to)
     if kept > left:
-        kept = left // unit.round_to * unit.round_to
+        kept = left // target.round_to * target.round_to
     return left - kept

@@ -168,7 +168,7 @@ def _train_agent(environment: Environment, arguments: Mapping[str, Any]) -> None
     from nni.algorithms.compression.pytorch.pruning.amc.lib import agent as library
 
     options = Namespace(**{name: arguments[name] for name in _AGENT})
-    options.rmsize *= len(environment.cuts)
+    options.rmsize *= len(environment.groups)
     nothing = SimpleNamespace(write=lambda _text: None, close=lambda: None)
     trainer = SimpleNamespace(ddpg_args=options, text_writer=nothing, tfwriter=_NoBoard())
     with _folder(arguments["output_dir"]) as folder, _PATCHING, mock.patch.object(library, "np", _Numpy()):

@@ -5,7 +5,7 @@ is the share of channels that stays, bounded so that the FLOPs can still be met;
 input weights go; what reads them pointwise is fitted by least squares to its former outputs; the reward comes last.
 
 NNI's own environment knows chains of layers and the connections of one MobileNetV2. Here the model's graph tells which
-layers read which channels, so a cut is all channels that must be decided together, and the FLOPs are those of the
+layers read which channels, so one action decides about a group of coupled channels, and the FLOPs are those of the
 small model.
 """
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -24,33 +24,13 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors.engine import PruningDecision
-from raycompress.compressors.engines.nni.searching.prunable import Place, TiedChannels, weight_of
+from raycompress.compressors.engines.nni.searching.prunable import TiedChannels, weight_of
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
+from raycompress.model.groups import ChannelGroup
 
 Observation = NDArray[np.float64]
-
-
-@dataclass
-class Cut:
-    """Channels that one action decides about.
-
-    Attributes
-    ----------
-    atoms
-        What goes together, places in layers; see `raycompress.compressors.engines.nni.searching.prunable.Group`.
-    readers
-        Layer that reads the channels -> for each atom, the places of its input that hold it; in the model's order.
-    """
-
-    atoms: tuple[tuple[Place, ...], ...]
-    readers: dict[str, list[list[int]]] = field(default_factory=dict)
-
-    @property
-    def writers(self) -> set[str]:
-        """The layers that the channels belong to."""
-        return {layer for atom in self.atoms for layer, _ in atom}
 
 
 @dataclass(frozen=True)
@@ -73,25 +53,30 @@ class _Reading(ChannelGraph):
         ]
 
 
-def cuts_of(model: nn.Module, example: Example, prunable: TiedChannels) -> list[Cut]:
-    """Return the cuts of `model` in its order."""
+def groups_with_readers(model: nn.Module, example: Example, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """Return `groups` with the layers that read their channels, in the model's order."""
     graph = _Reading(model, example)
     order = {name: place for place, (name, _) in enumerate(model.named_modules())}
-    cuts = []
-    for group in prunable.groups.values():
-        cut = Cut(group.atoms)
-        atom_of = {place: index for index, atom in enumerate(group.atoms) for place in atom}
+    found = []
+    for group in groups:
+        readers: dict[str, list[list[int]]] = {}
+        block_of = {channel: index for index, block in enumerate(group.blocks) for channel in block}
         for name in group.layers:
-            channels = sorted(channel for layer, channel in atom_of if layer == name)
+            channels = sorted(channel for layer, channel in block_of if layer == name)
             for reader, pairs in graph.readers(name, channels):
-                places = cut.readers.setdefault(reader, [[] for _ in group.atoms])
+                inputs = readers.setdefault(reader, [[] for _ in group.blocks])
                 for channel, own in pairs:
-                    place = atom_of.get((name, channel))
-                    if place is not None and own not in places[place]:
-                        places[place].append(own)
-        cut.readers = dict(sorted(cut.readers.items(), key=lambda one: order[one[0]]))
-        cuts.append(cut)
-    return cuts
+                    index = block_of.get((name, channel))
+                    if index is not None and own not in inputs[index]:
+                        inputs[index].append(own)
+        ordered = sorted(readers.items(), key=lambda reader: order[reader[0]])
+        found.append(group.with_readers({name: tuple(map(tuple, inputs)) for name, inputs in ordered}))
+    return found
+
+
+def writers(group: ChannelGroup) -> set[str]:
+    """Return the layers that the channels of a group belong to, norms included."""
+    return {layer for block in group.blocks for layer, _ in block}
 
 
 class Environment:
@@ -113,14 +98,14 @@ class Environment:
     Attributes
     ----------
     best_reward, best_strategy
-        Of the best episode so far; the strategy is the share that stays of each cut.
+        Of the best episode so far; the strategy is the share that stays of each group.
     strategy
         Of this episode.
 
     Raises
     ------
     CompressionError
-        Not even the smallest cuts meet the FLOPs.
+        Not even the fewest channels that may stay meet the FLOPs.
     """
 
     def __init__(
@@ -137,12 +122,12 @@ class Environment:
         self.model, self._limits, self._judge, self._reward = model, limits, judge, reward
         self._dense = copy.deepcopy(model.state_dict())
         self._layers = [layer for group in prunable.groups.values() for layer in group.layers]
-        self.cuts = cuts_of(model, example, prunable)
+        self.groups = groups_with_readers(model, example, list(prunable.groups.values()))
         leaves = {name for name, module in model.named_modules() if name and not any(module.children())}
         counts = measure.flops(model, example)
         self._flops = {name: count for name, count in counts.items() if count and name in leaves}
         self._total = sum(self._flops.values())
-        self._least = [self._rounded(cut, limits.lbound) for cut in self.cuts]
+        self._least = [self._rounded(group, limits.lbound) for group in self.groups]
         least = self._left(self._least) / self._total
         if least > limits.flops_ratio:
             raise CompressionError(
@@ -174,20 +159,20 @@ class Environment:
         return first
 
     def step(self, action: Any) -> tuple[Observation, float, bool, dict[str, float] | None]:
-        """Cut the next channels so that the share `action` stays, or less where the FLOPs want it."""
+        """Cut the next group so that the share `action` stays, or less where the FLOPs want it."""
         index = len(self.strategy)
-        cut = self.cuts[index]
+        group = self.groups[index]
         share = min(max(float(np.asarray(action).ravel()[0]), 0.0), self._limits.rbound)
-        self._kept[index] = max(self._least[index], self._rounded(cut, share))
+        self._kept[index] = max(self._least[index], self._rounded(group, share))
         while (
             self._left(self._kept) > self._limits.flops_ratio * self._total and self._kept[index] > self._least[index]
         ):
             self._kept[index] -= 1
-        self._gone.append(self._remove(cut, len(cut.atoms) - self._kept[index]))
-        self.strategy.append(self._kept[index] / len(cut.atoms))
-        if len(self.strategy) == len(self.cuts):
+        self._gone.append(self._remove(group, group.size - self._kept[index]))
+        self.strategy.append(self._kept[index] / group.size)
+        if len(self.strategy) == len(self.groups):
             return self._embedding[index].copy(), *self._end()
-        later = {name for cut in self.cuts[index + 1 :] for name in cut.writers}
+        later = {name for group in self.groups[index + 1 :] for name in writers(group)}
         self._embedding[index + 1, -3:] = (
             1 - self._left(self._kept) / self._total,
             sum(count for name, count in self._flops.items() if name in later) / self._total,
@@ -203,46 +188,46 @@ class Environment:
             self.best_state = copy.deepcopy(self.model.state_dict())
             places = [
                 place
-                for cut, gone in zip(self.cuts, self._gone, strict=True)
+                for group, gone in zip(self.groups, self._gone, strict=True)
                 for index in gone
-                for place in cut.atoms[index]
+                for place in group.blocks[index]
             ]
             gone = {name: tuple(sorted(c for layer, c in places if layer == name)) for name in self._layers}
             self.best_choice = PruningDecision(gone)
         return reward, True, {"accuracy": accuracy, "compress_ratio": left / self._total}
 
-    def _rounded(self, cut: Cut, share: float) -> int:
-        """Return how many atoms stay, at least one, rounded up to a multiple of ``channel_round`` where there are."""
-        step, whole = self._limits.channel_round, len(cut.atoms)
+    def _rounded(self, group: ChannelGroup, share: float) -> int:
+        """Return how many blocks stay, at least one, rounded up to a multiple of ``channel_round`` where there are."""
+        step, whole = self._limits.channel_round, group.size
         return min(whole, max(1, math.ceil(whole * share / step - 1e-9)) * step)
 
     def _left(self, kept: Sequence[int]) -> float:
-        """Return the multiply-adds when so many atoms of each cut stay."""
+        """Return the multiply-adds when so many blocks of each group stay."""
         factors = dict.fromkeys(self._flops, 1.0)
-        for cut, count in zip(self.cuts, kept, strict=True):
-            gone = 1 - count / len(cut.atoms)
-            for name in cut.writers & factors.keys():
-                own = sum(layer == name for atom in cut.atoms for layer, _ in atom)
+        for group, count in zip(self.groups, kept, strict=True):
+            gone = 1 - count / group.size
+            for name in writers(group) & factors.keys():
+                own = sum(layer == name for block in group.blocks for layer, _ in block)
                 factors[name] *= 1 - gone * own / weight_of(self.model, name).size(0)
-            for name in cut.readers.keys() & factors.keys():
-                factors[name] *= 1 - gone * sum(map(len, cut.readers[name])) / weight_of(self.model, name).size(1)
+            for name in group.readers.keys() & factors.keys():
+                factors[name] *= 1 - gone * sum(map(len, group.readers[name])) / weight_of(self.model, name).size(1)
         return sum(self._flops[name] * factor for name, factor in factors.items())
 
-    def _remove(self, cut: Cut, count: int) -> list[int]:
-        """Zero the atoms whose readers have the smallest weights for them; returns which."""
+    def _remove(self, group: ChannelGroup, count: int) -> list[int]:
+        """Zero the blocks whose readers have the smallest weights for them; returns which."""
         if not count:
             return []
-        scores = torch.zeros(len(cut.atoms))
-        for name, places in cut.readers.items():
+        scores = torch.zeros(group.size)
+        for name, places in group.readers.items():
             weight = weight_of(self.model, name)
             by_input = weight.detach().abs().transpose(0, 1).flatten(1).sum(1).cpu()
             scores += torch.stack([by_input[own].sum() for own in places])
         gone: list[int] = torch.argsort(scores, stable=True)[:count].tolist()
         with torch.no_grad():
-            for layer, channel in (place for index in gone for place in cut.atoms[index]):
+            for layer, channel in (place for index in gone for place in group.blocks[index]):
                 for parameter in self.model.get_submodule(layer).parameters(recurse=False):
                     parameter[channel] = 0
-            for name, places in cut.readers.items():
+            for name, places in group.readers.items():
                 self._refit(name, [own for index in gone for own in places[index]])
         return gone
 
@@ -259,8 +244,8 @@ class Environment:
             weight[:, alive.to(weight.device)] = fitted.t().to(weight).reshape(-1, len(alive), *weight.shape[2:])
 
     def _pointwise(self) -> list[str]:
-        """Return the layers whose weights can be fitted: what reads a cut and sees one position at a time."""
-        names = dict.fromkeys(name for cut in self.cuts for name in cut.readers)
+        """Return the layers whose weights can be fitted: what reads a group and sees one position at a time."""
+        names = dict.fromkeys(name for group in self.groups for name in group.readers)
         modules = {name: self.model.get_submodule(name) for name in names}
         return [
             name
@@ -270,13 +255,13 @@ class Environment:
         ]
 
     def _embed(self) -> Observation:
-        """Describe each cut by its first writer as AMC does a layer; the last three numbers change as it goes."""
+        """Describe each group by its first writer as AMC does a layer; the last three numbers change as it goes."""
         rows = []
-        for place, cut in enumerate(self.cuts):
-            name = next(layer for layer, _ in cut.atoms[0] if layer in self._flops)
+        for place, group in enumerate(self.groups):
+            name = next(layer for layer, _ in group.blocks[0] if layer in self._flops)
             module, weight = self.model.get_submodule(name), weight_of(self.model, name)
             stride, kernel = (module.stride[0], module.kernel_size[0]) if isinstance(module, nn.Conv2d) else (0, 1)
-            sizes = [weight.size(1), len(cut.atoms), stride, kernel, weight.numel()]
+            sizes = [weight.size(1), group.size, stride, kernel, weight.numel()]
             rows.append([place, not isinstance(module, nn.Conv2d), *sizes, 0, 0, 1])
         embedding = np.array(rows, dtype=float)
         low, high = embedding.min(0), embedding.max(0)

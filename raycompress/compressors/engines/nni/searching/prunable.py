@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -17,9 +16,7 @@ from raycompress.compressors.masking.masks import Removed
 from raycompress.compressors.structure.coupling import settle
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.targets.torch import Target
-
-Place = tuple[str, int]
-"""A layer and one of its output channels."""
+from raycompress.model.groups import Block, Channel, ChannelGroup
 
 
 class Prunable(Protocol):
@@ -69,25 +66,6 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {"l1": _l1, "l2": _l2, "fpgm": _
 """base_algo -> how much each filter matters; Li et al., ICLR 2017 (l1), and He et al., CVPR 2019 (fpgm)."""
 
 
-@dataclass(frozen=True)
-class Group:
-    """Layers whose channels are tied.
-
-    Attributes
-    ----------
-    layers
-        The layers of the config_list among them, in the model's order; the first is the leader.
-    atoms
-        What can be removed: the places that go together, those of BatchNorm included.
-    size
-        Weights of all `layers`.
-    """
-
-    layers: tuple[str, ...]
-    atoms: tuple[tuple[Place, ...], ...]
-    size: int
-
-
 class TiedChannels:
     """Output channels; those of layers that are added together, say, go together or not at all.
 
@@ -112,15 +90,18 @@ class TiedChannels:
         asked = {name: max(1, removed_count(channels[name], target.sparsity)) for name, target in targets.items()}
         everything = PruningDecision({name: tuple(range(count)) for name, count in channels.items()}, asked=asked)
         removable = settle(graph, everything, targets, entry).channels
-        self.groups = {group.layers[0]: group for group in _groups(model, graph, removable)}
-        self.sizes = {leader: group.size for leader, group in self.groups.items()}
-        self.pieces = {leader: len(group.atoms) for leader, group in self.groups.items()}
-        self._channels = channels
+        self.groups = {group.root: group for group in _groups(graph, removable)}
+        self.sizes = {
+            leader: sum(weight_of(model, layer).numel() for layer in group.layers)
+            for leader, group in self.groups.items()
+        }
+        self.pieces = {leader: group.size for leader, group in self.groups.items()}
+        self._widths = channels
 
     def removed(self, model: nn.Module, shares: Mapping[str, float]) -> Removed:
         """Return the masks; see `Prunable`. BatchNorm goes along, so the masked model is what the small one will be."""
         masks: dict[tuple[str, str], Tensor] = {}
-        for layer, channel in self._places(model, shares):
+        for layer, channel in self._channels_of(model, shares):
             module = model.get_submodule(layer)
             for name, parameter in module.named_parameters(recurse=False):
                 mask = masks.setdefault((layer, name), torch.zeros_like(parameter, dtype=torch.bool))
@@ -129,35 +110,42 @@ class TiedChannels:
 
     def choice(self, model: nn.Module, shares: Mapping[str, float]) -> PruningDecision:
         """Return the channels; see `Prunable`."""
-        places = self._places(model, shares)
+        gone = self._channels_of(model, shares)
         return PruningDecision(
-            {name: tuple(sorted(c for layer, c in places if layer == name)) for name in self._channels}
+            {name: tuple(sorted(channel for layer, channel in gone if layer == name)) for name in self._widths}
         )
 
     def shares(self, shares: Mapping[str, float]) -> dict[str, float]:
         """Return the share of each layer; see `Prunable`."""
         return {layer: share for leader, share in shares.items() for layer in self.groups[leader].layers}
 
-    def _places(self, model: nn.Module, shares: Mapping[str, float]) -> list[Place]:
-        return [place for leader, share in shares.items() for place in self._worst(model, self.groups[leader], share)]
+    def _channels_of(self, model: nn.Module, shares: Mapping[str, float]) -> list[Channel]:
+        return [channel for leader, share in shares.items() for channel in self._least(model, leader, share)]
 
-    def _worst(self, model: nn.Module, group: Group, share: float) -> list[Place]:
-        """Return the places of the atoms that matter least, as many as `share` says; each layer keeps a channel."""
+    def _least(self, model: nn.Module, leader: str, share: float) -> list[Channel]:
+        """Return the channels of the least important blocks of a group, as many as `share` says.
+
+        Each layer keeps a channel.
+        """
+        group = self.groups[leader]
         scores = {layer: self._score(weight_of(model, layer).detach().float()) for layer in group.layers}
         totals = torch.stack(
-            [torch.stack([scores[layer][c] for layer, c in atom if layer in scores]).sum() for atom in group.atoms]
+            [
+                torch.stack([scores[layer][channel] for layer, channel in block if layer in scores]).sum()
+                for block in group.blocks
+            ]
         )
-        left = {layer: self._channels[layer] for layer in group.layers}
-        gone: list[Place] = []
-        count = removed_count(len(group.atoms), share)
+        left = {layer: self._widths[layer] for layer in group.layers}
+        gone: list[Channel] = []
+        count = removed_count(group.size, share)
         for index in torch.argsort(totals, stable=True).tolist():
             if count == 0:
                 break
-            taken = [layer for layer, _ in group.atoms[index] if layer in left]
-            if all(left[layer] > taken.count(layer) for layer in taken):
-                gone += group.atoms[index]
+            lost = [layer for layer, _ in group.blocks[index] if layer in left]
+            if all(left[layer] > lost.count(layer) for layer in lost):
+                gone += group.blocks[index]
                 count -= 1
-                for layer in taken:
+                for layer in lost:
                     left[layer] -= 1
         return gone
 
@@ -196,34 +184,44 @@ def weight_of(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _groups(model: nn.Module, graph: ChannelGraph, removable: Mapping[str, tuple[int, ...]]) -> list[Group]:
-    """Gather the places that go together, then the layers whose places do."""
-    together: dict[Place, Place] = {}
+def _groups(graph: ChannelGraph, removable: Mapping[str, tuple[int, ...]]) -> list[ChannelGroup]:
+    """Return the groups that the removable channels of some layers make up, in the order of those layers.
 
-    def root(place: Place) -> Place:
-        while (parent := together.setdefault(place, place)) != place:
-            together[place] = place = together[parent]
-        return place
-
-    for name, channels in removable.items():
-        for member in graph.members(name, channels):
-            if member.name:
-                for asked, own in member.pairs:
-                    together[root((member.name, own))] = root((name, asked))
-    atoms: dict[Place, list[Place]] = {}
-    for place in together:
-        atoms.setdefault(root(place), []).append(place)
-    groups: list[tuple[set[str], list[tuple[Place, ...]]]] = []
-    for atom in atoms.values():
-        layers = {layer for layer, _ in atom if layer in removable}
+    Blocks are the connected components of coupled channels; a group joins the blocks that have a layer of `removable`
+    in common, so that layers whose outputs are concatenated in front of one layer may be in one group. The layers of a
+    group are those of `removable`, and the first of them is its root.
+    """
+    groups: list[tuple[set[str], list[Block]]] = []
+    for block in _components(graph, removable):
+        layers = {layer for layer, _ in block if layer in removable}
         joined = [group for group in groups if group[0] & layers]
         groups = [group for group in groups if not group[0] & layers]
-        members = [tuple(atom), *(other for group in joined for other in group[1])]
-        groups.append((layers.union(*(group[0] for group in joined)), members))
+        blocks = [block, *(other for group in joined for other in group[1])]
+        groups.append((layers.union(*(group[0] for group in joined)), blocks))
     order = {name: place for place, name in enumerate(removable)}
-    result = []
-    for layers, members in groups:
+    found = []
+    for layers, blocks in groups:
         names = tuple(sorted(layers, key=order.__getitem__))
-        size = sum(weight_of(model, name).numel() for name in names)
-        result.append(Group(names, tuple(sorted(tuple(sorted(atom)) for atom in members)), size))
-    return sorted(result, key=lambda group: order[group.layers[0]])
+        norms = dict.fromkeys(layer for block in blocks for layer, _ in block if graph.is_norm(layer))
+        found.append(ChannelGroup(names, tuple(norms), len(blocks), root=names[0], blocks=tuple(sorted(blocks))))
+    return sorted(found, key=lambda group: order[group.root])
+
+
+def _components(graph: ChannelGraph, removable: Mapping[str, tuple[int, ...]]) -> list[Block]:
+    """Return the connected components of coupled channels, each in ascending order."""
+    parents: dict[Channel, Channel] = {}
+
+    def root(channel: Channel) -> Channel:
+        while (parent := parents.setdefault(channel, channel)) != channel:
+            parents[channel] = channel = parents[parent]
+        return channel
+
+    for name, channels in removable.items():
+        for layer in graph.members(name, channels):
+            if layer.name:
+                for asked, own in layer.pairs:
+                    parents[root((layer.name, own))] = root((name, asked))
+    components: dict[Channel, list[Channel]] = {}
+    for channel in parents:
+        components.setdefault(root(channel), []).append(channel)
+    return [tuple(sorted(component)) for component in components.values()]

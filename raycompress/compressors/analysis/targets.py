@@ -51,8 +51,11 @@ class Masks:
 
 
 @dataclass(frozen=True)
-class Unit:
-    """What is pruned at once.
+class SensitivityTarget:
+    """What a sensitivity analysis prunes at once, and how it masks it.
+
+    Not a `raycompress.model.groups.ChannelGroup`: it may be the single weights of one layer, and of coupled layers it
+    holds whole layers, of which some channels may be fixed.
 
     Attributes
     ----------
@@ -92,7 +95,7 @@ def channel_dependency(model: nn.Module, dummy_input: Any) -> Dependency:
     return Dependency(_sets(ChannelGraph(model, example), model, example))
 
 
-def channels(model: nn.Module, example: Example | None) -> list[Unit]:
+def channels(model: nn.Module, example: Example | None) -> list[SensitivityTarget]:
     """Return the sets of layers that lose channels together; the channels with the smallest L1 norms go first.
 
     The norm of a channel is summed over the layers that lose it together, as NNI's dependency-aware pruner does. Of
@@ -109,10 +112,10 @@ def channels(model: nn.Module, example: Example | None) -> list[Unit]:
             fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32), or call the model that evaluate is given",
         )
     graph = ChannelGraph(model, example)
-    return [_unit(graph, model, example, layers) for layers in _sets(graph, model, example)]
+    return [_coupled(graph, model, example, layers) for layers in _sets(graph, model, example)]
 
 
-def weights(model: nn.Module, _example: Example | None) -> list[Unit]:
+def weights(model: nn.Module, _example: Example | None) -> list[SensitivityTarget]:
     """Return each layer with a weight by itself; its smallest weights go first."""
     layers = {
         name: module.weight
@@ -120,13 +123,16 @@ def weights(model: nn.Module, _example: Example | None) -> list[Unit]:
         if type(module).__name__ in WEIGHTED_TYPES and isinstance(module.weight, nn.Parameter)
     }
     return [
-        Unit((name,), weight.numel(), functools.partial(_smallest, name, weight))
+        SensitivityTarget((name,), weight.numel(), functools.partial(_smallest, name, weight))
         for name, weight in layers.items()
         if weight.numel() > 1
     ]
 
 
-METHODS: Mapping[str, Callable[[nn.Module, Example | None], list[Unit]]] = {"l1": channels, "level": weights}
+METHODS: Mapping[str, Callable[[nn.Module, Example | None], list[SensitivityTarget]]] = {
+    "l1": channels,
+    "level": weights,
+}
 
 
 def _sets(graph: ChannelGraph, model: nn.Module, example: Example) -> tuple[tuple[str, ...], ...]:
@@ -136,7 +142,7 @@ def _sets(graph: ChannelGraph, model: nn.Module, example: Example) -> tuple[tupl
     return tuple(dict.fromkeys(sets))
 
 
-def _unit(graph: ChannelGraph, model: nn.Module, example: Example, layers: tuple[str, ...]) -> Unit:
+def _coupled(graph: ChannelGraph, model: nn.Module, example: Example, layers: tuple[str, ...]) -> SensitivityTarget:
     # the one whose channels stand for those of all others; of equals, one that does not only pass channels on
     root = max(layers, key=lambda name: (graph.channels(name), not _follows(graph, name)))
     size = graph.channels(root)
@@ -153,7 +159,7 @@ def _unit(graph: ChannelGraph, model: nn.Module, example: Example, layers: tuple
     free = [block for block in blocks if not fixed.keys() & set(block)]
     free.sort(key=lambda block: float(norms[list(block)].sum()))
     masks = functools.partial(_cut, model, example, root, free)
-    return Unit(layers, size, masks, "" if free else next(iter(fixed.values())))
+    return SensitivityTarget(layers, size, masks, "" if free else next(iter(fixed.values())))
 
 
 def _follows(graph: ChannelGraph, name: str) -> bool:
