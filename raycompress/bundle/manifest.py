@@ -8,7 +8,7 @@ from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -42,8 +42,9 @@ class Size(BaseModel):
 
     Attributes
     ----------
-    params, flops, bytes
-        Parameters, multiply-adds of one pass for a batch of one, bytes of the weights as saved.
+    params, flops, size_bytes
+        Parameters, multiply-adds of one pass for a batch of one, bytes of the weights as saved. The manifests of older
+        versions say ``bytes`` for the last one.
     latency_ms, latency_low_ms, latency_high_ms
         Median time of one pass for a batch of one, and a 95 % confidence interval of it.
     cpu_ms
@@ -54,7 +55,7 @@ class Size(BaseModel):
 
     params: int
     flops: int
-    bytes: int
+    size_bytes: int = Field(validation_alias=AliasChoices("size_bytes", "bytes"))
     latency_ms: float | None = None
     latency_low_ms: float | None = None
     latency_high_ms: float | None = None

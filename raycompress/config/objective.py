@@ -16,7 +16,7 @@ MEASURED = (*SIZES, LATENCY)
 Direction = Literal["max", "min"]
 Metrics = Mapping[str, float]
 Sizes = Mapping[str, float | None]
-"""What was measured of a model: ``params``, ``flops``, ``bytes``, and ``latency_ms`` where that was."""
+"""What was measured of a model: ``params``, ``flops``, ``size_bytes``, and ``latency_ms`` where that was."""
 FIRST = ""
 """Stands for the first number that a trial reports, whatever its name."""
 
@@ -274,10 +274,9 @@ def metrics_of(values: Metrics | None, sizes: Sizes | None) -> dict[str, float]:
         As reported; the first of them stands under `FIRST` as well. What the script reports under a name of `MEASURED`
         counts instead of our measure.
     sizes
-        ``params``, ``flops``, ``bytes``, and ``latency_ms`` where that was measured.
+        ``params``, ``flops``, ``size_bytes``, and ``latency_ms`` where that was measured.
     """
-    known = {("size_bytes" if name == "bytes" else name): value for name, value in (sizes or {}).items()}
-    measured = {name: float(value) for name, value in known.items() if name in MEASURED and value is not None}
+    measured = {name: float(value) for name, value in (sizes or {}).items() if name in MEASURED and value is not None}
     reported = dict(values or {})
     first = {FIRST: next(iter(reported.values()))} if reported else {}
     return {**measured, **reported, **first}

@@ -90,7 +90,7 @@ class ModelInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
-        return asdict(self)
+        return {**asdict(self), "costs": None if self.costs is None else self.costs.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from raycompress.results.trial import TrialRecord
 
 
-MEASURES = ("params", "flops", "bytes", "latency_ms", "cpu_ms")
+MEASURES = ("params", "flops", "size_bytes", "latency_ms", "cpu_ms")
 """What is compared of saved models; beside it they may hold intervals, which are no measures of their own."""
 
 

@@ -24,7 +24,7 @@ class TrialRecord:
     values, score
         The last result by name, and the number the search compares; None without a result.
     before, after
-        ``params``, ``flops`` (multiply-adds) and ``bytes`` of the model; None when nothing was exported.
+        ``params``, ``flops`` (multiply-adds) and ``size_bytes`` of the model; None when nothing was exported.
     removed
         Layer -> (removed, of) output channels.
     notes

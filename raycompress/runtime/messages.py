@@ -9,7 +9,7 @@ from typing import Any
 from raycompress.shapes import Shape, fits
 from raycompress.states import TrialState
 
-_SIZES: Shape = {"params": int, "flops": (int, None), "bytes": int}
+_SIZES: Shape = {"params": int, "flops": (int, None), "size_bytes": int}
 _MEASURED: Shape = {**_SIZES, "latency_ms": float, "cpu_ms": float}
 _LAYER: Shape = {
     **{"name": str, "type": str, "channels": int, "parameters": int},
@@ -33,7 +33,7 @@ _ANALYSIS: Shape = {
         "left_out": {str: str},
     },
     "dependency": ({"sets": [[str]]}, None),
-    "cost": {"layers": [_COST], "params": int, "flops": int, "bytes": int, "latency_ms": float, "cpu_ms": float},
+    "cost": {"layers": [_COST], "params": int, "flops": int, "size_bytes": int, "latency_ms": float, "cpu_ms": float},
     "notes": [str],
 }
 _PRIOR: Shape = {

@@ -19,7 +19,7 @@ def verify(experiment: Experiment, worker: Worker, record: SearchRecord) -> dict
 
     Returns
     -------
-    ``trial``, ``relative_difference`` of the outputs, ``before`` and ``after`` with params, flops, bytes and latency.
+    ``trial``, ``relative_difference`` of the outputs, ``before`` and ``after`` with their sizes and latency.
 
     Raises
     ------

@@ -83,6 +83,6 @@ def test_a_header_says_the_same_objective_again() -> None:
 
 def test_metrics_are_what_was_reported_and_what_was_measured() -> None:
     found = metrics_of(
-        {"accuracy": 0.9, "latency_ms": 3.0}, {"params": 5, "bytes": 20, "latency_ms": 1.0, "flops": None}
+        {"accuracy": 0.9, "latency_ms": 3.0}, {"params": 5, "size_bytes": 20, "latency_ms": 1.0, "flops": None}
     )
     assert found == {FIRST: 0.9, "accuracy": 0.9, "latency_ms": 3.0, "params": 5.0, "size_bytes": 20.0}

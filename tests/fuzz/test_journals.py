@@ -17,7 +17,7 @@ from raycompress.results.record import SearchRecord
 from tests.support.commands import run
 from tests.support.mutating import changed_bytes, changed_texts, changed_values
 
-SIZES = {"params": 100, "flops": 1000, "bytes": 400}
+SIZES = {"params": 100, "flops": 1000, "size_bytes": 400}
 EVENTS: list[dict[str, Any]] = [
     {
         **{"event": "experiment", "version": 1, "id": "x-1", "name": "x", "file": "exp.json", "script": "train.py"},

@@ -29,7 +29,7 @@ from raycompress.states import TrialState
 from raycompress.text import printable
 from tests.support.mutating import changed_bytes, changed_values
 
-SIZES = {"params": 100, "flops": 1000, "bytes": 400}
+SIZES = {"params": 100, "flops": 1000, "size_bytes": 400}
 MEASURED = {**SIZES, "latency_ms": 1.5, "cpu_ms": 1.0}
 LAYER = {"name": "conv", "type": "Conv2d", "channels": 8, "parameters": 80, "flops": None, "weight_shape": [8, 1, 3, 3]}
 MESSAGES: list[dict[str, Any]] = [

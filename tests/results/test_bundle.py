@@ -111,6 +111,13 @@ def test_sealing_adds_facts_and_keeps_the_hashes(saved: Path) -> None:
     assert {path.name for path in saved.iterdir()} == set(bundle.FILES)
 
 
+def test_the_bundles_of_older_versions_load(saved: Path) -> None:
+    path, now = saved / "manifest.json", bundle.read(saved)
+    path.write_text(path.read_text().replace('"size_bytes"', '"bytes"'))
+    assert "size_bytes" not in path.read_text()
+    assert bundle.read(saved) == now
+
+
 def edit_manifest(change: Callable[[dict[str, Any]], None]) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
         data = json.loads((folder / "manifest.json").read_text())

@@ -38,6 +38,14 @@ def test_what_json_cannot_hold_is_null(path):
     assert event["values"] == {"loss": None, "all": [None, 1.0]}
 
 
+def test_the_journals_of_older_versions_name_the_size_as_it_is_named_now(path):
+    old = {"params": 2, "flops": None, "bytes": 8, "latency_ms": 1.5}
+    path.write_text(json.dumps({"t": 1.0, "event": "ended", "trial": 1, "before": old, "after": None}) + "\n")
+    (event,) = journal.read(path)
+    assert event["before"] == {"params": 2, "flops": None, "size_bytes": 8, "latency_ms": 1.5}
+    assert event["after"] is None
+
+
 def test_a_torn_last_line_is_left_out(path):
     writer = Journal(path)
     writer.append("started", trial=1)

@@ -15,7 +15,7 @@ from raycompress.results.ranking import Ranking
 from tests.support.launching import number_experiment
 
 OBJECTIVE = Objective.from_keys("max", {}, {"params": {"max_ratio": 0.3}}, kept=2)
-BEFORE, AFTER = {"params": 10_000, "flops": 1, "bytes": 1}, {"params": 2_000, "flops": 1, "bytes": 1}
+BEFORE, AFTER = {"params": 10_000, "flops": 1, "size_bytes": 1}, {"params": 2_000, "flops": 1, "size_bytes": 1}
 STEPS = ("dense", "in thousands", "measured")
 
 

@@ -130,7 +130,7 @@ if __name__ == "__main__":
     assert not Path("/dev/shm", (tmp_path / "leaked").read_text()).exists()
 
 
-SIZES = {"params": 1, "flops": 2, "bytes": 4}
+SIZES = {"params": 1, "flops": 2, "size_bytes": 4}
 CANDIDATE = {"type": "candidate", "before": SIZES, "after": SIZES, "removed": {"conv": [1, 2]}, "notes": []}
 HOOKS = """
 from raycompress.script import context

@@ -28,8 +28,8 @@ UNREADABLE = "raycompress: unreadable message"
         '{"type": "result", "values": {"result": "high"}}',
         '{"type": "result", "values": {}}',
         '{"type": "candidate", "before": {}, "after": {}, "removed": {}, "notes": []}',
-        '{"type": "candidate", "before": {"params": 1, "flops": 1, "bytes": 4, "latency_ms": "low"}, '
-        '"after": {"params": 1, "flops": 1, "bytes": 4}, "removed": {}, "notes": []}',
+        '{"type": "candidate", "before": {"params": 1, "flops": 1, "size_bytes": 4, "latency_ms": "low"}, '
+        '"after": {"params": 1, "flops": 1, "size_bytes": 4}, "removed": {}, "notes": []}',
         '{"type": ["result"]}',
         "[" * 100_000,
         '{"type": "result", "values": {"result": ' + "9" * 5000 + "}}",

@@ -42,7 +42,7 @@ def sizes_are_foretold(record: SearchRecord) -> None:
         assert trial.after is not None
         assert trial.after["flops"] == pytest.approx(trial.predicted["flops"], rel=0.01)
         assert trial.after["params"] == pytest.approx(trial.predicted["params"], rel=0.01)
-        assert trial.after["bytes"] == pytest.approx(trial.predicted["size_bytes"], rel=0.01)
+        assert trial.after["size_bytes"] == pytest.approx(trial.predicted["size_bytes"], rel=0.01)
 
 
 def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(tmp_path: Path, launch: Launch) -> None:

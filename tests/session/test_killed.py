@@ -138,7 +138,7 @@ def candidate(folder, number):
     path.mkdir(parents=True)
     for name in bundle.FILES[1:]:
         (path / name).write_bytes(random.Random(number).randbytes(20_000))
-    size = {"params": 1, "flops": 1, "bytes": 1}
+    size = {"params": 1, "flops": 1, "size_bytes": 1}
     manifest = {
         "format": bundle.FORMAT,
         "before": size,

@@ -127,7 +127,7 @@ def _row(name: str, network: str) -> Row:
         int8 = accuracy(compressor.apply_speedup()) if has_int8 else None
     except RaycompressError as error:
         return Row(name, network, refused=error.problems[0].what)
-    return Row(name, network, manifest.before.bytes, manifest.after.bytes, _dense(network), measured, int8)
+    return Row(name, network, manifest.before.size_bytes, manifest.after.size_bytes, _dense(network), measured, int8)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from raycompress.results.record import SearchRecord
 
 HOSTILE = "</script><img src=x onerror=alert(1)>"
 BEGAN = 1_700_000_000.0
-BEFORE = {"params": 100_000, "flops": 5_000_000, "bytes": 400_000}
+BEFORE = {"params": 100_000, "flops": 5_000_000, "size_bytes": 400_000}
 SLOTS = 4
 _STATES = ("finished",) * 13 + ("ended early", "failed", "timed out")
 

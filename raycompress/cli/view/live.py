@@ -94,9 +94,9 @@ class Progress:
 
     @property
     def sizes(self) -> tuple[str, ...]:
-        """What is measured of models and named by the objectives and constraints, as journals call it."""
+        """What is measured of models and named by the objectives and constraints."""
         names = Objective.from_header(self.header).metrics
-        return tuple("bytes" if name == "size_bytes" else name for name in names if name in MEASURED)
+        return tuple(name for name in names if name in MEASURED)
 
     def same_failure(self, event: Event) -> int | None:
         """Return the first trial that ended just as this one did; None where this one is the first."""
@@ -286,7 +286,7 @@ def _cells(trial: Event, best: int | None, now: float) -> dict[str, str]:
         "state": str(trial["state"]),
         "step": str(trial.get("step", "")) if is_running else "",
         "score": number(score),
-        "size": share(after.get("bytes"), before.get("bytes")),
+        "size": share(after.get("size_bytes"), before.get("size_bytes")),
         "FLOPs": share(after.get("flops"), before.get("flops")),
         "time": "" if seconds is None else f"{seconds:.1f} s",
         "proposal": "dense model" if trial["baseline"] else " ".join(value(raw) for raw in trial["sample"].values()),
@@ -319,7 +319,7 @@ def _ended(event: Event, progress: Progress) -> str:
     if event["state"] == "finished":
         values = ", ".join(f"{name} {number(metric)}" for name, metric in _sought_first(event, progress).items())
         before, after = event["before"] or {}, event["after"] or {}
-        names = progress.sizes or ("bytes",)
+        names = progress.sizes or ("size_bytes",)
         lefts = [(share(after.get(name), before.get(name)), _SIZES[name]) for name in names]
         rest = "".join(f", {left} of the {label}" for left, label in lefts if left)
         rest += f"; {event['cause']}" if event["cause"] else ""
@@ -332,7 +332,7 @@ def _ended(event: Event, progress: Progress) -> str:
     return f"{done} trial {event['trial']} {event['state']}: {event['cause']}\n    log: {display_path(event['log'])}"
 
 
-_SIZES = {"bytes": "size", "flops": "FLOPs", "params": "parameters", "latency_ms": "latency"}
+_SIZES = {"size_bytes": "size", "flops": "FLOPs", "params": "parameters", "latency_ms": "latency"}
 
 
 def _sought_first(event: Event, progress: Progress) -> dict[str, float]:

@@ -64,7 +64,7 @@ def _measured(record: SearchRecord, best: TrialRecord) -> list[tuple[str, str, s
     names = {
         "params": "parameters",
         "flops": "FLOPs (multiply-adds)",
-        "bytes": "bytes of weights",
+        "size_bytes": "bytes of weights",
         "latency_ms": "latency, ms",
         "cpu_ms": "CPU time, ms",
     }

@@ -58,7 +58,7 @@ def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up:
         tuple(layers),
         params=measure.parameters(model),
         flops=flops[""],
-        bytes=measure.size_bytes(model),
+        size_bytes=measure.size_bytes(model),
         latency_ms=latency.wall_ms,
         cpu_ms=latency.cpu_ms,
     )

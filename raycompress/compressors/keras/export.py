@@ -86,7 +86,7 @@ def export(saved: Saved, trial: Trial | None, paths: Paths) -> None:
     if paths.mask is not None and saved.masks:
         files[paths.inside(paths.mask)] = _mask_writer(saved.masks, paths.mask)
     wanted = paths.tflite is not None or (trial is not None and "tflite" in trial.exports)
-    converted = saved.tflite or (convert(saved.model, saved.calibration, saved.before.bytes) if wanted else None)
+    converted = saved.tflite or (convert(saved.model, saved.calibration, saved.before.size_bytes) if wanted else None)
     if converted is not None and paths.tflite is not None:
         files[paths.inside(paths.tflite)] = converted.write
     notes = [*saved.notes, *(() if converted is None else (converted.note,))]

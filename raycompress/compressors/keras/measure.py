@@ -27,13 +27,13 @@ class KerasSizes:
         Number of weights that training changes; zeros count, shared ones once.
     flops
         Multiply-adds of one forward pass for a batch of one, see `flops`.
-    bytes
-        Of all variables as saved.
+    size_bytes
+        Bytes of all variables as saved.
     """
 
     params: int
     flops: int
-    bytes: int
+    size_bytes: int
 
     def to_json(self) -> dict[str, int]:
         """Return plain JSON data."""

@@ -129,5 +129,5 @@ def compare(model: Any, folder: Path) -> dict[str, Any]:
     return {
         "relative_difference": difference,
         "before": {**sizes, **times[0].to_json()},
-        "after": {**sizes, "bytes": manifest.after.bytes, **times[1].to_json()},
+        "after": {**sizes, "size_bytes": manifest.after.size_bytes, **times[1].to_json()},
     }

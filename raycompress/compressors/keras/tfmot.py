@@ -211,7 +211,7 @@ class Cluster(_Wrapping):
             for found in (variables_of(self._dense), variables_of(plain))
         ]
         note = (
-            f"the weights are floats as before, {content.before.bytes:,} bytes; zipped they take {sizes[1]:,}, "
+            f"the weights are floats as before, {content.before.size_bytes:,} bytes; zipped they take {sizes[1]:,}, "
             f"where the dense model's take {sizes[0]:,}"
         )
         return replace(content, notes=(note,))
@@ -246,7 +246,7 @@ class Qat(_Wrapping):
                 values[f"{name}.{_short(weight)}"] = quantizer(weight, False, weights=ranges).numpy()
         content = self.content(self.plain(values), example)
         inputs = content.calibration or [example]
-        tflite = convert(self.model, inputs, content.before.bytes, has_ranges=True)
+        tflite = convert(self.model, inputs, content.before.size_bytes, has_ranges=True)
         return replace(
             content,
             model=self.model,

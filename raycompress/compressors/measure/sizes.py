@@ -29,13 +29,13 @@ class Sizes:
     flops
         Multiply-adds of one forward pass (torch's FLOP counter divided by 2), for a batch of one as the example has
         it: matrix products and convolutions; BatchNorm, activations and pooling count nothing.
-    bytes
-        Of the weights as saved: parameters and buffers, shared ones once.
+    size_bytes
+        Bytes of the weights as saved: parameters and buffers, shared ones once.
     """
 
     params: int
     flops: int
-    bytes: int
+    size_bytes: int
 
     def to_json(self) -> dict[str, int]:
         """Return plain JSON data."""

@@ -129,7 +129,7 @@ class ModelCost:
     ----------
     layers
         Every layer that has parameters or ran, in the model's order.
-    params, flops, bytes
+    params, flops, size_bytes
         Of the whole model; a parameter that layers share counts once.
     latency_ms, cpu_ms
         Median of one forward pass for a batch of one on one thread: by the clock, and by the thread's CPU time.
@@ -138,9 +138,15 @@ class ModelCost:
     layers: tuple[LayerCost, ...]
     params: int
     flops: int
-    bytes: int
+    size_bytes: int
     latency_ms: float
     cpu_ms: float
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild it from plain JSON data; older versions wrote ``bytes`` for ``size_bytes``."""
+        sizes = {"size_bytes" if name == "bytes" else name: value for name, value in data.items()}
+        return cls(**{**sizes, "layers": tuple(LayerCost(**layer) for layer in data["layers"])})
 
     def write_csv(self, path: str | Path) -> None:
         """Write one row a layer, and the whole model last, under the empty name."""
@@ -188,7 +194,7 @@ class Analysis:
                 **{**sensitivity, "sparsities": tuple(sensitivity["sparsities"]), "curves": tuple(curves)},
             ),
             dependency=None if sets is None else Dependency(tuple(tuple(members) for members in sets["sets"])),
-            cost=ModelCost(**{**cost, "layers": tuple(LayerCost(**layer) for layer in cost["layers"])}),
+            cost=ModelCost.from_json(cost),
             notes=tuple(data["notes"]),
         )
 

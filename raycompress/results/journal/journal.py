@@ -168,7 +168,16 @@ def read(path: Path) -> Iterator[Event]:
             raise StorageError("this line of the journal is no JSON", where=f"{path}:{number}", fix=_MEND) from error
         if not fits(event, {"t": float, "event": str}) or not 0 <= event["t"] < _YEAR_10000:
             raise StorageError("this line of the journal is no event", where=f"{path}:{number}", fix=_MEND)
-        yield event
+        yield _renamed(event)
+
+
+def _renamed(event: Event) -> Event:
+    """Return the event with ``size_bytes`` where older versions wrote ``bytes``."""
+    for field in ("before", "after"):
+        sizes = event.get(field)
+        if isinstance(sizes, dict) and "bytes" in sizes:
+            event[field] = {"size_bytes" if name == "bytes" else name: value for name, value in sizes.items()}
+    return event
 
 
 def _parsed(line: bytes) -> Any:

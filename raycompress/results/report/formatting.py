@@ -11,7 +11,7 @@ from raycompress.states import TrialState
 _MEASURES = {
     "params": "parameters",
     "flops": "FLOPs (multiply-adds)",
-    "bytes": "bytes of weights",
+    "size_bytes": "bytes of weights",
     "latency_ms": "latency, ms",
     "cpu_ms": "CPU time, ms",
 }

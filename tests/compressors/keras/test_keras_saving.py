@@ -72,7 +72,7 @@ def test_a_trial_exports_a_bundle_that_loads_into_a_fresh_model(enter: Any, libr
     assert message["type"] == "candidate"
     assert message["before"] == message["after"]
     assert message["before"]["flops"] > 0
-    assert message["before"]["bytes"] == sum(array.nbytes for array in arrays_of(model).values())
+    assert message["before"]["size_bytes"] == sum(array.nbytes for array in arrays_of(model).values())
     assert len(message["notes"]) == len(forms)
     assert all("the Keras weights" in note and "of 100 inputs" in note for note in message["notes"])
     with h5py.File(folder / "saved/masks/mask.h5") as masks:

@@ -78,8 +78,8 @@ def test_trained_saved_and_reloaded(name: str, kind: str, training: Any, tmp_pat
     else:
         assert all(len(np.unique(channel)) <= 255 for kernel in kernels for channel in np.moveaxis(kernel, -1, 0))
         sizes = manifest(tmp_path)
-        assert sizes["after"]["bytes"] == (tmp_path / "bundle/model.tflite").stat().st_size
-        assert sizes["after"]["bytes"] < 0.6 * sizes["before"]["bytes"]
+        assert sizes["after"]["size_bytes"] == (tmp_path / "bundle/model.tflite").stat().st_size
+        assert sizes["after"]["size_bytes"] < 0.6 * sizes["before"]["size_bytes"]
 
 
 def test_in_a_trial_the_int8_model_is_compared_on_what_the_script_trains_with(enter: Any) -> None:
@@ -98,7 +98,7 @@ def test_verification_of_a_rebuilt_model(tmp_path: Path) -> None:
     compressor.export_model("m.keras", folder_name=str(tmp_path), bundle_path=str(tmp_path / "bundle"))
     found = compare(MODELS["sequential"](), tmp_path / "bundle")
     assert found["relative_difference"] == 0
-    assert found["after"]["bytes"] < found["before"]["bytes"]
+    assert found["after"]["size_bytes"] < found["before"]["size_bytes"]
 
 
 def test_the_int8_model_of_qat_gives_what_was_measured(tmp_path: Path) -> None:

@@ -43,13 +43,13 @@ def test_what_is_measured_is_what_is_loaded(name: str, network: str, tmp_path: P
     assert list(plain.state_dict()) == names
     manifest = bundle.read(folder)
     assert manifest.kind == "quantized"
-    assert manifest.after.bytes < manifest.before.bytes
-    assert manifest.before.bytes == sum(
+    assert manifest.after.size_bytes < manifest.before.size_bytes
+    assert manifest.before.size_bytes == sum(
         4 * p.numel() if p.is_floating_point() else 8 for p in plain.state_dict().values()
     )
-    assert any(f"{manifest.after.bytes:,} bytes" in note for note in manifest.notes)
+    assert any(f"{manifest.after.size_bytes:,} bytes" in note for note in manifest.notes)
     if name != "int8_weight_only":
-        assert manifest.after.bytes == (folder / bundle.INT8_ONNX).stat().st_size
+        assert manifest.after.size_bytes == (folder / bundle.INT8_ONNX).stat().st_size
 
 
 @pytest.mark.parametrize("name", FAKE)
@@ -238,7 +238,7 @@ def test_a_trial_saves_the_model_that_it_reported(name: str, enter: Callable[...
     finish(trial)
     (message,) = sent
     assert message["type"] == "candidate"
-    assert message["after"]["bytes"] < message["before"]["bytes"]
+    assert message["after"]["size_bytes"] < message["before"]["size_bytes"]
     assert message["notes"]
     assert {"model.pth", "c.pth", bundle.ONNX, bundle.QUANTIZATION} <= set(bundle.read(trial.candidate).files)
 
@@ -263,7 +263,7 @@ def test_verification_compares_and_times_the_smallest_file(
         create_compressor(MODELS["cnn"](), {})
     (message,) = sent
     assert message["relative_difference"] <= 1e-6
-    assert message["after"]["bytes"] == bundle.read(folder).after.bytes < message["before"]["bytes"]
+    assert message["after"]["size_bytes"] == bundle.read(folder).after.size_bytes < message["before"]["size_bytes"]
     assert message["after"]["latency_ms"] > 0
     other = NETWORKS["mlp"]()
     with pytest.raises(BundleError, match="does not fit Mlp"):
@@ -294,7 +294,7 @@ def test_dynamic_quantization_takes_lstms(tmp_path: Path) -> None:
     compressor.compress()
     folder = saved(compressor, tmp_path)
     assert 0 < relative_difference(before, HELD_OUT.outputs(load(folder, Reader()))) < 0.05
-    assert bundle.read(folder).after.bytes < 0.4 * bundle.read(folder).before.bytes
+    assert bundle.read(folder).after.size_bytes < 0.4 * bundle.read(folder).before.size_bytes
 
 
 def test_a_baseline_is_the_float_model(enter: Callable[..., Any]) -> None:

@@ -65,7 +65,7 @@ def test_what_is_foretold_is_what_is_measured(name: str) -> None:
         measured = measure.sizes(model, Example.from_dummy(dummy))
         told = forecast.sizes(config)
         assert told == pytest.approx(
-            {"params": measured.params, "flops": measured.flops, "size_bytes": measured.bytes}, rel=1e-6
+            {"params": measured.params, "flops": measured.flops, "size_bytes": measured.size_bytes}, rel=1e-6
         )
     assert cut >= 3
 

@@ -60,7 +60,7 @@ def _facts(ready: Prepared) -> dict[str, Any]:
         "dimensions": [{"name": one.name, "domain": _domain(one)} for one in ready.space.dimensions],
         "model": None
         if model is None
-        else {"parameters": model.parameters, "flops": model.flops, "bytes": model.size_bytes},
+        else {"parameters": model.parameters, "flops": model.flops, "size_bytes": model.size_bytes},
         "wants": [
             *(f"{goal.metric} {goal.direction}" for goal in experiment.objective.goals if goal.metric),
             *map(str, experiment.objective.bounds),
@@ -113,7 +113,7 @@ def _text(facts: dict[str, Any]) -> str:
     if model is not None:
         lines.append(
             f"model:   {number(model['parameters'])} parameters, {number(model['flops'])} multiply-adds,"
-            f" {number(model['bytes'])} bytes"
+            f" {number(model['size_bytes'])} bytes"
         )
     if facts["reach"]:
         spans = ", ".join(f"{name} {low:.0%} to {high:.0%}" for name, (low, high) in facts["reach"].items())

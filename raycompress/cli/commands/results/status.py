@@ -57,7 +57,7 @@ def _text(record: SearchRecord) -> str:
     rows = [("trial", "state", "score", "size", "time", "proposal")]
     best = record.best
     for _, trial in sorted(record.records.items()):
-        left = share((trial.after or {}).get("bytes"), (trial.before or {}).get("bytes"))
+        left = share((trial.after or {}).get("size_bytes"), (trial.before or {}).get("size_bytes"))
         proposal = "dense model" if trial.baseline else " ".join(value(raw) for raw in trial.sample.values())
         seconds = "" if trial.seconds is None else f"{trial.seconds:.1f} s"
         name = f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}"

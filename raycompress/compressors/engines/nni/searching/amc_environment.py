@@ -221,7 +221,7 @@ class Environment:
         for name, places in group.readers.items():
             weight = weight_of(self.model, name)
             by_input = weight.detach().abs().transpose(0, 1).flatten(1).sum(1).cpu()
-            scores += torch.stack([by_input[own].sum() for own in places])
+            scores += torch.stack([by_input[list(own)].sum() for own in places])
         gone: list[int] = torch.argsort(scores, stable=True)[:count].tolist()
         with torch.no_grad():
             for layer, channel in (place for index in gone for place in group.blocks[index]):
