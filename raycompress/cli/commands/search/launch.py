@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.commands.search.from_script import Asked, experiment_of, script_options
+from raycompress.cli.commands.search.from_script import ScriptOptions, script_options, write_experiment
 from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, watching
 from raycompress.cli.view.conclusion import conclude
 from raycompress.errors import UsageError
@@ -32,7 +32,7 @@ def launch(
     name: str | None,
     as_json: bool,
     cluster: str | None,
-    asked: Asked,
+    script: ScriptOptions,
     **cluster_settings: Any,
 ) -> None:
     """Run the experiment in FILE, one-time or automatic, on this machine or with --cluster on a Ray cluster.
@@ -46,8 +46,8 @@ def launch(
     from raycompress.config.checks.preflight import load_checked
     from raycompress.session.launch import launch as launch_search
 
-    if asked.is_script(file):
-        file = experiment_of(file, asked)
+    if script.is_script(file):
+        file = write_experiment(file, script)
         if cluster is None and cluster_settings["dry_run"]:
             return
     if cluster is not None:
