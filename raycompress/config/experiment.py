@@ -14,9 +14,10 @@ from typing import Any, Literal
 
 from raycompress.catalog import CompressorEntry, find
 from raycompress.config.objective import MEASURED, Objective
+from raycompress.config.options import SearchOptions, read_options
 from raycompress.config.places import Files, Storage
 from raycompress.config.schema.ranges import Finding, find_ranges
-from raycompress.config.stopping import Budgets, EarlyStop
+from raycompress.config.stopping import Budgets, EarlyStop, Scheduler
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import text_of, where_in
 from raycompress.errors import ExperimentError, Problem
@@ -58,8 +59,10 @@ class Compression:
 
 
 @dataclass(frozen=True)
-class Experiment:
+class Experiment(SearchOptions):
     """An experiment file that was read and found right.
+
+    Its options are declared where they are read: in `SearchOptions`, and in `EarlyStop` those that end trials.
 
     Attributes
     ----------
@@ -102,14 +105,6 @@ class Experiment:
         Further forms of the model in its bundle: ``onnx``, ``tflite``.
     objective
         What a trial is judged by, from ``target``, ``objectives`` and ``constraints``.
-    on_budget
-        ``project`` or ``reject``: what becomes of a proposal that a budget does not allow.
-    repeats, finalists
-        How often the best trials are trained, each time with another seed, and how many of them.
-    exploration
-        ``guided``: the share of trials that explore.
-    rung0
-        Whether trials are scored before they train, and the worst end there.
     loggers
         Who is told of every trial beside the journal: ``tensorboard``, ``mlflow``, ``wandb``; each once.
     accepted
@@ -149,11 +144,6 @@ class Experiment:
     exports: tuple[str, ...] = ()
     loggers: tuple[str, ...] = ()
     objective: Objective = field(default_factory=lambda: Objective.of_score("max"))
-    on_budget: Literal["project", "reject"] = "project"
-    repeats: int = 1
-    finalists: int = 3
-    exploration: float = 0.25
-    rung0: bool = False
     accepted: tuple[str, ...] = ()
     display_path: str = field(default="", repr=False)
 
@@ -216,6 +206,11 @@ class Experiment:
         goals = [goal.direction for goal in self.objective.goals if goal.metric not in MEASURED]
         bounds = [bound.is_ceiling for bound in self.objective.bounds if bound.metric not in MEASURED]
         return goals[0] if goals else "min" if bounds and bounds[0] else "max"
+
+    @property
+    def rung0(self) -> bool:
+        """Whether trials are scored before they train, and the worst end there."""
+        return isinstance(self.early_stop, Scheduler) and self.early_stop.rung0
 
     @property
     def wants_latency(self) -> bool:
@@ -316,11 +311,6 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         n_parallel=values.n_parallel,
         target=objective.goal,
         objective=objective,
-        on_budget=values.on_budget,
-        repeats=values.repeats,
-        finalists=values.finalists,
-        exploration=values.exploration,
-        rung0=values.scheduler is not None and values.scheduler.rung0,
         seed=values.random_seed,
         job_retries=values.job_failure.job_retries,
         ignore_failures=values.job_failure.ignore_fail,
@@ -342,6 +332,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         loggers=tuple(dict.fromkeys(values.loggers)),
         accepted=accepted,
         display_path=str(path),
+        **read_options(SearchOptions, values),
     )
 
 
@@ -358,16 +349,9 @@ def _early_stop(values: Any) -> EarlyStop | None:
     keys = values.scheduler or values.resource_args.early_stop
     if keys is None:
         return None
-    return EarlyStop(
-        policy=keys.type if values.scheduler else keys.aup_policy,
-        steps=keys.aup_policy_steps,
-        warmup=keys.warmup,
-        bandit_factor=keys.bandit_factor,
-        truncation_percentage=keys.truncation_percentage,
-        curve_fitting_threshold=keys.curve_fitting_threshold,
-        curve_fitting_timeout_s=keys.curve_fitting_timeout,
-        curve_fitting_max_iters=keys.curve_fitting_max_iters,
-    )
+    if values.scheduler:
+        return Scheduler(keys.type, **read_options(Scheduler, keys))
+    return EarlyStop(keys.aup_policy, **read_options(EarlyStop, keys))
 
 
 def _plain_entry(entry: Any) -> dict[str, Any]:

@@ -1,37 +1,48 @@
-"""When a trial is ended because its intermediate results are poor: what the experiment file says of it."""
+"""When a trial is ended because its results are poor: policies, and the budgets of hyperband, bohb and asha."""
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
 
+from raycompress.config.options import option
+
 
 @dataclass(frozen=True)
 class EarlyStop:
-    """A policy and its settings, in the words of the file.
+    """When a trial is ended because its intermediate results are poor: a policy, and the settings of all policies.
 
     Attributes
     ----------
     policy
         ``bandit``, ``median``, ``truncation``, ``curve_fitting`` or ``asha``.
-    steps
-        Look at every so many results of a trial.
-    warmup
-        So many first results are never looked at.
-    bandit_factor, truncation_percentage, curve_fitting_threshold, curve_fitting_timeout_s
-        See `raycompress.config.schema.keys.EarlyStopKeys`; the last in seconds.
-    curve_fitting_max_iters
-        How many results a trial reports; None: the most that one has reported.
     """
 
     policy: str
-    steps: int = 1
-    warmup: int = 0
-    bandit_factor: float = 0.5
-    truncation_percentage: float = 0.3
-    curve_fitting_threshold: float = 0.95
-    curve_fitting_timeout_s: float = 30.0
-    curve_fitting_max_iters: int | None = None
+    steps: int = option(1, "Look at every so many results of a trial.", key="aup_policy_steps", ge=1)
+    warmup: int = option(0, "So many first results are never looked at.", ge=0)
+    bandit_factor: float = option(0.5, "bandit: worse than this of the best.", gt=0, le=1)
+    truncation_percentage: float = option(0.3, "truncation: this share of the trials, the worst, is ended.", gt=0, lt=1)
+    curve_fitting_threshold: float = option(
+        0.95, "curve_fitting: the predicted end is worse than this of the best.", gt=0, le=1
+    )
+    curve_fitting_timeout_s: float = option(
+        30.0, "curve_fitting: seconds that one prediction may take.", key="curve_fitting_timeout", gt=0
+    )
+    curve_fitting_max_iters: int | None = option(
+        None,
+        "curve_fitting: how many results a trial reports; by default the most that one has reported.",
+        ge=1,
+    )
+
+
+@dataclass(frozen=True)
+class Scheduler(EarlyStop):
+    """The same, with what the old tool had not."""
+
+    rung0: bool = option(
+        False, "Score each trial before it trains, by the script's evaluator, and end the worst there."
+    )
 
 
 @dataclass(frozen=True)

@@ -103,15 +103,9 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         mode=spec.mode,
         candidate=spec.candidate_path,
         send=send,
-        save_model=spec.save_model,
-        result_labels=spec.result_labels,
-        exports=spec.exports,
-        latency=spec.latency,
         bundle=Path(spec.bundle) if spec.bundle else None,
-        analysis=spec.analysis,
-        rung0=spec.rung0,
-        budget=spec.budget,
         shared=Path(spec.shared) if spec.shared else None,
+        **spec.options(),
     )
     code = 0
     try:

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from raycompress.script.context import Mode
+from raycompress.script.context import Mode, TrialOptions
 from raycompress.script.node import runtime_folder
 from raycompress.states import TrialState
 
@@ -108,8 +108,8 @@ class WarmSpec:
         return cls(**{**data, "preload": preload, "sys_path": tuple(data["sys_path"])})
 
 
-@dataclass(frozen=True)
-class TrialSpec:
+@dataclass
+class TrialSpec(TrialOptions):
     """One trial, as the warm process needs to know it.
 
     Attributes
@@ -134,7 +134,7 @@ class TrialSpec:
         Seeds random, numpy and torch; None takes fresh entropy for the first two and leaves torch's default.
     threads
         Threads of torch; None leaves its default.
-    save_model, result_labels, exports, latency, bundle, analysis, rung0, budget, shared
+    bundle, shared
         See `raycompress.script.context.Trial`.
     plugins
         What the trial needs of other distributions; see `raycompress.catalog.plugins.require`.
@@ -154,14 +154,7 @@ class TrialSpec:
     timeout_s: float | None = None
     seed: int | None = None
     threads: int | None = None
-    save_model: bool = True
-    result_labels: tuple[str, ...] = ()
-    exports: tuple[str, ...] = ()
-    latency: bool = False
     bundle: str | Path | None = None
-    analysis: Mapping[str, Any] = field(default_factory=dict)
-    rung0: bool = False
-    budget: tuple[tuple[str, str, float], ...] = ()
     shared: str | Path | None = None
     plugins: tuple[tuple[str, str, str], ...] = ()
     prescript: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,8 +17,44 @@ class EndOfInspection(BaseException):
     """
 
 
+@dataclass(kw_only=True)
+class TrialOptions:
+    """What an experiment asks of each of its trials; `Trial` and `raycompress.runtime.protocol.TrialSpec` have them.
+
+    Attributes
+    ----------
+    save_model
+        False when the experiment asks for no model: saving is then left out.
+    result_labels
+        The names of a reported list's members (``multi_res_labels``), the objective's first.
+    exports
+        Further forms of the model to put into its bundle: ``onnx``, ``tflite``.
+    latency
+        Whether what is saved is measured beside the dense model, for a metric of the trial.
+    analysis
+        What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
+        see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted.
+    rung0
+        Whether the model is scored before it is trained.
+    budget
+        What the compressed model must keep to before it is trained: (metric, limit, value) as in ``constraints``.
+    """
+
+    save_model: bool = True
+    result_labels: tuple[str, ...] = ()
+    exports: tuple[str, ...] = ()
+    latency: bool = False
+    analysis: Mapping[str, Any] = field(default_factory=dict)
+    rung0: bool = False
+    budget: tuple[tuple[str, str, float], ...] = ()
+
+    def options(self) -> dict[str, Any]:
+        """Return the options by name, as keyword arguments of another class that has them."""
+        return {one.name: getattr(self, one.name) for one in fields(TrialOptions)}
+
+
 @dataclass
-class Trial:
+class Trial(TrialOptions):
     """The trial that this process runs.
 
     Attributes
@@ -29,25 +65,10 @@ class Trial:
         each layer bears, and leave; ``survey``: the same for a guided search.
     candidate
         The folder that what the script saves goes to; it need not exist yet.
-    save_model
-        False when the experiment asks for no model: saving is then left out.
     send
         Sends one message to whoever supervises the trial.
-    result_labels
-        The names of a reported list's members (``multi_res_labels``), the objective's first.
-    exports
-        Further forms of the model to put into its bundle: ``onnx``, ``tflite``.
-    latency
-        Whether what is saved is measured beside the dense model, for a metric of the trial.
     bundle
         The bundle to verify, in mode ``verify``.
-    analysis
-        What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
-        see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted.
-    rung0
-        Whether the model is scored before it is trained.
-    budget
-        What the compressed model must keep to before it is trained: (metric, limit, value) as in ``constraints``.
     shared
         The folder for what the trials of this node share; see `raycompress.script.shared`.
     on_report
@@ -61,14 +82,7 @@ class Trial:
     mode: Mode
     candidate: Path
     send: Callable[[Mapping[str, Any]], None]
-    save_model: bool = True
-    result_labels: tuple[str, ...] = ()
-    exports: tuple[str, ...] = ()
-    latency: bool = False
     bundle: Path | None = None
-    analysis: Mapping[str, Any] = field(default_factory=dict)
-    rung0: bool = False
-    budget: tuple[tuple[str, str, float], ...] = ()
     shared: Path | None = None
     exported: bool = False
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)

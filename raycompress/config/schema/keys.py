@@ -6,7 +6,9 @@ Only `raycompress.config.experiment` imports this, when it needs it: pydantic ta
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Literal
+from dataclasses import fields
+from types import NoneType
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -18,14 +20,17 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Tag,
+    create_model,
 )
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
 from raycompress.catalog import FRAMEWORKS, names
 from raycompress.catalog.exports import EXPORTS
 from raycompress.catalog.proposers import PROPOSERS
+from raycompress.config.options import SearchOptions
 from raycompress.config.schema.messages import findings_of
 from raycompress.config.schema.ranges import KEYS, TYPES, Finding, check_range, is_range
+from raycompress.config.stopping import EarlyStop, Scheduler
 from raycompress.text import did_you_mean, join_names
 
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
@@ -33,6 +38,9 @@ ENGINES = ("tpe", "random", "rand", "anneal", "mix")
 LOGGERS = ("tensorboard", "mlflow", "wandb")
 
 _NO_MEANING = "Of the old tool's remote execution: taken, and without meaning here."
+
+
+_Keys = TypeVar("_Keys", bound="Keys")
 
 
 def _extend(schema: dict[str, Any], model: type[Any]) -> None:
@@ -150,6 +158,24 @@ def absent(description: str) -> Any:
     return Field(default=None, description=description)
 
 
+def with_options(options: type[Any]) -> Callable[[type[_Keys]], type[_Keys]]:
+    """Add the keys of `options`, a dataclass of `raycompress.config.options.option`, to an object of the file."""
+    hints = get_type_hints(options)
+    members: dict[str, Any] = {}
+    for one in fields(options):
+        if "key" in one.metadata:
+            kinds = [kind for kind in get_args(hints[one.name]) if kind is not NoneType]
+            kind = kinds[0] if one.default is None else hints[one.name]
+            limited = Annotated[kind, Field(**one.metadata["limits"])] if one.metadata["limits"] else kind
+            given = Field(default=one.default, description=one.metadata["description"])
+            members[one.metadata["key"] or one.name] = (limited, given)
+
+    def extend(keys: type[_Keys]) -> type[_Keys]:
+        return create_model(keys.__name__, __base__=keys, __module__=keys.__module__, __doc__=keys.__doc__, **members)
+
+    return extend
+
+
 def _no_nul(value: str) -> str:
     if "\0" in value:
         raise complaint("a NUL character, which no name, path or command can hold", "remove \\u0000")
@@ -265,25 +291,8 @@ class JobFailureKeys(Keys):
     ignore_fail: bool = Field(False, description="Go on after a failed trial.")
 
 
-class _StoppingKeys(Keys):
-    """The settings of all policies."""
-
-    aup_policy_steps: Count = Field(1, description="Look at every so many results of a trial.")
-    warmup: Annotated[int, Field(ge=0)] = Field(0, description="So many first results are never looked at.")
-    bandit_factor: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="bandit: worse than this of the best.")
-    truncation_percentage: Annotated[float, Field(gt=0, lt=1)] = Field(
-        0.3, description="truncation: this share of the trials, the worst, is ended."
-    )
-    curve_fitting_threshold: Annotated[float, Field(gt=0, le=1)] = Field(
-        0.95, description="curve_fitting: the predicted end is worse than this of the best."
-    )
-    curve_fitting_timeout: Seconds = Field(30.0, description="curve_fitting: seconds that one prediction may take.")
-    curve_fitting_max_iters: Count = absent(
-        "curve_fitting: how many results a trial reports; by default the most that one has reported."
-    )
-
-
-class EarlyStopKeys(_StoppingKeys):
+@with_options(EarlyStop)
+class EarlyStopKeys(Keys):
     """When a trial is ended because its intermediate results are poor."""
 
     aup_policy: Annotated[str, OneOf("policy of early stopping", POLICIES)] = Field(
@@ -327,17 +336,16 @@ class ConstraintKeys(Keys):
     max_rise: Annotated[float, Field(ge=0)] = absent("At most so much above the dense model's.")
 
 
-class SchedulerKeys(_StoppingKeys):
+@with_options(Scheduler)
+class SchedulerKeys(Keys):
     """Which trials are ended before their end; the settings are those of early_stop."""
 
     type: Annotated[str, OneOf("scheduler", POLICIES)] = Field(
         description="bandit, median, truncation, curve_fitting or asha"
     )
-    rung0: bool = Field(
-        False, description="Score each trial before it trains, by the script's evaluator, and end the worst there."
-    )
 
 
+@with_options(SearchOptions)
 class ExperimentKeys(Keys):
     """An experiment of raycompress."""
 
@@ -378,15 +386,7 @@ class ExperimentKeys(Keys):
     constraints: dict[Text, ConstraintKeys] = Field(
         {}, description="Metric -> what must hold of it for a trial to be the best."
     )
-    on_budget: Literal["project", "reject"] = Field(
-        "project", description="A proposal over a budget of params, flops or size_bytes is scaled to it, or drawn anew."
-    )
     pareto_size: Count = Field(16, description="Several objectives: how many models of the front are kept at most.")
-    repeats: Count = Field(1, description="Train the finalists so many times, each with another seed.")
-    finalists: Count = Field(3, description="repeats: how many of the best trials are finalists.")
-    exploration: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="guided: share of the trials that do not follow what is known so far."
-    )
     scheduler: SchedulerKeys = absent("End poor trials early.")
     random_seed: Annotated[int, Field(ge=0, lt=2**31)] = absent("The same seed gives the same proposals.")
     job_failure: JobFailureKeys = Field(JobFailureKeys(), description="By default the first failure ends the search.")
