@@ -46,7 +46,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "Run a plain script of the old tool, with its `aup` in place; no experiment.",
     ),
     "compressors": ("raycompress.cli.commands.experiment.compressors", "List the compressors, or describe one."),
-    "doctor": ("raycompress.cli.commands.machine.doctor", "Look what works on this machine, and with a cluster file."),
+    "doctor": ("raycompress.cli.commands.machine.doctor", "Check what works on this machine, and with a cluster file."),
     "cluster": ("raycompress.cli.commands.machine.cluster", "Write, check, see and take down a cluster of machines."),
     "schema": ("raycompress.cli.commands.experiment.schema", "Print the JSON Schema of the experiment file."),
 }

@@ -23,7 +23,7 @@ _WIDTH = 80
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--write", is_flag=True, help="Write FILE in today's form; what it was is kept as FILE.orig.")
+@click.option("--write", is_flag=True, help="Write FILE in today's form; the old one is kept as FILE.orig.")
 @json_option
 def migrate(file: Path, write: bool, as_json: bool) -> int:
     """Say what became of the keys of FILE, an experiment of Auptimizer's Compressor, and what can be better in it.

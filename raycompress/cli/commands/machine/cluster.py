@@ -34,7 +34,7 @@ cluster.add_command(init)
 @click.option("--storage", default=DEFAULT_STORAGE, show_default=True, help='The "storage" of your experiment.')
 @json_option
 def check(file: str, storage: str, as_json: bool) -> int:
-    """Check FILE, ask its provider whether it will do, and say what an hour costs; nothing is started.
+    """Check FILE, ask its provider whether it will work, and print what an hour costs; nothing is started.
 
     Exit code 3 when something will not work.
     """
@@ -56,7 +56,9 @@ def check(file: str, storage: str, as_json: bool) -> int:
 
 @cluster.command()
 @click.argument("provider", type=click.Choice(["aws"]))
-@click.option("--cluster", "file", default="aws.yaml", show_default=True, help="The cluster file that it is for.")
+@click.option(
+    "--cluster", "file", default="aws.yaml", show_default=True, help="The cluster file that the policies are for."
+)
 @click.option("--storage", metavar="s3://BUCKET/PREFIX", help='The "storage" of your experiments.')
 @click.option("--account", help="The number of the AWS account; AWS is asked by default.")
 def policy(provider: str, file: str, storage: str | None, account: str | None) -> None:

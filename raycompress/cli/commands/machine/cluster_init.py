@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.argument("name", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to write it; NAME.yaml here by default.")
 @click.option(
-    "--set", "given", multiple=True, metavar="WHAT=VALUE", help="Say something of it, such as region=eu-west-1."
+    "--set", "given", multiple=True, metavar="WHAT=VALUE", help="Set a value in the file, such as region=eu-west-1."
 )
 def init(name: str | None, output: Path | None, given: tuple[str, ...]) -> None:
     """Write a cluster file, from the one called NAME that comes with raycompress.

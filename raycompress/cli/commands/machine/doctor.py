@@ -10,12 +10,12 @@ from raycompress.cli.options import DEFAULT_STORAGE, json_option
 
 
 @click.command()
-@click.option("--cluster", metavar="FILE", help="Look at this cluster file too, and ask its provider.")
+@click.option("--cluster", metavar="FILE", help="Check this cluster file too, and ask its provider.")
 @click.option("--storage", default=DEFAULT_STORAGE, show_default=True, help="Where results are to go.")
 @click.option("--deep", is_flag=True, help="Start Ray, too, which takes some seconds.")
 @json_option
 def doctor(cluster: str | None, storage: str, deep: bool, as_json: bool) -> int:
-    """Look what works on this machine, and with a cluster file; each fault is told with its fix.
+    """Check what works on this machine, and with a cluster file; each fault comes with its fix.
 
     Exit code 1 when something will not work. Without --cluster no network is asked.
     """

@@ -20,7 +20,7 @@ _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 @click.command()
 @experiment_argument
-@click.option("--trial", type=int, help="Its number; the last one that failed, or else the last one, by default.")
+@click.option("--trial", type=int, help="Its number; by default the last one that failed, or else the last.")
 @click.option("-f", "--follow", is_flag=True, help="Follow a search on a cluster to its end, and fetch its results.")
 def logs(experiment: str | None, storage: Storage, trial: int | None, follow: bool) -> None:
     """Print what a trial of EXPERIMENT printed, or with --follow what happens in a search on a cluster."""

@@ -27,12 +27,12 @@ _SPARSITIES = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9"
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), help=f"Folder for the files; ./{_FOLDER}/NAME without it.")
+@click.option("--out", type=click.Path(path_type=Path), help=f"Folder for the files; ./{_FOLDER}/NAME by default.")
 @click.option("--sparsities", default=_SPARSITIES, show_default=True, help="Shares to remove from each layer.")
 @click.option(
     "--method",
     type=click.Choice(["l1", "level"]),
-    help="Remove channels (l1) or single weights (level); as the compressor of FILE does without it.",
+    help="Remove channels (l1) or single weights (level); by default what the compressor of FILE removes.",
 )
 @click.option(
     "--samples",

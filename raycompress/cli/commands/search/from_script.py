@@ -78,14 +78,16 @@ def script_options(command: Command) -> Command:
         return command(**values, script=script)
 
     options = (
-        click.option("--target-flops", type=float, metavar="SHARE", help="Of a script: at most this of the FLOPs."),
+        click.option(
+            "--target-flops", type=float, metavar="SHARE", help="With a script: keep at most this share of the FLOPs."
+        ),
         click.option("--target-params", type=float, metavar="SHARE", help="... of the parameters."),
         click.option("--target-size", type=float, metavar="SHARE", help="... of the bytes of weights."),
         click.option("--target-latency", type=float, metavar="SHARE", help="... of the latency."),
-        click.option("--max-drop", type=float, metavar="X", help="The metric may get so much worse."),
-        click.option("--metric", metavar="NAME", help="Which; by default the first that the script reports."),
-        click.option("--minimize", is_flag=True, help="The metric is to be small, as a loss is."),
-        click.option("--trials", type=click.IntRange(min=1), metavar="N", help="How many trials; 16 without it."),
+        click.option("--max-drop", type=float, metavar="X", help="How much worse the metric may get."),
+        click.option("--metric", metavar="NAME", help="The metric's name; the first that is reported by default."),
+        click.option("--minimize", is_flag=True, help="Smaller is better, as for a loss."),
+        click.option("--trials", type=click.IntRange(min=1), metavar="N", help="How many trials; 16 by default."),
         click.option("--write", type=click.Path(path_type=Path), metavar="FILE", help="The experiment file to write."),
     )
     decorated: Any = with_options

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.command()
 @experiment_argument
 @click.option("--n-samples", type=click.IntRange(min=1), help="How many samples in all from now on; may only rise.")
-@click.option("--file", type=click.Path(path_type=Path), help="The experiment file, where it is elsewhere by now.")
+@click.option("--file", type=click.Path(path_type=Path), help="The experiment file, if it has moved.")
 @dashboard_option
 @job_options
 @cluster_options
