@@ -40,6 +40,7 @@ class ProposerEntry:
 
 _TPE = "Watanabe, Tree-Structured Parzen Estimator, 2023"
 _SEARCHERS = "raycompress.search.proposers.searchers"
+_TUNE = "raycompress.backend.tune.proposers"
 _OPTUNA = "raycompress.search.proposers.optuna_proposer"
 
 _BUILT_IN = (
@@ -48,7 +49,7 @@ _BUILT_IN = (
     ProposerEntry(
         "hyperopt",
         "hyperopt's TPE.",
-        f"{_SEARCHERS}:hyperopt",
+        f"{_TUNE}:hyperopt",
         "Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011",
     ),
     ProposerEntry("optuna", "Optuna's TPE, of all dimensions together.", f"{_OPTUNA}:tpe", _TPE),
@@ -68,13 +69,13 @@ _BUILT_IN = (
     ProposerEntry(
         "bohb",
         "HyperBand's budgets, samples by a model of the results.",
-        f"{_SEARCHERS}:bohb",
+        f"{_TUNE}:bohb",
         "Falkner et al., BOHB: Robust and Efficient Hyperparameter Optimization at Scale, ICML 2018",
     ),
     ProposerEntry(
         "guided", "Sparsities by what each layer bears, measured before the search; else TPE.", f"{_OPTUNA}:tpe", _TPE
     ),
-    ProposerEntry("passive", "One trial in this very process, for debugging.", f"{_SEARCHERS}:random_samples"),
+    ProposerEntry("passive", "One trial in this very process, for debugging.", f"{_SEARCHERS}:centre"),
 )
 
 PROPOSERS = Catalogue("raycompress.proposers", ProposerEntry, _BUILT_IN)

@@ -15,8 +15,12 @@ from raycompress.runtime.preload import local_files
 
 def n_trials(experiment: Experiment, space: SearchSpace) -> int:
     """Return the number of all trials."""
-    dense = experiment.baseline and experiment.proposer != "passive"
-    return space.n_samples(experiment) + (1 if dense else 0) + n_repeats(experiment, space)
+    return space.n_samples(experiment) + has_dense_trial(experiment) + n_repeats(experiment, space)
+
+
+def has_dense_trial(experiment: Experiment) -> bool:
+    """Tell whether trial 0 runs the dense model."""
+    return experiment.baseline and experiment.proposer != "passive"
 
 
 def n_repeats(experiment: Experiment, space: SearchSpace) -> int:

@@ -40,14 +40,16 @@ class Prepared:
     ----------
     projection
         Tells what a sample costs; None where nobody asks, or where that is not known before a trial.
+    warm, worker
+        The warm process, and this process's client of it; None where trials need none.
     """
 
     experiment: Experiment
     model: ModelInfo | None
     space: SearchSpace
     projection: Projection | None
-    warm: WarmSpec
-    worker: Worker
+    warm: WarmSpec | None
+    worker: Worker | None
 
 
 @contextmanager

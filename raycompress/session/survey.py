@@ -11,8 +11,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import ray
-
 from raycompress.config.experiment import Experiment
 from raycompress.disk import write_json
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
@@ -151,33 +149,26 @@ def _wanted(experiment: Experiment, model: ModelInfo) -> dict[str, Any]:
 
 def _spread(ready: Prepared, asked: Sequence[dict[str, Any]], view: SearchView, n_slots: int) -> list[Prior]:
     """Have each of `asked` measured in a process of its own, wherever Ray has room, and return what they found."""
-    wanted = request(ready.experiment.resources)
-    task = _measure.options(
-        num_cpus=wanted.pop("CPU", 0), num_gpus=wanted.pop("GPU", 0), memory=wanted.pop("memory", 0), resources=wanted
-    )
-    running: list[Any] = [task.remote(ready.warm, ready.experiment, one) for one in asked]
+    from raycompress.backend.ray.spread import spread  # imports ray, which must not be before `LocalRay` was entered
+
     done, total = [0] * len(asked), [0] * len(asked)
     found: list[Prior] = []
-    refs = {stream: place for place, stream in enumerate(running)}
     pace = Pace(view.note)
-    while refs:
-        for stream in list(refs):
-            place = refs[stream]
-            message: dict[str, Any] = ray.get(next(stream))
-            if message["type"] == "progress":
-                done[place], total[place] = message["done"], message["total"]
-                view.progress(sum(done), sum(total), message["layer"])
-                if all(total):
-                    pace.take(sum(done), sum(total))
-                continue
-            del refs[stream]
-            if message["type"] != "prior":
-                raise _failure(message)
+    assert ready.warm is not None, "a guided search runs on Ray"
+    calls = [(ready.warm, ready.experiment, one) for one in asked]
+    for place, message in spread(_measure, calls, request(ready.experiment.resources)):
+        if message["type"] == "progress":
+            done[place], total[place] = message["done"], message["total"]
+            view.progress(sum(done), sum(total), message["layer"])
+            if all(total):
+                pace.take(sum(done), sum(total))
+        elif message["type"] == "prior":
             found.append(Prior.from_json(message["prior"]))
+        else:
+            raise _failure(message)
     return found
 
 
-@ray.remote(num_returns="streaming", max_retries=2)
 def _measure(warm: WarmSpec, experiment: Experiment, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run the script in mode ``survey`` on this node; yield its progress, and at last what it found or why not."""
     worker = connect_or_start(warm)

@@ -27,9 +27,9 @@ from raycompress.session.launch import launch
 os.environ.update({name: value for name, value in local_ray.ENVIRONMENT.items() if name != "RAY_AUTH_MODE"})
 import ray
 from ray.cluster_utils import Cluster
-from raycompress.backend.tune import tuner
+from raycompress.backend.tune import backend
 
-tuner._LIVES = 0  # the loss of a node is no failure of its trial
+backend._LIVES = 0  # the loss of a node is no failure of its trial
 
 
 class ThreeNodes:

@@ -2,8 +2,9 @@
 
 import pytest
 
-from raycompress.backend.tune.trainable import TrialActor, TrialPlan
+from raycompress.backend.tune.trainable import TrialActor
 from raycompress.results.folder import ExperimentFolder
+from raycompress.search.trials import TrialPlan
 from tests.support.trials import left, pids
 
 PROCESSES = """

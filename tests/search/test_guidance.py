@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from raycompress.backend.tune.searcher import repeats_due
 from raycompress.config.objective import Judgement, Objective
 from raycompress.results.ranking import rank_correlation
+from raycompress.search.proposals import repeats_due
 from raycompress.search.repeats import Finalist, choose
 from raycompress.search.stopping.rung_zero import RungZero
 

@@ -4,10 +4,6 @@ import statistics
 
 import pytest
 
-from raycompress.backend.tune.scheduler import TIME, EarlyStopper, make_scheduler
-from raycompress.backend.tune.searcher import Proposals
-from raycompress.backend.tune.slots import Slots
-from raycompress.config.experiment import Resources
 from raycompress.config.objective import Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.results import store
@@ -15,7 +11,10 @@ from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
 from raycompress.search.history import PastTrial, SearchHistory
 from raycompress.search.outcome import NOTHING
+from raycompress.search.proposals import Proposals
 from raycompress.search.proposers.searchers import make_proposer
+from raycompress.search.stopping.early_stopper import make_early_stopper
+from raycompress.search.trials import Result, TrialRequest
 from raycompress.states import TrialState
 from tests.support.early_stopping import experiment_with
 
@@ -40,18 +39,16 @@ def trials(space, name, n, history=None, seed=3, lag=None, skip=()):
         n_samples=n,
         baseline=None,
         lag=lag,
-        slots=Slots(Resources(cpu=1), 1, dict),
-        make_config=lambda number, sample: {"number": number, "sample": sample},
+        make_request=lambda number, sample: TrialRequest(number, sample, {}),
         history=history,
     )
     made = {}
-    while True:
-        config = proposals.suggest(str(len(made)))
-        if not isinstance(config, dict):
-            return made
-        made[config["number"]] = config["sample"]
-        result = {"score": score(config["sample"]), TIME: 1}
-        proposals.on_trial_complete(str(len(made) - 1), result)
+    while (trial := proposals.propose()) is not None:
+        made[trial.number] = trial.sample
+        value = score(trial.sample)
+        proposals.add_end(trial.number, value, 1, values={"score": value}, sizes=(None, None))
+    assert proposals.is_over
+    return made
 
 
 def past_of(samples, *, ended=True):
@@ -111,19 +108,15 @@ def test_policies_judge_by_the_past_too(tmp_path):
     experiment = experiment_with(tmp_path, **stop)
     history = SearchHistory({1: PastTrial({"x": 1}, True, 1.0, {1: 0.5, 2: 1.0})})
 
-    class Trial:
-        trial_id = "2"
-        config = {"number": 2, "baseline": False}
-
-    for known, decision in ((history, "STOP"), (SearchHistory(), "CONTINUE")):
-        scheduler = make_scheduler(experiment, known)
-        assert isinstance(scheduler, EarlyStopper)
-        scheduler.on_trial_add(None, Trial)
-        assert scheduler.on_trial_result(None, Trial, {"score": 0.01, TIME: 1, "done": False}) == decision
+    for known, is_stopped in ((history, True), (SearchHistory(), False)):
+        stopper = make_early_stopper(experiment, known)
+        trial = TrialRequest(2, {}, {})
+        stopper.add(trial)
+        assert bool(stopper.judge(trial, Result(2, 1, {}, 0.01))) is is_stopped
 
 
 @pytest.mark.parametrize("policy", [{"proposer": "hyperband", "max_iter": 9, "n_samples": 9}, "asha", "median"])
-def test_tunes_own_schedulers_take_the_past(tmp_path, policy):
+def test_rules_take_the_past(tmp_path, policy):
     keys = policy
     if isinstance(policy, str):
         keys = {"resource_args": {"early_stop": {"aup_policy": policy, "aup_policy_steps": 1}}}
@@ -133,16 +126,11 @@ def test_tunes_own_schedulers_take_the_past(tmp_path, policy):
             for number in (1, 2, 3, 4)
         }
     )
-    scheduler = make_scheduler(experiment_with(tmp_path, **keys), history)
-
-    class Trial:
-        trial_id = "4"
-        config = {"number": 4, "baseline": False}
-
-    scheduler.on_trial_add(None, Trial)
+    stopper = make_early_stopper(experiment_with(tmp_path, **keys), history)
+    trial = TrialRequest(5, {}, {})
+    stopper.add(trial)
     for step in range(1, 4):
-        result = {"score": 0.0, TIME: step, "time_total_s": 1.0, "done": False}
-        if scheduler.on_trial_result(None, Trial, result) == "STOP":
+        if stopper.judge(trial, Result(5, step, {}, 0.0)):
             return
     pytest.fail("the worst trial of all goes on")
 

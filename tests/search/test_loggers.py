@@ -4,7 +4,9 @@ import json
 import threading
 
 import pytest
+from ray.tune.logger import LoggerCallback
 
+from raycompress.backend.tune.loggers import set_up
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError
 from raycompress.results.journal.journal import Journal
@@ -169,7 +171,7 @@ def test_a_logger_that_cannot_start_is_an_error(tmp_path, monkeypatch, logger, e
         monkeypatch.setenv(name, value)
     experiment = Experiment.load(number_experiment(tmp_path, EPOCHS, loggers=[logger]))
     with pytest.raises(ExperimentError) as raised:
-        loggers.set_up(experiment, create(tmp_path, "x"))
+        set_up(experiment, create(tmp_path, "x"))
     (problem,) = raised.value.problems
     assert f'the logger "{logger}" does not start' in problem.what
     assert what in problem.what
@@ -177,7 +179,7 @@ def test_a_logger_that_cannot_start_is_an_error(tmp_path, monkeypatch, logger, e
     assert problem.fix
 
 
-class Hanging(loggers.LoggerCallback):
+class Hanging(LoggerCallback):
     def __init__(self):
         self.is_free = threading.Event()
 

@@ -1,14 +1,16 @@
 import json
 
+import numpy as np
 import pytest
-from ray.tune.search import Searcher
+from ray import tune
 
-from raycompress.backend.tune.searcher import Proposals
-from raycompress.backend.tune.slots import Slots
-from raycompress.config.experiment import Experiment, Resources
+from raycompress.config.dimension import Dimension
+from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Objective
 from raycompress.config.search_space import SearchSpace
+from raycompress.search.proposals import Proposals
 from raycompress.search.proposers.searchers import make_proposer
+from raycompress.search.trials import TrialRequest
 
 PROPOSERS = ["random", "hyperopt", "optuna", "spearmint", "bohb"]
 
@@ -51,28 +53,21 @@ def drive(space, name, order, *, seed=7, n=12, parallel=3, goal="max"):
         n_samples=n,
         baseline=space.centre(),
         lag=2 * parallel if seed is not None else None,
-        slots=Slots(Resources(cpu=1), parallel, dict),
-        make_config=lambda number, sample: {"number": number, "sample": sample},
+        make_request=lambda number, sample: TrialRequest(number, sample, {}),
     )
-    running, seen, waited = [], {}, 0
-    for step in range(10 * n):
-        while len(running) < parallel:
-            proposal = proposals.suggest(f"t{step}-{len(running)}")
-            if proposal is None:
-                waited += 1
-                break
-            if proposal == Searcher.FINISHED:
-                break
-            running.append((f"t{step}-{len(running)}", proposal))
-            seen[proposal["number"]] = proposal["sample"]
+    running, seen = [], {}
+    while not proposals.is_over:
+        while len(running) < parallel and (trial := proposals.propose()) is not None:
+            running.append(trial)
+            seen[trial.number] = trial.sample
         if not running:
             break
-        trial_id, proposal = running.pop(order(len(running)))
-        failed = proposal["number"] % 5 == 4
-        result = {"score": float("nan")} if failed else {"score": score(proposal["sample"])}
+        trial = running.pop(order(len(running)))
+        failed = trial.number % 5 == 4
+        result = float("nan") if failed else score(trial.sample)
         if not failed:
-            proposals.on_trial_result(trial_id, {**result, "iterations": 1})
-        proposals.on_trial_complete(trial_id, {**result, "iterations": 3})
+            proposals.add_result(trial.number, 1, result)
+        proposals.add_end(trial.number, result, 3, values={"score": result}, sizes=(None, None))
     return seen
 
 
@@ -120,18 +115,41 @@ def test_no_two_trials_share_an_object(space):
 
 
 def test_a_grid_ends_by_itself(tmp_path, space):
-    from raycompress.config.dimension import Dimension
-
     small = SearchSpace((Dimension("a", "int", 0, 1), Dimension("b", "choice", choices=("x", "y"))), {})
     proposals = Proposals(
         make_proposer("sequence", small, objective=Objective.of_score("max"), seed=None),
         n_samples=10,
         baseline=None,
         lag=None,
-        slots=Slots(Resources(cpu=1), 20, dict),
-        make_config=lambda number, sample: {"number": number, "sample": sample},
+        make_request=lambda number, sample: TrialRequest(number, sample, {}),
     )
     seen = []
-    while (proposal := proposals.suggest(str(len(seen)))) != Searcher.FINISHED:
-        seen.append(proposal["sample"])
+    while (trial := proposals.propose()) is not None:
+        seen.append(trial.sample)
     assert seen == [{"a": a, "b": b} for a in (0, 1) for b in "xy"]
+    assert not proposals.is_over  # the trials have not ended
+    for number in range(1, 5):
+        proposals.add_end(number, 0.5)
+    assert proposals.propose() is None
+    assert proposals.is_over
+
+
+def test_random_draws_the_numbers_that_tune_draws_of_the_same_seed():
+    dimensions = (
+        Dimension("a", "float", 0.1, 0.9),
+        Dimension("b", "float", 1e-4, 1e-1, log=True),
+        Dimension("c", "int", 1, 5),
+        Dimension("d", "int", 1, 64, log=True),
+        Dimension("e", "choice", choices=("x", "y", "z")),
+    )
+    of_tune = {
+        "a": tune.uniform(0.1, 0.9),
+        "b": tune.loguniform(1e-4, 1e-1),
+        "c": tune.randint(1, 6),
+        "d": tune.lograndint(1, 65),
+        "e": tune.choice(["x", "y", "z"]),
+    }
+    ours = make_proposer("random", SearchSpace(dimensions, {}), objective=Objective.of_score("max"), seed=11)
+    state = np.random.RandomState(11)
+    for number in range(1, 40):
+        assert ours.propose(number) == {name: one.sample(random_state=state) for name, one in of_tune.items()}

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from raycompress.backend.ray.local import ENVIRONMENT
+from raycompress.backend.ray.local import ENVIRONMENT, loading_of_libraries
 from raycompress.errors import ClusterError
 
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -37,8 +35,7 @@ class ClusterRay:
         os.environ.update({name: value for name, value in ENVIRONMENT.items() if name != _LOOPBACK_ONLY})
         import ray
 
-        loading = threading.Thread(target=importlib.import_module, args=("raycompress.backend.tune.tuner",))
-        loading.start()
+        loading = loading_of_libraries()
         try:
             ray.init(address=self._address, log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError, OSError) as error:

@@ -11,29 +11,8 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
 from raycompress.backend.ray.guard import guarded
+from raycompress.backend.ray.private import without_dashboard
 from raycompress.errors import ClusterError
-
-_LEFT_OUT = ("start_api_server", "start_monitor", "start_log_monitor")
-
-
-@contextmanager
-def without_dashboard() -> Iterator[None]:
-    """Have a ``ray.init`` inside start none of them; a Ray that knows them by other names starts all."""
-    from ray._private.node import Node
-
-    starts = {name: getattr(Node, name) for name in _LEFT_OUT if hasattr(Node, name)}
-    for name in starts:
-        setattr(Node, name, _start_nothing)
-    try:
-        yield
-    finally:
-        for name, start in starts.items():
-            setattr(Node, name, start)
-
-
-def _start_nothing(node: Any, *_: Any, **__: Any) -> None:
-    node._webui_url = None  # which the server's start would have set
-
 
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
 ENVIRONMENT = {
@@ -52,6 +31,18 @@ ENVIRONMENT = {
     # an actor that is stopped in the middle of a trial is killed, not waited for
     "TUNE_FORCE_TRIAL_CLEANUP_S": "1",
 }
+
+
+def loading_of_libraries() -> threading.Thread:
+    """Return a thread that loads what a search on Ray needs, already running."""
+
+    def load() -> None:
+        for module in ("raycompress.backend.tune.backend", "raycompress.search.proposers.guided"):
+            importlib.import_module(module)
+
+    loading = threading.Thread(target=load)
+    loading.start()
+    return loading
 
 
 class LocalRay:
@@ -84,8 +75,7 @@ class LocalRay:
             watch = stack.enter_context(guarded())
             stack.callback(ray.shutdown)
             # most of Ray's start is waiting for its processes: time enough to load what the search needs
-            loading = threading.Thread(target=importlib.import_module, args=("raycompress.backend.tune.tuner",))
-            loading.start()
+            loading = loading_of_libraries()
             stack.callback(loading.join)
             with nullcontext() if self.dashboard else without_dashboard():
                 context: Any = ray.init(

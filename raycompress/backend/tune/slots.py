@@ -16,11 +16,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ray import _raylet
 from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune import PlacementGroupFactory
-from ray.tune.execution import tune_controller
 
+from raycompress.backend.ray import private
 from raycompress.config.experiment import Resources
 from raycompress.search import plan
 
@@ -61,11 +60,15 @@ class Slots:
         self._looked = 0.0
         self.has_lost_an_actor = False
 
-    def take(self) -> int | None:
-        """Return a free slot, which is taken from now on; None where there is none."""
+    def room(self) -> int:
+        """Return how many slots are free; one that rests is free again once Ray has room for its actor."""
         if not self._free and self._resting and self._has_room():
-            return self._resting.pop(0)
-        return self._free.pop(0) if self._free else None
+            self._free.append(self._resting.pop(0))
+        return len(self._free)
+
+    def take(self) -> int:
+        """Return a free slot, which is taken from now on; there is `room`."""
+        return self._free.pop(0)
 
     def give_back(self, slot: int) -> None:
         """Take the slot of a trial that has ended."""
@@ -89,40 +92,16 @@ _PATIENCE_S = 10.0
 """An actor starts within seconds: one that has not after this time waits for resources that others hold."""
 
 
-def name_process(name: str) -> None:
-    """Call this actor's process `name` in the dashboard's list of workers, in `ps` and in `nvidia-smi`.
-
-    An actor's own names are fixed when it is made, and it runs many trials; Ray has no public call for this one.
-    """
-    set_title: Callable[[str], None] = getattr(_raylet, "setproctitle", lambda _name: None)
-    set_title(name)
-
-
 @contextmanager
 def kept_actors(slots: Slots) -> Iterator[None]:
     """Have Tune keep each slot's actor between trials, for a search that is made and run inside.
 
-    Tune has no setting for it: its cache of free actors, a private class, is replaced. Nor does it know that a free
-    actor may be dead by the time a trial is given it: there it would end the trial, which is begun again here. A node
-    that is lost, as spot machines are, is no failure of its trials, however often.
+    Tune has no setting for it. Nor does it know that a free actor may be dead by the time a trial is given it: there it
+    would end the trial, which is begun again here. A node that is lost, as spot machines are, is no failure of its
+    trials, however often.
     """
-    module: Any = tune_controller
-    cache, failure = module._ObjectCache, module.TuneController._process_trial_failure
-
-    def begun_again(controller: Any, trial: Any, exception: Any) -> None:
-        controller._resetting_trials.discard(trial)
-        if _is_loss_of_node(exception):
-            exception._preempted = True  # by which Tune does not count it among the trial's failures
-        if trial.status == trial.PENDING:
-            controller._set_trial_status(trial, trial.RUNNING)  # of which alone Tune takes the failure for recoverable
-        failure(controller, trial, exception)
-
-    module._ObjectCache = lambda may_keep_one=True: _FreeActors(slots)
-    module.TuneController._process_trial_failure = begun_again
-    try:
+    with private.actor_cache(lambda: _FreeActors(slots)), private.trials_of_dead_actors_begun_again(_is_loss_of_node):
         yield
-    finally:
-        module._ObjectCache, module.TuneController._process_trial_failure = cache, failure
 
 
 def _is_loss_of_node(error: Any) -> bool:

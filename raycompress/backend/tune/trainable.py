@@ -8,21 +8,18 @@ import os
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from ray import tune
 
-from raycompress.backend.tune.scheduler import RUNG0, TIME
-from raycompress.backend.tune.slots import name_process
-from raycompress.config.objective import Objective, metrics_of
+from raycompress.backend.ray.private import name_process
+from raycompress.config.objective import metrics_of
 from raycompress.errors import RaycompressError
-from raycompress.results.folder import ExperimentFolder
-from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker, connect_or_start
+from raycompress.runtime.client import Ending, TrialSpec, Worker, connect_or_start
 from raycompress.runtime.protocol import Message
 from raycompress.script.node import locked
 from raycompress.search.outcome import NOTHING, delivered, facts_of, sealed
+from raycompress.search.trials import TrialPlan, TrialRequest
 from raycompress.states import TrialState
 
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
@@ -44,43 +41,23 @@ def room(environment: Mapping[str, str], *, alone: bool) -> Iterator[None]:
         yield
 
 
-@dataclass(frozen=True)
-class TrialPlan:
-    """What all trials of an experiment share.
+TIME = "iterations"
+"""What a result counts by: the budget of the run that gave it, or how many results the trial has reported."""
 
-    Attributes
-    ----------
-    warm
-        How to find, or start, the node's warm process.
-    folder
-        Where trials make their files: the experiment's, or one on the disk of whichever machine a trial runs on.
-    template
-        A trial's specification without its config and its folder.
-    compression
-        The fixed part of a trial's config: compressor, framework and type.
-    retries
-        How often a failed trial is made again.
-    stream
-        Whether intermediate results are told as they come.
-    judged
-        Whether one may end the trial: each is then told when the next has come, since the last is the trial's end, and
-        a model that is whole must not be lost to it.
-    objective
-        What a trial is judged by.
-    """
+RUNG0 = "rung0"
+"""Whether a result is the score of a model before it trains."""
 
-    warm: WarmSpec
-    folder: ExperimentFolder
-    template: dict[str, Any]
-    compression: dict[str, Any]
-    retries: int
-    stream: bool
-    judged: bool = False
-    objective: Objective = field(default_factory=lambda: Objective.of_score("max"))
 
-    def saves_into(self, number: int) -> Path | None:
-        """Return the folder that trial `number` saves its model into; None where it saves none, as the baseline."""
-        return self.folder.candidate(number) if self.template["save_model"] and number != 0 else None
+def config_of(trial: TrialRequest) -> dict[str, Any]:
+    """Return a trial as Tune carries it to an actor."""
+    return {
+        "number": trial.number,
+        "sample": trial.sample,
+        "baseline": trial.baseline,
+        "seed": trial.seed,
+        "budgets": trial.budgets,
+        "config": trial.config,
+    }
 
 
 class TrialActor(tune.Trainable):
@@ -209,6 +186,7 @@ class TrialActor(tune.Trainable):
 
     def _connected(self) -> Worker:
         if self._worker is None or self._worker.is_closed:
+            assert self._plan.warm is not None, "trials on Ray are forked from a warm process"
             self._worker = connect_or_start(self._plan.warm)
         return self._worker
 

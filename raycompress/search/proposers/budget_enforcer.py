@@ -5,8 +5,9 @@ from __future__ import annotations
 from raycompress.config.objective import Judgement, Objective
 from raycompress.errors import ExperimentError
 from raycompress.forecast.projection import Projection
-from raycompress.search.proposers.searchers import Proposer, Sample
+from raycompress.search.proposers.searchers import Proposer
 from raycompress.search.stopping.policies import Scores
+from raycompress.search.trials import Sample
 
 _PATIENCE = 1000
 """How many proposals in a row may be rejected."""

@@ -6,25 +6,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from ray.tune import Stopper
 
-
-class DriverOnly:
-    """Something that lives in the driver alone.
-
-    Tune pickles what it is given, for a restore of its own; ours goes by the journal, so the copy may be empty.
-    """
-
-    def __getstate__(self) -> dict[str, object]:
-        return {}
-
-
-class StopSwitch(DriverOnly, Stopper):
-    """Ends all trials at once when it is thrown; Tune asks it after every event.
+class StopSwitch:
+    """Ends a search when it is thrown.
 
     Parameters
     ----------
@@ -42,34 +30,23 @@ class StopSwitch(DriverOnly, Stopper):
     def __init__(self, time_budget_s: float | None) -> None:
         self._time_budget_s = time_budget_s
         self._started = time.monotonic()
-        self._on_stop: Callable[[], None] | None = None
         self.reason: str | None = None
         self.detail = ""
 
-    def start(self, on_stop: Callable[[], None]) -> None:
-        """Begin to count the time; `on_stop` is called once, in Tune's own thread, when the search stops."""
+    def start(self) -> None:
+        """Begin to count the time."""
         self._started = time.monotonic()
-        self._on_stop = on_stop
 
     def throw(self, reason: str, detail: str) -> None:
         """Stop the search; the first reason stays."""
         if self.reason is None:
             self.reason, self.detail = reason, detail
 
-    def __call__(self, trial_id: str, result: dict[str, object]) -> bool:
-        """No single trial is stopped from here."""
-        return False
-
-    def stop_all(self) -> bool:
-        """Tell Tune whether to end."""
+    def is_thrown(self) -> bool:
+        """Tell whether the search is to end now."""
         if self._time_budget_s is not None and time.monotonic() - self._started > self._time_budget_s:
             self.throw("time budget", f"the time budget of {self._time_budget_s:g} s is spent")
-        if self.reason is None:
-            return False
-        if self._on_stop is not None:
-            on_stop, self._on_stop = self._on_stop, None
-            on_stop()
-        return True
+        return self.reason is not None
 
 
 @contextmanager

@@ -1,6 +1,6 @@
-"""The one searcher that Ray Tune sees.
+"""The trials of a search, one after another.
 
-It numbers the trials, puts the dense model first, tells the proposer of failures as failures, and, with a seed, of
+They are numbered, the dense model's comes first, the proposer learns of failures as failures, and, with a seed, of
 results in the order of the trials, so that the same seed gives the same proposals however fast each trial was.
 """
 
@@ -11,20 +11,14 @@ import itertools
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
-from ray.tune.search import Searcher
-
-from raycompress.backend.tune.scheduler import RUNG0, TIME
-from raycompress.backend.tune.slots import Slots
-from raycompress.backend.tune.stop import DriverOnly
-from raycompress.config.objective import Objective
+from raycompress.config.objective import Objective, Sizes
 from raycompress.results.ranking import Ranking
 from raycompress.search.history import SearchHistory
-from raycompress.search.proposers.searchers import Proposer, Sample
+from raycompress.search.proposers.searchers import Proposer
 from raycompress.search.stopping.policies import Scores
-from raycompress.states import TrialState
+from raycompress.search.trials import Sample, TrialRequest
 
 
 @dataclass(frozen=True)
@@ -45,7 +39,7 @@ def repeats_due(
     ----------
     times
         How often each is trained, its first trial included.
-    past
+    history
         Those of an earlier run of the search, and whether each has ended: one that has not keeps its number.
     first
         The number of the first new one.
@@ -58,14 +52,13 @@ def repeats_due(
     return due
 
 
-def repeated(config: Mapping[str, Any], repeat: Repeat) -> dict[str, Any]:
-    """Return the config of a repeat: its seed is one of its own even where the experiment has none."""
-    seed = config["seed"] if config["seed"] is not None else repeat.number
-    script = {**config["config"], "random_seed": seed}
-    return {**config, "seed": seed, "config": script, "repeat_of": repeat.of}
+def repeated(trial: TrialRequest, repeat: Repeat) -> TrialRequest:
+    """Return the request of a repeat: its seed is one of its own even where the experiment has none."""
+    seed = trial.seed if trial.seed is not None else repeat.number
+    return replace(trial, seed=seed, config={**trial.config, "random_seed": seed}, repeat_of=repeat.of)
 
 
-class Proposals(DriverOnly, Searcher):
+class Proposals:
     """The trials of an experiment, one after another.
 
     Parameters
@@ -76,21 +69,19 @@ class Proposals(DriverOnly, Searcher):
         How many samples at most, the dense model not counted.
     baseline
         A sample to run the dense model with, as trial 0; None to leave it out.
-    slots
-        Each trial is given a free one.
-    make_config
-        Makes what the trial actor needs of a trial's number and sample; a new object each time.
     lag
         With a seed: proposal `n` knows exactly the results of the trials up to ``n - lag``, and waits for them. None:
         it knows whatever is in.
-    past
+    make_request
+        Makes what is to be run of a trial's number and sample; a new object each time.
+    history
         What an earlier run has tried: what has ended there is not made again, what had begun is, with its own sample.
     ranking
         Judges what the proposer learns.
-    next_repeats
-        Called once all samples have ended: says which of them are to be trained again.
-    tell
+    notify
         Called with what the proposer has to say of how the search goes on.
+    next_repeats
+        Called once all samples have ended: returns which of them are to be trained again.
     """
 
     def __init__(
@@ -100,15 +91,13 @@ class Proposals(DriverOnly, Searcher):
         n_samples: int,
         baseline: Sample | None,
         lag: int | None,
-        slots: Slots,
-        make_config: Callable[[int, Sample], dict[str, Any]],
+        make_request: Callable[[int, Sample], TrialRequest],
         history: SearchHistory = SearchHistory(),  # noqa: B008 - it cannot be changed
         ranking: Ranking | None = None,
-        tell: Callable[[str], None] = lambda _note: None,
+        notify: Callable[[str], None] = lambda _note: None,
         next_repeats: Callable[[], Sequence[Repeat]] = tuple,
     ) -> None:
-        super().__init__(metric="score", mode="max")
-        self._tell, self._noted = tell, ""
+        self._notify, self._noted = notify, ""
         self._ranking = ranking or Ranking(Objective.of_score("max"))
         self._dense_known = baseline is None or 0 in history.ended or not self._ranking.objective.needs_dense_result
         self._history = history.trials
@@ -120,60 +109,50 @@ class Proposals(DriverOnly, Searcher):
         self._next_repeats = next_repeats
         self._repeats: list[Repeat] | None = None
         self._next: int | None = next(self._numbers, None)
-        self._baseline = baseline
+        self._baseline = None if 0 in history.ended else baseline
         self._lag = lag
-        self._make_config = make_config
-        self._number_of: dict[str, int] = {}
-        self._slots = slots
-        self._slot_of: dict[str, int] = {}
+        self._make_request = make_request
+        self._running: set[int] = set()
         self._scores: defaultdict[int, Scores] = defaultdict(dict)
         self._ended: dict[int, float | None] = {number: trial.score for number, trial in history.taught.items()}
         self._learnt = 0
-        if 0 in history.ended:
-            self._baseline = None
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the config of the next trial; None: not yet; Tune's FINISHED: no more."""
-        no_more: Any = Searcher.FINISHED
+    @property
+    def is_over(self) -> bool:
+        """Whether all trials have been proposed and have ended."""
+        return not self._running and self._baseline is None and self._next is None and self._repeats == []
+
+    def propose(self) -> TrialRequest | None:
+        """Return the next trial; None where it has to wait for others, or where there is no more."""
         self._skip_what_has_ended()
-        if self._baseline is None and self._next is None:
-            return self._suggest_repeat(trial_id)
-        if self._baseline is None and not self._learn_up_to(self._next):
-            return None
-        slot = self._slots.take()
-        if slot is None:
+        if self._baseline is None and self._next is not None and not self._learn_up_to(self._next):
             return None
         proposal = self._proposal()
         if proposal is None:
-            self._slots.give_back(slot)
-            return no_more  # type: ignore[no-any-return]
+            return self._propose_repeat()
         number, sample = proposal
-        self._number_of[trial_id], self._slot_of[trial_id] = number, slot
-        return {**self._make_config(number, copy.deepcopy(sample)), "slot": slot}
+        self._running.add(number)
+        return self._make_request(number, copy.deepcopy(sample))
 
-    def _suggest_repeat(self, trial_id: str) -> dict[str, Any] | None:
-        """Return the config of the next repeat, which all samples have to end before; None: not yet."""
+    def _propose_repeat(self) -> TrialRequest | None:
+        """Return the next repeat, which all samples have to end before; None where it waits, or there is no more."""
         if self._repeats is None:
-            if self._slot_of:
+            if self._running:
                 return None
             self._repeats = list(self._next_repeats())
-        no_more: Any = Searcher.FINISHED
         if not self._repeats:
-            return no_more  # type: ignore[no-any-return]
-        slot = self._slots.take()
-        if slot is None:
             return None
         repeat = self._repeats.pop(0)
-        self._number_of[trial_id], self._slot_of[trial_id] = repeat.number, slot
-        config = self._make_config(repeat.number, copy.deepcopy(repeat.sample))
-        return {**repeated(config, repeat), "slot": slot}
+        self._running.add(repeat.number)
+        return repeated(self._make_request(repeat.number, copy.deepcopy(repeat.sample)), repeat)
 
     def _proposal(self) -> tuple[int, Sample] | None:
         """Return the number of the next trial and what it tries; None where the proposer has no more."""
         if self._baseline is not None:
             sample, self._baseline = self._baseline, None
             return 0, sample
-        assert self._next is not None
+        if self._next is None:
+            return None
         if self._next in self._history:
             return self._past_proposal(self._next)
         proposed = self._proposer.propose(self._next)
@@ -185,15 +164,15 @@ class Proposals(DriverOnly, Searcher):
             self._past_proposal(self._next)
 
     def _past_proposal(self, number: int) -> tuple[int, Sample]:
-        """Take a proposal of the history: its number and sample."""
+        """Return a proposal of the history: its number and sample."""
         if self._proposer.repeats:
             self._proposer.propose(number)
         self._next = next(self._numbers, None)
         return number, self._history[number].sample
 
-    def _learn_up_to(self, number: int | None) -> bool:
+    def _learn_up_to(self, number: int) -> bool:
         """Teach the proposer what it may know before proposal `number`; False when it has to wait."""
-        if self._lag is None or number is None:
+        if self._lag is None:
             return True
         if not self._dense_known:
             return number <= self._lag
@@ -207,7 +186,7 @@ class Proposals(DriverOnly, Searcher):
 
     def _learn(self, number: int) -> None:
         if number in self._ended_before:
-            return  # it was told when it was made
+            return  # the proposer knew it when it was made
         score, judgement = self._ended[number], self._ranking.judged.get(number)
         if score is not None and judgement is not None:
             score = self._ranking.objective.scalar(score, judgement)
@@ -215,46 +194,57 @@ class Proposals(DriverOnly, Searcher):
         if self._proposer.note != self._noted:
             self._noted = self._proposer.note
             if self._noted:
-                self._tell(self._noted)
+                self._notify(self._noted)
         self._ranking.forget(number)
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Keep an intermediate result for the trial's end."""
-        score = None if result.get(RUNG0) else result.get("score")
+    def add_result(self, number: int, step: int, score: float | None) -> None:
+        """Keep a result for the trial's end: what it is worth after `step` iterations."""
         if self._repeats is None and score is not None and math.isfinite(score):
-            self._scores[self._number_of[trial_id]][result[TIME]] = score
+            self._scores[number][step] = score
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take the end of a trial; a failed one has no score."""
-        number = self._number_of[trial_id]
-        self._slots.give_back(self._slot_of.pop(trial_id))
+    def add_end(
+        self,
+        number: int,
+        score: float | None,
+        step: int = 0,
+        *,
+        values: Mapping[str, float] | None = None,
+        sizes: tuple[Sizes | None, Sizes | None] | None = None,
+    ) -> None:
+        """Take the end of a trial.
+
+        Parameters
+        ----------
+        score
+            What it reported last; None where it has failed.
+        step
+            After how many iterations.
+        values
+            All that it reported.
+        sizes
+            Of the dense and of the saved model, each None where it is not known; None for a trial that was ended early,
+            which cannot be judged.
+        """
+        self._running.discard(number)
         if number == 0:
-            self._take_dense(result)
+            self._add_dense(values)
             return
         if self._repeats is not None:
             return
-        score = None if result is None or error or result.get(RUNG0) else result.get("score")
         valid = score is not None and math.isfinite(score)
         self._ended[number] = score if valid else None
-        if valid and result is not None:
-            self.on_trial_result(trial_id, result)
-            if result.get("state", TrialState.FINISHED) == TrialState.FINISHED:
-                self._ranking.add(number, result.get("values"), result.get("before"), result.get("after"))
+        if valid:
+            self.add_result(number, step, score)
+            if sizes is not None and values is not None:
+                self._ranking.add(number, values, *sizes)
         if self._lag is None and self._dense_known:
             self._learn(number)
 
-    def _take_dense(self, result: dict[str, Any] | None) -> None:
+    def _add_dense(self, values: Mapping[str, float] | None) -> None:
         """Take the dense model's result, and learn of the trials whose worth hangs on it."""
-        self._ranking.add_dense((result or {}).get("values"))
-        waiting = (
-            [] if self._dense_known or self._lag is not None else sorted(set(self._ended) - self._ended_before.keys())
-        )
+        self._ranking.add_dense(values)
+        is_late = self._lag is None and not self._dense_known
         self._dense_known = True
-        for number in waiting:
-            self._learn(number)
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the journal is the truth, and a resumed search is told from it."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing, as `save`."""
+        if is_late:
+            for number in sorted(set(self._ended) - self._ended_before.keys()):
+                self._learn(number)
