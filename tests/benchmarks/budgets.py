@@ -129,8 +129,8 @@ class _Bench:
         return [self.subject.project(sample, budget) for sample in samples], 0.0, ""
 
     def _hyperopt(self, budget: float) -> tuple[list[Sample], float, str]:
-        from raycompress.backend.tune.proposers import make_proposer
         from raycompress.config.search_space import SearchSpace
+        from raycompress.search.proposers.searchers import make_proposer
 
         space = SearchSpace(self.subject.dimensions, {})
         proposer = make_proposer("hyperopt", space, objective=Objective.of_score("max"), seed=self.subject.seed)
