@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raycompress.backend.ray.process import local_ray as local_ray
     from raycompress.bundle.bundle import load as load
+    from raycompress.compressors.compress import compress as compress
     from raycompress.compressors.create import create_compressor as create_compressor
     from raycompress.results.record import Experiment as Experiment
     from raycompress.results.record import SearchRecord as SearchRecord
@@ -27,6 +28,7 @@ _HOMES = {
     "BasicConfig": "raycompress.script.config",
     "Experiment": "raycompress.results.record",
     "SearchRecord": "raycompress.results.record",
+    "compress": "raycompress.compressors.compress",
     "create_compressor": "raycompress.compressors.create",
     "experiment": "raycompress.script.entry",
     "launch": "raycompress.session.python",

@@ -24,6 +24,11 @@ class Compressor:
         self.model = model
         self.example: Example | None = None
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether what is removed is known and final, so that `apply_speedup` can be called before the training."""
+        return False
+
     def compress(self, *_args: Any, **_kwargs: Any) -> nn.Module:
         """Prune the model and return it: the same object, its class and its parameter names unchanged.
 

@@ -69,6 +69,11 @@ class Pruner(Compressor):
             None if trial is None else SavedModelCheck(trial, lambda: self._fingerprint(), self._save_by_itself)
         )
 
+    @property
+    def is_decided(self) -> bool:
+        """Whether the choice is made, and no schedule goes on to change it."""
+        return self._choice is not None if self._course is None else not self._course.missing()[0]
+
     def compress(self, *_args: Any, **kwargs: Any) -> nn.Module:
         """Prune; see `Compressor.compress`. What is passed by name goes to the engine.
 

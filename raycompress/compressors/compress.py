@@ -1,0 +1,311 @@
+"""`compress`: a compressed model, its bundle and what was measured, in this process: no file, no script, no search."""
+
+from __future__ import annotations
+
+import inspect
+import math
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raycompress import catalog
+from raycompress.bundle import bundle
+from raycompress.bundle.example import Example
+from raycompress.catalog import CompressorEntry
+from raycompress.compressors import modes
+from raycompress.compressors.compressed import Compressed
+from raycompress.compressors.create import closest, create_compressor
+from raycompress.compressors.interface import Compressor
+from raycompress.compressors.structure.costing import groups_of
+from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
+from raycompress.config.keywords import config_list as config_list_of
+from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
+from raycompress.script import context
+
+_CALLER = "rc.compress"
+_SPARSITY = 0.5
+
+Evaluator = Callable[[nn.Module], float]
+
+
+def compress(
+    model: nn.Module,
+    example_inputs: Any,
+    compressor: str = "group_l1",
+    sparsity: float | Mapping[str, float] | None = None,
+    *,
+    evaluator: Evaluator | None = None,
+    finetune: Callable[..., Any] | None = None,
+    config_list: Sequence[Mapping[str, Any]] | None = None,
+    op_types: Sequence[str] | None = None,
+    op_names: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+    folder: str | Path | None = None,
+    export: Sequence[str] = (),
+    **arguments: Any,
+) -> Compressed:
+    """Compress a copy of `model`, prove that the saved model is the compressed one, and measure both.
+
+    Parameters
+    ----------
+    model
+        A trained model; it is left as it is.
+    example_inputs
+        An input, on the model's device: a tensor with the batch first, a tuple of arguments, or a dict of keyword
+        arguments.
+    compressor
+        A name that ``raycompress compressors`` lists.
+    sparsity
+        The share to remove, from 0 to below 1: of every layer that can lose channels (0.5 by default), or by layer.
+        None for compressors that take none.
+    evaluator
+        evaluator(model) returns the metric, a number; it is called before and after.
+    finetune
+        finetune(model) trains the small model; of a compressor that chooses while it trains, the masked one. With two
+        parameters it is given the compressor as well, for ``compressor.update_epoch(epoch)`` and the like.
+    config_list
+        NNI's, in place of `sparsity` and the layers.
+    op_types, op_names, exclude
+        The layers to compress, and those to leave alone; by default all that can be.
+    folder
+        Where the bundle goes; by default a new folder in ``raycompress_results/compressed``.
+    export
+        Further forms of the model in its bundle: ``onnx``.
+    **arguments
+        The compressor's own (``raycompress compressors NAME``), such as ``round_to=8`` or ``calibration_data=``. An
+        ``optimizer`` is given as a function of the model, since it is for the copy: ``lambda model: Adam(...)``.
+
+    Raises
+    ------
+    ExperimentError
+        Unknown compressor, layers or arguments.
+    CompressionError, SpeedupError
+        The compressor cannot work on this model, or nothing would be removed.
+    BundleError
+        The saved model, reloaded, gives other outputs.
+    UsageError
+        An argument is no model, no metric, or no use to this compressor.
+
+    Examples
+    --------
+    >>> small = rc.compress(net, torch.randn(1, 3, 32, 32), sparsity=0.5, finetune=train)  # doctest: +SKIP
+    >>> small.model(images)  # doctest: +SKIP
+    """
+    entry = _entry(model, compressor)
+    _check_free(finetune, entry, arguments)
+    example = Example.from_dummy(example_inputs)
+    dense = clean_copy(model)
+    layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
+    asked = _config_list(dense, example, entry, layers) if config_list is None else list(config_list)
+    metric_before = _metric(evaluator, dense)
+    work = clean_copy(model)
+    with _in_folder(folder, type(model).__name__) as place, _as_trial(place, export) as (trial, sent):
+        config = {"compressor": compressor, "config_list": asked}
+        given = {**_for_the_copy(arguments, work), **({} if evaluator is None else {"evaluator": evaluator})}
+        made = create_compressor(work, config, dummy_input=example_inputs, **given)
+        small = _compressed(made, entry, finetune)
+        metric_after = _metric(evaluator, small)
+        if metric_after is not None:
+            for hook in trial.on_report:
+                hook({"metric": metric_after})
+        made.export_model("model.pth")
+        for finish in trial.on_finish:
+            finish()
+        measured = _reloaded(dense, place)
+    facts = next(message for message in reversed(sent) if message["type"] == "candidate")
+    return Compressed(
+        model=small,
+        bundle=place,
+        compressor=compressor,
+        before=measured["before"],
+        after=measured["after"],
+        removed={layer: (removed, of) for layer, (removed, of) in facts["removed"].items()},
+        notes=tuple(facts["notes"]),
+        metric_before=metric_before,
+        metric_after=metric_after,
+        relative_difference=measured["relative_difference"],
+    )
+
+
+def _entry(model: Any, compressor: str) -> CompressorEntry:
+    if not isinstance(model, nn.Module):
+        raise UsageError(
+            f"rc.compress takes a torch.nn.Module first, not {type(model).__name__}",
+            where=_CALLER,
+            fix="for a Keras model write a script with rc.create_compressor, and launch it",
+        )
+    entry = catalog.find(compressor, "torch")
+    if entry is None or entry.framework != "torch":
+        near = closest(compressor, catalog.names("torch"))
+        raise ExperimentError(
+            f'unknown compressor "{compressor}"',
+            where=f"{_CALLER}  compressor",
+            fix=f"{near} `raycompress compressors` lists them all".strip(),
+        )
+    return entry
+
+
+def _check_free(finetune: Any, entry: CompressorEntry, arguments: Mapping[str, Any]) -> None:
+    """Raise what is known to go wrong before anything is computed."""
+    if context.current() is not None:
+        raise UsageError(
+            "this is a trial, whose configuration says what is compressed",
+            where=_CALLER,
+            fix="call rc.create_compressor(model, config) in it",
+        )
+    if finetune is not None and entry.kind == "quantization" and entry.acts == "in compress()":
+        raise UsageError(
+            f"{entry.name} quantizes a trained model, which cannot be trained after that",
+            where=f"{_CALLER}  finetune",
+            fix="train first and leave finetune out, or take a compressor that trains, such as qat",
+        )
+    if entry.name == "ptq_static" and arguments.get("calibration_data") is None:
+        raise UsageError(
+            "ptq_static has no data to calibrate with",
+            where=f"{_CALLER}  calibration_data",
+            fix="calibration_data=, such as 256 training inputs or a DataLoader",
+        )
+
+
+def _config_list(
+    model: nn.Module, example: Example, entry: CompressorEntry, layers: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    sparsity, named = layers["sparsity"], layers["op_types"] is not None or layers["op_names"] is not None
+    if "sparsity" not in entry.keys:
+        if sparsity is not None:
+            raise ExperimentError(
+                f"{entry.name} takes no sparsity", where=f"{_CALLER}  sparsity", fix="leave it out, or config_list="
+            )
+        return config_list_of(entry, **layers)
+    if isinstance(sparsity, tuple) or (isinstance(sparsity, Mapping) and "range" in sparsity):
+        raise ExperimentError(
+            "rc.compress takes one sparsity, not a range of them",
+            where=f"{_CALLER}  sparsity",
+            fix="a number, or rc.launch, which searches",
+        )
+    if sparsity is None:
+        sparsity = _SPARSITY
+    if isinstance(sparsity, Mapping) or named or not entry.removes_channels:
+        return config_list_of(entry, **{**layers, "sparsity": sparsity})
+    names = [name for name in _prunable(model, example, entry) if name not in (layers["exclude"] or ())]
+    return [{"sparsity": sparsity, "op_names": names}]
+
+
+def _prunable(model: nn.Module, example: Example, entry: CompressorEntry) -> list[str]:
+    """Return the layers that can lose channels, in the model's order."""
+    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    found: set[str] = set()
+    for group, _ in groups_of(ChannelGraph(model, example)):
+        if all(not entry.layer_types or kinds[layer] in entry.layer_types for layer in group.layers):
+            found.update(group.layers)
+    if not found:
+        takes = ", ".join(entry.layer_types) or "every type of layer"
+        raise CompressionError(
+            f"no layer of this {type(model).__name__} can lose channels to {entry.name}, which takes {takes}",
+            where=f"{_CALLER}  compressor",
+            fix="take another compressor, such as group_l1 or int8_weight_only",
+        )
+    return [name for name in kinds if name in found]
+
+
+def _for_the_copy(arguments: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:
+    optimizer = arguments.get("optimizer")
+    if optimizer is None:
+        return dict(arguments)
+    if isinstance(optimizer, torch.optim.Optimizer) or not callable(optimizer):
+        raise UsageError(
+            "the optimizer is of the model that was passed, and a copy of it is compressed",
+            where=f"{_CALLER}  optimizer",
+            fix="optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.01)",
+        )
+    return {**arguments, "optimizer": optimizer(model)}
+
+
+def _compressed(made: Compressor, entry: CompressorEntry, finetune: Callable[..., Any] | None) -> nn.Module:
+    """Compress, slice where that can be done before the training, train, and slice at the latest then."""
+    model = made.compress()
+    cuts = entry.kind == "pruning" and entry.removes_channels
+    if cuts and made.is_decided:
+        model = made.apply_speedup()
+    if finetune is not None:
+        finetune(model, made) if _takes_two(finetune) else finetune(model)
+    return made.apply_speedup() if cuts else model
+
+
+def _takes_two(function: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return True
+    except ValueError:  # a builtin that tells no signature
+        return False
+    return False
+
+
+def _metric(evaluator: Evaluator | None, model: nn.Module) -> float | None:
+    if evaluator is None:
+        return None
+    found: Any = evaluator(model)
+    try:
+        metric = float(found)
+    except (TypeError, ValueError, RuntimeError):
+        metric = math.nan
+    if not math.isfinite(metric):
+        raise UsageError(
+            f"the evaluator returned {found!r:.80}, which is no number",
+            where=f"{_CALLER}  evaluator",
+            fix="return the metric, such as the accuracy as a float",
+        )
+    return metric
+
+
+@contextmanager
+def _in_folder(folder: str | Path | None, name: str) -> Iterator[Path]:
+    """Yield the folder of the bundle; one that was made for it is deleted where no bundle comes about."""
+    place = Path(folder) if folder is not None else _new_folder(name)
+    was_there = folder is not None and place.exists()
+    if was_there and not place.is_dir():
+        raise UsageError("this is a file", where=str(place), fix="name a folder for the bundle: folder=")
+    try:
+        yield place.resolve()
+    except BaseException:
+        if not was_there:
+            shutil.rmtree(place, ignore_errors=True)
+        raise
+
+
+def _new_folder(name: str) -> Path:
+    stem = Path("raycompress_results", "compressed", f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    numbered = (stem if attempt == 1 else stem.with_name(f"{stem.name}-{attempt}") for attempt in range(1, 1000))
+    return next(place for place in numbered if not place.exists())
+
+
+@contextmanager
+def _as_trial(place: Path, export: Sequence[str]) -> Iterator[tuple[context.Trial, list[Mapping[str, Any]]]]:
+    """Make this process a trial that saves into `place`; yield it and what it sends."""
+    sent: list[Mapping[str, Any]] = []
+    trial = context.Trial(mode="trial", candidate=place, send=sent.append, exports=tuple(export))
+    context.enter(trial)
+    try:
+        yield trial, sent
+    finally:
+        context.enter(None)
+
+
+def _reloaded(dense: nn.Module, place: Path) -> dict[str, Any]:
+    """Load the bundle into a copy of the dense model, compare it with what was saved, and measure both."""
+    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place)
+    difference = measured["relative_difference"]
+    if not difference <= bundle.TOLERANCE:
+        raise BundleError(
+            f"the model, reloaded, gives other outputs than the saved ones (relative difference {difference:.2g})",
+            where=str(place),
+            fix="keep what the model computes with in parameters and buffers, or set it before rc.compress",
+        )
+    return measured
