@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -68,7 +69,7 @@ class LocalRay:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
-        os.environ.update(ENVIRONMENT)
+        _set_environment()
         import ray
 
         with ExitStack() as stack, _told_plainly():
@@ -102,6 +103,21 @@ class LocalRay:
 
         cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
         return [cluster_resources()]
+
+
+def _set_environment() -> None:
+    """Set `ENVIRONMENT`; where ray is imported already, as in a notebook, have it read again what it read then."""
+    is_imported = "ray" in sys.modules
+    os.environ.update(ENVIRONMENT)
+    if not is_imported:
+        return
+    from ray import _raylet
+    from ray._private import ray_constants
+
+    config: Any = getattr(_raylet, "Config", None)
+    if config is not None and hasattr(config, "initialize"):
+        config.initialize("")  # or the driver has no token for the cluster that it starts
+    ray_constants.ENABLE_RAY_CLUSTER = False
 
 
 @contextmanager

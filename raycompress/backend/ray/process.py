@@ -31,7 +31,8 @@ class ConnectedRay(AbstractContextManager[Any]):
 
     def __enter__(self) -> Self:
         # what Ray itself reads was read when it was connected to
-        os.environ.update({name: value for name, value in ENVIRONMENT.items() if name.startswith("TUNE_")})
+        tunes = {name: value for name, value in ENVIRONMENT.items() if name.startswith(("TUNE_", "RAY_AIR_"))}
+        os.environ.update(tunes)
         return self
 
     def __exit__(self, *error: object) -> None:
