@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -97,15 +98,17 @@ def compress(
     >>> small = rc.compress(net, torch.randn(1, 3, 32, 32), sparsity=0.5, finetune=train)  # doctest: +SKIP
     >>> small.model(images)  # doctest: +SKIP
     """
-    entry = _entry(model, compressor)
+    entry = _entry(model, compressor).given(arguments)
     _check_free(finetune, entry, arguments)
     example = Example.from_dummy(example_inputs)
     dense = clean_copy(model)
+    _check_input(dense, example)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, entry, layers) if config_list is None else list(config_list)
     metric_before = _metric(evaluator, dense)
     work = clean_copy(model)
-    with _in_folder(folder, type(model).__name__) as place, _as_trial(place, export) as (trial, sent):
+    place_names = _names_of_places(config_list is not None)
+    with place_names, _in_folder(folder, type(model).__name__) as place, _as_trial(place, export) as (trial, sent):
         config = {"compressor": compressor, "config_list": asked}
         given = {**_for_the_copy(arguments, work), **({} if evaluator is None else {"evaluator": evaluator})}
         made = create_compressor(work, config, dummy_input=example_inputs, **given)
@@ -171,6 +174,38 @@ def _check_free(finetune: Any, entry: CompressorEntry, arguments: Mapping[str, A
             where=f"{_CALLER}  calibration_data",
             fix="calibration_data=, such as 256 training inputs or a DataLoader",
         )
+
+
+def _check_input(model: nn.Module, example: Example) -> None:
+    try:
+        example.outputs(model)
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise CompressionError(
+            f"{type(model).__name__} cannot be called with these inputs: {text}",
+            where=f"{_CALLER}  example_inputs",
+            fix="pass what its forward() takes: a tensor with the batch first, a tuple of arguments, or a dict of "
+            "keyword arguments",
+        ) from error
+
+
+@contextmanager
+def _names_of_places(has_config_list: bool) -> Iterator[None]:
+    """Have mistakes in what `create_compressor` is given name the keyword of this call."""
+    try:
+        yield
+    except ExperimentError as error:
+        raise ExperimentError.of(
+            [replace(problem, where=_place(problem.where, has_config_list)) for problem in error.problems]
+        ) from error
+
+
+def _place(where: str, has_config_list: bool) -> str:
+    if where == "create_compressor":
+        return _CALLER
+    if where.startswith("config_list") and not has_config_list:
+        return f"{_CALLER}  {'op_names' if where.endswith('op_names') else 'sparsity'}"
+    return f"{_CALLER}  {where}" if where else _CALLER
 
 
 def _config_list(

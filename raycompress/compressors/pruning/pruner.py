@@ -153,7 +153,8 @@ class Pruner(Compressor):
             raise SpeedupError(
                 "no parameter would fall: every sparsity rounds to no channel at all",
                 where="config_list",
-                fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
+                fix="raise the sparsities: a layer of N channels loses int(N * sparsity) of them"
+                + ", and what stays is a multiple of round_to" * ("round_to" in self._arguments),
             )
         self._masks.apply()
         masked = fingerprint(self.model)
