@@ -40,5 +40,6 @@ def test_every_linked_file_is_there():
 
 def test_what_the_makefile_offers():
     makefile = (REPOSITORY / "Makefile").read_text()
-    for target in ("demo", "test", "lint", "bench"):
+    for target in ("demo", "test", "unit", "lint", "bench", "house"):
         assert re.search(rf"^{target}:", makefile, re.M)
+        assert f"make {target}" in README
