@@ -23,8 +23,8 @@ from raycompress.compressors import modes
 from raycompress.compressors.compressed import Compressed
 from raycompress.compressors.create import closest, create_compressor
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.structure.costing import groups_of
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
+from raycompress.compressors.structure.groups import channel_groups
 from raycompress.config.keywords import config_list as config_list_of
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.script import context
@@ -236,7 +236,7 @@ def _prunable(model: nn.Module, example: Example, entry: CompressorEntry) -> lis
     """Return the layers that can lose channels, in the model's order."""
     kinds = {name: type(module).__name__ for name, module in model.named_modules()}
     found: set[str] = set()
-    for group, _ in groups_of(ChannelGraph(model, example)):
+    for group in channel_groups(ChannelGraph(model, example)):
         if all(not entry.layer_types or kinds[layer] in entry.layer_types for layer in group.layers):
             found.update(group.layers)
     if not found:
