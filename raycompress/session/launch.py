@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
 from raycompress.backend.protocol import MakeBackend, TrialPlan
 from raycompress.config.experiment import Experiment
+from raycompress.config.search_space import SearchSpace
 from raycompress.errors import BundleError, ClusterError, ExperimentError, RaycompressError
 from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal.journal import Journal, read
+from raycompress.results.journal.journal import VERSION, Journal, read
 from raycompress.results.record import SearchRecord
 from raycompress.search.history import SearchHistory
 from raycompress.search.keeper import BestKeeper
@@ -23,7 +26,6 @@ from raycompress.search.watch.loggers import notified
 from raycompress.search.watch.view import SearchView
 from raycompress.session import loop
 from raycompress.session import resume as resuming
-from raycompress.session.header import header, process
 from raycompress.session.places import Place, RayHere, place_of
 from raycompress.session.prepare import Prepared
 from raycompress.session.proposer import proposer_of
@@ -79,7 +81,7 @@ def launch(
                 folder.write(folder.model, json.dumps(ready.model.to_json(), indent=2) + "\n")
             count = n_trials(experiment, ready.space)
             journal.append(
-                "experiment", **header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
+                "experiment", **_header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
             )
             _search(place, ready, folder, journal, view, n_slots, loggers)
     return SearchRecord(folder)
@@ -136,7 +138,7 @@ def resume(
             if record.repeated is not None:  # those that may follow come on top
                 count += sum(trial.repeat_of is not None for trial in record.records.values())
             counts = {"n_trials": count, "n_samples": n_samples, "n_parallel": n_slots}
-            journal.append("resumed", **process(), **counts, **resuming.moved(experiment, file))
+            journal.append("resumed", **_process(), **counts, **resuming.moved(experiment, file))
             _search(place, ready, folder, journal, view, n_slots, loggers, record)
     return SearchRecord(folder)
 
@@ -201,3 +203,32 @@ def _verify(place: Place, ready: Prepared, record: SearchRecord, journal: Journa
         raise
     if found is not None:
         journal.append("verified", **found)
+
+
+def _header(
+    experiment: Experiment, space: SearchSpace, folder: ExperimentFolder, *, n_trials: int, n_slots: int
+) -> dict[str, Any]:
+    """Return the fields of the journal's first event: what is searched, by which process."""
+    return {
+        "version": VERSION,
+        "id": folder.id,
+        "name": experiment.name,
+        "file": str(experiment.path),
+        "script": str(experiment.script_path),
+        "compressor": experiment.compression.compressor,
+        "seed": experiment.seed,
+        "proposer": experiment.proposer,
+        "n_trials": n_trials,
+        "n_samples": space.n_samples(experiment),
+        "n_parallel": n_slots,
+        "goal": experiment.target,
+        **experiment.objective.to_header(),
+        **({"rung0": experiment.evaluated} if experiment.rung0 else {}),
+        "dimensions": [dimension.name for dimension in space.dimensions],
+        **_process(),
+    }
+
+
+def _process() -> dict[str, Any]:
+    """Return where the search is run from."""
+    return {"host": platform.node(), "pid": os.getpid()}

@@ -12,7 +12,7 @@ from html import escape
 
 from tests.tables.house import MOST_FILES, Folder, House, Room
 
-_WIDTH, _BOX, _STEP = 1080, 640, 20
+_WIDTH, _BOX, _STEP = 1080, 640, 22
 _LEFT = 24
 _STAIRS = _BOX + 34
 _CHIP, _LETTER = 20, 6.7
@@ -139,12 +139,13 @@ def _chip_line(folders: list[Folder], top: float, number: int) -> Iterator[str]:
 
 def _stairs(house: House, tops: dict[str, float]) -> Iterator[str]:
     importing = [name for name in house.rooms if any(name == a for a, _ in house.arrows)]
+    step = min(_STEP, (_WIDTH - _STAIRS - 80) / max(len(importing) - 1, 1))
     for column, name in enumerate(importing):
-        x, y = _STAIRS + 6 + column * _STEP, _middle(house.rooms[name], tops)
+        x, y = round(_STAIRS + 6 + column * step, 1), _middle(house.rooms[name], tops)
         number = house.floor(name)
         targets = [b for a, b in house.arrows if a == name]
-        yield f'<circle class="d{number}" cx="{x}" cy="{y:g}" r="4"/>'
-        yield f'<text class="step" x="{x + 9}" y="{y + 4:g}">{name}</text>'
+        yield f'<circle class="d{number}" cx="{x:g}" cy="{y:g}" r="4"/>'
+        yield f'<text class="step" x="{x + 9:g}" y="{y + 4:g}">{name}</text>'
         for up in (True, False):
             ends = [target for target in targets if house.goes_down((name, target)) is not up]
             yield from _line(house, name, ends, (x, y), tops, "up" if up else f"l{number}")
@@ -162,7 +163,7 @@ def _line(
     if not heights:
         return
     end = max(heights.values(), key=lambda height: abs(height - y))
-    yield f'<path class="line {style}" d="M{x} {y:g}V{end:g}"/>'
+    yield f'<path class="line {style}" d="M{x:g} {y:g}V{end:g}"/>'
     for target, height in sorted(heights.items(), key=lambda pair: pair[1]):
         tip = 5 if height > y else -5
         many = house.arrows[name, target]

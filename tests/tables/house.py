@@ -38,7 +38,7 @@ class Room:
     Attributes
     ----------
     name, purpose
-        What it is called, and the first line of its docstring.
+        What it is called, and the first sentence of its docstring.
     folders
         Its own folder, named by the empty text, and all those below; none of a module.
     files, lines
@@ -107,14 +107,12 @@ class House:
         every = [file] if is_module else sorted(file.parent.rglob("*.py"))
         inside: dict[str, list[Path]] = {}
         for one in every:
-            inside.setdefault(one.parent.relative_to(self.root / name).as_posix() if not is_module else "", []).append(
-                one
-            )
+            where = "" if is_module else one.parent.relative_to(self.root / name).as_posix()
+            inside.setdefault(where, []).append(one)
         folders = [Folder(where.strip("."), len(files), _lines(files)) for where, files in sorted(inside.items())]
         doc = ast.get_docstring(ast.parse(file.read_text())) or ""
-        return Room(
-            name, doc.split("\n", 1)[0].replace("`", ""), () if is_module else tuple(folders), len(every), _lines(every)
-        )
+        purpose = doc.split("\n", 1)[0].partition(". ")[0].rstrip(".").replace("`", "")
+        return Room(name, purpose, () if is_module else tuple(folders), len(every), _lines(every))
 
     def room_of(self, module: str) -> str:
         """Return the room that a module is in; empty for the package itself and its doors."""
