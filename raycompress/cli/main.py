@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from raycompress.errors import RaycompressError
+from raycompress.text import did_you_mean
 
 # verb -> (module, one line for --help); a table, so that --help loads no verb
 VERBS: dict[str, tuple[str, str]] = {
@@ -70,12 +71,9 @@ class _Verbs(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        import difflib
-
         name = args[0]
         if name not in VERBS and not name.startswith("-"):
-            near = difflib.get_close_matches(name, VERBS, n=1)
-            ctx.fail(f'no command "{name}"' + (f'; did you mean "{near[0]}"?' if near else ""))
+            ctx.fail("; ".join(filter(None, [f'no command "{name}"', did_you_mean(name, VERBS)])))
         return super().resolve_command(ctx, args)
 
 

@@ -13,9 +13,8 @@ from raycompress.clusters import cloud
 from raycompress.clusters.file.check import Check, State, warning
 from raycompress.clusters.file.files import ClusterFile, find, load
 from raycompress.clusters.file.hosts import key_file
-from raycompress.doctor.credentials import check_credentials
 from raycompress.doctor.libraries import check_libraries
-from raycompress.doctor.machine import check_gpus, check_machine
+from raycompress.doctor.machine import check_credentials, check_gpus, check_machine
 from raycompress.errors import ClusterError
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 

@@ -13,7 +13,7 @@ from raycompress.errors import StorageError
 from raycompress.results import pareto, store
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
-from raycompress.results.journal.events import lacking
+from raycompress.results.journal.journal import lacking
 from raycompress.results.notebook import InNotebooks
 from raycompress.results.ranking import Ranking
 from raycompress.results.trial import TrialRecord

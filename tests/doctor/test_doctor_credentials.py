@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from raycompress.doctor.credentials import check_credentials
+from raycompress.doctor.machine import check_credentials
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycompress.cli.view.tables import columns
 from raycompress.config.objective import Goal
-from raycompress.results.ranking import rank_correlation
+from raycompress.results.report.goals import constraint_rows, rung_zero_correlation, rung_zero_pairs
 from raycompress.session.ending import number
 from raycompress.states import TrialState
 
@@ -25,7 +25,7 @@ def lines(record: SearchRecord) -> list[str]:
         return []
     found: list[str] = []
     if objective.bounds:
-        found += ["", "constraints:", columns(list(_kept(record, best.number)), left=(0,))]
+        found += ["", "constraints:", columns(constraint_rows(record, best.number, number), left=(0,))]
     if "rung0" in record.header:
         found += [line for text in _rung_zero(record) for line in ("", textwrap.fill(text, 79))]
     if record.repeated is not None:
@@ -35,26 +35,14 @@ def lines(record: SearchRecord) -> list[str]:
     return found
 
 
-def _kept(record: SearchRecord, trial: int) -> Iterator[tuple[str, str, str]]:
-    metrics, judged = record.ranking.metrics(trial), record.ranking.judged[trial]
-    for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
-        yield str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept"
-
-
 def _rung_zero(record: SearchRecord) -> Iterator[str]:
-    """Yield how rung 0 has ranked."""
+    """Yield how well rung 0 has ranked the trials, where two or more have been trained to their end."""
     scored = [trial for trial in record.searched if trial.rung0 is not None]
     ended = sum(trial.state is TrialState.ENDED_EARLY and trial.values is None for trial in scored)
-    sign = 1.0 if record.header["rung0"] == record.header["goal"] else -1.0
-    pairs = [
-        (sign * trial.rung0, trial.score)
-        for trial in scored
-        if trial.rung0 is not None and trial.score is not None and trial.repeat_of is None
-    ]
-    if len(pairs) > 1:
+    if len(rung_zero_pairs(record)) > 1:
         yield (
             f"rung 0: {ended} of {len(scored)} trials ended before they trained; of the others its ranks and those "
-            f"after training have a correlation of {rank_correlation(pairs):.2f}"
+            f"after training have a correlation of {rung_zero_correlation(record):.2f}"
         )
 
 

@@ -18,10 +18,12 @@ from botocore.parsers import ResponseParserError
 
 from raycompress.clusters.aws import access, machines, network
 from raycompress.clusters.aws.account import Account
-from raycompress.clusters.aws.bucket import bucket
 from raycompress.clusters.aws.quota import quotas
-from raycompress.clusters.file.check import Check, State, failed
+from raycompress.clusters.file.check import Check, State, failed, warning
 from raycompress.clusters.file.files import ClusterFile
+from raycompress.config.places import S3Address, is_remote
+from raycompress.errors import StorageError
+from raycompress.results.s3 import storage as results
 from raycompress.text import did_you_mean
 
 Look = Callable[[Account], list[Check]]
@@ -141,3 +143,30 @@ def _refused(name: str, error: ClientError) -> Check:
         return Check(name, State.NOT_CHECKED, detail)
     what = f"{operation} was refused: {error.response['Error'].get('Message') or code}"
     return failed(name, what, fix="try again; if it stays so, ask who runs the account")
+
+
+def bucket(account: Account, storage: str) -> list[Check]:
+    """Return whether results can be written to `storage`: a small object is, and is removed again."""
+    if not is_remote(storage):
+        what = f"{storage} is a path: every node must see the same disk there"
+        return [warning("storage", what, where="storage", fix='"storage": "s3://bucket/prefix", if no disk is shared')]
+    try:
+        address = S3Address.parse(storage)
+        results.check(address)
+    except ValueError as error:
+        return [failed("bucket", str(error), where=storage, fix="s3://bucket/prefix")]
+    except StorageError as error:
+        return [Check("bucket", State.FAILED, problem.what, problem) for problem in error.problems]
+    return [_place(account, address)]
+
+
+def _place(account: Account, address: S3Address) -> Check:
+    name, summary = f"bucket {address.bucket}", f"{address} can be written to"
+    try:
+        place = account.client("s3").get_bucket_location(Bucket=address.bucket)["LocationConstraint"] or "us-east-1"
+    except ClientError as error:
+        return Check(name, State.OK, f"{summary}; where it is, AWS does not say ({error.response['Error']['Code']})")
+    if place != account.region:
+        what = f"the bucket is in {place}, the cluster in {account.region}: slower, and what goes between is billed"
+        return warning(name, what, where=str(address), fix=f"take a bucket of {account.region}")
+    return Check(name, State.OK, summary)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+import boto3
+from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.validate import ParamValidator
 
@@ -174,3 +176,23 @@ def _request(account: Account, node: Node) -> dict[str, Any]:
         "TagSpecifications": [{"ResourceType": "instance", "Tags": tags}],
         **{"MinCount": 1, "MaxCount": 1},
     }
+
+
+_CONFIG = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2, "mode": "standard"})
+_NEWEST_IMAGE = "Deep Learning Base OSS Nvidia Driver GPU AMI (Ubuntu 22.04) *"
+
+
+def newest_image(region: str) -> str | None:
+    """Return the id that the image has in `region`; None where there is none.
+
+    Raises
+    ------
+    botocore.exceptions.BotoCoreError, botocore.exceptions.ClientError
+        AWS was not reached, or does not answer us.
+    """
+    filters = {"name": _NEWEST_IMAGE, "state": "available", "architecture": "x86_64"}
+    found = boto3.client("ec2", region_name=region, config=_CONFIG).describe_images(
+        Owners=["amazon"], Filters=[{"Name": name, "Values": [value]} for name, value in filters.items()]
+    )["Images"]
+    newest = max(found, key=lambda image: image["CreationDate"], default=None)
+    return None if newest is None else str(newest["ImageId"])

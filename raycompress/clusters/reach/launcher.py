@@ -18,7 +18,7 @@ import yaml
 
 from raycompress.clusters.reach.home import ClusterHome
 from raycompress.clusters.reach.ssh import Ssh
-from raycompress.clusters.ship.prepared import prepare, stop_command
+from raycompress.clusters.ship.prepared import activation, prepare, stop_command
 from raycompress.clusters.ship.wheel import make_wheel
 from raycompress.disk import translate_os_errors, write_whole
 from raycompress.errors import ClusterError
@@ -56,6 +56,26 @@ class Launcher:
         """Write the cluster file that Ray is given, with our wheel and token."""
         ready = prepare(self.data, token=self.home.token(), wheel=make_wheel(self.home.root))
         write_whole(self.home.prepared, yaml.safe_dump(ready, sort_keys=False))
+
+    def ray_status(self) -> str:
+        """Return what ``ray status`` prints on the head.
+
+        Raises
+        ------
+        ClusterError
+            The head does not answer, or Ray does not run there.
+        """
+        head = self.head()
+        command = f"{activation(self.data)}RAY_AUTH_MODE=token ray status"
+        done = self.ssh.run(head, f"bash --login -c {shlex.quote(command)}")
+        if done.returncode != 0:
+            output = (done.stderr or done.stdout).strip().splitlines()
+            raise ClusterError(
+                f"the cluster does not say how it stands: {output[-1] if output else 'no answer'}",
+                where=head,
+                fix="`raycompress cluster down` ends what may still run",
+            )
+        return done.stdout.strip()
 
     def up(self) -> None:
         """Bring the cluster up. Ray comes back when the head runs; its workers join later.

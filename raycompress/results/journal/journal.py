@@ -37,14 +37,15 @@ import math
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from pydantic_core import from_json
 
 from raycompress.errors import StorageError
-from raycompress.shapes import fits
+from raycompress.shapes import Shape, fits
+from raycompress.states import TrialState
 
 VERSION = 1
 _YEAR_10000 = 253402300800
@@ -202,3 +203,38 @@ def _locked(file: IO[bytes], kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+_VALUES: Shape = {str: (float, None)}
+_PROCESS: Shape = {"host": str, "pid": int}
+SHAPES: Mapping[str, Shape] = {
+    "experiment": {
+        **{"version": int, "id": str, "name": str, "file": str, "script": str, "compressor": str, "proposer": str},
+        **{"n_trials": int, "n_parallel": int, "goal": ("max", "min"), "dimensions": [str], **_PROCESS},
+    },
+    "resumed": {"n_trials": int, "n_parallel": int, **_PROCESS, "file": (str, ...), "script": (str, ...)},
+    "started": {"trial": int, "sample": dict, "config": dict, "baseline": bool},
+    "intermediate": {"trial": int, "step": int, "values": _VALUES},
+    "rung0": {"trial": int, "score": float},
+    "retried": {"trial": int, "attempt": int, "state": str, "cause": str},
+    "ended": {
+        **{"trial": int, "state": tuple(TrialState), "cause": str, "values": (_VALUES, None), "score": (float, None)},
+        **{"seconds": (float, None), "before": (_VALUES, None), "after": (_VALUES, None), "removed": {str: [int]}},
+        "saved": bool,
+    },
+    "repeated": {
+        **{"chosen": int, "run": int, "ties": [int], "spread": float},
+        "finalists": [{"trial": int, "runs": [int], "means": _VALUES, "spreads": _VALUES}],
+    },
+    "note": {"text": str},
+    "promoted": {"trial": int, "score": float},
+    "pruned": {"trial": int},
+    "verified": {"trial": int, "relative_difference": float, "before": _VALUES, "after": _VALUES},
+    "finished": {"reason": str, "detail": str},
+}
+
+
+def lacking(event: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a known event that are not there, or are not what they should be."""
+    # ... is the shape of a field that may be left out
+    return [name for name, shape in SHAPES[event["event"]].items() if not fits(event.get(name, ...), shape)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,16 @@ def as_html(record: SearchRecord) -> str:
     return "".join((*_constraints(record), *_front(record), *_repeats(record)))
 
 
-def pairs_of_rung_zero(record: SearchRecord) -> list[tuple[int, float, float]]:
+def constraint_rows(record: SearchRecord, trial: int, show: Callable[[float], str]) -> list[tuple[str, str, str]]:
+    """Return (constraint, value, whether it is kept) of a trial that was judged; `show` formats the value."""
+    metrics, judged = record.ranking.metrics(trial), record.ranking.judged[trial]
+    return [
+        (str(bound), show(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept")
+        for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True)
+    ]
+
+
+def rung_zero_pairs(record: SearchRecord) -> list[tuple[int, float, float]]:
     """Return (trial, score before training, score after it) of the trials that have both."""
     return [
         (trial.number, trial.rung0, trial.score)
@@ -35,15 +44,19 @@ def pairs_of_rung_zero(record: SearchRecord) -> list[tuple[int, float, float]]:
     ]
 
 
-def words_of_rung_zero(record: SearchRecord) -> str:
-    """Say how well rung 0 has ranked."""
-    pairs = pairs_of_rung_zero(record)
+def rung_zero_correlation(record: SearchRecord) -> float:
+    """Return the rank correlation of the scores before and after training, both turned so that larger is better."""
     sign = 1.0 if record.header.get("rung0") == record.header["goal"] else -1.0
-    correlation = rank_correlation((sign * before, after) for _, before, after in pairs)
+    return rank_correlation((sign * before, after) for _, before, after in rung_zero_pairs(record))
+
+
+def rung_zero_summary(record: SearchRecord) -> str:
+    """Return how well the scores before training have ranked the trials, in two sentences."""
     scored = sum(trial.rung0 is not None for trial in record.searched)
     return (
-        f"{scored} trials were scored before they trained. Of the {len(pairs)} that were trained to their end, the two "
-        f"orders have a rank correlation of {correlation:.2f}; 1 is the same order, 0 is chance."
+        f"{scored} trials were scored before they trained. Of the {len(rung_zero_pairs(record))} that were trained to "
+        f"their end, the two orders have a rank correlation of {rung_zero_correlation(record):.2f}; 1 is the same "
+        "order, 0 is chance."
     )
 
 
@@ -51,11 +64,7 @@ def _constraints(record: SearchRecord) -> Iterator[str]:
     best, bounds = record.best, record.objective.bounds
     if best is None or not bounds or best.number not in record.ranking.judged:
         return
-    metrics, judged = record.ranking.metrics(best.number), record.ranking.judged[best.number]
-    rows = [
-        (str(bound), number(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept")
-        for bound, excess in zip(bounds, judged.excesses, strict=True)
-    ]
+    rows = constraint_rows(record, best.number, number)
     feasible = sum(one.is_feasible for one in record.ranking.judged.values())
     yield _table(("constraint", f"trial {best.number}", ""), rows)
     yield f'<p class="quiet">{feasible} of {len(record.ranking.judged)} finished trials keep to all of them.</p>'

@@ -110,7 +110,7 @@ class _Page:
         if wanted := goals.as_html(self.record):
             yield _section("What was asked for", wanted)
         yield _section("Score against size and speed", self._trade())
-        if len(goals.pairs_of_rung_zero(self.record)) > 1:
+        if len(goals.rung_zero_pairs(self.record)) > 1:
             yield _section("Scores before and after training", self._rung_zero())
         yield '<div class="pair">'
         yield _section("Which dimensions decide", self._importance())
@@ -195,8 +195,8 @@ class _Page:
         return f'<p class="quiet">{hint}</p><div class="grid">{plots}</div>'
 
     def _rung_zero(self) -> str:
-        summary = f'<p class="quiet">{escape(goals.words_of_rung_zero(self.record))}</p>'
-        pairs = goals.pairs_of_rung_zero(self.record)
+        summary = f'<p class="quiet">{escape(goals.rung_zero_summary(self.record))}</p>'
+        pairs = goals.rung_zero_pairs(self.record)
         return summary + self._plot("rung-zero", figures.before_and_after_training(pairs, self.objective))
 
     def _importance(self) -> str:

@@ -8,11 +8,13 @@ writer: once a driver has taken over and written, every further event of the one
 from __future__ import annotations
 
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from raycompress.errors import StorageError
-from raycompress.results.s3.lease import overtaken
+from raycompress.results.journal.journal import Journal
+from raycompress.results.s3 import lease
 from raycompress.results.s3.objects import Listed, Object, Objects, OvertakenError
 
 FOLDER = "journal"
@@ -55,7 +57,7 @@ class Segments:
         try:
             etag = self._objects.put(_key(number), body, instead_of=None if begins else self._etag)
         except OvertakenError as error:
-            raise overtaken(self._objects) from error
+            raise lease.overtaken(self._objects) from error
         self._number, self._body, self._etag = number, body, etag
 
 
@@ -116,3 +118,35 @@ def _key(number: int) -> str:
 def _number(entry: Listed) -> int:
     named = _NAME.fullmatch(entry.key)
     return int(named[1]) if named else 0
+
+
+class ReplicatedJournal(Journal):
+    """A journal that is written twice: an event is there before it counts, and before it is here."""
+
+    def __init__(self, path: Path, objects: Objects, held: lease.Lease, chain: Segments) -> None:
+        super().__init__(path)
+        self._objects = objects
+        self._lease = held
+        self._chain = chain
+        Objects.notify = staticmethod(self._show_note)
+        before = held.predecessor
+        if before is not None and path.stat().st_size:
+            # what that driver may still do counts no more, from here on
+            self.append("note", text=f"the driver {before.pid} on {before.host} ended without a word; taken over")
+
+    def _write(self, data: bytes) -> None:
+        if self._lease.lost:
+            raise lease.overtaken(self._objects)
+        self._chain.append(data)
+        super()._write(data)
+
+    def _show_note(self, text: str) -> None:
+        """Show a note that cannot be written now."""
+        for listener in self._listeners:
+            listener({"t": round(time.time(), 3), "event": "note", "text": text})
+
+    def close(self) -> None:
+        """Let go of the journal, and give the lease back."""
+        Objects.notify = staticmethod(lambda _text: None)
+        self._lease.close()
+        super().close()

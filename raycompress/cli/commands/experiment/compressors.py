@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import textwrap
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import click
 from raycompress.catalog import COMPRESSORS, FRAMEWORKS, Argument, CompressorEntry, names
 from raycompress.cli.options import print_text
 from raycompress.errors import Problem, UsageError
+from raycompress.text import did_you_mean
 
 _WIDTH = 80
 
@@ -42,9 +42,8 @@ def _find(name: str, framework: str | None) -> list[CompressorEntry]:
     """Return the entries called `name`, one for each framework that has it."""
     found = [entry for entry in COMPRESSORS.find(name) if framework in (None, entry.framework)]
     if not found:
-        near = difflib.get_close_matches(name, names(), n=1)
-        fix = f'did you mean "{near[0]}"? ' if near else ""
-        raise UsageError(f'unknown compressor "{name}"', fix=f"{fix}`raycompress compressors` lists them all")
+        fix = f"{did_you_mean(name, names())} `raycompress compressors` lists them all".lstrip()
+        raise UsageError(f'unknown compressor "{name}"', fix=fix)
     return found
 
 

@@ -106,11 +106,10 @@ def _account_number(account: Any) -> str:
 @json_option
 def status(file: str, as_json: bool) -> None:
     """Show the nodes of the cluster of FILE, and what runs there."""
-    from raycompress.clusters.reach.status import ray_status
 
     running = _running(file)
     try:
-        nodes, status = running.jobs.nodes(), ray_status(running.launcher)
+        nodes, status = running.jobs.nodes(), running.launcher.ray_status()
     finally:
         running.close()
     expected = running.launcher.n_nodes

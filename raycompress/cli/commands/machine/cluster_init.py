@@ -100,7 +100,7 @@ def _image(blanks: dict[str, Blank], text: str, known: dict[str, str]) -> dict[s
     from botocore.exceptions import BotoCoreError, ClientError
     from botocore.parsers import ResponseParserError
 
-    from raycompress.clusters.aws.images import newest_image
+    from raycompress.clusters.aws.machines import newest_image
     from raycompress.clusters.file import template
 
     try:
