@@ -187,11 +187,13 @@ def test_grafana_and_the_documentation_speak_of_the_metrics_that_there_are(runni
         for name in re.findall(r"ray_raycompress_\w+", target["expr"])
     }
 
-    def served():  # a gauge is not in every scrape
-        values = scraped_in_the_middle(running)
-        return values if asked <= {name for name, _, _ in values} else None
+    values = {}
 
-    values = until(served)
+    def served():  # a gauge is not in every scrape
+        values.update(scraped_in_the_middle(running))
+        return asked <= {name for name, _, _ in values}
+
+    until(served)
     names, states = {name for name, _, _ in values}, {state for _, state, _ in values if state}
     told = set(re.findall(r"^\| `(ray_raycompress_\w+)`", (REPOSITORY / "docs" / "watching.md").read_text(), re.M))
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in names} == told

@@ -6,7 +6,15 @@ import sys
 
 import pytest
 
-from tests.support.launching import DIGITS, RESNET, digits_experiment, number_experiment, raycompress
+from tests.support.launching import (
+    DIGITS,
+    RESNET,
+    digits_experiment,
+    number_experiment,
+    raycompress,
+    with_fewer_images,
+)
+from tests.support.shared_ray import run_here
 
 FRESH = """
 import json, sys
@@ -77,14 +85,14 @@ def test_best_status_ls_and_logs_read_the_journal_without_ray(digits):
 
 
 def test_best_verify_reloads_and_finds_a_changed_file(digits):
-    done = raycompress(digits.folder, "best", "--verify")
+    done = run_here(digits.folder, "best", "--verify")
     assert done.code == 0, done.err
     assert "reloaded in a fresh process" in done.out
     weights = digits.record.bundle / "weights.safetensors"
     kept = weights.read_bytes()
     try:
         weights.write_bytes(kept[:-4] + b"\0\1\2\3")
-        broken = raycompress(digits.folder, "best", "--verify")
+        broken = run_here(digits.folder, "best", "--verify")
     finally:
         weights.write_bytes(kept)
     assert broken.code == 1
@@ -92,14 +100,14 @@ def test_best_verify_reloads_and_finds_a_changed_file(digits):
 
 
 def test_the_same_seed_finds_the_same_best(digits, tmp_path):
-    again = raycompress(tmp_path, "launch", digits_experiment(tmp_path, n_samples=4))
+    again = run_here(tmp_path, "launch", digits_experiment(tmp_path, n_samples=4))
     assert [trial.sample for trial in again.record.searched] == [trial.sample for trial in digits.record.searched]
     assert [trial.values for trial in again.record.searched] == [trial.values for trial in digits.record.searched]
     assert again.record.best.number == digits.record.best.number
 
 
 def test_plan_tells_dimensions_trials_and_what_is_kept(digits):
-    done = raycompress(digits.folder, "plan", "exp.json", "--json")
+    done = run_here(digits.folder, "plan", "exp.json", "--json")
     assert done.code == 0, done.err
     plan = json.loads(done.out)
     assert [one["name"] for one in plan["dimensions"]] == ["conv1.sparsity", "conv2.sparsity", "conv3.sparsity"]
@@ -110,24 +118,25 @@ def test_plan_tells_dimensions_trials_and_what_is_kept(digits):
 
 
 def test_a_tied_network_is_searched_by_dependency(tmp_path):
-    done = raycompress(tmp_path, "launch", digits_experiment(tmp_path, "auto_dependency.json", RESNET, n_samples=2))
+    home = with_fewer_images(RESNET, tmp_path / "example")
+    done = run_here(tmp_path, "launch", digits_experiment(tmp_path, "auto_dependency.json", home, n_samples=2))
     assert done.code == 0, done.err
     record = done.record
     assert any("," in name for name in record.header["dimensions"])
-    accuracy, parameters = in_a_fresh_process(record.folder.best_link, RESNET, "ResNet")
+    accuracy, parameters = in_a_fresh_process(record.folder.best_link, home, "ResNet")
     assert accuracy == record.best.values["accuracy"]
     assert parameters == record.best.after["params"] < record.best.before["params"]
 
 
 def test_run_takes_a_one_time_experiment(tmp_path):
-    done = raycompress(tmp_path, "run", digits_experiment(tmp_path, "one_time.json"))
+    done = run_here(tmp_path, "run", digits_experiment(tmp_path, "one_time.json"))
     assert done.code == 0, done.err
     assert [trial.number for trial in done.record.searched] == [1]
     assert done.record.folder.candidates() == [1]
 
 
 def test_run_refuses_a_search(tmp_path):
-    done = raycompress(tmp_path, "run", digits_experiment(tmp_path))
+    done = run_here(tmp_path, "run", digits_experiment(tmp_path))
     assert done.code == 2
     assert "raycompress launch" in done.err
 
@@ -138,7 +147,7 @@ def test_mistakes_that_only_the_model_shows_cost_no_trial_and_leave_nothing(tmp_
         {"sparsity": {"type": "float", "range": [0.1, 0.5]}, "op_types": ["Conv2d"], "op_names": ["convolution3"]},
     ]
     compression = {"framework": "torch", "type": "pruning", "compressor": "l1_filter", "config_list": config_list}
-    done = raycompress(tmp_path, "launch", digits_experiment(tmp_path, compression=compression))
+    done = run_here(tmp_path, "launch", digits_experiment(tmp_path, compression=compression))
     assert done.code == 2
     assert "conv22" in done.err
     assert 'did you mean "conv2"' in done.err
@@ -151,7 +160,7 @@ def test_a_script_that_fails_before_its_model_is_told_with_its_line(tmp_path):
     path = number_experiment(
         tmp_path, "import sys\n\ndef main():\n    print('so far')\n    raise KeyError('lost')\n\nmain()\n"
     )
-    done = raycompress(tmp_path, "launch", path)
+    done = run_here(tmp_path, "launch", path)
     assert done.code == 1
     assert "KeyError: 'lost'" in done.err
     assert "script.py:5 in main" in done.err
@@ -159,7 +168,7 @@ def test_a_script_that_fails_before_its_model_is_told_with_its_line(tmp_path):
 
 
 def test_a_script_that_cannot_import_is_told(tmp_path):
-    done = raycompress(tmp_path, "launch", number_experiment(tmp_path, "import no_such_module_here\n"))
+    done = run_here(tmp_path, "launch", number_experiment(tmp_path, "import no_such_module_here\n"))
     assert done.code == 1
     assert "no_such_module_here" in done.err
     assert "script.py:1" in done.err
@@ -206,7 +215,7 @@ def test_a_compression_that_is_not_what_it_says_is_an_error(tmp_path, body, spar
     data = json.loads(path.read_text())
     data["compression"]["config_list"] = [{"sparsity": sparsity, "op_types": ["Conv2d"]}]
     path.write_text(json.dumps(data))
-    done = raycompress(tmp_path, "launch", path)
+    done = run_here(tmp_path, "launch", path)
     assert done.code == 1
     assert told in done.err
     assert "Traceback" not in done.err.split("its last lines were")[0]

@@ -14,6 +14,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from tests.support.commands import run
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = ("digits", "digits_resnet")
 EXPERIMENTS = sorted(
@@ -123,6 +125,5 @@ def test_all_kinds_of_experiment_are_shipped() -> None:
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_experiment_file_passes_validate(experiment: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "raycompress", "validate", experiment], capture_output=True, text=True)
-
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, out, err = run("validate", str(experiment))
+    assert code == 0, out + err

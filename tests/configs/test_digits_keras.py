@@ -13,6 +13,7 @@ import pytest
 
 from raycompress.bundle import bundle
 from raycompress.states import TrialState
+from tests.support.commands import run
 from tests.support.launching import REPOSITORY, Launched, digits_experiment
 
 KERAS = REPOSITORY / "configs" / "digits_keras"
@@ -53,10 +54,8 @@ def test_weights_are_small_enough_to_ship() -> None:
 
 @pytest.mark.parametrize("name", ["one_time.json", "auto_level.json"])
 def test_experiment_file_passes_validate(name: str) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "raycompress", "validate", KERAS / name], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, out, err = run("validate", str(KERAS / name))
+    assert code == 0, out + err
 
 
 def test_a_search_ends_with_a_verified_bundle(launch: Callable[..., Launched], tmp_path: Path) -> None:

@@ -7,17 +7,20 @@ import json
 from pathlib import Path
 
 from raycompress.states import TrialState
+from tests.support.launching import digits_experiment
 from tests.support.shared_ray import run_here
 
 CONCERNING = ("compressor", "compression_framework", "compression_type", "config_list", "lr", "k")
 
 
-def test_two_hundred_trials_each_with_its_own_values(home: Path, tmp_path: Path) -> None:
-    done = run_here(tmp_path, "launch", home / "automatic_own_values.json")
+def test_many_trials_each_with_its_own_values(home: Path, tmp_path: Path, is_nightly: bool) -> None:
+    count = 200 if is_nightly else 40
+    path = digits_experiment(tmp_path, "automatic_own_values.json", home, n_samples=count)
+    done = run_here(tmp_path, "launch", path)
     assert done.code == 0, done.out + done.err
     record = done.record
     assert record.header["n_parallel"] == 2
-    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 200
+    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * count
     for trial in record.searched:
         config, values = trial.config, trial.values
         assert values is not None
@@ -31,6 +34,6 @@ def test_two_hundred_trials_each_with_its_own_values(home: Path, tmp_path: Path)
             "second": config["config_list"][1]["sparsity"],
         }
         assert trial.sample["conv1.sparsity"] == values["first"]
-    assert len({trial.values["digest"] for trial in record.searched if trial.values}) == 200
+    assert len({trial.values["digest"] for trial in record.searched if trial.values}) == count
     assert record.best is not None
     assert record.best.score == max(trial.config["lr"] for trial in record.searched)

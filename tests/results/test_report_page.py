@@ -163,7 +163,7 @@ def test_a_measure_that_is_new_is_plotted(tmp_path):
 
 
 def test_many_dimensions_are_cut_and_the_page_says_so(tmp_path):
-    record = searched(tmp_path, 400, n_dimensions=100)
+    record = searched(tmp_path, 200, n_dimensions=100)
     html = page.render(record)
     assert "Shown are the 9 most important of 102 dimensions." in html
     assert len(figures(html)["parallel"]["data"][0]["dimensions"]) == 10
@@ -249,9 +249,11 @@ def test_without_plotly(tmp_path, monkeypatch):
 
 @with_browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize(("n_trials", "drawn"), [(0, 0), (1, 5), (16, 6), (1000, 7)])
+@pytest.mark.parametrize(
+    ("n_trials", "drawn"), [(0, 0), (1, 5), (16, 6), pytest.param(1000, 7, marks=pytest.mark.night)]
+)
 def test_in_a_browser(tmp_path, tab, n_trials, drawn, dark):
-    record = written(tmp_path, n_trials, n_dimensions=100 if n_trials == 1000 else 4)
+    record = written(tmp_path, n_trials, n_dimensions=100 if n_trials >= 250 else 4)
     tab.errors.clear()
     tab.requests.clear()
     tab.look(dark=dark)

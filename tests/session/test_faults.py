@@ -8,6 +8,7 @@ from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.support.launching import Launched, command, number_experiment, raycompress
+from tests.support.shared_ray import run_here
 from tests.support.small_disk import can_mount, small_disk
 
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and a namespace to mount a small disk in")
@@ -81,7 +82,10 @@ def finished(record, count=5):
 
 
 @needs_mount
-@pytest.mark.parametrize("script", [MODELS, MODELS.replace("rc.save_model", f"{OTHER_WORDS}\nrc.save_model")])
+@pytest.mark.parametrize(
+    "script",
+    [MODELS, pytest.param(MODELS.replace("rc.save_model", f"{OTHER_WORDS}\nrc.save_model"), marks=pytest.mark.night)],
+)
 def test_a_full_disk_ends_the_search_also_where_failures_are_ignored(tmp_path, script):
     path = search(tmp_path, script, storage="disk/results", job_failure={"ignore_fail": True})
     (tmp_path / "fill").touch()
@@ -149,19 +153,19 @@ def test_storage_that_cannot_be_written_is_told_and_nothing_runs(tmp_path):
 
 def test_a_script_that_goes_while_trials_run_ends_the_search_and_is_put_back(tmp_path):
     path = search(tmp_path, GOES, job_failure={"ignore_fail": True})
-    done = raycompress(tmp_path, "launch", path)
+    done = run_here(tmp_path, "launch", path)
     assert done.code == 1
     assert "trial 3 failed: cannot run the script: No such file or directory" in done.err
     assert "put the script back, and raycompress resume" in done.err
     assert "Traceback" not in done.err
     assert len(done.record.searched) <= 4
-    gone = raycompress(tmp_path, "resume")
+    gone = run_here(tmp_path, "resume")
     assert gone.code == 2
     assert f"where: {path}" in gone.err
     assert "script.py" in gone.err
     assert "Traceback" not in gone.err
     (tmp_path / "script.py").write_text(GOES.replace("config.tid == 2", "False"))
-    done = raycompress(tmp_path, "resume")
+    done = run_here(tmp_path, "resume")
     assert done.code == 0, done.err
     assert finished(done.record)
 
@@ -183,7 +187,7 @@ def test_a_search_resumed_after_a_failure_and_killed_at_once_makes_the_failed_tr
     from raycompress.results.journal.journal import Journal
 
     path = search(tmp_path, GOES.replace("os.rename", "raise ValueError").replace("config.tid == 2", "config.x > 0.8"))
-    failed: Launched = raycompress(tmp_path, "launch", path)
+    failed: Launched = run_here(tmp_path, "launch", path)
     assert failed.code == 1
     header = failed.record.header
     journal = Journal(failed.record.folder.journal)
@@ -191,6 +195,6 @@ def test_a_search_resumed_after_a_failure_and_killed_at_once_makes_the_failed_tr
     journal.close()
     assert failed.record.state == "interrupted"
     (tmp_path / "script.py").write_text(GOES.replace("config.tid == 2", "False"))
-    done = raycompress(tmp_path, "resume")
+    done = run_here(tmp_path, "resume")
     assert done.code == 0, done.err
     assert finished(done.record)

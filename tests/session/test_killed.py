@@ -21,9 +21,10 @@ from raycompress.results.record import SearchRecord
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import NOTHING
 from raycompress.states import TrialState
-from tests.support.launching import command, raycompress
+from tests.support.launching import command
+from tests.support.shared_ray import run_here
 
-TRIALS, KILLS = 16, 4
+TRIALS, KILLS = 12, 2
 MORE_TRIALS, MORE_KILLS = 40, 20
 """In the night."""
 SCRIPT = """
@@ -101,7 +102,7 @@ class Shot:
 @pytest.mark.parametrize(("proposer", "kills"), [("random", KILLS), ("sequence", 1)])
 def test_an_experiment_is_done_by_resuming_however_often_its_driver_is_killed(tmp_path, proposer, kills, is_nightly):
     trials, kills = (MORE_TRIALS, MORE_KILLS) if is_nightly else (TRIALS, kills)
-    unkilled = raycompress(experiment(tmp_path / "unkilled", proposer, trials), "launch", "exp.json")
+    unkilled = run_here(experiment(tmp_path / "unkilled", proposer, trials), "launch", "exp.json")
     assert unkilled.code == 0, unkilled.err
     shot = Shot(experiment(tmp_path / "killed", proposer, trials), seed=proposer)
     shot("launch", "exp.json")
@@ -109,7 +110,7 @@ def test_an_experiment_is_done_by_resuming_however_often_its_driver_is_killed(tm
         (folder,) = shot.folder.glob("raycompress_results/*/")
         states = {trial.state for trial in SearchRecord.open(folder).searched}
         assert states <= {TrialState.FINISHED, TrialState.RUNNING}
-    done = raycompress(shot.folder, "resume")
+    done = run_here(shot.folder, "resume")
     assert done.code == 0, done.err
     assert shot.kills == kills
     record, expected = done.record, unkilled.record
@@ -186,7 +187,7 @@ def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole(
     moments = random.Random(5)
     pointed = []
     fork = multiprocessing.get_context("fork")
-    for _ in range(100 if is_nightly else 40):
+    for _ in range(100 if is_nightly else 30):
         begun = fork.Event()
         process = fork.Process(target=promote, args=(folder, begun))
         process.start()

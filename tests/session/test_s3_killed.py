@@ -19,8 +19,8 @@ from raycompress.results.s3 import segments
 from raycompress.results.s3.folder import S3Folder
 from raycompress.states import TrialState
 from tests.session.test_killed import Shot, begin, experiment, promote
-from tests.support.launching import raycompress
 from tests.support.s3server import BUCKET
+from tests.support.shared_ray import run_here
 
 STORAGE = f"s3://{BUCKET}/killed"
 TRIALS, KILLS = 8, 2
@@ -50,7 +50,7 @@ def on(storage, folder, trials):
 @pytest.mark.timeout(1200)
 def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_path, s3, monkeypatch, is_nightly):
     trials, kills = (MORE_TRIALS, MORE_KILLS) if is_nightly else (TRIALS, KILLS)
-    unkilled = raycompress(on("raycompress_results", tmp_path / "unkilled", trials), "launch", "exp.json")
+    unkilled = run_here(on("raycompress_results", tmp_path / "unkilled", trials), "launch", "exp.json")
     assert unkilled.code == 0, unkilled.err
     shot = FarShot(on(STORAGE, tmp_path / "killed", trials), 3, s3)
     shot("launch", "exp.json")
@@ -60,7 +60,7 @@ def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_pat
         assert shot("resume", "--storage", STORAGE), (shot.folder / "output").read_text()
         record = SearchRecord(store.find(None, S3Address.parse(STORAGE)))
         assert {trial.state for trial in record.searched} <= {TrialState.FINISHED, TrialState.RUNNING}
-    done = raycompress(shot.folder, "resume", "--storage", STORAGE)
+    done = run_here(shot.folder, "resume", "--storage", STORAGE)
     assert done.code == 0, done.err
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a reader's"))
     record, expected = SearchRecord(store.find(None, S3Address.parse(STORAGE))), unkilled.record
@@ -73,9 +73,9 @@ def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_pat
     assert record.best.number == expected.best.number
     assert record.folder.candidates() == [record.best.number]
     assert {key.split("/")[3] for key in s3.names() if "/candidate/" in key} == {f"{record.best.number:04d}"}
-    fetched = raycompress(tmp_path, "fetch", record.folder.reference, "--to", "model")
+    fetched = run_here(tmp_path, "fetch", record.folder.reference, "--to", "model")
     assert fetched.code == 0, fetched.err
-    verified = raycompress(tmp_path, "best", record.folder.reference, "--verify")
+    verified = run_here(tmp_path, "best", record.folder.reference, "--verify")
     assert verified.code == 0, verified.err
 
 
