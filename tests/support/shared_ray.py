@@ -1,8 +1,8 @@
 """Searches launched in this process on one Ray, which lives as long as the tests do.
 
 A command of its own costs a start of Python, Ray and Tune; many tests ask what a search does, not how it starts. What
-ends a process, reads a terminal, looks at Ray's own processes, or has an environment that trials must see (Ray's workers
-have that of Ray's start) keeps `launching.raycompress`.
+ends a process, reads a terminal, looks at Ray's own processes, or sets an environment that trials must see (Ray's
+workers have that of Ray's start) keeps `launching.raycompress`.
 """
 
 from __future__ import annotations
