@@ -153,7 +153,7 @@ def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) ->
 
 
 def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: Launch) -> None:
-    path = experiment(tmp_path, objectives={"latency_ms": "min"}, constraints={"accuracy": {"min": 0.15}})
+    path = experiment(tmp_path, objectives={"latency_ms": "min"}, constraints={"accuracy": {"min": 0.05}})
     done = launch(path)
     assert done.code == 0, done.err
     record = done.record
