@@ -16,6 +16,7 @@ from raycompress.results.record import SearchRecord
 from raycompress.session.resume import experiment_of
 from raycompress.states import TrialState
 from tests.support.launching import command, digits_experiment, number_experiment, raycompress
+from tests.support.shared_ray import run_here
 
 NUMBERS = """
 import os, pathlib, sys, time
@@ -61,7 +62,7 @@ def killed(folder, path, number=signal.SIGKILL, kill=None):
 def test_what_was_running_is_begun_once_more_and_what_has_ended_is_not(tmp_path):
     before, _ = killed(tmp_path, search(tmp_path, n_samples=8))
     assert before.state == "interrupted"
-    done = raycompress(tmp_path, "resume")
+    done = run_here(tmp_path, "resume")
     assert done.code == 0, done.err
     record = done.record
     assert record.state == "complete"
@@ -86,20 +87,20 @@ def test_ctrl_c_says_how_to_resume_and_that_works(tmp_path):
 
 def test_a_complete_search_is_extended_unless_its_model_is_another(tmp_path):
     path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
-    first = raycompress(tmp_path, "launch", path)
+    first = run_here(tmp_path, "launch", path)
     assert first.code == 0, first.err
     before = first.record
-    nothing = raycompress(tmp_path, "resume", before.id)
+    nothing = run_here(tmp_path, "resume", before.id)
     assert nothing.code == 0, nothing.err
     assert "--n-samples adds some" in nothing.err
     assert before.folder.journal.read_bytes() == nothing.record.folder.journal.read_bytes()
     model = before.folder.model.read_text()
     before.folder.model.write_text(json.dumps(another(json.loads(model))))
-    refused = raycompress(tmp_path, "resume", "--n-samples", "3")
+    refused = run_here(tmp_path, "resume", "--n-samples", "3")
     assert refused.code == 2
     assert "the script's model is not the one that the search was launched with: conv1 is other than" in refused.err
     before.folder.model.write_text(model)
-    done = raycompress(tmp_path, "resume", before.id, "--n-samples", "4")
+    done = run_here(tmp_path, "resume", before.id, "--n-samples", "4")
     assert done.code == 0, done.err
     record = done.record
     assert [trial.number for trial in record.searched] == [1, 2, 3, 4]
@@ -108,7 +109,7 @@ def test_a_complete_search_is_extended_unless_its_model_is_another(tmp_path):
     assert record.best.score == max(trial.score for trial in record.searched)
     assert record.folder.candidates() == [record.best.number]
     assert record.verified["trial"] == record.best.number
-    fewer = raycompress(tmp_path, "resume", "--n-samples", "3")
+    fewer = run_here(tmp_path, "resume", "--n-samples", "3")
     assert fewer.code == 2
     assert "the search has 4 samples" in fewer.err
 
@@ -122,21 +123,21 @@ def another(model):
 def test_a_grid_has_an_end(tmp_path):
     dimension = [{"name": "x", "type": "choice", "range": [0.1, 0.2, 0.3]}]
     path = number_experiment(tmp_path, NUMBERS, parameter_config=dimension, proposer="sequence", n_samples=2)
-    assert raycompress(tmp_path, "launch", path).code == 0
-    more = raycompress(tmp_path, "resume", "--n-samples", "9")
+    assert run_here(tmp_path, "launch", path).code == 0
+    more = run_here(tmp_path, "resume", "--n-samples", "9")
     assert more.code == 0, more.err
     assert [trial.sample["x"] for trial in more.record.searched] == [0.1, 0.2, 0.3]
-    done = raycompress(tmp_path, "resume", "--n-samples", "12")
+    done = run_here(tmp_path, "resume", "--n-samples", "12")
     assert done.code == 2
     assert "every point of the search space has been tried" in done.err
 
 
 def test_a_failure_that_ended_the_search_is_mended_and_made_again(tmp_path):
     path = search(tmp_path, NUMBERS + "\nif config.x > 0.6: raise RuntimeError('too large')\n", n_samples=6)
-    failed = raycompress(tmp_path, "launch", path)
+    failed = run_here(tmp_path, "launch", path)
     assert failed.code == 1
     (tmp_path / "script.py").write_text(NUMBERS)
-    done = raycompress(tmp_path, "resume")
+    done = run_here(tmp_path, "resume")
     assert done.code == 0, done.err
     assert {trial.state for trial in done.record.searched} == {TrialState.FINISHED}
     assert len(done.record.searched) == 6
@@ -144,12 +145,12 @@ def test_a_failure_that_ended_the_search_is_mended_and_made_again(tmp_path):
 
 def test_a_best_model_that_is_lost_is_made_again(tmp_path):
     path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
-    record = raycompress(tmp_path, "launch", path).record
+    record = run_here(tmp_path, "launch", path).record
     (record.bundle / "weights.safetensors").write_bytes(b"rotten")
-    found = raycompress(tmp_path, "best", "--verify")
+    found = run_here(tmp_path, "best", "--verify")
     assert (found.code, "Traceback" in found.err) == (1, False)
     assert "weights.safetensors" in found.err
-    done = raycompress(tmp_path, "resume")
+    done = run_here(tmp_path, "resume")
     assert done.code == 0, done.err
     assert f"the model of trial {record.best.number} is no longer whole" in done.err
     after = done.record
@@ -174,7 +175,7 @@ def test_a_changed_file_is_refused_with_the_difference(stopped):
     text = path.read_text()
     try:
         path.write_text(text.replace('"random_seed": 5', '"random_seed": 6'))
-        done = raycompress(folder, "resume")
+        done = run_here(folder, "resume")
         assert done.code == 2
         assert '-  "random_seed": 5' in done.err
         assert '+  "random_seed": 6' in done.err
@@ -182,7 +183,7 @@ def test_a_changed_file_is_refused_with_the_difference(stopped):
         assert "Traceback" not in done.err
         path.write_text(json.dumps(json.loads(as_json(text)), indent=8))  # laid out otherwise, it says the same
         path.with_name("script.py").rename(folder / "elsewhere.py")
-        done = raycompress(folder, "resume")
+        done = run_here(folder, "resume")
         assert done.code == 2
         assert "script.py" in done.err
         assert "changed" not in done.err
@@ -217,9 +218,9 @@ def test_two_at_once_are_refused(stopped):
 
 def test_a_file_that_is_gone_is_replaced_by_its_copy(tmp_path):
     path = search(tmp_path, n_samples=2)
-    assert raycompress(tmp_path, "launch", path).code == 0
+    assert run_here(tmp_path, "launch", path).code == 0
     path.unlink()
-    done = raycompress(tmp_path, "resume", "--n-samples", "3")
+    done = run_here(tmp_path, "resume", "--n-samples", "3")
     assert done.code == 0, done.err
     assert len(done.record.searched) == 3
 
