@@ -82,7 +82,7 @@ def server() -> Iterator[S3]:
     s3 = S3(f"http://{host}:{port}")
     proxy = _Server(("127.0.0.1", 0), _handler(s3, host, port))
     s3.url = f"http://127.0.0.1:{proxy.server_address[1]}"
-    thread = threading.Thread(target=proxy.serve_forever, daemon=True)
+    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
     s3.client.create_bucket(Bucket=BUCKET)
     try:
