@@ -128,6 +128,6 @@ def stand_in(aws: Aws) -> Iterator[str]:
             pass
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as own:
-        threading.Thread(target=own.serve_forever, daemon=True).start()
+        threading.Thread(target=own.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
         yield f"http://127.0.0.1:{own.server_address[1]}"
         own.shutdown()
