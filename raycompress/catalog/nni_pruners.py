@@ -1,10 +1,10 @@
-"""NNI's pruners that choose at once; see `raycompress.compressors.engines.nni.one_shot`."""
+"""The pruners of NNI that choose at once, which are our own code; see `raycompress.compressors.engines.ranking`."""
 
 from __future__ import annotations
 
 from raycompress.catalog.entry import Argument, CompressorEntry
 
-_ENGINE = "raycompress.compressors.engines.nni.one_shot:NniPruner"
+_ENGINE = "raycompress.compressors.engines.ranking.engine:Ranking"
 _DEPENDENCY = Argument(
     "dependency_aware", False, "remove the same channels from layers that are added together; needs dummy_input"
 )

@@ -13,8 +13,11 @@ from raycompress.config.plugins import plugins_of
 from raycompress.forecast.projection import ceilings
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
 from raycompress.runtime.preload import find_imports
-from raycompress.runtime.protocol import Message
+from raycompress.runtime.protocol import Import, Message
 from raycompress.script.context import Mode
+
+_OF_TIES = (Import("raycompress.compressors.engines.nni.library", call="load_nni"),)
+"""With ``dependency_aware`` NNI says which layers are tied; else the pruners that only rank do without it."""
 
 
 def warm_spec(experiment: Experiment) -> WarmSpec:
@@ -24,11 +27,14 @@ def warm_spec(experiment: Experiment) -> WarmSpec:
     return WarmSpec(
         name=f"{experiment.name}-{uuid.uuid4().hex[:8]}",
         workingdir=str(experiment.workingdir),
-        preload=find_imports(
-            experiment.script_path,
-            experiment.workingdir,
-            engine=entry.engine.partition(":")[0],
-            framework=entry.framework,
+        preload=(
+            *find_imports(
+                experiment.script_path,
+                experiment.workingdir,
+                engine=entry.engine.partition(":")[0],
+                framework=entry.framework,
+            ),
+            *(_OF_TIES if experiment.compression.arguments.get("dependency_aware") else ()),
         ),
         sys_path=(str(experiment.script_path.parent),),
         env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_of_tensorflow(threads)},

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from raycompress.catalog.entry import Argument, CompressorEntry
 from raycompress.catalog.exports import ExportEntry
 from raycompress.catalog.proposers import ProposerEntry
+from raycompress.catalog.rounding import removable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -39,7 +40,7 @@ class Alike:
         channels = {}
         for name, target in request.targets.items():
             weight = request.model.get_submodule(name).weight.detach()
-            count = int(target.sparsity * len(weight))
+            count = removable(len(weight), target.sparsity)
             ranks = _likeness(weight, request.arguments["opposite"], request.arguments["others"])
             channels[name] = tuple(sorted(ranks.argsort(descending=True, stable=True)[:count].tolist()))
         return PruningDecision(channels=channels, asked={name: len(gone) for name, gone in channels.items()})

@@ -122,11 +122,11 @@ def test_a_folder_of_an_installed_modules_name_is_not_local(read):
 
 def test_what_the_engine_needs_comes_last(tmp_path):
     (tmp_path / "train.py").write_text("import raycompress as rc\nimport ray\nimport torch")
-    found = find_imports(tmp_path / "train.py", tmp_path, engine="raycompress.compressors.engines.nni.one_shot")
+    found = find_imports(tmp_path / "train.py", tmp_path, engine="raycompress.compressors.engines.ranking.engine")
     assert found[:3] == (
         Import("raycompress", where="train.py:1"),
         Import("torch", where="train.py:3"),
-        Import("raycompress.compressors.engines.nni.one_shot", call="load_library"),
+        Import("raycompress.compressors.engines.ranking.engine", call="load_library"),
     )
     assert {"torch_pruning", "torch._dynamo"} <= {item.module for item in found[3:]}
     assert not any(item.required for item in found[3:])

@@ -29,7 +29,7 @@ def worker(tmp_path_factory):
     folder = tmp_path_factory.mktemp("warm")
     (folder / "train.py").write_text(NET)
     (folder / "aup.py").write_text("raise ImportError('the real one')")
-    imports = find_imports(folder / "train.py", folder, engine="raycompress.compressors.engines.nni.one_shot")
+    imports = find_imports(folder / "train.py", folder, engine="raycompress.compressors.engines.ranking.engine")
     worker = connect_or_start(WarmSpec("old", str(folder), preload=imports, sys_path=(str(folder),)))
     assert worker.wait_ready().problems == ()
     yield worker

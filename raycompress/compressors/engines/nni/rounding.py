@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from raycompress.catalog.rounding import removable
@@ -52,6 +53,15 @@ def _sparsity(channels: int, sparsity: float, round_to: int) -> float:
     if round_to == 1 and removed == int(channels * sparsity):
         return sparsity
     return (removed + 0.5) / channels if removed else 0.0  # the half: int() of a product may be one too few
+
+
+def decided(request: Request, removed: Mapping[str, Tensor]) -> PruningDecision:
+    """Return the channels that bool tensors of shape (channels,) mark, as what a rounded request has asked for."""
+    return PruningDecision(
+        channels={name: tuple(torch.nonzero(mask).flatten().tolist()) for name, mask in removed.items()},
+        asked=asked_of(request),
+        round_to=request.arguments["round_to"],
+    )
 
 
 def chosen(request: Request, masks: Mapping[str, Tensor]) -> PruningDecision:

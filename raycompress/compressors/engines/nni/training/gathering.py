@@ -1,12 +1,12 @@
-"""What NNI's maskers of activations and gradients need, gathered from the user's model while the script trains it.
+"""What filters are judged by that training shows: activations or gradients, gathered while the script trains the model.
 
-The maskers, and the statistic of one batch, are NNI's own; they live on a copy. On the user's model there are forward
-hooks, for as long as batches are counted. Of each batch only the statistic is kept, where NNI keeps all activations.
+On the user's model there are forward hooks, for as long as batches are counted. Of each batch only the statistic is
+kept, where NNI keeps all activations. What is chosen is what NNI's pruners of the same names choose.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from raycompress.compressors.engine import Request
-from raycompress.compressors.engines.nni.library import aware_options, config_of, load_nni, positive, quiet
-from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.engines.nni.dependency import ties_of
+from raycompress.compressors.engines.nni.library import aware_options, config_of, load_nni, positive
+from raycompress.compressors.engines.ranking.scores import ACTIVATION_FUNCTIONS, ACTIVATIONS, Score, taylor
+from raycompress.compressors.engines.ranking.selection import in_sorted_order, least
 from raycompress.errors import CompressionError
 
 ALGORITHMS = {
@@ -24,8 +26,6 @@ ALGORITHMS = {
     "taylorfo": "TaylorFOWeightFilterPruner",
 }
 """NNI's name of an algorithm -> its pruner."""
-
-_STATISTIC = {"apoz": "_calc_apoz", "mean_activation": "_cal_mean_activation"}
 
 
 def make_pruner(
@@ -37,16 +37,10 @@ def make_pruner(
     trainer: Callable[..., None] | None = None,
     criterion: Any = None,
 ) -> Any:
-    """Return NNI's pruner of `algorithm` on `model`, which it wraps."""
+    """Return NNI's pruner of `algorithm` on `model`, which it wraps: it trains the model by the script's trainer."""
     options: dict[str, Any] = {"sparsifying_training_batches": batches, **aware_options(request)}
     if algorithm != "taylorfo":
-        options["activation"] = request.arguments.get("activation", "relu")
-        if options["activation"] not in ("relu", "relu6"):
-            raise CompressionError(
-                f'{request.compressor.name} has no activation "{options["activation"]}"',
-                where="create_compressor",
-                fix='"activation" is "relu" or "relu6"',
-            )
+        options["activation"] = _activation(request)
     else:
         _check_gradients(request)
     names = positive(request.targets)
@@ -54,8 +48,19 @@ def make_pruner(
     return getattr(load_nni(), ALGORITHMS[algorithm])(model, config_list, optimizer, trainer, criterion, **options)
 
 
+def _activation(request: Request) -> str:
+    name = str(request.arguments.get("activation", "relu"))
+    if name not in ACTIVATION_FUNCTIONS:
+        raise CompressionError(
+            f'{request.compressor.name} has no activation "{name}"',
+            where="create_compressor",
+            fix='"activation" is "relu" or "relu6"',
+        )
+    return name
+
+
 class Gathering:
-    """Gathers over a number of batches, then lets NNI's masker choose.
+    """Gathers over a number of batches, then chooses.
 
     Parameters
     ----------
@@ -70,15 +75,26 @@ class Gathering:
     ----------
     done
         Whether it gathers no longer.
+
+    Raises
+    ------
+    CompressionError
+        An unknown activation, a frozen layer that is to be judged by gradients, or layers that cannot be followed for
+        ``dependency_aware``.
     """
 
     def __init__(self, request: Request, algorithm: str, batches: int) -> None:
         self._request, self._algorithm, self._batches = request, algorithm, batches
-        self._modules = dict(request.model.named_modules())
-        model = clean_copy(request.model).eval()
-        with quiet(request):
-            self._pruner = make_pruner(request, model, algorithm, batches)
+        modules = dict(request.model.named_modules())
+        self._layers = {name: modules[name] for name in positive(request.targets)}
+        if algorithm in ACTIVATIONS:
+            self._function = ACTIVATION_FUNCTIONS[_activation(request)]
+        else:
+            _check_gradients(request)
+        self._ties = ties_of(request)
         self._hooks: dict[str, _Activations] = {}
+        self._contributions: dict[str, Tensor] = {}
+        self._removed: dict[str, Tensor] = {}
         self._handles: list[RemovableHandle] = []
         self._seen = 0
         self.done = True
@@ -89,20 +105,17 @@ class Gathering:
         return f"it chooses after {self._batches} batches of training, and {self._seen} were seen"
 
     def start(self) -> None:
-        """Begin, or begin again."""
+        """Begin, or begin again; what was chosen before stays chosen."""
         self._release()
         self._seen, self.done = 0, False
-        self._pruner.iterations = 0
-        masker = self._pruner.masker
-        for wrapper in self._pruner.get_modules_wrapper():
-            wrapper.contribution, wrapper.if_calculated = None, False
-            if self._algorithm in _STATISTIC:
-                hook = _Activations(self._pruner.activation, masker, getattr(type(masker), _STATISTIC[self._algorithm]))
-                self._hooks[wrapper.name] = hook
-                self._handles.append(self._modules[wrapper.name].register_forward_hook(hook))
+        self._contributions.clear()
+        if self._algorithm in ACTIVATIONS:
+            for name, layer in self._layers.items():
+                self._hooks[name] = _Activations(self._function, ACTIVATIONS[self._algorithm])
+                self._handles.append(layer.register_forward_hook(self._hooks[name]))
 
-    def after_step(self, sparsities: dict[str, float] | None = None) -> dict[str, Tensor] | None:
-        """Count a batch; at the last one return NNI's weight masks by layer, 1 where a weight stays.
+    def after_step(self, sparsities: Mapping[str, float] | None = None) -> dict[str, Tensor] | None:
+        """Count a batch; at the last one return weight masks by layer, 1 where a weight stays.
 
         Parameters
         ----------
@@ -112,44 +125,40 @@ class Gathering:
         if self.done:
             return None
         self._seen += 1
-        if self._algorithm == "taylorfo":
-            self._take_gradients()
+        if self._algorithm not in ACTIVATIONS:
+            self._add_gradients()
         if self._seen < self._batches:
             return None
         self._release()
         return self._masks(sparsities or {})
 
-    def _take_gradients(self) -> None:
-        """Show NNI's masker the weights and gradients as they are after this step."""
-        for wrapper in self._pruner.get_modules_wrapper():
-            live = self._modules[wrapper.name].weight
-            assert isinstance(live, nn.Parameter)
-            if live.grad is None:
+    def _add_gradients(self) -> None:
+        """Add what the weights and gradients say as they are after this step."""
+        for name, layer in self._layers.items():
+            weight = layer.weight
+            assert isinstance(weight, nn.Parameter)
+            if weight.grad is None:
                 raise CompressionError(
-                    f'"{wrapper.name}" has no gradient after a step of the optimizer',
+                    f'"{name}" has no gradient after a step of the optimizer',
                     where=f"{self._request.compressor.name}, batch {self._seen}",
                     fix="exclude the layer, or train it: all layers that are judged take part in the loss",
                 )
-            weight = wrapper.module.weight
-            weight.data.copy_(live.data)
-            weight.grad = live.grad.detach().to(weight)
-        self._pruner.masker.calc_contributions()
+            found = taylor(weight.detach(), weight.grad.detach().to(weight))
+            known = self._contributions.get(name)
+            self._contributions[name] = found if known is None else known + found
 
-    def _masks(self, sparsities: dict[str, float]) -> dict[str, Tensor]:
-        pruner = self._pruner
-        wrappers = pruner.get_modules_wrapper()
-        for index, wrapper in enumerate(wrappers):
-            if wrapper.name in sparsities:
-                wrapper.config["sparsity"] = sparsities[wrapper.name]
-            if wrapper.name in self._hooks:
-                # NNI asks for one entry a batch, and folds them by the function that is replaced
-                pruner.collected_activation[index] = [self._mean(wrapper.name)] * self._batches
-        if self._algorithm in _STATISTIC:
-            setattr(pruner.masker, _STATISTIC[self._algorithm], lambda folded: folded[0])
-        with quiet(self._request):
-            pruner.update_mask()
+    def _masks(self, sparsities: Mapping[str, float]) -> dict[str, Tensor]:
+        values = {name: self._mean(name) for name in self._hooks} if self._hooks else dict(self._contributions)
         self._hooks.clear()
-        return {wrapper.name: wrapper.weight_mask.detach().cpu() for wrapper in wrappers}
+        asked = {name: sparsities.get(name, self._request.targets[name].sparsity) for name in values}
+        masks = {}
+        for name, removed in least(values, asked, in_sorted_order, self._ties).items():
+            self._removed[name] = removed = removed | self._removed.get(name, torch.zeros_like(removed))
+            weight = self._layers[name].weight
+            assert isinstance(weight, Tensor)
+            kept = (~removed).to(weight).view(-1, *[1] * (weight.dim() - 1))
+            masks[name] = kept.expand_as(weight).detach().cpu()
+        return masks
 
     def _mean(self, name: str) -> Tensor:
         mean = self._hooks[name].mean()
@@ -174,13 +183,8 @@ class _Activations:
     A deep copy or a pickle of the model carries a hook that does nothing.
     """
 
-    def __init__(
-        self,
-        activation: Callable[[Tensor], Tensor] | None = None,
-        masker: Any = None,
-        statistic: Callable[[Any, list[Tensor]], Tensor] | None = None,
-    ) -> None:
-        self._activation, self._masker, self._statistic = activation, masker, statistic
+    def __init__(self, activation: Callable[[Tensor], Tensor] | None = None, statistic: Score | None = None) -> None:
+        self._activation, self._statistic = activation, statistic
         self._sum: Tensor | None = None
         self._positions = 0
 
@@ -189,7 +193,7 @@ class _Activations:
         if self._activation is None or self._statistic is None or not torch.is_grad_enabled():
             return
         with torch.no_grad():
-            value = self._statistic(self._masker, [self._activation(output.detach())]).double().cpu()
+            value = self._statistic(self._activation(output.detach())).double().cpu()
         positions = output.numel() // output.size(1)
         self._positions += positions
         self._sum = value * positions + (0 if self._sum is None else self._sum)

@@ -1,4 +1,7 @@
-"""NNI's pruners that judge filters by what a few batches of training show: activations, or gradients."""
+"""Pruners that judge filters by what a few batches of training show: activations, or gradients.
+
+NNI is imported with ``trainer=``, by which it trains the model itself, and for ``dependency_aware``.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,6 @@ from raycompress.compressors.engines.nni.rounding import chosen, rounded
 from raycompress.compressors.engines.nni.training.gathering import Gathering, make_pruner
 from raycompress.compressors.engines.nni.training.trainer import optimizer_for_trainer, optimizer_of, train
 from raycompress.errors import CompressionError
-
-__all__ = ["StatisticsPruner", "load_library"]
-
-load_library = load_nni
 
 _ALGORITHMS = {
     "activation_apoz_rank_filter": "apoz",
@@ -24,7 +23,7 @@ class StatisticsPruner:
     """activation_apoz_rank_filter, activation_mean_rank_filter and taylor_fo_weight_filter."""
 
     def choose(self, request: Request) -> PruningDecision | PruningSchedule:
-        """Return what NNI would mask after some batches; see `raycompress.compressors.engine.Engine`."""
+        """Return what goes after some batches; see `raycompress.compressors.engine.Engine`."""
         request = rounded(request)
         algorithm, batches = _ALGORITHMS[request.compressor.name], batches_of(request)
         if request.arguments.get("trainer") is not None:
