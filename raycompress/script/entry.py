@@ -180,10 +180,10 @@ def _named_on_command_line() -> str:
 
 
 def _named_in(argv: Sequence[str]) -> str:
-    """Return the first argument that ends in ``.json``: a script's own arguments may stand before it."""
+    """Return the first argument that ends in ``.json`` or ``.jsonc``: a script's own arguments may stand before it."""
     arguments = argv[1:]
     for argument in arguments:
-        if argument.endswith(".json"):
+        if argument.endswith((".json", ".jsonc")):
             return argument
     if arguments:
         return arguments[0]

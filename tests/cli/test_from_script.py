@@ -236,8 +236,9 @@ def test_mistakes_are_told_at_once(script: str | None, words: list[str], said: l
     assert not list(tmp_path.glob("*.json"))
 
 
-def test_an_experiment_file_takes_no_targets(folder: Path) -> None:
-    done = launch(folder, "--target-flops", "0.5", "budget.json")
+@pytest.mark.parametrize("name", ["budget.json", "budget.jsonc"])
+def test_an_experiment_file_takes_no_targets(name: str, folder: Path) -> None:
+    done = launch(folder, "--target-flops", "0.5", name)
     assert done.code == 2
-    assert "budget.json is an experiment file" in done.err
+    assert f"{name} is an experiment file" in done.err
     assert '"constraints"' in done.err

@@ -86,6 +86,8 @@ def test_no_such_file(folder: Path) -> None:
     done = raycompress("validate", "exq.json", cwd=folder)
     assert done.returncode == 2
     assert done.stderr == 'error: there is no such file\n where: exq.json\n   fix: did you mean "exp.json"?\n'
+    (folder / "exp.json").rename(folder / "exp.jsonc")
+    assert 'did you mean "exp.jsonc"?' in raycompress("validate", "exq.jsonc", cwd=folder).stderr
 
 
 def test_it_says_what_waits_for_the_model(folder: Path) -> None:

@@ -35,7 +35,10 @@ def test_a_mapping_a_path_and_the_command_line(main, seen, tmp_path, monkeypatch
     main()
     monkeypatch.setattr(sys, "argv", ["train.py", "--epochs", "3", str(path)])
     main()
-    assert [config.compressor for config in seen] == ["slim"] * 5
+    path.with_suffix(".jsonc").write_text('{"compressor": "slim", /* by hand */}')
+    monkeypatch.setattr(sys, "argv", ["train.py", "--epochs", "3", str(path.with_suffix(".jsonc"))])
+    main()
+    assert [config.compressor for config in seen] == ["slim"] * 6
     assert all(isinstance(config, rc.BasicConfig) for config in seen)
     assert main.__name__ == "main"
     assert main.__doc__ == "Train."

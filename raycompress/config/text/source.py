@@ -16,7 +16,8 @@ def text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
-        beside = [file.name for file in path.parent.glob("*.json")] if path.parent.is_dir() else []
+        files = path.parent.iterdir() if path.parent.is_dir() else ()
+        beside = sorted(file.name for file in files if file.suffix in (".json", ".jsonc"))
         fix = did_you_mean(path.name, beside) or "write the path of an experiment file"
         raise ExperimentError("there is no such file", where=where, fix=fix) from None
     except IsADirectoryError:

@@ -59,7 +59,8 @@ class ScriptOptions:
 
     def is_script(self, file: Path) -> bool:
         """Tell whether `file` is a script, not an experiment; UsageError where the options do not go with it."""
-        if file.suffix == ".py" or (file.suffix != ".json" and (self._ratios or self.max_drop is not None)):
+        has_goals = bool(self._ratios) or self.max_drop is not None
+        if file.suffix == ".py" or (file.suffix not in (".json", ".jsonc") and has_goals):
             return True
         given = [f"--{one.name.replace('_', '-')}" for one in fields(self) if getattr(self, one.name) != one.default]
         if given:
