@@ -1,0 +1,174 @@
+"""Atoms: the elements of parameters' dimensions, which of them go together, and which cannot go at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Ids = NDArray[np.int64]
+
+FIXED = 0
+"""The atom of whatever cannot be removed: a constant, a padded channel, a position in space."""
+
+
+@dataclass(frozen=True)
+class Broadcast:
+    """A joint array of two axes met an array of some of them only; which axis survives is decided at the end.
+
+    Attributes
+    ----------
+    joint
+        Atoms over several axes of a tensor, such as (heads, width of a head).
+    other
+        Atoms over some of these axes, with length 1 along the others.
+    reason
+        The operation.
+    """
+
+    joint: Ids
+    other: Ids
+    reason: str
+
+
+class AtomTable:
+    """Collects couplings while a pass is followed; `components` settles them.
+
+    Couplings are pairs of atoms, kept as arrays: no Python loop runs over channels.
+    """
+
+    def __init__(self) -> None:
+        self.count = 1  # atom 0 is FIXED
+        self._pairs: list[tuple[Ids, Ids]] = []
+        self._reasons: list[tuple[Ids, str]] = []
+        self._joints: list[tuple[Ids, str]] = []
+        self._broadcasts: list[Broadcast] = []
+
+    def create(self, number: int) -> Ids:
+        """Return `number` new atoms."""
+        self.count += number
+        return np.arange(self.count - number, self.count, dtype=np.int64)
+
+    def tie(self, first: Ids, second: Ids, reason: str) -> None:
+        """Say that the atoms at equal positions go together only; one that is tied to FIXED stays."""
+        first, second = np.broadcast_arrays(first, second)
+        first, second = first.reshape(-1), second.reshape(-1)
+        different = first != second
+        first, second = first[different], second[different]
+        fixed = (first == FIXED) | (second == FIXED)
+        if fixed.any():
+            self.freeze(np.maximum(first[fixed], second[fixed]), reason)
+            first, second = first[~fixed], second[~fixed]
+        if len(first):
+            self._pairs.append((first, second))
+
+    def freeze(self, atoms: Ids, reason: str) -> None:
+        """Say that atoms, and whatever is tied to them, cannot be removed."""
+        atoms = np.unique(atoms)
+        atoms = atoms[atoms != FIXED]
+        if len(atoms):
+            self._reasons.append((atoms, reason))
+
+    def collapse(self, array: Ids, axis: int, reason: str) -> Ids:
+        """Tie all atoms along an axis, which must keep its length, and return the atoms of the others."""
+        first = array.take([0], axis)
+        self.tie(first, array, reason)
+        collapsed: Ids = first.squeeze(axis)
+        return collapsed
+
+    def remember_joint(self, array: Ids, reason: str) -> None:
+        """Note an array over several axes: what stays of it must be a rectangle."""
+        self._joints.append((array, reason))
+
+    def defer(self, joint: Ids, other: Ids, reason: str) -> None:
+        """Note that `other` runs along some axes of `joint`, to be settled once the hard couplings are known."""
+        self._broadcasts.append(Broadcast(joint, other, reason))
+
+    def components(self) -> Components:
+        """Settle what was deferred and return the components.
+
+        Hard couplings come first. An axis of a joint array along which all atoms are one component by then is *rigid*:
+        what runs along it alone keeps its length. Otherwise the first meeting decides. What is still free keeps its
+        longest axis free, since that leaves the finest groups.
+        """
+        found = self._connected()
+        for broadcast in self._broadcasts:
+            before = len(self._pairs), len(self._reasons)
+            self._settle_broadcast(broadcast, found)
+            if (len(self._pairs), len(self._reasons)) != before:
+                found = self._connected()
+        for joint, reason in self._joints:
+            if self._settle_joint(joint, reason, found):
+                found = self._connected()
+        reasons: dict[int, str] = {}
+        for atoms, reason in self._reasons:
+            for component in np.unique(found[atoms]).tolist():
+                reasons.setdefault(component, reason)
+        return Components(found, reasons)
+
+    def _connected(self) -> Ids:
+        if not self._pairs:
+            return np.arange(self.count, dtype=np.int64)
+        first = np.concatenate([pair[0] for pair in self._pairs])
+        second = np.concatenate([pair[1] for pair in self._pairs])
+        graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(self.count, self.count))
+        labels = connected_components(graph, directed=False)[1].astype(np.int64)
+        # compact, so that the next round joins what is joined already at no cost
+        representative = np.full(labels.max() + 1, self.count, dtype=np.int64)
+        np.minimum.at(representative, labels, np.arange(self.count))
+        root: Ids = representative[labels]
+        every = np.arange(self.count)
+        self._pairs = [(every[root != every], root[root != every])]
+        return root
+
+    def _settle_broadcast(self, broadcast: Broadcast, found: Ids) -> None:
+        joint, other = broadcast.joint, broadcast.other
+        if joint.size == 0:
+            return
+        rigid = [axis for axis in range(joint.ndim) if joint.shape[axis] > 1 and _is_constant(found[joint], axis)]
+        along = [axis for axis in range(joint.ndim) if other.shape[axis] > 1]
+        if any(axis in rigid for axis in along):
+            for axis in (axis for axis in along if axis in rigid):
+                self.tie(other.take([0], axis), other, broadcast.reason)
+                other = other.take([0], axis)
+            if all(length == 1 for length in other.shape):
+                self.freeze(broadcast.other, broadcast.reason)
+                return
+        self.tie(joint, other, broadcast.reason)
+
+    def _settle_joint(self, joint: Ids, reason: str, found: Ids) -> bool:
+        roots = found[joint]
+        free = [axis for axis in range(joint.ndim) if joint.shape[axis] > 1 and not _is_constant(roots, axis)]
+        if len(free) < 2:
+            return False
+        kept = max(free, key=lambda axis: joint.shape[axis])
+        for axis in free:
+            if axis != kept:
+                self.tie(joint.take([0], axis), joint, reason)
+        return True
+
+
+@dataclass(frozen=True)
+class Components:
+    """Which atoms go together.
+
+    Attributes
+    ----------
+    root
+        Atom -> the component that it belongs to.
+    reasons
+        Component -> why it cannot be removed; free ones are missing.
+    """
+
+    root: Ids
+    reasons: dict[int, str]
+
+
+def _is_constant(array: Ids, axis: int) -> bool:
+    return bool((array == array.take([0], axis)).all())

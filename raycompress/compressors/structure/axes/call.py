@@ -1,0 +1,76 @@
+"""One operation that a forward pass executed, as its rule sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from raycompress.compressors.structure.axes.atoms import AtomTable
+from raycompress.compressors.structure.axes.labels import Labels
+
+
+@dataclass
+class Call:
+    """One operation that was executed.
+
+    Attributes
+    ----------
+    name
+        Its name without namespace and overload, such as ``convolution``.
+    function
+        The operation.
+    args, kwargs
+        What it was given.
+    results
+        The tensors that it returned, flat.
+    labels
+        Returns the labels of a tensor.
+    table
+        Where couplings go.
+    reason
+        The operation and the module that runs it, for messages.
+    """
+
+    name: str
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    results: list[Tensor]
+    labels: Callable[[Any], Labels]
+    table: AtomTable
+    reason: str
+
+    def argument(self, name: str) -> Any:
+        """Return an argument by its name in the operation's schema, its default where it was not given."""
+        for place, argument in enumerate(self.function._schema.arguments):
+            if argument.name == name:
+                if name in self.kwargs:
+                    return self.kwargs[name]
+                return self.args[place] if place < len(self.args) else argument.default_value
+        return None
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The shape of the first result."""
+        return tuple(self.results[0].shape)
+
+    def plain(self, *first: Labels) -> list[Labels]:
+        """Return these labels for the first results and none for the others."""
+        return [*first, *(Labels(tuple(result.shape)) for result in self.results[len(first) :])]
+
+
+def flat(value: Any) -> list[Any]:
+    """Return the leaves of nested dictionaries, lists and tuples."""
+    if isinstance(value, dict):
+        return [leaf for member in value.values() for leaf in flat(member)]
+    if isinstance(value, (list, tuple)):
+        return [leaf for member in value for leaf in flat(member)]
+    return [value]
+
+
+def with_length(shape: Sequence[int], dim: int, length: int) -> tuple[int, ...]:
+    """Return `shape` with another length of one dimension."""
+    return tuple(length if place == dim else size for place, size in enumerate(shape))
