@@ -103,12 +103,12 @@ class SearchHistory:
         return {number: trial for number, trial in sorted(self.trials.items()) if trial.ended}
 
     @cached_property
-    def taught(self) -> dict[int, PastTrial]:
+    def results(self) -> dict[int, PastTrial]:
         """Those of them that a searcher has proposed: without the dense model's."""
         return {number: trial for number, trial in self.ended.items() if number}
 
     @cached_property
-    def begun(self) -> dict[int, PastTrial]:
+    def unfinished(self) -> dict[int, PastTrial]:
         """The trials that a searcher has proposed and that are made again."""
         return {number: trial for number, trial in sorted(self.trials.items()) if number and not trial.ended}
 

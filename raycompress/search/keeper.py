@@ -50,7 +50,7 @@ class BestKeeper:
         self._all.add_dense(values)
         self._settle()
 
-    def consider(
+    def add(
         self,
         number: int,
         values: Mapping[str, float],

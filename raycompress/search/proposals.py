@@ -114,7 +114,7 @@ class Proposals:
         self._make_request = make_request
         self._running: set[int] = set()
         self._scores: defaultdict[int, Scores] = defaultdict(dict)
-        self._ended: dict[int, float | None] = {number: trial.score for number, trial in history.taught.items()}
+        self._ended: dict[int, float | None] = {number: trial.score for number, trial in history.results.items()}
         self._learnt = 0
 
     @property

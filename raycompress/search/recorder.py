@@ -128,7 +128,7 @@ class Recorder:
             self._keeper.add_dense(facts["values"])
         elif facts["saved"] and facts["score"] is not None:
             repeat_of = None if trial is None else trial.repeat_of
-            self._keeper.consider(number, facts["values"], facts["before"], facts["after"], repeat_of=repeat_of)
+            self._keeper.add(number, facts["values"], facts["before"], facts["after"], repeat_of=repeat_of)
         else:
             self._folder.remove_candidate(number)
         if failed and (faults.is_outside(facts["cause"]) or self._ends_search(number)):

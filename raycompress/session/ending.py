@@ -65,12 +65,12 @@ def infeasible(record: SearchRecord) -> NoValidTrialError | None:
     if not record.objective.bounds or not judged or any(one.is_feasible for one in judged.values()):
         return None
     nearest = sorted(judged, key=lambda trial: (judged[trial].violation, judged[trial].costs, trial))[:_NEAREST]
-    told = [f"        {line}" for trial in nearest for line in _broken(record, trial)]
+    details = [f"        {line}" for trial in nearest for line in _broken(record, trial)]
     fix = "relax what the nearest trials break, or search on (`raycompress resume --n-samples N`):"
     return NoValidTrialError(
         f"no trial of {len(judged)} keeps to all constraints; the nearest is trial {nearest[0]}",
         where=record.folder.reference,
-        fix="\n".join([fix, *told]),
+        fix="\n".join([fix, *details]),
     )
 
 

@@ -122,8 +122,8 @@ class OnRay:
 
             meters = metrics.Meters()
             for event in read(journal.path):  # of a search that is resumed
-                meters.take(event)
-            journal.listen(meters.take)
+                meters.add(event)
+            journal.listen(meters.add)
             for note in dashboard.notes(self._ray.address):
                 view.note(note)
 

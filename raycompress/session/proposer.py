@@ -6,7 +6,7 @@ from raycompress.forecast.prior import Prior
 from raycompress.results.folder import ExperimentFolder
 from raycompress.search.history import SearchHistory
 from raycompress.search.proposers.budget_enforcer import BudgetEnforcer
-from raycompress.search.proposers.guided import GuidedProposer, turned
+from raycompress.search.proposers.guided import GuidedProposer, negated
 from raycompress.search.proposers.searchers import Proposer, make_proposer
 from raycompress.search.watch.view import SearchView
 from raycompress.session.prepare import Prepared
@@ -53,4 +53,4 @@ def _prior(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
         return None
     assert ready.model is not None, "checked in preflight"
     found = survey(ready, folder, view, n_slots)
-    return turned(found) if ready.experiment.target == "min" and not ready.model.has_evaluator else found
+    return negated(found) if ready.experiment.target == "min" and not ready.model.has_evaluator else found

@@ -37,18 +37,18 @@ class Pace:
 
     Parameters
     ----------
-    tell
+    notify
         Takes the note.
     clock
         Seconds that pass.
     """
 
-    def __init__(self, tell: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
-        self._tell, self._clock = tell, clock
+    def __init__(self, notify: Callable[[str], None], clock: Callable[[], float] = time.monotonic) -> None:
+        self._notify, self._clock = notify, clock
         self._began: tuple[float, int] | None = None
         self._is_judged = False
 
-    def take(self, done: int, total: int) -> None:
+    def add(self, done: int, total: int) -> None:
         """Take how many measurements of all are done; how long processes took to start does not count."""
         if self._began is None:
             self._began = self._clock(), done
@@ -60,7 +60,7 @@ class Pace:
         self._is_judged = True
         left = passed / (done - first) * (total - done)
         if left > LONG_S:
-            self._tell(
+            self._notify(
                 f"measuring the model before the search takes about {round(left / 60)} minutes more; an evaluator= "
                 "that looks at some of the data is enough for it, and what is measured is kept for later searches"
             )
@@ -161,7 +161,7 @@ def _spread(ready: Prepared, asked: Sequence[dict[str, Any]], view: SearchView, 
             done[place], total[place] = message["done"], message["total"]
             view.progress(sum(done), sum(total), message["layer"])
             if all(total):
-                pace.take(sum(done), sum(total))
+                pace.add(sum(done), sum(total))
         elif message["type"] == "prior":
             found.append(Prior.from_json(message["prior"]))
         else:
@@ -172,27 +172,27 @@ def _spread(ready: Prepared, asked: Sequence[dict[str, Any]], view: SearchView, 
 def _measure(warm: WarmSpec, experiment: Experiment, wanted: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Run the script in mode ``survey`` on this node; yield its progress, and at last what it found or why not."""
     worker = connect_or_start(warm)
-    told: list[Message] = []
+    messages: list[Message] = []
     config = centre_config(experiment)
     try:
         worker.wait_ready()
         for message in messages_of(worker, experiment, "survey", config, analysis=wanted, timeout_s=None):
             if isinstance(message, Ending):
-                yield _last(told, message, experiment)
+                yield _last(messages, message, experiment)
             elif message["type"] == "progress":
                 yield message
             elif message["type"] in ("prior", "refused"):
-                told.append(message)
+                messages.append(message)
     finally:
         worker.close()
 
 
-def _last(told: Sequence[Message], ending: Ending, experiment: Experiment) -> dict[str, Any]:
+def _last(messages: Sequence[Message], ending: Ending, experiment: Experiment) -> dict[str, Any]:
     """Return what was found; where nothing was, the ``problems``."""
-    if told and told[0]["type"] == "prior":
-        return told[0]
-    if told:
-        return {"type": "refused", "error": "CompressionError", "problems": told[0]["problems"]}
+    if messages and messages[0]["type"] == "prior":
+        return messages[0]
+    if messages:
+        return {"type": "refused", "error": "CompressionError", "problems": messages[0]["problems"]}
     what = f"the script failed before its model was measured: {ending.cause}"
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
         what = "the script ended before its model was measured: it never calls the model that compress() returns"

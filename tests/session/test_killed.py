@@ -175,7 +175,7 @@ def promote(folder, begun):
             "saved": True,
         }
         with_journal.append("ended", trial=number, log="", **facts)
-        keeper.consider(number, {"accuracy": score})
+        keeper.add(number, {"accuracy": score})
 
 
 def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole(tmp_path, is_nightly):
@@ -230,7 +230,7 @@ def test_what_a_kill_left_is_settled(tmp_path):
             }
             writer.append("ended", trial=number, log="", **facts)
         if number == 1:
-            keeper.consider(number, {"accuracy": score})
+            keeper.add(number, {"accuracy": score})
     (folder.candidate(3) / bundle.WEIGHTS).write_bytes(b"lost with the machine")
     # 2 was never considered; 3 is broken, but no better; 5 had not ended
     again = BestKeeper(folder, writer, Objective.of_score("max"))

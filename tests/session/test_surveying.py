@@ -42,7 +42,7 @@ def test_a_long_survey_says_so_once(each_s: float, told: int) -> None:
     now = 0.0
     pace = Pace(notes.append, lambda: now)
     for done in range(60):
-        pace.take(done, 60)
+        pace.add(done, 60)
         now += each_s
     assert len(notes) == told
     assert all("30 minutes" in note or "29 minutes" in note for note in notes)

@@ -148,9 +148,9 @@ def _answer(host: str, answer: Any) -> Reach:
     try:
         found: Reach = ray.get(answer, timeout=_PROBE_S)
     except (ray.exceptions.RayError, ModuleNotFoundError) as error:
-        said = str(error).strip().splitlines()
+        lines = str(error).strip().splitlines()
         raise ClusterError(
-            f"a trial cannot run on the node {host}: {said[-1] if said else type(error).__name__}",
+            f"a trial cannot run on the node {host}: {lines[-1] if lines else type(error).__name__}",
             where=host,
             fix="install the same Python, Ray and raycompress on every node; its /tmp/ray/session_latest/logs say more",
         ) from error

@@ -38,14 +38,14 @@ def guarded() -> Iterator[Callable[[str], None]]:
         start_new_session=True,
     )
     try:
-        yield lambda folder: _tell(guard, folder.encode())
+        yield lambda folder: _send(guard, folder.encode())
     finally:
         os.environ.pop(MARK, None)  # a kept Ray has taken it out already
-        _tell(guard, _GOOD_BYE)
+        _send(guard, _GOOD_BYE)
         guard.communicate()
 
 
-def _tell(guard: subprocess.Popen[bytes], line: bytes) -> None:
+def _send(guard: subprocess.Popen[bytes], line: bytes) -> None:
     assert guard.stdin is not None
     with suppress(BrokenPipeError):  # somebody killed the guard
         guard.stdin.write(line + b"\n")
@@ -56,12 +56,12 @@ def main() -> None:
     """Wait for the driver's end, and clean up after it if it was killed."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
-    told = sys.stdin.buffer.read().splitlines()
-    if _GOOD_BYE in told:
+    lines = sys.stdin.buffer.read().splitlines()
+    if _GOOD_BYE in lines:
         return
     time.sleep(_SECONDS_TO_DIE_BY_THEMSELVES)
     mark = f"{MARK}={sys.argv[1]}".encode()
-    while victims := list(_left_behind(mark, [line.decode() + "/" for line in told])):
+    while victims := list(_left_behind(mark, [line.decode() + "/" for line in lines])):
         for pid in victims:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

@@ -41,7 +41,7 @@ class Meters:
         self._free_since: dict[Any, float] = {}
         self._score: float | None = None
 
-    def take(self, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """Take the next event of the journal."""
         kind = event["event"]
         if kind == "experiment":
@@ -58,7 +58,7 @@ class Meters:
             self._slots[event["trial"]] = event.get("slot")
         elif kind == "ended":
             self._states[event["trial"]] = event["state"]
-            self._take_end(event)
+            self._add_end(event)
         else:
             return
         self._count()
@@ -69,7 +69,7 @@ class Meters:
             self._trials.set(states.count(state), {**self._tags, "state": str(state)})
         self._trials.set(max(0, self._n_trials - len(states)), {**self._tags, "state": WAITING})
 
-    def _take_end(self, event: Event) -> None:
+    def _add_end(self, event: Event) -> None:
         score, seconds = event["score"], event["seconds"]
         if score is not None and event["trial"] != 0:
             better = max if self._goal == "max" else min

@@ -85,9 +85,9 @@ class WandbLogger(WandbLoggerCallback):
         """Look for the project and the key; `_remote_logger_class` is then what Tune makes a trial's actor from."""
         super().setup(*args, **kwargs)  # type: ignore[no-untyped-call]
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        told = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
+        environment = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
         # unlike Tune's, without restarts: one that died would begin its run again
-        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": {"env_vars": told}}
+        options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": {"env_vars": environment}}
         self._remote_logger_class: Any = ray.remote(**options)(self._logger_actor_cls)
 
     def _cleanup_logging_actor(self, trial: Any) -> None:

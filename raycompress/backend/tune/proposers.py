@@ -60,8 +60,8 @@ class _FromTune:
         self._dimensions = {f"d{index}": dimension for index, dimension in enumerate(space.dimensions)}
         domains = {key: _domain(dimension) for key, dimension in self._dimensions.items()}
         # else its first random proposals would be those of the past once more
-        seed = None if seed is None else seed + len(history.taught)
-        first = {**history.taught, **history.begun}
+        seed = None if seed is None else seed + len(history.results)
+        first = {**history.results, **history.unfinished}
         self._searcher: Any = make(domains, goal, seed, [self._point(trial.sample) for trial in first.values()])
         for number, trial in first.items():
             self._searcher.suggest(str(number))
@@ -99,7 +99,7 @@ class _Bohb(_FromTune):
     def __init__(
         self, space: SearchSpace, goal: str, seed: int | None, settings: Mapping[str, Any], history: SearchHistory
     ) -> None:
-        self._state = None if seed is None else np.random.RandomState(seed + len(history.taught)).get_state()
+        self._state = None if seed is None else np.random.RandomState(seed + len(history.results)).get_state()
         super().__init__(functools.partial(_tune_bohb, settings), space, goal=goal, seed=seed, history=history)
 
     def propose(self, number: int) -> Sample | None:

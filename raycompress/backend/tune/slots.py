@@ -106,8 +106,8 @@ def kept_actors(slots: Slots) -> Iterator[None]:
 
 def _is_loss_of_node(error: Any) -> bool:
     """Tell whether an actor is gone with its node, and not by itself."""
-    said = isinstance(error, RayActorError) and ("node has died" in str(error) or "node was terminated" in str(error))
-    return said or isinstance(error, ActorUnavailableError)  # as it is called before Ray knows that the node is gone
+    gone = isinstance(error, RayActorError) and ("node has died" in str(error) or "node was terminated" in str(error))
+    return gone or isinstance(error, ActorUnavailableError)  # as it is called before Ray knows that the node is gone
 
 
 class _FreeActors:

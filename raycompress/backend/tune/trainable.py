@@ -126,7 +126,7 @@ class TrialActor(tune.Trainable):
                 if message["type"] == "rung0" and math.isfinite(message["score"]):
                     return {**_RUNNING, "values": {}, "score": message["score"], RUNG0: True, TIME: 0}
                 if message["type"] == "result" and self._streams:
-                    result = self._to_tell(message["values"])
+                    result = self._to_report(message["values"])
                     if result is not None:
                         return result
             else:
@@ -151,7 +151,7 @@ class TrialActor(tune.Trainable):
     def _shares_gpu(self) -> bool:
         return 0 < self.trial_resources_gpu < 1
 
-    def _to_tell(self, values: dict[str, float]) -> dict[str, Any] | None:
+    def _to_report(self, values: dict[str, float]) -> dict[str, Any] | None:
         """Take the script's next result; return what is to be told now, if anything is."""
         self._results += 1
         seconds = round(time.monotonic() - self._started, 4)

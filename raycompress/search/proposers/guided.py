@@ -62,7 +62,7 @@ class GuidedProposer:
                 seed=seed,
                 exploration=experiment.exploration,
             )
-        for number, trial in sorted({**history.taught, **history.begun}.items()):
+        for number, trial in sorted({**history.results, **history.unfinished}.items()):
             self._add_proposed(number, trial.sample)
             if trial.ended:
                 self.learn(number, trial.score, trial.scores, trial.judgement)
@@ -98,7 +98,7 @@ def _only(sample: dict[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in sample.items() if name in names}
 
 
-def turned(prior: Prior) -> Prior:
+def negated(prior: Prior) -> Prior:
     """Return the prior with its metric's sign turned: agreement with the dense model is better where it is larger."""
     return Prior(
         -prior.dense,

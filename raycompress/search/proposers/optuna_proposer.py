@@ -70,14 +70,14 @@ class OptunaProposer:
         self._dimensions = {f"d{index}": dimension for index, dimension in enumerate(space.dimensions)}
         self._distributions = {key: _distribution(dimension) for key, dimension in self._dimensions.items()}
         # else its first random proposals would be those of the past once more
-        seed = None if seed is None else seed + len(history.taught)
+        seed = None if seed is None else seed + len(history.results)
         self._study = optuna.create_study(
             directions=["minimize"] * len(objective.goals), sampler=sampler_of(name, seed)
         )
         self._asked: dict[int, optuna.Trial] = {}
-        for trial in history.taught.values():
+        for trial in history.results.values():
             self._study.add_trial(self._known(trial))
-        for number, trial in history.begun.items():
+        for number, trial in history.unfinished.items():
             self.add_proposed(number, trial.sample)
 
     def propose(self, number: int) -> Sample | None:

@@ -35,7 +35,7 @@ def make_early_stopper(
     elif stop is not None:
         rule = Median(stop.warmup) if stop.policy == "median" else ByPolicy(policy_of(stop))
     stopper = EarlyStopper(rule, stop or EarlyStop(""), sign, rung_zero, notify)
-    stopper.remember(history)
+    stopper.restore(history)
     return stopper
 
 
@@ -76,15 +76,15 @@ class EarlyStopper:
         self._notify = notify
         self._noted = ""
 
-    def remember(self, history: SearchHistory) -> None:
+    def restore(self, history: SearchHistory) -> None:
         """Take the trials of an earlier run; whatever the rule says of them now, they have ended as they did."""
-        for number, known in history.taught.items():
+        for number, known in history.results.items():
             if known.rung0 is not None and self._rung_zero is not None:
-                self._rung_zero.remember(number, known.rung0, known.final)
+                self._rung_zero.restore(number, known.rung0, known.final)
         if self._rule is None:
             return
         last: dict[int, tuple[int, float]] = {}
-        for number, known in history.taught.items():
+        for number, known in history.results.items():
             self._rule.add(number)
             for step, score in sorted(known.scores.items()):
                 last[number] = step, self._sign * score

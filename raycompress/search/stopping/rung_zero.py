@@ -77,7 +77,7 @@ class RungZero:
         if number in self._scores:
             self._finals[number] = self._final_sign * score
 
-    def remember(self, number: int, score: float, final: float | None) -> None:
+    def restore(self, number: int, score: float, final: float | None) -> None:
         """Take a trial of an earlier run of the search."""
         self._scores[number] = self._sign * score
         if final is not None:

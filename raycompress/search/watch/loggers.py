@@ -32,28 +32,28 @@ def notified(loggers: Mapping[str, Any], folder: ExperimentFolder, journal: Jour
     if not loggers:
         yield
         return
-    teller = _Teller(loggers, folder)
+    thread = _LoggerThread(loggers, folder)
 
-    def take(event: Event) -> None:
-        teller.events.put(event)
-        _write_down(teller, journal)
+    def on_event(event: Event) -> None:
+        thread.events.put(event)
+        _record_notes(thread, journal)
 
-    journal.listen(take)
-    teller.start()
+    journal.listen(on_event)
+    thread.start()
     try:
         yield
     except BaseException:
-        teller.finish(patience_s=5)
+        thread.finish(patience_s=5)
         raise
-    teller.finish(patience_s=PATIENCE_S)
-    _write_down(teller, journal)
+    thread.finish(patience_s=PATIENCE_S)
+    _record_notes(thread, journal)
 
 
-def _write_down(teller: _Teller, journal: Journal) -> None:
-    """Write the teller's notes into the journal, which has one writing thread."""
+def _record_notes(thread: _LoggerThread, journal: Journal) -> None:
+    """Write the notes of the thread into the journal, which has one writing thread."""
     with suppress(queue.Empty):
         while True:
-            journal.append("note", text=teller.notes.get_nowait())
+            journal.append("note", text=thread.notes.get_nowait())
 
 
 @dataclass(eq=False)
@@ -87,7 +87,7 @@ class _Trial:
         Path(self.local_path).mkdir(parents=True, exist_ok=True)
 
 
-class _Teller:
+class _LoggerThread:
     """Tells each logger of each event, in a thread of its own; takes `events`, gives `notes`."""
 
     def __init__(self, loggers: Mapping[str, Any], folder: ExperimentFolder) -> None:
@@ -118,9 +118,9 @@ class _Teller:
             if event is None:
                 self._each(lambda logger: logger.on_experiment_end(list(self._trials.values())))
                 return
-            self._tell(event)
+            self._dispatch(event)
 
-    def _tell(self, event: Event) -> None:
+    def _dispatch(self, event: Event) -> None:
         kind = event["event"]
         if kind not in ("started", "intermediate", "ended"):
             return
