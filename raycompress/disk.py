@@ -1,4 +1,4 @@
-"""Writing to disk so that a kill leaves the old or the new, and what the disk refuses as an error of ours."""
+"""Atomic writes to disk, and file-system errors as a StorageError."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether plain JSON data from elsewhere has the shape that it should have, before anything relies on it."""
+"""Checks of the shape of plain JSON data."""
 
 from __future__ import annotations
 

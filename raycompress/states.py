@@ -1,4 +1,4 @@
-"""The states a trial can be in, in the words that the journal, the console and the report share."""
+"""The states of a trial, as the journal, the terminal and the report call them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How messages speak of values, keys and names."""
+"""Formatting of values, keys and names in messages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def did_you_mean(name: Any, names: Iterable[str]) -> str:
 
 
 def describe_value(value: Any) -> str:
-    """Return what sort of value this is, in words: ``the text "10"``, ``a list``."""
+    """Return a short description of a JSON value: ``the text "10"``, ``a list``."""
     if value is None:
         return "null"
     if isinstance(value, bool):

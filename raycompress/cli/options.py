@@ -46,7 +46,7 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def job_options(command: Command) -> Command:
-    """Add what a job of a cluster is told by the `launch --cluster` that submitted it; not for people."""
+    """Add the hidden options that `launch --cluster` gives to the job that it submits."""
     on_ray = click.option("--on-ray", metavar="ADDRESS", hidden=True, help="Run on this Ray cluster; auto: on its own.")
     events = click.option(
         "--events", is_flag=True, hidden=True, help="Print what happens for another raycompress to read."
@@ -55,7 +55,7 @@ def job_options(command: Command) -> Command:
 
 
 def cluster_options(command: Command) -> Command:
-    """Add where a search runs, if not on this machine, and what becomes of that cluster."""
+    """Add the options of a search on a cluster."""
     options = (
         click.option("--cluster", metavar="FILE|ADDRESS", help="A Ray cluster file, or the URL of a Jobs API."),
         click.option("-y", "--yes", is_flag=True, help="Start the cluster without asking."),
@@ -77,7 +77,7 @@ def experiment_argument(command: Command) -> Command:
 
 
 def print_text(text: str, *, err: bool = False) -> None:
-    """Print words for people: whatever a script, a file or a journal put into them, no control character."""
+    """Print text for people, with control characters escaped, since it may come from a script or a file."""
     click.echo(printable(text, lines=True), err=err)
 
 
@@ -90,7 +90,7 @@ def open_record(experiment: str | None, storage: Storage) -> SearchRecord:
 
 
 def watching(events: bool, *, live: bool = True) -> LiveView | RelayView:
-    """Return who watches a search: the terminal, or whoever reads this job's output."""
+    """Return the view of a search: the terminal's, or the one of a cluster job."""
     if events:  # as a job, whose nodes need not have what a terminal's view takes
         from raycompress.search.watch.relay import RelayView
 

@@ -1,4 +1,4 @@
-"""What is asked of a provider before a cluster is started: whether it can be, and what it costs."""
+"""Checks and prices of a cluster, by provider."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What the user wrote: the experiment file, read and checked."""
+"""The experiment file: read, checked, with its defaults."""

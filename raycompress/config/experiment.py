@@ -1,4 +1,4 @@
-"""The experiment, understood: what the file says, checked and with every default in its place.
+"""`Experiment`: the content of an experiment file, checked, with its defaults.
 
 The keys themselves are in `raycompress.config.schema.keys`, which loads pydantic; this module does so only when it
 reads a file.
@@ -52,7 +52,7 @@ class Compression:
 
     @property
     def entry(self) -> CompressorEntry:
-        """What the catalogue says of the compressor, with these arguments."""
+        """The catalogue's entry of the compressor, with these arguments."""
         entry = find(self.compressor, self.framework)
         assert entry is not None, "checked when the file was read"
         return entry.given(self.arguments)
@@ -167,7 +167,7 @@ class Experiment(SearchOptions):
 
     @classmethod
     def from_text(cls, text: str, path: str | Path, *, home: Path | None = None) -> Experiment:
-        """Understand what the file at `path` says, or is to say; the rest is as in `load`."""
+        """Read the text of an experiment file that is, or will be, at `path`; otherwise as `load`."""
         values, accepted = _parse_keys(text, str(path))
         return _experiment(values, Path(path), home or Path(path).resolve().parent, text, accepted)
 

@@ -1,4 +1,4 @@
-"""Which entry of a config_list rules which layer, as NNI has it: the last entry that matches."""
+"""Matches layers to entries of a config_list, by NNI's rule: the last entry that matches counts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes one trial better than another: what is wanted, and what must hold."""
+"""Objectives and constraints: how trials are judged and compared."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Goal:
     direction: Direction
 
     def cost(self, value: float) -> float:
-        """Return what is to be small."""
+        """Return `value` as a cost: the smaller, the better."""
         return -value if self.direction == "max" else value
 
 
@@ -93,7 +93,7 @@ class Bound:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a trial is worth.
+    """The costs of a trial, and by how much it breaks each constraint.
 
     Attributes
     ----------
@@ -117,13 +117,13 @@ class Judgement:
         return not self.violation
 
     def dominates(self, other: Judgement) -> bool:
-        """Tell whether this one is at least as good in every goal, and better in one."""
+        """Tell whether this trial is at least as good as the other in every goal, and better in one."""
         return self.costs != other.costs and all(a <= b for a, b in zip(self.costs, other.costs, strict=True))
 
 
 @dataclass(frozen=True)
 class Objective:
-    """What a search is after.
+    """The goals and constraints of a search.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""Where results go: a folder, or an address on S3."""
+"""Files, folders and S3 addresses that an experiment names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A recipe: the experiment file of a script that has none, from what is wanted and from the layers of its model."""
+"""Recipes: writes the experiment file for a script from the targets and the layers of its model."""
 
 from __future__ import annotations
 

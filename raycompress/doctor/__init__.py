@@ -1,1 +1,1 @@
-"""What works on this machine and with a cluster file, looked at before it is needed."""
+"""Checks of this machine and of a cluster file, before they are needed."""

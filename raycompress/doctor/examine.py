@@ -1,4 +1,4 @@
-"""Everything that the doctor looks at, in the order in which it is told."""
+"""All checks of `raycompress doctor`, in the order in which they are shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _LOOK_AT_KEYS = ("aws", "local")
 
 
 def examine(storage: str, cluster: str | None = None, *, deep: bool = False) -> Iterator[Check]:
-    """Look at this machine, and at a cluster file.
+    """Yield the checks of this machine, and of a cluster file if there is one.
 
     Parameters
     ----------

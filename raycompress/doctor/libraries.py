@@ -1,4 +1,4 @@
-"""Python and the libraries, against what raycompress says that it works with; none of them is imported."""
+"""Checks of the versions of Python and of the libraries, without importing them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The machine: cores, memory, disks, ports, GPUs and the programs that a cluster needs."""
+"""Checks of the machine: cores, memory, disks, ports, GPUs, AWS keys and the programs that a cluster needs."""
 
 from __future__ import annotations
 

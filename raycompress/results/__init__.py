@@ -1,1 +1,1 @@
-"""What an experiment leaves behind; read without ray."""
+"""The results of an experiment: journal, folder, record, report. Imports no ray."""

@@ -78,7 +78,7 @@ class ExperimentFolder:
 
     @property
     def reference(self) -> str:
-        """What every verb takes for this experiment, wherever it is called."""
+        """Reference that every command accepts for this experiment, from any folder."""
         return str(self.root)
 
     @property
@@ -87,11 +87,11 @@ class ExperimentFolder:
         return False
 
     def place(self, path: Path) -> str:
-        """Return where a person finds what is at `path`."""
+        """Return the place to show to the user for `path`: a path, or an address on S3."""
         return str(path)
 
     def refresh(self) -> None:
-        """See to it that what is read here is what there is now."""
+        """Bring the folder up to date before it is read."""
 
     def open_journal(self) -> Journal:
         """Return the writing end of the journal; StorageError where another process has it."""
@@ -110,7 +110,7 @@ class ExperimentFolder:
         return self
 
     def deliver(self, number: int, *, saved: bool) -> None:
-        """See to it that what trial `number` printed, and has `saved`, is where the search looks for it."""
+        """Move the log of trial `number`, and its candidate if `saved`, to where the search looks for them."""
 
     def clear(self, number: int | None = None) -> None:
         """Delete what was delivered and is not needed here any more: of one trial, or of all."""
@@ -232,6 +232,6 @@ def pointer(number: int, score: float, candidate: Path) -> str:
 
 
 def new_id(name: str) -> str:
-    """Return what an experiment goes by: its name, as a folder can have it everywhere, and the time."""
+    """Return a new id: the experiment's name with characters that any file system takes, and the time."""
     slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
     return f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class InNotebooks:
-    """The side of `SearchRecord` that is turned to a person at a notebook."""
+    """The methods of `SearchRecord` for notebooks."""
 
     @property
     def _record(self) -> SearchRecord:

@@ -1,4 +1,4 @@
-"""Which trials no other one beats in everything at once."""
+"""The Pareto front of trials by score and measured sizes."""
 
 from __future__ import annotations
 

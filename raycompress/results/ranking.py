@@ -1,4 +1,4 @@
-"""How the trials of a search stand to each other so far, from what each of them measured."""
+"""Ranking of trials by an objective: feasible ones first, then by the goals."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from raycompress.config.objective import Judgement, Metrics, Objective, Sizes, m
 
 
 class Ranking:
-    """Judges trials by an objective.
+    """Judges and ranks trials by an objective.
 
     Parameters
     ----------
@@ -54,11 +54,11 @@ class Ranking:
         return self.objective.select(self.judged)
 
     def metrics(self, number: int) -> Metrics:
-        """Return all metrics of a trial that was taken."""
+        """Return all metrics of a trial that was added."""
         return self._known[number][0]
 
     def dense(self, number: int) -> Metrics:
-        """Return all metrics of the dense model, as far as a trial and trial 0 have told them."""
+        """Return all known metrics of the dense model, for comparison with a trial."""
         return {**self._known[number][1], **self._dense}
 
     def _judge(self, number: int) -> None:

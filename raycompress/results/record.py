@@ -1,4 +1,4 @@
-"""An experiment as status, report and notebooks see it: read from its journal alone."""
+"""The record of an experiment, read from its journal alone: its trials, its best model, its state."""
 
 from __future__ import annotations
 

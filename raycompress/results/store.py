@@ -1,4 +1,4 @@
-"""Where an experiment's results live: the one owner of the names on disk."""
+"""Experiments in a results folder, local or on S3: creates, lists and finds them."""
 
 from __future__ import annotations
 

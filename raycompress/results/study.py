@@ -1,4 +1,4 @@
-"""An experiment as an Optuna study, for optuna-dashboard and for whatever else reads studies."""
+"""Export of an experiment as an Optuna study."""
 
 from __future__ import annotations
 

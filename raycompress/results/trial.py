@@ -1,4 +1,4 @@
-"""One trial of an experiment, as its journal tells it."""
+"""One trial of an experiment, as read from its journal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class TrialRecord:
-    """What the journal says of one trial.
+    """The journal's facts of one trial.
 
     Attributes
     ----------

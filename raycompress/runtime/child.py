@@ -1,4 +1,4 @@
-"""What happens in the forked child: the user's script runs as if Python had been started for it."""
+"""The forked child of a trial: runs the user's script as if Python had been started for it."""
 
 from __future__ import annotations
 

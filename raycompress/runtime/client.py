@@ -1,4 +1,4 @@
-"""The client's end of the warm process: start it or find it, and run trials in it, one at a time."""
+"""Client of the warm process: starts or joins it, and runs trials in it, one at a time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SECONDS_TO_END = 2.0
 
 
 class WarmProcess:
-    """A hold on a warm process: it lives at least as long as this.
+    """Handle of a warm process, which lives at least as long as this.
 
     Use `start`, which returns at once; `connect` waits for the imports.
     """
@@ -115,7 +115,7 @@ class Worker:
         self.is_closed = False
 
     def wait_ready(self, timeout: float = 600.0) -> Hello:
-        """Wait until the process has done its imports, and return what it says of them.
+        """Wait until the process has done its imports, and return their outcome.
 
         Raises
         ------

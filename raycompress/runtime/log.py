@@ -1,4 +1,4 @@
-"""The log of a trial: whatever it prints, up to a limit."""
+"""The log of a trial: what it prints, up to a limit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class CappedLog:
         self._tail = bytearray()
 
     def write(self, data: bytes) -> None:
-        """Take the next bytes of the stream."""
+        """Add the next bytes of the stream."""
         head, rest = data[: self._room], data[self._room :]
         self._room -= len(head)
         self._put(head)

@@ -1,4 +1,4 @@
-"""What this machine offers: CPUs and GPUs."""
+"""The CPUs and GPUs of this machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a script's process may say: anything can write to its pipe, so that each line is looked at before it counts."""
+"""Validation of the messages of a script's process, since anything can write to its pipe."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ SHAPES: Mapping[str, Shape] = {
 
 
 def parse_message(line: bytes) -> dict[str, Any] | None:
-    """Return the message that a line holds; None where it is none that we know."""
+    """Return the message in a line of JSON; None where it is not a known message."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):
@@ -74,7 +74,7 @@ def parse_message(line: bytes) -> dict[str, Any] | None:
 
 
 def is_valid(message: Any) -> bool:
-    """Tell whether this is a message that may be acted upon."""
+    """Tell whether `message` has a known type and the fields of that type."""
     if not fits(message, {"type": str}) or not fits(message, SHAPES.get(message["type"], ())):
         return False
     if message["type"] == "result":

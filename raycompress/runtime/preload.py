@@ -1,4 +1,4 @@
-"""Which modules a script will import, found by reading it, never by running it."""
+"""Finds the modules that a script will import, by reading it, never by running it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Linux processes: none may outlive the trial that started it, however it tries.
+"""Linux process control: no process may outlive the trial that started it.
 
 A process that marks itself a *subreaper* becomes the parent of every orphan among its descendants, daemons included. So
 the descendants of a trial's supervisor are exactly what the trial started, and no list of them has to be kept.

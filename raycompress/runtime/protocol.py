@@ -1,4 +1,4 @@
-"""What the warm process and its clients say to each other: JSON lines over a Unix socket.
+"""Protocol between the warm process and its clients: JSON lines over a Unix socket.
 
 Client to server: ``{"run": TrialSpec, "number": n}`` and ``{"stop": n}``; closing the connection stops the trial too.
 Server to client: ``hello`` first; for each run the messages of the script as they come, then one ``end``.
@@ -48,7 +48,7 @@ class Import:
 
 @dataclass(frozen=True)
 class WarmSpec:
-    """What a warm process is to be; clients that give the same one on the same machine share one process.
+    """Specification of a warm process; clients with equal ones on the same machine share one process.
 
     Attributes
     ----------
@@ -110,7 +110,7 @@ class WarmSpec:
 
 @dataclass
 class TrialSpec(TrialOptions):
-    """One trial, as the warm process needs to know it.
+    """Specification of one trial for the warm process.
 
     Attributes
     ----------
@@ -196,7 +196,7 @@ class TrialSpec(TrialOptions):
 def trial_config(
     compression: Mapping[str, Any], built: Mapping[str, Any], *, number: int, saves_into: Path | None
 ) -> dict[str, Any]:
-    """Return what the script finds in ``sys.argv[1]``.
+    """Return the configuration that the script reads from ``sys.argv[1]``.
 
     Parameters
     ----------
@@ -297,7 +297,7 @@ class PreloadProblem:
 
 @dataclass(frozen=True)
 class Hello:
-    """What the warm process says when it is ready.
+    """First message of the warm process, sent when it is ready.
 
     Attributes
     ----------

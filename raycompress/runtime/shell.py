@@ -1,4 +1,4 @@
-"""The shell commands that an experiment puts around its script: ``runtime_args.prescript`` and ``postscript``."""
+"""Shell commands before and after a script: ``runtime_args.prescript`` and ``postscript``."""
 
 from __future__ import annotations
 

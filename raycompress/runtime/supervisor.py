@@ -1,4 +1,4 @@
-"""The process that serves one client of the warm process: it forks that client's trials and answers for their ends.
+"""The supervisor of one client of the warm process: forks its trials, enforces their time, reports their ends.
 
 A process of its own for each client, so that nothing has to be told apart: all its descendants are its trial's. It
 outlives the warm process just long enough to clean up, and the warm process cleans up after it.

@@ -1,4 +1,4 @@
-"""What a trial's script has said so far, and what that makes of the trial when its process ends."""
+"""The messages of a trial's script, and the state of the trial that they give when its process ends."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycompress.states import TrialState
 
 @dataclass
 class TrialMessages:
-    """The messages of one script that matter for its end.
+    """The messages of one script that decide how its trial ended.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class TrialMessages:
     done: bool = False
 
     def add(self, message: Message) -> None:
-        """Take the script's next message."""
+        """Add the script's next message."""
         kind = message["type"]
         if kind == "done":
             self.done = True
@@ -47,7 +47,7 @@ class TrialMessages:
             self.failure = message
 
     def verdict(self, code: int) -> tuple[TrialState, str]:
-        """Return the state of the trial and why, by the exit code or, negative, the signal that killed the process."""
+        """Return (state, cause) of the trial; `code` is its exit code, or the negative number of its signal."""
         if code < 0:
             names: Iterable[str] = (number.name for number in signal.Signals if number == -code)
             return TrialState.KILLED, f"killed by signal {-code} ({next(iter(names), 'real-time')})"

@@ -1,4 +1,4 @@
-"""``python -m raycompress.runtime.warm``: the process that has imported what the script imports, and is forked.
+"""The warm process, ``python -m raycompress.runtime.warm``: imports the script's libraries once, then is forked.
 
 Its specification comes as JSON on stdin, its listening socket as a descriptor. It starts no thread, never touches CUDA
 and never runs a line of the user's script. Libraries do start threads at import (OpenBLAS, jemalloc): those know how to

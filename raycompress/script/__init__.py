@@ -1,1 +1,1 @@
-"""What the user's script touches; the standard library only."""
+"""The API for user scripts; imports the standard library only."""

@@ -1,4 +1,4 @@
-"""The namespace `aup` that scripts of the old tool import: thin names on ours, each loaded when it is asked for.
+"""The namespace `aup` of Auptimizer's scripts: aliases of our functions, loaded on use.
 
 It is there in the process of a trial and under ``raycompress exec``, and goes before any other module of that name.
 """

@@ -1,4 +1,4 @@
-"""What a script's process knows of the trial it runs in; by hand there is none."""
+"""The trial that the current process runs; none for a script that is run by hand."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class EndOfInspection(BaseException):
 
 @dataclass(kw_only=True)
 class TrialOptions:
-    """What an experiment asks of each of its trials; `Trial` and `raycompress.runtime.protocol.TrialSpec` have them.
+    """Options of a trial, inherited by `Trial` and by `raycompress.runtime.protocol.TrialSpec`.
 
     Attributes
     ----------

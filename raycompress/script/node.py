@@ -1,4 +1,4 @@
-"""What the processes of this user on this machine share, whatever search they belong to: a folder, and locks in it."""
+"""The folder and the locks that all raycompress processes of this user on this machine share."""
 
 from __future__ import annotations
 

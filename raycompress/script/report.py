@@ -1,4 +1,4 @@
-"""How a script speaks to the trial that runs it; by hand it speaks to the person."""
+"""`report`, `print_result` and `save_model`: results go to the trial, or are printed when run by hand."""
 
 from __future__ import annotations
 

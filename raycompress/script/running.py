@@ -1,4 +1,4 @@
-"""A script runs as if Python had been started for it."""
+"""Runs a script in this process as if Python had been started for it."""
 
 from __future__ import annotations
 

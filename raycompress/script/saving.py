@@ -1,4 +1,4 @@
-"""How a script of the old tool saves its model: it names a function, which is called when its main has returned."""
+"""`aup_save_model`: registers a function that saves the model after the decorated main has returned."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A value that all trials of a node read from the same memory: a data set, the weights of the dense model.
+"""`shared`: a value that is computed once on each node and memory-mapped by all its trials.
 
 The first trial that asks for it computes it and writes it to a file beside the socket of the node's warm process, with
 which it goes. Every trial maps that file, copy on write: the bytes of its arrays and tensors are in memory once, and

@@ -1,4 +1,4 @@
-"""What earlier runs of a search have left: which trials it need not make again, and what they have taught."""
+"""The trials of earlier runs of a search, read from its journal: which need not be run again, and their results."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class PastTrial:
 
 @dataclass(frozen=True)
 class SearchHistory:
-    """All trials that were started before, by number; none for a new search.
+    """The trials of earlier runs, by number; empty for a new search.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class SearchHistory:
 
     @classmethod
     def of(cls, record: SearchRecord, lost: Collection[int] = ()) -> SearchHistory:
-        """Read the past off a journal.
+        """Return the history of a search from the record of its journal.
 
         A trial that was running or was stopped is made again, and so is one whose failure ended the search, or lay
         outside it: whoever resumes has mended what was wrong.
@@ -99,17 +99,17 @@ class SearchHistory:
 
     @cached_property
     def ended(self) -> dict[int, PastTrial]:
-        """The trials that need not be made again."""
+        """Trials that need not be run again, the dense model's included."""
         return {number: trial for number, trial in sorted(self.trials.items()) if trial.ended}
 
     @cached_property
     def results(self) -> dict[int, PastTrial]:
-        """Those of them that a searcher has proposed: without the dense model's."""
+        """Trials that need not be run again and that a proposer learns from: `ended` without the dense model's."""
         return {number: trial for number, trial in self.ended.items() if number}
 
     @cached_property
     def unfinished(self) -> dict[int, PastTrial]:
-        """The trials that a searcher has proposed and that are made again."""
+        """Trials that a proposer has made and that are run again with the same sample."""
         return {number: trial for number, trial in sorted(self.trials.items()) if number and not trial.ended}
 
 

@@ -1,4 +1,4 @@
-"""Keeps only the best model and mask, the models of a Pareto front, or those of the finalists."""
+"""Which saved models stay on disk: the best one, those of a Pareto front, or those of the finalists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycompress.search.repeats import Finalist, choose
 
 
 class BestKeeper:
-    """Promotes a candidate that is better than the best so far, and deletes those that are not worth keeping.
+    """Points ``best.json`` to the best candidate so far, and deletes candidates that are no longer needed.
 
     The order makes any kill harmless: the pointer is replaced in one step after the new candidate is whole, and before
     an old one goes.
@@ -36,16 +36,16 @@ class BestKeeper:
 
     @property
     def kept(self) -> frozenset[int]:
-        """The trials whose candidates are there."""
+        """The trials whose candidates are on disk."""
         return frozenset(self._saved)
 
     @property
     def finalists(self) -> list[int]:
-        """The trials that are worth training again, the best first; of one that was, the first."""
+        """The trials to train again with other seeds, the best first; a repeat counts as the trial that it repeats."""
         return list(dict.fromkeys(self._repeat_of.get(number, number) for number in self._ranking.ranked))
 
     def add_dense(self, values: Mapping[str, float] | None) -> None:
-        """Take what was reported of the dense model, which others may have waited for."""
+        """Add the metrics reported of the dense model, which relative constraints are judged by."""
         self._ranking.add_dense(values)
         self._all.add_dense(values)
         self._settle()
@@ -59,7 +59,7 @@ class BestKeeper:
         *,
         repeat_of: int | None = None,
     ) -> None:
-        """Take the saved candidate of trial `number`: it becomes the best, is kept beside it, or goes.
+        """Add the saved candidate of trial `number`: it becomes the best, is kept beside it, or is deleted.
 
         One that trained the sample of another trial again is kept until `conclude`.
         """
@@ -72,7 +72,7 @@ class BestKeeper:
         self._settle()
 
     def restore(self, record: SearchRecord) -> list[int]:
-        """Go on where an earlier run of the search was killed, wherever that was.
+        """Restore the state from the record of an earlier run, and finish a promotion that was interrupted by a kill.
 
         Returns
         -------
@@ -110,7 +110,7 @@ class BestKeeper:
         return sorted(lost)
 
     def conclude(self) -> None:
-        """Choose among the finalists by all that their repeats have shown, where there were any."""
+        """Choose the best finalist by the mean of its runs, where finalists were repeated."""
         if not self._repeat_of:
             return
         runs = {number: [number] for number in self.finalists}

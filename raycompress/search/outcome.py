@@ -1,4 +1,4 @@
-"""What becomes of a trial that has ended: the facts for the journal, and its candidate, sealed."""
+"""The outcome of a trial: the fields of its journal event ``ended``, and its candidate sealed and delivered."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NOTHING: Mapping[str, Any] = {**dict.fromkeys(FACTS), "removed": {}, "notes": []
 
 
 def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: float) -> dict[str, Any]:
-    """Return the facts of a trial, or of one of its runs.
+    """Return the fields of the event ``ended`` for a trial, or for one run of it.
 
     A trial that does not report what the objective is about has failed.
 
@@ -68,7 +68,7 @@ def _missing_metric_cause(lacking: Sequence[str], values: Mapping[str, float] | 
 
 
 def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, Any]) -> dict[str, Any]:
-    """Write what is known of a trial into its candidate: ``number``, ``sample`` and ``seed`` of `trial`, and facts.
+    """Write number, sample, seed and metrics of a trial into its candidate, and check the hashes of its files.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, 
 
 
 def delivered(folder: ExperimentFolder, number: int, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Have the log of trial `number`, and what it saved, where the search looks for them.
+    """Move the log and the candidate of trial `number` to where the results are kept.
 
     Returns
     -------
@@ -105,7 +105,7 @@ def delivered(folder: ExperimentFolder, number: int, facts: Mapping[str, Any]) -
 
 
 def failed(cause: str, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the facts of a trial that came to nothing after `facts` were known of it."""
+    """Return the fields of a trial that failed after `facts` were known."""
     known = {"values": facts["values"], "seconds": facts["seconds"]}
     return {**NOTHING, **known, "state": TrialState.FAILED, "cause": cause}
 
@@ -120,7 +120,7 @@ _NEXT_TO_NOTHING = 64 << 10
 
 
 def named(cause: str, folder: Path) -> str:
-    """Return the cause of a failure, which says that the disk of `folder` is full where it came of that.
+    """Return the cause of a failure, preceded by "the disk is full" where the disk of `folder` is.
 
     Not every library says so: torch's words are "file write failed".
     """
@@ -128,7 +128,7 @@ def named(cause: str, folder: Path) -> str:
 
 
 def is_outside(cause: str) -> bool:
-    """Tell whether a failure of this cause, `named` before, is none of the trial's."""
+    """Tell whether a failure comes from outside the trial (full disk, missing script); `cause` is from `named`."""
     return cause.startswith((FULL, GONE))
 
 

@@ -33,13 +33,13 @@ BUDGETED = ("hyperband", "bohb")
 
 
 def reads_budget(experiment: Experiment) -> bool:
-    """Tell whether the script, or a module of the user's own that it imports, speaks of ``n_iterations``."""
+    """Tell whether the script, or a local module that it imports, mentions ``n_iterations``."""
     files = local_files(experiment.script_path, experiment.workingdir)
     return any(re.search(rb"\bn_iterations\b", file.read_bytes()) for file in files)
 
 
 def notes(experiment: Experiment, space: SearchSpace) -> Iterator[str]:
-    """Yield what a person should know of the search before it starts."""
+    """Yield notes for the user about the search before it starts."""
     budgets = experiment.budgets
     if budgets is not None and experiment.proposer in BUDGETED:
         if reads_budget(experiment):
@@ -103,7 +103,7 @@ def _room(wanted: Mapping[str, float], node: Mapping[str, float], at_most: int) 
 
 
 def request(resources: Resources) -> dict[str, float]:
-    """Return what one trial asks for, by Ray's names: cores, GPUs, bytes; what it does not ask for is left out."""
+    """Return the resources of one trial by Ray's names (``CPU``, ``GPU``, ``memory`` in bytes), zero ones left out."""
     named = {"CPU": resources.cpu, "GPU": resources.gpu, "memory": (resources.memory_gb or 0) * 2**30}
     if resources.accelerator_type is not None:
         named[f"accelerator_type:{resources.accelerator_type}"] = 0.001

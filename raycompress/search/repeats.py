@@ -1,4 +1,4 @@
-"""Which of several finalists is the best, each trained more than once: by the mean, and ties go to the smaller."""
+"""The best of several finalists that were trained repeatedly: by the mean of the runs; of tied ones the smallest."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Finalist:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the repeats have shown.
+    """Which finalist is chosen, and by what spread.
 
     Attributes
     ----------
@@ -64,7 +64,7 @@ class Verdict:
 def choose(
     objective: Objective, finalists: Sequence[Finalist], dense: Metrics, kept: Collection[int] | None = None
 ) -> Verdict | None:
-    """Return the verdict; None where no finalist can be judged.
+    """Choose the best finalist; None where none can be judged.
 
     Finalists whose means keep to all constraints come first. Those of them whose mean of the objective is within one
     spread of the best mean are tied with it, and of these the one with the fewest multiply-adds is chosen. Of its runs

@@ -1,4 +1,4 @@
-"""The analysis of an experiment's model: its script runs once, in the warm process, until the model is known."""
+"""Layer analysis of an experiment's model: runs the script once, until its model is known."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _MODULE = "raycompress.compressors.analysis.analyser"
 
 
 class AnalysisView(View, Protocol):
-    """Whoever watches an analysis: the terminal."""
+    """Shows an analysis."""
 
     def progress(self, done: int, total: int, layer: str) -> None:
-        """How many measurements are done, of how many, and the layer that is next."""
+        """Show how many measurements are done, of how many, and the layer that is next."""
 
 
 def analyze(experiment: Experiment, wanted: Mapping[str, Any], view: AnalysisView) -> Analysis:
-    """Return what each layer of the model of an experiment's script bears and costs.
+    """Measure the sensitivity and the cost of each layer of the model of an experiment's script.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What comes before the first trial: the script is inspected, and the experiment checked against its model."""
+"""Preparation of a search: inspects the script's model, and checks the experiment against it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _WITHOUT_EVALUATOR = (
 
 @dataclass(frozen=True)
 class Prepared:
-    """An experiment whose script has been inspected and whose mistakes have been told.
+    """An experiment that was checked against its script's model.
 
     Attributes
     ----------
@@ -150,7 +150,7 @@ def _wanted(experiment: Experiment) -> dict[str, Any]:
 
 
 def centre_config(experiment: Experiment) -> dict[str, Any]:
-    """Return the config of a script that is run to learn of its model: the middle of every range, nothing saved."""
+    """Return the config for a run that only inspects the model: the middle of every range, nothing saved."""
     space = SearchSpace.of(unexpanded(experiment))
     config = trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
     return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
@@ -165,7 +165,7 @@ def _with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment
 
 
 def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpace, view: View) -> Projection | None:
-    """Return what tells the costs of a sample; None where nobody asks, or, with a note, where that is not known.
+    """Return the projection that computes a sample's costs; None if not needed, or, with a note, if it is unknown.
 
     Raises
     ------

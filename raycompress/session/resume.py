@@ -1,4 +1,4 @@
-"""Whether, and as what, an experiment can go on: its file and its model must be what was launched."""
+"""Checks before a search is resumed: its file and its model must be those that were launched."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raycompress.session.prepare import Prepared
 
 
 def experiment_of(record: SearchRecord, n_samples: int | None, file: Path | None = None) -> Experiment:
-    """Return the experiment to go on with.
+    """Return the experiment that is resumed.
 
     The file that was launched is read again, or `file`, which takes its place; where it is gone, the copy in the
     experiment's folder stands for it.
@@ -58,7 +58,7 @@ def experiment_of(record: SearchRecord, n_samples: int | None, file: Path | None
 
 
 def moved(experiment: Experiment, file: Path | None) -> dict[str, str]:
-    """Return what the journal says of an experiment file that is not where it was."""
+    """Return the fields of the event ``resumed`` for an experiment file that was moved."""
     return {} if file is None else {"file": str(experiment.path), "script": str(experiment.script_path)}
 
 
@@ -80,7 +80,7 @@ def is_done(record: SearchRecord) -> bool:
 
 
 def check(record: SearchRecord, ready: Prepared) -> None:
-    """Compare what was prepared with what was launched.
+    """Check that the prepared experiment is the launched one.
 
     Raises
     ------
@@ -112,7 +112,7 @@ def _check_model(record: SearchRecord, ready: Prepared) -> None:
 
 
 def as_before(record: SearchRecord, ready: Prepared) -> Prepared:
-    """Return what was prepared, with the dense model's latency as it was: trials are told by that."""
+    """Return `ready` with the dense model's latency of the first launch, which latencies of trials are shares of."""
     objective = replace(ready.experiment.objective, dense_latency_ms=record.objective.dense_latency_ms)
     return replace(ready, experiment=replace(ready.experiment, objective=objective))
 

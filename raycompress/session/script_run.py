@@ -1,4 +1,4 @@
-"""Running an experiment's script for something else than a trial: what all its runs share, and one of them."""
+"""Runs of an experiment's script outside of trials (inspect, analyze, survey, verify), and what all runs share."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OF_TIES = (Import("raycompress.compressors.engines.nni.library", call="load_nni
 
 
 def warm_spec(experiment: Experiment) -> WarmSpec:
-    """Return what the warm process is to be that an experiment's trials are forked from."""
+    """Return the specification of the warm process that an experiment's trials are forked from."""
     threads = str(max(1, int(experiment.resources.cpu)))
     entry = experiment.compression.entry
     return WarmSpec(
@@ -48,7 +48,7 @@ def _of_tensorflow(threads: str) -> dict[str, str]:
 
 
 def trial_template(experiment: Experiment) -> dict[str, Any]:
-    """Return what all trials' specifications have in common."""
+    """Return the fields of `TrialSpec` that are the same for all trials."""
     return {
         "script": str(experiment.script_path),
         "script_args": tuple(experiment.script_args),
@@ -69,7 +69,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
 
 
 def compression_config(experiment: Experiment) -> dict[str, Any]:
-    """Return the part of a trial's config that is the same in all of them."""
+    """Return the keys of a trial's config that are the same for all trials."""
     compression = experiment.compression
     return {
         "compressor": compression.compressor,
@@ -88,9 +88,9 @@ def run_for_answer(
     on_message: Callable[[Message], None] = lambda _message: None,
     **more: Any,
 ) -> tuple[dict[str, Any] | None, Ending]:
-    """Run the script for an answer instead of a result; return it, and the ending with the last lines of the log.
+    """Run the script until it has sent a message of type `answer`; return that message (or None) and the ending.
 
-    `on_message` is given every message on the way.
+    `on_message` is called with every message.
     """
     found: dict[str, Any] | None = None
     for message in messages_of(worker, experiment, mode, config, **more):
@@ -105,7 +105,7 @@ def run_for_answer(
 def messages_of(
     worker: Worker, experiment: Experiment, mode: Mode, config: dict[str, Any], **more: Any
 ) -> Iterator[Message | Ending]:
-    """Run the script for something else than a result; yield what it says, and the ending with the end of its log."""
+    """Run the script in `mode`; yield its messages, and last its ending with the last 12 lines of its log."""
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         spec = TrialSpec(
             **{**trial_template(experiment), **more}, mode=mode, config=config, folder=folder, seed=experiment.seed

@@ -1,4 +1,4 @@
-"""What a guided search knows before its first trial: measured without training, spread over Ray, once for a model."""
+"""The survey before a guided search: measures the model without training, in parallel, once for each model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _SURE_S = 20.0
 
 
 class Pace:
-    """Says once how long a survey takes.
+    """Estimates how long a survey takes, and notes it once if that is long.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ class Pace:
         self._is_judged = False
 
     def add(self, done: int, total: int) -> None:
-        """Take how many measurements of all are done; how long processes took to start does not count."""
+        """Add how many measurements of all are done; the time that processes took to start does not count."""
         if self._began is None:
             self._began = self._clock(), done
             return
@@ -78,7 +78,7 @@ _OPPOSITE = (
 
 
 def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots: int) -> Prior:
-    """Return what is known of an experiment's model: measured now, or read from the cache or the experiment's folder.
+    """Return the prior of an experiment's model: measured now, or read from the cache or the experiment's folder.
 
     First the metric with each dimension alone pruned is measured, the dimensions spread over `n_slots` of Ray's, then
     whole candidates on the budget.

@@ -1,4 +1,4 @@
-"""The best bundle, reloaded in a fresh process, must give the outputs that were saved with it."""
+"""Verification of the best bundle: reloaded in a fresh process, it must give the outputs that were saved with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What was looked at, as a table and as JSON; shared by the verbs that look."""
+"""Checks as a table and as JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a search has found, printed at its end, and what kept it from its end."""
+"""The conclusion of a search: its summary for people, its outcome as JSON, and the error that ended it."""
 
 from __future__ import annotations
 

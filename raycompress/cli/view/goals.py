@@ -1,4 +1,4 @@
-"""What a search with objectives and constraints has found, in the words of the terminal."""
+"""Objectives, constraints, repeats and the Pareto front as text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SHOWN = 12
 
 
 def lines(record: SearchRecord) -> list[str]:
-    """Return what the best trial of `record` makes of the constraints, and the front; nothing where there are none."""
+    """Return lines on constraints, rung 0, repeats and the front of `record`; none where it has none of them."""
     best, objective = record.best, record.objective
     if best is None or best.number not in record.ranking.judged:
         return []

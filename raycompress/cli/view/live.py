@@ -1,4 +1,4 @@
-"""What a person sees of a search while it runs: a live table on a terminal, plain lines elsewhere."""
+"""The terminal's view of a running search: a live table on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _ROUND_THE_TABLE = 6
 
 
 class Progress:
-    """How far a search is, from the journal's events alone."""
+    """Progress of a search, from the journal's events alone."""
 
     def __init__(self, header: Event) -> None:
         self.header = header
@@ -44,7 +44,7 @@ class Progress:
         self._first_failures: dict[tuple[str, str], int] = {}
 
     def add(self, event: Event) -> None:
-        """Take the next event."""
+        """Add the next event."""
         if event["event"] == "started":
             self.trials[event["trial"]] = {**event, "state": "running", "values": None}
         elif event["event"] in ("intermediate", "ended"):
@@ -148,7 +148,7 @@ class LiveView:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the terminal to a question."""
+        """Pause the live table while the user is asked a question."""
         if self._live is not None:
             self._live.stop()
         try:
@@ -172,7 +172,7 @@ class LiveView:
         self._line(f"note: {text}")
 
     def history(self, events: Iterable[Event]) -> None:
-        """Take what stands in the journal of a search that is resumed; nothing of it is told again."""
+        """Add the events of a search that is resumed, without showing them."""
         for event in events:
             if event["event"] == "experiment":
                 self._progress = Progress(event)

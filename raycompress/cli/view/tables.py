@@ -1,4 +1,4 @@
-"""Numbers and tables in the words of the terminal, shared by the verbs."""
+"""Formatting of numbers and tables on the terminal."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def value(raw: Any) -> str:
 
 
 def display_path(path: Path | str) -> str:
-    """Return a path, from the current folder if it lies in it; an address as it is."""
+    """Return a path relative to the current folder if it is inside; an address as it is."""
     if is_remote(str(path)):
         return str(path)
     path = Path(path)

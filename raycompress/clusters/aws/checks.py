@@ -1,4 +1,4 @@
-"""All that a start on AWS needs, looked at before a dollar is spent; nothing is created."""
+"""Checks before a cluster is started on AWS; nothing is created."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ _BAD_CREDENTIALS = (
 
 
 def checks(cluster: ClusterFile, storage: str) -> Iterator[Check]:
-    """Yield what is found, in the order of what depends on what.
+    """Yield the checks, each after those that it depends on.
 
     Parameters
     ----------

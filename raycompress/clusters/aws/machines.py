@@ -1,4 +1,4 @@
-"""The image and the instance type of each node, and a dry run of their start."""
+"""Checks of each node's image and instance type, and a dry run of its start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Zones, subnets and security groups."""
+"""Checks of zones, subnets and security groups."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cluster costs an hour: AWS's price list, the spot market's last prices, or a dated table of our own."""
+"""Price of a cluster an hour: from AWS's price list, the spot market, or a dated table of our own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many virtual CPUs of a family an account may run at once, against what the cluster wants."""
+"""Checks of AWS's quotas of virtual CPUs against the cluster's nodes."""
 
 from __future__ import annotations
 

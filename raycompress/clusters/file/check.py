@@ -1,4 +1,4 @@
-"""What a check before the start found, and what a cluster costs."""
+"""`Check` and `Estimate`: the result of a check, and the price of a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cluster files: found by path or by name, read, and every static mistake told at once."""
+"""Cluster files: finds them by path or name, reads them, and reports every static mistake at once."""
 
 from __future__ import annotations
 

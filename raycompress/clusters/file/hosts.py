@@ -1,4 +1,4 @@
-"""The hosts of a cluster file with the provider ``local``: each must answer to SSH."""
+"""Checks of the hosts of a cluster file with the provider ``local``: each must answer on the SSH port."""
 
 from __future__ import annotations
 

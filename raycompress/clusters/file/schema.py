@@ -1,4 +1,4 @@
-"""A cluster file against Ray's own JSON Schema, in words."""
+"""Checks of a cluster file against Ray's JSON Schema."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a cluster file must not do: open Ray to the world, or start it without authentication."""
+"""Security checks of a cluster file: Ray must not be public, nor run without authentication."""
 
 from __future__ import annotations
 

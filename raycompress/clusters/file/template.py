@@ -1,4 +1,4 @@
-"""A cluster file that comes with raycompress, made a person's own: their values in its text, its comments kept."""
+"""Fills a shipped cluster file with the user's values, and keeps its comments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What this machine keeps of a cluster between commands."""
+"""Local files of a cluster that are kept between commands."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray's Jobs API: a search is a job of the cluster."""
+"""Client of Ray's Jobs API; a search is a job of the cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ray's own cluster launcher: up, down, copying; and whether a cluster is really gone."""
+"""Ray's cluster launcher: up, down, copying, and the check that a cluster is really gone."""
 
 from __future__ import annotations
 

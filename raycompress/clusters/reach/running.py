@@ -1,4 +1,4 @@
-"""A cluster as a search needs it: one that a cluster file describes, or one that runs already at an address."""
+"""`Cluster`: one that a cluster file describes, or one that runs already at an address."""
 
 from __future__ import annotations
 

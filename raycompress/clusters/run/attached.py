@@ -1,4 +1,4 @@
-"""Coming back to a search that was left running on a cluster."""
+"""Attaches to a search that was left running on a cluster."""
 
 from __future__ import annotations
 

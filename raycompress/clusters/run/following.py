@@ -1,4 +1,4 @@
-"""Following a search that is a job of a cluster: every line once, whatever becomes of the connection."""
+"""Follows a search that is a cluster job: each line of its output once, across reconnections."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHOWN_LINES = 5
 
 
 class Lines:
-    """Whole lines out of chunks, each once, though every connection tells them from the beginning."""
+    """Splits chunks into whole lines, each once, although every connection begins with the first line."""
 
     def __init__(self) -> None:
         self._known = 0
@@ -28,11 +28,11 @@ class Lines:
         self._rest = ""
 
     def again(self) -> None:
-        """A new connection begins from the first line."""
+        """Start over: a new connection begins with the first line."""
         self._now, self._rest = 0, ""
 
     def new(self, chunk: str) -> Iterable[str]:
-        """Yield the lines that `chunk` ends and that no earlier connection has told."""
+        """Yield the lines that `chunk` completes and that no earlier connection has given."""
         *lines, self._rest = (self._rest + chunk).split("\n")
         for line in lines:
             self._now += 1
@@ -42,7 +42,7 @@ class Lines:
 
 
 class Follower:
-    """Shows a search elsewhere in `view`, and keeps its journal here.
+    """Shows a search on a cluster in `view`, and keeps a copy of its journal.
 
     Attributes
     ----------

@@ -97,7 +97,7 @@ class Launch:
         self._folder = ExperimentFolder(request.home / self._submitted.job)
 
     def run(self, package: Package, scratch: Path) -> Outcome:
-        """Live through it.
+        """Start the cluster, run the search, bring its results here, and tear the cluster down.
 
         Raises
         ------

@@ -1,4 +1,4 @@
-"""The copy that is kept here of a search that runs on a cluster, and what is needed to come back to it."""
+"""The local copy of a search that runs on a cluster, and what is needed to attach to it again."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ class Mirror:
         self._known = {_key(event) for event in read(folder.journal)}
 
     def add(self, event: Event) -> None:
-        """Keep an event that is not here yet."""
+        """Add an event, unless it is in the copy already."""
         if _key(event) not in self._known:
             self._known.add(_key(event))
             self._journal.copy(event)

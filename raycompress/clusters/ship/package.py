@@ -1,4 +1,4 @@
-"""The working directory of an experiment, packed for the nodes of a cluster."""
+"""Packs the working directory of an experiment for the nodes of a cluster."""
 
 from __future__ import annotations
 

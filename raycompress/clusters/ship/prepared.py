@@ -1,4 +1,4 @@
-"""A cluster file as it is given to Ray's launcher: the person's, with our token and our wheel on every node."""
+"""Prepares a cluster file for Ray's launcher: adds our token and our wheel to every node."""
 
 from __future__ import annotations
 

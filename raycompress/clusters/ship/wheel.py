@@ -1,4 +1,4 @@
-"""A wheel of the very raycompress that runs here, for the nodes of a cluster."""
+"""Builds a wheel of the running raycompress for the nodes of a cluster."""
 
 from __future__ import annotations
 

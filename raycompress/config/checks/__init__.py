@@ -1,1 +1,1 @@
-"""What can be wrong with an experiment beyond the types of its keys."""
+"""Checks of an experiment beyond the types of its keys."""

@@ -1,4 +1,4 @@
-"""What can be wrong between the keys of an experiment, each of which is right by itself."""
+"""Checks between the keys of an experiment."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def _check_lists(data: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def notes(data: Mapping[str, Any]) -> Iterator[Note]:
-    """Yield a note for each thing that is taken and means nothing, or something else."""
+    """Yield a note for each key that is accepted and ignored, or read as another one."""
     if data.get("resource") in ("node", "aws"):
         what = f'resource "{data["resource"]}" is read as "cpu": which machine runs a trial is for Ray to say'
         yield Note(("resource",), what)

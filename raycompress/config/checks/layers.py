@@ -1,4 +1,4 @@
-"""How an experiment fits the layers of the model."""
+"""Checks of an experiment's config_list against the layers of the model."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def check_fit(experiment: Experiment, model: ModelInfo) -> Iterator[Problem]:
 
 
 def notes_on_fit(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
-    """Yield what is no mistake and worth knowing."""
+    """Yield notes on what is not wrong and worth knowing."""
     for index in range(len(experiment.compression.config_list)):
         yield from _Fit(experiment, model, index).notes()
     yield from _notes_on_ties(experiment, model)
 
 
 class _Fit:
-    """One entry of config_list against the model."""
+    """Checks one entry of config_list against the model."""
 
     def __init__(self, experiment: Experiment, model: ModelInfo, index: int) -> None:
         compression = experiment.compression

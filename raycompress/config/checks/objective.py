@@ -1,4 +1,4 @@
-"""What can be wrong with what a search is after: its objectives, constraints, and the keys that go with them."""
+"""Checks of the objectives, the constraints, and the keys that go with them."""
 
 from __future__ import annotations
 

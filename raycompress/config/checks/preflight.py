@@ -1,4 +1,4 @@
-"""Everything that can be wrong, found before the first trial: in the files, and in how the experiment fits a model."""
+"""All checks before the first trial: of the files that are named, and of the experiment against its model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is written differently today: each change of a file, with its reason, and the file with all of them."""
+"""Changes that bring an experiment file of the old tool into today's form, each with its reason."""
 
 from __future__ import annotations
 

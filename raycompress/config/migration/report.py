@@ -1,4 +1,4 @@
-"""An experiment file of the old tool, understood: what became of its keys, and what it says in today's form."""
+"""Report on an experiment file of the old tool: what became of its keys, and the file in today's form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every key of the old tool's experiment file, and what it became: one table, for the command and for its page.
+"""Table of every key of the old tool's experiment file and what became of it.
 
 A key stands here once; a value that has a fate of its own, such as ``"resource": "node"``, has a row of its own.
 """

@@ -1,4 +1,4 @@
-"""What pydantic says of a value, in plain words."""
+"""Translation of pydantic's errors into findings."""
 
 from __future__ import annotations
 

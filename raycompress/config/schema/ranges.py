@@ -1,4 +1,4 @@
-"""Search ranges: objects that stand where a value would, and say what to try instead.
+"""Search ranges: objects in place of a value that say which values to try.
 
 ::
 
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 class Note(NamedTuple):
-    """What is taken and means nothing, or something else: where it stands, and a line that says so."""
+    """A note on a key that is accepted and ignored, or read as another one: its path, and the text."""
 
     path: JsonPath
     what: str

@@ -1,1 +1,1 @@
-"""What an analysis of a model found."""
+"""Results of a layer analysis."""

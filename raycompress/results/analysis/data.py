@@ -1,4 +1,4 @@
-"""What an analysis of a model found: plain data, its JSON and its CSV files; read without torch."""
+"""Results of a layer analysis as plain data, with their JSON and CSV files. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycompress.errors import StorageError
 
 @dataclass(frozen=True)
 class Curve:
-    """How the metric falls as one layer, or one set of tied layers, loses more and more.
+    """The metric by the share that is removed from one layer, or from one set of tied layers.
 
     Attributes
     ----------
@@ -157,7 +157,7 @@ class ModelCost:
 
 @dataclass(frozen=True)
 class Analysis:
-    """All that `raycompress analyze` finds.
+    """The results of `raycompress analyze`.
 
     Attributes
     ----------

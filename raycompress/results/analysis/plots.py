@@ -1,4 +1,4 @@
-"""The curves of a sensitivity analysis as pictures."""
+"""Plots of sensitivity curves."""
 
 from __future__ import annotations
 

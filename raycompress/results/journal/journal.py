@@ -55,7 +55,7 @@ Event = dict[str, Any]
 
 
 class Journal:
-    """The writing end; one process at a time holds it.
+    """Writer of a journal; one process at a time holds it.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class Journal:
             os.truncate(self.path, whole)
 
     def listen(self, listener: Callable[[Event], None]) -> None:
-        """Have `listener` called with each event once it is on disk."""
+        """Call `listener` with each event once it is on disk."""
         self._listeners.append(listener)
 
     def append(self, event: str, **fields: Any) -> None:
@@ -137,7 +137,7 @@ class Journal:
             raise
 
     def close(self) -> None:
-        """Let go of the journal."""
+        """Close the journal and release its lock."""
         self._file.close()
 
 
@@ -235,6 +235,6 @@ SHAPES: Mapping[str, Shape] = {
 
 
 def lacking(event: Mapping[str, Any]) -> list[str]:
-    """Return the fields of a known event that are not there, or are not what they should be."""
+    """Return the fields of a known event that are missing or have a wrong type."""
     # ... is the shape of a field that may be left out
     return [name for name, shape in SHAPES[event["event"]].items() if not fits(event.get(name, ...), shape)]

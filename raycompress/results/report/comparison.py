@@ -1,4 +1,4 @@
-"""The best model and the dense one side by side."""
+"""Table of the best model beside the dense one."""
 
 from __future__ import annotations
 

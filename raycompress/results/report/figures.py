@@ -1,4 +1,4 @@
-"""The pictures of the report, as Plotly's figures in plain data.
+"""Figures of the report, as Plotly's JSON data.
 
 Colours are names of variables of ``page.css``, which ``page.js`` replaces by what they are in the light or in the dark.
 """

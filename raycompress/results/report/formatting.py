@@ -1,4 +1,4 @@
-"""Numbers, names and states in the words of the report."""
+"""Formatting of numbers, names and states in the report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MEASURES = {
 
 @dataclass(frozen=True)
 class Look:
-    """How a state is told from the others: by its sign and its pattern, and only then by its colour.
+    """Sign, marker, pattern and colour of a trial state; states differ without their colours too.
 
     Attributes
     ----------

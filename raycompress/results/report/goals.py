@@ -1,4 +1,4 @@
-"""What the search was after, and what it made of that: constraints, the front, repeats, rung 0."""
+"""Tables of constraints, the Pareto front, repeats and rung 0."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which dimensions decide, by Optuna."""
+"""Importance of the search dimensions, by Optuna's PED-ANOVA."""
 
 from __future__ import annotations
 

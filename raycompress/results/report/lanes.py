@@ -1,4 +1,4 @@
-"""Which trial ran where and when."""
+"""Spans of the timeline: slot, begin and end of each trial."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page: its sections, put together and written."""
+"""The report as one HTML page: assembles the sections and writes it."""
 
 from __future__ import annotations
 

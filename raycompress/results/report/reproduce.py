@@ -1,4 +1,4 @@
-"""How to do it again: the command, and what it depends on."""
+"""The section "reproduce": the command, and the versions and files that it depends on."""
 
 from __future__ import annotations
 

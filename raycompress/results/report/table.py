@@ -1,4 +1,4 @@
-"""The table of all trials."""
+"""HTML table of all trials."""
 
 from __future__ import annotations
 

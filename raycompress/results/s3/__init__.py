@@ -1,1 +1,1 @@
-"""Results on S3: the folder of an experiment under a prefix, and what takes the place of a disk's promises."""
+"""Results on S3: an experiment's folder under a prefix, with conditional writes in place of locks and renames."""

@@ -1,4 +1,4 @@
-"""An experiment whose truth is on S3: the folder here mirrors it, so that all that reads paths goes on doing so."""
+"""An experiment whose results are on S3: a local folder mirrors them for code that works with paths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What S3 refuses, in our words: each error of boto3 becomes one that says what to do."""
+"""Translation of boto3's errors into a StorageError that says what to do."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ _NAME = re.compile(rf"{FOLDER}/(\d{{6,}})\.jsonl")
 
 
 class Segments:
-    """The writing end of a chain.
+    """Writer of a chain of segments.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ def _number(entry: Listed) -> int:
 
 
 class ReplicatedJournal(Journal):
-    """A journal that is written twice: an event is there before it counts, and before it is here."""
+    """A journal that writes each event to S3 first, and then to the local copy."""
 
     def __init__(self, path: Path, objects: Objects, held: lease.Lease, chain: Segments) -> None:
         super().__init__(path)

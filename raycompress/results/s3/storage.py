@@ -1,4 +1,4 @@
-"""An address on S3 as a place for many experiments: make one, list them, try whether results can be written."""
+"""A results folder on S3: creates and lists experiments, and checks that results can be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A proposer for pruning under a budget: it starts from what is known before, and lets go of it where that errs."""
+"""Proposer for pruning under a fixed budget: starts from a prior, and drops the prior if trials contradict it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ATTEMPTS = 32
 
 
 class BudgetProposer:
-    """Proposes samples on a budget, guided by a prior as long as that helps.
+    """Proposes samples that meet the budget, guided by a prior as long as its trials beat exploring ones.
 
     The first trial is the best candidate of the prior. Of those that follow, a share explores: the uniform sample, then
     random ones. The others are, in turns, what Optuna's TPE proposes and the best candidate left; TPE is told the
@@ -100,7 +100,7 @@ class BudgetProposer:
 
     @property
     def advantage(self) -> float | None:
-        """Share of the pairs of a trial of the prior's and one that explores that the first wins; None of too few."""
+        """Share of (prior trial, exploring trial) pairs that the prior trial wins; None with fewer than two of each."""
         prior = [self._sign * score for number, score in self._scores.items() if number in self._guessed]
         random = [self._sign * score for number, score in self._scores.items() if number in self._explorers]
         if min(len(prior), len(random)) < _ENOUGH:
@@ -110,13 +110,13 @@ class BudgetProposer:
 
     @property
     def trusts(self) -> bool:
-        """Whether the prior still guides."""
+        """Whether the prior is still used."""
         advantage = self.advantage
         return advantage is None or advantage >= 0.5
 
     @property
     def note(self) -> str:
-        """What people should know of the prior; empty while it guides."""
+        """Note for the user once the prior is dropped or no model is left to try; empty before."""
         if self._is_exhausted:
             return "the search ends here: the models that the budget leaves have all been tried, or all that were found"
         if self.trusts:
@@ -144,7 +144,7 @@ class BudgetProposer:
         return dict(sample)
 
     def add_proposed(self, number: int, sample: Sample) -> None:
-        """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
+        """Record a sample that an earlier run proposed for trial `number`."""
         if self._explores(len(self._proposed)):
             self._explorers.add(number)
         self._proposed[number] = dict(sample)
@@ -152,7 +152,7 @@ class BudgetProposer:
         self._drop(sample)
 
     def replace_proposed(self, number: int, sample: Sample) -> None:
-        """Take what the sample proposed for trial `number` was made into."""
+        """Replace the sample proposed for trial `number` by the one that is really tried."""
         self._proposed[number] = dict(sample)
 
     def _drop(self, sample: Sample) -> None:
@@ -166,7 +166,7 @@ class BudgetProposer:
         scores: Mapping[int, float] | None = None,
         judgement: Judgement | None = None,
     ) -> None:
-        """Take the score of trial `number`; None when it failed, or broke a constraint."""
+        """Learn the score of trial `number`; None when it failed."""
         broken = judgement is not None and not judgement.is_feasible
         if broken and self._scores:  # worse than all others, on their scale
             known = self._sign * np.array([*self._scores.values()])

@@ -1,4 +1,4 @@
-"""A proposer whose samples keep to the budgets of the experiment: none is trained that cannot count."""
+"""Makes the samples of any proposer meet the experiment's budgets: projects them, or rejects and redraws."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PATIENCE = 1000
 
 
 class BudgetEnforcer:
-    """Stands between a proposer and the search.
+    """Wraps a proposer so that every sample meets the budgets.
 
     A rejected sample is taught as one that breaks its budget and is as bad as the worst result so far: otherwise a
     proposer with a model would propose it again.
@@ -46,11 +46,11 @@ class BudgetEnforcer:
 
     @property
     def note(self) -> str:
-        """What the proposer has to say."""
+        """The wrapped proposer's note."""
         return self._proposer.note
 
     def propose(self, number: int) -> Sample | None:
-        """Return the next sample that keeps to the budgets.
+        """Return the next sample that meets the budgets.
 
         Raises
         ------
@@ -73,7 +73,7 @@ class BudgetEnforcer:
         )
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
-        """Take the score of trial `number`."""
+        """Pass the score of trial `number` on, and remember the worst result."""
         if judgement is None and score is not None and len(self._objective.goals) == 1:
             judgement = Judgement((self._objective.goals[0].cost(score),))
         if judgement is not None:

@@ -1,4 +1,4 @@
-"""The proposer ``guided``, put together: what was measured before the search, and who goes on from there."""
+"""The proposer ``guided``: sparsities from measurements made before the search, other dimensions by Optuna's TPE."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from raycompress.search.stopping.policies import Scores
 
 
 class GuidedProposer:
-    """Proposes sparsities by what was measured of the model, and all else that is searched by Optuna's TPE.
+    """Proposes sparsities by the measured prior, and every other dimension by Optuna's TPE.
 
     A `BudgetProposer` makes them under a budget, with one objective that the script reports; otherwise a
     `TradeOffProposer`.
@@ -69,11 +69,11 @@ class GuidedProposer:
 
     @property
     def note(self) -> str:
-        """What people should know of how the search goes on; empty where there is nothing."""
+        """Note for the user about the prior; empty where there is none."""
         return self._guided.note
 
     def propose(self, number: int) -> Sample | None:
-        """Return a sample."""
+        """Return the sample for trial `number`: sparsities that fit the budgets, and values of the other dimensions."""
         beside = (self._rest.propose(number) or {}) if self._rest is not None else {}
         sample = {**(self._guided.propose(number) or {}), **beside}
         if not self._projection.fits(sample):  # by what is beside, such as another round_to
@@ -82,7 +82,7 @@ class GuidedProposer:
         return {name: sample[name] for name in self._names}
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
-        """Take what became of a sample."""
+        """Learn the result of trial `number`."""
         self._guided.learn(number, score, scores, judgement)
         if self._rest is not None:
             self._rest.learn(number, score, scores, judgement)
@@ -99,7 +99,7 @@ def _only(sample: dict[str, Any], names: set[str]) -> dict[str, Any]:
 
 
 def negated(prior: Prior) -> Prior:
-    """Return the prior with its metric's sign turned: agreement with the dense model is better where it is larger."""
+    """Return the prior with the sign of its metric flipped: agreement is maximised where the search minimises."""
     return Prior(
         -prior.dense,
         {name: [(sparsity, -value) for sparsity, value in curve] for name, curve in prior.curves.items()},

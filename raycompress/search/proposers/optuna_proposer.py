@@ -1,4 +1,4 @@
-"""Optuna's samplers as proposers: they are told of every objective, and of every constraint."""
+"""Optuna's samplers as proposers, with every objective and every constraint."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def gaussian_process(
 
 
 class OptunaProposer:
-    """One of Optuna's samplers, asked for one sample after another.
+    """Proposes by one of Optuna's samplers, through Optuna's ask-and-tell interface.
 
     Parameters
     ----------
@@ -81,18 +81,18 @@ class OptunaProposer:
             self.add_proposed(number, trial.sample)
 
     def propose(self, number: int) -> Sample | None:
-        """Return a sample."""
+        """Return the sample for trial `number`."""
         trial = self._study.ask(self._distributions)
         self._asked[number] = trial
         return {one.name: _value(one, trial.params[key]) for key, one in self._dimensions.items()}
 
     def add_proposed(self, number: int, sample: Mapping[str, Any]) -> None:
-        """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
+        """Record a sample that an earlier run proposed for trial `number`."""
         self._study.enqueue_trial(self._point(sample))
         self.propose(number)
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
-        """Take what became of a sample."""
+        """Learn the result of trial `number`."""
         trial = self._asked.pop(number)
         judged = _judgement_of(self._objective, score, judgement)
         if judged is None:
@@ -123,7 +123,7 @@ class OptunaProposer:
 
 
 def _judgement_of(objective: Objective, score: float | None, judgement: Judgement | None) -> Judgement | None:
-    """Return what a sampler is told of a trial; None of one that failed.
+    """Return the judgement that the sampler learns; None for a failed trial.
 
     Of a trial that was ended early nobody knows the sizes, and the score alone is told.
     """

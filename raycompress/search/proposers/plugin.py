@@ -1,4 +1,4 @@
-"""A proposer of another distribution: what it proposes is checked, and its failures name it."""
+"""Wraps a plug-in's proposer: checks its samples, and turns its exceptions into a PluginError."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class PluginProposer:
-    """Stands between the proposer of a plug-in and the search.
+    """Wraps the proposer of a plug-in.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ class PluginProposer:
 
     @property
     def note(self) -> str:
-        """What the proposer has to say."""
+        """The wrapped proposer's note."""
         with self._named("says its note"):
             return str(self._proposer.note)
 

@@ -19,7 +19,7 @@ from raycompress.search.trials import Sample as Sample
 
 
 class Proposer(Protocol):
-    """Something that proposes samples and learns from their scores.
+    """Interface of a proposer: proposes samples, and learns from their scores.
 
     Attributes
     ----------
@@ -40,7 +40,7 @@ class Proposer(Protocol):
         """Return the sample for trial `number`, or None when there are no more."""
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
-        """Take the score of trial `number`; None when the trial failed.
+        """Learn the score of trial `number`; None when the trial failed.
 
         Parameters
         ----------
@@ -101,17 +101,17 @@ def make_proposer(
 
 
 def random_samples(space: SearchSpace, *, seed: int | None, **_options: Any) -> Proposer:
-    """Return what draws each dimension by itself."""
+    """Return the proposer ``random``."""
     return _Random(space, seed)
 
 
 def grid(space: SearchSpace, **_options: Any) -> Proposer:
-    """Return what goes through the grid of `space`."""
+    """Return the proposer ``sequence``: the grid of `space`, in order."""
     return _Points(space.grid())
 
 
 def centre(space: SearchSpace, **_options: Any) -> Proposer:
-    """Return what proposes the middle of every range, once."""
+    """Return the proposer of a single sample: the middle of every range."""
     return _Points(iter((space.centre(),)))
 
 
@@ -128,7 +128,7 @@ class _Points:
         return next(self._points, None)
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
-        """Nothing: the points are given."""
+        """Ignore the result: the points are given."""
 
 
 class _Random:
@@ -145,7 +145,7 @@ class _Random:
         return {one.name: plain_value(one, self._draw(one)) for one in self._space.dimensions}
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
-        """Nothing: samples are independent."""
+        """Ignore the result: samples are independent."""
 
     def _draw(self, dimension: Dimension) -> float:
         if dimension.choices is not None:

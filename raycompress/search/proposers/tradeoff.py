@@ -1,4 +1,4 @@
-"""A proposer for searches without one fixed budget: it goes along the way from the dense model to the smallest one.
+"""Proposer for searches without one fixed budget: proposes models of many sizes, from dense to smallest.
 
 What each layer bears gives good models of every size; what is sought is the size, or all of them for a Pareto front.
 """
@@ -30,7 +30,7 @@ _FIRST = 4
 
 
 class TradeOffProposer:
-    """Proposes models of many sizes: by the first size, or the latency, that the objectives and constraints name.
+    """Proposes models of many sizes, measured by the first size or latency in the objectives and constraints.
 
     Of several objectives the sizes are spread evenly, on a log scale. Of one objective with constraints they close in
     on the border between what keeps to the constraints and what breaks them, since that is where the best lies: the
@@ -110,7 +110,7 @@ class TradeOffProposer:
         return self._of_size(self._size(), explores) if best is None else self._take_candidate(number, best)
 
     def add_proposed(self, number: int, sample: Sample) -> None:
-        """Take the sample of trial `number` of an earlier run of the search, as if it were proposed now."""
+        """Record a sample that an earlier run proposed for trial `number`."""
         self._turn += 1
         self._model.add_proposed(number, sample)
         cuts = self._projection.cuts({**self._whole, **sample})
@@ -120,11 +120,11 @@ class TradeOffProposer:
         self._ratios[number] = self._ratio(sample)
 
     def replace_proposed(self, number: int, sample: Sample) -> None:
-        """Take what the sample proposed for trial `number` was made into."""
+        """Replace the sample proposed for trial `number` by the one that is really tried."""
         self._ratios[number] = self._ratio(sample)
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
-        """Take what became of a sample."""
+        """Learn the result of trial `number`."""
         self._model.learn(number, score, scores, judgement)
         if judgement is not None:
             self._feasible[number] = judgement.is_feasible

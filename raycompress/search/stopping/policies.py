@@ -1,4 +1,4 @@
-"""The policies by which the old tool ended trials early, and which Ray Tune has not.
+"""Early-stopping policies of Auptimizer: bandit, truncation and curve fitting.
 
 Each compares the scores of a trial with those of the others, the larger the better, and returns why the trial is to
 end, or an empty string.
@@ -28,7 +28,7 @@ _CURVES: tuple[tuple[Curve, tuple[float, float, float]], ...] = (
 
 
 def predicted_end(scores: Mapping[int, float], end: int, *, timeout_s: float) -> float | None:
-    """Return the score to expect at iteration `end`; None where nothing can be said.
+    """Return the score extrapolated to iteration `end`; None with too few scores, or where no curve fits.
 
     Each curve is fitted to the scores; the predictions are averaged, a curve that fits better counts for more.
 
@@ -132,7 +132,7 @@ def curve_fitting(own: Scores, others: Sequence[Scores], *, threshold: float, en
 
 
 def share_of(best: float, share: float) -> float:
-    """Return what is `share` as good as `best`, of which more is better; below 0 that lies further from it.
+    """Return the score that is `share` as good as `best` (larger is better); a negative `best` is divided by `share`.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Rung 0: trials are scored before they train, and the worst end there, as long as that ranks them rightly."""
+"""Rung 0: trials are scored before training and the worst are ended, while those scores predict the final ones."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _AUDITED = 4
 
 
 class RungZero:
-    """Decides which trials go on after they were scored and before they train.
+    """Decides, by the score before training, which trials are trained.
 
     The first few all do. Of the others those do that are in the best ``1 / eta`` of all that were scored.
 
@@ -35,12 +35,12 @@ class RungZero:
 
     @property
     def pairs(self) -> Mapping[int, tuple[float, float]]:
-        """Both scores of the trials that have them, larger ones better."""
+        """Trial -> (score before training, final score), turned so that larger is better."""
         return {number: (self._scores[number], final) for number, final in self._finals.items()}
 
     @property
     def correlation(self) -> float | None:
-        """How well the trials were ranked; None while there are too few."""
+        """Rank correlation of both scores; None with fewer than eight trials that have both."""
         return rank_correlation(self.pairs.values()) if len(self._finals) >= _ENOUGH else None
 
     @property
@@ -51,7 +51,7 @@ class RungZero:
 
     @property
     def note(self) -> str:
-        """What people should know; empty while the rung ranks rightly."""
+        """Note for the user while the rung is off; empty otherwise."""
         if not self.is_off:
             return ""
         return (
@@ -60,7 +60,7 @@ class RungZero:
         )
 
     def judge(self, number: int, score: float) -> str:
-        """Take the score of a trial before it trains; return why it is to end, or an empty string."""
+        """Add the score of a trial before it trains; return why it is to end, or an empty string."""
         self._scores[number] = self._sign * score
         if len(self._finals) < _ENOUGH or self.is_off:
             return ""
@@ -73,12 +73,12 @@ class RungZero:
         return f"before training: not in the best 1/{self._eta} of {len(self._scores)}"
 
     def end(self, number: int, score: float) -> None:
-        """Take the score of a trial that has trained to its end."""
+        """Add the score of a trial that has trained to its end."""
         if number in self._scores:
             self._finals[number] = self._final_sign * score
 
     def restore(self, number: int, score: float, final: float | None) -> None:
-        """Take a trial of an earlier run of the search."""
+        """Add a trial of an earlier run of the search."""
         self._scores[number] = self._sign * score
         if final is not None:
             self.end(number, final)

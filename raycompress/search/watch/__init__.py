@@ -1,1 +1,1 @@
-"""Who is told of a search while it runs: terminal, loggers, metrics."""
+"""Views of a running search: terminal, lines of text, a relay to another machine, loggers."""

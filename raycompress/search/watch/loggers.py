@@ -1,4 +1,4 @@
-"""Tune's own loggers, TensorBoard, MLflow and W&B: told of every trial, and never in the way of the search.
+"""Feeds Tune's loggers (TensorBoard, MLflow, W&B) from the journal, in a thread that cannot block the search.
 
 What they are told comes from the journal, through a thread of their own. A logger that cannot start is an error before
 the first trial; one that fails later is left out from there on, and a note says so.
@@ -28,7 +28,7 @@ PATIENCE_S = 90.0
 
 @contextmanager
 def notified(loggers: Mapping[str, Any], folder: ExperimentFolder, journal: Journal) -> Iterator[None]:
-    """Have `loggers` told what is written into the journal inside; wait for them at the end."""
+    """Pass the journal's events to `loggers` inside the ``with`` statement; wait for them at its end."""
     if not loggers:
         yield
         return
@@ -58,7 +58,7 @@ def _record_notes(thread: _LoggerThread, journal: Journal) -> None:
 
 @dataclass(eq=False)
 class _Trial:
-    """What Tune's loggers ask a trial for."""
+    """Stand-in for Tune's Trial with the attributes that its loggers read."""
 
     name: str
     config: dict[str, Any]
@@ -88,7 +88,7 @@ class _Trial:
 
 
 class _LoggerThread:
-    """Tells each logger of each event, in a thread of its own; takes `events`, gives `notes`."""
+    """Passes each event to each logger in a thread of its own; input queue `events`, output queue `notes`."""
 
     def __init__(self, loggers: Mapping[str, Any], folder: ExperimentFolder) -> None:
         self.events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
@@ -102,7 +102,7 @@ class _LoggerThread:
         self.start = self._thread.start
 
     def finish(self, *, patience_s: float) -> None:
-        """Wait until all is told, as long as there is progress every `patience_s` seconds."""
+        """Wait until all events are handled, as long as there is progress every `patience_s` seconds."""
         self.events.put(None)
         while self._thread.is_alive() and not self._given_up:
             before = self._steps

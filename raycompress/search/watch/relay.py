@@ -1,4 +1,4 @@
-"""A search that runs elsewhere, as a job of a cluster, seen here: its view as lines of text, and back.
+"""Relays the view of a search that is a cluster job: events as lines of its output there, replayed in a view here.
 
 A line of the job's output that begins with the record separator (RFC 7464) is JSON for the view; all others are words.
 """
@@ -19,7 +19,7 @@ _MARK = "\x1e"
 
 
 class RelayView:
-    """The view of a search whose person sits at another machine: everything becomes a line on `stream`."""
+    """View of a search on the cluster's side: writes everything as lines to `stream`."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
         self._stream = stream or sys.stdout

@@ -1,4 +1,4 @@
-"""Who watches what is run: the terminal."""
+"""Protocols of whoever shows a running search or analysis."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from raycompress.results.journal.journal import Event
 
 
 class View(Protocol):
-    """Whoever watches."""
+    """Shows phases and notes."""
 
     def phase(self, text: str) -> None:
-        """What is being done now, outside of the trials."""
+        """Show what is being done now, outside of the trials."""
 
     def note(self, text: str) -> None:
-        """Something worth knowing that is no mistake."""
+        """Show a note."""
 
 
 class SearchView(View, Protocol):
-    """Whoever watches a search."""
+    """Shows a search."""
 
     def progress(self, done: int, total: int, what: str) -> None:
-        """How much of the phase is done, and what comes next; 0 of 0 where that is over."""
+        """Show how much of the phase is done, and what comes next; 0 of 0 clears it."""
 
     def history(self, events: Iterable[Event]) -> None:
-        """What stands in the journal of a search that is resumed."""
+        """Add the events of earlier runs of a search that is resumed."""
 
     def event(self, event: Event) -> None:
-        """Something that stands in the journal by now."""
+        """Show an event that was written to the journal."""

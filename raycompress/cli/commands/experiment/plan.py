@@ -1,4 +1,4 @@
-"""``raycompress plan``."""
+"""``raycompress plan``: what a launch would search, keep and cost."""
 
 from __future__ import annotations
 

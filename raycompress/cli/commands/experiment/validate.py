@@ -1,4 +1,4 @@
-"""``raycompress validate``: everything that the file alone can tell."""
+"""``raycompress validate``: checks an experiment file without running anything."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raycompress cluster init``."""
+"""``raycompress cluster init``: writes a cluster file from a shipped one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raycompress doctor``."""
+"""``raycompress doctor``: checks this machine and a cluster file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raycompress best``."""
+"""``raycompress best``: the best model of an experiment, and its verification."""
 
 from __future__ import annotations
 

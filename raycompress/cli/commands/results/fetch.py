@@ -1,4 +1,4 @@
-"""``raycompress fetch``."""
+"""``raycompress fetch``: downloads a model of an experiment and checks its hashes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raycompress logs``."""
+"""``raycompress logs``: the log of a trial, or a search on a cluster as it runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raycompress ls``."""
+"""``raycompress ls``: the experiments in a results folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``raycompress report``."""
+"""``raycompress report``: an experiment as an HTML page or as an Optuna study."""
 
 from __future__ import annotations
 

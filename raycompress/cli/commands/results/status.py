@@ -1,4 +1,4 @@
-"""``raycompress status``."""
+"""``raycompress status``: the state of an experiment, trial by trial."""
 
 from __future__ import annotations
 

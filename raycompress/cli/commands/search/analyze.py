@@ -1,4 +1,4 @@
-"""``raycompress analyze``: what each layer of a model bears and costs, before anything is compressed."""
+"""``raycompress analyze``: sensitivity and cost of each layer of a model."""
 
 from __future__ import annotations
 

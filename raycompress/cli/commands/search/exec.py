@@ -1,4 +1,4 @@
-"""``raycompress exec``."""
+"""``raycompress exec``: runs a plain script of the old tool."""
 
 from __future__ import annotations
 

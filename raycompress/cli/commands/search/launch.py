@@ -1,4 +1,4 @@
-"""``raycompress launch`` and ``raycompress run``: the main road."""
+"""``raycompress launch`` and ``raycompress run``: run an experiment."""
 
 from __future__ import annotations
 

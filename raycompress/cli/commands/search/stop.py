@@ -1,4 +1,4 @@
-"""``raycompress stop``."""
+"""``raycompress stop``: stops a search on a cluster."""
 
 from __future__ import annotations
 
