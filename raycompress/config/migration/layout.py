@@ -94,13 +94,14 @@ class _Layout:
 
     def own_lines(self, path: JsonPath, place: Place, margin: str) -> str:
         """Return the comments that stand on lines of their own."""
-        return "".join(f"{margin}{comment.text}\n" for comment in self.take(path, place))
+        return "".join(f"{margin}{comment.text}\n" for comment in self.comments_at(path, place))
 
     def behind(self, path: JsonPath, place: Place = "behind") -> str:
         """Return the comments that stand in the line of what is there already."""
-        return "".join(" " * comment.gap + comment.text for comment in self.take(path, place))
+        return "".join(" " * comment.gap + comment.text for comment in self.comments_at(path, place))
 
-    def take(self, path: JsonPath, place: Place) -> list[Comment]:
+    def comments_at(self, path: JsonPath, place: Place) -> list[Comment]:
+        """Return the comments of a place, which count as written from now on."""
         source = self.renamed.get(path, path)
         found = [comment for comment in self.comments if (comment.path, comment.place) == (source, place)]
         self.written.update(found)

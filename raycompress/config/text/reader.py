@@ -98,7 +98,7 @@ class _Reader:
         self.skip(())
         self.out.lines[()] = self.line()
         if self.cut_off:
-            pass  # told already
+            pass  # the comment without an end is reported
         elif self.at == len(self.text):
             self.flaw((), "the file is empty", "write an experiment: {...}")
             self.out.whole = False
@@ -144,7 +144,7 @@ class _Reader:
             self.at += len(found) if self.at == match.start() else 0
 
     def comment(self, path: JsonPath, found: str) -> None:
-        """Take the comment `found`, or what is meant to be one, and tell what is wrong with it."""
+        """Read the comment `found`, or what is meant to be one, and report what is wrong with it."""
         end = self.at + len(found)
         if found.startswith("/*") and (len(found) < 4 or not found.endswith("*/")):
             self.flaw(path, 'this "/*" is never closed', 'write "*/" where the comment ends', sure=False)
