@@ -38,7 +38,7 @@ def run_here(folder: Path, *words: str | Path) -> Launched:
 
     out, err = io.StringIO(), io.StringIO()
     code = 0
-    with _shared(), contextlib.chdir(folder), _unchanged():
+    with shared(), contextlib.chdir(folder), _unchanged():
         os.environ["COLUMNS"] = "80"
         objects.new_client()
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
@@ -50,7 +50,7 @@ def run_here(folder: Path, *words: str | Path) -> Launched:
 
 
 @contextlib.contextmanager
-def _shared() -> Iterator[None]:
+def shared() -> Iterator[None]:
     """Have every Ray on this machine that is entered inside be the one that runs."""
     LocalRay.__enter__, LocalRay.__exit__ = _join, _leave
     try:

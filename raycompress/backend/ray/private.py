@@ -111,7 +111,7 @@ def trials_of_dead_actors_begun_again(is_loss_of_node: Callable[[Any], bool]) ->
 def actor_of(trial: Any) -> Any:
     """Return the actor that runs one of Tune's trials; None where it has none, or where the name is gone.
 
-    A trial whose actor is not known ends with Ray, not at once.
+    The script of a trial that is stopped then runs on until its actor has another trial, or until Ray ends.
     """
     return getattr(getattr(trial, "temporary_state", None), "ray_actor", None)
 

@@ -93,8 +93,9 @@ class TuneBackend:
         trial, runs_on = self._waits
         self._is_stopped = True
         self._under_way.discard(number)
-        if runs_on:
-            ray.get(private.actor_of(trial).abandon.remote())
+        actor = private.actor_of(trial)
+        if runs_on and actor is not None:  # else it does so when it is given its next trial
+            ray.get(actor.abandon.remote())
 
     def close(self) -> None:
         """Kill the actors of trials that run: nobody waits for their ends. Their children die with the connection."""
