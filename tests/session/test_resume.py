@@ -200,7 +200,7 @@ def test_the_copy_of_a_file_with_comments_stands_for_it(stopped):
     known = experiment_of(record, None)
     path.rename(folder / "moved.json")
     try:
-        assert experiment_of(record, None) == replace(known, path=record.folder.experiment, shown=ANY)
+        assert experiment_of(record, None) == replace(known, path=record.folder.experiment, display_path=ANY)
     finally:
         (folder / "moved.json").rename(path)
 
