@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 
 import pytest
 
@@ -18,8 +19,8 @@ from raycompress.config.plugins import plugins_of
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import PluginError
 from raycompress.search.proposers.searchers import make_proposer
-from tests.support.launching import digits_experiment, raycompress
-from tests.support.plugin import broken_project, install, write_wheel
+from tests.support.launching import REPOSITORY, digits_experiment, raycompress
+from tests.support.plugin import PROJECT, broken_project, install, write_wheel
 
 
 def alike(**changes):
@@ -227,3 +228,14 @@ def test_a_proposer_that_strays_is_told_by_its_distribution(monkeypatch, tmp_pat
     for number, told in ((1, 'proposed 7.0, which "x" cannot be'), (2, 'lacks "x"'), (3, "ZeroDivisionError")):
         with pytest.raises(PluginError, match=rf"of stray 2\.0 .*{told}"):
             proposer.propose(number)
+
+
+def test_the_documentation_shows_the_plugin_that_is_tested():
+    page = (REPOSITORY / "docs" / "plugins.md").read_text()
+    source = (PROJECT / "raycompress_example.py").read_text()
+    shown = re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", page, re.DOTALL)
+    assert [name for name, _ in shown] == ["Alike", "Halton", "ExportedProgram"]
+    assert all(text in source for _, text in shown)
+    (declared,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    assert tomllib.loads(declared)["project"].items() <= project.items()
