@@ -170,43 +170,6 @@ def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: 
     assert record.best.score == min(score for score in feasible if score is not None)
 
 
-def test_finalists_are_trained_again_and_the_choice_is_by_all_runs(tmp_path: Path, launch: Launch) -> None:
-    path = experiment(
-        tmp_path,
-        proposer="random",
-        constraints={"flops": {"max_ratio": 0.2}},
-        repeats=3,
-        finalists=2,
-        n_samples=3,
-        baseline=False,
-    )
-    done = launch(path)
-    assert done.code == 0, done.err
-    record = done.record
-    repeats = [trial for trial in record.searched if trial.repeat_of is not None]
-    assert [trial.number for trial in repeats] == [4, 5, 6, 7]
-    assert len({trial.repeat_of for trial in repeats}) == 2
-    assert len({trial.config["random_seed"] for trial in repeats}) == 4
-    told = record.repeated
-    assert told is not None
-    for one in told["finalists"]:
-        scores = [record.records[number].score or 0 for number in one["runs"]]
-        assert len(scores) == 3
-        assert one["means"]["accuracy"] == pytest.approx(sum(scores) / 3)
-    assert record.best_number == told["run"]
-    assert record.folder.candidates() == [record.best_number]
-    assert "±" in done.out
-    more = raycompress(tmp_path, "resume", record.id, "--n-samples", "4")
-    assert more.code == 0, more.err
-    numbers = [trial.number for trial in more.record.searched if trial.repeat_of is None]
-    assert numbers == [1, 2, 3, 8]
-    again = more.record.repeated
-    assert again is not None
-    known = next(one for one in again["finalists"] if one["trial"] == told["chosen"])
-    assert len(known["runs"]) == 3
-    assert more.record.best_number == again["run"]
-
-
 def test_rung_zero_scores_before_training(tmp_path: Path, launch: Launch) -> None:
     scheduler = {"type": "asha", "rung0": True}
     constraints = {"flops": {"max_ratio": 0.1}}
@@ -280,15 +243,3 @@ def test_mistakes_are_told_before_the_first_trial(
     assert done.code == 2
     assert told in " ".join(done.err.split())
     assert not list(tmp_path.glob("raycompress_results/*/journal.jsonl"))
-
-
-def test_a_metric_that_is_not_reported_fails_the_trial(tmp_path: Path, launch: Launch) -> None:
-    (tmp_path / "script.py").write_text(
-        SCRIPT_WITHOUT.format(home=str(RESNET)).replace("accuracy=acc", "**{'top1': acc") + "\n"
-    )
-    source = (tmp_path / "script.py").read_text().replace("'top1': accuracy)", "'top1': accuracy})")
-    (tmp_path / "script.py").write_text(source)
-    path = experiment(tmp_path, workingdir=".", script="script.py", proposer="random")
-    done = launch(path)
-    assert done.code == 1
-    assert 'the script reports no "accuracy"' in done.err

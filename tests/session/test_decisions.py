@@ -13,7 +13,7 @@ from raycompress.cli.view.conclusion import summary
 from raycompress.errors import UsageError
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.support.fake_search import Notes, X, go_on, search
+from tests.support.fake_search import Notes, X, go_on, killed_at, search, written
 
 pytestmark = pytest.mark.unit
 
@@ -38,27 +38,6 @@ def events(record: SearchRecord) -> list[dict[str, Any]]:
 
 def kinds(record: SearchRecord, trial: int) -> list[str]:
     return [event["event"] for event in events(record) if event.get("trial") == trial]
-
-
-class Killed(BaseException):
-    """As if the process were gone: nothing is written after it."""
-
-
-def killed_at(folder: Path, trial: int, function: Any, **keys: Any) -> SearchRecord:
-    """Launch a search that dies in the script of its `trial`-th start."""
-    starts = 0
-
-    def dying(sample: dict[str, Any]) -> Any:
-        nonlocal starts
-        starts += 1
-        if starts == trial:
-            raise Killed
-        return function(sample)
-
-    with pytest.raises(Killed):
-        search(folder, dying, **keys)
-    (only,) = (folder / "raycompress_results").iterdir()
-    return SearchRecord.open(only)
 
 
 @pytest.mark.parametrize("proposer", ["random", "optuna", "spearmint", "hyperopt"])
@@ -247,7 +226,7 @@ def test_a_process_that_is_lost_again_and_again_is_a_failure(tmp_path: Path) -> 
 def test_a_killed_search_goes_on_where_it_was(proposer: str, at: int, tmp_path: Path) -> None:
     x = {"name": "x", "type": "float", "range": [0, 1], "n": 8}
     keys = {"parameter_config": [x], "random_seed": 1, "proposer": proposer, "n_samples": 8, "n_parallel": 2}
-    before = killed_at(tmp_path / "killed", at, lambda sample: sample["x"], **keys)
+    before = killed_at(written(tmp_path / "killed", **keys), at, lambda sample: sample["x"])
     assert before.state == "interrupted"
     ended = {trial.number for trial in before.searched if trial.state is TrialState.FINISHED}
     begun = {trial.number: trial.sample for trial in before.searched if trial.state is TrialState.RUNNING}
@@ -267,7 +246,7 @@ def test_a_killed_search_goes_on_where_it_was(proposer: str, at: int, tmp_path: 
 
 def test_a_killed_search_keeps_the_best_of_both_runs(tmp_path: Path) -> None:
     keys = {**TWO_AT_A_TIME, "n_samples": 8, "objectives": {"accuracy": "max"}}
-    before = killed_at(tmp_path, 5, pruned, **keys)
+    before = killed_at(written(tmp_path, **keys), 5, pruned)
     done = go_on(before, pruned)
     assert done.best is not None
     assert done.best.score == max(trial.score or 0 for trial in done.searched)

@@ -1,4 +1,7 @@
-"""Trials that are ended early, and trials with budgets: whole searches on real Ray."""
+"""Trials that are ended early, and trials with budgets, on real Ray: their processes, logs and models.
+
+Which trials are ended is tested on the fake backend, in test_decisions.py.
+"""
 
 import psutil
 
@@ -58,35 +61,6 @@ def test_hyperband_runs_a_trial_with_growing_budgets(tmp_path, launch):
         assert trial.cause == ("" if whole else f"ended after {budget} of 9 iterations: not in the best 1/3")
         earlier = sorted(path.name for path in record.folder.trial(trial.number).glob("log.iterations-*.txt"))
         assert earlier == [f"log.iterations-{3**run}.txt" for run in range(runs[trial.number] - 1)]
-
-
-def test_bohb_with_a_script_that_knows_no_budget(tmp_path, launch):
-    done = launch(
-        number_experiment(
-            tmp_path,
-            UNTIL_TWELVE.replace('config.get("n_iterations")', "0"),
-            **SEARCH,
-            proposer="bohb",
-            max_iter=12,
-            num_samples=4,
-            n_samples=10,
-        )
-    )
-    assert done.code == 0, done.err
-    record = done.record
-    assert len(record.searched) == 10
-    assert "never reads n_iterations" in done.err
-    assert any(trial.state is TrialState.ENDED_EARLY for trial in record.searched)
-    assert all(trial.config["n_iterations"] == 12 for trial in record.searched)
-
-
-def test_a_trial_that_reports_once_is_never_ended_early(tmp_path, launch):
-    script = "import sys\nimport raycompress as rc\nrc.report(score=rc.BasicConfig().load(sys.argv[1]).x)\n"
-    done = launch(number_experiment(tmp_path, script, **SEARCH, proposer="hyperband", max_iter=1, n_samples=6))
-    assert done.code == 0, done.err
-    assert {trial.state for trial in done.record.searched} == {TrialState.FINISHED}
-    assert all(len(trial.intermediate) == 1 for trial in done.record.searched)
-    assert "ended early" not in done.err
 
 
 def test_what_hyperband_ends_early_has_a_whole_model(tmp_path, launch):

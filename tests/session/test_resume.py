@@ -1,5 +1,9 @@
-"""``raycompress resume`` from the command line: what it goes on with, what it refuses, and what it says."""
+"""``raycompress resume`` from the command line: what it goes on with, what it refuses, and what it says.
 
+What a search that is resumed decides is tested on the fake backend, in test_decisions.py.
+"""
+
+import contextlib
 import json
 import signal
 import subprocess
@@ -15,6 +19,7 @@ from raycompress.results.journal import journal
 from raycompress.results.record import SearchRecord
 from raycompress.session.resume import experiment_of
 from raycompress.states import TrialState
+from tests.support.fake_search import killed_at
 from tests.support.launching import command, digits_experiment, number_experiment, raycompress
 from tests.support.shared_ray import run_here
 
@@ -120,29 +125,6 @@ def another(model):
     return {**model, "layers": [{**first, "channels": first["channels"] + 1}, *rest]}
 
 
-def test_a_grid_has_an_end(tmp_path):
-    dimension = [{"name": "x", "type": "choice", "range": [0.1, 0.2, 0.3]}]
-    path = number_experiment(tmp_path, NUMBERS, parameter_config=dimension, proposer="sequence", n_samples=2)
-    assert run_here(tmp_path, "launch", path).code == 0
-    more = run_here(tmp_path, "resume", "--n-samples", "9")
-    assert more.code == 0, more.err
-    assert [trial.sample["x"] for trial in more.record.searched] == [0.1, 0.2, 0.3]
-    done = run_here(tmp_path, "resume", "--n-samples", "12")
-    assert done.code == 2
-    assert "every point of the search space has been tried" in done.err
-
-
-def test_a_failure_that_ended_the_search_is_mended_and_made_again(tmp_path):
-    path = search(tmp_path, NUMBERS + "\nif config.x > 0.6: raise RuntimeError('too large')\n", n_samples=6)
-    failed = run_here(tmp_path, "launch", path)
-    assert failed.code == 1
-    (tmp_path / "script.py").write_text(NUMBERS)
-    done = run_here(tmp_path, "resume")
-    assert done.code == 0, done.err
-    assert {trial.state for trial in done.record.searched} == {TrialState.FINISHED}
-    assert len(done.record.searched) == 6
-
-
 def test_a_best_model_that_is_lost_is_made_again(tmp_path):
     path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
     record = run_here(tmp_path, "launch", path).record
@@ -165,7 +147,8 @@ def stopped(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stopped")
     path = search(folder, n_samples=8)
     path.write_text("// of the paper\n" + path.read_text().replace("\n}", ",\n}"))
-    record, _ = killed(folder, path)
+    with contextlib.chdir(folder):
+        record = killed_at(path, 3, lambda sample: sample["x"])
     return folder, record
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -59,6 +60,11 @@ def search(
         Of the experiment file: ``parameter_config=X``, ``n_samples=8``, ``random_seed=1``. There is no dense trial
         unless ``baseline=True``.
     """
+    return run(written(folder, script=script, **keys), function, view)
+
+
+def written(folder: Path, *, script: str = "", **keys: Any) -> Path:
+    """Write the experiment file of `search` and return its path."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "script.py").write_text(script)
     compression = {
@@ -77,7 +83,33 @@ def search(
     }
     path = folder / "exp.json"
     path.write_text(json.dumps(data, indent=2))
+    return path
+
+
+def run(path: Path, function: Function, view: Notes | None = None) -> SearchRecord:
+    """Launch an experiment file on trials that are `function`."""
     return launch(Experiment.load(path), view or Notes(), backend=_maker(function))
+
+
+class Killed(BaseException):
+    """As if the process were gone: nothing is written after it."""
+
+
+def killed_at(path: Path, start: int, function: Function) -> SearchRecord:
+    """Launch a search that dies in the script of its `start`-th trial to run, and return what it left."""
+    starts = 0
+
+    def dying(sample: dict[str, Any]) -> Any:
+        nonlocal starts
+        starts += 1
+        if starts == start:
+            raise Killed
+        return function(sample)
+
+    with contextlib.suppress(Killed):
+        run(path, dying)
+    (only,) = (path.parent / "raycompress_results").iterdir()
+    return SearchRecord.open(only)
 
 
 def go_on(
