@@ -8,7 +8,7 @@
     masks.safetensors       1 where a weight of the original stays
     reference.safetensors   one input and the outputs that the saved model gave
 
-Files that the user's script named, lie beside them. A folder without a manifest is no bundle.
+Files that the user's script named are beside them. A folder without a manifest is no bundle.
 What the files hold depends on the bundle's kind: a torch model, masked or sliced; a quantized one; a Keras model.
 """
 
@@ -216,7 +216,7 @@ def load(folder: str | os.PathLike[str], model: Any) -> Any:
     try:
         return loader.load_into(path, manifest, model)
     except _MISREAD as error:  # what the hashes vouch for may still come from a stranger
-        raise broken(path, f"what it says cannot be used: {error!r}") from error
+        raise broken(path, f"its content cannot be used: {error!r}") from error
 
 
 def reference(folder: Path) -> tuple[Example, list[Tensor]]:

@@ -94,11 +94,11 @@ class Example:
         return tuple(tuple(tensor.shape) for tensor in tensors_in([self.args, self.kwargs]))
 
     def call(self, model: nn.Module) -> Any:
-        """Return what the model answers."""
+        """Return the outputs of the model."""
         return model(*self.args, **self.kwargs)
 
     def outputs(self, model: nn.Module) -> list[Tensor]:
-        """Return the tensors of what the model answers in eval mode, without gradients."""
+        """Return the output tensors of the model in eval mode, without gradients."""
         with evaluating(model), torch.no_grad():
             return tensors_in(self.call(model))
 

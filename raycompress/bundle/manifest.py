@@ -1,4 +1,4 @@
-"""What a bundle says of itself, and the names of its files; `raycompress.bundle.bundle` writes and reads them."""
+"""The manifest of a bundle and the names of its files; `raycompress.bundle.bundle` writes and reads them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class File(BaseModel):
 
 
 class Size(BaseModel):
-    """How large a model is, and where its trial measured that, how fast.
+    """The sizes of a model and, where its trial measured it, its latency.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ class Size(BaseModel):
 
 
 class Manifest(BaseModel):
-    """What a bundle says of itself.
+    """The description of a bundle: what it holds, how it was made, and the hashes of its files.
 
     Attributes
     ----------
@@ -130,7 +130,7 @@ class Manifest(BaseModel):
 
 
 def listed(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
-    """Return what a manifest says of files in `folder`: name -> SHA-256 and size."""
+    """Return the manifest's entries for files in `folder`: name -> SHA-256 and bytes."""
     return {
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(paths)

@@ -1,4 +1,4 @@
-"""The seam between raycompress and the libraries that decide what to prune."""
+"""The protocol between the pruning compressor and the engines: libraries that decide what to prune."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raycompress.compressors.targets.torch import Target
 
 @dataclass(frozen=True)
 class Request:
-    """What an engine is asked for.
+    """The arguments of one call of `Engine.choose`.
 
     Attributes
     ----------
@@ -65,7 +65,7 @@ class PruningDecision:
 
 
 class PruningSchedule:
-    """A choice that takes shape while the script trains; this base never chooses.
+    """Decides while the script trains, at steps, epochs or rounds; this base never removes anything.
 
     Each method that returns a `PruningDecision` replaces the one before it. An engine removes its hooks from the model
     once it no longer needs them.
@@ -93,15 +93,15 @@ class PruningSchedule:
         return None
 
     def missing(self) -> tuple[str, str]:
-        """Return (what the choice still waits for, what the script should do); empty texts where it is final."""
+        """Return (what the decision still waits for, what the script should do); empty texts where it is final."""
         return "", ""
 
 
 class Engine(Protocol):
-    """Chooses what to remove."""
+    """A method of pruning: decides which channels or weights to remove."""
 
     def choose(self, request: Request) -> PruningDecision | PruningSchedule:
-        """Return what to remove, or how that will be known; raises CompressionError where the method cannot work.
+        """Return what to remove, or a schedule that will; raises CompressionError where the method cannot work.
 
         Compressors that mask single weights return a `PruningDecision` of weights, all others one of channels.
         """
@@ -114,12 +114,12 @@ def _nothing(_example: Example) -> PruningDecision:
 
 @dataclass(frozen=True)
 class DeferredDecision(PruningDecision):
-    """What an engine will choose, given an input; `raycompress.compressors.structure.slicing.make` asks for it.
+    """A decision that needs an input of the model: `raycompress.compressors.structure.slicing.make` asks for it.
 
     Attributes
     ----------
     choose
-        Makes the choice.
+        Returns the decision for an input.
     """
 
     choose: Callable[[Example], PruningDecision] = _nothing

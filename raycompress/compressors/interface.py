@@ -1,4 +1,4 @@
-"""The compressor that a script holds."""
+"""The interface of the compressor that a script gets from `create_compressor`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Compressor:
         ----------
         dummy_input
             An input: a tensor with the batch first, a tuple of arguments, or a dict of keyword arguments; left out,
-            the first input that the model met is taken.
+            the first input of the model is used.
         mask_path
             Accepted for old scripts; the masks are those of this compressor.
 
@@ -109,6 +109,6 @@ def count_flops_params(model: nn.Module, x: Any, *_ignored: Any, **_more: Any) -
     model
         It is left as it is.
     x
-        Shape of an input, batch first, or an input. What NNI's function takes beside it has no meaning here.
+        Shape of an input, batch first, or an input. Further arguments of NNI's function are ignored.
     """
     return Compressor(model).count_flops_params(x)

@@ -1,4 +1,4 @@
-"""What create_compressor does where a trial is no real one: the dense baseline, inspection, verification, analysis."""
+"""create_compressor in trials that compress nothing: the dense baseline, inspection, verification, analysis."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from raycompress.script.context import EndOfInspection, Trial
 
 
 def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> Compressor:
-    """Return the compressor for a trial that is no real one.
+    """Return the compressor for a mode other than ``trial``.
 
     Parameters
     ----------
@@ -114,14 +114,14 @@ def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelIn
 
 
 def verify(model: nn.Module, trial: Trial) -> NoReturn:
-    """Load the trial's bundle into the script's model, compare, measure, tell, and leave the script.
+    """Load the trial's bundle into the script's model, compare, measure, send the result, and leave the script.
 
     Raises
     ------
     BundleError
         The bundle is broken, or does not fit the model.
     EndOfInspection
-        Always, when all is told.
+        Always, once the result is sent.
     """
     folder = trial.bundle
     assert folder is not None, "mode verify comes with a bundle"

@@ -1,1 +1,1 @@
-"""What a proposal will cost and bring, before it trains."""
+"""Predicts the sizes and the metric of a proposal before it is trained."""

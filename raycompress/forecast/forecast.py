@@ -1,4 +1,4 @@
-"""What a proposal will cost, from the file, the model's layers and its costs alone: nothing is trained."""
+"""Computes the sizes of a proposal from the experiment file and the model's cost model; nothing is trained."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Forecast:
 
 
 def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
-    """Return why the sizes of a proposal cannot be told before it is trained; empty where they can."""
+    """Return why the sizes of a proposal cannot be computed before it is trained; empty where they can."""
     compression = experiment.compression
     entry = compression.entry
     if not entry.removes_channels:
@@ -115,7 +115,7 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
             instead = f', or the compressor "{entry.instead}"' if entry.instead else ""
             return (
                 f"the channels of {join_names(tied)} are tied, and {entry.name} chooses those of each layer by "
-                f'themselves, so that only those go which all of them choose; take "dependency_aware": true{instead}'
+                f'themselves, so that only those go which all of them choose; use "dependency_aware": true{instead}'
             )
     return ""
 

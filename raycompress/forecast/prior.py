@@ -184,7 +184,7 @@ def score_cheaply(
 class Model:
     """Optuna's TPE over samples on the budget.
 
-    It is told what was measured where that was: at the projected sample, not at the one that it proposed.
+    It is given each score with the sample that was measured, the projected one, not the one that it proposed.
 
     Bergstra et al., Algorithms for Hyper-Parameter Optimization, NeurIPS 2011.
     """
@@ -200,16 +200,16 @@ class Model:
         }
         self._sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=1)
         self._direction: Literal["maximize", "minimize"] = "maximize" if goal == "max" else "minimize"
-        self._told: list[Scored] = []
+        self._scored: list[Scored] = []
 
     def tell(self, one: Scored) -> None:
-        """Take the score of a sample."""
-        self._told.append(one)
+        """Add the score of a sample."""
+        self._scored.append(one)
 
     def propose(self, more: Sequence[Scored] = ()) -> Sample:
-        """Return a sample; `more` counts as told for this one proposal."""
+        """Return a sample; `more` counts as added for this one proposal."""
         study = self._optuna.create_study(direction=self._direction, sampler=self._sampler)
-        for one in (*self._told, *more):
+        for one in (*self._scored, *more):
             study.add_trial(
                 self._optuna.trial.create_trial(params=one.sample, distributions=self._space, value=one.score)
             )

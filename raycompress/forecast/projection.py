@@ -31,7 +31,7 @@ class Projection:
     forecast
         Tells what a config costs.
     ceilings
-        The constraints that say how large, or slow, a model may be, where that can be foretold.
+        The constraints that say how large, or slow, a model may be, where that can be predicted.
     fills
         Whether a sample below the budget is raised to it as well: where no size is wanted small for its own sake, a
         model that is smaller than it must be is but worse.
@@ -90,7 +90,7 @@ class Projection:
         return self.share(sample, self.ceilings[0].metric if self.ceilings else "flops")
 
     def cuts(self, sample: Sample) -> tuple[int, ...]:
-        """Return how many channels, or heads, `sample` takes off each group: equal for samples of the same model."""
+        """Return how many channels, or heads, `sample` removes from each group: equal for samples of the same model."""
         return tuple(self.forecast.removed(self.space.build(sample)))
 
     def share(self, sample: Sample, metric: str) -> float:
@@ -113,7 +113,7 @@ class Projection:
 
 
 def has_one_size(experiment: Experiment, projection: Projection) -> bool:
-    """Tell whether all models are to be of one size: a budget, and one objective that the script reports."""
+    """Return whether all models are to be of one size: a budget, and one objective that the script reports."""
     goals = experiment.objective.goals
     return bool(projection.ceilings) and len(goals) == 1 and goals[0].metric not in MEASURED
 
@@ -139,7 +139,7 @@ def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Pr
     }
     sizes, dense = projection.sizes(smallest), projection.forecast.dense
     for bound in projection.ceilings:
-        if bound.metric not in SIZES:  # the latency is foretold roughly only
+        if bound.metric not in SIZES:  # the latency is predicted roughly only
             continue
         size, end = sizes[bound.metric], bound.end(dense[bound.metric])
         if size <= end * (1 + 1e-9):

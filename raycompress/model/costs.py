@@ -1,7 +1,7 @@
-"""What a pruned model costs, before there is one: parameters, multiply-adds and bytes from the channels that go.
+"""The size of a pruned model as a function of the removed channels: parameters, multiply-adds and bytes.
 
-Written by the inspection of the script (`raycompress.compressors.structure.costing`), which follows the model's
-channels; evaluated here for each proposal, in microseconds.
+`raycompress.compressors.structure.costing` fits the function when the script is inspected; it is evaluated here for
+each proposal, in microseconds, before anything is pruned or trained.
 """
 
 from __future__ import annotations
@@ -13,60 +13,60 @@ from typing import Any
 from raycompress.model.groups import ChannelGroup
 
 SIZES = ("params", "flops", "size_bytes")
-"""What is known of a proposal before it is trained, by the names of an experiment file."""
+"""The sizes that are computed for a proposal before it is trained, by the names of an experiment file."""
 
 
-Takes = tuple[tuple[int, float], ...]
-"""Group -> what one removed block of it takes off a dimension."""
+Losses = tuple[tuple[int, float], ...]
+"""(index of a group, by how much one removed block of that group shortens a dimension)."""
 
 
 @dataclass(frozen=True)
 class LayerWidth:
-    """How wide one layer is: the inputs and outputs that its weight has, and what each group takes off them."""
+    """The dense number of input and output channels of one layer, and how much of them each group removes."""
 
     name: str
-    inputs: tuple[int, Takes]
-    outputs: tuple[int, Takes]
+    inputs: tuple[int, Losses]
+    outputs: tuple[int, Losses]
 
     def at(self, removed: Sequence[int]) -> tuple[int, int]:
         """Return the numbers of input and output channels that are left."""
-        one, other = (round(size - taken(takes, removed)) for size, takes in (self.inputs, self.outputs))
+        one, other = (round(size - lost(losses, removed)) for size, losses in (self.inputs, self.outputs))
         return one, other
 
 
-def taken(takes: Takes, removed: Sequence[int]) -> float:
-    """Return what the removed blocks take off a dimension."""
-    return sum(each * removed[group] for group, each in takes)
+def lost(losses: Losses, removed: Sequence[int]) -> float:
+    """Return by how much the removed blocks shorten a dimension."""
+    return sum(each * removed[group] for group, each in losses)
 
 
 @dataclass(frozen=True)
 class Part:
-    """A piece of the model whose cost is in proportion to each of its dimensions.
+    """A summand of the model's cost that is proportional to each of its dimensions, such as one weight tensor.
 
     Attributes
     ----------
     params, flops, size_bytes
-        Of the dense model's.
+        What the part contributes in the dense model.
     dims
-        Size of a dimension, and what one removed block of a group, by its index, takes off it.
+        Size of each dimension of its tensor, and by how much one removed block of each group shortens it.
     """
 
     params: float
     flops: float
     size_bytes: float
-    dims: tuple[tuple[int, Takes], ...]
+    dims: tuple[tuple[int, Losses], ...]
 
 
 @dataclass(frozen=True)
 class CostModel:
-    """The cost of a model in what is removed of its groups of channels.
+    """The sizes of a model as a function of how many blocks of each channel group are removed.
 
     Attributes
     ----------
     groups
         What can be removed: summaries, without the channels.
     parts
-        What that changes; all else costs what it did.
+        The summands that removing blocks changes; the rest of the model is constant.
     widths
         The layers whose width changes.
     params, flops, size_bytes
@@ -90,8 +90,8 @@ class CostModel:
         found = self.dense
         for part in self.parts:
             left = 1.0
-            for size, takes in part.dims:
-                left *= max(0.0, size - taken(takes, removed)) / size
+            for size, losses in part.dims:
+                left *= max(0.0, size - lost(losses, removed)) / size
             for name in SIZES:
                 found[name] -= getattr(part, name) * (1.0 - left)
         return found
@@ -117,6 +117,6 @@ class CostModel:
         return cls(groups, parts, widths, **{name: data[name] for name in SIZES})
 
 
-def _dimension(data: Sequence[Any]) -> tuple[int, Takes]:
-    size, takes = data
-    return size, tuple((group, each) for group, each in takes)
+def _dimension(data: Sequence[Any]) -> tuple[int, Losses]:
+    size, losses = data
+    return size, tuple((group, each) for group, each in losses)

@@ -56,11 +56,11 @@ class ModelInfo:
     input_shapes
         Shapes of the inputs that were seen, batch dimension first; None when there were none.
     costs
-        What is saved by removing channels, where that was asked for and can be foretold.
+        The sizes as a function of the removed channels, where that was asked for and can be predicted.
     costs_unknown
         Why it cannot; empty where it can, or was not asked for.
     latency
-        How long its layers take at several widths, where that was asked for.
+        The times of its layers at several widths, where that was asked for.
     weights
         Tells one state of the weights from another, where that was asked for.
     has_evaluator

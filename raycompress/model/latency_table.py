@@ -1,4 +1,4 @@
-"""How long a pruned model will take, from a table of how long its layers take at some widths.
+"""The latency of a pruned model, predicted from a table of its layers' times at several widths.
 
 Measured by `raycompress.compressors.analysis.latency_table` on the machine that counts; nothing is trained or run here.
 """
@@ -24,7 +24,7 @@ _CALLS = 0.25
 
 @dataclass(frozen=True)
 class LayerLatency:
-    """How long one layer takes.
+    """The times of one layer at several widths.
 
     Attributes
     ----------
@@ -56,18 +56,18 @@ class LayerLatency:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """How long the layers of a model take, for one input.
+    """The times of a model's layers, for one input.
 
     Attributes
     ----------
     device
-        What was measured on, in words.
+        The machine that it was measured on.
     layers
         Those with channels that pruning can remove.
     rest_ms
-        What the dense model takes beside them: activations, additions, layers of other kinds, Python.
+        The time of the dense model outside of them: activations, additions, layers of other kinds, Python.
     dense_ms
-        What it takes as a whole, by each clock, measured as in a trial: in turn with another model.
+        Its whole time, by each clock, measured as in a trial: in turn with another model.
     """
 
     device: str

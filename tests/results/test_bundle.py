@@ -170,7 +170,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
         "leaves the folder",
     ),
     "unlisted weights": (edit_manifest(lambda data: data["files"].pop("weights.safetensors")), "lists no weights"),
-    "foreign alias": (edit_manifest(lambda data: data["aliases"].update({"x": "y"})), 'said to share "y"'),
+    "foreign alias": (edit_manifest(lambda data: data["aliases"].update({"x": "y"})), 'listed to share "y"'),
     "foreign attribute": (
         edit_plan(lambda plan: plan["modules"]["conv"]["attributes"].update(forward=1)),
         'sets "forward"',

@@ -1,4 +1,4 @@
-"""What a trained model bears, and what it costs: before anything is compressed."""
+"""Analysis of a trained model before compression: sensitivity and cost of its layers."""
 
 from raycompress.compressors.analysis.agreement import Agreement
 from raycompress.compressors.analysis.cost import model_cost

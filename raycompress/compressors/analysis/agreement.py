@@ -1,4 +1,4 @@
-"""A metric for whoever has no labels: how far a model still answers as it did."""
+"""A metric that needs no labels: the agreement of a model's outputs with those of the dense model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from raycompress.compressors.measure.difference import relative_difference
 
 
 class Agreement:
-    """Compares a model with what `model` answers now, on given inputs.
+    """Compares a model's outputs on given inputs with the current ones of `model`.
 
     Of a classifier (one output of shape [samples, classes], two classes or more) it is the share of samples with the
     same greatest output; of any other model it is 1 minus the norm of the difference over the norm of the outputs, and
@@ -34,7 +34,7 @@ class Agreement:
 
     @property
     def is_share(self) -> bool:
-        """Whether the model is taken for a classifier."""
+        """Whether the model is treated as a classifier."""
         return self._place is not None
 
     def __call__(self, model: nn.Module) -> float:
@@ -55,7 +55,7 @@ class Agreement:
 
 
 def classes_at(outputs: Sequence[Tensor]) -> int | None:
-    """Return the place of the one output that looks like classes; None where there is none, or several."""
+    """Return the index of the one output of shape [samples, classes]; None where there is none, or several."""
     alike = [
         place
         for place, tensor in enumerate(outputs)

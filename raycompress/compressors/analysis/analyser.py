@@ -1,4 +1,4 @@
-"""The compressor of mode ``analyze``: it measures what the script's own model bears, and leaves the script."""
+"""The compressor of mode ``analyze``: it measures the sensitivity of the script's model, and leaves the script."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Analyser(Compressor):
         super().__init__(model)
         self._trial = trial
         self._wanted = dict(trial.analysis)
-        self._told = False
+        self._sent = False
         self._dummy = None if dummy is None else Example.from_dummy(dummy)
         self._calibration = arguments.get("calibration")
         evaluator = evaluator_of(arguments)
@@ -57,10 +57,10 @@ class Analyser(Compressor):
             self._leave(self._by_agreement)
 
     def _leave(self, analyse: Callable[[], Analysis]) -> NoReturn:
-        """Tell what `analyse` finds, or why it finds nothing; once, should the script not let itself be left."""
-        if self._told:
+        """Send the result of the analysis, or its error; only once, in case the script catches the exception."""
+        if self._sent:
             raise EndOfInspection
-        self._told = True
+        self._sent = True
         try:
             self._trial.send({"type": self.ANSWER, self.ANSWER: analyse().to_json()})
         except RaycompressError as error:

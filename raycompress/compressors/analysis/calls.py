@@ -1,4 +1,4 @@
-"""The inputs that a model is called with, kept as they come."""
+"""Records the inputs that a model is called with."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Calls:
 
     @property
     def samples(self) -> int:
-        """How many are there."""
+        """How many samples are kept so far."""
         return sum(_batch_size(batch) for batch in self.batches)
 
     def watch(self, model: nn.Module) -> Calls:
@@ -61,7 +61,7 @@ class Calls:
         return self
 
     def cancel(self) -> None:
-        """Keep no more."""
+        """Stop keeping inputs."""
         self._missing = 0
         if self._handle is not None:
             self._handle.remove()

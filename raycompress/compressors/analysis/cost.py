@@ -18,7 +18,7 @@ from raycompress.results.analysis.data import LayerCost, ModelCost
 
 
 def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up: int = 5) -> ModelCost:
-    """Return what `model` costs, layer by layer, for a batch of one, on one thread.
+    """Return the cost of `model`, layer by layer, for a batch of one, on one thread.
 
     FLOPs are torch's count divided by 2. A layer's share of the time leaves out the layers inside it; what the model
     computes outside of layers (``F.relu``, additions) is in nobody's, so that the shares add up to less than 1.
@@ -93,7 +93,7 @@ def layer_times(
 
 
 class _Clock:
-    """Adds up, for each module, the time inside it that is in none of the modules inside it."""
+    """Adds up the time in each module without that in the modules inside it."""
 
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
@@ -118,7 +118,7 @@ class _Clock:
 
 
 def clock_of(model: nn.Module) -> Callable[[], float]:
-    """Return what tells the seconds that a pass takes: CPU time, or where CUDA is waited for the clock."""
+    """Return the clock for the seconds of a pass: CPU time, or wall time where the model is on CUDA."""
     if not any(parameter.is_cuda for parameter in model.parameters()):
         return time.thread_time
 

@@ -1,4 +1,4 @@
-"""A handful of training steps that need no labels and no loss of the script's: towards the dense model's answers."""
+"""A few steps of distillation towards the dense model's outputs: no labels and no loss of the script are needed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ STEPS = 16
 
 
 class Imitation:
-    """Trains a small model for a few steps to answer as `model` does now, and recomputes its BatchNorm statistics.
+    """Trains a small model for a few steps towards the current outputs of `model`; recomputes BatchNorm statistics.
 
-    What a pruned model reaches then foretells what a long training will make of it far better than what it is right
+    The metric of a pruned model after these steps predicts that after a long training far better than the metric right
     after pruning. Outputs of shape [samples, classes] are compared by the Kullback-Leibler divergence, as in
     Hinton et al., Distilling the Knowledge in a Neural Network, 2015; others by the squared error.
 
@@ -27,7 +27,7 @@ class Imitation:
     model
         The dense model, as it is at this moment.
     batches
-        What to call it with: taken in their order, from the start again once they are used up.
+        Inputs of the steps, used in this order and from the start again after the last.
     """
 
     def __init__(self, model: nn.Module, batches: Sequence[Example]) -> None:

@@ -1,4 +1,4 @@
-"""The inputs that small models are taught with, and that BatchNorm's statistics are recomputed from."""
+"""Inputs for a few steps of distillation and for recomputing BatchNorm's statistics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def inputs_of(
 
 
 def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any, list[Example]]:
-    """Return what `evaluate` says of a copy of `model`, which it may change, and what it calls that with.
+    """Return the answer of `evaluate` for a copy of `model`, which it may change, and the inputs that it calls it with.
 
     Raises
     ------
@@ -48,29 +48,29 @@ def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any
     copied = clean_copy(model)
     calls = Calls(SAMPLES).watch(copied)
     try:
-        said = evaluate(copied)
+        answer = evaluate(copied)
     finally:
         calls.cancel()
     if not calls.batches:
         raise CompressionError(
-            "the evaluator never called the model that it was given, so that it cannot tell one from another",
+            "the evaluator never called the model that it was given, so that it cannot measure it",
             where="create_compressor",
             fix="let evaluator(model) call its argument, and no other model",
         )
-    return said, calls.batches
+    return answer, calls.batches
 
 
 def _calibrating(model: nn.Module, calibration: Iterable[Any]) -> list[Example]:
-    """Return the first inputs of a loader, where the model is; the loader may have none."""
+    """Return the first inputs of a loader on the model's device; empty where the loader yields none."""
     device = next((parameter.device for parameter in model.parameters()), None)
     found = [batch if device is None else batch.to(device) for batch in _first_of(calibration)]
     try:
         for batch in found[:1]:
             batch.outputs(model)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CompressionError(
-            f"{type(model).__name__} cannot be called with what calibration= gives: {said}",
+            f"{type(model).__name__} cannot be called with what calibration= gives: {reason}",
             where="create_compressor",
             fix="its items are inputs of the model, or tuples that begin with them; a tuple or a dict in that place "
             "holds all arguments, and no labels",

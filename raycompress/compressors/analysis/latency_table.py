@@ -1,4 +1,4 @@
-"""How long the layers of a model take at the widths that pruning can reach, measured one layer at a time."""
+"""Measures the times of a model's layers at the widths that pruning can reach, one layer at a time."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def latency_table(model: nn.Module, dummy_input: Any, *, round_to: int = 8, budg
     round_to
         Widths are multiples of it.
     budget_s
-        Seconds that it may take, about: where they are short the grid is coarser, down to its corners. Some fifty
+        Approximate limit of seconds: where they are short the grid is coarser, down to its corners. Some fifty
         passes of the model are made in any case.
     """
     given = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
@@ -69,16 +69,16 @@ def latency_table(model: nn.Module, dummy_input: Any, *, round_to: int = 8, budg
 
 
 def _latency(site: _Site, axes: Axes, ms: Sequence[float], inside: float) -> LayerLatency:
-    """Scale what a layer takes alone so that the dense one takes `inside`, what it does in the model.
+    """Scale the times of a layer measured alone so that the dense one has `inside`, its time in the model.
 
-    Alone it finds its weights in the cache; in the model the layers before it have taken their place there.
+    Alone it finds its weights in the cache, from which the layers before it displace them in the model.
     """
     return LayerLatency(site.name, axes, tuple(one * inside / ms[-1] for one in ms), site.outputs)
 
 
 @dataclass(frozen=True)
 class _Site:
-    """A layer where it stands in the model: the input of its first call, and how many numbers it made of it."""
+    """A layer in its model: the input of its first call, and the size of its output."""
 
     name: str
     layer: nn.Module
@@ -87,7 +87,7 @@ class _Site:
 
     @property
     def kind(self) -> str:
-        """The same for layers that take equally long."""
+        """A key that is equal for layers of equal times."""
         return f"{self.layer} {tuple(self.input.shape)} {self.input.dtype}"
 
 
@@ -140,7 +140,7 @@ def _spaced(full: int, step: int, points: int) -> tuple[int, ...]:
 
 
 def _grids(sites: list[_Site], round_to: int, now: Clock, end: float) -> dict[str, tuple[Axes, list[float]]]:
-    """Measure one layer of each kind, the fastest first, so that the others have what it leaves of the time."""
+    """Measure one layer of each kind, the fastest first; the time that it leaves goes to the others."""
     kinds = {site.kind: site for site in sites}
     seconds = {kind: _seconds(site, now) for kind, site in kinds.items()}
     grids = {}
@@ -151,7 +151,7 @@ def _grids(sites: list[_Site], round_to: int, now: Clock, end: float) -> dict[st
 
 
 def _grid(site: _Site, round_to: int, now: Clock, seconds: float, share: float) -> tuple[Axes, list[float]]:
-    """Measure one layer in about `share` seconds; all widths in turn, so that a load meets all of them alike."""
+    """Measure one layer in about `share` seconds; all widths in turn, so that other load affects them alike."""
     for points in _POINTS:
         axes = _axes(site.layer, round_to, points)
         passes = math.prod(sum(width / axis[-1] for width in axis) for axis in axes)

@@ -1,4 +1,4 @@
-"""How much each layer bears: it is pruned alone, without training, and the model is measured."""
+"""The sensitivity of each layer: it is pruned alone, without training, and the model is measured."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def layer_sensitivity(
         An input: a tensor with the batch first, a tuple of arguments, or a dict of keyword arguments; left out, the
         first that `evaluate` calls the model with.
     sparsities
-        Shares to remove, above 0 and below 1; of N channels ``int(N * sparsity)`` go.
+        Shares to remove, above 0 and below 1; see `raycompress.catalog.rounding.removed_count`.
     method
         ``l1``: the channels with the smallest L1 norms go, from convolutions and linear layers; ``level``: the smallest
         single weights go, from any layer with a weight.
@@ -65,7 +65,7 @@ def layer_sensitivity(
         Recompute BatchNorm's running statistics before each measurement, from the first `samples` samples that
         `evaluate` calls the model with: nearer to what fine-tuning will recover.
     metric
-        What the values are, in words, for tables and plots.
+        Name of the metric, for tables and plots.
     progress
         Called before each measurement and at the end.
 
@@ -103,20 +103,24 @@ def layer_sensitivity(
 
         units = METHODS[method](model, example)
         chosen = _chosen(model, units, layers)
-        tell = _Teller(progress, len(chosen) * len(shares))
-        curves = [_curve(unit, shares, dense, measure, tell) for unit in chosen]
-        tell.next("")
+        counter = _ProgressCounter(progress, len(chosen) * len(shares))
+        curves = [_curve(unit, shares, dense, measure, counter) for unit in chosen]
+        counter.next("")
     left_out = {layer: unit.fixed for unit in units if unit.fixed for layer in unit.layers}
     return Sensitivity(metric, method, dense, shares, tuple(curves), left_out)
 
 
 def _curve(
-    unit: SensitivityTarget, shares: Sequence[float], dense: float, measure: Callable[[Masks], float], tell: _Teller
+    unit: SensitivityTarget,
+    shares: Sequence[float],
+    dense: float,
+    measure: Callable[[Masks], float],
+    counter: _ProgressCounter,
 ) -> Curve:
     known = {0: dense}
     counts, values = [], []
     for masks in unit.masks([removed_count(unit.size, share) for share in shares]):
-        tell.next(unit.layers[0])
+        counter.next(unit.layers[0])
         if masks.size not in known:
             known[masks.size] = measure(masks)
         counts.append(masks.size)
@@ -124,8 +128,8 @@ def _curve(
     return Curve(unit.layers, unit.size, tuple(counts), tuple(values))
 
 
-class _Teller:
-    """Counts measurements for whoever watches."""
+class _ProgressCounter:
+    """Counts the measurements, and reports them to `Progress`."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
         self._progress = progress
@@ -133,7 +137,7 @@ class _Teller:
         self._done = itertools.count()
 
     def next(self, layer: str) -> None:
-        """Say which layer is measured next."""
+        """Report the layer that is measured next."""
         done = next(self._done)
         if self._progress is not None:
             self._progress(done, self._total, layer)
@@ -141,7 +145,7 @@ class _Teller:
 
 @contextmanager
 def _left_as_it_was(model: nn.Module) -> Iterator[Callable[[], None]]:
-    """Give a function that puts every weight, buffer and mode of `model` back; it is called at the end as well."""
+    """Yield a function that restores every weight, buffer and mode of `model`; it is called at the end as well."""
     tensors = [(tensor, tensor.detach().clone()) for tensor in itertools.chain(model.parameters(), model.buffers())]
     flags = [(module, module.training) for module in model.modules()]
     devices = [tensor.device for tensor, _ in tensors if tensor.device.type == "cuda"][:1]
@@ -160,7 +164,7 @@ def _left_as_it_was(model: nn.Module) -> Iterator[Callable[[], None]]:
 
 
 def number(answer: Any) -> float:
-    """Return the metric that an evaluator answered with; raises CompressionError where that is no number."""
+    """Return an evaluator's answer as a float; raises CompressionError where it is no number."""
     first = answer[0] if isinstance(answer, (tuple, list)) and answer else answer
     try:
         return float(first)

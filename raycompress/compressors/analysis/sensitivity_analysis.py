@@ -1,4 +1,4 @@
-"""`SensitivityAnalysis` of the old tool: what each layer bears, as a table of layers and sparsities."""
+"""`SensitivityAnalysis` of the old tool: the sensitivity of each layer, as a table of layers and sparsities."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class SensitivityAnalysis:
 
 
 class _Stopping:
-    """Evaluates, until a layer is done: then its other sparsities have no value, and cost no time."""
+    """Evaluates until a layer is done; its further sparsities are not evaluated and have no value."""
 
     def __init__(self, evaluate: Callable[[], Any], is_enough: Callable[[float, float], bool]) -> None:
         self._evaluate = evaluate
@@ -134,7 +134,7 @@ class _Stopping:
         self._done = False
 
     def next(self, _done: int, _total: int, layer: str) -> None:
-        """Hear which layer is measured next."""
+        """Note which layer is measured next."""
         if layer != self._layer:
             self._layer, self._done = layer, False
 
@@ -144,7 +144,7 @@ class _Stopping:
             return float("nan")
         answer = self._evaluate()
         first = answer[0] if isinstance(answer, (tuple, list)) and answer else answer
-        if isinstance(first, (int, float)) or hasattr(first, "__float__"):  # else layer_sensitivity says what is wrong
+        if isinstance(first, (int, float)) or hasattr(first, "__float__"):  # else layer_sensitivity raises the error
             value = float(first)
             if self._dense is None:
                 self._dense = value
@@ -158,5 +158,5 @@ def _check(name: str, given: str, known: Mapping[str, Any]) -> None:
         raise UsageError(
             f'{name} "{given}" is not known',
             where="SensitivityAnalysis",
-            fix=closest(given, known) or f"take one of {', '.join(known)}",
+            fix=closest(given, known) or f"use one of {', '.join(known)}",
         )

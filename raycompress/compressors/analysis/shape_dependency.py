@@ -16,7 +16,7 @@ class ChannelDependency:
     Parameters
     ----------
     model, dummy_input
-        The model, and a tensor with the batch first that it is called with. What NNI's class takes beside them has no
+        The model, and a tensor with the batch first that it is called with. Further arguments of NNI's class have no
         meaning here.
 
     Raises
@@ -30,7 +30,7 @@ class ChannelDependency:
 
     @property
     def dependency_sets(self) -> list[set[str]]:
-        """The sets of tied layers; a layer that nothing ties stands alone in its own."""
+        """The sets of tied layers; a layer that is coupled to none is a set of its own."""
         return [set(members) for members in self._found.sets]
 
     def export(self, filepath: str | Path) -> None:

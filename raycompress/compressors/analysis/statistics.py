@@ -1,4 +1,4 @@
-"""BatchNorm statistics, recomputed."""
+"""Recomputes BatchNorm statistics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The compressor of mode ``survey``: what guided search knows before its first trial, measured without training."""
+"""The compressor of mode ``survey``: it measures, without training, the prior of guided search."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ class Surveyor(Analyser):
         example: Callable[[], Example],
     ) -> Any:
         started, wanted = time.perf_counter(), self._wanted
-        said, seen = watched(model, evaluate)
-        dense = number(said)
+        answer, seen = watched(model, evaluate)
+        dense = number(answer)
         if not math.isfinite(dense):
             raise CompressionError(
-                f"the evaluator says {dense:g} of the dense model",
+                f"the evaluator returns {dense:g} for the dense model",
                 where="create_compressor",
                 fix="let evaluator(model) return a number",
             )
@@ -63,13 +63,13 @@ class Surveyor(Analyser):
 
     def _candidates(self, prior: Prior, space: SearchSpace, projection: Projection, scorer: _Scorer) -> Prior:
         """Return the prior with candidates, scored after a few steps of training."""
-        wanted, told = self._wanted, itertools.count()
+        wanted, scored = self._wanted, itertools.count()
         whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
         guided = space.guided
         names = {dimension.name for dimension in guided}
 
         def cheap(sample: dict[str, Any]) -> float:
-            self._progress(next(told), wanted["candidates"], "candidates")
+            self._progress(next(scored), wanted["candidates"], "candidates")
             return scorer({**whole, **sample}, STEPS)
 
         found: list[Scored] = []
@@ -98,13 +98,13 @@ class Surveyor(Analyser):
 
 
 class _Answer:
-    """What the analyser sends."""
+    """A prior as the analyser sends it: with the metric and the seconds."""
 
     def __init__(self, data: Mapping[str, Any]) -> None:
         self._data = data
 
     def to_json(self) -> Mapping[str, Any]:
-        """Return it."""
+        """Return plain JSON data."""
         return self._data
 
 
@@ -148,7 +148,7 @@ def _curves(
 
 
 def _search(wanted: Mapping[str, Any]) -> tuple[SearchSpace, Forecast, Projection]:
-    """Return what is searched, as the driver knows it."""
+    """Return the search space, forecast and projection of the experiment, as the driver built them."""
     experiment = Experiment.from_text(wanted["text"], Path(wanted["file"]), home=Path(wanted["home"]))
     model = ModelInfo.from_json(json.loads(wanted["model"]))
     assert model.costs is not None

@@ -1,4 +1,4 @@
-"""What can be pruned alone: a layer, or the layers whose channels go together."""
+"""The targets of a sensitivity analysis: single layers, or layers whose channels are coupled."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raycompress.results.analysis.data import Dependency
 
 @dataclass(frozen=True)
 class Masks:
-    """What is gone from a model.
+    """The masks of what is removed from a model.
 
     Attributes
     ----------
@@ -38,14 +38,14 @@ class Masks:
     norms: Mapping[str, Tensor] = field(default_factory=dict)
 
     def apply(self, model: nn.Module) -> None:
-        """Set what goes to zero, and let norms take their mean and variance over the rest, until `release`."""
+        """Set what is removed to zero; norms compute their mean and variance over the rest, until `release`."""
         for (module, name), removed in self.removed.items():
             getattr(model.get_submodule(module), name).data.masked_fill_(removed, 0)
         if self.norms:
             masked_calls.hold(model, self.norms, {})
 
     def release(self, model: nn.Module) -> None:
-        """Take the hooks of `apply` off; the weights stay zero."""
+        """Remove the hooks of `apply`; the weights stay zero."""
         if self.norms:
             masked_calls.release(model)
 
@@ -143,7 +143,7 @@ def _sets(graph: ChannelGraph, model: nn.Module, example: Example) -> tuple[tupl
 
 
 def _coupled(graph: ChannelGraph, model: nn.Module, example: Example, layers: tuple[str, ...]) -> SensitivityTarget:
-    # the one whose channels stand for those of all others; of equals, one that does not only pass channels on
+    # the widest layer, whose channels cover those of the others; of equals, one that does not only pass channels on
     root = max(layers, key=lambda name: (graph.channels(name), not _follows(graph, name)))
     size = graph.channels(root)
     members = graph.members(root, range(size))
@@ -177,7 +177,7 @@ def _norms(layer: nn.Module) -> Tensor:
 def _cut(
     model: nn.Module, example: Example, root: str, blocks: Sequence[tuple[int, ...]], counts: Sequence[int]
 ) -> Iterator[Masks]:
-    """Yield what slicing would cut out: the layers' weights and norms, and the inputs of what follows them.
+    """Yield the masks of what slicing would remove: of weights, norms, and inputs of the layers behind them.
 
     `blocks` are the channels in the order in which they go; those of one head of an attention go at once.
     """
@@ -188,7 +188,7 @@ def _cut(
     for count in counts:
         while waiting and len(gone) + len(waiting[0]) <= count:
             gone += waiting.pop(0)
-        # what is gone already is passed over, and slice() tells what is left of what the last round left
+        # removed channels are ignored, and slice() returns what is left of what the last round left
         for key, sliced in graph.slice({root: tuple(sorted(gone))}).items():
             kept[key] = kept[key][sliced.kept] if key in kept else sliced.kept
         masks = {key: mask for key, stays in kept.items() if (mask := _mask(model, key, stays)) is not None}

@@ -1,4 +1,4 @@
-"""Small copies of a model at any sparsities, made in one go: what is scored before anything is trained."""
+"""Sliced copies of a model at any sparsities, to score before anything is trained."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from raycompress.model.groups import ChannelGroup
 
 
 class Trimmer:
-    """Cuts channels out of copies of a model, those with the smallest magnitude in all layers that they are tied to.
+    """Removes channels from copies of a model: those of the smallest magnitude over all coupled layers.
 
-    What a trial will cut may be chosen by another method; that as many go from each layer is the same.
+    A trial may remove other channels, by another method, but as many from each layer.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ class Trimmer:
     example
         One input of it.
     forecast
-        Tells how many channels a config asks for.
+        Computes how many channels a config removes.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""The compressors of Keras models that a script holds: what all of them share."""
+"""The base of the compressors of Keras models."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def build(model: Any, example: KerasExample | None) -> None:
 
 
 def check_asked(trial: Trial | None) -> None:
-    """Raise ExperimentError where a trial asks for what there is not of a Keras model."""
+    """Raise ExperimentError where a trial asks for something that a Keras model does not have."""
     if trial is not None and "onnx" in trial.exports:
         raise ExperimentError(
             "ONNX is for torch models; a Keras model is exported as TFLite", where="export", fix='write ["tflite"]'
@@ -134,7 +134,7 @@ class ActiveCompressor(KerasCompressor, ABC):
     Parameters
     ----------
     setup
-        What `create_compressor` was given. Without ``dummy_input``, inputs are taken from what the script gives to
+        What `create_compressor` was given. Without ``dummy_input``, the inputs are those that the script gives to
         its model, or made up from the shapes that the model was built for.
     """
 
@@ -184,7 +184,7 @@ class ActiveCompressor(KerasCompressor, ABC):
         )
 
     def step(self) -> None:
-        """See to it that what is compressed stays so; needed only where a script updates weights by itself."""
+        """Apply the compression again; needed only where a script updates weights by itself."""
 
     def export_model(
         self,
@@ -224,7 +224,7 @@ class ActiveCompressor(KerasCompressor, ABC):
         CompressionError
             Nothing was compressed, or no input is known.
         UsageError
-            A suffix that says nothing, or in a trial a path that leaves the candidate folder.
+            A suffix of no known format, or in a trial a path that leaves the candidate folder.
         """
         if self._trial is not None and not self._trial.save_model:
             return

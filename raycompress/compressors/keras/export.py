@@ -1,4 +1,4 @@
-"""Saving a Keras model: into a trial's candidate folder, or wherever a script says when it runs by hand."""
+"""Saving a Keras model: into a trial's candidate folder, or to the paths given by a script that runs by hand."""
 
 from __future__ import annotations
 
@@ -142,7 +142,9 @@ def _content(saved: Saved, notes: Sequence[str]) -> bundle.Content:
 def _model_writer(model: Any, name: str) -> Callable[[Path], None]:
     if not str(name).endswith(MODEL_SUFFIXES):
         raise UsageError(
-            f'"{name}" does not say what to write', where="export_model", fix=f"end it in {', '.join(MODEL_SUFFIXES)}"
+            f'"{name}" has no suffix of a known format',
+            where="export_model",
+            fix=f"end it in {', '.join(MODEL_SUFFIXES)}",
         )
 
     def write(path: Path) -> None:
@@ -180,7 +182,9 @@ def _without_optimizer(model: Any) -> Iterator[None]:
 def _mask_writer(masks: Mapping[str, Array], name: str) -> Callable[[Path], None]:
     if not str(name).endswith(MASK_SUFFIXES):
         raise UsageError(
-            f'"{name}" does not say what to write', where="export_model", fix=f"end it in {' or '.join(MASK_SUFFIXES)}"
+            f'"{name}" has no suffix of a known format',
+            where="export_model",
+            fix=f"end it in {' or '.join(MASK_SUFFIXES)}",
         )
 
     def write(path: Path) -> None:

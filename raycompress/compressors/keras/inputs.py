@@ -48,7 +48,7 @@ class KerasExample:
         return KerasExample(map_arrays(self.inputs, lambda array: array[start:stop]))
 
     def outputs(self, model: Any) -> list[Array]:
-        """Return the arrays of what the model answers, not in training."""
+        """Return the output arrays of the model, not in training."""
         return [np.asarray(array) for array in _leaves(call(model, self.inputs))]
 
     def to_json(self) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -85,7 +85,7 @@ class KerasExample:
 
 
 def call(model: Any, inputs: Any) -> Any:
-    """Return what `model` answers when it is not trained."""
+    """Return the outputs of `model`, not in training."""
     import inspect
 
     takes_training = "training" in inspect.signature(type(model).call).parameters
@@ -93,7 +93,7 @@ def call(model: Any, inputs: Any) -> Any:
 
 
 def example_from(data: Any, limit: int) -> KerasExample | None:
-    """Return at most `limit` inputs out of what Keras takes as inputs; None where there is no data to be read.
+    """Return at most `limit` inputs out of data in any form that Keras accepts; None where there is no data to be read.
 
     Parameters
     ----------
@@ -181,7 +181,7 @@ class InputWatch:
         return self
 
     def release(self) -> None:
-        """Take the hooks off."""
+        """Remove the hooks."""
         model, self._patched = self._patched, None
         for name in ("call", *_METHODS) if model is not None else ():
             if name in vars(model):

@@ -53,7 +53,7 @@ def need_weights(model: Any) -> None:
 
 
 def layers_of(model: Any) -> dict[str, Any]:
-    """Return the layers by name, those inside others too; a layer that is used twice stands once.
+    """Return the layers by name, those inside others too; a layer that is used twice is listed once.
 
     Raises
     ------

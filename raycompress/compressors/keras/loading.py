@@ -1,4 +1,4 @@
-"""From a bundle to a compressed Keras model."""
+"""Loads a bundle into a Keras model."""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def constrain(variable: Any, keep: Any) -> None:
     Raises
     ------
     CompressionError
-        The variable takes no constraint.
+        The variable cannot have a constraint.
     """
     before = variable.constraint
     mask = MaskConstraint(keep, before.before if isinstance(before, MaskConstraint) else before)
@@ -54,12 +54,13 @@ def constrain(variable: Any, keep: Any) -> None:
         getattr(variable, "_variable", variable)._constraint = mask
     if variable.constraint is not mask:
         raise CompressionError(
-            f"a {type(variable).__name__} takes no constraint, so that no mask can be held", fix="build a plain model"
+            f"a {type(variable).__name__} cannot have a constraint, so that no mask can be held",
+            fix="build a plain model",
         )
 
 
 def free(variable: Any) -> None:
-    """Take the mask off; the weights stay as they are."""
+    """Remove the mask; the weights stay as they are."""
     mask = variable.constraint
     if not isinstance(mask, MaskConstraint):
         return
@@ -70,7 +71,7 @@ def free(variable: Any) -> None:
 
 
 def forget_compiled_steps(model: Any) -> None:
-    """Let ``fit`` trace its training step anew: one that was traced before knows of no mask."""
+    """Make ``fit`` trace its training step anew: one that was traced before the masks does not apply them."""
     model.train_function = None
 
 

@@ -60,7 +60,7 @@ def flops(model: Any, example: KerasExample) -> dict[str, int]:
     """Return multiply-adds of one forward pass, for a batch of one, by layer; the whole model's under the empty name.
 
     Counted in TensorFlow's graph of the model: matrix products and convolutions, as torch's counter has it. A product
-    belongs to the layer whose variable takes part in it. The body of a loop counts once: of a recurrent layer, one
+    belongs to the layer whose variable is one of its inputs. The body of a loop counts once: of a recurrent layer, one
     step. Products whose shapes TensorFlow does not know are left out.
     """
     names = {

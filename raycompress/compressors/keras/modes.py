@@ -1,4 +1,4 @@
-"""What create_compressor does with a Keras model where a trial is no real one: baseline, inspection, verification."""
+"""create_compressor for a Keras model in trials that compress nothing: baseline, inspection, verification."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from raycompress.script.context import EndOfInspection, Trial
 
 
 def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> KerasCompressor:
-    """Return the compressor for a trial that is no real one; see `raycompress.compressors.modes.for_mode`."""
+    """Return the compressor for a mode other than ``trial``; see `raycompress.compressors.modes.for_mode`."""
     check_asked(trial)
     if trial.mode == "analyze":
         raise UsageError("models of torch can be analysed, and this one is of Keras", where="raycompress analyze")
@@ -95,14 +95,14 @@ def _channels(layer: Any) -> int:
 
 
 def verify(model: Any, trial: Trial) -> NoReturn:
-    """Load the trial's bundle into the script's model, compare, measure, tell, and leave the script.
+    """Load the trial's bundle into the script's model, compare, measure, send the result, and leave the script.
 
     Raises
     ------
     BundleError
         The bundle is broken, or does not fit the model.
     EndOfInspection
-        Always, when all is told.
+        Always, once the result is sent.
     """
     folder = trial.bundle
     assert folder is not None, "mode verify comes with a bundle"

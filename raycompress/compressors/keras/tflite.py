@@ -91,7 +91,7 @@ def _converted(model: Any, inputs: Sequence[KerasExample], has_ranges: bool) -> 
 
     function = compiled(model, inputs[0])
     if any(operation.type in ("While", "StatelessWhile") for operation, _ in operations(function.graph)):
-        raise CompressionError(  # TensorFlow Lite would take the process down
+        raise CompressionError(  # TensorFlow Lite would abort the process
             "TensorFlow Lite cannot choose int8 ranges inside a loop, such as that of a recurrent layer",
             where="export_model, tflite",
             fix='leave "tflite" out of "export", or unroll the layer: LSTM(..., unroll=True)',
@@ -107,9 +107,9 @@ def _converted(model: Any, inputs: Sequence[KerasExample], has_ranges: bool) -> 
         try:
             converted: bytes = converter.convert()
         except Exception as error:
-            said = str(error).strip().splitlines()
+            reason = (str(error).strip().splitlines() or [repr(error)])[0]
             raise CompressionError(
-                f"TensorFlow Lite cannot make an int8 model of {type(model).__name__}: {said[0] if said else error!r}",
+                f"TensorFlow Lite cannot make an int8 model of {type(model).__name__}: {reason}",
                 where="export_model, tflite",
                 fix='leave "tflite" out of "export"',
             ) from error
@@ -117,7 +117,7 @@ def _converted(model: Any, inputs: Sequence[KerasExample], has_ranges: bool) -> 
 
 
 def _note(answers: Sequence[tuple[list[Array], list[Array]]], size: int, before: int) -> str:
-    """Say both sizes, and how far the outputs agree."""
+    """Return a note on both sizes, and on the difference of the outputs."""
     expected = [np.concatenate([array.ravel() for array in keras]).astype(np.float64) for keras, _ in answers]
     found = [np.concatenate([array.ravel() for array in lite]).astype(np.float64) for _, lite in answers]
     difference = float(np.max(np.abs(np.array(found) - np.array(expected))) / max(np.max(np.abs(expected)), 1e-12))

@@ -45,7 +45,7 @@ class _Wrapping(ActiveCompressor):
     Raises
     ------
     CompressionError
-        From the constructor: TFMOT does not take such a model.
+        From the constructor: TFMOT does not support such a model.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -57,7 +57,7 @@ class _Wrapping(ActiveCompressor):
             raise CompressionError(
                 f'{self.entry.name} reaches the layers of the model itself only, and "{inside[0]}" is inside another',
                 where=f"config_list[{self.targets[inside[0]].entry}]",
-                fix='leave it out, or take "level", which reaches all layers',
+                fix='leave it out, or use "level", which reaches all layers',
             )
 
     def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
@@ -76,7 +76,7 @@ class _Wrapping(ActiveCompressor):
             raise CompressionError(
                 f"TFMOT's {self.entry.name} failed on this model: {str(error).splitlines()[0]}",
                 where=f"create_compressor, {type(self._dense).__name__}",
-                fix='name other layers, or take "level"',
+                fix='name other layers, or use "level"',
             ) from error
         _compile_like(wrapped, self._dense)
         return wrapped
@@ -173,7 +173,7 @@ class Magnitude(_Wrapping):
 
 
 class Cluster(_Wrapping):
-    """``cluster_weights``: the weights of a layer take one of a few values, which are trained."""
+    """``cluster_weights``: the weights of a layer have one of a few values, which are trained."""
 
     def wrap(self, model: Any) -> Any:
         """Wrap; the first values come from k-means++ over the weights."""
@@ -211,8 +211,8 @@ class Cluster(_Wrapping):
             for found in (variables_of(self._dense), variables_of(plain))
         ]
         note = (
-            f"the weights are floats as before, {content.before.size_bytes:,} bytes; zipped they take {sizes[1]:,}, "
-            f"where the dense model's take {sizes[0]:,}"
+            f"the weights are floats as before, {content.before.size_bytes:,} bytes; zipped they have {sizes[1]:,}, "
+            f"where the dense model's have {sizes[0]:,}"
         )
         return replace(content, notes=(note,))
 
@@ -234,7 +234,7 @@ class Qat(_Wrapping):
                 )
 
     def wrap(self, model: Any) -> Any:
-        """Wrap the targets and what lies between them."""
+        """Wrap the targets and the layers between them."""
         self._annotated = _annotated(model, self.targets)
         return _quantized(model, self._annotated)
 
@@ -298,7 +298,7 @@ def _check_class(model: Any, name: str) -> None:
         raise CompressionError(
             f"{name}, of the TensorFlow Model Optimization Toolkit, {what}",
             where=f"create_compressor, {type(model).__name__}",
-            fix='take "level", which prunes every class of Keras model, or build the model with tf_keras',
+            fix='use "level", which prunes every class of Keras model, or build the model with tf_keras',
         )
 
 

@@ -1,8 +1,8 @@
 """Layers of which zeroed weights alone are not the sliced layer, while a model is masked.
 
-A norm over channels takes its mean and variance over those that are removed as well, zero though they are. An
+A norm over channels computes its mean and variance over the removed ones, which are zero, as well. An
 attention of torch never calls its output projection, so that a hook on that one would never run. And torch's encoder
-packs padded inputs into nested tensors, which its layers take where they have no hooks only.
+packs padded inputs into nested tensors, which its layers accept only where they have no hooks.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def hold(model: nn.Module, norms: Mapping[str, Tensor], removed: Mapping[tuple[s
 
 
 def keep_padding(model: nn.Module) -> None:
-    """Let the encoders of a model that has hooks, or will have, take padded inputs as they are, until `release`."""
+    """Keep the encoders of a model with hooks from packing padded inputs, until `release`."""
     for module in model.modules():
         known = any(isinstance(hook, PaddingHook) for hook in module._forward_pre_hooks.values())
         if isinstance(module, nn.TransformerEncoder) and not known:
@@ -111,7 +111,7 @@ def keep_padding(model: nn.Module) -> None:
 
 
 def release(model: nn.Module) -> None:
-    """Take the hooks of `hold` off a model, or off a copy of one."""
+    """Remove the hooks of `hold` from a model, or from a copy of one."""
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):

@@ -30,7 +30,7 @@ class MaskHook:
         self.apply(module)
 
     def apply(self, module: nn.Module) -> None:
-        """Set the removed entries to zero, wherever the module lives by now."""
+        """Set the removed entries to zero, on the module's current device."""
         for name, removed in self.removed.items():
             parameter = getattr(module, name)
             if removed.device != parameter.device:
@@ -77,7 +77,7 @@ class Masks:
         torch.clear_autocast_cache()
 
     def release(self) -> None:
-        """Take the hooks off; the weights stay as they are."""
+        """Remove the hooks; the weights stay as they are."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
@@ -93,7 +93,7 @@ class Masks:
 
 
 class FirstCall:
-    """Forward pre-hook of the whole model: hands over the input of its first call, once.
+    """Forward pre-hook of the whole model: passes the input of its first call on, once.
 
     A deep copy or a pickle of the model carries a hook that does nothing.
     """
@@ -103,7 +103,7 @@ class FirstCall:
         self._handle: RemovableHandle | None = None
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Hand over the input, and never again."""
+        """Pass the input on, once."""
         learn = self._learn
         self.cancel()
         if learn is not None:
@@ -128,12 +128,12 @@ class FirstCall:
 
 
 def is_masked(model: nn.Module) -> bool:
-    """Tell whether masks of this file are held on a model, or on the model that it is a copy of."""
+    """Return whether masks are held on a model, or on the model that it is a copy of."""
     return any(isinstance(hook, MaskHook) for module in model.modules() for hook in module._forward_pre_hooks.values())
 
 
 def drop_hooks(model: nn.Module) -> None:
-    """Take the hooks of this file off a copy of a model, for which nobody holds the handles."""
+    """Remove the hooks of this module from a copy of a model, for which no handles exist."""
     for module in model.modules():
         for key, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, (MaskHook, FirstCall)):

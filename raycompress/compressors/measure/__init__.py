@@ -1,1 +1,1 @@
-"""How large and how fast a torch model is."""
+"""Measures of models: sizes, latency, difference of outputs."""

@@ -1,4 +1,4 @@
-"""How far two lists of outputs are apart."""
+"""The relative difference of two lists of outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How large and how fast a model is."""
+"""Measures the size and the latency of a torch model."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def latencies(
     most: int = 240,
     seconds: float = 10.0,
 ) -> list[Latency]:
-    """Measure the models in turn, round by round, so that a load on the machine meets all of them alike.
+    """Measure the models in turn, round by round, so that other load on the machine affects all of them alike.
 
     One torch thread; eval mode, no gradients; nothing else of ours is measured on this machine meanwhile.
 

@@ -1,4 +1,4 @@
-"""How fast a model is, from the times of many passes: their median, and how well it is known. No library is needed."""
+"""The latency of a model from the times of many passes: their median and its confidence interval."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ class Latency:
 
     @classmethod
     def of(cls, times: Times) -> Latency:
-        """Return the latency that `times` speak of."""
+        """Return the latency by measured `times`."""
         walls = [1e3 * wall for wall, _ in times]
         return cls(statistics.median(walls), 1e3 * statistics.median(cpu for _, cpu in times), *interval(walls))
 
     @property
     def is_sharp(self) -> bool:
-        """Whether more passes would tell little more."""
+        """Whether more passes would hardly narrow the interval."""
         return self.high_ms - self.low_ms <= _NARROW * self.wall_ms
 
     def to_json(self) -> dict[str, float]:
@@ -60,7 +60,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
 
     The ends are two of the values: the number of those below the median is binomial with probability 1/2, so that the
     median lies outside of the k-th smallest and the k-th largest with twice the chance of fewer than k of n. The
-    largest such k is taken (Le Boudec, Performance Evaluation of Computer and Communication Systems, 2010, theorem
+    largest such k is used (Le Boudec, Performance Evaluation of Computer and Communication Systems, 2010, theorem
     2.1; Hahn and Meeker, Statistical Intervals, 1991, section 5.2). Of fewer than six values even the smallest and the
     largest hold it less often than that.
 
@@ -99,7 +99,7 @@ def rounds(times: Sequence[Times], fewest: int, most: int = 240, seconds: float 
 
 
 def once(run: Callable[[], object], cpu_clock: Callable[[], float]) -> tuple[float, float]:
-    """Return the seconds that ``run()`` takes, by the clock and by `cpu_clock`."""
+    """Return the seconds of ``run()``, by the clock and by `cpu_clock`."""
     wall, cpu = time.perf_counter(), cpu_clock()
     run()
     return time.perf_counter() - wall, cpu_clock() - cpu

@@ -1,4 +1,4 @@
-"""No model is trained that is over its budget: the sliced copy is measured as soon as it is known what goes."""
+"""Checks before the training: the sizes of the sliced model against the budget, and its rung-0 score."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def score(
     evaluate: Callable[[nn.Module], Any],
     calibration: Iterable[Any] | None,
 ) -> float:
-    """Return what `evaluate` says of the sliced model; `dense` and `model` are left as they are.
+    """Return the rung-0 score: the metric of the sliced model after a few steps that imitate the dense one.
+
+    `dense` and `model` are left as they are.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""From a bundle to a compressed torch model."""
+"""Loads a bundle into a torch model."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
     state = bundle.tensors(folder, bundle.WEIGHTS)
     for name, source in manifest.aliases.items():
         if source not in state:
-            raise bundle.broken(folder, f'"{name}" is said to share "{source}", which is not there')
+            raise bundle.broken(folder, f'"{name}" is listed to share "{source}", which is not there')
         state[name] = state[source]
     _check_names(folder, state, model)
     apply_plan(model, plan)
@@ -39,7 +39,7 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
 
 
 def _check_names(folder: Path, state: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Before anything of the model is touched: both must have the same tensors by name."""
+    """Raise BundleError where bundle and model do not have the same tensors by name."""
     own = set(model.state_dict())
     if own != set(state):
         missing, foreign = sorted(own - set(state)), sorted(set(state) - own)

@@ -1,4 +1,4 @@
-"""The compressor that prunes: an engine chooses, the masks hold while the script trains, slicing makes it small."""
+"""The compressor that prunes: an engine decides, masks are applied while the script trains, slicing makes it small."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Pruner(Compressor):
     ----------
     setup
         What `create_compressor` was given. Its ``optimizer`` goes on with the small model's parameters after the
-        speed-up; without ``dummy_input`` the first input that the model meets after `compress` is taken.
+        speed-up; without ``dummy_input`` the first input of the model after `compress` is used.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -50,8 +50,8 @@ class Pruner(Compressor):
         self._given = None if setup.dummy_input is None else Example.from_dummy(setup.dummy_input)
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         self._masks = Masks(model)
-        self._choice: PruningDecision | None = None
-        self._course: PruningSchedule | None = None
+        self._decision: PruningDecision | None = None
+        self._schedule: PruningSchedule | None = None
         self._first_call = FirstCall()
         self._watch = StepWatch()
         self._before: measure.Sizes | None = None
@@ -83,7 +83,7 @@ class Pruner(Compressor):
             The method cannot work on this model, or a layer that was to lose channels would lose none. Where no
             ``dummy_input`` was given, this is raised from the model's first call.
         """
-        if self._choice is not None or self._course is not None:
+        if self._decision is not None or self._schedule is not None:
             return self.model
         self._check_free()
         if self._given is not None:
@@ -103,33 +103,33 @@ class Pruner(Compressor):
         finally:
             self._first_call.cancel()
         if isinstance(outcome, PruningSchedule):
-            self._course = outcome
-            self._take(outcome.start())
-            self._watch = StepWatch(self.model, lambda: self._take(outcome.after_step()))
+            self._schedule = outcome
+            self._apply(outcome.start())
+            self._watch = StepWatch(self.model, lambda: self._apply(outcome.after_step()))
         else:
-            self._take(outcome)
+            self._apply(outcome)
         example = self._given or next(iter(met), None)
         if example is not None:
-            self._learn(example)
+            self._set_example(example)
         else:
-            self._first_call = FirstCall(self._learn).watch(self.model)
+            self._first_call = FirstCall(self._set_example).watch(self.model)
         return self.apply_speedup() if self._entry.returns_small else self.model
 
     def update_epoch(self, epoch: int) -> None:
-        """Go on to what the compressor's schedule removes at this epoch."""
-        if self._course is not None and not self._small:
+        """Remove what the compressor's schedule says for this epoch."""
+        if self._schedule is not None and not self._small:
             self._masks.apply()  # a step of the optimizer may have moved what is pruned, until the next forward
-            self._take(self._course.at_epoch(epoch))
+            self._apply(self._schedule.at_epoch(epoch))
 
     def get_prune_iterations(self) -> range:
         """Return the rounds of prune and train."""
-        return range(1 if self._course is None else self._course.rounds)
+        return range(1 if self._schedule is None else self._schedule.rounds)
 
     def prune_iteration_start(self) -> None:
-        """Go on to what the next round removes."""
-        if self._course is not None and not self._small:
+        """Remove what the compressor's schedule says for the next round."""
+        if self._schedule is not None and not self._small:
             self._masks.apply()
-            self._take(self._course.at_round())
+            self._apply(self._schedule.at_round())
 
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
         """Make the model small, in place; see `Compressor.apply_speedup`."""
@@ -137,16 +137,16 @@ class Pruner(Compressor):
             raise SpeedupError(
                 f"{self._entry.name} masks single weights, which cannot shrink a model",
                 where="apply_speedup",
-                fix="leave apply_speedup out, or take a compressor that removes channels, such as l1_filter",
+                fix="leave apply_speedup out, or use a compressor that removes channels, such as l1_filter",
             )
         if self._small:
             return self.model
         if dummy_input is not None:
             dummy = self._check_input(Example.from_dummy(dummy_input))
             if self._slicing is None:
-                self._learn(dummy)
+                self._set_example(dummy)
             self.example = dummy
-        self._need_choice("apply_speedup")
+        self._need_decision("apply_speedup")
         self._need_example("apply_speedup")
         assert self._slicing is not None and self.example is not None
         if not self._slicing.tensors:
@@ -204,11 +204,11 @@ class Pruner(Compressor):
         """
         if self._trial is not None and not self._trial.save_model:
             return
-        self._need_choice("export_model")
+        self._need_decision("export_model")
         if speedup:
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
-            self._learn(self._check_input(Example.from_dummy(dummy_input)))
+            self._set_example(self._check_input(Example.from_dummy(dummy_input)))
         self._need_example("export_model")
         self._need_masks()
         self._need_plain()
@@ -236,38 +236,38 @@ class Pruner(Compressor):
         self._notes = (note,)
         self.export_model("model.pth", "mask.pth")
 
-    def _take(self, choice: PruningDecision | None) -> None:
-        """Hold what the engine chose; None leaves everything as it is."""
+    def _apply(self, choice: PruningDecision | None) -> None:
+        """Mask what the engine decided to remove; None leaves everything as it is."""
         if choice is None:
             return
-        self._choice = choice
+        self._decision = choice
         if not self._entry.removes_channels:
             self._masks.hold({(layer, "weight"): removed for layer, removed in choice.weights.items()})
         elif self.example is not None:
             self._slice(self.example)
 
-    def _learn(self, example: Example) -> None:
-        """Extend the masks, now that an input is known; all of this happens before the model computes anything."""
+    def _set_example(self, example: Example) -> None:
+        """Extend the masks to the coupled layers, now that an input is known; the model has computed nothing yet."""
         self._first_call.cancel()
         self.example = example
         self._before = _SLICED.get(self.model) or measure.sizes(self.model, example)
         if self._entry.removes_channels:
-            if self._choice is None and self._course is not None:
+            if self._decision is None and self._schedule is not None:
                 slicing.rehearse(self.model, example, self._targets, self._entry)
             self._slice(example)
 
     def _slice(self, example: Example) -> None:
-        if self._choice is not None:
-            self._slicing = slicing.make(self.model, example, self._choice, self._targets, self._entry)
-            self._look_before_training(example)
+        if self._decision is not None:
+            self._slicing = slicing.make(self.model, example, self._decision, self._targets, self._entry)
+            self._check_before_training(example)
             self._masks.hold(self._slicing.removed(self.model))
 
-    def _look_before_training(self, example: Example) -> None:
-        """End the trial here if its model would be too large, and score it, if that is asked for.
+    def _check_before_training(self, example: Example) -> None:
+        """Raise BudgetError where the pruned model would be too large, and send its rung-0 score, if one is asked for.
 
-        A method's last choice decides, or its only one.
+        Of a method that decides in several steps only the last decision counts.
         """
-        trial, is_final = self._trial, self._course is None or not self._course.missing()[0]
+        trial, is_final = self._trial, self._schedule is None or not self._schedule.missing()[0]
         if trial is None or self._slicing is None or self._before is None or not is_final:
             return
         budget.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
@@ -294,21 +294,21 @@ class Pruner(Compressor):
         try:
             example.outputs(self.model)
         except Exception as error:
-            said = f"{type(error).__name__}: {error}".splitlines()[0]
+            reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise CompressionError(
-                f"{type(self.model).__name__} cannot be called with this dummy_input: {said}",
+                f"{type(self.model).__name__} cannot be called with this dummy_input: {reason}",
                 where="dummy_input",
                 fix="pass what its forward() takes: a tensor with the batch first, a tuple of arguments, or a dict of "
                 "keyword arguments",
             ) from error
         return example
 
-    def _need_choice(self, where: str) -> None:
-        """See to it that the masks are there, and final."""
-        if self._choice is None and self._course is None:
+    def _need_decision(self, where: str) -> None:
+        """Raise CompressionError where the masks are not known yet, or not final."""
+        if self._decision is None and self._schedule is None:
             raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
-        if self._course is not None:
-            what, fix = self._course.missing()
+        if self._schedule is not None:
+            what, fix = self._schedule.missing()
             if what:
                 raise CompressionError(f"{self._entry.name}: {what}", where=where, fix=fix)
 
@@ -330,23 +330,23 @@ class Pruner(Compressor):
             )
 
     def _need_plain(self) -> None:
-        """A masked norm computes over the channels that stay, which a fresh instance of the class would not."""
+        """Raise CompressionError where a norm is masked, since a fresh instance would compute over all channels."""
         if self._slicing is not None and self._slicing.norms and not self._small:
             first = next(iter(self._slicing.norms))
             raise CompressionError(
-                f'the masked model cannot be saved: its norm "{first}" loses channels, which weights alone do not tell',
+                f'the masked model cannot be saved: its norm "{first}" loses channels, which weights alone do not hold',
                 where="export_model",
                 fix="call apply_speedup first, or pass speedup=True",
             )
 
     def _check_compressed(self) -> None:
-        if self._choice is None and self._course is None:
+        if self._decision is None and self._schedule is None:
             raise CompressionError(
                 "the script made a compressor and never called its compress()",
                 where="create_compressor",
                 fix="call model = compressor.compress() before the fine-tuning",
             )
-        self._need_choice("at the end of the script")
+        self._need_decision("at the end of the script")
 
     def _shrink(self) -> None:
         assert self._slicing is not None

@@ -1,4 +1,4 @@
-"""Inputs of a model to calibrate a quantizer with: given by the script, or seen in the model's own calls."""
+"""Inputs to calibrate a quantizer with: given by the script, or recorded in the model's own calls."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from raycompress.bundle.example import Example, tensors_in
 from raycompress.errors import CompressionError
 
 SAMPLES = 256
-"""How many inputs are taken, at most."""
+"""Largest number of inputs that are kept."""
 _BATCH = 32
 
 
@@ -68,9 +68,9 @@ def check_fits(examples: list[Example], model: nn.Module) -> None:
                 example.to(torch.device("cpu")).outputs(model)
         except Exception as error:
             shapes = ", ".join(str(list(shape)) for shape in example.shapes)
-            said = str(error).strip().partition("\n")[0]
+            reason = str(error).strip().partition("\n")[0]
             raise _refused(
-                f"{type(model).__name__} cannot be called with calibration_data of shape {shapes}: {said}",
+                f"{type(model).__name__} cannot be called with calibration_data of shape {shapes}: {reason}",
                 "give inputs with the batch first, as the model is called with; several inputs of it in a tuple of "
                 "their own: ((first, second), label)",
             ) from error

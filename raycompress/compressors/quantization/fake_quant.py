@@ -1,7 +1,7 @@
 """Fake quantization: values on a coarse grid, computed in float by small hooks of ours on an ordinary model.
 
 What a quantizer learnt of activations is a few numbers a layer. They are stored as plain JSON, and put on any instance
-of the model's class as forward hooks; weights lie on their grid already.
+of the model's class as forward hooks; weights are on their grid already.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class FakeQuant:
     low, high
         The grid's ends, integers.
     bits
-        How many bits a value takes.
+        Bits of a value.
     """
 
     kind: Literal["affine", "sign"]
@@ -122,7 +122,7 @@ def _called(_module: nn.Module, _args: Any) -> None:
 
 
 def install(model: nn.Module, activations: Activations) -> list[RemovableHandle]:
-    """Put the hooks on the layers of `model`; raises KeyError for a layer that it does not have."""
+    """Register the hooks on the layers of `model`; raises KeyError for a layer that it does not have."""
     compute_layer_by_layer(model)
     modules = dict(model.named_modules())
     handles = []
@@ -155,7 +155,7 @@ def from_json(data: Any, where: str) -> dict[str, dict[Place, FakeQuant]]:
         }
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise BundleError(
-            f"what the bundle says of quantized activations cannot be read: {error!r}",
+            f"the bundle's description of quantized activations cannot be read: {error!r}",
             where=where,
             fix="fetch or make the bundle again; do not edit its files",
         ) from error

@@ -30,7 +30,7 @@ from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError, SpeedupError
 
 FOLDED_TOLERANCE = 0.05
-"""Largest relative difference where BatchNorm was folded: sums in another order, and a value that lies between two
+"""Largest relative difference where BatchNorm was folded: sums in another order, and a value halfway between two
 points of the grid goes to the one or the other. On digits it is below 0.01; a wrong fold gives more than 0.5."""
 
 _CONVERTED = (nn.modules.conv._ConvNd, nn.Linear)
@@ -153,7 +153,7 @@ class FakeQuantizer(Quantizer):
         return engine
 
     def _refuse_shapeless(self) -> None:
-        """A scale for each channel of an activation needs to know how many channels there are."""
+        """Raise CompressionError where the number of channels, which a scale per channel needs, is unknown."""
         for name, target in self._targets.items():
             scheme = target.settings.get("quant_scheme", "")
             for part in parts_of(target):
@@ -166,7 +166,7 @@ class FakeQuantizer(Quantizer):
                     )
 
     def _observe(self) -> None:
-        """Show the data that was given to the observers; without any, the script has called the model itself."""
+        """Run the given data through the observers; without any, the script has called the model itself."""
         with evaluating(self.model), torch.no_grad():
             for example in self._given or ():
                 device = next(iter(self.model.parameters())).device
@@ -179,7 +179,7 @@ class FakeQuantizer(Quantizer):
             )
 
     def _final(self, example: Example) -> tuple[Learnt, nn.Module]:
-        """Return what was learnt, and the same function on the plain class, proved on `example`."""
+        """Return the result of the training, and a plain model of the same function, as checked on `example`."""
         assert self._engine is not None
         learnt = self._engine.learnt()
         if learnt.missing or not self._engine.trained:
@@ -240,8 +240,8 @@ class FakeQuantizer(Quantizer):
 
     def _left_in_float(self, made: int8.Int8) -> list[str]:
         left = [n for n, t in self._targets.items() if "weight" in parts_of(t) and n not in made.layers]
-        said = f"{', '.join(left)}: float in the int8 file, which holds convolutions and linear layers of up to 8 bits"
-        return [said] if left else []
+        note = f"{', '.join(left)}: float in the int8 file, which holds convolutions and linear layers of up to 8 bits"
+        return [note] if left else []
 
 
 def _calibration(activations: Activations) -> dict[str, dict[str, float]]:

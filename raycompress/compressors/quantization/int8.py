@@ -47,7 +47,7 @@ class Int8:
     layers
         The layers that it computes in int8.
     any_batch
-        Whether it takes batches of any size.
+        Whether it accepts batches of any size.
     """
 
     data: bytes
@@ -136,7 +136,7 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], per_cha
                 str(source),
                 str(target),
                 op_types_to_quantize=sorted(_DYNAMIC),
-                # a Gemm is taken apart first, and its product gets this name
+                # a Gemm is split first, and its product gets this name
                 nodes_to_quantize=[n for names in nodes.values() for name in names for n in (name, f"{name}_MatMul")],
                 per_channel=per_channel,
                 reduce_range=reduce_range,
@@ -171,9 +171,9 @@ def _nodes(path: Path, model: nn.Module, layers: Collection[str], kinds: Collect
 
 
 def _compact(path: Path) -> bytes:
-    """Return the file without what only describes it, and with short names; inputs, outputs and layers keep theirs.
+    """Return the file without descriptions and with short names; inputs, outputs and layers keep theirs.
 
-    In a small model the names of the values take more room than its weights.
+    In a small model the names of the values need more bytes than its weights.
     """
     model = load_extra("onnx", "onnx", "quantization").load(str(path))
     graph = model.graph
@@ -200,7 +200,7 @@ def _compact(path: Path) -> bytes:
 
 @contextlib.contextmanager
 def _quiet(what: str) -> Iterator[None]:
-    """Keep onnxruntime's advice off the streams, and turn what it raises into an error of ours."""
+    """Discard what onnxruntime prints, and raise CompressionError for its exceptions."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
@@ -208,9 +208,9 @@ def _quiet(what: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CompressionError(
-            f"onnxruntime's {what} failed on this model: {said}",
+            f"onnxruntime's {what} failed on this model: {reason}",
             where="onnxruntime.quantization",
             fix="leave out layers in config_list, or see that the calibration data has the form of the model's input",
         ) from error

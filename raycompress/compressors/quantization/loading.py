@@ -1,4 +1,4 @@
-"""From a bundle to a quantized torch model."""
+"""Loads a bundle into a quantized torch model."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from raycompress.errors import BundleError
 
 
 def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
-    """Let `model` compute what the saved one did; see `raycompress.bundle.bundle.load`.
+    """Make `model` the saved quantized model; see `raycompress.bundle.bundle.load`.
 
-    A fake-quantized model takes weights on their grid, and hooks for its activations; an int8 one runs the ONNX file of
-    the bundle in onnxruntime, and cannot be trained; of a weight-only one the linear layers take int8 weights.
+    A fake-quantized model gets weights on their grid, and hooks for its activations; an int8 one runs the ONNX file of
+    the bundle in onnxruntime, and cannot be trained; of a weight-only one the linear layers get int8 weights.
     """
     _need_listed(folder, manifest, bundle.QUANTIZATION)
     recipe = _recipe(folder)
@@ -48,7 +48,7 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
 
 
 def fastest(folder: Path, dense: nn.Module, loaded: nn.Module) -> nn.Module:
-    """Return the model whose latency is the bundle's: that of the int8 file, where there is one."""
+    """Return the model whose latency is measured: the one of the int8 file, where there is one."""
     path = folder / bundle.INT8_ONNX
     if session.installed(loaded) is not None or bundle.INT8_ONNX not in bundle.read(folder).files:
         return loaded
@@ -57,7 +57,7 @@ def fastest(folder: Path, dense: nn.Module, loaded: nn.Module) -> nn.Module:
 
 
 def _need_listed(folder: Path, manifest: bundle.Manifest, name: str) -> None:
-    """Raise BundleError for a file that the manifest says nothing of: its hash was not compared."""
+    """Raise BundleError for a file that the manifest does not list: its hash was not compared."""
     if name not in manifest.files:
         raise bundle.broken(folder, f"the manifest lists no {name}")
 

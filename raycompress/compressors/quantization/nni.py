@@ -1,7 +1,7 @@
 """Adapter to NNI's quantizers, which train with quantized weights and activations in float.
 
 NNI wraps layers while the script trains. What it learnt is read off at any time as an ordinary state_dict, weights on
-their grid, and a few numbers for the activations; the model is the user's own again once the wrappers are taken off.
+their grid, and a few numbers for the activations; the model is the user's own again once the wrappers are removed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _CLASSES = {
 
 @dataclass(frozen=True)
 class Learnt:
-    """What a quantizer made of a model.
+    """The result of a quantizer.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ def load_library() -> ModuleType:
 
 
 class NniQuantization:
-    """One of NNI's quantizers at work on the user's model.
+    """Runs one of NNI's quantizers on the user's model.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class NniQuantization:
             self._quantizer.compress()
 
     def learnt(self) -> Learnt:
-        """Return what there is by now; the model goes on as it is."""
+        """Return the current result; the model goes on as it is."""
         state = {name: tensor.detach() for name, tensor in self._plain.state_dict().items()}
         current: dict[str, Tensor] = dict(self._model.named_buffers(remove_duplicate=False))
         current.update(self._model.named_parameters(remove_duplicate=False))
@@ -149,7 +149,7 @@ class NniQuantization:
                 grids = {place: self._grid(wrapper, place) for place in _places(wrapper)}
                 for place, grid in grids.items():
                     if grid is not None:
-                        activations.setdefault(self._bearer(layer, place), {})[place] = grid
+                        activations.setdefault(self._quantized_layer(layer, place), {})[place] = grid
                 unseen: list[str] = [place for place, grid in grids.items() if grid is None or not _usable(grid)]
                 unseen += [] if _seen(wrapper.module, "weight") else ["weight"]
                 if unseen:
@@ -158,7 +158,7 @@ class NniQuantization:
         return Learnt(cpu, activations, missing)
 
     def unwrap(self, learnt: Learnt) -> None:
-        """Make the model what it was, with the quantized weights, for good."""
+        """Remove the wrappers from the model for good; it keeps the quantized weights."""
         self._watch.cancel()
         self._quantizer._unwrap_model()
         if "steps" not in self._plain._buffers:
@@ -181,13 +181,13 @@ class NniQuantization:
             return f"{module}.module.old_{tensor}"
         return f"{module}.module.{tensor}"
 
-    def _bearer(self, layer: str, place: Place) -> str:
-        """Return the layer whose input or output is meant: a norm that was folded stands behind its convolution."""
+    def _quantized_layer(self, layer: str, place: Place) -> str:
+        """Return the layer whose input or output is quantized: of a folded norm's convolution, the norm behind it."""
         folded: dict[str, str] = self._quantizer.conv_bn_patterns
         return folded.get(layer, layer) if place == "output" else layer
 
     def _weights(self, layer: str, wrapper: Any) -> dict[str, Tensor]:
-        """Return the layer's weight on its grid, and what it takes for BatchNorm that was folded into it."""
+        """Return the layer's weight on its grid, and the parameters of BatchNorm that was folded into it."""
         module, norm = wrapper.module, wrapper.bn_module
         folded: dict[str, Tensor] = {}
         weight = module.old_weight.detach()
@@ -321,7 +321,7 @@ def _single(example: Example, name: str) -> Tensor:
     if len(example.args) == 1 and isinstance(example.args[0], Tensor) and not example.kwargs:
         return example.args[0]
     raise CompressionError(
-        f"{name} folds BatchNorm on models that take one tensor only",
+        f"{name} folds BatchNorm on models with one input tensor only",
         where="dummy_input",
         fix="leave dummy_input= out: nothing is folded then",
     )

@@ -71,7 +71,7 @@ class OnnxQuantizer(Quantizer):
         before = measure.size_bytes(self._plain)
         notes = [self._agrees]
         if not self._made.any_batch:
-            notes.append(f"it takes batches of {example.shapes[0][0]} only, as forward() does")
+            notes.append(f"it accepts batches of {example.shapes[0][0]} only, as forward() does")
         return saved_int8(self.model, self._made.data, float_state(self._plain), before, notes)
 
     def _fingerprint(self) -> Fingerprint:

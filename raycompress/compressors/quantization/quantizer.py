@@ -1,4 +1,4 @@
-"""What the compressors that quantize share: what a script calls, and how a quantized model is saved."""
+"""The base of the compressors that quantize: the methods that a script calls, and saving a quantized model."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Quantized:
 
 
 class Quantizer(Compressor, ABC):
-    """Quantizes one model; what the kinds of quantizers share.
+    """Quantizes one model; the base of all quantizers.
 
     Parameters
     ----------
@@ -225,7 +225,7 @@ class Quantizer(Compressor, ABC):
 
     @abstractmethod
     def _fingerprint(self) -> Fingerprint:
-        """Return what tells this function from another."""
+        """Return the fingerprint of the model as it computes now."""
 
     def _samples(self) -> list[Example]:
         """Return the inputs to calibrate with, arguments in the order of forward's parameters, on the CPU."""
@@ -282,19 +282,19 @@ def saved_int8(
 
 
 def agreement(measured: nn.Module, int8: nn.Module, samples: list[Example]) -> str:
-    """Say how far the outputs of the int8 model are those of the other."""
+    """Return a note on the difference of the outputs of the int8 model from those of the other."""
     pairs = [(sample.outputs(measured), sample.outputs(int8)) for sample in samples]
     difference = relative_difference([t for one, _ in pairs for t in one], [t for _, other in pairs for t in other])
     count = sum(one[0].size(0) for one, _ in pairs if one and one[0].dim())
-    said = f"on {count} input{'s' * (count != 1)} its outputs differ by {difference:.1%} of their norm"
+    note = f"on {count} input{'s' * (count != 1)} its outputs differ by {difference:.1%} of their norm"
     if all(one and one[0].dim() == 2 and one[0].size(1) > 1 for one, _ in pairs):
         same = sum(int((one[0].argmax(1) == other[0].argmax(1)).sum()) for one, other in pairs)
-        said += f", and {same / max(count, 1):.1%} have the same class on top"
-    return said
+        note += f", and {same / max(count, 1):.1%} have the same class on top"
+    return note
 
 
 def size_note(before: int, after: int, what: str) -> str:
-    """Say the size before and after."""
+    """Return a note on the size before and after."""
     share = f"{after / before:.0%} of" if after < before else "no smaller than"
     return f"{what}: {after:,} bytes, {share} the {before:,} bytes of the float weights"
 

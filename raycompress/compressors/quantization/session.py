@@ -20,7 +20,7 @@ from raycompress.extras import load_extra
 
 
 class SessionForward:
-    """Stands in the place of a model's ``forward``.
+    """Replaces a model's ``forward``.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ class SessionForward:
     name
         Class name of the model, for messages.
     signature
-        Of the forward that it stands for.
+        Of the forward that it replaces.
     """
 
     def __init__(self, data: bytes, example: Example, answer: Any, name: str, signature: inspect.Signature) -> None:
@@ -53,7 +53,7 @@ class SessionForward:
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Answer as the model's forward does."""
+        """Return the outputs in the structure of the model's forward."""
         example = bound(Example(args, kwargs), self._signature)
         if _structure(example) != self._structure:
             raise CompressionError(
@@ -69,11 +69,11 @@ class SessionForward:
 
     @property
     def count(self) -> int:
-        """How many tensors the model answers."""
+        """Number of output tensors."""
         return len(tensors_in(self._answer))
 
     def run(self, example: Example) -> list[Any]:
-        """Return the arrays that the file answers."""
+        """Return the outputs of the ONNX file."""
         try:
             if self._threads != torch.get_num_threads():
                 options = session_options(torch.get_num_threads())
@@ -89,7 +89,7 @@ class SessionForward:
                 f"the int8 {self._name} cannot compute an input of shape {shapes}: {str(error).splitlines()[0]}",
                 where=f"{self._name}.forward",
                 fix="keep to the shapes and types that the model was quantized with; the batch size is free where "
-                "its forward() takes it from the input",
+                "its forward() computes it from the input",
             ) from error
 
 
@@ -165,7 +165,7 @@ def _misfit(path: Path, model: nn.Module, what: str) -> BundleError:
 
 
 def _refuse_further_files(data: bytes, path: Path) -> None:
-    """Raise BundleError where the weights lie in other files, which no hash covers."""
+    """Raise BundleError where the weights are in other files, which no hash covers."""
     onnx = load_extra("onnx", "onnx", "loading an int8 model")
     try:
         model = onnx.load_model_from_string(data)
@@ -208,7 +208,7 @@ def _structure(example: Example) -> str:
 
 
 class _Tensor(Tensor):
-    """Stands for any tensor where only the structure counts."""
+    """Placeholder for any tensor where only the structure counts."""
 
     def __repr__(self, **_: Any) -> str:  # type: ignore[override]
         return "tensor"
@@ -218,7 +218,7 @@ _TENSOR = torch.empty(0).as_subclass(_Tensor)
 
 
 def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
-    """Return `value`, an answer, with the next of `tensors` in the place of each of its own."""
+    """Return `value`, the structure of an output, with each of its tensors replaced by the next of `tensors`."""
     if isinstance(value, Tensor):
         return next(tensors)
     if isinstance(value, dict):
@@ -238,7 +238,7 @@ def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
 
 
 def _leaves(value: Any) -> list[Any]:
-    """Return the tensors, and what `_filled` leaves as it is; numbers and strings are taken for constants."""
+    """Return the tensors, and what `_filled` leaves as it is; numbers and strings are constants."""
     if isinstance(value, dict):
         return [leaf for member in value.values() for leaf in _leaves(member)]
     if isinstance(value, (tuple, list)):

@@ -56,7 +56,7 @@ def refuse_tied(model: nn.Module, layers: Collection[str]) -> None:
         raise CompressionError(
             f'the weight of "{tied}" is shared with another layer, which would change with it',
             where="config_list",
-            fix=f'leave it out: {{"op_names": ["{tied}"], "exclude": true}}; or take "ptq_static"',
+            fix=f'leave it out: {{"op_names": ["{tied}"], "exclude": true}}; or use "ptq_static"',
         )
 
 
@@ -101,9 +101,7 @@ def _settings(index: int, entry: Mapping[str, Any], compressor: CompressorEntry)
         value = bits.get(part) if isinstance(bits, Mapping) else bits
         place = f"{where}.quant_bits.{part}" if isinstance(bits, Mapping) else f"{where}.quant_bits"
         if value is None:
-            yield Problem(
-                f'quant_bits says nothing of "{part}"', place, f'add "{part}": {min(8, BITS[compressor.name][1])}'
-            )
+            yield Problem(f'quant_bits has no "{part}"', place, f'add "{part}": {min(8, BITS[compressor.name][1])}')
         elif problem := _wrong_bits(value, compressor.name):
             yield Problem(problem, place, _bits_fix(compressor.name))
             if not isinstance(bits, Mapping):
@@ -115,8 +113,8 @@ def _wrong_bits(value: Any, name: str) -> str:
     low, high = BITS[name]
     if isinstance(value, int) and not isinstance(value, bool) and low <= value <= high:
         return ""
-    takes = f"{low} to {high} bits" if high != low else f"{low} bit{'s' * (low != 1)}"
-    return f"{name} works with {takes}, not {value!r}"
+    bits = f"{low} to {high} bits" if high != low else f"{low} bit{'s' * (low != 1)}"
+    return f"{name} works with {bits}, not {value!r}"
 
 
 def _bits_fix(name: str) -> str:

@@ -83,7 +83,7 @@ class WeightOnlyQuantizer(Quantizer):
 
 
 def load_library() -> None:
-    """Import torchao, where it is installed, which takes seconds."""
+    """Import torchao, if it is installed; the import needs seconds."""
     with contextlib.suppress(MissingDependencyError):
         _torchao()
 
@@ -147,7 +147,7 @@ def _inner(weight: Any) -> dict[str, Tensor]:
 
 def _torchao() -> Any:
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # it tells of kernels for other processors
+    logging.disable(logging.WARNING)  # messages on kernels for other processors
     try:
         return load_extra("torchao.quantization", "torchao", "int8_weight_only")
     finally:

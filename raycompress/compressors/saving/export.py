@@ -1,4 +1,4 @@
-"""Saving: into a trial's candidate folder, or wherever a script says when it runs by hand."""
+"""Saving: into a trial's candidate folder, or to the paths given by a script that runs by hand."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from raycompress.script.context import Trial
 
 
 def inside(name: str, folder: Path, *, allowed: str = "") -> str:
-    """Return `name` relative to `folder`, the trial's; an absolute one must lie in there.
+    """Return `name` relative to `folder`, the trial's; an absolute one must be inside it.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def export(
 
 
 def _facts(saved: Export) -> dict[str, Any]:
-    """Return what both the bundle and the trial's message say of the saved model."""
+    """Return the facts of the saved model that both the bundle and the trial's message contain."""
     before, after = _latencies(saved)
     return {
         "before": {**saved.before.to_json(), **before},
@@ -195,7 +195,9 @@ def _with_onnx(saved: Export) -> tuple[Export, bytes]:
     if parity.any_batch:
         return saved, data
     size = saved.example.shapes[0][0]
-    return replace(saved, notes=(*saved.notes, f"the ONNX file takes batches of {size} only, as forward() does")), data
+    return replace(
+        saved, notes=(*saved.notes, f"the ONNX file accepts batches of {size} only, as forward() does")
+    ), data
 
 
 def _by_plugins(saved: Export, trial: Trial | None) -> dict[str, Callable[[Path], None]]:

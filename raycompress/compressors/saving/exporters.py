@@ -22,7 +22,7 @@ class Exporter(Protocol):
     Attributes
     ----------
     entry
-        What the catalogue says of it.
+        Its entry in the catalogue.
     """
 
     entry: ExportEntry

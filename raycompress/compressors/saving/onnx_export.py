@@ -1,6 +1,6 @@
 """From a torch model to ONNX, with the proof that onnxruntime computes the same outputs.
 
-The graph is traced by torch's TorchScript exporter: it takes milliseconds, names each node by the module that made it
+The graph is traced by torch's TorchScript exporter: it runs in milliseconds, names each node by the module that made it
 and folds BatchNorm into convolutions. What it cannot trace goes to the exporter of ``torch.export``.
 """
 
@@ -39,7 +39,7 @@ class Parity:
     relative_difference
         Largest relative difference of the outputs in onnxruntime, on the example and on two random inputs.
     any_batch
-        Whether the file takes batches of any size; otherwise of the example's only.
+        Whether the file accepts batches of any size; otherwise of the example's only.
     """
 
     relative_difference: float
@@ -69,7 +69,7 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     Parameters
     ----------
     example
-        One input; the file takes other batch sizes too, where the model does.
+        One input; the file accepts other batch sizes too, where the model does.
 
     Raises
     ------
@@ -87,7 +87,7 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
         try:
             write(flat, larger if batch_free else example, path, batch_free)
             worst = _difference(flat, path, [example, larger] if batch_free else [example])
-        except Exception as error:  # noqa: BLE001 - whatever an exporter or onnxruntime says, the next one is tried
+        except Exception as error:  # noqa: BLE001 - whatever an exporter or onnxruntime raises, the next one is tried
             failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
             continue
         if worst <= TOLERANCE:
@@ -114,7 +114,7 @@ def layer_nodes(path: Path, model: nn.Module, kinds: Collection[str]) -> dict[st
 
 
 def feed(example: Example) -> dict[str, Any]:
-    """Return the numpy arrays that a file written by `export_onnx` takes for `example`."""
+    """Return the numpy arrays that are the inputs of a file written by `export_onnx`, for `example`."""
     tensors = tensors_in([example.args, example.kwargs])
     return {f"input.{index}": tensor.detach().cpu().numpy() for index, tensor in enumerate(tensors)}
 
@@ -126,7 +126,7 @@ def _flat(model: nn.Module, example: Example) -> tuple[Flat, Example]:
 
 
 def _repeated(example: Example) -> Example:
-    """Return the example with three times its batch: exporters take a size of one for a constant."""
+    """Return the example with three times its batch: exporters treat a size of one as a constant."""
     batch = _batch(example)
     return example.map(lambda t: t.repeat(3, *[1] * (t.dim() - 1)) if t.dim() and t.size(0) == batch else t)
 
@@ -196,7 +196,7 @@ def session_options(threads: int = 1) -> Any:
     options = runtime().SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # an input that does not fit is told by an exception
+    options.log_severity_level = 4  # an input that does not fit raises an exception
     return options
 
 

@@ -1,4 +1,4 @@
-"""A metric belongs to the model that is saved: the weights at the last report are those of the last export."""
+"""Checks that the saved model is the measured one: the weights at the last report are those of the last export."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ NOTE = "the script saved no model itself; this is the model of its last report, 
 
 
 def same(one: Fingerprint, other: Fingerprint) -> bool:
-    """Whether two fingerprints are of the same weights, to a relative 1e-6 of each tensor's norm."""
+    """Return whether two fingerprints are of the same weights, to a relative 1e-6 of each tensor's norm."""
     if one.keys() != other.keys():
         return False
     for name, (total, squares) in one.items():
         scale = 1e-6 * max(math.sqrt(squares), 1e-12)
-        # the sum of squares tells a change of scale, the sum one of sign
+        # the sum of squares shows a change of scale, the sum one of sign
         if abs(squares - other[name][1]) > 1e-6 * max(squares, 1e-12) or abs(total - other[name][0]) > scale:
             return False
     return True
 
 
 class SavedModelCheck:
-    """Remembers what the model was at each report and each export of a trial.
+    """Compares the model's fingerprints at the last report and at the last export of a trial, when it ends.
 
     Parameters
     ----------
     trial
         The trial; its hooks are used.
-    take
+    fingerprint
         Returns the fingerprint of the compressor's model, masks applied.
     save
         Exports the compressor's model, for a script that did not, with a note of what happened.
     """
 
-    def __init__(self, trial: Trial, take: Callable[[], Fingerprint], save: Callable[[str], None]) -> None:
+    def __init__(self, trial: Trial, fingerprint: Callable[[], Fingerprint], save: Callable[[str], None]) -> None:
         self._trial = trial
-        self._take = take
+        self._fingerprint = fingerprint
         self._save = save
         self._reported: Fingerprint | None = None
         self._exported: Fingerprint | None = None
@@ -50,7 +50,7 @@ class SavedModelCheck:
 
     def export(self) -> None:
         """Note that the model, as it is now, is being saved."""
-        self._exported = self._take()
+        self._exported = self._fingerprint()
         self._trial.exported = True
 
     def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
@@ -59,11 +59,11 @@ class SavedModelCheck:
             self._reported = small
 
     def _report(self, _values: Mapping[str, float]) -> None:
-        self._reported = self._take()
+        self._reported = self._fingerprint()
 
     def _finish(self) -> None:
         if self._reported is None or not self._trial.save_model:
-            return  # no result is an ending of its own, told by whoever supervises the trial
+            return  # a trial without a result fails by itself, which its supervisor reports
         if self._exported is None:
             self._save_what_was_reported(self._reported)
         if self._exported is None:
@@ -79,5 +79,5 @@ class SavedModelCheck:
 
     def _save_what_was_reported(self, reported: Fingerprint) -> None:
         """Export the model, if it is still that of the last report and no other compressor of the trial saved one."""
-        if not self._trial.exported and same(reported, self._take()):
+        if not self._trial.exported and same(reported, self._fingerprint()):
             self._save(NOTE)

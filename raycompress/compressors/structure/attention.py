@@ -1,7 +1,7 @@
 """Attention written by hand: which Linear layers feed it, and the heads that their channels belong to.
 
-Whole heads can be removed from such a layer: the width of a head stays, and with it the scale of the softmax. How many
-heads there are must stand in an attribute of the module that reshapes, since it has to follow.
+Whole heads can be removed from such a layer: the width of a head stays, and with it the scale of the softmax. The
+module that reshapes has to hold the number of heads in an attribute (`HEADS`), which is updated with the layer.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Heads:
         )
 
     def shrink(self, channels: int) -> None:
-        """Let the owner's attributes follow a layer that has `channels` channels left."""
+        """Update the owner's attributes for a layer that has `channels` channels left."""
         inner, left = self.count * self.width, channels // self.parts
         setattr(self.owner, self.attribute, left // self.width)
         for name in WIDTHS:
@@ -60,7 +60,7 @@ class Heads:
 
 
 def heads_of(name: str, group: Any, modules: Mapping[str, nn.Module], inner: int) -> Heads | None:
-    """Return the heads of the Linear layer `name`, or None where it feeds no attention that tells their number.
+    """Return the heads of the Linear layer `name`, or None where it feeds no attention whose number of heads is known.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def heads_of(name: str, group: Any, modules: Mapping[str, nn.Module], inner: int
 
 
 def owners(name: str, modules: Mapping[str, nn.Module]) -> list[tuple[nn.Module, str, int]]:
-    """Return (module, attribute, number of heads) of the modules around a layer that tell one, the nearest first."""
+    """Return (module, attribute, number of heads) of the modules around a layer that have one, the nearest first."""
     places = name.split(".")
     around = [modules[".".join(places[:depth])] for depth in range(len(places) - 1, -1, -1)]
     found = ((owner, attribute, vars(owner).get(attribute)) for owner in around for attribute in HEADS)

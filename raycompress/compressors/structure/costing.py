@@ -1,8 +1,9 @@
-"""How a model's cost follows from its channels: each group of channels is cut on a copy, and every tensor looked at.
+"""Fits a model's `raycompress.model.costs.CostModel`: its sizes as a function of the removed channels.
 
-The number of parameters and bytes follows from the tensors' shapes, the multiply-adds of a convolution or a linear
-layer from its weight's. What a module computes without a weight, such as the products of an attention, is fitted to two
-cut copies, and the whole is checked on them.
+One block of each channel group is removed from a copy, and the change of every tensor's shape is recorded. Parameters
+and bytes follow from the shapes, the multiply-adds of a convolution or linear layer from the shape of its weight. What
+a module computes without a weight of its own, such as the products of an attention, is fitted to two pruned copies
+(the probes), on which the whole cost model is checked as well.
 """
 
 from __future__ import annotations
@@ -22,8 +23,11 @@ from raycompress.model.costs import CostModel, LayerWidth, Part
 from raycompress.model.groups import ChannelGroup
 
 _TOLERANCE = 0.01
+"""Largest relative error of the predicted sizes of a probe."""
 _FITTED = 1e-6
-Takes = dict[int, float]
+"""Largest absolute error of a fitted share of the multiply-adds."""
+Losses = dict[int, float]
+"""Index of a group -> by how much one removed block of it shortens a dimension."""
 
 
 def cost_model(model: nn.Module, example: Example) -> CostModel:
@@ -32,7 +36,7 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
     Raises
     ------
     CompressionError
-        Torch-Pruning cannot follow the model, or what is predicted is not what cut copies cost.
+        Torch-Pruning cannot follow the model, or the predicted sizes of pruned copies differ from the measured ones.
     """
     one = measure.first_of_batch(example)
     graph = ChannelGraph(model, example)
@@ -58,7 +62,7 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
 
 
 class _Probe:
-    """A cut copy, and what it costs.
+    """A pruned copy, and its measured sizes.
 
     Parameters
     ----------
@@ -78,7 +82,7 @@ class _Probe:
             self.flops = _own_flops(graph.copy, measure.flops(graph.copy, one))
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             raise CompressionError(
-                f"what a pruned {type(model).__name__} costs cannot be foretold: with channels cut it does not run: "
+                f"what a pruned {type(model).__name__} costs cannot be predicted: with channels cut it does not run: "
                 f"{(str(error).splitlines() or [type(error).__name__])[0]}",
                 fix="sizes written into forward() do not follow the channels; exclude the layer before them",
             ) from error
@@ -87,7 +91,7 @@ class _Probe:
 
 
 def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
-    """Return the multiply-adds that each module makes itself, outside of the modules in it."""
+    """Return the multiply-adds of each module without those of the modules inside it."""
     own = {}
     for name, module in model.named_modules():
         prefix = f"{name}." if name else ""
@@ -97,9 +101,12 @@ def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
     return own
 
 
-def _dimensions(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], list[tuple[int, Takes]]]:
-    """Return each tensor's dimensions: its size, and what a block of each group takes off it; the graph is spent."""
-    dims: dict[tuple[str, str], list[tuple[int, Takes]]] = {
+def _dimensions(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], list[tuple[int, Losses]]]:
+    """Return each dimension of each tensor: its size, and by how much one block of each group shortens it.
+
+    The graph's copy is pruned by it: the graph cannot be used afterwards.
+    """
+    dims: dict[tuple[str, str], list[tuple[int, Losses]]] = {
         key: [(size, {}) for size in tensor.shape] for key, tensor in _tensors(graph.copy)
     }
     before = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
@@ -108,8 +115,8 @@ def _dimensions(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[tup
         after = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
         for key, shape in after.items():
             for place, size in enumerate(shape):
-                if taken := before[key][place] - size:
-                    dims[key][place][1][index] = float(taken)
+                if lost := before[key][place] - size:
+                    dims[key][place][1][index] = float(lost)
         before = after
     return dims
 
@@ -127,7 +134,7 @@ def _is_weighted(module: nn.Module) -> bool:
 
 
 def _tensor_parts(
-    model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Takes]]], own: Mapping[str, int]
+    model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Losses]]], own: Mapping[str, int]
 ) -> Iterator[Part]:
     saved = set(distinct(model.state_dict()))
     seen: set[int] = set()
@@ -141,20 +148,20 @@ def _tensor_parts(
         )
 
 
-def _widths(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Takes]]]) -> Iterator[LayerWidth]:
-    """Yield the width of each layer with a weight that any group takes something off."""
+def _widths(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Losses]]]) -> Iterator[LayerWidth]:
+    """Yield the width of each layer whose weight gets smaller with any group."""
     for (name, key), found in dims.items():
-        if key == "weight" and any(takes for _, takes in found):
+        if key == "weight" and any(losses for _, losses in found):
             outputs, inputs = found[0], found[1] if len(found) > 1 else found[0]
             if isinstance(model.get_submodule(name), nn.modules.conv._ConvTransposeNd):
                 inputs, outputs = outputs, inputs
-            one, other = ((size, tuple(takes.items())) for size, takes in (inputs, outputs))
+            one, other = ((size, tuple(losses.items())) for size, losses in (inputs, outputs))
             yield LayerWidth(name, one, other)
 
 
-def _part(params: float, flops: float, size_bytes: float, dims: Sequence[tuple[int, Takes]]) -> Iterator[Part]:
-    """Yield the part, where any group takes anything off it."""
-    changing = tuple((size, tuple(takes.items())) for size, takes in dims if takes)
+def _part(params: float, flops: float, size_bytes: float, dims: Sequence[tuple[int, Losses]]) -> Iterator[Part]:
+    """Yield the part, unless no group changes any of its dimensions."""
+    changing = tuple((size, tuple(losses.items())) for size, losses in dims if losses)
     if changing:
         yield Part(float(params), float(flops), float(size_bytes), changing)
 
@@ -163,13 +170,14 @@ def _fitted(
     name: str,
     count: int,
     model: nn.Module,
-    dims: Mapping[tuple[str, str], Sequence[tuple[int, Takes]]],
+    dims: Mapping[tuple[str, str], Sequence[tuple[int, Losses]]],
     probes: Sequence[_Probe],
 ) -> Iterator[Part]:
-    """Yield the parts of what a module computes beside the layers in it.
+    """Yield the parts of what a module computes outside of the layers in it.
 
-    It is taken for a sum of two: one in proportion to the weights that the module itself multiplies with, as torch's
-    attention does, and one in proportion to one width of the layers in it.
+    The model is a sum of two terms: one proportional to the size of the weights that the module itself multiplies with,
+    as torch's attention does, and one proportional to one width of the layers in it. The first width that explains
+    both probes is used.
     """
     prefix = f"{name}." if name else ""
     weights = [value for key, value in dims.items() if len(value) == 2 and (key[0] == name)]
@@ -194,8 +202,8 @@ def _fitted(
     )
 
 
-def _left(dims: Sequence[tuple[int, Takes]], removed: Sequence[int]) -> float:
-    return math.prod(size - sum(each * removed[group] for group, each in takes.items()) for size, takes in dims)
+def _left(dims: Sequence[tuple[int, Losses]], removed: Sequence[int]) -> float:
+    return math.prod(size - sum(each * removed[group] for group, each in losses.items()) for size, losses in dims)
 
 
 def _share(
@@ -208,21 +216,21 @@ def _share(
         return None
     else:
         share = (counts[0] / count - widths[0]) / (whole[0] / total - widths[0])
-    told = [
+    predicted = [
         share * (left / total if total else 0.0) + (1 - share) * width
         for left, width in zip(whole, widths, strict=True)
     ]
-    fits = all(abs(one - other / count) < _FITTED for one, other in zip(told, counts, strict=True))
+    fits = all(abs(one - other / count) < _FITTED for one, other in zip(predicted, counts, strict=True))
     return share if fits and -_FITTED <= share <= 1 + _FITTED else None
 
 
 def _check(known: CostModel, probe: _Probe) -> None:
-    """Raise CompressionError where the copy costs something else than is foretold."""
-    told = known.sizes(probe.removed)
+    """Raise CompressionError where the predicted sizes of a probe are not the measured ones, to 1 %."""
+    predicted = known.sizes(probe.removed)
     for name, measured in (("params", probe.params), ("flops", sum(probe.flops.values()))):
-        if abs(told[name] - measured) > _TOLERANCE * max(1, measured):
+        if abs(predicted[name] - measured) > _TOLERANCE * max(1, measured):
             raise CompressionError(
-                f"the {name} of a pruned {type(probe.model).__name__} cannot be foretold: {told[name]:,.0f} where "
-                f"{measured:,} are measured",
-                fix="leave the budget out, or take a model whose layers are torch's own",
+                f"the {name} of a pruned {type(probe.model).__name__} cannot be predicted: "
+                f"{predicted[name]:,.0f} where {measured:,} are measured",
+                fix="leave the budget out, or use a model whose layers are torch's own",
             )

@@ -1,4 +1,4 @@
-"""From the channels that an engine chose, layer by layer, to those that can go from the whole model."""
+"""Reduces the channels that an engine chose, layer by layer, to those that all coupled layers can lose."""
 
 from __future__ import annotations
 
@@ -38,16 +38,16 @@ class Removal:
 def settle(
     graph: ChannelGraph, choice: PruningDecision, targets: Mapping[str, Target], compressor: CompressorEntry
 ) -> Removal:
-    """Return the channels that can go.
+    """Return the channels that are removed.
 
-    A channel goes when all layers that it is tied to (by an addition, say) chose theirs that goes with it: those that
-    make channels, of whatever type, or where BatchNorms are pruned those. A layer that only passes channels on, a
-    depthwise convolution, follows the layer before it where that one is a target as well.
+    A channel is removed when every layer that it is coupled to, by an addition for instance, chose its own coupled
+    channel: every convolution and linear layer, or where BatchNorms are pruned every BatchNorm. A layer that only
+    passes channels on, a depthwise convolution, follows the layer before it where that one is a target as well.
 
     Raises
     ------
     CompressionError
-        A layer that is the model's output was to be pruned, or a layer that was asked to lose channels loses none.
+        A target is the model's output, or a layer that was asked to lose channels loses none.
     """
     wanted = {name: frozenset(choice.channels.get(name, ())) for name in targets}
     producers = frozenset(graph.producers())
@@ -98,7 +98,7 @@ def _deciders(name: str, members: list[CoupledLayer], targets: Mapping[str, Targ
 def _agreed(
     name: str, wanted: Mapping[str, frozenset[int]], members: list[CoupledLayer], deciders: list[CoupledLayer]
 ) -> tuple[set[int], set[str]]:
-    """Return the channels of `name` that all agree on, and who or what kept the others."""
+    """Return the channels of `name` that all deciders chose, and the layers or reasons that kept the others."""
     refused: set[int] = set()
     blockers: set[str] = set()
     for member in members:
@@ -153,7 +153,7 @@ def _check(
 def _check_rounded(
     removal: Removal, choice: PruningDecision, targets: Mapping[str, Target], compressor: CompressorEntry
 ) -> None:
-    """What single layers lose is rounded by the engine; layers that are tied may not have chosen the same channels."""
+    """Raise CompressionError where coupled layers chose different channels, so that no multiple of round_to stays."""
     for name, channels in removal.channels.items():
         left = removal.of[name] - len(channels)
         if channels and left % choice.round_to:
@@ -166,7 +166,7 @@ def _check_rounded(
 
 
 def exclusion(names: Iterable[str]) -> str:
-    """Return what to write to leave layers out."""
+    """Return the text of a fix that excludes layers."""
     return f"add {json.dumps({'op_names': list(names), 'exclude': True})} to the config_list"
 
 

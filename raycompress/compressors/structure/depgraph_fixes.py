@@ -1,8 +1,8 @@
-"""What Torch-Pruning's graph does not follow by itself: some flattens, ``qkv[0]``, ``chunk(3, dim=-1)``.
+"""Additions to Torch-Pruning's graph: operations that it does not follow, such as ``qkv[0]`` and ``chunk(3, dim=-1)``.
 
 Torch-Pruning 1.6 maps channels through the flatten of 4 dimensions only, through ``unbind`` but not through the
 selection of one part. Through a split it maps them only where no parameter of three dimensions, such as positions, is
-added before it, and takes its parts in the order in which it meets them, which is the backward pass's.
+added before it, and it numbers the parts in the order of the backward pass, not of the forward one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class _Part:
     place
         Which part.
     size
-        Tells the channels of a part, as they are now.
+        Returns the current number of channels of a part.
     back
         True from the part to the whole.
     """
@@ -40,7 +40,7 @@ class _Part:
 
 
 def follow_reshapes(graph: Any) -> None:
-    """Add to a built ``DependencyGraph`` what it lacks, in place."""
+    """Add the missing index mappings to a built ``DependencyGraph``, in place."""
     from torch_pruning import ops
 
     for node in list(graph.module2node.values()):
@@ -81,7 +81,7 @@ def _select(graph: Any, node: Any) -> None:
 
 
 def _split(graph: Any, node: Any) -> None:
-    """Map the channels of equal parts; which part a layer takes is known to autograd only."""
+    """Map the channels of equal parts; which part a layer reads is found in autograd's graph."""
     sizes, width = _sizes(node), getattr(node.grad_fn, "_saved_split_size", None)
     if not sizes or not isinstance(width, int):
         return
@@ -101,7 +101,7 @@ def _split(graph: Any, node: Any) -> None:
 
 
 def _size_of_part(graph: Any, node: Any, parts: int) -> Callable[[], int] | None:
-    """Return what tells the channels of one of the equal parts, as they are by then."""
+    """Return a function that returns the number of channels of one of the equal parts at the time of the call."""
     whole = _channels(graph, node, ahead=False)
     if whole is None or whole % parts:
         return None
@@ -119,7 +119,7 @@ def _map(node: Any, back: Callable[[list[Any]], list[Any]], ahead: Callable[[lis
 
 
 def _channels(graph: Any, node: Any, ahead: bool) -> int | None:
-    """Return the channels that reach `node`, or those that the layers behind it take."""
+    """Return the number of channels that reach `node`, or, with `ahead`, that the layers behind it have as inputs."""
     from torch_pruning.dependency import shape_infer
 
     infer = shape_infer.infer_in_channels_recursively if ahead else shape_infer.infer_out_channels_recursively
@@ -128,12 +128,12 @@ def _channels(graph: Any, node: Any, ahead: bool) -> int | None:
 
 
 def _sizes(node: Any) -> list[int]:
-    """Return the sizes of what the operation was given, where autograd has kept them."""
+    """Return the sizes of the operation's input, where autograd has kept them; else an empty list."""
     return [int(size) for size in getattr(node.grad_fn, "_saved_self_sym_sizes", ())]
 
 
 def _signed(number: int) -> int:
-    """Read a number that autograd shows without its sign."""
+    """Return the signed value of a number that autograd shows as an unsigned one of 64 bits."""
     return number - 2**64 if number >= 2**63 else number
 
 

@@ -1,8 +1,8 @@
-"""Which channels hang together: Torch-Pruning's dependency graph of one model.
+"""The coupled channels of one model, by Torch-Pruning's dependency graph.
 
-The graph is built on a copy in eval mode. To learn what removing channels means for each tensor, the copy's values are
-replaced by their own positions and the copy is sliced: the positions that are left are what stays. So what is masked
-and what is sliced come from the same place, for every kind of layer that Torch-Pruning knows.
+The graph is built on a copy in eval mode. To find which values of each tensor stay when channels are removed, the
+copy's values are replaced by their own flat indices and the copy is sliced: the indices that are left are what stays.
+Masks and slices are thereby derived from the same operation, for every kind of layer that Torch-Pruning knows.
 
 Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023.
 """
@@ -120,7 +120,7 @@ class ChannelGraph:
             except Exception as error:
                 raise CompressionError(
                     f"the channels of {type(model).__name__} cannot be followed: {type(error).__name__}: {error}",
-                    fix='operations that Torch-Pruning cannot trace stand in forward(); "level" needs no tracing',
+                    fix='forward() has operations that Torch-Pruning cannot trace; "level" needs no tracing',
                 ) from error
 
     def __contains__(self, name: str) -> bool:
@@ -160,7 +160,7 @@ class ChannelGraph:
     def slice(self, removal: dict[str, tuple[int, ...]]) -> dict[tuple[str, str], Sliced]:
         """Remove `removal` (layer -> output channels) and return what is left of each tensor that changed.
 
-        The copy is the small model's shape afterwards; its values are positions, and the graph is spent.
+        Afterwards the copy has the small model's shapes and indices for values; the graph cannot be used again.
         """
         original = {key: tuple(tensor.shape) for key, tensor in _tensors(self.copy)}
         widths = {
@@ -182,7 +182,7 @@ class ChannelGraph:
     def remove(self, name: str, channels: Iterable[int]) -> None:
         """Remove output channels of a layer, in the original's numbering, and all that goes with them, from the copy.
 
-        Channels that are gone already are passed over.
+        Channels that were removed before are ignored.
         """
         places = {channel: place for place, channel in enumerate(self.remaining(name))}
         positions = [places[channel] for channel in channels if channel in places]
@@ -209,7 +209,7 @@ class ChannelGraph:
         return self._remaining.get(name, list(range(self.channels(name))))
 
     def removed(self, name: str) -> tuple[int, ...]:
-        """Return the output channels of a layer that `remove` took, in the original's numbering."""
+        """Return the output channels of a layer that were removed, in the original's numbering."""
         left = set(self.remaining(name))
         return tuple(channel for channel in range(self._of.get(name, 0)) if channel not in left)
 
@@ -222,7 +222,7 @@ class ChannelGraph:
         }
 
     def group(self, name: str) -> Any:
-        """Return Torch-Pruning's group of all channels that a layer has left, what each item removes in order."""
+        """Return Torch-Pruning's group of all channels that a layer has left, with indices in ascending order."""
         group = self._group(name, range(self.channels(name)))
         for place, item in enumerate(group):
             order = sorted(range(len(item.idxs)), key=item.idxs.__getitem__)
@@ -295,7 +295,7 @@ class ChannelGraph:
 
 @contextmanager
 def following(name: str) -> Iterator[None]:
-    """Turn what Torch-Pruning raises where it loses track of the channels of layer `name` into an error of ours."""
+    """Raise CompressionError for what Torch-Pruning raises where it cannot follow the channels of layer `name`."""
     try:
         yield
     except (RuntimeError, ValueError, TypeError, IndexError, KeyError, AssertionError) as error:

@@ -1,4 +1,4 @@
-"""What can be told of a model without training it: layers, sizes, tied channels."""
+"""Inspects a model without training it: layers, sizes, coupled channels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NORMS = (nn.modules.batchnorm._BatchNorm,)
 
 
 def inspect(model: nn.Module, example: Example | None) -> ModelInfo:
-    """Return what is known of `model`.
+    """Return the layers, sizes and coupled layers of `model`.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ def inspect(model: nn.Module, example: Example | None) -> ModelInfo:
             graph = ChannelGraph(model, example)
             ties, outputs = _ties(graph), _outputs(graph)
         except CompressionError:
-            ties = None  # unknown, which the caller tells apart from "none"
+            ties = None  # unknown, which is not the same as "none" to the caller
     return ModelInfo(
         layers=_layers(model, flops),
         ties=ties,
@@ -63,7 +63,7 @@ def _channels(module: nn.Module, shape: tuple[int, ...]) -> int:
 
 
 def _ties(graph: ChannelGraph) -> tuple[tuple[str, ...], ...]:
-    """Group the producers of channels, and the norms, by what must go together; two layers or more a group."""
+    """Return the sets of two or more layers, convolutions with linear layers and norms, whose channels are coupled."""
     order = [name for name in graph.names.values() if name in graph]
     parent = {name: name for name in order}
 

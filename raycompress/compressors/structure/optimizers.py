@@ -1,4 +1,4 @@
-"""Optimizers that train a model: noticed when they step, and followed when the model is sliced under them."""
+"""Hooks on the optimizers that train a model: after each step, and when the model that they train is sliced."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class StepWatch:
         self._handle = None if model is None else register_optimizer_step_post_hook(self._after)
 
     def cancel(self) -> None:
-        """Watch no longer."""
+        """Remove the hook."""
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
@@ -43,7 +43,7 @@ class StepWatch:
 
 
 def carry_over(optimizer: torch.optim.Optimizer, changed: list[tuple[nn.Parameter, nn.Parameter, Sliced]]) -> None:
-    """Hand the new parameters to `optimizer`, its state (momentum and the like) sliced as they are."""
+    """Replace old parameters in `optimizer` by the new ones, its state (momentum and the like) sliced as they are."""
     by_id = {id(old): (new, sliced) for old, new, sliced in changed}
     for group in optimizer.param_groups:
         for place, old in enumerate(group["params"]):
@@ -56,9 +56,9 @@ def carry_over(optimizer: torch.optim.Optimizer, changed: list[tuple[nn.Paramete
 
 
 def refuse_stale(changed: list[tuple[nn.Parameter, nn.Parameter, Sliced]]) -> None:
-    """From now on, a step of an optimizer that still holds a parameter which was sliced away is an error.
+    """Make each later step of an optimizer that still holds an old parameter raise CompressionError.
 
-    Without this it would train tensors that no model uses any more, and say nothing.
+    Without this it would silently train tensors that no model uses any more.
     """
     global _watching
     for old, _, _ in changed:

@@ -1,4 +1,4 @@
-"""The slicing plan: what turns a fresh instance of the original class into the small model, as plain JSON."""
+"""The slicing plan: the changes from a fresh instance of the original class to the small model, as plain JSON."""
 
 from __future__ import annotations
 
@@ -126,12 +126,12 @@ _PLANS: WeakKeyDictionary[nn.Module, SlicingPlan] = WeakKeyDictionary()
 
 
 def plan_of(model: nn.Module) -> SlicingPlan:
-    """Return what turns a fresh instance of the model's class into it, by all that sliced it in this process."""
+    """Return the plan from a fresh instance of the model's class to `model`, over all slicings in this process."""
     return _PLANS.get(model, _EMPTY)
 
 
 def remember(model: nn.Module, plan: SlicingPlan) -> None:
-    """Note that `model` was sliced by `plan`; it may have been by others before."""
+    """Record that `model` was sliced by `plan`, on top of earlier plans of the same model."""
     before = plan_of(model)
     modules = dict(before.modules)
     for name, change in plan.modules.items():

@@ -1,4 +1,4 @@
-"""From a masked model to a physically smaller one, and the proof that both are the same function."""
+"""Slices a masked model to a physically smaller one, and checks that both compute the same function."""
 
 from __future__ import annotations
 
@@ -54,9 +54,10 @@ class Slicing:
     norms: Mapping[str, Tensor]
 
     def removed(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
-        """Mask `model`: return the masks of its parameters, True where a weight goes, which the caller has to hold.
+        """Return the masks of `model`'s parameters, True where a weight is removed; the caller applies them.
 
-        What zeroed weights alone do not make the sliced function is made so by hooks, until `apply`.
+        Norms over channels need more than zeroed weights to compute what the sliced model does: they get hooks, which
+        `apply` removes.
         """
         masks = {}
         for (module, name), sliced in self.tensors.items():
@@ -94,14 +95,14 @@ def make(
     targets: Mapping[str, Target],
     compressor: CompressorEntry,
 ) -> Slicing:
-    """Work out how to slice `model`, and prove it on copies; `model` itself is left as it is.
+    """Return how to slice `model`, after a check on copies; `model` itself is left as it is.
 
     Raises
     ------
     CompressionError
         As in `raycompress.compressors.structure.coupling.settle`.
     SpeedupError
-        The sliced model would not be the masked one.
+        The sliced model does not compute what the masked one does.
     """
     if isinstance(choice, DeferredDecision):
         choice = choice.choose(example)
@@ -126,14 +127,14 @@ def make(
 
 
 def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], compressor: CompressorEntry) -> None:
-    """Tell of a model that cannot be sliced before it is trained; `model` is left as it is.
+    """Check before the training that `model` can be sliced; it is left as it is.
 
     Raises
     ------
     CompressionError
         A layer is tied to others, or to the model's outputs, in such a way that it can lose no channel at all.
     SpeedupError
-        With the first channels of each layer removed, the sliced model would not be the masked one.
+        With the first channels of each layer removed, the sliced model does not compute what the masked one does.
     """
     graph = ChannelGraph(model, example)
     every = {
@@ -147,7 +148,7 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
         targets,
         compressor,
     )
-    # as many as will go: a GroupNorm takes certain numbers of channels only
+    # as many as will be removed: a GroupNorm allows certain numbers of channels only
     some = {name: max(1, removed_count(len(channels), targets[name].sparsity)) for name, channels in every.items()}
     one = {name: every[name][:count] for name, count in some.items() if len(every[name]) > 1}
     make(model, example, PruningDecision(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
@@ -214,7 +215,7 @@ def _changes(model: nn.Module, small: nn.Module, tensors: Mapping[tuple[str, str
 
 
 def _parting(masked: nn.Module, small: nn.Module, example: Example) -> str:
-    """Name the first layer whose output has another norm in the small model, or that does not run there."""
+    """Return the name of the first layer whose output norm differs in the small model, or that does not run there."""
     full, cut = _norms(masked, example), _norms(small, example)
     for name, norm in full.items():
         if name not in cut:

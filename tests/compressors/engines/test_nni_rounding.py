@@ -97,7 +97,7 @@ def test_a_layer_that_rounding_leaves_whole_is_left_out() -> None:
         "l1_filter", trained("cnn"), [{"sparsity": 0.2, "op_types": ["Conv2d"]}], round_to=10, dummy_input=DUMMY
     )
     assert widths(model) == {"conv1": 10, "conv2": 16}
-    assert pruner._choice.asked == {"conv1": 2, "conv2": 0}  # type: ignore[attr-defined]
+    assert pruner._decision.asked == {"conv1": 2, "conv2": 0}  # type: ignore[attr-defined]
 
 
 def test_on_the_way_the_masks_of_agp_grow_as_before() -> None:
@@ -109,7 +109,7 @@ def test_on_the_way_the_masks_of_agp_grow_as_before() -> None:
     gone: list[dict[str, int]] = []
     for epoch in range(3):
         pruner.update_epoch(epoch)
-        gone.append({name: len(channels) for name, channels in pruner._choice.channels.items()})
+        gone.append({name: len(channels) for name, channels in pruner._decision.channels.items()})
     assert gone[0] == {"conv1": 5, "conv2": 6}  # the share at the start is not above the rounded one at the end
     assert gone[-1] == {"conv1": 7, "conv2": 6}
     assert widths(pruner.apply_speedup(DUMMY)) == {"conv1": 5, "conv2": 10}

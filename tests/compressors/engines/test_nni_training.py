@@ -52,7 +52,7 @@ def compressor_of(model: nn.Module, name: str, config_list: Any = CONVOLUTIONS, 
 
 
 def channels(compressor: Compressor) -> dict[str, tuple[int, ...]]:
-    return dict(compressor._choice.channels)  # type: ignore[attr-defined]
+    return dict(compressor._decision.channels)  # type: ignore[attr-defined]
 
 
 def is_plain(model: nn.Module) -> bool:
@@ -152,7 +152,7 @@ def test_statistics_are_gathered_for_so_many_batches_and_from_training_only() ->
     assert "statistics_batch_num" in str(caught.value)
     assert not is_plain(model)
     train(model, 1)
-    assert pruner._choice is None  # type: ignore[attr-defined]
+    assert pruner._decision is None  # type: ignore[attr-defined]
     train(model, 1)
     assert is_plain(model)
     without = trained("cnn")
@@ -216,7 +216,7 @@ def test_admm_takes_both_signatures_and_pulls(base: str) -> None:
         pruner.compress()
         assert calls[-6:] == [0, 1] * 3
         weights.append(model.conv2.weight.detach().clone())  # type: ignore[union-attr, operator]
-        chosen.append(pruner._choice)  # type: ignore[attr-defined]
+        chosen.append(pruner._decision)  # type: ignore[attr-defined]
         assert is_plain(model)
         if base == "level":
             assert int((weights[-1] == 0).sum()) == weights[-1].numel() // 2

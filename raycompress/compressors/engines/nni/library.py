@@ -1,4 +1,4 @@
-"""NNI as a library: its import, its silence, its masks; what all adapters of NNI share."""
+"""What all adapters of NNI share: importing it, silencing it, and reading its masks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_nni(part: str = "pruning") -> ModuleType:
     """Import and return one of the two parts of ``nni.algorithms.compression.pytorch``: pruning or quantization.
 
     NNI and torch's tensorboard import tensorflow where it is installed, which costs seconds and 865 MB: it is hidden
-    during the import. NNI's handler on stdout is taken off, and the root logger is put back as it was.
+    during the import. NNI's handler on stdout is removed, and the root logger is put back as it was.
     """
     with _IMPORT_LOCK:
         root = logging.getLogger()
@@ -53,7 +53,7 @@ def load_nni(part: str = "pruning") -> ModuleType:
 
 
 def quiet(request: Request) -> contextlib.AbstractContextManager[None]:
-    """Keep nothing of what NNI prints and logs for a pruner; see `silent`."""
+    """Discard what NNI prints and logs for a pruner; see `silent`."""
     return silent(request.compressor.name, request.model)
 
 
@@ -61,14 +61,14 @@ def quiet(request: Request) -> contextlib.AbstractContextManager[None]:
 def silent(
     name: str, model: nn.Module, instead: str = "another compressor; `raycompress compressors` lists them"
 ) -> Iterator[None]:
-    """Keep nothing of what NNI prints and logs, and turn its assertions into an error of ours.
+    """Discard what NNI prints and logs, and raise CompressionError for its assertions.
 
     Parameters
     ----------
     name, model
         The compressor, and what it works on.
     instead
-        What the error says to take, beside other layers.
+        What the error suggests instead, beside other layers.
     """
     # each by itself: a logger with a level of its own, as NNI's have, does not ask its parents
     disabled = {logger: logger.disabled for logger in _loggers()}
@@ -80,9 +80,9 @@ def silent(
     except RaycompressError:
         raise
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CompressionError(
-            f"NNI's {name} failed on this model: {said}",
+            f"NNI's {name} failed on this model: {reason}",
             where=f"create_compressor, {type(model).__name__}",
             fix=f"name other layers, or {instead}",
         ) from error
@@ -97,7 +97,7 @@ def _loggers() -> list[logging.Logger]:
 
 
 def positive(targets: Mapping[str, Target]) -> list[str]:
-    """Return the names of the layers that are to lose something: NNI takes 0 < sparsity < 1 only."""
+    """Return the names of the layers that are to lose something: NNI accepts 0 < sparsity < 1 only."""
     return [name for name, target in targets.items() if target.sparsity > 0]
 
 
@@ -107,7 +107,7 @@ def config_of(name: str, target: Target) -> dict[str, Any]:
 
 
 def aware_options(request: Request) -> dict[str, Any]:
-    """Return what NNI's filter pruners take for ``dependency_aware``; raises CompressionError without an input."""
+    """Return NNI's arguments for ``dependency_aware``; raises CompressionError without an input."""
     if not request.arguments.get("dependency_aware", False):
         return {}
     if request.example is None:
@@ -129,7 +129,7 @@ def asked_of(request: Request) -> dict[str, int]:
 
 
 def masks_of(pruner: Any) -> dict[str, Tensor]:
-    """Run a pruner and return the weight masks of its layers, on the CPU; its wrappers are taken off the model."""
+    """Run a pruner and return the weight masks of its layers, on the CPU; its wrappers are removed from the model."""
     try:
         if pruner.get_modules_wrapper():
             pruner.compress()

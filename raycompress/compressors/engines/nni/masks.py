@@ -1,4 +1,4 @@
-"""What NNI masks at a given sparsity, by the magnitudes of a model as it is."""
+"""NNI's masks at a given sparsity, by the current magnitudes of a model."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def check_aware(request: Request, algorithm: str, known: Collection[str]) -> Non
 
 
 def only_grow(pruner: Any) -> Any:
-    """Let filters that are zero rank last, whatever the method: for fpgm a zero filter may be an outstanding one."""
+    """Make filters that are zero rank last in every method: in fpgm a zero filter may be far from the others."""
     rank = pruner.masker.get_channel_sum
 
     def ranked(wrapper: Any, index: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""The sparsities that make NNI remove as many filters as `raycompress.catalog.rounding.removable` says.
+"""The sparsities that make NNI remove as many filters as `raycompress.catalog.rounding.removable` returns.
 
 NNI removes ``int(channels * sparsity)`` filters of a layer: it knows no multiples, and 28 of 100 at 0.29.
 """

@@ -42,7 +42,7 @@ class TorchPruning:
             return _Gathering(request, Gradients(request.model, squared, wanted))
 
         def choose(example: Example) -> PruningDecision:
-            rank(request, example, None)  # what cannot be pruned is told before the trainer runs
+            rank(request, example, None)  # raises for what cannot be pruned before the trainer runs
             gradients = by_trainer(request.model, trainer, request.arguments["criterion"], squared, wanted)
             return rank(request, example, gradients)
 
@@ -61,18 +61,18 @@ class _Gathering(PruningSchedule):
         self._example = request.example
 
     def start(self) -> PruningDecision:
-        """Remove nothing yet; a model that cannot be pruned is told as soon as an input is known."""
+        """Remove nothing yet; a model that cannot be pruned is an error as soon as an input is known."""
         return DeferredDecision(choose=self._rehearse)
 
     def after_step(self) -> PruningDecision | None:
-        """Take the gradients of the step; the choice follows the last batch."""
+        """Add the gradients of the step; after the last batch, return the decision."""
         if self._gradients.complete or self._example is None:
             return None
         self._gradients.add()
         return rank(self._request, self._example, self._gradients) if self._gradients.complete else None
 
     def missing(self) -> tuple[str, str]:
-        """Tell how many batches are still to come."""
+        """Return how many batches are still missing, and what to do."""
         seen, wanted = self._gradients.seen, self._gradients.wanted
         if self._gradients.complete:
             return "", ""
@@ -87,7 +87,7 @@ class _Gathering(PruningSchedule):
 
 
 def rank(request: Request, example: Example, gradients: Gradients | None) -> PruningDecision:
-    """Return the choice; without the gradients that the method needs, that of the weights' magnitude."""
+    """Return the decision; where the method's gradients are not given, by the weights' magnitude."""
     graph = ChannelGraph(request.model, example)
     arguments = request.arguments
     groups = find_group_targets(graph, request.targets, request.compressor.name == "bn_scale", arguments["round_to"])

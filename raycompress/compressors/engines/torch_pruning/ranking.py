@@ -1,4 +1,4 @@
-"""How many channels of each group go, and which: those of the least importance, as Torch-Pruning measures it.
+"""Ranks the blocks of each channel group by Torch-Pruning's importance, and removes the least important ones.
 
 Torch-Pruning's own pruner rounds what stays down, to nothing in a layer of fewer than ``round_to`` channels, and passes
 over what it cannot prune. So the counting is done here, and the importance and the graph are Torch-Pruning's.
@@ -85,7 +85,7 @@ def block_scores(graph: ChannelGraph, target: GroupTarget, importance: Importanc
         raise CompressionError(
             f'no layer that "{target.name}" is tied to has anything that this compressor measures',
             where=f"config_list[{target.entry}]",
-            fix="take another compressor, such as group_l2",
+            fix="use another compressor, such as group_l2",
         )
     places = {channel: place for place, channel in enumerate(graph.remaining(target.name))}
     known = torch.nan_to_num(values.detach().double().cpu())  # a group of zeros only, divided by its mean

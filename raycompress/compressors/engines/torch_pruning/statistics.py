@@ -41,7 +41,7 @@ class Gradients:
         return self.seen >= self.wanted
 
     def add(self) -> None:
-        """Take the gradients that the model's parameters hold now."""
+        """Add the current gradients of the model's parameters."""
         self.seen += 1
         for name, parameter in self.model.named_parameters():
             if parameter.grad is None:
@@ -71,7 +71,7 @@ class Gradients:
                 raise CompressionError(
                     f'no gradient reached "{name}" in {self.seen} batches',
                     where=f"config_list[{entry}]",
-                    fix="train all of the model, or take a compressor that needs no gradients, such as group_l2",
+                    fix="train all of the model, or use a compressor that needs no gradients, such as group_l2",
                 )
 
 
@@ -80,14 +80,14 @@ class _EnoughError(Exception):
 
 
 class _Recorder(torch.optim.Optimizer):
-    """An optimizer whose steps only look."""
+    """An optimizer whose steps record gradients and change nothing."""
 
     def __init__(self, model: nn.Module, gradients: Gradients) -> None:
         super().__init__(model.parameters(), {"lr": 0.0})
         self._gradients = gradients
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        """Take the gradients; raises once they are enough."""
+        """Add the gradients; raises `_EnoughError` after the last batch."""
         loss = None
         if closure is not None:
             with torch.enable_grad():

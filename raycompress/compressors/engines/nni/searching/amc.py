@@ -1,4 +1,4 @@
-"""NNI's amc: an agent (DDPG) learns how much of each layer can go within a share of the FLOPs.
+"""NNI's amc: an agent (DDPG) learns how much of each layer to remove for a given share of the FLOPs.
 
 The agent and its training are NNI's; what they act on is `amc_environment`, beside this module.
 """
@@ -33,7 +33,7 @@ _AGENT = (
     *("hidden1", "hidden2", "lr_c", "lr_a", "warmup", "discount", "bsize", "rmsize", "window_length", "tau"),
     *("init_delta", "delta_decay", "max_episode_length", "debug", "epsilon"),
 )
-"""What NNI's agent takes."""
+"""The options of NNI's agent."""
 
 _PATCHING = threading.Lock()
 
@@ -71,14 +71,14 @@ class AmcPruner:
             The search did not end in time, the FLOPs are out of reach, the evaluator answers no number, or val_loader
             holds no batches of (inputs, targets).
         ExperimentError
-            Arguments that the method does not take.
+            Arguments that the method does not accept.
         """
         limits, arguments = _limits(request.arguments), request.arguments
         if arguments["reward"] not in REWARDS:
             raise ExperimentError(
                 f"amc knows no reward {arguments['reward']!r}",
                 where="compression.arguments.reward",
-                fix="take one of " + ", ".join(REWARDS),
+                fix="use one of " + ", ".join(REWARDS),
             )
         for name in ("n_calibration_batches", "n_points_per_layer", "train_episode", "hidden1", "hidden2"):
             whole(arguments, name)
@@ -123,7 +123,7 @@ def _judge(bound: Bound, arguments: Mapping[str, Any]) -> Callable[[nn.Module], 
 
 
 def inner(request: Request, graph: ChannelGraph) -> dict[str, Target]:
-    """Return the targets but those that can lose no channel whoever asks, such as the model's outputs."""
+    """Return the targets without those that can lose no channel at all, such as the model's outputs."""
     targets = {
         name: target
         for name, target in request.targets.items()
@@ -186,7 +186,7 @@ class _Numpy:
 
 
 class _NoBoard:
-    """A tensorboard that nobody looks at."""
+    """A TensorBoard writer that writes nothing."""
 
     def add_scalar(self, *_values: Any) -> None:
         """Write nothing."""

@@ -1,10 +1,10 @@
-"""What AMC's agent acts on: a network whose inner channels are cut layer by layer, down to a share of its FLOPs.
+"""AMC's environment: the agent removes channels of a network, group by group, down to a share of its FLOPs.
 
 He et al., AMC: AutoML for Model Compression and Acceleration on Mobile Devices, ECCV 2018. As there: an action
 is the share of channels that stays, bounded so that the FLOPs can still be met; the channels with the smallest
 input weights go; what reads them pointwise is fitted by least squares to its former outputs; the reward comes last.
 
-NNI's own environment knows chains of layers and the connections of one MobileNetV2. Here the model's graph tells which
+NNI's own environment knows chains of layers and the connections of one MobileNetV2. Here the model's graph shows which
 layers read which channels, so one action decides about a group of coupled channels, and the FLOPs are those of the
 small model.
 """
@@ -35,7 +35,7 @@ Observation = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Limits:
-    """What an action may do: shares of FLOPs and of channels that stay, and what their number is rounded up to."""
+    """Limits of the actions: shares of FLOPs and channels that stay, and the multiple that these are rounded up to."""
 
     flops_ratio: float
     lbound: float
@@ -80,7 +80,7 @@ def writers(group: ChannelGroup) -> set[str]:
 
 
 class Environment:
-    """The network, as an agent sees it; reset() and step() are what NNI's training of its agent calls.
+    """The environment with the interface, reset() and step(), that NNI's training of its agent calls.
 
     Parameters
     ----------
@@ -159,7 +159,7 @@ class Environment:
         return first
 
     def step(self, action: Any) -> tuple[Observation, float, bool, dict[str, float] | None]:
-        """Cut the next group so that the share `action` stays, or less where the FLOPs want it."""
+        """Prune the next group so that the share `action` stays, or less where the limit of the FLOPs demands it."""
         index = len(self.strategy)
         group = self.groups[index]
         share = min(max(float(np.asarray(action).ravel()[0]), 0.0), self._limits.rbound)
@@ -302,5 +302,5 @@ def _samples(
 
 
 def _plain(module: nn.Conv2d) -> bool:
-    """Whether each output of a pointwise convolution stands at the place of its input."""
+    """Whether each output of a pointwise convolution has the position of its input."""
     return module.stride == (1, 1) and module.groups == 1 and module.padding in ((0, 0), "valid", "same")

@@ -32,7 +32,7 @@ _PATCHING = threading.Lock()
 
 
 class BasePruner:
-    """Stands for one of NNI's base pruners inside its searches: masks a model as `prunable` says.
+    """Replaces one of NNI's base pruners inside its searches: it masks a model with `prunable`.
 
     Parameters
     ----------

@@ -18,7 +18,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import load_nni, quiet
 from raycompress.compressors.engines.nni.searching.annealing import anneal, check_annealing
-from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, takes
+from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, has_argument
 from raycompress.compressors.engines.nni.searching.prunable import SCORES, TiedChannels
 from raycompress.compressors.engines.nni.searching.search import Goal, between, first_evaluation, goal_of, whole
 from raycompress.compressors.structure import slicing
@@ -42,7 +42,7 @@ class AutoCompressPruner:
         CompressionError
             No ``dummy_input``; the search did not end in time; the evaluator answers no number.
         ExperimentError
-            Arguments or a config_list that the method does not take.
+            Arguments or a config_list that the method does not accept.
         """
         goal = goal_of(request, tuple(SCORES))
         rounds = whole(request.arguments, "num_iterations")
@@ -123,9 +123,9 @@ def _admm(
 
 
 def _trainer(bound: Bound, function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the script's trainer; one of the old convention wants a callback, which NNI by now calls itself."""
+    """Return the script's trainer; one with an argument ``callback`` gets a function that does nothing."""
     trainer = bound.call(function)
-    more = {"callback": lambda: None} if takes(function, "callback") else {}
+    more = {"callback": lambda: None} if has_argument(function, "callback") else {}
 
     def train(model: nn.Module, **arguments: Any) -> None:
         trainer(model, **arguments, **more)
@@ -134,7 +134,7 @@ def _trainer(bound: Bound, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Original:
-    """The user's full-size model, and where the tensors of the small one come from in it."""
+    """The user's full-size model, and the indices in it of the small model's values."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
@@ -143,13 +143,13 @@ class _Original:
         self._removed: dict[str, list[int]] = {}
 
     def follow(self, cut: slicing.Slicing) -> None:
-        """Take note of one more slicing, of the model as the one before it left it."""
+        """Record one more slicing, of the model as the previous one left it."""
         for (module, name), sliced in cut.tensors.items():
             if getattr(sliced, "factor", None) is not None:
                 raise CompressionError(
                     f'auto_compress cannot prune the attention "{module}" round by round',
                     where="config_list",
-                    fix="exclude the layers before it, or take group_l1",
+                    fix="exclude the layers before it, or use group_l1",
                 )
             before = self._kept.get((module, name))
             self._kept[module, name] = sliced.kept if before is None else before[sliced.kept]

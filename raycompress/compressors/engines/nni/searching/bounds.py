@@ -1,4 +1,4 @@
-"""What bounds a search that a library runs with the script's functions: its time, and what it gets from them."""
+"""Limits a search that a library runs with the script's functions: its time, and their exceptions and answers."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from torch import Tensor
 from raycompress.errors import CompressionError, ExperimentError
 
 _REPEAT_S = 5.0
-"""The alarm comes again after this time, where a bare ``except`` of the script or the library took the first."""
+"""Seconds after which the alarm is repeated, in case a bare ``except`` of script or library caught the first."""
 
 
 class _Expired(BaseException):
-    """Time is up; no Exception, so that no library takes it for a failure of its own."""
+    """The time is up. A BaseException, so that no library catches it as a failure of its own."""
 
 
 class _Raised(BaseException):
-    """One of the script's functions raised; on its way through the library."""
+    """Carries an exception of the script's function through the library. A BaseException, as `_Expired` is."""
 
 
 class Bound:
@@ -48,7 +48,7 @@ class Bound:
         self.raised: Exception | None = None
 
     def check(self) -> None:
-        """Leave the search if its time is up; the only bound outside the main thread, where no alarm rings."""
+        """Raise if the time is up; outside the main thread, which gets the alarm, this is the only check."""
         if time.monotonic() > self._end:
             raise _Expired
 
@@ -66,7 +66,7 @@ class Bound:
             raise CompressionError(
                 f"{self._method} calls functions of the script, and was given {function!r}",
                 where="create_compressor",
-                fix=f"`raycompress compressors {self._method}` says what to pass",
+                fix=f"`raycompress compressors {self._method}` shows what to pass",
             )
 
         @functools.wraps(function)
@@ -94,7 +94,7 @@ class Bound:
         return evaluate
 
     def expired(self) -> CompressionError:
-        """Return the error of a search that took too long."""
+        """Return the error of a search that ran out of time."""
         return CompressionError(
             f"{self._method} had not ended after {self._seconds:g} s and {self.evaluations} evaluations",
             where="compress()",
@@ -141,15 +141,15 @@ def number(value: Any) -> float:
     answer = value.item() if isinstance(value, (Tensor, np.ndarray)) and np.prod(value.shape) == 1 else value
     if isinstance(answer, numbers.Real) and not isinstance(answer, bool) and math.isfinite(answer):
         return float(answer)
-    said = repr(value)
+    shown = repr(value)
     raise CompressionError(
-        f"the evaluator answered {said if len(said) < 60 else said[:60] + '...'}, which is not one finite number",
+        f"the evaluator answered {shown if len(shown) < 60 else shown[:60] + '...'}, which is not one finite number",
         where="create_compressor(evaluator=)",
         fix="return one number, such as the accuracy on the validation data",
     )
 
 
-def takes(function: Callable[..., Any], name: str) -> bool:
+def has_argument(function: Callable[..., Any], name: str) -> bool:
     """Whether `function` can be called with an argument `name`; False where its signature cannot be read."""
     try:
         parameters = inspect.signature(function).parameters.values()

@@ -1,4 +1,4 @@
-"""NetAdapt: step by step, the layer goes on losing weights that the evaluator misses least.
+"""NetAdapt: in each step, weights are removed from the layer whose loss costs the least accuracy.
 
 Yang et al., NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications, ECCV 2018. The arguments are
 NNI's. The loop is not: NNI's books the same amount for every step, also for one that removed nothing, takes the next

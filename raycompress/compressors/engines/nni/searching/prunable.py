@@ -1,4 +1,4 @@
-"""What a search prunes as one: channels that are tied to each other, or the single weights of a layer."""
+"""What a search distributes a sparsity over: groups of coupled channels, or the single weights of layers."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from raycompress.model.groups import Block, Channel, ChannelGroup
 
 
 class Prunable(Protocol):
-    """What a search decides about: a share to remove for each of some layers, its leaders.
+    """The interface of what a search prunes: a share to remove for each leader.
 
-    A leader stands for all layers that are tied to it. Shares are of a leader's weights, 0 <= share < 1.
+    A leader is the first of several layers that are coupled, and represents all of them. Shares are of a leader's
+    weights, 0 <= share < 1.
     """
 
     @property
     def sizes(self) -> Mapping[str, int]:
-        """Leader -> number of weights that it stands for, in the model's order."""
+        """Leader -> number of weights of its layers, in the model's order."""
         ...
 
     @property
     def pieces(self) -> Mapping[str, int]:
-        """Leader -> into how many pieces it can be cut: channels, or weights."""
+        """Leader -> how many blocks, or single weights, can be removed one by one."""
         ...
 
     def removed(self, model: nn.Module, shares: Mapping[str, float]) -> Removed:
@@ -67,7 +68,7 @@ SCORES: dict[str, Callable[[Tensor], Tensor]] = {"l1": _l1, "l2": _l2, "fpgm": _
 
 
 class TiedChannels:
-    """Output channels; those of layers that are added together, say, go together or not at all.
+    """Groups of coupled output channels, such as those of layers whose outputs are added.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""What the searching pruners have in common: what they are asked for, checked, and the first evaluation."""
+"""What the searching pruners share: their goal and arguments, checked, and the first evaluation."""
 
 from __future__ import annotations
 
@@ -65,15 +65,15 @@ def goal_of(request: Request, bases: tuple[str, ...]) -> Goal:
     for key, known in (("base_algo", bases), ("optimize_mode", MODES)):
         value = arguments.get(key, known[0])
         if value not in known:
-            fix = "take one of " + ", ".join(f'"{one}"' for one in known)
+            fix = "use one of " + ", ".join(f'"{one}"' for one in known)
             problems.append(Problem(f"{name} knows no {key} {value!r}", f"compression.arguments.{key}", fix))
     targets = {layer: target for layer, target in request.targets.items() if target.sparsity > 0}
     sparsities = sorted({target.sparsity for target in targets.values()})
     if len(sparsities) != 1:
-        said = "several sparsities, " + ", ".join(f"{one:g}" for one in sparsities) if sparsities else "none above 0"
+        found = "several sparsities, " + ", ".join(f"{one:g}" for one in sparsities) if sparsities else "none above 0"
         fix = "write one sparsity for all; a layer that must not be pruned is left out, or excluded"
         problems.append(
-            Problem(f"{name} spreads one sparsity over all layers, and there are {said}", "config_list", fix)
+            Problem(f"{name} spreads one sparsity over all layers, and there are {found}", "config_list", fix)
         )
     if problems:
         raise ExperimentError.of(problems)
@@ -124,7 +124,7 @@ def rehearse(
 def own_folder(given: Any) -> Path:
     """Return the folder for what a search writes.
 
-    Trials share their working directory: what is relative to that lies in the trial's own folder instead.
+    Trials share their working directory: a relative path is one in the trial's own folder instead.
     """
     trial, folder = context.current(), Path(given)
     is_inside = not folder.is_absolute() and ".." not in folder.parts

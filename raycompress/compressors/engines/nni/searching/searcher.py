@@ -54,7 +54,7 @@ class NniSearcher:
         CompressionError
             The search did not end in time, the sparsity is out of reach, or the evaluator answers no number.
         ExperimentError
-            Arguments or a config_list that the method does not take.
+            Arguments or a config_list that the method does not accept.
         """
         goal = goal_of(request, BASES)
         search = {"sensitivity": _sensitivity, "net_adapt": _net_adapt, "simulated_annealing": _annealing}

@@ -101,7 +101,7 @@ class Gathering:
 
     @property
     def missing(self) -> str:
-        """How far it came, in words."""
+        """How many batches were seen, as a text."""
         return f"it chooses after {self._batches} batches of training, and {self._seen} were seen"
 
     def start(self) -> None:
@@ -133,7 +133,7 @@ class Gathering:
         return self._masks(sparsities or {})
 
     def _add_gradients(self) -> None:
-        """Add what the weights and gradients say as they are after this step."""
+        """Add the weights and gradients after this step to the statistics."""
         for name, layer in self._layers.items():
             weight = layer.weight
             assert isinstance(weight, nn.Parameter)
@@ -189,7 +189,7 @@ class _Activations:
         self._positions = 0
 
     def __call__(self, _module: nn.Module, _inputs: Any, output: Tensor) -> None:
-        """Take in a batch, of shape (batch, channels, height, width); evaluation without gradients is passed over."""
+        """Add a batch, of shape (batch, channels, height, width); evaluation without gradients is ignored."""
         if self._activation is None or self._statistic is None or not torch.is_grad_enabled():
             return
         with torch.no_grad():

@@ -132,7 +132,7 @@ class AgpPruner:
             )
         if algorithm == "slim" and len({request.targets[name].sparsity for name in names}) > 1:
             raise ExperimentError(
-                "agp with slim and trainer= compares all layers together: it takes one sparsity for them all",
+                "agp with slim and trainer= compares all layers together: it takes one sparsity for all of them",
                 where="config_list",
                 fix="write one sparsity; or leave trainer out, where each entry is compared by itself",
             )
@@ -150,20 +150,20 @@ class AgpPruner:
 
 
 def _schedule(target: Target) -> Schedule:
-    """Return what the entry of the layer says, up to the sparsity that was made of its own."""
+    """Return the schedule of the layer's entry, its final sparsity replaced by the rounded one."""
     asked = Schedule.of(target.settings, f"config_list[{target.entry}]")
     return replace(asked, initial=min(asked.initial, target.sparsity), final=target.sparsity)
 
 
 class _Epochs(PruningSchedule):
-    """What goes at each epoch that `update_epoch` tells."""
+    """Removes channels or weights at the epochs given to `update_epoch`."""
 
     def __init__(self, request: Request, algorithm: str) -> None:
         self._request, self._algorithm = request, algorithm
         self._schedules = {name: _schedule(request.targets[name]) for name in positive(request.targets)}
         self._gathering = Gathering(request, algorithm, 1) if algorithm in ALGORITHMS else None
         self._epoch = 0
-        self._told = False
+        self._reported = False
         self._sparsities: dict[str, float] = {}
 
     def start(self) -> PruningDecision | None:
@@ -172,7 +172,7 @@ class _Epochs(PruningSchedule):
 
     def at_epoch(self, epoch: int) -> PruningDecision | None:
         """Return what goes from this epoch on; None where that is what went before."""
-        self._told = True
+        self._reported = True
         return self._at(epoch)
 
     def _at(self, epoch: int) -> PruningDecision | None:
@@ -198,7 +198,7 @@ class _Epochs(PruningSchedule):
         if self._final:
             return "", ""
         name, schedule = next((name, one) for name, one in self._schedules.items() if one.at(self._epoch) < one.final)
-        never = "" if self._told else "the script never calls update_epoch: "
+        never = "" if self._reported else "the script never calls update_epoch: "
         return (
             f"{never}the schedule is at epoch {self._epoch}, with a sparsity of {schedule.at(self._epoch):.3g} of "
             f'{schedule.final:g} for "{name}"',

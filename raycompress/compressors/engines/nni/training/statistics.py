@@ -1,4 +1,4 @@
-"""Pruners that judge filters by what a few batches of training show: activations, or gradients.
+"""Pruners that rank filters by statistics of a few training batches: of activations, or of gradients.
 
 NNI is imported with ``trainer=``, by which it trains the model itself, and for ``dependency_aware``.
 """
@@ -55,7 +55,7 @@ class StatisticsPruner:
 
 
 class _Gathered(PruningSchedule):
-    """The channels that go once enough batches were seen."""
+    """Decides once enough batches were seen."""
 
     def __init__(self, request: Request, gathering: Gathering) -> None:
         self._request = request
@@ -88,9 +88,9 @@ def batches_of(request: Request) -> int:
         del given["statistics_batch_num"]  # the default, under the older of the two names
     batches = set(given.values())
     if len(batches) != 1 or not all(type(number) is int and number > 0 for number in batches):
-        told = ", ".join(f"{key}={value!r}" for key, value in given.items())
+        shown = ", ".join(f"{key}={value!r}" for key, value in given.items())
         raise CompressionError(
-            f"how many batches to see is not clear: {told}",
+            f"how many batches to see is not clear: {shown}",
             where="create_compressor",
             fix="pass one of the two, a whole number from 1 on",
         )

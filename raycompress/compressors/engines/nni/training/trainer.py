@@ -1,4 +1,4 @@
-"""The user's own trainer and optimizer, lent to NNI: what they print is seen, what they raise is the user's."""
+"""Runs NNI with the user's trainer and optimizer: their output is shown, and their exceptions pass unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Trainer = Callable[..., None]
 
 
 class _Raised(BaseException):
-    """Ends NNI's work because the user's function raised; no error, so that nobody takes it for NNI's."""
+    """Ends NNI's work because the user's function raised; a BaseException, so that NNI does not catch it."""
 
 
 def optimizer_of(request: Request) -> torch.optim.Optimizer | None:
@@ -103,7 +103,7 @@ def train(request: Request, make: Callable[[Trainer], Any]) -> Any:
 
 
 def _callback(request: Request) -> dict[str, Any]:
-    """Check the trainer's signature; return what it takes beside NNI's own arguments.
+    """Check the trainer's signature; return its further arguments beside NNI's own.
 
     Trainers of the old convention call `callback` before each step of the optimizer; NNI does by now what it did.
     """
@@ -117,7 +117,7 @@ def _callback(request: Request) -> dict[str, Any]:
         raise wrong
     try:
         signature = inspect.signature(trainer)
-    except ValueError:  # a builtin tells none
+    except ValueError:  # a builtin has none
         return {}
     more = {"callback": lambda: None} if "callback" in signature.parameters else {}
     try:
@@ -129,7 +129,7 @@ def _callback(request: Request) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _unchanged(request: Request) -> Iterator[None]:
-    """Take NNI's wrappers off the model and its patches off the optimizer; modes are as they were."""
+    """Remove NNI's wrappers from the model and its patches from the optimizer, and restore the modes."""
     from nni.compression.pytorch.compressor import PrunerModuleWrapper
 
     model, optimizer = request.model, request.arguments.get("optimizer")
