@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from raycompress.compressors.base import BaseCompressor, SavingCompressor
 from raycompress.compressors.create import Setup
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.export import Paths, Saved, export
@@ -21,7 +22,7 @@ from raycompress.compressors.keras.inputs import (
     spec_example,
 )
 from raycompress.compressors.keras.layers import fingerprint, library, need_weights, selectable
-from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck
+from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.targets.selection import choose
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
 from raycompress.script import context
@@ -64,41 +65,8 @@ def check_asked(trial: Trial | None) -> None:
         )
 
 
-class KerasCompressor:
-    """Compresses one Keras model; this base prunes nothing and saves nothing.
-
-    Parameters
-    ----------
-    model
-        The user's model.
-    example
-        An input of it, where one is known.
-    """
-
-    def __init__(self, model: Any, example: KerasExample | None = None) -> None:
-        self.model = model
-        self.example = example
-
-    def compress(self, *_args: Any, **_kwargs: Any) -> Any:
-        """Compress the model and return it, to be trained further. Arguments of the old tool are accepted."""
-        return self.model
-
-    def step(self) -> None:
-        """Do nothing: called after each batch, for compressors that act while the script trains."""
-
-    def update_epoch(self, epoch: int) -> None:
-        """Do nothing: called at each epoch, for compressors with a schedule."""
-
-    def get_prune_iterations(self) -> range:
-        """Return the rounds of prune and train: one."""
-        return range(1)
-
-    def prune_iteration_start(self) -> None:
-        """Do nothing: called at each round of `get_prune_iterations`."""
-
-    def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> Any:
-        """Return the model; compressors of Keras models raise SpeedupError: they remove no channels."""
-        return self.model
+class KerasCompressor(BaseCompressor[Any, KerasExample]):
+    """The base of the compressors of Keras models; `compress` may return another model."""
 
     def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
         """Return (multiply-adds, parameters, one row a layer).
@@ -114,9 +82,6 @@ class KerasCompressor:
             example = example_of(shape) or self._need_example("count_flops_params")
         return measure.table(self.model, example)
 
-    def export_model(self, model_path: str, mask_path: str | None = None, **_ignored: Any) -> None:
-        """Save the model; this base saves nothing. See `ActiveCompressor.export_model`."""
-
     def _need_example(self, where: str) -> KerasExample:
         self.example = self.example or spec_example(self.model)
         if self.example is None:
@@ -128,7 +93,7 @@ class KerasCompressor:
         return self.example
 
 
-class ActiveCompressor(KerasCompressor, ABC):
+class ActiveCompressor(SavingCompressor, KerasCompressor):
     """A compressor that compresses and saves; a subclass per method.
 
     Parameters
@@ -149,17 +114,14 @@ class ActiveCompressor(KerasCompressor, ABC):
         self.targets = choose(selectable(setup.model), setup.config_list, setup.entry)
         self._calibration = example_of(setup.arguments.get("calibration_data"))
         self._compressed = False
-        trial = context.current()
-        check_asked(trial)
-        self._trial = trial
-        many = self.always_int8 or trial is None or "tflite" in trial.exports
+        check_asked(context.current())
+        self._join_trial()
+        many = self.always_int8 or self._trial is None or "tflite" in self._trial.exports
         self._inputs = InputWatch(CALIBRATION if many else 1)
-        if trial is not None:
-            trial.on_finish.append(self._check_compressed)
-        self._notes: tuple[str, ...] = ()
-        self._saved_model_check = (
-            None if trial is None else SavedModelCheck(trial, self._fingerprint, self._save_by_itself)
-        )
+
+    @property
+    def _is_compressed(self) -> bool:
+        return self._compressed
 
     def compress(self, *_args: Any, **_kwargs: Any) -> Any:
         """Compress; see `KerasCompressor.compress`.
@@ -239,8 +201,7 @@ class ActiveCompressor(KerasCompressor, ABC):
         paths = Paths(model_path, mask_path, tflite_path, folder_name, bundle_path)
         saved = self.saved(self._need_example("export_model").part(0, 1))
         export(replace(saved, notes=(*saved.notes, *self._notes)), self._trial, paths)
-        if self._saved_model_check is not None:
-            self._saved_model_check.export()
+        self._saved()
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did; a subclassed model has no file of its own but for its weights."""
@@ -269,18 +230,6 @@ class ActiveCompressor(KerasCompressor, ABC):
         """Return inputs, each a batch of one, to choose the ranges of an int8 model by."""
         given = self._calibration or (self.example if len(self.example or ()) > 1 else None)
         return singles([given] if given is not None else self._inputs.examples)
-
-    def _need_compressed(self, where: str) -> None:
-        if not self._compressed:
-            raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
-
-    def _check_compressed(self) -> None:
-        if not self._compressed:
-            raise CompressionError(
-                "the script made a compressor and never called its compress()",
-                where="create_compressor",
-                fix="call model = compressor.compress() before the fine-tuning",
-            )
 
     def _fingerprint(self) -> Fingerprint:
         if self._compressed:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
+from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.create import Setup
 from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.interface import Compressor
@@ -18,7 +19,7 @@ from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.pruning import gate as budget
 from raycompress.compressors.pruning import gate as rung_zero
 from raycompress.compressors.saving.export import Export, export
-from raycompress.compressors.saving.fingerprint import SavedModelCheck, fingerprint
+from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.optimizers import StepWatch, carry_over, refuse_stale
@@ -26,13 +27,12 @@ from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
 from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
-from raycompress.script import context
 
 _SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
 """A model that a pruner has made small -> what it was before the first of them."""
 
 
-class Pruner(Compressor):
+class Pruner(SavingCompressor, Compressor):
     """Prunes one model.
 
     Parameters
@@ -60,19 +60,12 @@ class Pruner(Compressor):
         self._dense: nn.Module | None = None
         self._small = False
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
-        trial = context.current()
-        self._trial = trial
-        if trial is not None:
-            trial.on_finish.append(self._check_compressed)
-        self._notes: tuple[str, ...] = ()
-        self._saved_model_check = (
-            None if trial is None else SavedModelCheck(trial, lambda: self._fingerprint(), self._save_by_itself)
-        )
+        self._join_trial()
 
     @property
     def is_decided(self) -> bool:
-        """Whether the choice is made, and no schedule goes on to change it."""
-        return self._choice is not None if self._course is None else not self._course.missing()[0]
+        """Whether the decision is made, and no schedule will change it."""
+        return self._decision is not None if self._schedule is None else not self._schedule.missing()[0]
 
     def compress(self, *_args: Any, **kwargs: Any) -> nn.Module:
         """Prune; see `Compressor.compress`. What is passed by name goes to the engine.
@@ -83,7 +76,7 @@ class Pruner(Compressor):
             The method cannot work on this model, or a layer that was to lose channels would lose none. Where no
             ``dummy_input`` was given, this is raised from the model's first call.
         """
-        if self._decision is not None or self._schedule is not None:
+        if self._is_compressed:
             return self.model
         self._check_free()
         if self._given is not None:
@@ -228,8 +221,11 @@ class Pruner(Compressor):
             dense=self._dense if self._trial is not None and self._trial.latency else None,
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
-        if self._saved_model_check is not None:
-            self._saved_model_check.export()
+        self._saved()
+
+    @property
+    def _is_compressed(self) -> bool:
+        return self._decision is not None or self._schedule is not None
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did."""
@@ -305,8 +301,7 @@ class Pruner(Compressor):
 
     def _need_decision(self, where: str) -> None:
         """Raise CompressionError where the masks are not known yet, or not final."""
-        if self._decision is None and self._schedule is None:
-            raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
+        self._need_compressed(where)
         if self._schedule is not None:
             what, fix = self._schedule.missing()
             if what:
@@ -340,12 +335,7 @@ class Pruner(Compressor):
             )
 
     def _check_compressed(self) -> None:
-        if self._decision is None and self._schedule is None:
-            raise CompressionError(
-                "the script made a compressor and never called its compress()",
-                where="create_compressor",
-                fix="call model = compressor.compress() before the fine-tuning",
-            )
+        super()._check_compressed()
         self._need_decision("at the end of the script")
 
     def _shrink(self) -> None:

@@ -19,12 +19,11 @@ from raycompress.compressors.quantization.quantizer import (
     Quantized,
     Quantizer,
     agreement,
-    fingerprint_of,
-    fingerprint_of_bytes,
     saved_int8,
     size_note,
 )
 from raycompress.compressors.quantization.targets import bits_of, parts_of, refuse_tied
+from raycompress.compressors.saving.fingerprint import fingerprint_of, fingerprint_of_bytes
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError, SpeedupError

@@ -14,11 +14,10 @@ from raycompress.compressors.quantization.quantizer import (
     Quantized,
     Quantizer,
     agreement,
-    fingerprint_of,
-    fingerprint_of_bytes,
     float_state,
     saved_int8,
 )
+from raycompress.compressors.saving.fingerprint import fingerprint_of, fingerprint_of_bytes
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, ExperimentError

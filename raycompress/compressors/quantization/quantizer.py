@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
+from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.create import Setup
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
@@ -25,11 +25,9 @@ from raycompress.compressors.quantization.calibration import Capture, check_fits
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
 from raycompress.compressors.quantization.targets import select
 from raycompress.compressors.saving.export import Export, export
-from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.errors import CompressionError
-from raycompress.script import context
 
 
 @dataclass(frozen=True)
@@ -70,7 +68,7 @@ class Quantized:
     traceable: nn.Module | None = None
 
 
-class Quantizer(Compressor, ABC):
+class Quantizer(SavingCompressor, Compressor):
     """Quantizes one model; the base of all quantizers.
 
     Parameters
@@ -103,15 +101,11 @@ class Quantizer(Compressor, ABC):
             check_fits(self._given, self._plain)
         self._capture = Capture().watch(model)
         self._compressed = False
-        self._trial = context.current()
-        if self._trial is not None:
-            self._trial.on_finish.append(self._check_compressed)
-        self._notes: tuple[str, ...] = ()
-        self._saved_model_check = (
-            None
-            if self._trial is None
-            else SavedModelCheck(self._trial, lambda: self._fingerprint(), self._save_by_itself)
-        )
+        self._join_trial()
+
+    @property
+    def _is_compressed(self) -> bool:
+        return self._compressed
 
     def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
         """Return multiply-adds, parameters and a row a layer; quantizing changes none of them."""
@@ -202,8 +196,7 @@ class Quantizer(Compressor, ABC):
             **self._latency(quantized, example),
         )
         export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
-        if self._saved_model_check is not None:
-            self._saved_model_check.export()
+        self._saved()
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did."""
@@ -222,10 +215,6 @@ class Quantizer(Compressor, ABC):
     @abstractmethod
     def _quantized(self, example: Example) -> Quantized:
         """Return the model as it is now; `example` is one input of it, on the CPU."""
-
-    @abstractmethod
-    def _fingerprint(self) -> Fingerprint:
-        """Return the fingerprint of the model as it computes now."""
 
     def _samples(self) -> list[Example]:
         """Return the inputs to calibrate with, arguments in the order of forward's parameters, on the CPU."""
@@ -250,18 +239,6 @@ class Quantizer(Compressor, ABC):
             )
         self.example = session.bound(seen, session.signature_of(self._plain)).to(torch.device("cpu"))
         return self.example
-
-    def _need_compressed(self, where: str) -> None:
-        if not self._compressed:
-            raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
-
-    def _check_compressed(self) -> None:
-        if not self._compressed:
-            raise CompressionError(
-                "the script made a compressor and never called its compress()",
-                where="create_compressor",
-                fix="call model = compressor.compress()",
-            )
 
 
 def saved_int8(
@@ -302,27 +279,6 @@ def size_note(before: int, after: int, what: str) -> str:
 def float_state(model: nn.Module) -> dict[str, Tensor]:
     """Return the state_dict of an ordinary model, detached, on the CPU."""
     return {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
-
-
-def fingerprint_of(parts: Mapping[str, Tensor]) -> Fingerprint:
-    """Return the fingerprint of tensors of any type."""
-    found = {}
-    for name, tensor in parts.items():
-        values = tensor.detach().double()
-        found[name] = (float(values.sum()), float(values.square().sum()))
-    return found
-
-
-def fingerprint_of_bytes(data: bytes) -> Fingerprint:
-    """Return the fingerprint of a file: numbers that differ by more than a rounding where the files differ."""
-    digest = hashlib.sha256(data).digest()
-    return {
-        f"sha256.{place}": (
-            float(int.from_bytes(digest[place : place + 2], "big")),
-            float(1 + int.from_bytes(digest[place + 2 : place + 4], "big")),
-        )
-        for place in range(0, len(digest), 4)
-    }
 
 
 def _files(quantized: Quantized) -> dict[str, Any]:

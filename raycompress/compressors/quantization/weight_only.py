@@ -19,11 +19,11 @@ from raycompress.compressors.quantization.quantizer import (
     Quantized,
     Quantizer,
     agreement,
-    fingerprint_of,
     float_state,
     size_note,
 )
 from raycompress.compressors.quantization.targets import refuse_tied, refuse_types
+from raycompress.compressors.saving.fingerprint import fingerprint_of
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError

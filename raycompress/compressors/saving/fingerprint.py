@@ -1,21 +1,39 @@
-"""The fingerprint of a torch model; what it is for is in `raycompress.compressors.saving.witness`."""
+"""Fingerprints of torch models and of files, for `raycompress.compressors.saving.witness`."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck, same
-
-__all__ = ["Fingerprint", "SavedModelCheck", "fingerprint", "same"]
+from raycompress.compressors.saving.witness import Fingerprint
 
 
 def fingerprint(model: nn.Module) -> Fingerprint:
     """Return the fingerprint of all floating-point parameters and buffers."""
-    result = {}
+    state = model.state_dict()
+    return fingerprint_of({name: t for name, t in state.items() if isinstance(t, Tensor) and t.is_floating_point()})
+
+
+def fingerprint_of(parts: Mapping[str, Tensor]) -> Fingerprint:
+    """Return the fingerprint of tensors of any type."""
+    found = {}
     with torch.inference_mode(False):
-        for name, tensor in model.state_dict().items():
-            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():
-                values = tensor.detach().double()
-                result[name] = (float(values.sum()), float(values.square().sum()))
-    return result
+        for name, tensor in parts.items():
+            values = tensor.detach().double()
+            found[name] = (float(values.sum()), float(values.square().sum()))
+    return found
+
+
+def fingerprint_of_bytes(data: bytes) -> Fingerprint:
+    """Return the fingerprint of a file: numbers that differ by more than a rounding where the files differ."""
+    digest = hashlib.sha256(data).digest()
+    return {
+        f"sha256.{place}": (
+            float(int.from_bytes(digest[place : place + 2], "big")),
+            float(1 + int.from_bytes(digest[place + 2 : place + 4], "big")),
+        )
+        for place in range(0, len(digest), 4)
+    }

@@ -62,7 +62,7 @@ def test_calibration_data_that_is_none(data: Any, what: str) -> None:
         ("qat", {"quant_types": [], "quant_bits": 8}, "quant_types is a list"),
         ("qat", {"quant_types": ["weight"]}, "quant_bits is missing"),
         ("qat", {"quant_types": ["weight"], "quant_bits": 1}, "qat works with 2 to 16 bits, not 1"),
-        ("qat", {"quant_types": ["weight", "input"], "quant_bits": {"weight": 8}}, 'says nothing of "input"'),
+        ("qat", {"quant_types": ["weight", "input"], "quant_bits": {"weight": 8}}, 'has no "input"'),
         ("qat", {"quant_types": ["weight"], "quant_bits": 8, "quant_scheme": "affine"}, "unknown quant_scheme"),
         ("naive", {"quant_types": ["weight"], "quant_bits": 4}, "naive works with 8 bits, not 4"),
         ("observer", {"quant_types": ["weight"], "quant_bits": {"weight": "8"}}, "observer works with 8 bits"),
