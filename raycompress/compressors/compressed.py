@@ -12,7 +12,7 @@ from torch import nn
 _NAMES = {
     "params": "parameters",
     "flops": "FLOPs (multiply-adds)",
-    "bytes": "bytes of weights",
+    "size_bytes": "bytes of weights",
     "latency_ms": "latency, ms",
 }
 

@@ -47,7 +47,7 @@ def test_a_network_with_residual_additions_becomes_small_and_its_bundle_is_it(tm
     done = rc.compress(model, images(), sparsity=0.5, evaluator=agreement, finetune=finetune)
 
     assert seen == [done.after["params"]] and done.after["params"] < 0.5 * done.before["params"], "sliced first"
-    assert done.after["flops"] < 0.5 * done.before["flops"] and done.after["bytes"] < done.before["bytes"]
+    assert done.after["flops"] < 0.5 * done.before["flops"] and done.after["size_bytes"] < done.before["size_bytes"]
     assert done.after["latency_ms"] > 0 < done.before["latency_ms"]
     assert type(done.model) is ResNet and all(0 < gone < of for gone, of in done.removed.values())
     assert done.relative_difference < 1e-4
@@ -90,7 +90,7 @@ def test_a_compressor_that_chooses_while_it_trains_is_given_to_the_training() ->
 def test_quantizers_that_need_no_training(name: str, more: dict[str, Any]) -> None:
     model = Cnn().eval()
     done = rc.compress(model, torch.rand(1, 1, 8, 8), name, evaluator=lambda model: 1.0, **more)
-    assert done.after["bytes"] < done.before["bytes"] and any("bytes" in note for note in done.notes)
+    assert done.after["size_bytes"] < done.before["size_bytes"] and any("bytes" in note for note in done.notes)
     loaded = rc.load(done.bundle, Cnn())
     batch = torch.rand(4, 1, 8, 8)
     with torch.no_grad():
