@@ -30,9 +30,9 @@ class Compressed:
     compressor
         The compressor's name.
     before, after
-        ``params``, ``flops`` (multiply-adds of one pass), ``size_bytes`` of the weights, ``latency_ms`` with the ends of its
-        interval ``latency_low_ms`` and ``latency_high_ms``, and ``cpu_ms``: of the original, and of the bundle when it
-        was reloaded.
+        ``params``, ``flops`` (multiply-adds of one pass), ``size_bytes`` of the weights, ``latency_ms`` with the ends
+        of its interval ``latency_low_ms`` and ``latency_high_ms``, and ``cpu_ms``: of the original, and of the bundle
+        when it was reloaded.
     removed
         Layer -> (removed, of) output channels.
     notes
