@@ -143,7 +143,8 @@ def test_launched_from_a_thread_that_ends_and_inside_an_event_loop() -> None:
 
 def test_what_went_wrong_is_raised_with_the_record() -> None:
     def main(config: Any) -> None:
-        raise ValueError("out of cheese")
+        if config["tid"]:  # 0 as the script is inspected
+            raise ValueError("out of cheese")
 
     with pytest.raises(NoValidTrialError, match="out of cheese") as caught:
         rc.launch(main, compressor="group_l1", sparsity=0.5, baseline=False, quiet=True)
@@ -172,7 +173,6 @@ def reports(config: Any) -> None:
         ({"config_list": []}, "sparsity", "again"),
         ({"arguments": {"roundto": 8}}, "arguments", "round_to"),
         ({"storage": threading.Lock()}, "storage", "lock"),
-        ({"op_types": ["Conv9d"]}, "op_types", "Conv9d"),
         ({"constraints": {"flops": {"max_ration": 0.5}}}, "constraints.flops", "max_ratio"),
     ],
 )
@@ -181,6 +181,13 @@ def test_a_mistake_names_the_keyword(keywords: dict[str, Any], where: str, what:
         rc.launch(reports, **{**SHIPPED, **keywords})
     assert any(problem.where.startswith(f"rc.launch  {where}") for problem in caught.value.problems), caught.value
     assert what in str(caught.value) and not list(tmp_path.iterdir())
+
+
+def test_a_mistake_that_only_the_model_shows_names_the_keyword(tmp_path: Path) -> None:
+    main, _ = compressing()
+    with pytest.raises(ExperimentError, match="Conv9d") as caught:
+        rc.launch(main, compressor="group_l1", sparsity=0.5, op_types=["Conv9d"], quiet=True)
+    assert caught.value.problems[0].where == "rc.launch  op_types[0]" and not list(tmp_path.iterdir())
 
 
 def test_mistakes_come_all_at_once() -> None:

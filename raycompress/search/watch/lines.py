@@ -98,8 +98,16 @@ class LineView:
             self._causes.add(event["cause"])
         elif number == 0 and event["state"] == TrialState.FINISHED:
             self._print(f"{done} dense model: {self._values(event)}")
+        elif not event["saved"] and self._is_best(event["score"]):  # of models that are saved the keeper says so
+            self._print(f"{done} trial {number} is the best so far: {self._values(event)}")
         elif time.monotonic() - self._printed > _SECONDS_BETWEEN:
             self._print(f"{done} trial {number}: {self._values(event) or event['state']}")
+
+    def _is_best(self, score: float | None) -> bool:
+        if score is None:
+            return False
+        others = [other for number, other in self._scores.items() if number and other is not None]
+        return score == (max(others) if self._header["goal"] == "max" else min(others)) and others.count(score) == 1
 
     def _on_promoted(self, event: Event) -> None:
         which = "best" if event.get("feasible", True) else "nearest to the constraints"
