@@ -49,7 +49,9 @@ def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path, monke
     printed = "".join(
         output["text"] for outputs in shown.values() for output in outputs if output.get("name") == "stdout"
     )
-    assert "dense model: accuracy" in printed and "resumed" in printed
+    assert all(
+        text in printed for text in ("inspecting the model", "group_l1, optuna", "dense model: accuracy", "resumed")
+    )
     assert not any(output.get("name") == "stderr" for outputs in shown.values() for output in outputs)
     accuracy, left, front = eval(results[-1]["text/plain"])
     assert accuracy > 0.9 and left <= 0.5 and front >= 1

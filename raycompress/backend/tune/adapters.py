@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from ray.tune import Callback, Stopper
+from ray.tune import Callback, ProgressReporter, Stopper
 from ray.tune.search import Searcher
 
 
@@ -107,3 +107,14 @@ class Watching(_DriverOnly, Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """The actor itself, not the script, failed once too often: the node, or Ray."""
         self._trials.lost(trial, begins_again=False)
+
+
+class Silence(ProgressReporter):
+    """Prints nothing: the search's view does; Tune's own reporter clears the output of a notebook's cell."""
+
+    def should_report(self, trials: list[Any], done: bool = False) -> bool:
+        """Never."""
+        return False
+
+    def report(self, trials: list[Any], done: bool, *sys_info: str) -> None:
+        """Nothing."""

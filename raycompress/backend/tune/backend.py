@@ -135,6 +135,7 @@ class TuneBackend:
                 name="tune",
                 storage_path=str(self._plan.folder.logs),
                 verbose=0,
+                progress_reporter=adapters.Silence(),
                 stop=adapters.Reporting(self),
                 callbacks=[adapters.Watching(self)],
                 failure_config=tune.FailureConfig(max_failures=_LIVES),  # no script's failure is one to Tune
