@@ -23,7 +23,7 @@ def test_every_example_of_the_page_runs_one_after_the_other(tmp_path: Path) -> N
     assert len(blocks) >= 6
     script = tmp_path / "page.py"
     script.write_text("\n\n".join(blocks) + "\n\n    print(len(record.searched), type(model).__name__)\n")
-    shipped = json.loads((DIGITS / "auto_grouped.json").read_text())
+    shipped = json.loads((DIGITS / "auto_l1.json").read_text())
     (tmp_path / "exp.json").write_text(json.dumps({**shipped, "workingdir": str(DIGITS)}))
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     done = subprocess.run([sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True)
