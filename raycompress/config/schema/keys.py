@@ -5,213 +5,45 @@ Only `raycompress.config.experiment` imports this, when it needs it: pydantic ta
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
-from types import NoneType
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args, get_type_hints
+from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Discriminator,
     Field,
-    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Tag,
-    create_model,
 )
-from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
+from pydantic_core import CoreSchema
 
 from raycompress.catalog import FRAMEWORKS, names
 from raycompress.catalog.exports import EXPORTS
 from raycompress.catalog.proposers import PROPOSERS
 from raycompress.config.options import SearchOptions
-from raycompress.config.schema.messages import findings_of
-from raycompress.config.schema.ranges import KEYS, TYPES, Finding, check_range, is_range
+from raycompress.config.schema.fields import (
+    SEARCH_RANGE,
+    Bits,
+    Count,
+    Expand,
+    Keys,
+    Many,
+    OneOf,
+    QuantizedPart,
+    Seconds,
+    Share,
+    Step,
+    Text,
+    Texts,
+    absent,
+    name_or_object,
+    no_nul,
+    with_options,
+)
 from raycompress.config.stopping import EarlyStop, Scheduler
-from raycompress.text import did_you_mean, join_names
 
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
 ENGINES = ("tpe", "random", "rand", "anneal", "mix")
 LOGGERS = ("tensorboard", "mlflow", "wandb")
-
-_NO_MEANING = "Of the old tool's remote execution: taken, and without meaning here."
-
-
-_Keys = TypeVar("_Keys", bound="Keys")
-
-
-def _extend(schema: dict[str, Any], model: type[Any]) -> None:
-    """Add the keys that are no fields."""
-    properties = schema.setdefault("properties", {})
-    properties.update({key: {"description": _NO_MEANING} for key in model.meaningless})
-
-
-class Keys(BaseModel):
-    """An object of the file: its keys are known, each value has exactly the type that its key says."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True, allow_inf_nan=False, json_schema_extra=_extend)
-    meaningless: ClassVar[tuple[str, ...]] = ()
-    """Keys of the old tool that have no meaning here: using one is taken, with a note."""
-
-
-class RangeOr:
-    """Marks a value that a search range may stand for; the range's ends and choices must be such values."""
-
-    def __init__(self, only: str | None = None) -> None:
-        self.only = only
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_wrap_validator_function(self._validate, handler(source))
-
-    def _validate(self, value: Any, handler: Any) -> Any:
-        if not is_range(value):
-            return handler(value)
-        findings = check_range(value, only=self.only)
-        if not findings:
-            members, findings = _members(value, handler)
-        if findings:
-            raise PydanticCustomError("findings", "a search range", {"findings": findings})
-        return {**value, "range": members}
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"anyOf": [handler(schema), SEARCH_RANGE]}
-
-
-def _members(value: Mapping[str, Any], handler: Any) -> tuple[list[Any], list[Finding]]:
-    """Return the range's ends or choices as the values that they stand for, and what is wrong with them."""
-    members: list[Any] = []
-    findings: list[Finding] = []
-    for index, member in enumerate(value["range"]):
-        try:
-            members.append(handler(member))
-        except ValidationError as error:
-            for found in findings_of(error.errors()):
-                findings.append(found._replace(path=("range", index, *found.path)))
-    return members, findings
-
-
-SEARCH_RANGE: dict[str, Any] = {
-    "type": "object",
-    "title": "Search range",
-    "properties": {
-        "type": {"enum": list(TYPES)},
-        "range": {"type": "array", "minItems": 1, "description": "[low, high], both included; of a choice the values"},
-        "interval": {"type": "number", "exclusiveMinimum": 0, "description": "for the proposer sequence: the step"},
-        "n": {"type": "integer", "minimum": 2, "description": "for the proposer sequence: how many values"},
-        "log": {"type": "boolean", "description": "search the logarithm"},
-    },
-    "required": ["type", "range"],
-    "additionalProperties": False,
-}
-assert tuple(SEARCH_RANGE["properties"]) == KEYS
-
-
-def complaint(what: str, fix: str) -> PydanticCustomError:
-    """Return the error of a validator that knows its own words."""
-    return PydanticCustomError("findings", "a mistake", {"findings": [Finding((), what, fix)]})
-
-
-class OneOf:
-    """Marks a text that must be one of `options`; `refused` are known, and never will be.
-
-    Options that plug-ins add to are given as a function.
-    """
-
-    def __init__(
-        self,
-        noun: str,
-        options: Sequence[str] | Callable[[], Sequence[str]],
-        *,
-        refused: Mapping[str, str] | None = None,
-        more: str = "",
-    ) -> None:
-        self.noun, self._options, self.refused, self.more = noun, options, refused or {}, more
-
-    @property
-    def options(self) -> Sequence[str]:
-        """The texts that are taken, as of now."""
-        return self._options() if callable(self._options) else self._options
-
-    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_after_validator_function(self._validate, handler(source))
-
-    def _validate(self, value: str) -> str:
-        if value in self.options:
-            return value
-        every = f"use one of {join_names(self.options)}"
-        if value in self.refused:
-            raise complaint(f'the {self.noun} "{value}" is refused: {self.refused[value]}', every)
-        near = did_you_mean(value, self.options)
-        raise complaint(
-            f'unknown {self.noun} "{value}"', " ".join(filter(None, [near or every + ";", self.more])).rstrip(";")
-        )
-
-    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        return {"type": "string", "enum": list(self.options)}
-
-
-def absent(description: str) -> Any:
-    """A key without a default: it may be left out, and cannot be null."""
-    return Field(default=None, description=description)
-
-
-def with_options(options: type[Any]) -> Callable[[type[_Keys]], type[_Keys]]:
-    """Add the keys of `options`, a dataclass of `raycompress.config.options.option`, to an object of the file."""
-    hints = get_type_hints(options)
-    members: dict[str, Any] = {}
-    for one in fields(options):
-        if "key" in one.metadata:
-            kinds = [kind for kind in get_args(hints[one.name]) if kind is not NoneType]
-            kind = kinds[0] if one.default is None else hints[one.name]
-            limited = Annotated[kind, Field(**one.metadata["limits"])] if one.metadata["limits"] else kind
-            given = Field(default=one.default, description=one.metadata["description"])
-            members[one.metadata["key"] or one.name] = (limited, given)
-
-    def extend(keys: type[_Keys]) -> type[_Keys]:
-        return create_model(keys.__name__, __base__=keys, __module__=keys.__module__, __doc__=keys.__doc__, **members)
-
-    return extend
-
-
-def _no_nul(value: str) -> str:
-    if "\0" in value:
-        raise complaint("a NUL character, which no name, path or command can hold", "remove \\u0000")
-    return value
-
-
-Text = Annotated[str, Field(min_length=1), AfterValidator(_no_nul)]
-Texts = Annotated[list[Text], Field(min_length=1)]
-Count = Annotated[int, Field(ge=1)]
-Seconds = Annotated[float, Field(gt=0)]
-Share = Annotated[float, Field(ge=0, lt=1), RangeOr()]
-Step = Annotated[int, Field(ge=0), RangeOr("int")]
-Many = Annotated[int, Field(ge=1), RangeOr("int")]
-
-
-def _no_number(value: Any) -> Any:
-    if isinstance(value, (int, float)) and not isinstance(value, bool):  # a Literal takes 1 for true
-        raise complaint(f'"expand_op_names" must be one of true, false, dependency, not {value}', "write true or false")
-    return value
-
-
-Expand = Annotated[Literal[True, False, "dependency"], BeforeValidator(_no_number)]
-
-
-def _bits_or_each(value: Any) -> str:
-    return "<each>" if isinstance(value, dict) and not is_range(value) else "<bits>"
-
-
-def _name_or_object(value: Any) -> str:
-    return "<object>" if isinstance(value, dict) else "<name>"
-
-
-QuantizedPart = Literal["weight", "input", "output"]
-Bits = Annotated[
-    Annotated[Many, Tag("<bits>")] | Annotated[dict[QuantizedPart, Many], Tag("<each>")], Discriminator(_bits_or_each)
-]
 
 
 class Entry(Keys):
@@ -280,7 +112,7 @@ class ResourceKeys(Keys):
 
 _ResourceName = Annotated[str, OneOf("resource", ["cpu", "gpu", "node", "aws", "passive"])]
 Resource = Annotated[
-    Annotated[_ResourceName, Tag("<name>")] | Annotated[ResourceKeys, Tag("<object>")], Discriminator(_name_or_object)
+    Annotated[_ResourceName, Tag("<name>")] | Annotated[ResourceKeys, Tag("<object>")], Discriminator(name_or_object)
 ]
 
 
@@ -322,7 +154,7 @@ class RuntimeArgsKeys(Keys):
 
     prescript: Text = absent("Shell commands before the script; what they export, the script finds.")
     postscript: Text = absent("Shell commands after the script, whether it failed or not.")
-    env: dict[str, Annotated[str, AfterValidator(_no_nul)]] = Field({}, description="Environment variables.")
+    env: dict[str, Annotated[str, AfterValidator(no_nul)]] = Field({}, description="Environment variables.")
 
 
 class ConstraintKeys(Keys):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raycompress.config.schema.fields import Keys
 from raycompress.config.schema.keys import (
     CompressionKeys,
     ConstraintKeys,
@@ -13,7 +14,6 @@ from raycompress.config.schema.keys import (
     Entry,
     ExperimentKeys,
     JobFailureKeys,
-    Keys,
     Parameter,
     ResourceArgsKeys,
     ResourceKeys,

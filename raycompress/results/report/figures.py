@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raycompress.results import pareto
-from raycompress.results.report.formatting import LOOKS, duration, measure, number, short
+from raycompress.results.report.formatting import LOOKS, Look, duration, measure, number, short
 from raycompress.results.report.lanes import Span
 from raycompress.states import TrialState
 
@@ -226,41 +226,18 @@ def timeline(spans: Sequence[Span]) -> Figure:
     lanes = sorted({span.lane for span in spans})
     unit, unit_name = _unit(max((span.end for span in spans), default=0.0))
     places = {lane: place for place, lane in enumerate(lanes)}
-    edge = 1 if len(spans) <= _WITH_EDGES else 0
     data = []
     for state, look in LOOKS.items():
         chosen = [span for span in spans if span.trial.state is state]
         if not chosen:
             continue
-        bars = {
-            "type": "bar",
-            "orientation": "h",
-            "name": f"{look.sign} {state} ({len(chosen)})",
-            "base": [span.begin / unit for span in chosen],
-            "x": [(span.end - span.begin) / unit for span in chosen],
-            "y": [places[span.lane] for span in chosen],
-            "width": 0.75,  # of its own accord Plotly makes bars wider where a state is not in neighbouring lanes
-            "text": _inside(spans, chosen),
-            "textposition": "inside",
-            "insidetextanchor": "middle",
-            "textangle": 0,
-            "insidetextfont": {"color": "--surface", "weight": "bold"},
-            "constraintext": "both",
-            "customdata": [_hover_text(span) for span in chosen],
-            "hovertemplate": "%{customdata}<extra></extra>",
-            "marker": {
-                "color": look.colour,
-                "line": {"width": edge, "color": "--surface"},
-                "pattern": {
-                    "shape": look.pattern,
-                    "size": 7,
-                    "solidity": 0.2,
-                    "fgcolor": "--surface",
-                    "bgcolor": look.colour,
-                },
-            },
-        }
-        data.append(bars)
+        data.append(
+            {
+                **_bars(spans, chosen, unit, places),
+                "name": f"{look.sign} {state} ({len(chosen)})",
+                "marker": _filling(look, 1 if len(spans) <= _WITH_EDGES else 0),
+            }
+        )
         if state.is_failure:
             data.append(_signs(chosen, look.symbol, unit, places))
     layout = {
@@ -283,6 +260,41 @@ def timeline(spans: Sequence[Span]) -> Figure:
         "margin": {"t": 40, "r": 16, "b": 48, "l": 8},
     }
     return Figure(data, layout, 130 + 44 * max(len(lanes), 2), "when each trial ran, and in which slot")
+
+
+def _bars(spans: Sequence[Span], chosen: Sequence[Span], unit: float, places: Mapping[int, int]) -> dict[str, Any]:
+    """Return a bar for each of `chosen`, which are some of all `spans`."""
+    return {
+        "type": "bar",
+        "orientation": "h",
+        "base": [span.begin / unit for span in chosen],
+        "x": [(span.end - span.begin) / unit for span in chosen],
+        "y": [places[span.lane] for span in chosen],
+        "width": 0.75,  # of its own accord Plotly makes bars wider where a state is not in neighbouring lanes
+        "text": _inside(spans, chosen),
+        "textposition": "inside",
+        "insidetextanchor": "middle",
+        "textangle": 0,
+        "insidetextfont": {"color": "--surface", "weight": "bold"},
+        "constraintext": "both",
+        "customdata": [_hover_text(span) for span in chosen],
+        "hovertemplate": "%{customdata}<extra></extra>",
+    }
+
+
+def _filling(look: Look, edge: int) -> dict[str, Any]:
+    """Return the colour and pattern of a state's bars; `edge` is the width of their outline."""
+    return {
+        "color": look.colour,
+        "line": {"width": edge, "color": "--surface"},
+        "pattern": {
+            "shape": look.pattern,
+            "size": 7,
+            "solidity": 0.2,
+            "fgcolor": "--surface",
+            "bgcolor": look.colour,
+        },
+    }
 
 
 def _signs(spans: Iterable[Span], symbol: str, unit: float, places: Mapping[int, int]) -> dict[str, Any]:
