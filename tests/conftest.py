@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,10 @@ from raycompress.results.s3 import objects
 from tests.support import s3server
 from tests.support.launching import Launched
 from tests.support.shared_ray import run_here
+
+if importlib.util.find_spec("triton"):
+    # it comes with torch's builds for GPUs, and crashes a process that has imported TensorFlow before it
+    importlib.import_module("triton")
 
 pytest_plugins = ["tests.support.kinds", "tests.support.loading", "tests.support.plugin", "tests.support.workers"]
 

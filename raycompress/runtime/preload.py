@@ -32,6 +32,10 @@ _LATE = {
     ),
 }
 
+_TENSORFLOW = {"tensorflow", "keras", "tf_keras"}
+_TRITON = Import("triton", required=False)
+"""Comes with torch's builds for GPUs. Importing it after TensorFlow crashes the process, before it does not."""
+
 # these start threads or processes when imported, or know their own process: a forked copy would not work
 _NEVER = ("ray", "__main__", "__future__")
 
@@ -62,6 +66,9 @@ def find_imports(script: Path, workingdir: Path, engine: str = "", framework: st
     tops = {module.partition(".")[0] for module in modules}
     if framework in tops or aup.__name__ in modules or engine:
         found += [Import(module, required=False) for module in _LATE[framework]]
+    tops = {item.module.partition(".")[0] for item in found}
+    if "torch" in tops and tops & _TENSORFLOW:
+        found.insert(0, _TRITON)
     return tuple(dict.fromkeys(found))
 
 

@@ -182,3 +182,12 @@ def test_an_old_script_of_tensorflow_loads_no_torch(read):
     found = read({"train.py": "import tensorflow\nfrom aup import print_result"}, framework="tensorflow")
     assert "raycompress.script.report" in {module for module, _, _ in found}
     assert not any(module.partition(".")[0] in ("torch", "torch_pruning") for module, _, _ in found)
+
+
+def test_triton_comes_before_tensorflow_which_would_make_it_crash(read):
+    both = [module for module, _, _ in read({"train.py": "import tensorflow\nimport torch"})]
+    assert both[0] == "triton"
+    assert "tensorflow" in both[1:]
+    assert "triton" not in {module for module, _, _ in read({"train.py": "import torch"})}
+    alone = read({"train.py": "import tensorflow"}, framework="tensorflow")
+    assert "triton" not in {module for module, _, _ in alone}
