@@ -192,7 +192,7 @@ class Here(OnBackend):
             what = "every range at its middle" if ready.space.dimensions else "without a search"
             view.note(f"passive: one trial in this process, {what}")
             if experiment.loggers:
-                view.note(f"a passive trial is not told to {' and '.join(experiment.loggers)}, which need Ray")
+                view.note(f"a passive trial is not logged to {' and '.join(experiment.loggers)}, which need Ray")
             yield ready
 
     def n_slots(self, experiment: Experiment, view: View) -> int:

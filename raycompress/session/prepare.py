@@ -116,7 +116,7 @@ def report_preload(hello: Hello, experiment: Experiment, view: View) -> None:
             fix="move what starts threads or touches a GPU from the module level of the script's imports into main()",
         )
     for problem in hello.problems:
-        view.note(f"{problem.where}: {problem.module} is imported by each trial anew ({problem.error})")
+        view.note(f"{problem.where}: {problem.module} cannot be preloaded, so each trial imports it ({problem.error})")
 
 
 def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
@@ -203,7 +203,9 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
             fix='take another proposer, such as "optuna", or what is named here',
         )
     if ceilings(experiment):
-        view.note(f"what a proposal costs is known in its trial only, which ends there if it is over budget: {unknown}")
+        view.note(
+            f"sizes cannot be computed before training, so each trial ends if its model is over budget: {unknown}"
+        )
     return None
 
 

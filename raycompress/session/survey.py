@@ -92,7 +92,7 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     assert model is not None and projection is not None, "checked in preflight"
     known = _read(folder.prior) or _read(_cache(experiment, model))
     if known is not None:
-        view.note("what each layer bears is known from an earlier search of the same model")
+        view.note("how much each layer bears was measured by an earlier search of the same model")
         folder.write(folder.prior, json.dumps(known.to_json()) + "\n")
         return known
     wanted = _wanted(experiment, model)

@@ -65,7 +65,7 @@ def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(tm
     assert len(prior["candidates"]) > 32
     again = launch(experiment(tmp_path, constraints=constraints, n_samples=1, baseline=False))
     assert again.code == 0, again.err
-    assert "known from an earlier search" in again.err
+    assert "measured by an earlier search" in again.err
 
 
 @pytest.mark.parametrize("on_budget", ["project", "reject"])
@@ -95,7 +95,7 @@ def test_what_only_the_trial_can_tell_ends_there_before_it_trains(tmp_path: Path
     path.write_text(json.dumps(data))
     done = launch(path)
     assert done.code == 0, done.err
-    assert "known in its trial only" in done.err
+    assert "sizes cannot be computed before training" in done.err
     states = {trial.state for trial in done.record.searched}
     assert states == {TrialState.FINISHED, TrialState.OVER_BUDGET}
     for trial in done.record.searched:

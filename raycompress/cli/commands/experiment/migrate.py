@@ -26,11 +26,11 @@ _WIDTH = 80
 @click.option("--write", is_flag=True, help="Write FILE in today's form; the old one is kept as FILE.orig.")
 @json_option
 def migrate(file: Path, write: bool, as_json: bool) -> int:
-    """Say what became of the keys of FILE, an experiment of Auptimizer's Compressor, and what can be better in it.
+    """Show what became of the keys of FILE, an experiment of Auptimizer's Compressor, and what can be better in it.
 
-    Such a file runs as it is; --write changes how it is written, never what it means. Slips of its JSON that can mean
-    one thing only, such as True for true, are mended too: without --write they are told, with exit code 2. Any other
-    mistake is told as `raycompress validate` does, and nothing is written.
+    Such a file runs as it is; --write changes how it is written, never what it means, and keeps its comments. Slips of
+    its JSON that can mean one thing only, such as True for true, are mended too; without --write they are listed, with
+    exit code 2. Any other mistake is reported as `raycompress validate` does, and nothing is written.
     """
     from raycompress.config.migration.report import Migration
 
