@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from raycompress.backend.ray.process import local_ray as local_ray
     from raycompress.bundle.bundle import load as load
     from raycompress.compressors.compress import compress as compress
+    from raycompress.compressors.compressed import Compressed as Compressed
     from raycompress.compressors.create import create_compressor as create_compressor
     from raycompress.results.record import Experiment as Experiment
     from raycompress.results.record import SearchRecord as SearchRecord
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "BasicConfig": "raycompress.script.config",
+    "Compressed": "raycompress.compressors.compressed",
     "Experiment": "raycompress.results.record",
     "SearchRecord": "raycompress.results.record",
     "compress": "raycompress.compressors.compress",
