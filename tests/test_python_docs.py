@@ -13,11 +13,12 @@ import pytest
 
 from tests.support.launching import DIGITS, REPOSITORY
 
+pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
+
 PAGE = REPOSITORY / "docs" / "python.md"
 NOTEBOOK = REPOSITORY / "docs" / "python.ipynb"
 
 
-@pytest.mark.timeout(600)
 def test_every_example_of_the_page_runs_one_after_the_other(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     assert len(blocks) >= 6
@@ -32,7 +33,6 @@ def test_every_example_of_the_page_runs_one_after_the_other(tmp_path: Path) -> N
     assert "other_results" in {path.name for path in tmp_path.iterdir()}
 
 
-@pytest.mark.timeout(600)
 def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     nbformat = pytest.importorskip("nbformat")
     from nbconvert.preprocessors import ExecutePreprocessor
