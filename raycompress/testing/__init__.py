@@ -10,3 +10,12 @@ Subclass one in a test file of your own, say what it is about, and run pytest::
 
 They need pytest, which raycompress itself does not.
 """
+
+from __future__ import annotations
+
+import pytest
+
+_SUITES = ("backends", "compressors", "exports", "proposers")
+
+# so that a failed assertion shows its values, as in a test file of one's own
+pytest.register_assert_rewrite(*(f"{__name__}.{suite}" for suite in _SUITES))
