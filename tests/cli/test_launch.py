@@ -37,7 +37,7 @@ def in_a_fresh_process(bundle, home, net):
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     folder = tmp_path_factory.mktemp("digits")
-    done = raycompress(folder, "launch", digits_experiment(folder, n_samples=4))
+    done = raycompress(folder, "launch", digits_experiment(folder, n_samples=4, n_parallel=2))
     assert done.code == 0, done.err
     return done
 
@@ -100,7 +100,7 @@ def test_best_verify_reloads_and_finds_a_changed_file(digits):
 
 
 def test_the_same_seed_finds_the_same_best(digits, tmp_path):
-    again = run_here(tmp_path, "launch", digits_experiment(tmp_path, n_samples=4))
+    again = run_here(tmp_path, "launch", digits_experiment(tmp_path, n_samples=4, n_parallel=2))
     assert [trial.sample for trial in again.record.searched] == [trial.sample for trial in digits.record.searched]
     assert [trial.values for trial in again.record.searched] == [trial.values for trial in digits.record.searched]
     assert again.record.best.number == digits.record.best.number

@@ -52,8 +52,15 @@ def by_hand(tmp_path_factory: pytest.TempPathFactory) -> ByHand:
     return run
 
 
-@pytest.mark.parametrize("config", ["config.json", "one_time.json"])
-@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize(
+    ("example", "config"),
+    [
+        ("digits", "config.json"),
+        ("digits", "one_time.json"),
+        ("digits_resnet", "config.json"),
+        pytest.param("digits_resnet", "one_time.json", marks=pytest.mark.night),
+    ],
+)
 def test_script_by_hand_prints_its_result_and_saves_a_smaller_model(by_hand: ByHand, example: str, config: str) -> None:
     result, folder = by_hand(example, config)
 

@@ -24,7 +24,12 @@ SEARCHES = {
 """Experiment -> the files that its script names."""
 
 
-@pytest.mark.parametrize("name", SEARCHES)
+AT_NIGHT = {"automatic_sequence", "automatic_spearmint"}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.night] * (name in AT_NIGHT)) for name in SEARCHES]
+)
 def test_a_search_keeps_the_best_model_and_leaves_nothing_else(name: str, home: Path, tmp_path: Path) -> None:
     before = snapshot(home)
     done = run_here(tmp_path, "launch", home / f"{name}.json")

@@ -12,7 +12,7 @@ from tests.support.launching import raycompress
 from tests.support.shared_ray import run_here
 
 
-@pytest.mark.parametrize("proposer", ["hyperband", "bohb"])
+@pytest.mark.parametrize("proposer", ["hyperband", pytest.param("bohb", marks=pytest.mark.night)])
 def test_a_search_with_budgets_keeps_to_the_number_of_samples(proposer: str, home: Path, tmp_path: Path) -> None:
     before = snapshot(home)
     done = run_here(tmp_path, "launch", home / f"automatic_{proposer}.json")

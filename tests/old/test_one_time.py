@@ -65,7 +65,7 @@ def test_the_old_tools_compressors_are_all_here() -> None:
     assert {f"one_time_{name}" for name in (*pruners, *aware, *QUANTIZED, "tensorflow_level")} <= set(ONE_TIME)
 
 
-@pytest.mark.parametrize("name", [*ONE_TIME, *AUTOMATIC])
+@pytest.mark.parametrize("name", [*ONE_TIME, *(pytest.param(name, marks=pytest.mark.night) for name in AUTOMATIC)])
 def test_a_trial_ends_with_one_model_that_is_what_was_measured(name: str, run: Callable[[str], Outcome]) -> None:
     outcome = run(name)
     ending, candidate = outcome.ending, outcome.candidate

@@ -15,7 +15,7 @@ CONCERNING = ("compressor", "compression_framework", "compression_type", "config
 
 def test_many_trials_each_with_its_own_values(home: Path, tmp_path: Path, is_nightly: bool) -> None:
     count = 200 if is_nightly else 40
-    path = digits_experiment(tmp_path, "automatic_own_values.json", home, n_samples=count)
+    path = digits_experiment(tmp_path, "automatic_own_values.json", home, n_samples=count, n_parallel=2)
     done = run_here(tmp_path, "launch", path)
     assert done.code == 0, done.out + done.err
     record = done.record

@@ -46,8 +46,11 @@ def raycompress(folder: Path, *words: str | Path, timeout: float = 240) -> Launc
 
 
 def digits_experiment(folder: Path, name: str = "auto_l1.json", home: Path = DIGITS, **changes: Any) -> Path:
-    """Write a shipped experiment into `folder`, changed; its script stays where it is."""
-    data = {**json.loads(as_json((home / name).read_text())), "workingdir": str(home), **changes}
+    """Write a shipped experiment into `folder`, changed; its script stays where it is.
+
+    Unless it is said otherwise trials run one after the other: each slot costs the start of an actor.
+    """
+    data = {**json.loads(as_json((home / name).read_text())), "workingdir": str(home), "n_parallel": 1, **changes}
     path = folder / "exp.json"
     path.write_text(json.dumps(data, indent=2))
     return path

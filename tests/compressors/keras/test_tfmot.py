@@ -50,10 +50,17 @@ def manifest(folder: Path) -> Any:
     return json.loads((folder / "bundle" / "manifest.json").read_text())
 
 
+TRAININGS = [("sequential", fit), ("functional", compiled_loop), ("functional", eager_loop)]
+
+
 @pytest.mark.parametrize(
-    ("kind", "training"), [("sequential", fit), ("functional", compiled_loop), ("functional", eager_loop)]
+    ("name", "kind", "training"),
+    [
+        pytest.param(name, kind, training, marks=[] if method == way else pytest.mark.night)
+        for method, name in enumerate(METHODS)
+        for way, (kind, training) in enumerate(TRAININGS)
+    ],
 )
-@pytest.mark.parametrize("name", METHODS)
 def test_trained_saved_and_reloaded(name: str, kind: str, training: Any, tmp_path: Path) -> None:
     model = MODELS[kind]()
     fit(model, 6)
