@@ -36,7 +36,7 @@ def run_here(folder: Path, *words: str | Path) -> Launched:
     """Run the command line in this process, in `folder`, to its end; the first that needs Ray starts it for all."""
     from raycompress.cli.main import main
 
-    out, err = io.StringIO(), io.StringIO()
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2))
     code = 0
     with shared(), contextlib.chdir(folder), _unchanged():
         os.environ["COLUMNS"] = "80"
@@ -46,7 +46,14 @@ def run_here(folder: Path, *words: str | Path) -> Launched:
                 main([str(word) for word in words])
             except SystemExit as leaving:
                 code = leaving.code if isinstance(leaving.code, int) else int(bool(leaving.code))
-    return Launched(code, out.getvalue(), err.getvalue(), folder)
+    return Launched(code, _printed(out), _printed(err), folder)
+
+
+def _printed(stream: io.TextIOWrapper) -> str:
+    stream.flush()
+    written = stream.buffer
+    assert isinstance(written, io.BytesIO)
+    return written.getvalue().decode()
 
 
 @contextlib.contextmanager
