@@ -128,7 +128,7 @@ class Objective:
     Attributes
     ----------
     goals
-        The first is the one that searchers of one number are told.
+        The first is the one that proposers with a single objective learn.
     bounds
         What a trial must keep to, to be the best.
     kept

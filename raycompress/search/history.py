@@ -23,17 +23,17 @@ class PastTrial:
     Attributes
     ----------
     sample
-        What was proposed.
+        The proposed sample.
     ended
-        Whether it need not be made again; of one that was running or stopped only `sample` counts.
+        Whether it need not be run again; of a trial that was running or stopped only `sample` is set.
     score
-        The result that a searcher learns from; None where there is none.
+        The score that a proposer learns; None where there is none.
     scores
-        The score after each number of iterations at which the trial could have been ended.
+        Number of iterations -> score, at each point where the trial could have been ended.
     judgement
-        What it is worth; None where that is not known.
+        Costs and excesses; None where they are not known.
     rung0, final
-        Its score before it trained, and what it reported at its end; None where there was none.
+        Score before training, and the last score of a finished trial; None where there is none.
     """
 
     sample: dict[str, Any]
@@ -52,11 +52,11 @@ class SearchHistory:
     Attributes
     ----------
     trials
-        The dense model's and those of the search.
+        Trial number -> trial, the dense model's (0) included, repeats left out.
     dense
-        What the dense model's has reported.
+        The metrics that the dense model's trial has reported.
     repeats
-        Trial that trained the sample of another one again -> that one, and whether it need not be made again.
+        Number of a repeat -> (trial that it repeats, whether it need not be run again).
     """
 
     trials: Mapping[int, PastTrial] = field(default_factory=dict)

@@ -35,31 +35,31 @@ _ATTEMPTS = 32
 class BudgetProposer:
     """Proposes samples that meet the budget, guided by a prior as long as its trials beat exploring ones.
 
-    The first trial is the best candidate of the prior. Of those that follow, a share explores: the uniform sample, then
-    random ones. The others are, in turns, what Optuna's TPE proposes and the best candidate left; TPE is told the
-    trials' scores, and the prior's candidates with what they are guessed to reach, on the trials' scale. The prior is
-    judged by its own trials against those that explore. While they win less than half of the comparisons it is
-    dropped: TPE then knows the trials alone.
+    The first trial is the best candidate of the prior. Of the following trials, a share `exploration` explores: first
+    the uniform sample, then random ones. The others alternate between Optuna's TPE and the best candidate left. TPE
+    learns the trials' scores, and those of the prior's candidates, rescaled to the trials' scores. Trials of the prior
+    are compared with exploring ones; while they win less than half of the comparisons, the prior is not used, and TPE
+    learns from trials alone.
 
     Parameters
     ----------
     dimensions
         One sparsity for each group, ``float``.
     prior
-        What is known before the search. Without scored candidates the first guesses stand in for them, and the sum of
-        the sensitivities for their scores.
+        Sensitivities and scored candidates that were measured before the search. Without candidates, first guesses
+        are used, scored by the sum of their sensitivities.
     cost
-        The budgeted cost of a sample, as a share of the dense model's.
+        Sample -> its budgeted cost, as a share of the dense model's.
     project
-        Puts a sample onto the budget.
+        Sample -> the nearest sample within the budget.
     goal
-        ``max`` or ``min``, of the trials' scores and of the prior's alike.
+        ``max`` or ``min``: which scores are better, of trials and of the prior.
     seed
         The same seed and the same scores give the same proposals.
     exploration
         Share of the trials that explore.
     alike
-        Equal for samples that come to the same model, which is not tried twice.
+        Sample -> a key that is equal for samples that give the same model, which is not tried twice.
     """
 
     repeats = False

@@ -16,21 +16,21 @@ _PATIENCE = 1000
 class BudgetEnforcer:
     """Wraps a proposer so that every sample meets the budgets.
 
-    A rejected sample is taught as one that breaks its budget and is as bad as the worst result so far: otherwise a
-    proposer with a model would propose it again.
+    The proposer learns a rejected sample as infeasible and as bad as the worst result so far; otherwise one with a
+    model would propose it again.
 
     Parameters
     ----------
     proposer
-        It learns of its own samples what those that they were made into have given.
+        The wrapped proposer; it learns the result of a projected sample as that of its own.
     projection
-        The budgets.
+        Computes sizes, and projects samples onto the budgets.
     objective
-        What the search is after.
+        The goals and constraints of the search.
     rejects
-        Whether a sample that is over a budget is passed over, instead of being brought to it.
+        Whether a sample over a budget is rejected and another one drawn, instead of being projected.
     where
-        Of the budgets in the experiment file.
+        Place of the budgets in the experiment file, for errors.
     """
 
     def __init__(

@@ -50,9 +50,9 @@ class OptunaProposer:
     name
         The proposer; see `sampler_of`.
     space
-        What there is to search.
+        The dimensions.
     objective
-        What it is after; every cost of it is to be small.
+        The goals, which are minimised as costs, and the constraints.
     seed
         The same seed gives the same proposals.
     past
@@ -125,7 +125,7 @@ class OptunaProposer:
 def _judgement_of(objective: Objective, score: float | None, judgement: Judgement | None) -> Judgement | None:
     """Return the judgement that the sampler learns; None for a failed trial.
 
-    Of a trial that was ended early nobody knows the sizes, and the score alone is told.
+    A trial that was ended early has no sizes, so that its score is all that is learnt.
     """
     if score is None or judgement is not None:
         return judgement

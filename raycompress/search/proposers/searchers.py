@@ -24,10 +24,10 @@ class Proposer(Protocol):
     Attributes
     ----------
     repeats
-        Whether it proposes the same in the same order, whatever it has learnt: then it takes a past search by proposing
-        that again. Others are told of it when they are made.
+        Whether its proposals do not depend on results. A resumed search then replays them; other proposers are given
+        the search's history when they are made.
     note
-        What people should know of how it goes on; empty where there is nothing.
+        A line for the user about how the search goes on; empty where there is nothing to say.
     """
 
     repeats: bool
@@ -45,11 +45,12 @@ class Proposer(Protocol):
         Parameters
         ----------
         score
-            One number that says how good the trial is, constraints that it breaks and all objectives included.
+            One number for all objectives, worse where constraints are broken; see `Objective.scalar`.
         scores
             The score after each number of iterations at which the trial could have been ended.
         judgement
-            The same in full; None where it is not known, as of a trial that was ended early.
+            The cost of each objective and the excess over each constraint; None where they are not known, as of a
+            trial that was ended early.
         """
 
 
@@ -70,9 +71,9 @@ def make_proposer(
         One of `raycompress.catalog.proposers.PROPOSERS`; ``hyperband`` is random: what makes it HyperBand is its
         scheduler.
     space
-        What there is to search; without a dimension every proposal is the empty sample.
+        The dimensions; without one there is a single, empty sample.
     objective
-        What the search is after.
+        The goals and constraints of the search.
     seed
         The same seed gives the same proposals; None a new start each time.
     bohb

@@ -32,28 +32,28 @@ _FIRST = 4
 class TradeOffProposer:
     """Proposes models of many sizes, measured by the first size or latency in the objectives and constraints.
 
-    Of several objectives the sizes are spread evenly, on a log scale. Of one objective with constraints they close in
-    on the border between what keeps to the constraints and what breaks them, since that is where the best lies: the
-    smallest candidates that are expected to keep to them come first. Otherwise the best candidates of about that size,
-    as they were scored before the search, take turns; a share of the trials is random ones, and one trial in three is
-    what `model` proposes, which has learnt of all.
+    With several objectives the sizes are spread evenly on a log scale. With one objective and constraints they close in
+    on the border of feasibility, where the best model lies: the smallest candidates that are expected to be feasible
+    come first. Otherwise the best candidates of about the wanted size, by their scores before the search, take turns.
+    A share `exploration` of the trials is random, and one trial in three is a proposal of `model`, which learns from
+    all trials.
 
     Parameters
     ----------
     dimensions
         The sparsities that are searched.
     whole
-        A value for every dimension of the search, whatever it is.
+        A sample with a value for every dimension of the search; a proposed sample replaces its sparsities.
     prior
-        What was measured before the search.
+        Sensitivities and scored candidates that were measured before the search.
     projection
-        Tells the sizes of samples.
+        Computes the sizes of samples.
     objective
-        What the search is after.
+        The goals and constraints of the search.
     goal
-        Which end of the prior's metric is wanted.
+        Whether the prior's metric is better when large (``max``) or small (``min``).
     model
-        One of Optuna's samplers over the same dimensions.
+        A sampler of Optuna's over the same dimensions.
     """
 
     repeats = False
