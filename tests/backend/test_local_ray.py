@@ -7,6 +7,9 @@ import sys
 
 import pytest
 
+from raycompress.backend.ray import local
+from raycompress.errors import ClusterError
+
 PROCESSES = """
 import sys
 import psutil
@@ -29,3 +32,11 @@ def test_only_who_asks_for_a_dashboard_pays_for_it(dashboard: str) -> None:
     assert "raylet" in done.stdout
     for part in ("dashboard/dashboard.py", "autoscaler/_private/monitor.py", "log_monitor.py"):
         assert (part in done.stdout) == (dashboard == "with")
+
+
+def test_a_ray_that_is_not_up_in_time_is_an_error_of_ours():
+    with pytest.raises(ClusterError) as caught, local._told_plainly():
+        raise Exception("The current node timed out during startup. This could happen because ...")
+    (problem,) = caught.value.problems
+    assert problem.what.startswith("Ray did not start on this machine: The current node timed out")
+    assert "too much to do" in problem.fix

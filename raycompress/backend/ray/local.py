@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from raycompress.backend.ray.guard import guarded
 from raycompress.backend.ray.private import without_dashboard
-from raycompress.errors import ClusterError
+from raycompress.errors import ClusterError, RaycompressError
 
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
 ENVIRONMENT = {
@@ -124,9 +124,12 @@ def _set_environment() -> None:
 def _told_plainly() -> Iterator[None]:
     try:
         yield
-    except (RuntimeError, ValueError, ConnectionError, OSError) as error:
+    except RaycompressError:
+        raise
+    except Exception as error:  # a bare one, where a process of Ray is not up in 30 seconds
         raise ClusterError(
             f"Ray did not start on this machine: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             where="/tmp/ray/session_latest/logs",
-            fix="read its logs there; a full disk, too little memory, or RAY_ variables of the environment can be why",
+            fix="read its logs there; a machine with too much to do, a full disk, too little memory, or RAY_ variables "
+            "of the environment can be why",
         ) from error
