@@ -295,3 +295,13 @@ def test_a_search_ends_when_its_time_is_spent(tmp_path: Path) -> None:
     record = search(tmp_path, lambda sample: sample["x"], parameter_config=X, n_samples=4, time_budget_s=1e-9)
     assert record.finished == "time budget"
     assert record.searched == []
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "plugins.md").read_text()
+    (example,) = [block for block in page.split("```python\n")[1:] if "FakeBackend(" in block]
+    written(tmp_path, parameter_config=X, n_samples=20, random_seed=1)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(example.partition("```")[0], names)
+    assert abs(names["record"].best.sample["x"] - 0.5) < 0.1
