@@ -49,6 +49,24 @@ def test_equal_seeds_give_equal_searches(proposer: str, tmp_path: Path) -> None:
     assert [trial.sample for trial in other.searched] != [trial.sample for trial in first.searched]
 
 
+@pytest.mark.parametrize("proposer", ["optuna", "hyperopt"])
+def test_a_seed_gives_one_search_however_fast_each_trial_is(proposer: str, tmp_path: Path) -> None:
+    """The more a trial reports, the later it ends among those that run beside it."""
+    keys = {"parameter_config": X, "random_seed": 1, "proposer": proposer, "n_samples": 30, "n_parallel": 3}
+    keys["resource_args"] = {"track_intermediate_results": True}
+
+    def slow_below(sample: dict[str, Any]) -> list[float]:
+        return [sample["x"]] * (1 + 20 * (sample["x"] < 0.5))
+
+    def slow_above(sample: dict[str, Any]) -> list[float]:
+        return [sample["x"]] * (1 + 20 * (sample["x"] > 0.5))
+
+    first, second = search(tmp_path / "a", slow_below, **keys), search(tmp_path / "b", slow_above, **keys)
+    ends = [[event["trial"] for event in events(one) if event["event"] == "ended"] for one in (first, second)]
+    assert ends[0] != ends[1]
+    assert [trial.sample for trial in first.searched] == [trial.sample for trial in second.searched]
+
+
 def test_the_dense_model_comes_first_and_is_no_sample(tmp_path: Path) -> None:
     record = search(tmp_path, lambda sample: sample["x"], parameter_config=X, n_samples=3, baseline=True)
     assert record.baseline is not None
