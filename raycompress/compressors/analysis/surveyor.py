@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
@@ -17,13 +18,15 @@ from raycompress.compressors.analysis.analyser import Analyser
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
-from raycompress.compressors.analysis.trimming import Trimmer
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.groups import channel_groups
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
-from raycompress.forecast.forecast import Forecast
+from raycompress.forecast.forecast import Config, Forecast
 from raycompress.forecast.prior import Prior, Scored, first_guesses, score_cheaply
 from raycompress.forecast.projection import Projection
+from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
@@ -55,7 +58,7 @@ class Surveyor(Analyser):
         first = self._dummy or Example.from_call(seen[0].args, seen[0].kwargs)
         space, forecast, projection = _search(wanted)
         worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
-        scorer = _Scorer(evaluate, Imitation(model, batches), Trimmer(model, first, forecast), space, worst)
+        scorer = _Scorer(evaluate, Imitation(model, batches), _Trimmer(model, first, forecast), space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
             prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
@@ -108,6 +111,50 @@ class _Answer:
         return self._data
 
 
+class _Trimmer:
+    """Removes channels from copies of a model: those of the smallest magnitude over all coupled layers.
+
+    A trial may remove other channels, by another method, but as many from each layer.
+
+    Parameters
+    ----------
+    model
+        It is left as it is.
+    example
+        One input of it.
+    forecast
+        Computes how many channels a config removes.
+
+    Raises
+    ------
+    CompressionError
+        Torch-Pruning cannot follow the model.
+    """
+
+    def __init__(self, model: nn.Module, example: Example, forecast: Forecast) -> None:
+        self._model, self._example, self._forecast = model, example, forecast
+        graph = ChannelGraph(model, example)
+        found = {group.summary(): group for group in channel_groups(graph)}
+        groups = [found[summary] for summary in forecast.costs.groups]
+        self._order = [(group.root, _by_magnitude(graph, group)) for group in groups]
+
+    def small(self, config: Config) -> nn.Module:
+        """Return a new model, in eval mode, without the channels that `config` asks to remove."""
+        graph = ChannelGraph(self._model, self._example)
+        for (name, blocks), count in zip(self._order, self._forecast.removed(config), strict=True):
+            graph.remove(name, [channel for block in blocks[:count] for channel in block])
+        return graph.copy
+
+
+def _by_magnitude(graph: ChannelGraph, group: ChannelGroup) -> list[tuple[int, ...]]:
+    """Return the channels of the root in each block, those of least magnitude first."""
+    from torch_pruning.pruner.importance import GroupMagnitudeImportance
+
+    values = GroupMagnitudeImportance(p=1)(graph.group(group.root))
+    known = torch.nan_to_num(values.detach().double().cpu())
+    return sorted(group.root_blocks, key=lambda block: float(known[list(block)].mean()))
+
+
 class _Scorer:
     """Scores samples without a trial; a model whose metric is no number counts as `worst`."""
 
@@ -115,7 +162,7 @@ class _Scorer:
         self,
         evaluate: Callable[[nn.Module], Any],
         imitation: Imitation,
-        trimmer: Trimmer,
+        trimmer: _Trimmer,
         space: SearchSpace,
         worst: float,
     ) -> None:

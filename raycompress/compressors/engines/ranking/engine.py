@@ -1,7 +1,7 @@
 """level, l1_filter, l2_filter, fpgm and slim: pruners that choose at once, by the weights as they are.
 
-They choose what NNI 2.10's pruners of these names choose. NNI is imported for ``dependency_aware``, which ties layers
-as NNI ties them, and for ``slim`` with ``trainer=``, which NNI trains.
+They choose what NNI 2.10's pruners of these names choose, but count by `removed_count`. NNI is imported for
+``dependency_aware``, which ties layers as NNI ties them, and for ``slim`` with ``trainer=``, which NNI trains.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.dependency import ties_of
 from raycompress.compressors.engines.nni.library import everything, positive
@@ -40,7 +41,7 @@ def level(request: Request) -> PruningDecision:
     weights: dict[str, Tensor] = {}
     for name in positive(request.targets):
         magnitudes = _weight(request, name).abs()
-        count = int(magnitudes.numel() * request.targets[name].sparsity)
+        count = removed_count(magnitudes.numel(), request.targets[name].sparsity)
         removed = up_to_threshold(magnitudes, count) if count else torch.zeros_like(magnitudes, dtype=torch.bool)
         if removed.all() and removed.numel() > 1:
             raise everything(request, name, "weights")
@@ -82,19 +83,21 @@ def _slim_entry(request: Request, members: list[str]) -> dict[str, tuple[int, ..
     magnitudes = {name: _weight(request, name).abs() for name in members}
     sparsity = request.targets[members[0]].sparsity
     together = torch.cat(list(magnitudes.values()))
-    count = int(len(together) * sparsity)
+    count = removed_count(len(together), sparsity)
     if count < 1:
         return {}
     threshold = torch.topk(together, count, largest=False)[0].max()
     removed = {
         # a layer that is too narrow to lose its share loses nothing, however small its weights
-        name: ~(values > threshold) if int(len(values) * sparsity) else torch.zeros_like(values, dtype=torch.bool)
+        name: ~(values > threshold)
+        if removed_count(len(values), sparsity)
+        else torch.zeros_like(values, dtype=torch.bool)
         for name, values in magnitudes.items()
     }
     gone = sum(int(mask.sum()) for mask in removed.values())
     for name, mask in removed.items():
         if mask.all():
-            # all that are equal to the threshold go: then the weights say nothing of the channels
+            # all that are equal to the threshold go: then the weights do not rank the channels
             if gone > count:
                 raise everything(request, name, "channels")
             mask[int(magnitudes[name].argmax())] = False

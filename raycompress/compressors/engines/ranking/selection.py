@@ -13,23 +13,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from raycompress.catalog.rounding import removed_count
+
 Pick = Callable[[Tensor, int], Tensor]
 """(scores, count) -> bool tensor, True for the `count` least; `count` is at least 1."""
 
 
 def up_to_threshold(scores: Tensor, count: int) -> Tensor:
-    """Take all that are no larger than the `count`-th least: more than `count` where scores are equal."""
+    """Return all that are no larger than the `count`-th least: more than `count` where scores are equal."""
     threshold = torch.topk(scores.flatten(), count, largest=False)[0].max()
     return ~(scores > threshold)
 
 
 def first_of_equals(scores: Tensor, count: int) -> Tensor:
-    """Take exactly `count`; of equal ones those that come first."""
+    """Return exactly `count`; of equal ones those that come first."""
     return _marked(scores, torch.sort(scores, stable=True)[1][:count])
 
 
 def in_sorted_order(scores: Tensor, count: int) -> Tensor:
-    """Take exactly `count`; of equal ones those that torch sorts first."""
+    """Return exactly `count`; of equal ones those that torch sorts first."""
     return _marked(scores, torch.argsort(scores)[:count])
 
 
@@ -41,7 +43,10 @@ def _marked(scores: Tensor, places: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Tie:
-    """Layers that are to lose the same channels.
+    """Layers for which ``dependency_aware`` prefers the same channels.
+
+    Not a `raycompress.model.groups.ChannelGroup`: NNI's analysis finds the layers, it does not know which channels are
+    coupled, and each layer may lose others as well.
 
     Attributes
     ----------
@@ -61,14 +66,14 @@ class Tie:
 def least(
     scores: Mapping[str, Tensor], sparsities: Mapping[str, float], pick: Pick, ties: Sequence[Tie] = ()
 ) -> dict[str, Tensor]:
-    """Return layer -> bool tensor of shape (channels,), True for what goes: ``int(channels * sparsity)`` of each.
+    """Return layer -> bool tensor of shape (channels,), True for what is removed: `removed_count` of each.
 
     Layers that are tied first agree on as many as the one that is asked for least, by the sum of their scores.
     """
     common = {name: mask for tie in ties for name, mask in _agreed(tie, scores, sparsities).items()}
     removed = {}
     for name, values in scores.items():
-        count = int(len(values) * sparsities[name])
+        count = removed_count(len(values), sparsities[name])
         if len(values) < 2 or count < 1:
             removed[name] = torch.zeros_like(values, dtype=torch.bool)
         else:
@@ -83,7 +88,7 @@ def _agreed(tie: Tie, scores: Mapping[str, Tensor], sparsities: Mapping[str, flo
     for name in tie.layers:
         total += scores[name]
     sparsity = min(sparsities[name] for name in tie.layers) if tie.is_whole else 0
-    per_part = int(int(len(total) * sparsity) / tie.parts)
+    per_part = removed_count(len(total), sparsity) // tie.parts
     kept = [
         ~up_to_threshold(part, per_part) if per_part else torch.ones_like(part, dtype=torch.bool)
         for part in torch.split(total, math.ceil(len(total) / tie.parts))
