@@ -44,7 +44,7 @@ class Size(BaseModel):
     ----------
     params, flops, size_bytes
         Parameters, multiply-adds of one pass for a batch of one, bytes of the weights as saved. The manifests of older
-        versions say ``bytes`` for the last one.
+        versions have ``bytes`` instead of the last one.
     latency_ms, latency_low_ms, latency_high_ms
         Median time of one pass for a batch of one, and a 95 % confidence interval of it.
     cpu_ms

@@ -64,7 +64,7 @@ def compress(
         A name that ``raycompress compressors`` lists.
     sparsity
         The share to remove, from 0 to below 1: of every layer that can lose channels (0.5 by default), or by layer.
-        None for compressors that take none.
+        None for compressors that have none.
     evaluator
         evaluator(model) returns the metric, a number; it is called before and after.
     finetune
@@ -278,7 +278,7 @@ def _takes_two(function: Callable[..., Any]) -> bool:
         inspect.signature(function).bind(None)
     except TypeError:
         return True
-    except ValueError:  # a builtin that tells no signature
+    except ValueError:  # a builtin without a signature
         return False
     return False
 

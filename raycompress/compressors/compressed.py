@@ -26,7 +26,7 @@ class Compressed:
     model
         The small model: of the class of the original, on its device.
     bundle
-        The folder that `raycompress.load` takes.
+        The folder to be read by `raycompress.load`.
     compressor
         The compressor's name.
     before, after

@@ -72,18 +72,18 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
         The trained model, of torch or Keras; it is compressed in place.
     config
         ``compressor``, ``config_list``, and optionally ``arguments``, whose values win over `kwargs`. The ``locals()``
-        of a decorated ``main`` is taken as well.
+        of a decorated ``main`` is accepted as well.
     *args
         An optimizer, for scripts that pass it by position.
     **kwargs
         The compressor's arguments (``raycompress compressors NAME`` lists them), and
 
         ``dummy_input``: a tensor with the batch first, a tuple of arguments, or a dict of keyword arguments. Without
-        it, the first input that the model meets is taken.
+        it, the first input of the model is used.
 
         ``evaluator``: evaluator(model) returns the metric; guided search and rung 0 judge models by it that are not
         trained yet. ``calibration``: a loader of inputs, or of tuples that begin with them, which they learn from;
-        without it they take what the evaluator calls the model with.
+        without it they use the inputs that the evaluator calls the model with.
 
     Returns
     -------
@@ -93,7 +93,7 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     Raises
     ------
     ExperimentError
-        Unknown compressor, layers or arguments, all of them at once where they stand in one list.
+        Unknown compressor, layers or arguments, all of them at once where they are in one list.
     CompressionError
         The compressor cannot work on this model.
     """
@@ -127,7 +127,7 @@ def evaluator_of(arguments: Mapping[str, Any]) -> Callable[[Any], Any] | None:
     evaluator: Callable[..., Any] | None = arguments.get("evaluator")
     if evaluator is None or "val_loader" not in arguments:
         return evaluator
-    return functools.partial(evaluator, arguments["val_loader"])  # amc's takes its data first
+    return functools.partial(evaluator, arguments["val_loader"])  # amc's has its data as the first argument
 
 
 def closest(name: str, names: Iterable[str]) -> str:
@@ -179,7 +179,7 @@ def _entry(config: Mapping[str, Any], framework: str) -> CompressorEntry:
 
 
 def _file_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return ``arguments``; in the ``locals()`` of a main with ``**other`` they stand one level down."""
+    """Return ``arguments``; in the ``locals()`` of a main with ``**other`` they are one level down."""
     for place in (config, *(value for value in config.values() if isinstance(value, Mapping))):
         found = place.get("arguments")
         if isinstance(found, Mapping):

@@ -20,7 +20,7 @@ Config = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Forecast:
-    """The sizes of what a config asks for.
+    """Computes the sizes of the model that a config describes.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ class Forecast:
 
     @property
     def dense(self) -> dict[str, float]:
-        """The same of the dense model."""
+        """The sizes of the dense model."""
         table = self.model.latency
         return {**self.costs.dense, **({} if table is None else {LATENCY: table.dense_ms[LATENCY]})}
 
@@ -69,7 +69,7 @@ class Forecast:
         return [self._of_group(group, sparsities, round_to) for group in self.costs.groups]
 
     def sparsities(self, config_list: Sequence[Config]) -> dict[str, float]:
-        """Return what each layer is asked to lose; layers that no entry rules are left out."""
+        """Return the sparsity of each layer; layers that no entry names are left out."""
         asked = {}
         for entry, layers in zip(config_list, self._ruled(config_list), strict=True):
             if not entry.get("exclude", False):
@@ -78,7 +78,7 @@ class Forecast:
         return asked
 
     def _ruled(self, config_list: Sequence[Config]) -> list[list[str]]:
-        """Return the layers that each entry rules; looked up, since all samples of a search name the same layers."""
+        """Return the layers that each entry rules; cached, since all samples of a search name the same layers."""
         key = tuple((tuple(one.get("op_names", ())), tuple(one.get("op_types", ()))) for one in config_list)
         if key not in self._known:
             self._known[key] = [

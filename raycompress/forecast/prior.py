@@ -42,7 +42,7 @@ class Scored:
 
 @dataclass(frozen=True)
 class Prior:
-    """What is known before the search.
+    """The prior of a search: sensitivity curves, and candidates with cheap scores.
 
     Attributes
     ----------
@@ -74,7 +74,7 @@ class Prior:
 
 
 class Guesses:
-    """What a candidate is guessed to reach: its cheap score, and a bonus for what it keeps in every group.
+    """Estimates a candidate's score: its cheap score, and a bonus for the channels that it keeps in every group.
 
     A handful of steps favours candidates that keep the dense model's features, one wide layer for many narrow ones;
     long training favours those that have room everywhere. So the mean logarithm of the kept shares counts too, in
@@ -88,7 +88,7 @@ class Guesses:
         self._bonus = sign * balance * float(np.std(scores)) / spread if spread > 0 else 0.0
 
     def __call__(self, one: Scored) -> Scored:
-        """Return the candidate with what it is guessed to reach, on the scale of the cheap scores."""
+        """Return the candidate with its estimated score, on the scale of the cheap scores."""
         return Scored(one.sample, one.score + self._bonus * _width(one.sample))
 
 
@@ -97,7 +97,7 @@ def _width(sample: Sample) -> float:
 
 
 class Losses:
-    """How much of the metric each dimension alone loses, by interpolation; it never falls with the sparsity."""
+    """The loss of the metric by each dimension alone, interpolated; it does not decrease with the sparsity."""
 
     def __init__(self, prior: Prior, goal: Goal) -> None:
         sign = 1.0 if goal == "max" else -1.0
@@ -119,7 +119,7 @@ class Losses:
 def first_guesses(
     dimensions: Sequence[Dimension], prior: Prior, *, cost: Cost, project: Project, goal: Goal
 ) -> list[Sample]:
-    """Return the candidates to look at first: greedy ones by the sensitivities, the uniform one, and between them."""
+    """Return the first candidates: greedy ones by the sensitivities, the uniform one, and ones between them."""
     uniform = project(middle(dimensions))
     budget = cost(uniform)
     losses = Losses(prior, goal)
@@ -232,7 +232,7 @@ def anywhere(dimensions: Sequence[Dimension], random: np.random.Generator) -> Sa
 
 
 def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget: float, power: float) -> Sample:
-    """Prune more and more where it loses the least for what it saves, until the budget is met.
+    """Prune further where the loss per saved cost is least, step by step, until the budget is met.
 
     `power` above 1 makes a great loss in one place worse than small ones in several. What a step of a dimension is
     worth changes little by the steps of others: it is looked at again when it seems the best (Minoux, Accelerated
@@ -290,5 +290,5 @@ def _high(dimension: Dimension) -> float:
 
 
 def by_values(sample: Sample) -> Hashable:
-    """Return what is equal for equal samples."""
+    """Return a key that is equal for equal samples."""
     return tuple(sample.items())

@@ -1,4 +1,4 @@
-"""Proposals and budgets: what a sample costs before it is trained, and the nearest one that a budget allows."""
+"""Proposals and budgets: the sizes of a sample before it is trained, and the nearest sample within a budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _HALVINGS = 40
 
 @dataclass(frozen=True)
 class Projection:
-    """The budgets of an experiment, and how its samples are brought to keep to them.
+    """The budgets of an experiment, and the projection of its samples onto them.
 
     Attributes
     ----------
@@ -31,7 +31,7 @@ class Projection:
     forecast
         Tells what a config costs.
     ceilings
-        The constraints that say how large, or slow, a model may be, where that can be predicted.
+        The upper bounds on the sizes, or the latency, of a model that can be predicted.
     fills
         Whether a sample below the budget is raised to it as well: where no size is wanted small for its own sake, a
         model that is smaller than it must be is but worse.
@@ -119,7 +119,7 @@ def has_one_size(experiment: Experiment, projection: Projection) -> bool:
 
 
 def ceilings(experiment: Experiment) -> tuple[Bound, ...]:
-    """Return the constraints that say how large a model may be."""
+    """Return the constraints that are upper bounds on the sizes of a model."""
     return tuple(bound for bound in experiment.objective.bounds if bound.metric in SIZES and bound.is_ceiling)
 
 

@@ -45,7 +45,8 @@ class ChannelGroup:
     blocks
         The channels of each block, of all layers. Empty in a `summary`.
     followers
-        Those of `norms` and of the depthwise convolutions that only pass channels on: they have no say in which go.
+        Those of `norms` and of the depthwise convolutions that only pass channels on: which channels go is decided by
+        the other layers.
     readers
         Layer that has the channels as inputs -> for each block, the indices of its input channels. Only AMC asks
         for them; empty elsewhere.

@@ -177,7 +177,7 @@ class ActiveCompressor(SavingCompressor, KerasCompressor):
         dummy_input
             What the model is called with, where no input is known yet.
         bundle_path
-            By hand only: folder for a bundle that `raycompress.load` takes.
+            By hand only: folder for a bundle, to be read by `raycompress.load`.
         tflite_path
             An int8 model for TensorFlow Lite. In a bundle it is put where the experiment exports ``tflite``.
 

@@ -223,7 +223,7 @@ def _of_dataset(data: Any, limit: int) -> KerasExample | None:
 
 
 def _is_data(value: Any) -> bool:
-    """Whether all that is in `value` are arrays with values: what is met while a graph is traced has none."""
+    """Whether all arrays in `value` have values: those of a graph that is being traced have none."""
     tensorflow: Any = sys.modules.get("tensorflow")
     leaves = _leaves(value)
     return bool(leaves) and all(

@@ -1,4 +1,4 @@
-"""`level` for Keras models: the single weights of smallest magnitude go, and stay away while the script trains."""
+"""`level` for Keras models: removes the single weights of smallest magnitude, and keeps them at zero in training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Masks on a live model: what is pruned stays zero while the user's script goes on training."""
+"""Masks on a model in training: what is pruned stays zero while the user's script goes on."""
 
 from __future__ import annotations
 

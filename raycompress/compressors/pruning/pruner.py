@@ -88,9 +88,9 @@ class Pruner(SavingCompressor, Compressor):
         request = Request(self._entry, self.model, self._targets, self._arguments, self._given, kwargs)
         if self._given is not None and self._entry.removes_channels and self._arguments.get("trainer") is not None:
             slicing.rehearse(self.model, self._given, self._targets, self._entry)
-        met: list[Example] = []  # a method that trains the model in here shows what it is called with
+        seen: list[Example] = []  # inputs of a method that trains the model inside choose()
         if self._given is None:
-            self._first_call = FirstCall(met.append).watch(self.model)
+            self._first_call = FirstCall(seen.append).watch(self.model)
         try:
             outcome = engine.choose(request)
         finally:
@@ -101,7 +101,7 @@ class Pruner(SavingCompressor, Compressor):
             self._watch = StepWatch(self.model, lambda: self._apply(outcome.after_step()))
         else:
             self._apply(outcome)
-        example = self._given or next(iter(met), None)
+        example = self._given or next(iter(seen), None)
         if example is not None:
             self._set_example(example)
         else:
@@ -109,7 +109,7 @@ class Pruner(SavingCompressor, Compressor):
         return self.apply_speedup() if self._entry.returns_small else self.model
 
     def update_epoch(self, epoch: int) -> None:
-        """Remove what the compressor's schedule says for this epoch."""
+        """Remove what the compressor's schedule removes at this epoch."""
         if self._schedule is not None and not self._small:
             self._masks.apply()  # a step of the optimizer may have moved what is pruned, until the next forward
             self._apply(self._schedule.at_epoch(epoch))
@@ -119,7 +119,7 @@ class Pruner(SavingCompressor, Compressor):
         return range(1 if self._schedule is None else self._schedule.rounds)
 
     def prune_iteration_start(self) -> None:
-        """Remove what the compressor's schedule says for the next round."""
+        """Remove what the compressor's schedule removes in the next round."""
         if self._schedule is not None and not self._small:
             self._masks.apply()
             self._apply(self._schedule.at_round())
@@ -184,7 +184,7 @@ class Pruner(SavingCompressor, Compressor):
         speedup, dummy_input
             Call `apply_speedup` first.
         bundle_path
-            By hand only: folder for a bundle that `raycompress.load` takes.
+            By hand only: folder for a bundle, to be read by `raycompress.load`.
         onnx_path
             File for the model as ONNX, in `folder_name` as well.
 

@@ -87,7 +87,7 @@ Activations = Mapping[str, Mapping[Place, FakeQuant]]
 
 
 class InputHook:
-    """Forward pre-hook: the layer's first argument goes through a grid."""
+    """Forward pre-hook: rounds the layer's first argument to a grid."""
 
     def __init__(self, grid: FakeQuant) -> None:
         self.grid = grid
@@ -98,7 +98,7 @@ class InputHook:
 
 
 class OutputHook:
-    """Forward hook: the layer's output goes through a grid."""
+    """Forward hook: rounds the layer's output to a grid."""
 
     def __init__(self, grid: FakeQuant) -> None:
         self.grid = grid

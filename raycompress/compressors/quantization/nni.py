@@ -174,7 +174,7 @@ class NniQuantization:
                 module._parameters[f"old_{name}"] = own[f"{layer}.{name}"]
 
     def _wrapped(self, name: str) -> str:
-        """Return what a tensor of the plain model is called in the wrapped one."""
+        """Return the name in the wrapped model of a tensor of the plain one."""
         module, _, tensor = name.rpartition(".")
         wrapper = self._wrappers.get(module)
         if wrapper is not None and f"old_{tensor}" in wrapper.module._parameters:
@@ -241,7 +241,7 @@ def _class(name: str) -> Any:
 
 
 def _qat(base: Any) -> Any:
-    """Return NNI's QAT_Quantizer such that it works without dummy_input, and computes in float until it starts."""
+    """Return NNI's QAT_Quantizer, changed to work without dummy_input and to compute in float until it starts."""
 
     class Qat(base):  # type: ignore[misc]
         def record_shape(self, model: nn.Module, dummy_input: Any) -> None:
@@ -265,7 +265,7 @@ def _qat(base: Any) -> Any:
 
 
 def _lsq(base: Any) -> Any:
-    """Return NNI's LsqQuantizer such that weights are trained as the paper says, not their step sizes alone."""
+    """Return NNI's LsqQuantizer that trains the weights as in the paper, not their step sizes alone."""
 
     class Lsq(base):  # type: ignore[misc]
         def quantize_weight(self, wrapper: Any, **kwargs: Any) -> Any:
@@ -278,7 +278,7 @@ def _lsq(base: Any) -> Any:
 
 
 def _observer(base: Any) -> Any:
-    """Return NNI's ObserverQuantizer such that the weights of the quantized model are quantized too."""
+    """Return NNI's ObserverQuantizer, changed to quantize the weights of the model too."""
 
     class Observer(base):  # type: ignore[misc]
         def quantize_weight(self, wrapper: Any, **kwargs: Any) -> Any:

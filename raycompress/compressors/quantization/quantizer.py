@@ -141,7 +141,7 @@ class Quantizer(SavingCompressor, Compressor):
         speedup, dummy_input
             Call `apply_speedup` first.
         bundle_path
-            By hand only: folder for a bundle that `raycompress.load` takes.
+            By hand only: folder for a bundle, to be read by `raycompress.load`.
         calibration_path
             File for bits and ranges by layer, written by ``torch.save``.
         onnx_path

@@ -90,7 +90,7 @@ def _split(graph: Any, node: Any) -> None:
     size = _size_of_part(graph, node, parts) if whole == parts * width == _channels(graph, node, ahead=False) else None
     if size is None:
         return
-    node.enable_index_mapping = False  # Torch-Pruning would put back its own, by the order in which it met the layers
+    node.enable_index_mapping = False  # or Torch-Pruning would restore its own, in its order of the layers
     for taker in dict.fromkeys(node.outputs):
         places = [number for function, number in taker.grad_fn.next_functions if function is node.grad_fn]
         ahead = [dependency for dependency in node.dependencies if dependency.target is taker]

@@ -27,7 +27,7 @@ class Target:
     type
         Class name of the layer.
     settings
-        What else its entry says (``quant_bits``, ``frequency`` ...).
+        The other keys of its entry (``quant_bits``, ``frequency`` ...).
     """
 
     entry: int
@@ -58,7 +58,7 @@ def choose(layers: Layers, config_list: Sequence[Mapping[str, Any]], compressor:
     Raises
     ------
     ExperimentError
-        All mistakes of the list at once: unknown keys, names, sparsities, layers that the compressor does not take,
+        All mistakes of the list at once: unknown keys, names, sparsities, layers that the compressor does not support,
         an entry that matches nothing.
     """
     if not isinstance(config_list, (list, tuple)) or not config_list:
@@ -156,14 +156,14 @@ def _match(
     return problems, {name: targets[name] for name in layers.types if name in targets}
 
 
-def _nothing(where: str, layers: Layers, takes: tuple[str, ...], compressor: CompressorEntry) -> Problem:
+def _nothing(where: str, layers: Layers, types: tuple[str, ...], compressor: CompressorEntry) -> Problem:
     present = set(layers.types.values())
-    if fitting := sorted(present & set(takes)):
+    if fitting := sorted(present & set(types)):
         return Problem("the entry matches no layer", where, f"the model has {', '.join(fitting)}")
     instead = find(compressor.instead, compressor.framework) if compressor.instead else None
     others = sorted(present & set(instead.layer_types)) if instead is not None else []
     fix = f'"{compressor.instead}" takes {", ".join(others)}' if others else "`raycompress compressors` lists others"
-    what = f"the entry matches no layer: {compressor.name} takes {', '.join(takes)}, and the model has none"
+    what = f"the entry matches no layer: {compressor.name} takes {', '.join(types)}, and the model has none"
     return Problem(what, where, fix)
 
 

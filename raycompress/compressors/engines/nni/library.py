@@ -97,7 +97,7 @@ def _loggers() -> list[logging.Logger]:
 
 
 def positive(targets: Mapping[str, Target]) -> list[str]:
-    """Return the names of the layers that are to lose something: NNI accepts 0 < sparsity < 1 only."""
+    """Return the names of the layers with a positive sparsity: NNI accepts 0 < sparsity < 1 only."""
     return [name for name, target in targets.items() if target.sparsity > 0]
 
 
@@ -121,7 +121,7 @@ def aware_options(request: Request) -> dict[str, Any]:
 
 
 def asked_of(request: Request) -> dict[str, int]:
-    """Return how many channels each layer is to lose."""
+    """Return how many channels each layer loses at its sparsity."""
     modules = dict(request.model.named_modules())
     return {
         name: removed_count(channels_of(modules[name]), target.sparsity) for name, target in request.targets.items()

@@ -1,7 +1,7 @@
 """NetAdapt: in each step, weights are removed from the layer whose loss costs the least accuracy.
 
 Yang et al., NetAdapt: Platform-Aware Neural Network Adaptation for Mobile Applications, ECCV 2018. The arguments are
-NNI's. The loop is not: NNI's books the same amount for every step, also for one that removed nothing, takes the next
+NNI's. The loop is not: NNI's books the same amount for every step, also for one that removed nothing, starts the next
 module for the next layer, and does not end where no layer is large enough for a step.
 """
 

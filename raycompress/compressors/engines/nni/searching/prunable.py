@@ -124,7 +124,7 @@ class TiedChannels:
         return [channel for leader, share in shares.items() for channel in self._least(model, leader, share)]
 
     def _least(self, model: nn.Module, leader: str, share: float) -> list[Channel]:
-        """Return the channels of the least important blocks of a group, as many as `share` says.
+        """Return the channels of the least important blocks of a group, for a `share` of its blocks.
 
         Each layer keeps a channel.
         """
