@@ -92,7 +92,7 @@ def test_an_evaluator_that_says_no_number_of_the_dense_model_is_told(enter: Any,
 
     message = surveyed(enter, tmp_path, trained("cnn", 0), undefined)
     assert message["type"] == "refused"
-    assert "nan of the dense model" in message["problems"][0]["what"]
+    assert "nan for the dense model" in message["problems"][0]["what"]
 
 
 @pytest.mark.parametrize("item", [{"x": DUMMY, "labels": DUMMY}, DUMMY.numpy()], ids=["labels", "numpy"])
