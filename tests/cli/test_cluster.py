@@ -143,6 +143,7 @@ def test_mistakes(tmp_path, words, said):
     assert not (tmp_path / "aws.yaml").exists()
 
 
+@pytest.mark.external
 def test_the_newest_image_of_aws_is_taken(tmp_path, aws):
     done = raycompress(tmp_path, "cluster", "init", "aws")
     assert done.code == 0
@@ -179,6 +180,7 @@ def test_the_kuberay_file_is_for_kubectl(tmp_path):
     assert "kubectl apply -f" in done.err
 
 
+@pytest.mark.external
 def test_checks_and_price(tmp_path, aws):
     raycompress(tmp_path, "cluster", "init", "aws", "--set", "region=us-east-1")
     done = raycompress(tmp_path, "cluster", "check", "aws.yaml")

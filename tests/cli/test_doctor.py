@@ -57,6 +57,7 @@ def test_nothing_heavy_is_loaded():
     assert not modules_after(code) & set(HEAVY)
 
 
+@pytest.mark.ray
 def test_ray_is_started_when_asked(tmp_path):
     _, found = diagnosed(tmp_path, "--deep")
     assert found["Ray starts"]["state"] == "ok"

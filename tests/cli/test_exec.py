@@ -124,6 +124,7 @@ print(aup.compression.counter.count_flops_params(model, (1, 1, 8, 8))[:2])
 """
 
 
+@pytest.mark.engine
 def test_the_utilities_of_an_old_script_run_without_an_experiment(tmp_path, write):
     write(UTILITIES)
     done = subprocess.run(command("exec", "plain.py"), cwd=tmp_path, capture_output=True, text=True)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from raycompress.clusters.file import files
 from tests.support.launching import REPOSITORY
@@ -17,8 +18,10 @@ OF_CLOUDS = [path for path in OF_RAY if path.name != "local-ssh.yaml"]
 
 
 def pinned(library):
-    (version,) = re.findall(rf"^{library}==([\d.]+)", (REPOSITORY / "constraints.txt").read_text(), re.M)
-    return version
+    """Return the version for the nodes' Python 3.11."""
+    requirements = map(Requirement, re.findall(rf"^{library}==.*", (REPOSITORY / "constraints.txt").read_text(), re.M))
+    (one,) = [each for each in requirements if not each.marker or each.marker.evaluate({"python_version": "3.11"})]
+    return next(iter(one.specifier)).version
 
 
 def data(path):

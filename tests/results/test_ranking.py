@@ -34,7 +34,7 @@ def test_a_reported_size_is_compared_with_the_dense_models_report(order: tuple[s
 
 def test_without_the_dense_models_report_it_is_refused(tmp_path: Path) -> None:
     script = "import raycompress as rc\nrc.report(accuracy=1, params=2)\n"
-    path = number_experiment(tmp_path, script, constraints={"params": {"max_ratio": 0.3}})
+    path = number_experiment(tmp_path, script, framework="torch", constraints={"params": {"max_ratio": 0.3}})
     with pytest.raises(ExperimentError, match='reports "params" itself'):
         load_checked(path)
     path.write_text(json.dumps({**json.loads(path.read_text()), "constraints": {"params": {"max": 3}}}))

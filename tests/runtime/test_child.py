@@ -202,6 +202,7 @@ def test_garbage_and_a_flood_of_messages_do_no_harm(worker, spec):
     )
 
 
+@pytest.mark.engine
 def test_torch_trains_in_forked_children(tmp_path, spec):
     source = """
 import numpy, torch

@@ -149,6 +149,7 @@ def test_what_is_no_python_has_no_imports(tmp_path, source):
     assert find_imports(tmp_path / "missing.py", tmp_path) == ()
 
 
+@pytest.mark.engine
 def test_a_tensorflow_that_has_computed_is_told_before_a_child_hangs() -> None:
     program = (
         "import tensorflow\n"

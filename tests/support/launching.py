@@ -75,10 +75,10 @@ _COMPRESSIONS = {
 }
 
 
-def number_experiment(folder: Path, script: str, **changes: Any) -> Path:
+def number_experiment(folder: Path, script: str, framework: str = "", **changes: Any) -> Path:
     """Write an experiment whose script, given here, reports numbers; most of them compress nothing."""
     (folder / "script.py").write_text(script)
-    framework = "torch" if "torch" in script or "create_compressor" in script else "tensorflow"
+    framework = framework or ("torch" if "torch" in script or "create_compressor" in script else "tensorflow")
     data = {
         "name": "numbers",
         "script": "script.py",
