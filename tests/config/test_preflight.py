@@ -389,7 +389,7 @@ def test_a_layer_of_no_more_channels_than_must_stay(sparsity: Any, load: Load) -
         ("qat", {"quant_types": ["weight"], "quant_bits": {"weight": 40}}, "2 to 16 bits, not 40"),
         ("bnn", {"quant_types": ["input"], "quant_bits": 1}, 'bnn does not quantize "input"'),
         ("naive", {"quant_types": ["weight"], "quant_bits": {"range": [4, 8], "type": "choice"}}, "8 bits, not 4"),
-        ("lsq", {"quant_types": ["weight", "input"], "quant_bits": {"weight": 8}}, 'has no "input"'),
+        ("lsq", {"quant_types": ["weight", "input"], "quant_bits": {"weight": 8}}, 'says nothing of "input"'),
     ],
 )
 def test_bits_that_no_trial_could_take_are_told_from_the_file(tmp_path, compressor, entry, told) -> None:
