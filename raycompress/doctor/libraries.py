@@ -80,7 +80,9 @@ def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
             continue
         if not faults:
             there.append(extra)
-        elif all(version == _ABSENT for version, _ in found):
+        elif (
+            found[0][0] == _ABSENT
+        ):  # the others may be there for another library's sake, as sqlalchemy is for optuna's
             absent.append(extra)
         else:
             yield warning(f"extra {extra}", "; ".join(faults), fix=f"pip install 'raycompress[{extra}]'")

@@ -1,8 +1,10 @@
 """What the doctor says of versions; the faults are written into a folder of packages of our own."""
 
 import sys
+from importlib.metadata import requires
 
 import pytest
+from packaging.requirements import Requirement
 
 from raycompress.doctor.libraries import check_libraries
 
@@ -34,8 +36,10 @@ def test_a_library_that_is_too_old(install):
     install("ray", "2.9.0")
     (check,) = found("ray")
     assert check.state == "failed"
-    assert check.problem.what == "ray 2.9.0 is not among >=2.54"
-    assert check.problem.fix == "pip install 'ray>=2.54'"
+    wanted = next(str(one.specifier) for one in map(Requirement, requires("raycompress")) if one.name == "ray")
+    assert ">=2.54" in wanted
+    assert check.problem.what == f"ray 2.9.0 is not among {wanted}"
+    assert check.problem.fix == f"pip install 'ray{wanted}'"
 
 
 def test_a_library_that_is_not_shown_when_it_fits(install):
@@ -60,6 +64,14 @@ def test_an_extra_that_is_there_in_part(install):
     assert check.problem.fix == "pip install 'raycompress[onnx]'"
     (extras,) = found("extras")
     assert "onnx" not in extras.detail
+
+
+def test_an_extra_without_its_first_library_is_absent_though_another_one_is_there(install):
+    wanted = "Requires-Dist: {}; extra == 'fancy'\n"
+    more = "Provides-Extra: fancy\n" + wanted.format("no-such-thing>=1") + wanted.format("packaging>=1")
+    install("raycompress", "0.1.0", more)
+    (extras,) = found("extras")
+    assert (extras.state, extras.detail) == ("ok", "none; absent: pip install 'raycompress[fancy]'")
 
 
 def test_an_extra_that_is_absent_says_how_to_get_it(install):
