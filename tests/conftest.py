@@ -12,8 +12,8 @@ import pytest
 from hypothesis import settings
 
 from raycompress.results.s3 import objects
-from tests.support import s3server
 from tests.support.launching import Launched
+from tests.support.outside import s3server
 from tests.support.shared_ray import run_here
 
 if importlib.util.find_spec("triton"):

@@ -17,8 +17,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raycompress.results.record import SearchRecord
-from tests.support.browser import CHROMIUM, browser
 from tests.support.launching import REPOSITORY, command, number_experiment, raycompress
+from tests.support.outside.browser import CHROMIUM, browser
 
 # the first two end, one of them badly; the next two run until they are told to go on
 SCRIPT = """

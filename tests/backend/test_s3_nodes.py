@@ -12,7 +12,7 @@ from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.support.launching import REPOSITORY, digits_experiment
-from tests.support.s3server import BUCKET
+from tests.support.outside.s3server import BUCKET
 
 NODE = """
 import os, sys

@@ -30,7 +30,7 @@ from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.targets.torch import Target
 from raycompress.config.dimension import Dimension
 from tests.benchmarks.pruned import DUMMY, ResNet
-from tests.support.networks import Vit
+from tests.support.models.networks import Vit
 
 Sample = dict[str, Any]
 Counts = tuple[int, ...]

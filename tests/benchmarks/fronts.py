@@ -30,7 +30,7 @@ import sys
 
 sys.path[:0] = [{root!r}]
 
-from tests.support import networks
+from tests.support.models import networks
 import torch
 from torch.nn import functional as F
 
@@ -178,7 +178,7 @@ def _write_script(folder: Path, network: str, seed: int) -> None:
     import torch
 
     sys.path.insert(0, str(ROOT))
-    from tests.support import networks
+    from tests.support.models import networks
 
     torch.set_num_threads(1)
     torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor
-from tests.support.networks import Block
+from tests.support.models.networks import Block
 
 N_TRAIN = 1197
 BATCH = 64

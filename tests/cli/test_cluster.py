@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from raycompress.clusters.file import files, template
-from tests.support import aws_server
 from tests.support.launching import command, raycompress
+from tests.support.outside import aws_server
 
 SAID = {
     "name": "mine",

@@ -23,7 +23,7 @@ from raycompress.model.costs import CostModel
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
 from tests.support.launching import RESNET, Launched
-from tests.support.networks import DUMMY, NETWORKS
+from tests.support.models.networks import DUMMY, NETWORKS
 from tests.support.shared_ray import run_here
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.support import aws_server
+from tests.support.outside import aws_server
 
 
 @pytest.fixture(scope="session")

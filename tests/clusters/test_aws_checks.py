@@ -5,7 +5,7 @@ import pytest
 from raycompress.clusters.aws.checks import checks
 from raycompress.clusters.aws.policies import policies
 from raycompress.clusters.file.check import State
-from tests.support.aws_files import GOOD, IMAGE, STORAGE, changed, furnish, written
+from tests.support.outside.aws_files import GOOD, IMAGE, STORAGE, changed, furnish, written
 
 NODE = ("available_node_types", "gpu", "node_config")
 

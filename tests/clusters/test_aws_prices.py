@@ -6,7 +6,7 @@ import pytest
 
 from raycompress.clusters.aws import prices
 from raycompress.clusters.file.check import EstimateLine
-from tests.support.aws_files import GOOD, changed, written
+from tests.support.outside.aws_files import GOOD, changed, written
 
 GPU = ("available_node_types", "gpu", "node_config")
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from raycompress.clusters.file import files
-from tests.support import namespaces
-from tests.support.aws_server import IMAGE
+from tests.support.outside import namespaces
+from tests.support.outside.aws_server import IMAGE
 
 REPOSITORY = Path(__file__).parents[2]
 DIGITS = REPOSITORY / "configs" / "digits"
@@ -32,7 +32,13 @@ def inside(home, experiment=None):
     assert files.load(file).name == data["cluster_name"]
     # Ray keeps in the folder for temporary files what it once made for a cluster file, as security groups
     environment = {"PATH": os.environ["PATH"], "HOME": str(home), "TMPDIR": str(home), "PYTHONPATH": str(REPOSITORY)}
-    command = [sys.executable, "-m", "tests.support.aws_up_inside", str(file), *([experiment] if experiment else [])]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.support.outside.aws_up_inside",
+        str(file),
+        *([experiment] if experiment else []),
+    ]
     shell = ["sh", "-c", 'ip link set lo up && exec "$@"', "-", *command]
     made = subprocess.run([*_ALONE, *shell], env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert made.returncode == 0, made.stdout + made.stderr

@@ -14,7 +14,7 @@ import yaml
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from tests.support.launching import REPOSITORY
-from tests.support.namespaces import SHARED, Lab, clean_environment, lab, missing
+from tests.support.outside.namespaces import SHARED, Lab, clean_environment, lab, missing
 
 pytestmark = pytest.mark.timeout(1200)
 

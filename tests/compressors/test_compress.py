@@ -14,7 +14,7 @@ from torch.nn import functional as F
 import raycompress as rc
 from raycompress.errors import CompressionError, ExperimentError, RaycompressError, SpeedupError, UsageError
 from raycompress.script import context
-from tests.support.networks import Cnn, ResNet
+from tests.support.models.networks import Cnn, ResNet
 
 
 def images(count: int = 1) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from raycompress import create_compressor
 from raycompress.catalog import CATALOG, find, names
 from raycompress.errors import ExperimentError, UsageError
-from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, ResNet
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, ResNet
 
 
 def said(config: dict[str, Any], **more: Any) -> str:

@@ -16,7 +16,7 @@ from raycompress.compressors.modes import DenseCompressor
 from raycompress.errors import BundleError, CompressionError, UsageError
 from raycompress.model.info import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
-from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, MobileNet, ResNet, train, trained
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, MobileNet, ResNet, train, trained
 
 CONFIG = {"compressor": "l1_filter", "config_list": CONVOLUTIONS}
 

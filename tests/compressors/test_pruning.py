@@ -14,7 +14,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, SpeedupError
-from tests.support.networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, train, trained
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, train, trained
 
 EXAMPLE = Example.from_dummy(DUMMY)
 BATCH_NORMS = [{"sparsity": 0.5, "op_types": ["BatchNorm2d"]}]

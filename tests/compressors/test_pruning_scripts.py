@@ -21,7 +21,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import CompressionError
-from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
 
 
 def convolutions(model: nn.Module, names: list[str], sparsity: float = 0.5, **more: Any) -> Compressor:

@@ -14,8 +14,8 @@ from urllib.request import urlopen
 
 import pytest
 
-from tests.support.browser import CHROMIUM, browser
 from tests.support.launching import raycompress
+from tests.support.outside.browser import CHROMIUM, browser
 from tests.support.searches import searched, without_waiting
 
 _SERVE = """

@@ -19,8 +19,8 @@ from raycompress.results.report import lanes, page, table
 from raycompress.results.report.formatting import LOOKS
 from raycompress.results.report.importance import ENOUGH, importance
 from raycompress.states import TrialState
-from tests.support.browser import CHROMIUM, browser
 from tests.support.launching import raycompress
+from tests.support.outside.browser import CHROMIUM, browser
 from tests.support.searches import BEGAN, HOSTILE, header, searched, without_waiting
 
 with_browser = pytest.mark.skipif(not CHROMIUM, reason="needs Chromium")

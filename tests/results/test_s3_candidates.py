@@ -11,7 +11,7 @@ from raycompress.results import store
 from raycompress.results.s3 import candidates
 from raycompress.results.s3.objects import Objects
 from tests.session.test_killed import candidate
-from tests.support.s3server import BUCKET
+from tests.support.outside.s3server import BUCKET
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from raycompress.results.s3 import objects
 from raycompress.results.s3.folder import S3Folder
 from tests.results.test_s3_journal import HEADER, notes
 from tests.session.test_killed import candidate
-from tests.support.s3server import BUCKET, ENVIRONMENT
+from tests.support.outside.s3server import BUCKET, ENVIRONMENT
 
 STORAGE = S3Address.parse(f"s3://{BUCKET}/x")
 

@@ -18,7 +18,7 @@ from raycompress.results.s3 import lease, segments
 from raycompress.results.s3.folder import S3Folder
 from raycompress.results.s3.objects import Objects
 from raycompress.results.s3.segments import ReplicatedJournal
-from tests.support.s3server import BUCKET, ENVIRONMENT
+from tests.support.outside.s3server import BUCKET, ENVIRONMENT
 
 STORAGE = S3Address.parse(f"s3://{BUCKET}/some/where")
 HEADER = {

@@ -13,8 +13,8 @@ from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
 from raycompress.results.store import create
 from raycompress.search.watch import loggers
-from tests.support import wandb_file
 from tests.support.launching import digits_experiment, number_experiment
+from tests.support.outside import wandb_file
 from tests.support.shared_ray import run_here
 
 EPOCHS = """

@@ -8,8 +8,8 @@ from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.support.launching import Launched, command, number_experiment, raycompress
+from tests.support.outside.small_disk import can_mount, small_disk
 from tests.support.shared_ray import run_here
-from tests.support.small_disk import can_mount, small_disk
 
 needs_mount = pytest.mark.skipif(not can_mount(), reason="needs root, and a namespace to mount a small disk in")
 

@@ -6,7 +6,7 @@ import torch
 
 from raycompress.bundle import bundle
 from tests.support.launching import raycompress
-from tests.support.old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, TENSORFLOW
+from tests.support.models.old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, TENSORFLOW
 from tests.support.shared_ray import run_here
 
 AUTOMATIC = {

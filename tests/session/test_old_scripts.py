@@ -16,7 +16,7 @@ from raycompress.session.prepare import centre_config
 from raycompress.session.script_run import trial_template
 from raycompress.states import TrialState
 from tests.support.launching import number_experiment
-from tests.support.old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, PLAIN
+from tests.support.models.old_scripts import DECORATED, DECORATED_SAVE, NET, OWN_SAVE, PLAIN
 from tests.support.trials import run
 
 COMPRESSION = {"compressor": "l1_filter", "compression_framework": "torch", "compression_type": "pruning"}

@@ -20,7 +20,7 @@ from raycompress.results.s3.folder import S3Folder
 from raycompress.states import TrialState
 from tests.session.test_killed import Shot, begin, experiment, promote
 from tests.support.launching import raycompress
-from tests.support.s3server import BUCKET
+from tests.support.outside.s3server import BUCKET
 from tests.support.shared_ray import run_here
 
 STORAGE = f"s3://{BUCKET}/killed"

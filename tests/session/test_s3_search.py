@@ -12,7 +12,7 @@ from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.support.launching import command, digits_experiment, number_experiment, raycompress
-from tests.support.s3server import BUCKET, ENVIRONMENT
+from tests.support.outside.s3server import BUCKET, ENVIRONMENT
 from tests.support.shared_ray import run_here
 
 STORAGE = f"s3://{BUCKET}/team/x"

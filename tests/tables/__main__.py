@@ -6,7 +6,7 @@ import sys
 
 import torch
 
-from tests.support import quantizer_table
+from tests.support.models import quantizer_table
 from tests.tables import coming
 from tests.tables.document import PAGE, page
 from tests.tables.matrix import NETWORKS, PRUNERS, Outcome, run

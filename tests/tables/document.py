@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.support.quantizer_table import Row
+from tests.support.models.quantizer_table import Row
 from tests.tables import catalogue
 from tests.tables.matrix import NETWORKS, PRUNERS, Outcome
 

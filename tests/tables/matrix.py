@@ -24,7 +24,7 @@ from raycompress import create_compressor
 from raycompress.catalog import CATALOG, CompressorEntry, find
 from raycompress.compressors.measure.sizes import parameters
 from raycompress.errors import RaycompressError, SpeedupError
-from tests.support import networks
+from tests.support.models import networks
 from tests.tables.reloader import Reloader
 
 PRUNERS = tuple(entry.name for entry in CATALOG if (entry.framework, entry.kind) == ("torch", "pruning"))

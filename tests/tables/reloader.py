@@ -58,7 +58,7 @@ class Reloader:
 def _serve() -> None:
     import raycompress
     from raycompress.errors import RaycompressError
-    from tests.support import networks
+    from tests.support.models import networks
 
     torch.set_num_threads(1)
     for line in sys.stdin:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raycompress.catalog import find
-from tests.support import quantizer_table
+from tests.support.models import quantizer_table
 from tests.tables import catalogue
 from tests.tables.document import PAGE, plain, quantizer_row, reason, written
 from tests.tables.matrix import NETWORKS, PRUNERS, run

@@ -25,7 +25,7 @@ from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError, StorageError, UsageError
 from raycompress.results.analysis.data import Analysis, Dependency
 from raycompress.script.context import EndOfInspection
-from tests.support.networks import DUMMY, NETWORKS, digits, trained
+from tests.support.models.networks import DUMMY, NETWORKS, digits, trained
 
 EXAMPLE = Example.from_dummy(DUMMY)
 HALF = (0.25, 0.5, 0.75)

@@ -13,7 +13,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.agreement import Agreement
 from raycompress.compressors.analysis.imitation import Imitation
 from raycompress.compressors.analysis.statistics import recompute_statistics
-from tests.support.networks import DUMMY, digits, trained
+from tests.support.models.networks import DUMMY, digits, trained
 
 BATCHES = [Example((images,), {}) for images in digits()[0][:512].split(64)]
 OTHERS = [Example((images,), {}) for images in digits()[0][512:1024].split(64)]

@@ -14,7 +14,7 @@ from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis import latency_table as module
 from raycompress.compressors.analysis.latency_table import latency_table
-from tests.support.networks import DUMMY, MODELS, NETWORKS
+from tests.support.models.networks import DUMMY, MODELS, NETWORKS
 
 
 @pytest.mark.parametrize("name", [*MODELS, "vit"])

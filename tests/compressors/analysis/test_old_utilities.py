@@ -18,7 +18,7 @@ from raycompress.compressors.engines.nni.mask_conflict import fix_mask_conflict
 from raycompress.compressors.interface import count_flops_params
 from raycompress.compressors.measure import sizes as measure
 from raycompress.errors import StorageError, UsageError
-from tests.support.networks import DUMMY, NETWORKS, digits, trained
+from tests.support.models.networks import DUMMY, NETWORKS, digits, trained
 
 SHARES = [0.25, 0.5, 0.75]
 

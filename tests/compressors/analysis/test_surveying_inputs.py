@@ -19,7 +19,7 @@ from raycompress.compressors.analysis.inputs import inputs_of
 from raycompress.errors import CompressionError
 from raycompress.forecast.prior import Prior
 from raycompress.script.context import EndOfInspection
-from tests.support.networks import DUMMY, digits, trained
+from tests.support.models.networks import DUMMY, digits, trained
 
 CONFIG_LIST = [{"sparsity": {"type": "float", "range": [0.0, 0.9]}, "op_names": ["conv1", "conv2"]}]
 COMPRESSION = {"framework": "torch", "type": "pruning", "compressor": "group_l1", "config_list": CONFIG_LIST}

@@ -13,7 +13,7 @@ from raycompress import create_compressor
 from raycompress.catalog.rounding import removable
 from raycompress.compressors.interface import Compressor
 from raycompress.errors import CompressionError, ExperimentError
-from tests.support.networks import DUMMY, train, trained
+from tests.support.models.networks import DUMMY, train, trained
 
 SPARSITY = 0.4
 CONVOLUTIONS = [{"sparsity": SPARSITY, "op_types": ["Conv2d"]}]

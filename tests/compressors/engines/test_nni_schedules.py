@@ -14,7 +14,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.engines.nni.training.schedules import Schedule
 from raycompress.compressors.interface import Compressor
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
-from tests.support.networks import DUMMY, train, trained
+from tests.support.models.networks import DUMMY, train, trained
 
 EXAMPLE = Example.from_dummy(DUMMY)
 EPOCHS = [{"final_sparsity": 0.5, "start_epoch": 0, "end_epoch": 3, "frequency": 1, "op_types": ["Conv2d"]}]

@@ -31,7 +31,7 @@ from raycompress.compressors.measure.difference import TOLERANCE, relative_diffe
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError, UsageError
-from tests.support.networks import CONVOLUTIONS, DUMMY, Mlp, ResNet, digits, train, trained
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, Mlp, ResNet, digits, train, trained
 
 EXAMPLE = Example.from_dummy(DUMMY)
 NETWORKS = ("cnn", "resnet", "mobilenet", "vgg")

@@ -20,7 +20,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
-from tests.support.networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, digits, train, trained
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, digits, train, trained
 
 EXAMPLE = Example.from_dummy(DUMMY)
 APOZ, MEAN, TAYLOR = "activation_apoz_rank_filter", "activation_mean_rank_filter", "taylor_fo_weight_filter"

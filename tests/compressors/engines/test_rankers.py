@@ -19,7 +19,7 @@ from raycompress.compressors.engines.nni.library import load_nni
 from raycompress.compressors.engines.ranking.engine import Ranking
 from raycompress.compressors.targets.torch import select
 from raycompress.errors import CompressionError
-from tests.support.networks import DUMMY, MODELS, trained
+from tests.support.models.networks import DUMMY, MODELS, trained
 
 PRUNERS = {"l1_filter": "L1FilterPruner", "l2_filter": "L2FilterPruner", "fpgm": "FPGMPruner"}
 

@@ -22,7 +22,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
-from tests.support.networks import DUMMY, NETWORKS, Mlp, ResNet, digits, train, trained
+from tests.support.models.networks import DUMMY, NETWORKS, Mlp, ResNet, digits, train, trained
 
 EXAMPLE = Example.from_dummy(DUMMY)
 METHODS = ["group_l1", "group_l2", "group_taylor", "group_fpgm", "group_lamp", "group_hessian", "bn_scale", "random"]

@@ -15,7 +15,7 @@ import tensorflow as tf
 from raycompress import create_compressor
 from raycompress.compressors.keras.layers import layers_of, variables_of
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
-from tests.support.keras_networks import (
+from tests.support.models.keras_networks import (
     IMAGES,
     KINDS,
     LAYERS,

@@ -19,7 +19,7 @@ from raycompress.compressors.saving.witness import NOTE
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.model.info import ModelInfo
 from raycompress.script.context import EndOfInspection, Trial
-from tests.support.keras_networks import (
+from tests.support.models.keras_networks import (
     IMAGES,
     KINDS,
     LAYERS,

@@ -16,7 +16,7 @@ from raycompress import create_compressor
 from raycompress.compressors.keras.layers import arrays_of, variables_of
 from raycompress.compressors.keras.modes import compare
 from raycompress.errors import CompressionError, ExperimentError, UsageError
-from tests.support.keras_networks import (
+from tests.support.models.keras_networks import (
     IMAGES,
     LIBRARIES,
     accuracy,

@@ -20,8 +20,8 @@ from raycompress.compressors.measure import timing
 from raycompress.compressors.quantization import session
 from raycompress.results.report.formatting import warning
 from raycompress.script import node
-from tests.support.networks import CONVOLUTIONS, DUMMY, train, trained
-from tests.support.quantizing import quantized
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, train, trained
+from tests.support.models.quantizing import quantized
 
 MEASURED = ("latency_ms", "latency_low_ms", "latency_high_ms", "cpu_ms")
 LEVEL = {"compressor": "level", "config_list": [{"sparsity": 0.5, "op_types": ["default"]}]}

@@ -22,9 +22,9 @@ from raycompress.compressors.quantization import session
 from raycompress.errors import BundleError, CompressionError, SpeedupError
 from raycompress.script.context import EndOfInspection
 from tests.support.launching import REPOSITORY
-from tests.support.networks import DUMMY, MODELS, NETWORKS, digits, train, trained
-from tests.support.quantizer_table import QUANTIZERS, rows
-from tests.support.quantizing import ALL_8, FAKE, FORMS, HELD_OUT, needs_torchao, quantized, quantizer, saved
+from tests.support.models.networks import DUMMY, MODELS, NETWORKS, digits, train, trained
+from tests.support.models.quantizer_table import QUANTIZERS, rows
+from tests.support.models.quantizing import ALL_8, FAKE, FORMS, HELD_OUT, needs_torchao, quantized, quantizer, saved
 
 pytest.importorskip("onnxruntime")
 
@@ -73,7 +73,7 @@ def test_a_bundle_of_each_form_loads_in_a_fresh_process(tmp_path: Path) -> None:
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from tests.support.networks import Cnn\n"
+        "from tests.support.models.networks import Cnn\n"
         "from raycompress import load\n"
         "from raycompress.bundle import bundle\n"
         "from raycompress.compressors.measure.difference import relative_difference\n"

@@ -22,8 +22,8 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.quantization.calibration import from_data
 from raycompress.errors import BundleError, CompressionError, ExperimentError
-from tests.support.networks import DUMMY, MODELS, NETWORKS
-from tests.support.quantizing import needs_torchao, quantized, quantizer, saved
+from tests.support.models.networks import DUMMY, MODELS, NETWORKS
+from tests.support.models.quantizing import needs_torchao, quantized, quantizer, saved
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -16,8 +16,8 @@ from raycompress.bundle import bundle
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.quantization.calibration import SAMPLES, batch_size, from_data
 from raycompress.errors import CompressionError, ExperimentError, MissingDependencyError
-from tests.support.networks import DUMMY, MODELS, trained
-from tests.support.quantizing import ALL_8, HELD_OUT, needs_torchao, quantized, quantizer, saved
+from tests.support.models.networks import DUMMY, MODELS, trained
+from tests.support.models.quantizing import ALL_8, HELD_OUT, needs_torchao, quantized, quantizer, saved
 
 pytest.importorskip("onnxruntime")
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raycompress import create_compressor
 from raycompress.bundle import bundle
 from raycompress.errors import CompressionError, UsageError
-from tests.support.networks import DUMMY, digits, train, trained
+from tests.support.models.networks import DUMMY, digits, train, trained
 
 onnxruntime = pytest.importorskip("onnxruntime")
 CONFIG = {"compressor": "l1_filter", "config_list": [{"sparsity": 0.5, "op_types": ["Conv2d"]}]}

@@ -15,8 +15,8 @@ from raycompress.bundle import bundle
 from raycompress.compressors.saving.witness import NOTE
 from raycompress.errors import CompressionError, UsageError
 from raycompress.script.context import Trial
-from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
-from tests.support.quantizing import quantized
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
+from tests.support.models.quantizing import quantized
 
 CONFIG = {"compressor": "l1_filter", "config_list": CONVOLUTIONS}
 Enter = Callable[..., tuple[Trial, list[dict[str, Any]]]]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.errors import CompressionError, MissingDependencyError
-from tests.support.networks import DUMMY, NETWORKS
+from tests.support.models.networks import DUMMY, NETWORKS
 
 onnxruntime = pytest.importorskip("onnxruntime")
 EXAMPLE = Example.from_dummy(DUMMY)

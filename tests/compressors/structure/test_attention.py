@@ -16,7 +16,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import SpeedupError
-from tests.support.networks import DUMMY, Vit, train, trained
+from tests.support.models.networks import DUMMY, Vit, train, trained
 
 EXAMPLE = Example.from_dummy(DUMMY)
 

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrizations
 from raycompress.bundle.example import Example
 from raycompress.compressors.structure.axes.recorder import OUTPUTS, Couplings, record
 from raycompress.compressors.structure.graph import ChannelGraph
-from tests.support.networks import DUMMY, NETWORKS
+from tests.support.models.networks import DUMMY, NETWORKS
 
 CONVOLUTIONAL = ("cnn", "resnet", "mobilenet", "vgg", "mlp", "sequences")
 

@@ -18,7 +18,7 @@ from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.forecast.forecast import Forecast
 from raycompress.model.costs import CostModel
-from tests.support import networks
+from tests.support.models import networks
 
 NETWORKS = {
     "cnn": (networks.Cnn, (2, 1, 8, 8)),

@@ -15,7 +15,7 @@ from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError
-from tests.support.networks import CONVOLUTIONS, DUMMY, Cnn
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn
 
 
 class Concatenated(nn.Module):

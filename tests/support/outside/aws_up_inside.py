@@ -14,8 +14,8 @@ from pathlib import Path
 import yaml
 
 from raycompress.clusters.aws.policies import policies
-from tests.support import aws_server
-from tests.support.aws_files import furnish
+from tests.support.outside import aws_server
+from tests.support.outside.aws_files import furnish
 
 # reserved for documentation: nobody has it
 _SOMEWHERE = ("198.51.100.1", 22)

@@ -35,7 +35,7 @@ SHARED = "/srv/raycompress-shared"
 
 _SSHD = "/usr/sbin/sshd"
 _OWN = ["--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "--kill-child", "--mount-proc"]
-_REPOSITORY = Path(__file__).parents[2]
+_REPOSITORY = Path(__file__).parents[3]
 
 
 def missing() -> str:

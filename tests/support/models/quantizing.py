@@ -12,8 +12,8 @@ from torch import nn
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
-from tests.support.networks import digits, train, trained
-from tests.support.quantizer_table import config_list
+from tests.support.models.networks import digits, train, trained
+from tests.support.models.quantizer_table import config_list
 
 FAKE = ("naive", "qat", "dorefa", "bnn", "lsq", "observer")
 HELD_OUT = Example.from_dummy(digits()[0][1200:])

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from raycompress import catalog, create_compressor, load
 from raycompress.bundle import bundle
 from raycompress.errors import RaycompressError
-from tests.support.networks import NETWORKS, digits
+from tests.support.models.networks import NETWORKS, digits
 
 QUANTIZERS = tuple(
     entry.name for entry in catalog.CATALOG if (entry.framework, entry.kind) == ("torch", "quantization")

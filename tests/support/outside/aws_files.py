@@ -6,7 +6,7 @@ import json
 import yaml
 
 from raycompress.clusters.file import files
-from tests.support.aws_server import IMAGE
+from tests.support.outside.aws_server import IMAGE
 
 STORAGE = "s3://results/mine"
 _NODE = {

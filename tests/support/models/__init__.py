@@ -1,0 +1,1 @@
+"""Networks and scripts that tests compress."""
