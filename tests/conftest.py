@@ -53,3 +53,4 @@ def s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3server.S3]
             monkeypatch.setenv(name, value)
         objects.new_client()
         yield server
+        objects.new_client()  # the next test's server is another

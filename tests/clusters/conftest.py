@@ -2,6 +2,7 @@
 
 import pytest
 
+from raycompress.results.s3 import objects
 from tests.support.outside import aws_server
 
 
@@ -22,6 +23,7 @@ def aws(aws_process, monkeypatch, tmp_path):
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN", "AWS_REGION"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AWS_ENDPOINT_URL", aws_process.url)
+    objects.new_client()
     with aws_server.stand_in(aws_process) as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL_PRICING", url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_SERVICE_QUOTAS", url)
