@@ -29,6 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
 
 SHARED = "/srv/raycompress-shared"
 """A folder that all hosts but `here` see: the shared disk of the cluster."""
@@ -190,7 +191,7 @@ exec sleep infinity
 
 def _host(folder: Path, inside: psutil.Process, name: str, address: str) -> Host:
     enter = ["nsenter", "--target", str(inside.pid), "--net", "--pid", "--mount", "--uts", "--ipc"]
-    site = Path(psutil.__file__).parents[1]
+    site = Path(pytest.__file__).parents[1]  # psutil may be the one that ray brings
     places = {Path(sys.base_prefix).resolve(), Path(sys.prefix).resolve(), _REPOSITORY.resolve(), site.resolve()}
     kept = sorted(str(place) for place in places if place.parts[1] in ("root", "tmp"))  # which a host has of its own
     settings = {
