@@ -82,7 +82,7 @@ def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
             there.append(extra)
         elif (
             found[0][0] == _ABSENT
-        ):  # the others may be there for another library's sake, as sqlalchemy is for optuna's
+        ):  # others come with libraries of the core, as sqlalchemy does
             absent.append(extra)
         else:
             yield warning(f"extra {extra}", "; ".join(faults), fix=f"pip install 'raycompress[{extra}]'")
