@@ -80,9 +80,7 @@ def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
             continue
         if not faults:
             there.append(extra)
-        elif (
-            found[0][0] == _ABSENT
-        ):  # others come with libraries of the core, as sqlalchemy does
+        elif found[0][0] == _ABSENT:  # others come with libraries of the core, as sqlalchemy does
             absent.append(extra)
         else:
             yield warning(f"extra {extra}", "; ".join(faults), fix=f"pip install 'raycompress[{extra}]'")
