@@ -24,6 +24,9 @@ _TALKATIVE = (
 )
 _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _STOP_S = 90.0
+_NO_AGENT = "No available agent to submit job"
+"""What Ray answers, with status 500, until the agent of a node is up."""
+_AGENT_S, _POLL_S = 60.0, 0.5
 
 
 class Jobs:
@@ -58,9 +61,17 @@ class Jobs:
             self._client = JobSubmissionClient(address)
 
     def submit(self, name: str, entrypoint: str, runtime_env: dict[str, Any]) -> None:
-        """Submit a job called `name`."""
-        with self._answered():
-            self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime_env)
+        """Submit a job called `name`; the agent that starts it may come up a moment after the cluster."""
+        patience = time.monotonic() + _AGENT_S
+        while True:
+            try:
+                with self._answered():
+                    self._client.submit_job(entrypoint=entrypoint, submission_id=name, runtime_env=runtime_env)
+                return
+            except ClusterError as error:
+                if _NO_AGENT not in error.problems[0].what or time.monotonic() > patience:
+                    raise
+                time.sleep(_POLL_S)
 
     def status(self, name: str) -> str:
         """Return how a job stands, in Ray's words: ``PENDING``, ``RUNNING``, ``SUCCEEDED``, ``FAILED``, ``STOPPED``."""

@@ -15,7 +15,7 @@ from raycompress.compressors.keras.inputs import KerasExample
 from raycompress.compressors.keras.layers import Array, arrays_of
 from raycompress.compressors.keras.measure import KerasSizes
 from raycompress.compressors.keras.tflite import Converted, convert
-from raycompress.compressors.saving.export import inside
+from raycompress.compressors.saving.witness import inside
 from raycompress.errors import CompressionError, UsageError
 from raycompress.script.context import Trial
 
