@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,21 +12,6 @@ from tests.old.harness import Bench
 from tests.old.weights import write_weights
 
 EXPERIMENTS = Path(__file__).parent / "experiments"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _sockets() -> Iterator[None]:
-    """Keep sockets, whose paths must be short, out of the folder that this user's own runs share."""
-    before = os.environ.get("TMPDIR"), tempfile.tempdir
-    folder = tempfile.mkdtemp(prefix="rc")
-    os.environ["TMPDIR"] = tempfile.tempdir = folder
-    yield
-    tempfile.tempdir = before[1]
-    if before[0] is None:
-        del os.environ["TMPDIR"]
-    else:
-        os.environ["TMPDIR"] = before[0]
-    shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

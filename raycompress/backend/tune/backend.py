@@ -64,7 +64,7 @@ class TuneBackend:
 
     def start(self, trial: TrialRequest) -> None:
         """Keep a trial until Tune asks for one."""
-        slot = self._slots.take()
+        slot = self._slots.acquire()
         self._slot_of[trial.number] = slot
         self._under_way.add(trial.number)
         self._asked.append((trial, slot))
@@ -72,7 +72,7 @@ class TuneBackend:
     def poll(self) -> Sequence[Event]:
         """Let Tune go on; a tenth of a second at most where nothing happens."""
         try:
-            events = self._turns.take()
+            events = self._turns.receive()
         except TuneError as error:
             raise ClusterError(
                 f"Ray Tune could not go on: {str(error).strip().splitlines()[-1]}",

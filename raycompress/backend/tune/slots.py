@@ -66,7 +66,7 @@ class Slots:
             self._free.append(self._resting.pop(0))
         return len(self._free)
 
-    def take(self) -> int:
+    def acquire(self) -> int:
         """Return a free slot, which is taken from now on; there is `room`."""
         return self._free.pop(0)
 

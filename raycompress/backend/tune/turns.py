@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 class Turns(Generic[Item]):
     """Runs `other` in a thread that stands still whenever it is not its turn.
 
-    This thread calls `take`, which lets the other one go on until that calls `give`, or ends.
+    This thread calls `receive`, which lets the other one go on until that calls `give`, or ends.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class Turns(Generic[Item]):
         self._is_letting_run = False
         self.is_over = False
 
-    def take(self) -> Sequence[Item]:
+    def receive(self) -> Sequence[Item]:
         """Let the other thread go on until it gives something, and return that; nothing where it has ended.
 
         Raises
@@ -69,12 +69,12 @@ class Turns(Generic[Item]):
         if self._thread.ident is None:
             self.is_over = True
         while not self.is_over:
-            self.take()
+            self.receive()
 
     def _run(self) -> None:
         try:
             self._other()
-        except BaseException as error:  # noqa: BLE001 - `take` raises it
+        except BaseException as error:  # noqa: BLE001 - `receive` raises it
             self._given.put(error)
         else:
             self._given.put(None)
