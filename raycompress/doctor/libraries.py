@@ -25,7 +25,7 @@ def check_libraries(n_gpus: int) -> Iterator[Check]:
         How many GPUs there are, which torch should be built for.
     """
     about = metadata.metadata("raycompress")
-    yield _python(about["Requires-Python"])
+    yield _python(str(about.json.get("requires_python", "")))
     asked = [Requirement(line) for line in metadata.requires("raycompress") or ()]
     needed = [one for one in asked if one.marker is None or one.marker.evaluate({"extra": ""})]
     for library in _SHOWN:

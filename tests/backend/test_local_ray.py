@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -12,6 +14,7 @@ from raycompress.errors import ClusterError
 
 PROCESSES = """
 import sys
+import weakref
 import psutil
 from raycompress.backend.ray.local import LocalRay
 
@@ -40,3 +43,17 @@ def test_a_ray_that_is_not_up_in_time_is_an_error_of_ours():
     (problem,) = caught.value.problems
     assert problem.what.startswith("Ray did not start on this machine: The current node timed out")
     assert "too much to do" in problem.fix
+
+
+def test_ray_is_shut_down_with_no_garbage_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Reference:
+        """As an object reference of Ray's, in a cycle, which only the collector frees."""
+
+        def __init__(self) -> None:
+            self.itself = self
+
+    freed, seen = weakref.ref(Reference()), []
+    monkeypatch.setattr("ray.shutdown", lambda: seen.append((freed(), gc.isenabled())))
+    local.shut_down()
+    assert seen == [(None, False)]
+    assert gc.isenabled()

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._private import parameter
 from ray._private.node import Node
 from ray.air._internal import usage
 from ray.tune.execution import tune_controller
@@ -31,20 +32,24 @@ def test_each_name_is_one_of_this_ray_and_is_put_back() -> None:
         usage.tag_callbacks,
         tune_controller._ObjectCache,
         controller._process_trial_failure,
+        parameter.RayParams,
     )
     made = object()
     with (
         private.without_dashboard(),
+        private.agent_on_a_free_port(),
         private.without_telemetry_of_callbacks(),
         private.actor_cache(lambda: made),
         private.trials_of_dead_actors_begun_again(lambda _error: False),
     ):
         assert all(vars(Node)[name] is not start for name, start in zip(private._SERVERS, before[0], strict=True))
         assert usage.tag_callbacks([]) is False
+        assert parameter.RayParams().dashboard_agent_listen_port == 0
         assert tune_controller._ObjectCache(may_keep_one=True) is made
         assert controller._process_trial_failure is not before[3]
     assert [vars(Node)[name] for name in private._SERVERS] == before[0]
-    assert (usage.tag_callbacks, tune_controller._ObjectCache, controller._process_trial_failure) == before[1:]
+    after = (usage.tag_callbacks, tune_controller._ObjectCache, controller._process_trial_failure, parameter.RayParams)
+    assert after == before[1:]
 
 
 @pytest.mark.parametrize("name", private._SERVERS)
@@ -60,6 +65,7 @@ def test_a_server_that_ray_no_longer_knows_is_not_made_up(name: str, monkeypatch
 @pytest.mark.parametrize(
     ("owner", "name", "replaced"),
     [
+        (parameter, "RayParams", private.agent_on_a_free_port),
         (usage, "tag_callbacks", private.without_telemetry_of_callbacks),
         (tune_controller, "_ObjectCache", lambda: private.actor_cache(object)),
         (

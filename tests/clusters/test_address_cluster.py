@@ -1,12 +1,15 @@
 """A search on a Ray cluster that runs already, named by the address of its Jobs API; and gone on with there."""
 
+import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from raycompress.results.record import SearchRecord
 from tests.support.launching import REPOSITORY, number_experiment
@@ -39,13 +42,17 @@ def cluster():
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # jobs take the `python` that is on Ray's path
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     # Ray gives a job any Ray that it sees among the processes: here there is one
+    taken = ("127.0.0.1", DEFAULT_DASHBOARD_AGENT_LISTEN_PORT)  # as where another Ray runs on this machine
     alone = ["unshare", "--pid", "--mount", "--fork", "--kill-child", "--mount-proc"]
-    process = subprocess.Popen([*alone, sys.executable, "-c", CLUSTER], env=env, **pipes)
-    try:
-        yield f"http://{process.stdout.readline().strip()}", env
-    finally:
-        process.stdin.close()
-        process.wait(60)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # another Ray has it already
+            stack.enter_context(socket.create_server(taken))
+        process = subprocess.Popen([*alone, sys.executable, "-c", CLUSTER], env=env, **pipes)
+        try:
+            yield f"http://{process.stdout.readline().strip()}", env
+        finally:
+            process.stdin.close()
+            process.wait(60)
 
 
 def ran(cluster, folder, *words):

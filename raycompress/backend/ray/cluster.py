@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Self
 
-from raycompress.backend.ray.local import ENVIRONMENT, loading_of_libraries
+from raycompress.backend.ray.local import ENVIRONMENT, loading_of_libraries, shut_down
 from raycompress.errors import ClusterError
 
 _LOOPBACK_ONLY = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -49,9 +49,7 @@ class ClusterRay:
         return self
 
     def __exit__(self, *error: object) -> None:
-        import ray
-
-        ray.shutdown()
+        shut_down()
 
     def nodes(self) -> list[dict[str, float]]:
         """Return what each node offers, by Ray's own names; memory in bytes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import logging
 import os
@@ -12,7 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
 from raycompress.backend.ray.guard import guarded
-from raycompress.backend.ray.private import without_dashboard
+from raycompress.backend.ray.private import agent_on_a_free_port, without_dashboard
 from raycompress.errors import ClusterError, RaycompressError
 
 # What an embedded Ray does not need here, and what Tune should leave to us. Set before ray is imported.
@@ -74,11 +75,11 @@ class LocalRay:
 
         with ExitStack() as stack, _told_plainly():
             watch = stack.enter_context(guarded())
-            stack.callback(ray.shutdown)
+            stack.callback(shut_down)
             # most of Ray's start is waiting for its processes: time enough to load what the search needs
             loading = loading_of_libraries()
             stack.callback(loading.join)
-            with nullcontext() if self.dashboard else without_dashboard():
+            with agent_on_a_free_port(), nullcontext() if self.dashboard else without_dashboard():
                 context: Any = ray.init(
                     address="local",
                     num_cpus=self._cpus,
@@ -103,6 +104,23 @@ class LocalRay:
 
         cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
         return [cluster_resources()]
+
+
+def shut_down() -> None:
+    """Shut Ray down, or leave its cluster, with no garbage left that refers to it.
+
+    Ray ends the whole process where an object of its own is freed by another thread in the course of its shutdown.
+    """
+    import ray
+
+    gc.collect()
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        ray.shutdown()
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _set_environment() -> None:

@@ -5,11 +5,14 @@ Ray may rename any of them: each function does without where a name is gone. Wha
 
 from __future__ import annotations
 
+import functools
 import importlib
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+_AGENT_PORT = "dashboard_agent_listen_port"
 _SERVERS = ("start_api_server", "start_monitor", "start_log_monitor")
 
 
@@ -43,6 +46,24 @@ def without_dashboard() -> Iterator[None]:
 
 def _start_nothing(node: Any, *_: Any, **__: Any) -> None:
     node._webui_url = None  # which the server's start would have set
+
+
+@contextmanager
+def agent_on_a_free_port() -> Iterator[None]:
+    """Have a ``ray.init`` inside let its agent listen on any free port; Ray's own choice is one fixed port.
+
+    Where a name is gone, a second Ray on one machine has no agent that answers: it runs, without its Jobs API.
+    """
+    parameters = _attribute("ray._private.parameter")
+    made = getattr(parameters, "RayParams", None)
+    if made is None or _AGENT_PORT not in inspect.signature(made).parameters:
+        yield
+        return
+    parameters.RayParams = functools.partial(made, **{_AGENT_PORT: 0})
+    try:
+        yield
+    finally:
+        parameters.RayParams = made
 
 
 @contextmanager

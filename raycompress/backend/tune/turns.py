@@ -70,6 +70,8 @@ class Turns(Generic[Item]):
             self.is_over = True
         while not self.is_over:
             self.receive()
+        if self._thread.ident is not None:
+            self._thread.join()  # until its frames, and what they refer to, are gone
 
     def _run(self) -> None:
         try:
