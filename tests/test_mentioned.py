@@ -69,9 +69,11 @@ def quoted(page: Path) -> list[str]:
 def is_ours(path: str) -> bool:
     """Whether a path starts in the repository, or in a room of raycompress/."""
     first = path.split("/", 1)[0]
+    made = (REPOSITORY / ".gitignore").read_text(encoding="utf-8").replace("/", "").split()
     return (
         bool(re.fullmatch(r"[\w./-]+", path))
         and "/" in path
+        and first not in made
         and any((home / first).is_dir() for home in (REPOSITORY, ROOT))
     )
 
