@@ -1,4 +1,7 @@
-"""A search on a Ray cluster that runs already, named by the address of its Jobs API; and gone on with there."""
+"""A search on a Ray cluster that runs already, named by the address of its Jobs API; left there, and gone on with.
+
+The commands run in this process, but for a stranger's: Ray reads its token once a process.
+"""
 
 import contextlib
 import json
@@ -12,7 +15,8 @@ import pytest
 from ray._private.ray_constants import DEFAULT_DASHBOARD_AGENT_LISTEN_PORT
 
 from raycompress.results.record import SearchRecord
-from tests.support.launching import REPOSITORY, number_experiment
+from tests.support.launching import REPOSITORY, command, number_experiment
+from tests.support.shared_ray import run_here
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a namespace of processes"),
@@ -37,8 +41,8 @@ with LocalRay(2, dashboard=True) as ray:
 
 @pytest.fixture(scope="module")
 def cluster():
-    """Start a Ray with its Jobs API; gives the address and the environment that lets one in."""
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "of-this-test" * 4}
+    """Start a Ray with its Jobs API, whose token is the user's own; gives its address."""
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "RAY_AUTH_MODE": "token"}
     env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"  # jobs take the `python` that is on Ray's path
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
     # Ray gives a job any Ray that it sees among the processes: here there is one
@@ -49,36 +53,37 @@ def cluster():
             stack.enter_context(socket.create_server(taken))
         process = subprocess.Popen([*alone, sys.executable, "-c", CLUSTER], env=env, **pipes)
         try:
-            yield f"http://{process.stdout.readline().strip()}", env
+            yield f"http://{process.stdout.readline().strip()}"
         finally:
             process.stdin.close()
             process.wait(60)
 
 
-def ran(cluster, folder, *words):
-    address, env = cluster
-    command = [sys.executable, "-m", "raycompress", *words, "--cluster", address]
-    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=240)
-
-
-def test_a_search_at_an_address_is_run_and_gone_on_with(cluster, tmp_path):
+def test_a_search_at_an_address_is_run_left_alone_and_gone_on_with(cluster, tmp_path):
     more = {"parameter_config": [{"name": "x", "type": "float", "range": [0, 1]}], "random_seed": 5, "n_samples": 3}
     (tmp_path / "home").mkdir()
     path = number_experiment(tmp_path / "home", SCRIPT, **more, storage=str(tmp_path / "there"))
-    done = ran(cluster, tmp_path / "home", "launch", path.name)
-    assert done.returncode == 0, done.stderr
-    assert "1 node runs at" in done.stderr and "best of 3 trials" in done.stdout
+    done = run_here(tmp_path / "home", "launch", path.name, "--cluster", cluster)
+    assert done.code == 0, done.err
+    assert "1 node runs at" in done.err and "best of 3 trials" in done.out
     (there,) = (tmp_path / "there").iterdir()
     (here,) = (tmp_path / "home" / "raycompress_results").iterdir()
     assert here.name == there.name
     assert (here / "journal.jsonl").read_text() == (there / "journal.jsonl").read_text()
 
-    done = ran(cluster, tmp_path / "home", "resume", here.name, "--file", path.name)
-    assert (done.returncode, done.stdout) == (0, "")
-    assert "all 3 trials have ended; --n-samples adds some" in done.stderr
+    again = ("resume", here.name, "--file", path.name, "--cluster", cluster)
+    done = run_here(tmp_path / "home", *again)
+    assert (done.code, done.out) == (0, "")
+    assert "all 3 trials have ended; --n-samples adds some" in done.err
 
-    done = ran(cluster, tmp_path / "home", "resume", here.name, "--file", path.name, "--n-samples", "5")
-    assert done.returncode == 0, done.stderr
+    done = run_here(tmp_path / "home", *again, "--n-samples", "5", "--detach")
+    assert done.code == 0, done.err
+    for verb in ("status", "logs --follow", "stop", "fetch"):
+        assert f"raycompress {verb} raycompress_results/{here.name}" in done.out
+    assert "cluster down" not in done.out, "it is not ours"
+    done = run_here(tmp_path / "home", "logs", "--follow", here.name)
+    assert done.code == 0, done.err
+    assert "best of 5 trials" in done.out and "the cluster is still up" not in done.err
     for folder in (here, there):
         record = SearchRecord.open(folder)
         assert (record.state, len(record.searched)) == ("complete", 5)
@@ -87,9 +92,15 @@ def test_a_search_at_an_address_is_run_and_gone_on_with(cluster, tmp_path):
 
 
 def test_without_the_token_nobody_gets_in(cluster, tmp_path):
-    address, env = cluster
     path = number_experiment(tmp_path, SCRIPT, storage=str(tmp_path / "there"))
-    stranger = {**env, "RAY_AUTH_TOKEN": "another" * 6}
-    done = ran((address, stranger), tmp_path, "launch", path.name)
+    env = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "another" * 6, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        command("launch", path.name, "--cluster", cluster),
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 3
     assert "RAY_AUTH_TOKEN_PATH" in done.stderr and "Traceback" not in done.stderr
