@@ -14,6 +14,7 @@ from torch.nn.utils import parametrizations
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.structure.axes.recorder import OUTPUTS, Couplings, record
+from raycompress.compressors.structure.axes.sizes import Attribute
 from raycompress.compressors.structure.graph import ChannelGraph
 from tests.support.models.networks import DUMMY, NETWORKS
 
@@ -122,6 +123,7 @@ class Grouped(nn.Module):
         self.query, self.key, self.value = nn.Linear(12, 16), nn.Linear(12, 8), nn.Linear(12, 8)
         self.out = nn.Linear(16, 12)
         self.norm = nn.Parameter(torch.ones(4))
+        self.shared = 2
 
     def forward(self, x: Tensor) -> Tensor:
         batch, length, _ = x.shape
@@ -131,9 +133,9 @@ class Grouped(nn.Module):
         query = query * torch.rsqrt(query.pow(2).mean(-1, keepdim=True) + 1e-6) * self.norm
         angles = torch.arange(length)[:, None] * torch.ones(4)
         query, key = (one * angles.cos() + self.rotated(one) * angles.sin() for one in (query, key))
-        key, value = (one[:, :, None].expand(-1, -1, 2, -1, -1).reshape(batch, 4, length, 4) for one in (key, value))
+        key, value = (one[:, :, None].expand(-1, -1, self.shared, -1, -1).flatten(1, 2) for one in (key, value))
         scores = (query @ key.transpose(-1, -2)).softmax(-1)
-        return self.out((scores @ value).transpose(1, 2).reshape(batch, length, 16))
+        return self.out((scores @ value).transpose(1, 2).reshape(batch, length, -1))
 
     @staticmethod
     def rotated(x: Tensor) -> Tensor:
@@ -152,12 +154,13 @@ def test_grouped_keys_go_with_all_queries_that_share_them() -> None:
 class Fused(nn.Module):
     """Attention whose queries, keys and values are one layer, as torch computes it itself."""
 
-    def __init__(self, norm: bool = False) -> None:
+    def __init__(self, heads: int = 3) -> None:
         super().__init__()
         self.qkv, self.out = nn.Linear(12, 36), nn.Linear(12, 12)
+        self.num_heads, self.head_dim = heads, 4
 
     def forward(self, x: Tensor) -> Tensor:
-        qkv = self.qkv(x).reshape(*x.shape[:2], 3, 3, 4).permute(2, 0, 3, 1, 4)
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(*qkv.unbind(0))
         return self.out(attended.transpose(1, 2).flatten(2))
 
@@ -169,6 +172,44 @@ def test_a_head_of_a_fused_layer_is_in_all_of_its_three_parts() -> None:
     assert groups(couplings, "out.weight", 1) == [heads[head][:4] for head in range(3)]
 
 
+def test_the_number_of_heads_is_the_attribute_that_the_reshape_took() -> None:
+    couplings = followed(Fused(), torch.randn(2, 5, 12))
+    assert list(couplings.sizes) == [Attribute("", "num_heads")]
+    heads = couplings.components.root[couplings.sizes[Attribute("", "num_heads")]]
+    assert heads.tolist() == couplings.of("out.weight", 1)[::4].tolist()
+
+
+class Literal(Fused):
+    def forward(self, x: Tensor) -> Tensor:
+        qkv = self.qkv(x).reshape(*x.shape[:2], 3, 3, 4).permute(2, 0, 3, 1, 4)
+        return self.out(F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).flatten(2))
+
+
+def test_a_number_in_the_source_keeps_what_it_counts_and_is_named_with_its_line() -> None:
+    couplings = followed(Literal(), torch.randn(2, 5, 12))
+    assert groups(couplings, "qkv.weight") == []
+    line = Literal.forward.__code__.co_firstlineno + 1
+    assert couplings.reason("qkv.weight", 0)[0] == (
+        f"the size 3 in reshape at test_axes.py:{line}, which cannot follow"
+    )
+
+
+class Width(Fused):
+    """Attention whose width is taken from its input's: heads go with as many channels of the input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        qkv = self.qkv(x).reshape(batch, length, 3, self.num_heads, width // self.num_heads).permute(2, 0, 3, 1, 4)
+        attended = F.scaled_dot_product_attention(*qkv.unbind(0)).transpose(1, 2).reshape(batch, length, width)
+        return self.out(attended)
+
+
+def test_one_number_for_two_widths_ties_them() -> None:
+    couplings = followed(nn.Sequential(nn.Linear(4, 12), Width(), nn.Linear(12, 2)), torch.randn(2, 5, 4))
+    assert groups(couplings, "0.weight") == [list(range(4 * head, 4 * head + 4)) for head in range(3)]
+    assert tied(couplings, "0.weight", "1.out.weight", 0, 1)
+
+
 class Shuffled(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -176,7 +217,7 @@ class Shuffled(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.one(x)
-        x = x.view(len(x), 2, 3, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
+        x = x.view(len(x), 2, x.shape[1] // 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
         return self.two(x)
 
 

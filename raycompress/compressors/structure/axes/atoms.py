@@ -49,6 +49,8 @@ class AtomTable:
         self._reasons: list[tuple[Ids, str]] = []
         self._joints: list[tuple[Ids, str]] = []
         self._broadcasts: list[Broadcast] = []
+        self.unknown: set[str] = set()
+        """Operations that had no rule."""
 
     def create(self, number: int) -> Ids:
         """Return `number` new atoms."""

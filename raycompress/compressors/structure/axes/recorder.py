@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +17,10 @@ from raycompress.bundle.example import tensors_in
 from raycompress.compressors.structure.axes.atoms import AtomTable, Components
 from raycompress.compressors.structure.axes.call import Call
 from raycompress.compressors.structure.axes.labels import Block, Labels
+from raycompress.compressors.structure.axes.resolving import Resolver
 from raycompress.compressors.structure.axes.rules import follow
+from raycompress.compressors.structure.axes.sizes import Attribute
+from raycompress.compressors.structure.axes.tracing import SizeTracer, traced_attributes
 
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import Ids
@@ -37,11 +40,17 @@ class Couplings:
         Which atoms go together.
     operations
         Name -> how often the passes executed it.
+    sizes
+        Attributes of modules that hold the length of an axis: what stays of it is their new value.
+    unknown
+        Operations without a rule that met atoms.
     """
 
     axes: Mapping[str, tuple[Ids, ...]]
     components: Components
     operations: Mapping[str, int]
+    sizes: Mapping[Attribute, Ids] = field(default_factory=dict)
+    unknown: frozenset[str] = frozenset()
 
     def of(self, tensor: str, dim: int) -> Ids:
         """Return the component of each element along a dimension of a tensor."""
@@ -88,6 +97,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return self._labels_of_own(tensor)
         return Labels(tuple(tensor.shape))
 
+    def name(self, tensor: Tensor, labels: Labels) -> None:
+        """Give a tensor labels."""
+        self._known[tensor] = labels
+
     def _labels_of_own(self, tensor: Tensor) -> Labels:
         if id(tensor) not in self._own:
             name = self.named[id(tensor)][0]
@@ -99,8 +112,12 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._own[id(tensor)] = Labels(tuple(tensor.shape), blocks)
         return self._own[id(tensor)]
 
+    def execute(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Execute an operation."""
+        return func(*args, **kwargs)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        outcome = func(*args, **(kwargs or {}))
+        outcome = self.execute(func, args, kwargs or {})
         results = tensors_in(outcome) if isinstance(outcome, (Tensor, list, tuple)) else []
         if not results:
             return outcome
@@ -128,18 +145,33 @@ def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[b
         Values of ``training`` to follow.
     """
     table = AtomTable()
-    named: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        named.setdefault(id(tensor), (name, tensor))
-    recorder = _Recorder(table, named)
+    recorder, tracer = _observers(model, table, _Recorder)
     for training in modes:
         with _unchanged(model), _module_names(model, recorder.modules), torch.no_grad():
             model.train(training)
-            with recorder:
+            with recorder, tracer, traced_attributes(model):
                 outputs = tensors_in(call(model))
             for tensor in outputs:
                 table.freeze(recorder.labels(tensor).atoms, OUTPUTS)
-    return Couplings(recorder.axes, table.components(), recorder.operations)
+    components, sizes = Resolver(table, tracer.uses).resolve()
+    return Couplings(recorder.axes, components, recorder.operations, sizes, frozenset(table.unknown))
+
+
+def followed(model: nn.Module, call: Callable[[nn.Module], Any], kind: Callable[..., _Recorder]) -> Any:
+    """Call `model` in eval mode under a recorder of one's own, which numbers atoms as `record` does."""
+    recorder, tracer = _observers(model, AtomTable(), kind)
+    with _unchanged(model), _module_names(model, recorder.modules), torch.no_grad():
+        model.eval()
+        with recorder, tracer, traced_attributes(model):
+            return call(model)
+
+
+def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., _Recorder]) -> tuple[_Recorder, SizeTracer]:
+    named: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        named.setdefault(id(tensor), (name, tensor))
+    recorder = kind(table, named)
+    return recorder, SizeTracer(table, recorder.labels, recorder.name, recorder.modules)
 
 
 @contextmanager

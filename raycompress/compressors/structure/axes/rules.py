@@ -46,6 +46,7 @@ def follow(call: Call) -> Sequence[Labels]:
     if rule is None and torch.Tag.pointwise in call.function.tags:
         rule = pointwise
     if rule is None:
+        call.table.unknown.add(call.name)
         for tensor in tensors:
             call.table.freeze(call.labels(tensor).atoms, f"{call.reason}, which is not followed")
         return call.plain()

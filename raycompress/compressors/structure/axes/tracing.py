@@ -1,0 +1,293 @@
+"""Which integers a forward pass writes into the shapes of tensors."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from raycompress.compressors.structure.axes.labels import Block, Labels
+from raycompress.compressors.structure.axes.sizes import (
+    Attribute,
+    AttributeSize,
+    AxisSize,
+    Expression,
+    TracedInt,
+    expression_of,
+)
+
+if TYPE_CHECKING:
+    from raycompress.compressors.structure.axes.atoms import AtomTable, Ids
+
+_TORCH = str(Path(torch.__file__).parent)
+_HERE = str(Path(__file__).parent)
+_SHAPED = frozenset(["view", "reshape", "expand", "unflatten", "view_copy"])
+_CREATED = frozenset(["zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"])
+_CONVOLUTIONS = frozenset(f"conv{'_transpose' * t}{n}d" for t in (0, 1) for n in (1, 2, 3))
+
+
+@dataclass(frozen=True, eq=False)
+class SizeUse:
+    """A size that was given to an operation.
+
+    Attributes
+    ----------
+    expression
+        The size, as far as its origin is known.
+    axis
+        Atoms along the dimension of the result that it is the length of.
+    where
+        The operation, its module and its line in the source.
+    """
+
+    expression: Expression
+    axis: Ids
+    where: str
+
+
+class SizeTracer(TorchFunctionMode):
+    """Sees the calls of torch's functions with the very integers that Python passes.
+
+    Parameters
+    ----------
+    labels
+        Returns the labels of a tensor.
+    name
+        Gives a tensor that was created labels of its own.
+    modules
+        Names of the modules that are running, the innermost last.
+    """
+
+    def __init__(
+        self,
+        table: AtomTable,
+        labels: Callable[[Any], Labels],
+        name: Callable[[Tensor, Labels], None],
+        modules: Sequence[str],
+    ) -> None:
+        super().__init__()
+        self.uses: list[SizeUse] = []
+        self._table = table
+        self._labels = labels
+        self._name = name
+        self._modules = modules
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        name = getattr(func, "__name__", "")
+        result = func(*args, **kwargs)
+        if name == "__get__":
+            return self._shape(args[0], result) if isinstance(result, torch.Size) else result
+        if name == "size":
+            return self._size(args, kwargs, result)
+        if isinstance(result, (Tensor, tuple, list)):
+            self._note(name, args, kwargs, result)
+        return result
+
+    def _note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        if name in _SHAPED:
+            self._note_shape(name, args, kwargs, result)
+        elif name in _CREATED:
+            self._created(args, kwargs, result)
+        elif name in ("split", "split_with_sizes"):
+            self._note_parts(name, args, kwargs, result)
+        elif name == "__getitem__" and isinstance(result, Tensor):
+            self._note_slices(args, result)
+        elif name in ("layer_norm", "rms_norm") and len(args) > 1:
+            self._note_all(name, args[1], result)
+        elif name in _CONVOLUTIONS:
+            self._note_groups(name, args, kwargs, result)
+        elif name == "multi_head_attention_forward":
+            self._note_attention(args, kwargs)
+
+    def _shape(self, tensor: Any, result: torch.Size) -> torch.Size:
+        labels = self._labels(tensor)
+        if not labels.blocks:
+            return result
+        return torch.Size([_traced(labels, dim, length) for dim, length in enumerate(result)])
+
+    def _size(self, args: Any, kwargs: Any, result: Any) -> Any:
+        if isinstance(result, torch.Size):
+            return self._shape(args[0], result)
+        labels = self._labels(args[0])
+        dim = args[1] if len(args) > 1 else kwargs["dim"]
+        return _traced(labels, dim % max(1, len(labels.shape)), result)
+
+    def _use(self, name: str, size: Any, labels: Labels, dim: int) -> None:
+        """Note that `size` is the length of a dimension of a result."""
+        if not isinstance(size, int) or size < 0 or dim in labels.repeated:
+            return
+        axis = axis_of(labels, dim)
+        if axis is None and not isinstance(size, TracedInt):
+            return
+        if axis is None:
+            axis = np.zeros(labels.shape[dim], dtype=np.int64)
+        if len(axis) == size:
+            self.uses.append(SizeUse(expression_of(size), axis, f"{name}{self._place()}"))
+
+    def _note_all(self, name: str, sizes: Sequence[Any], result: Tensor) -> None:
+        labels = self._labels(result)
+        first = len(labels.shape) - len(sizes)
+        for place, size in enumerate(sizes):
+            self._use(name, size, labels, first + place)
+
+    def _note_shape(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
+        given = [*args[1:], *(value for key, value in kwargs.items() if key in ("size", "shape", "sizes"))]
+        if name == "unflatten":
+            labels = self._labels(result)
+            dim = (args[1] if len(args) > 1 else kwargs["dim"]) % len(args[0].shape)
+            for place, size in enumerate(given[-1]):
+                self._use(name, size, labels, dim + place)
+            return
+        sizes = given[0] if len(given) == 1 and isinstance(given[0], (tuple, list)) else given
+        if all(isinstance(size, int) for size in sizes) and len(sizes) == result.dim():
+            self._note_all(name, sizes, result)
+
+    def _created(self, args: Any, kwargs: Any, result: Tensor) -> None:
+        """Give a tensor of one value atoms of its own where its size may change."""
+        ints = [
+            value for arg in [*args, *kwargs.values()] for value in (arg if isinstance(arg, (tuple, list)) else [arg])
+        ]
+        sizes = [value for value in ints if isinstance(value, int) and not isinstance(value, bool)][: result.dim()]
+        if [int(size) for size in sizes] != list(result.shape) or not any(isinstance(s, TracedInt) for s in sizes):
+            return
+        blocks = []
+        for dim, size in enumerate(sizes):
+            if isinstance(size, TracedInt) and size > 1:
+                expression = size.expression
+                axis = expression.axis if isinstance(expression, AxisSize) else self._table.create(int(size))
+                blocks.append(Block((dim,), axis))
+        labels = Labels(tuple(result.shape), tuple(blocks))
+        self._name(result, labels)
+        for dim, size in enumerate(sizes):
+            self._use("zeros", size, labels, dim)
+
+    def _note_parts(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
+        size = args[1] if len(args) > 1 else next(iter(kwargs.values()))
+        dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+        sizes = size if isinstance(size, (tuple, list)) else [size] * len(result)
+        for part, length in zip(result, sizes, strict=True):
+            self._use(name, length, self._labels(part), dim % part.dim())
+
+    def _note_slices(self, args: Any, result: Tensor) -> None:
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        if not all(item is None or item is Ellipsis or isinstance(item, (int, slice)) for item in index):
+            return
+        source = args[0]
+        taken = sum(isinstance(item, (int, slice)) for item in index)
+        old = new = 0
+        for item in index:
+            if item is Ellipsis:
+                old, new = old + source.dim() - taken, new + source.dim() - taken
+            elif item is None:
+                new += 1
+            elif isinstance(item, slice):
+                self._note_slice(item, source, old, result, new)
+                old, new = old + 1, new + 1
+            else:
+                old += 1
+
+    def _note_slice(self, item: slice, source: Tensor, old: int, result: Tensor, new: int) -> None:
+        length = self._labels(source).shape[old]
+        start, stop = item.start or 0, item.stop
+        if stop is None or not isinstance(start, int) or not isinstance(stop, int) or stop >= length:
+            return
+        if (stop < 0) != (start < 0) and start != 0:
+            return
+        self._use("a slice", stop - start if stop > 0 else -1, self._labels(result), new)
+
+    def _note_groups(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
+        groups = kwargs.get("groups", args[-1] if len(args) == (8 if "transpose" in name else 7) else 1)
+        if not isinstance(groups, TracedInt) or groups < 2:
+            return
+        labels = self._labels(result)
+        axis = axis_of(labels, 1)
+        if axis is None:
+            return
+        weight = args[1] if len(args) > 1 else kwargs["weight"]
+        per_in = int(weight.shape[0]) // int(groups) if "transpose" in name else int(weight.shape[1])
+        whole = int(groups) >= per_in  # whole groups go, or the same channels of each
+        firsts = axis.reshape(int(groups), -1)[:, 0] if whole else np.zeros(int(groups), dtype=np.int64)
+        self.uses.append(SizeUse(expression_of(groups), firsts, f"{name}{self._place()}"))
+
+    def _note_attention(self, args: Any, kwargs: Any) -> None:
+        """Tie what torch's own attention takes for one size: the width of its inputs and that of all its heads."""
+        query, width, heads = args[0], args[3], args[4]
+        weight = args[5] if args[5] is not None else kwargs.get("q_proj_weight")
+        outer, inner = axis_of(self._labels(query), query.dim() - 1), axis_of(self._labels(weight), 0)
+        if inner is None:
+            return
+        inner = inner[: int(width)]
+        if outer is None:
+            outer = np.zeros(int(width), dtype=np.int64)
+        where = f"attention{self._place()}"
+        self._table.tie(outer, inner, where)
+        self.uses.append(SizeUse(expression_of(width), outer, where))
+        self.uses.append(SizeUse(expression_of(heads), inner.reshape(int(heads), -1)[:, 0], where))
+
+    def _place(self) -> str:
+        module = self._modules[-1] if self._modules else ""
+        frame = sys._getframe(2)
+        while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
+            frame = frame.f_back
+        where = f' in "{module}"' if module else ""
+        return f"{where} at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def axis_of(labels: Labels, dim: int) -> Ids | None:
+    """Return one atom for each position along a dimension; None where it is fixed.
+
+    What stays of a block of several dimensions is a rectangle, so that its first row stands for all.
+    """
+    block = labels.at(dim)
+    if block is None:
+        return None
+    place = block.dims.index(dim % len(labels.shape))
+    axis: Ids = np.moveaxis(block.atoms, place, 0).reshape(block.atoms.shape[place], -1)[:, 0]
+    return axis
+
+
+def _traced(labels: Labels, dim: int, length: int) -> int:
+    axis = axis_of(labels, dim)
+    return length if axis is None else TracedInt.of(length, AxisSize(axis))
+
+
+@contextmanager
+def traced_attributes(model: nn.Module) -> Iterator[None]:
+    """Make the integers in modules' attributes remember which they are, until the context ends."""
+    before: list[tuple[dict[str, Any], str, Any, Any]] = []
+    try:
+        for path, module in model.named_modules():
+            own = vars(module)
+            for name, value in list(own.items()):
+                traced = _traced_value(Attribute(path, name), value)
+                if traced is not None:
+                    before.append((own, name, value, traced))
+                    own[name] = traced
+        yield
+    finally:
+        for own, name, value, traced in before:
+            if own.get(name) is traced:
+                own[name] = value
+
+
+def _traced_value(attribute: Attribute, value: Any) -> Any:
+    if attribute.name.startswith("_"):
+        return None
+    if type(value) is int and value > 1:
+        return TracedInt.of(value, AttributeSize(attribute, value))
+    if type(value) in (tuple, list, torch.Size) and value and all(type(member) is int for member in value):
+        members = [
+            TracedInt.of(member, AttributeSize(attribute._replace(place=place), member)) if member > 1 else member
+            for place, member in enumerate(value)
+        ]
+        return type(value)(members)
+    return None
