@@ -89,6 +89,7 @@ def _run(spec: TrialSpec) -> Ending:
         frame=failure["frame"],
         values=messages.values,
         candidate=messages.candidate,
+        left=messages.left,
     )
 
 

@@ -11,8 +11,10 @@ from typing import Any
 
 from raycompress import catalog
 from raycompress.catalog import CompressorEntry
+from raycompress.compressors.given import send_given
 from raycompress.errors import ExperimentError, UsageError
 from raycompress.script import context
+from raycompress.script.config import unrecorded
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,10 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     framework = _framework(model)
     arguments = {**_positional(args), **kwargs}
     dummy = arguments.pop("dummy_input", None)
+    config = unrecorded(config)
     trial = context.current()
+    if trial is not None and trial.mode == "inspect":
+        send_given(trial, config, {**arguments, **_file_arguments(config)})
     if trial is not None and trial.mode != "trial":
         return importlib.import_module(_MODES[framework]).for_mode(model, trial, dummy, arguments)
     entry = _entry(config, framework)

@@ -25,6 +25,7 @@ from raycompress.runtime import shell as commands
 from raycompress.runtime.processes import die_with_parent
 from raycompress.runtime.protocol import TrialSpec, encode
 from raycompress.script import aup, context
+from raycompress.script.config import in_place_of_others
 from raycompress.script.running import fresh_main
 from raycompress.states import TrialState
 
@@ -105,6 +106,8 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         send=send,
         bundle=Path(spec.bundle) if spec.bundle else None,
         shared=Path(spec.shared) if spec.shared else None,
+        config=spec.config,
+        config_path=spec.config_path,
         **spec.options(),
     )
     code = 0
@@ -115,12 +118,26 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         if failure is not None:
             send(failure)
             code = failure["exit_code"]
+    if spec.parameters:
+        send({"type": "left", "reads": _reads(trial), "unread": _unread(spec, trial)})
     if code == 0:
         send({"type": "done"})
     if trial.saves:
         with contextlib.suppress(OSError):  # there is something in it
             trial.candidate.rmdir()
     return code
+
+
+def _reads(trial: context.Trial) -> list[str] | None:
+    """Return the keys that the script has read of its configuration; None where that is not known."""
+    reads = trial.reads
+    return sorted(reads.names) if reads.is_loaded and not reads.is_whole else None
+
+
+def _unread(spec: TrialSpec, trial: context.Trial) -> list[str]:
+    """Return the hyperparameters that the script has certainly not read."""
+    known = _reads(trial)
+    return [] if known is None else [name for name in spec.parameters if name not in known]
 
 
 def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
@@ -141,7 +158,7 @@ def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
 
 
 def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes) -> None:
-    sys.argv = [str(script), *spec.script_args, str(spec.config_path)]
+    sys.argv = [str(script), *in_place_of_others(spec.script_args, spec.config_path)]
     if sys.path[0] != str(script.parent):
         sys.path.insert(0, str(script.parent))
     if trial.saves:

@@ -59,6 +59,8 @@ SHAPES: Mapping[str, Shape] = {
     "analysis": {"analysis": _ANALYSIS},
     "rung0": {"score": float},
     "prior": {"prior": _PRIOR},
+    "given": {"differs": dict, "where": str},
+    "left": {"reads": ([str], None), "unread": [str]},
     "refused": {"problems": [{"what": str, "where": str, "fix": str}]},
 }
 """Type of a message -> what it holds; docs/architecture.md says what it means."""

@@ -119,9 +119,10 @@ class TrialSpec(TrialOptions):
     script
         The script, absolute or relative to `workingdir`.
     script_args
-        Arguments that stand between the script's name and the path of its configuration.
+        The script's arguments. The path of the trial's configuration follows them, or stands in the place of an
+        argument that names another one.
     config
-        What ``sys.argv[-1]`` holds.
+        What the script finds in that file.
     workingdir
         Where the script runs.
     folder
@@ -138,6 +139,8 @@ class TrialSpec(TrialOptions):
         See `raycompress.script.context.Trial`.
     plugins
         What the trial needs of other distributions; see `raycompress.catalog.plugins.require`.
+    parameters
+        The hyperparameters that are searched, which the script finds in `config`.
     prescript, postscript
         Shell commands around the script; see `raycompress.runtime.shell`.
     log_limit
@@ -157,6 +160,7 @@ class TrialSpec(TrialOptions):
     bundle: str | Path | None = None
     shared: str | Path | None = None
     plugins: tuple[tuple[str, str, str], ...] = ()
+    parameters: tuple[str, ...] = ()
     prescript: str = ""
     postscript: str = ""
     log_limit: int = 20 << 20
@@ -188,7 +192,7 @@ class TrialSpec(TrialOptions):
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> TrialSpec:
         """Rebuild what `to_json` returned."""
-        tuples = {name: tuple(data[name]) for name in ("script_args", "result_labels", "exports")}
+        tuples = {name: tuple(data[name]) for name in ("script_args", "result_labels", "exports", "parameters")}
         nested = {name: tuple(tuple(one) for one in data[name]) for name in ("budget", "plugins")}
         return cls(**{**data, **tuples, **nested})
 
@@ -243,6 +247,8 @@ class Ending:
         The last result: numbers by name, the objective first.
     candidate
         The last ``candidate`` message.
+    left
+        The last ``left`` message: what the script did beside its results.
     tail
         The last lines of the log, once `with_tail` has read them.
     """
@@ -256,6 +262,7 @@ class Ending:
     frame: str = ""
     values: dict[str, int | float] | None = None
     candidate: Message | None = None
+    left: Message | None = None
     tail: str = ""
 
     def with_tail(self, lines: int = 20) -> Ending:

@@ -290,6 +290,7 @@ def _ending(trial: _Running, code: int) -> Ending:
         frame=received.failure["frame"] if received.failure else "",
         values=received.values,
         candidate=received.candidate,
+        left=received.left,
     )
 
 

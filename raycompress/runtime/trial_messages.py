@@ -22,7 +22,7 @@ class TrialMessages:
         The trial's.
     values
         The last result.
-    candidate, failure
+    candidate, failure, left
         The last message of that type.
     done
         Whether the script came to its end.
@@ -32,6 +32,7 @@ class TrialMessages:
     values: dict[str, int | float] | None = None
     candidate: Message | None = None
     failure: Message | None = None
+    left: Message | None = None
     done: bool = False
 
     def add(self, message: Message) -> None:
@@ -45,6 +46,8 @@ class TrialMessages:
             self.candidate = message
         elif kind == "failure":
             self.failure = message
+        elif kind == "left":
+            self.left = message
 
     def verdict(self, code: int) -> tuple[TrialState, str]:
         """Return (state, cause) of the trial; `code` is its exit code, or the negative number of its signal."""

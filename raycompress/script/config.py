@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from raycompress.script import context
 
 class BasicConfig(dict[str, Any]):
     """A dictionary whose keys are attributes too.
+
+    In a trial it notes which keys the script reads; see `raycompress.script.context.Reads`.
 
     Examples
     --------
@@ -39,6 +42,46 @@ class BasicConfig(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"the configuration has no {name!r}") from None
 
+    def __getitem__(self, name: str) -> Any:
+        _note(name)
+        return super().__getitem__(name)
+
+    def __contains__(self, name: object) -> bool:
+        _note(name)
+        return super().__contains__(name)
+
+    def __iter__(self) -> Iterator[str]:
+        _note_whole()
+        return super().__iter__()
+
+    def get(self, name: str, default: Any = None) -> Any:  # noqa: D102 - dict's
+        _note(name)
+        return super().get(name, default)
+
+    def pop(self, name: str, *default: Any) -> Any:  # noqa: D102 - dict's
+        _note(name)
+        return super().pop(name, *default)
+
+    def setdefault(self, name: str, default: Any = None) -> Any:  # noqa: D102 - dict's
+        _note(name)
+        return super().setdefault(name, default)
+
+    def keys(self) -> KeysView[str]:  # type: ignore[override]  # noqa: D102 - dict's
+        _note_whole()
+        return super().keys()
+
+    def values(self) -> ValuesView[Any]:  # type: ignore[override]  # noqa: D102 - dict's
+        _note_whole()
+        return super().values()
+
+    def items(self) -> ItemsView[str, Any]:  # type: ignore[override]  # noqa: D102 - dict's
+        _note_whole()
+        return super().items()
+
+    def copy(self) -> BasicConfig:
+        """Return a copy of the same class."""
+        return BasicConfig(unrecorded(self))
+
     def load(self, path: str | Path) -> BasicConfig:
         """Add what the JSON file at `path` holds, and return itself; comments and trailing commas may be in it (JSONC).
 
@@ -46,11 +89,19 @@ class BasicConfig(dict[str, Any]):
         by hand on the same file. So does the configuration of a trial, and then it saves below the current folder, not
         among the trial's own files.
 
+        In a trial its own configuration rules: it is loaded in place of any other that compresses, whichever file
+        `path` names. A JSON file that holds something else is loaded as it is.
+
         Raises
         ------
         UsageError
             When there is no such file, it holds no JSON object, is a pickle, or has search ranges.
         """
+        trial = context.current()
+        if trial is not None and trial.config is not None and _is_replaced(Path(path), trial):
+            trial.reads.is_loaded = True
+            self.update(json.loads(json.dumps(dict(trial.config))))
+            return self
         data = _read(Path(path))
         if "compression" in data and "script" in data:
             data = _trial_config(data, Path(path))
@@ -69,7 +120,7 @@ class BasicConfig(dict[str, Any]):
         """
         _refuse_pickle(Path(path))
         try:
-            text = json.dumps(self, indent=2)
+            text = json.dumps(unrecorded(self), indent=2)
         except TypeError as error:
             raise UsageError(
                 f"the configuration cannot be written as JSON: {error}",
@@ -83,6 +134,63 @@ class BasicConfig(dict[str, Any]):
         for name, value in self.items():
             if name in flags:
                 setattr(flags, name, value)
+
+
+def unrecorded(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return `config` as a plain dictionary, without its reading being taken for the script's."""
+    return dict(dict.items(config)) if isinstance(config, BasicConfig) else config
+
+
+def is_configuration(data: Any) -> bool:
+    """Tell whether `data` of a JSON file says how to compress: the configuration of a trial, or an experiment."""
+    return isinstance(data, dict) and ("compressor" in data or ("compression" in data and "script" in data))
+
+
+def in_place_of_others(arguments: Sequence[str], own: Path) -> list[str]:
+    """Return a script's arguments in a trial, whose configuration stands in the place of any other that they name.
+
+    Parameters
+    ----------
+    arguments
+        As by hand, such as ``config.json --epochs 3`` or ``--config=config.json``.
+    own
+        The trial's configuration. Where no argument names another one, it comes last.
+    """
+    replaced = [_replaced(argument, own) for argument in arguments]
+    return replaced if replaced != list(arguments) else [*arguments, str(own)]
+
+
+def _replaced(argument: str, own: Path) -> str:
+    option, is_option, value = argument.rpartition("=")
+    if not value.endswith((".json", ".jsonc")):
+        return argument
+    try:
+        data = _read(Path(value))
+    except UsageError:  # the script may know better what that is
+        return argument
+    return f"{option}{is_option}{own}" if is_configuration(data) else argument
+
+
+def _is_replaced(path: Path, trial: context.Trial) -> bool:
+    """Tell whether a trial loads its own configuration in place of `path`, and say so where that is another file."""
+    if trial.config_path is not None and path.resolve() == trial.config_path.resolve():
+        return True
+    if not is_configuration(_read(path)):
+        return False
+    print(f"raycompress: the trial's own configuration is loaded in place of {path}", file=sys.stderr)
+    return True
+
+
+def _note(name: object) -> None:
+    trial = context.current()
+    if trial is not None:
+        trial.reads.names.add(str(name))
+
+
+def _note_whole() -> None:
+    trial = context.current()
+    if trial is not None:
+        trial.reads.is_whole = True
 
 
 def _refuse_pickle(path: Path) -> None:

@@ -54,6 +54,25 @@ class TrialOptions:
 
 
 @dataclass
+class Reads:
+    """What a script has read of its trial's configuration.
+
+    Attributes
+    ----------
+    names
+        The keys that were asked for one by one, whether they are there or not.
+    is_loaded
+        Whether the configuration was loaded by `raycompress.BasicConfig`, and not by the script itself.
+    is_whole
+        Whether it was copied or passed on as a whole, after which nobody knows what is read of it.
+    """
+
+    names: set[str] = field(default_factory=set)
+    is_loaded: bool = False
+    is_whole: bool = False
+
+
+@dataclass
 class Trial(TrialOptions):
     """The trial that this process runs.
 
@@ -71,6 +90,10 @@ class Trial(TrialOptions):
         The bundle to verify, in mode ``verify``.
     shared
         The folder for what the trials of this node share; see `raycompress.script.shared`.
+    config, config_path
+        The trial's configuration, and the file that it stands in; None where there is none, as in `rc.compress`.
+    reads
+        What the script has read of it.
     on_report
         Called with the values of each result before it is sent.
     exported
@@ -84,6 +107,9 @@ class Trial(TrialOptions):
     send: Callable[[Mapping[str, Any]], None]
     bundle: Path | None = None
     shared: Path | None = None
+    config: Mapping[str, Any] | None = None
+    config_path: Path | None = None
+    reads: Reads = field(default_factory=Reads)
     exported: bool = False
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)

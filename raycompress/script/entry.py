@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.errors import UsageError
-from raycompress.script import report
-from raycompress.script.config import BasicConfig
+from raycompress.script import context, report
+from raycompress.script.config import BasicConfig, unrecorded
 from raycompress.script.saving import save_registered
 
 
@@ -124,7 +124,7 @@ def aup_flags(flags: Any) -> Callable[[Callable[..., Any]], Callable[..., None]]
 
 
 def _loaded(config: str | Path | Mapping[str, Any]) -> BasicConfig:
-    return BasicConfig(config) if isinstance(config, Mapping) else BasicConfig().load(config)
+    return BasicConfig(unrecorded(config)) if isinstance(config, Mapping) else BasicConfig().load(config)
 
 
 def _parameters(function: Callable[..., Any], config: Mapping[str, Any], source: str) -> dict[str, Any]:
@@ -180,7 +180,13 @@ def _named_on_command_line() -> str:
 
 
 def _named_in(argv: Sequence[str]) -> str:
-    """Return the first argument that ends in ``.json`` or ``.jsonc``: a script's own arguments may stand before it."""
+    """Return the first argument that ends in ``.json`` or ``.jsonc``: a script's own arguments may stand before it.
+
+    In a trial it is the trial's configuration, whatever the arguments are.
+    """
+    trial = context.current()
+    if trial is not None and trial.config_path is not None:
+        return str(trial.config_path)
     arguments = argv[1:]
     for argument in arguments:
         if argument.endswith((".json", ".jsonc")):

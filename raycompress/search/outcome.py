@@ -16,10 +16,30 @@ from raycompress.runtime.protocol import Ending
 from raycompress.states import TrialState
 from raycompress.text import join_names
 
-FACTS = ("state", "cause", "values", "score", "seconds", "before", "after", "removed", "notes", "saved")
+FACTS = (
+    "state",
+    "cause",
+    "values",
+    "score",
+    "seconds",
+    "before",
+    "after",
+    "removed",
+    "notes",
+    "saved",
+    "weights",
+    "unread",
+)
 """What the journal's event ``ended`` says beside the trial's number and its log."""
 
-NOTHING: Mapping[str, Any] = {**dict.fromkeys(FACTS), "removed": {}, "notes": [], "saved": False}
+NOTHING: Mapping[str, Any] = {
+    **dict.fromkeys(FACTS),
+    "removed": {},
+    "notes": [],
+    "saved": False,
+    "weights": "",
+    "unread": [],
+}
 """The facts of a trial that left nothing."""
 
 
@@ -50,6 +70,8 @@ def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: f
         "removed": candidate["removed"] if candidate else {},
         "notes": candidate["notes"] if candidate else [],
         "saved": candidate is not None and not baseline,
+        "weights": "",
+        "unread": ending.left["unread"] if finished and ending.left else [],
     }
     if not finished:
         return facts
@@ -82,11 +104,12 @@ def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, 
     try:
         bundle.seal(candidate, {"experiment": folder.id, "trial": trial["number"], **about, **measured})
         bundle.check_hashes(candidate)
+        weights = bundle.read(candidate).files.get(bundle.WEIGHTS)
     except BundleError as error:
         return failed(error.problems[0].what, facts)
     except OSError as error:
         return failed(f"its model cannot be kept: {error.strerror}", facts)
-    return facts
+    return {**facts, "weights": weights.sha256 if weights is not None and weights.bytes else ""}
 
 
 def delivered(folder: ExperimentFolder, number: int, facts: Mapping[str, Any]) -> dict[str, Any]:

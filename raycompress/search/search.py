@@ -13,6 +13,7 @@ from raycompress.results.journal.journal import Journal
 from raycompress.results.ranking import Ranking
 from raycompress.runtime.protocol import trial_config
 from raycompress.search import plan as counts
+from raycompress.search.findings import Findings
 from raycompress.search.history import SearchHistory
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.plan import BUDGETED
@@ -76,6 +77,7 @@ class Search:
         def notify(text: str) -> None:
             journal.append("note", text=text)
 
+        self._notify, self._findings = notify, Findings(experiment)
         self._stopper = make_early_stopper(experiment, history, notify)
         self._recorder = Recorder(
             plan.folder,
@@ -162,6 +164,8 @@ class Search:
     def conclude(self) -> None:
         """Write the end of what still runs, choose among the finalists, and leave nothing that is not worth keeping."""
         self._recorder.end_stopped(self._switch.detail)
+        for note in self._findings.notes():
+            self._notify(note)
         if self._switch.reason is None:
             self._keeper.conclude()
         self._plan.folder.remove_candidates_but(self._keeper.kept)
@@ -170,8 +174,11 @@ class Search:
     def _end(self, ended: Ended) -> None:
         self._recorder.end(ended)
         state = TrialState(ended.facts["state"])
+        trial = self._requests.pop(ended.number)
+        if state is TrialState.FINISHED:
+            self._findings.add(trial.number, trial.sample, ended.facts)
         self._add_end(
-            self._requests.pop(ended.number),
+            trial,
             ended.facts["score"],
             ended.step,
             ended,

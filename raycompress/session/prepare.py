@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -17,12 +17,14 @@ from raycompress.errors import ExperimentError, ScriptError
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
-from raycompress.runtime.client import Hello, WarmProcess, WarmSpec, Worker
+from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
-from raycompress.runtime.protocol import trial_config
+from raycompress.runtime.protocol import Message, trial_config
 from raycompress.search.plan import BUDGETED, notes
+from raycompress.search.unread import unread_notes
 from raycompress.search.watch.view import View
-from raycompress.session.script_run import compression_config, last_lines, run_for_answer, warm_spec
+from raycompress.session.ownership import check_given
+from raycompress.session.script_run import compression_config, last_lines, messages_of, run_for_answer, warm_spec
 from raycompress.states import TrialState
 
 _WITHOUT_EVALUATOR = (
@@ -88,8 +90,10 @@ def prepared(
         inspected = pool.submit(_inspected, experiment, process)
         with meanwhile or nullcontext():
             view.phase("inspecting the model")
-            worker, model = inspected.result()
+            worker, model, unread = inspected.result()
             with closing(worker):
+                for note in unread:
+                    view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
                 space = checked_space(experiment, model, view)
                 for note in notes(experiment, space):
@@ -98,10 +102,14 @@ def prepared(
                 yield Prepared(_with_latency(experiment, model), model, space, projection, warm, worker)
 
 
-def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None]:
+def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None, list[str]]:
     worker = process.connect()
     try:
-        return worker, inspect(experiment, worker)
+        given: list[Message] = []
+        left: list[Message] = []
+        model = inspect(experiment, worker, given=given, left=left)
+        check_given(given, SearchSpace.of(unexpanded(experiment)), lambda sample: _given(experiment, worker, sample))
+        return worker, model, unread_notes(experiment, left[-1]["reads"] if left else None)
     except BaseException:
         worker.close()
         raise
@@ -119,16 +127,34 @@ def report_preload(hello: Hello, experiment: Experiment, view: View) -> None:
         view.note(f"{problem.where}: {problem.module} cannot be preloaded, so each trial imports it ({problem.error})")
 
 
-def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
+def inspect(
+    experiment: Experiment,
+    worker: Worker,
+    *,
+    given: list[Message] | None = None,
+    left: list[Message] | None = None,
+) -> ModelInfo | None:
     """Run the script up to its first batch and return its model's layers; None when it makes no compressor.
+
+    Parameters
+    ----------
+    given, left
+        Take the script's messages of these types.
 
     Raises
     ------
     ScriptError
         The script fails on its way there.
     """
+    kept = {"given": [] if given is None else given, "left": [] if left is None else left}
     found, ending = run_for_answer(
-        worker, experiment, "inspect", centre_config(experiment), answer="model", **_wanted(experiment)
+        worker,
+        experiment,
+        "inspect",
+        centre_config(experiment),
+        answer="model",
+        on_message=lambda message: kept.get(message["type"], []).append(message),
+        **_wanted(experiment),
     )
     if found is not None:
         model = ModelInfo.from_json(found["model"])
@@ -145,14 +171,28 @@ def inspect(experiment: Experiment, worker: Worker) -> ModelInfo | None:
     )
 
 
+def _given(experiment: Experiment, worker: Worker, sample: Mapping[str, Any]) -> list[Message]:
+    """Return what the script gives `create_compressor` in a trial of `sample`."""
+    given: list[Message] = []
+    config = _inspection_config(experiment, sample)
+    for message in messages_of(worker, experiment, "inspect", config):
+        if not isinstance(message, Ending) and message["type"] == "given":
+            given.append(message)
+    return given
+
+
 def _wanted(experiment: Experiment) -> dict[str, Any]:
     return {"analysis": {"costs": True}} if experiment.wants_sizes else {}
 
 
 def centre_config(experiment: Experiment) -> dict[str, Any]:
     """Return the config for a run that only inspects the model: the middle of every range, nothing saved."""
+    return _inspection_config(experiment, SearchSpace.of(unexpanded(experiment)).centre())
+
+
+def _inspection_config(experiment: Experiment, sample: Mapping[str, Any]) -> dict[str, Any]:
     space = SearchSpace.of(unexpanded(experiment))
-    config = trial_config(compression_config(experiment), space.build(space.centre()), number=0, saves_into=None)
+    config = trial_config(compression_config(experiment), space.build(sample), number=0, saves_into=None)
     return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
 
 

@@ -60,6 +60,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "result_labels": tuple(experiment.metric_labels),
         "exports": experiment.exports,
         "plugins": tuple((one.group, one.name, one.distribution) for one in plugins_of(experiment)),
+        "parameters": tuple(parameter["name"] for parameter in experiment.parameter_config),
         "rung0": experiment.rung0,
         "latency": experiment.wants_latency,
         "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),
