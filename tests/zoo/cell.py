@@ -106,7 +106,9 @@ def difference(found: list[Tensor], wanted: list[Tensor]) -> float:
         if one.shape != two.shape:
             return float("inf")
         if two.is_floating_point() and two.numel():
-            finite = two.isfinite() & one.isfinite()
+            finite = two.isfinite()
+            if not torch.equal(finite, one.isfinite()):
+                return float("inf")
             scale = two[finite].norm()
             worst = max(worst, float((one[finite] - two[finite]).norm() / scale.clamp_min(1e-12)))
     return worst

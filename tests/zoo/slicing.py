@@ -54,28 +54,20 @@ def sliced(model: nn.Module, couplings: Couplings, gone: np.ndarray) -> nn.Modul
 
 def _cut(model: nn.Module, couplings: Couplings, gone: np.ndarray) -> nn.Module:
     named = dict([*model.named_parameters(), *model.named_buffers()])
-    new: dict[int, Tensor] = {}
+    values: dict[str, Tensor] = {}
     for (name, dim), places in couplings.members(gone).items():
-        value = new.get(id(named[name]), named[name].detach())
+        value = values.get(name, named[name].detach())
         index = torch.from_numpy(np.setdiff1d(np.arange(value.shape[dim]), places))
-        new[id(named[name])] = value.index_select(dim, index)
+        values[name] = value.index_select(dim, index)
+    new: dict[int, Tensor] = {}
+    for name, value in values.items():
+        old = named[name]
+        new[id(old)] = nn.Parameter(value, old.requires_grad) if isinstance(old, nn.Parameter) else value
     for module in model.modules():
-        for slots in (module._parameters, module._buffers):
-            for key, tensor in slots.items():
-                if tensor is not None and id(tensor) in new:
-                    value = new[id(tensor)]
-                    slots[key] = nn.Parameter(value, tensor.requires_grad) if slots is module._parameters else value
-    _share(model, named, new)
+        for key, tensor in [*module._parameters.items(), *module._buffers.items()]:
+            if tensor is not None and id(tensor) in new:
+                setattr(module, key, new[id(tensor)])
     return model
-
-
-def _share(model: nn.Module, named: dict[str, Tensor], new: dict[int, Tensor]) -> None:
-    """Make tensors that were one before one again."""
-    first: dict[int, nn.Parameter] = {}
-    for module in model.modules():
-        for key, parameter in module._parameters.items():
-            if parameter is not None:
-                module._parameters[key] = first.setdefault(parameter.data_ptr(), parameter)
 
 
 def _resize(module: nn.Module) -> None:
@@ -84,8 +76,6 @@ def _resize(module: nn.Module) -> None:
         module.out_channels, module.in_channels = int(out), int(into)
     elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
         module.num_features = int(module.weight.shape[0])
-    elif isinstance(module, nn.modules.rnn.RNNBase):
-        module.flatten_parameters()
 
 
 def masked(model: nn.Module, couplings: Couplings, gone: np.ndarray) -> nn.Module:
@@ -111,6 +101,8 @@ class KeptOnly(_Recorder):
             return self._layer_norm(func, *args)
         if name == "native_group_norm":
             return self._group_norm(func, *args)
+        if "batch_norm" in name and args[0].dim() == 3:
+            return self._standardized(func, args, kwargs)
         if name in _REDUCING and isinstance(args[0], Tensor):
             dims = kwargs.get("dim", args[1] if len(args) > 1 else None)
             if name != "linalg_vector_norm":
@@ -149,6 +141,14 @@ class KeptOnly(_Recorder):
         parts = (None if one is None else one[kept] for one in (weight, bias))
         small = func(source.index_select(1, kept).contiguous(), *parts, rest[0], len(kept), *rest[2:])
         return torch.zeros_like(source).index_copy(1, kept, small[0]), *small[1:]
+
+    def _standardized(self, func: Any, args: Any, kwargs: Any) -> Any:
+        """Standardize weights, which some networks do by a BatchNorm over what is left of them."""
+        kept = self._kept(args[0], 2)
+        if kept is None:
+            return func(*args, **kwargs)
+        small = func(args[0].index_select(2, kept), *args[1:], **kwargs)
+        return torch.zeros_like(args[0]).index_copy(2, kept, small[0]), *small[1:]
 
 
 def _relabelled(recorder: KeptOnly, tensor: Tensor, dim: int, kept: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ BY_SIZE = {
         mobilenetv4_conv_small mobileone_s0 mobilevit_xxs mobilevitv2_050 nextvit_small nfnet_l0 poolformer_s12
         pvt_v2_b0 rdnet_tiny regnety_002 repghostnet_050 repvgg_a0 res2net50_26w_4s resnest14d resnet10t resnetv2_50
         rexnet_100 selecsls42 seresnext26d_32x4d skresnet18 starnet_s1 tf_efficientnetv2_b0 tinynet_e twins_svt_small
-        vovnet39a xception41 caformer_s18 fastvit_t8 repvit_m1 resnet32ts haloregnetz_b coatnet_nano_rw_224
+        vovnet39a xception41 caformer_s18 fastvit_t8 repvit_m1 resnet32ts coatnet_nano_rw_224
     """,
     224: """
         beit_base_patch16_224 cait_xxs24_224 coat_lite_tiny convit_tiny davit_tiny deit_tiny_distilled_patch16_224
@@ -28,15 +28,12 @@ BY_SIZE = {
         vit_relpos_small_patch16_224 samvit_base_patch16_224 fastvit_sa12 vitamin_small_224
     """,
     240: "crossvit_tiny_240",
-    256: "swinv2_tiny_window8_256 botnet26t_256 lambda_resnet26rpt_256 halonet26t swinv2_cr_tiny_ns_224",
+    256: "swinv2_tiny_window8_256 botnet26t_256 lambda_resnet26rpt_256 halonet26t haloregnetz_b swinv2_cr_tiny_ns_224",
 }
 SHALLOW = {"depth": 2}
 KEYS = {
     "beit_base_patch16_224": {"depth": 2, "embed_dim": 192, "num_heads": 3},
     "cait_xxs24_224": SHALLOW,
-    "mixer_s16_224": {"num_blocks": 2},
-    "gmlp_s16_224": {"num_blocks": 2},
-    "resmlp_12_224": {"num_blocks": 2},
     "tnt_s_legacy_patch16_224": SHALLOW,
     "vit_relpos_small_patch16_224": SHALLOW,
     "samvit_base_patch16_224": {
@@ -55,7 +52,7 @@ KEYS = {
 def networks() -> list[Network]:
     """Return them."""
     return [
-        Network(f"timm/{name}", _made(name), on_images(size, 2 if size < 200 else 1))
+        Network(f"timm/{name}", _made(name), on_images(size))
         for size, names in BY_SIZE.items()
         for name in names.split()
     ]

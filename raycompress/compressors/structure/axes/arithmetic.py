@@ -96,3 +96,16 @@ def matrix_vector(call: Call) -> Sequence[Labels]:
     left, right = call.labels(call.args[0]), call.labels(call.args[1])
     left, _ = contract(call, left, right, len(left.shape) - 1, 0)
     return call.plain(Labels(call.shape, left.blocks if len(left.shape) > 1 else ()))
+
+
+def grouped_product(call: Call) -> Sequence[Labels]:
+    """``_grouped_mm``: rows, sorted by expert, times the matrix of their expert."""
+    left, right = call.labels(call.args[0]), call.labels(call.args[1])
+    if len(left.shape) != 2 or len(right.shape) != 3:
+        for labels in (left, right):
+            call.table.freeze(labels.atoms, call.reason)
+        return call.plain()
+    left, right = contract(call, left.rigid([0], call.table, call.reason), right, 1, 1)
+    right = right.rigid([0], call.table, call.reason)
+    found = right.at(2)
+    return call.plain(Labels(call.shape, () if found is None else (Block((1,), found.atoms),)))

@@ -46,6 +46,7 @@ class AtomTable:
     def __init__(self) -> None:
         self.count = 1  # atom 0 is FIXED
         self._pairs: list[tuple[Ids, Ids]] = []
+        self._root: Ids = np.arange(1, dtype=np.int64)
         self._reasons: list[tuple[Ids, str]] = []
         self._joints: list[tuple[Ids, str]] = []
         self._broadcasts: list[Broadcast] = []
@@ -115,18 +116,21 @@ class AtomTable:
         return Components(found, reasons)
 
     def _connected(self) -> Ids:
-        if not self._pairs:
-            return np.arange(self.count, dtype=np.int64)
-        first = np.concatenate([pair[0] for pair in self._pairs])
-        second = np.concatenate([pair[1] for pair in self._pairs])
-        graph = coo_matrix((np.ones(len(first), dtype=np.int8), (first, second)), shape=(self.count, self.count))
-        labels = connected_components(graph, directed=False)[1].astype(np.int64)
-        # compact, so that the next round joins what is joined already at no cost
-        representative = np.full(labels.max() + 1, self.count, dtype=np.int64)
-        np.minimum.at(representative, labels, np.arange(self.count))
-        root: Ids = representative[labels]
-        every = np.arange(self.count)
-        self._pairs = [(every[root != every], root[root != every])]
+        """Return atom -> its component: the least atom of it. What was joined before costs no search again."""
+        root = np.concatenate([self._root, np.arange(len(self._root), self.count, dtype=np.int64)])
+        if self._pairs:
+            first = root[np.concatenate([pair[0] for pair in self._pairs])]
+            second = root[np.concatenate([pair[1] for pair in self._pairs])]
+            self._pairs = []
+            nodes, places = np.unique(np.concatenate([first, second]), return_inverse=True)
+            ends = places.reshape(2, -1)
+            graph = coo_matrix((np.ones(len(first), dtype=np.int8), (ends[0], ends[1])), shape=(len(nodes),) * 2)
+            labels = connected_components(graph, directed=False)[1]
+            least = nodes[np.unique(labels, return_index=True)[1]]
+            joined = np.arange(self.count, dtype=np.int64)
+            joined[nodes] = least[labels]
+            root = joined[root]
+        self._root = root
         return root
 
     def _settle_broadcast(self, broadcast: Broadcast, found: Ids) -> None:

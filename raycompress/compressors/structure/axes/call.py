@@ -32,6 +32,8 @@ class Call:
         Where couplings go.
     reason
         The operation and the module that runs it, for messages.
+    sized
+        Whether the sizes that Python gave are checked afterwards, so that parts of a tensor may change their lengths.
     """
 
     name: str
@@ -42,6 +44,7 @@ class Call:
     labels: Callable[[Any], Labels]
     table: AtomTable
     reason: str
+    sized: bool = False
 
     def argument(self, name: str) -> Any:
         """Return an argument by its name in the operation's schema, its default where it was not given."""

@@ -108,6 +108,8 @@ def spread(block: Block, rank: int) -> Ids:
 
 def gathered(array: Ids) -> tuple[Block, ...]:
     """Return the block of an array over all dimensions: those along which it varies."""
+    if array.size == 0:
+        return ()
     for axis in range(array.ndim):
         if array.shape[axis] > 1 and bool((array == array.take([0], axis)).all()):
             array = array.take([0], axis)

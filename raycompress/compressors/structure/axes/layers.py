@@ -179,3 +179,10 @@ def weight_norm(call: Call) -> Sequence[Labels]:
     """``_weight_norm_interface``: a direction and its length."""
     direction, length = call.labels(call.args[0]), call.labels(call.args[1])
     return call.plain(unify(call.shape, [direction, length], call.table, call.reason))
+
+
+def regions(call: Call) -> Sequence[Labels]:
+    """``roi_align`` and ``roi_pool``: the channels of an image pass to each of its regions."""
+    source = call.labels(call.args[0]).rigid([0, 2, 3], call.table, call.reason)
+    call.table.freeze(call.labels(call.args[1]).atoms, call.reason)
+    return [Labels(tuple(result.shape), source.blocks) for result in call.results]

@@ -29,11 +29,70 @@ def moved(call: Call) -> Sequence[Labels]:
     source = _parted(call, source)
     found: list[list[Block]] = [[] for _ in call.results]
     for block in source.blocks:
-        atoms = torch.from_numpy(np.broadcast_to(spread(block, len(source.shape)), source.shape).copy())
-        outcome = call.function(atoms, *_without_values(call)[1:], **call.kwargs)
+        lengths, arguments = _narrowed(call, source, block)
+        atoms = torch.from_numpy(np.broadcast_to(spread(block, len(lengths)), lengths).copy())
+        outcome = call.function(atoms, *arguments, **call.kwargs)
         for place, result in enumerate(value for value in flat([outcome]) if isinstance(value, Tensor)):
             found[place] += gathered(result.numpy())
     return [_disjoint(result.shape, blocks, call) for result, blocks in zip(call.results, found, strict=True)]
+
+
+_CUTTING = frozenset(
+    ["slice", "split", "split_with_sizes", "unsafe_split", "select", "unbind", "narrow", "index", "roll", "flip"]
+)
+_RESHAPING = frozenset(["view", "_unsafe_view", "reshape", "_reshape_alias"])
+
+
+def _narrowed(call: Call, source: Labels, block: Block) -> tuple[list[int], list[Any]]:
+    """Return lengths and arguments under which an operation does to a block what it does, at the least cost.
+
+    Dimensions without atoms that the operation leaves alone have length 1.
+    """
+    arguments = _without_values(call)[1:]
+    lengths, rank = list(source.shape), len(source.shape)
+    if call.name in _CUTTING:
+        named = _positions(call, rank) or _dims(call)
+        touched = {dim % rank for dim in named} | set(block.dims)
+        lengths = [length if dim in touched else 1 for dim, length in enumerate(lengths)]
+    elif call.name in _RESHAPING and 0 not in lengths:
+        after = list(call.shape)
+        for into, out in _factored(source.shape, call.shape):
+            if not set(into) & set(block.dims):
+                for dim in into:
+                    lengths[dim] = 1
+                for dim in out:
+                    after[dim] = 1
+        arguments = [after]
+    return lengths, arguments
+
+
+def _dims(call: Call) -> list[int]:
+    given = call.argument("dims") if call.name == "flip" else call.argument("dim")
+    return list(given) if isinstance(given, (list, tuple)) else [int(given or 0)]
+
+
+def _factored(before: Sequence[int], after: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Return the smallest groups of dimensions of two shapes of equal size that have equal products."""
+    groups: list[tuple[list[int], list[int]]] = []
+    into: list[int] = []
+    out: list[int] = []
+    one = two = 1
+    first, second = 0, 0
+    while first < len(before) or second < len(after):
+        if second >= len(after) or (first < len(before) and one <= two):
+            one *= before[first]
+            into.append(first)
+            first += 1
+        else:
+            two *= after[second]
+            out.append(second)
+            second += 1
+        if one == two and into and out:
+            groups.append((into, out))
+            into, out, one, two = [], [], 1, 1
+    if into or out:
+        groups.append((into, out))
+    return groups
 
 
 def permuted(call: Call) -> Sequence[Labels]:
@@ -77,6 +136,31 @@ def restrided(call: Call) -> Sequence[Labels]:
     return call.plain()
 
 
+def written(call: Call) -> Sequence[Labels]:
+    """Elements are written at positions: along these the tensor keeps its length, along the others it meets them."""
+    target = call.labels(call.args[0])
+    rank = len(target.shape)
+    indices = call.args[1]
+    named = [place for place, index in enumerate(indices) if index is not None] if isinstance(indices, list) else []
+    masked = any(index is not None and index.dtype == torch.bool for index in indices) if named else False
+    dims = named if named and not masked else list(range(rank))
+    target = target.rigid(dims, call.table, call.reason)
+    free = [dim for dim in range(rank) if dim not in dims]
+    for value in [call.labels(value) for value in flat((call.args[2:], call.kwargs)) if isinstance(value, Tensor)]:
+        shift = rank - len(value.shape)
+        kept = value.rigid([d for d in range(len(value.shape)) if d + shift not in free], call.table, call.reason)
+        target = unify(target.shape, [target, kept], call.table, call.reason) if kept.blocks else target
+    return call.plain(target)
+
+
+def fixed(call: Call) -> Sequence[Labels]:
+    """What answers positions, or one number for all: nothing of what it is given can go."""
+    for value in flat((call.args, call.kwargs)):
+        if isinstance(value, Tensor):
+            call.table.freeze(call.labels(value).atoms, call.reason)
+    return call.plain()
+
+
 def _positions(call: Call, rank: int) -> list[int]:
     """Return the dimensions along which an operation names positions."""
     if call.name == "index":
@@ -107,7 +191,8 @@ def _parted(call: Call, source: Labels) -> Labels:
     start = int(call.argument("start") or 0) if call.name in ("slice", "narrow") else 0
     start = min(length, start + length if start < 0 else start)
     if len(sizes) > 1 or not size or length % size or start % size or (call.argument("step") or 1) != 1:
-        return source.rigid([dim], call.table, call.reason)
+        checked = call.sized and call.name in ("slice", "split_with_sizes") and (call.argument("step") or 1) == 1
+        return source if checked else source.rigid([dim], call.table, call.reason)
     axis = block.dims.index(dim)
     parts = np.moveaxis(block.atoms, axis, 0).reshape(length // size, size, -1)
     call.table.tie(parts, parts[:1], call.reason)

@@ -84,6 +84,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.axes: dict[str, tuple[Ids, ...]] = {}
         self.operations: dict[str, int] = {}
         self.modules: list[str] = []
+        self.sized = False
         self._known: Any = WeakTensorKeyDictionary()
         self._own: dict[int, Labels] = {}
 
@@ -126,6 +127,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         plain = name.rstrip("_") if name.endswith("_") and not name.endswith("__") else name
         where = f' in "{self.modules[-1]}"' if self.modules and self.modules[-1] else ""
         call = Call(plain, func, tuple(args), dict(kwargs or {}), results, self.labels, self.table, f"{plain}{where}")
+        call.sized = self.sized
         for result, labels in zip(results, follow(call), strict=True):
             if id(result) not in self.named:
                 self._known[result] = labels
@@ -171,7 +173,7 @@ def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., _Recorder
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         named.setdefault(id(tensor), (name, tensor))
     recorder = kind(table, named)
-    return recorder, SizeTracer(table, recorder.labels, recorder.name, recorder.modules)
+    return recorder, SizeTracer(recorder)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from raycompress.compressors.structure.axes.sizes import (
     Attribute,
     AttributeSize,
     AxisSize,
+    Computed,
     Expression,
     evaluate,
     factors,
@@ -117,6 +119,8 @@ class Resolver:
 
     def _counted(self, use: SizeUse) -> list[tuple[Attribute, Ids]]:
         """Return the attributes in a use that count an axis, with it."""
+        if isinstance(use.expression, Computed) and use.expression.function is operator.floordiv:
+            return _divided(use.expression, use.axis)
         parts = factors(use.expression)
         values = [value_of(part) for part in parts]
         if int(np.prod(values)) != len(use.axis):
@@ -164,6 +168,14 @@ class Resolver:
         for axis in axes:
             if self._varies(axis):
                 self._table.freeze(axis, reason)
+
+
+def _divided(expression: Computed, axis: Ids) -> list[tuple[Attribute, Ids]]:
+    """Return the axis of an attribute whose part, such as a half, counts `axis`."""
+    attribute, parts = expression.left, value_of(expression.right)
+    if not isinstance(attribute, AttributeSize) or parts * len(axis) != attribute.value:
+        return []
+    return [(attribute.attribute, np.repeat(axis, parts))]
 
 
 def _axes(expression: Expression, sizes: Mapping[Attribute, Ids]) -> list[Ids]:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from raycompress.compressors.structure.axes.arithmetic import (
+    grouped_product,
     matrix_vector,
     multiplied,
     multiplied_and_added,
@@ -26,9 +27,19 @@ from raycompress.compressors.structure.axes.layers import (
     normalized_batch,
     normalized_group,
     normalized_layer,
+    regions,
     weight_norm,
 )
-from raycompress.compressors.structure.axes.movement import concatenated, expanded, moved, passed, permuted, restrided
+from raycompress.compressors.structure.axes.movement import (
+    concatenated,
+    expanded,
+    fixed,
+    moved,
+    passed,
+    permuted,
+    restrided,
+    written,
+)
 
 Rule = Callable[[Call], Sequence[Labels]]
 
@@ -82,6 +93,15 @@ RULES = _table(
             clone contiguous detach alias _to_copy lift lift_fresh native_dropout dropout feature_dropout tril triu
             fill zero normal uniform
         """,
+        written: """
+            index_put _index_put_impl index_copy index_add index_fill scatter scatter_reduce select_scatter
+            slice_scatter
+        """,
+        fixed: """
+            nonzero masked_select _unique2 unique_dim unique_consecutive bincount histc nms mse_loss smooth_l1_loss
+            huber_loss binary_cross_entropy binary_cross_entropy_with_logits nll_loss_forward nll_loss2d_forward
+            soft_margin_loss multi_margin_loss multilabel_margin_loss_forward cdist _cdist_forward
+        """,
         moved: """
             view _unsafe_view reshape _reshape_alias slice select narrow split split_with_sizes unsafe_split chunk
             unsafe_chunk unbind roll flip movedim constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d
@@ -122,6 +142,8 @@ RULES = _table(
         normalized_layer: "native_layer_norm layer_norm _fused_rms_norm rms_norm",
         normalized_group: "native_group_norm group_norm",
         embedded: "embedding",
+        regions: "roi_align roi_pool",
+        grouped_product: "_grouped_mm",
         attended: """
             scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu _scaled_dot_product_flash_attention
             _scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention

@@ -9,7 +9,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import Ids
@@ -68,6 +68,8 @@ class TracedInt(int):
     """An int with the expression that it was computed by."""
 
     expression: Expression
+    compared: ClassVar[Callable[[AttributeSize, AxisSize], None] | None] = None
+    """Is called where an attribute is found equal to the length of a dimension."""
 
     @classmethod
     def of(cls, value: int, expression: Expression) -> TracedInt:
@@ -81,6 +83,20 @@ class TracedInt(int):
 
     def __deepcopy__(self, _memo: Any) -> int:
         return int(self)
+
+    def __eq__(self, other: object) -> bool:
+        equal = int.__eq__(self, other)
+        if equal is True and isinstance(other, TracedInt) and TracedInt.compared is not None:
+            for one, two in ((self.expression, other.expression), (other.expression, self.expression)):
+                if isinstance(one, AttributeSize) and isinstance(two, AxisSize):
+                    TracedInt.compared(one, two)
+        return equal
+
+    def __ne__(self, other: object) -> bool:
+        equal = self.__eq__(other)
+        return equal if equal is NotImplemented else not equal
+
+    __hash__ = int.__hash__
 
 
 def _binary(function: Callable[[int, int], int], name: str) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -53,37 +53,55 @@ class SizeUse:
     where: str
 
 
+class Recording(Protocol):
+    """What the tracer needs of the recorder below it: labels of tensors, and the modules that run."""
+
+    table: AtomTable
+    modules: list[str]
+    sized: bool
+
+    def labels(self, tensor: Any) -> Labels:
+        """Return the labels of a tensor."""
+
+    def name(self, tensor: Tensor, labels: Labels) -> None:
+        """Give a tensor labels."""
+
+
 class SizeTracer(TorchFunctionMode):
     """Sees the calls of torch's functions with the very integers that Python passes.
 
     Parameters
     ----------
-    labels
-        Returns the labels of a tensor.
-    name
-        Gives a tensor that was created labels of its own.
-    modules
-        Names of the modules that are running, the innermost last.
+    recorder
+        Follows the operations below.
     """
 
-    def __init__(
-        self,
-        table: AtomTable,
-        labels: Callable[[Any], Labels],
-        name: Callable[[Tensor, Labels], None],
-        modules: Sequence[str],
-    ) -> None:
+    def __init__(self, recorder: Recording) -> None:
         super().__init__()
         self.uses: list[SizeUse] = []
-        self._table = table
-        self._labels = labels
-        self._name = name
-        self._modules = modules
+        self._recorder = recorder
+        self._table = recorder.table
+        self._labels = recorder.labels
+
+    def __enter__(self) -> Self:
+        TracedInt.compared = self._compared
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        TracedInt.compared = None
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(func, "__name__", "")
-        result = func(*args, **kwargs)
+        self._recorder.sized = _is_sized(name, args)
+        try:
+            # MKL-DNN computes an LSTM in one operation, which says nothing
+            with torch.backends.mkldnn.flags(enabled=False) if name == "lstm" else nullcontext():
+                result = func(*args, **kwargs)
+        finally:
+            self._recorder.sized = False
         if name == "__get__":
             return self._shape(args[0], result) if isinstance(result, torch.Size) else result
         if name == "size":
@@ -91,6 +109,9 @@ class SizeTracer(TorchFunctionMode):
         if isinstance(result, (Tensor, tuple, list)):
             self._note(name, args, kwargs, result)
         return result
+
+    def _compared(self, attribute: AttributeSize, size: AxisSize) -> None:
+        self.uses.append(SizeUse(attribute, size.axis, f"a comparison{self._place()}"))
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         if name in _SHAPED:
@@ -100,7 +121,7 @@ class SizeTracer(TorchFunctionMode):
         elif name in ("split", "split_with_sizes"):
             self._note_parts(name, args, kwargs, result)
         elif name == "__getitem__" and isinstance(result, Tensor):
-            self._note_slices(args, result)
+            self._note_slices(args)
         elif name in ("layer_norm", "rms_norm") and len(args) > 1:
             self._note_all(name, args[1], result)
         elif name in _CONVOLUTIONS:
@@ -166,7 +187,7 @@ class SizeTracer(TorchFunctionMode):
                 axis = expression.axis if isinstance(expression, AxisSize) else self._table.create(int(size))
                 blocks.append(Block((dim,), axis))
         labels = Labels(tuple(result.shape), tuple(blocks))
-        self._name(result, labels)
+        self._recorder.name(result, labels)
         for dim, size in enumerate(sizes):
             self._use("zeros", size, labels, dim)
 
@@ -177,32 +198,25 @@ class SizeTracer(TorchFunctionMode):
         for part, length in zip(result, sizes, strict=True):
             self._use(name, length, self._labels(part), dim % part.dim())
 
-    def _note_slices(self, args: Any, result: Tensor) -> None:
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    def _note_slices(self, args: Any) -> None:
+        source, index = args[0], args[1] if isinstance(args[1], tuple) else (args[1],)
         if not all(item is None or item is Ellipsis or isinstance(item, (int, slice)) for item in index):
             return
-        source = args[0]
         taken = sum(isinstance(item, (int, slice)) for item in index)
-        old = new = 0
+        dim = 0
         for item in index:
-            if item is Ellipsis:
-                old, new = old + source.dim() - taken, new + source.dim() - taken
-            elif item is None:
-                new += 1
-            elif isinstance(item, slice):
-                self._note_slice(item, source, old, result, new)
-                old, new = old + 1, new + 1
-            else:
-                old += 1
+            if isinstance(item, slice):
+                self._note_slice(item, source, dim)
+            dim += source.dim() - taken if item is Ellipsis else 0 if item is None else 1
 
-    def _note_slice(self, item: slice, source: Tensor, old: int, result: Tensor, new: int) -> None:
-        length = self._labels(source).shape[old]
-        start, stop = item.start or 0, item.stop
-        if stop is None or not isinstance(start, int) or not isinstance(stop, int) or stop >= length:
-            return
-        if (stop < 0) != (start < 0) and start != 0:
-            return
-        self._use("a slice", stop - start if stop > 0 else -1, self._labels(result), new)
+    def _note_slice(self, item: slice, source: Tensor, dim: int) -> None:
+        """Note both ends of a slice: each is the number of elements before it."""
+        labels = self._labels(source)
+        axis, length = axis_of(labels, dim), labels.shape[dim]
+        for end in (item.start, item.stop):
+            if isinstance(end, int) and 0 < end < length and (axis is not None or isinstance(end, TracedInt)):
+                part = np.zeros(end, dtype=np.int64) if axis is None else axis[:end]
+                self.uses.append(SizeUse(expression_of(end), part, f"a slice{self._place()}"))
 
     def _note_groups(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
         groups = kwargs.get("groups", args[-1] if len(args) == (8 if "transpose" in name else 7) else 1)
@@ -234,12 +248,24 @@ class SizeTracer(TorchFunctionMode):
         self.uses.append(SizeUse(expression_of(heads), inner.reshape(int(heads), -1)[:, 0], where))
 
     def _place(self) -> str:
-        module = self._modules[-1] if self._modules else ""
+        modules = self._recorder.modules
+        module = modules[-1] if modules else ""
         frame = sys._getframe(2)
         while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
             frame = frame.f_back
         where = f' in "{module}"' if module else ""
         return f"{where} at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+def _is_sized(name: str, args: Any) -> bool:
+    """Tell whether a call gives the ends of all its parts, so that they can be checked."""
+    if name in ("split", "split_with_sizes"):
+        return len(args) > 1 and isinstance(args[1], (tuple, list))
+    if name != "__getitem__":
+        return False
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    ends = [end for item in index if isinstance(item, slice) for end in (item.start, item.stop)]
+    return all(end is None or (isinstance(end, int) and end >= 0) for end in ends)
 
 
 def axis_of(labels: Labels, dim: int) -> Ids | None:
