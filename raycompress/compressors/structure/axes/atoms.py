@@ -47,6 +47,7 @@ class AtomTable:
         self.count = 1  # atom 0 is FIXED
         self._pairs: list[tuple[Ids, Ids]] = []
         self._root: Ids = np.arange(1, dtype=np.int64)
+        self._joined: Ids = np.arange(1, dtype=np.int64)
         self._reasons: list[tuple[Ids, str]] = []
         self._joints: list[tuple[Ids, str]] = []
         self._broadcasts: list[Broadcast] = []
@@ -101,14 +102,14 @@ class AtomTable:
         longest axis free, since that leaves the finest groups.
         """
         found = self._connected()
+        pending: list[Ids] = []  # components that were tied since then
         for broadcast in self._broadcasts:
-            before = len(self._pairs), len(self._reasons)
+            found = self._current(found, pending, broadcast.joint, broadcast.other)
             self._settle_broadcast(broadcast, found)
-            if (len(self._pairs), len(self._reasons)) != before:
-                found = self._connected()
         for joint, reason in self._joints:
-            if self._settle_joint(joint, reason, found):
-                found = self._connected()
+            found = self._current(found, pending, joint)
+            self._settle_joint(joint, reason, found)
+        found = self._connected()
         reasons: dict[int, str] = {}
         for atoms, reason in self._reasons:
             for component in np.unique(found[atoms]).tolist():
@@ -117,21 +118,33 @@ class AtomTable:
 
     def _connected(self) -> Ids:
         """Return atom -> its component: the least atom of it. What was joined before costs no search again."""
-        root = np.concatenate([self._root, np.arange(len(self._root), self.count, dtype=np.int64)])
+        root = self._root
+        if len(root) < self.count:
+            root = np.concatenate([root, np.arange(len(root), self.count, dtype=np.int64)])
         if self._pairs:
             first = root[np.concatenate([pair[0] for pair in self._pairs])]
             second = root[np.concatenate([pair[1] for pair in self._pairs])]
             self._pairs = []
-            nodes, places = np.unique(np.concatenate([first, second]), return_inverse=True)
-            ends = places.reshape(2, -1)
-            graph = coo_matrix((np.ones(len(first), dtype=np.int8), (ends[0], ends[1])), shape=(len(nodes),) * 2)
+            nodes, ends = _numbered(first, second, self.count)
+            graph = coo_matrix((np.ones(len(first), dtype=np.int8), ends), shape=(len(nodes),) * 2)
             labels = connected_components(graph, directed=False)[1]
             least = nodes[np.unique(labels, return_index=True)[1]]
-            joined = np.arange(self.count, dtype=np.int64)
-            joined[nodes] = least[labels]
-            root = joined[root]
+            self._joined = np.arange(self.count, dtype=np.int64) if len(self._joined) < self.count else self._joined
+            self._joined[nodes] = least[labels]
+            root = self._joined[root]
+            self._joined[nodes] = nodes
         self._root = root
         return root
+
+    def _current(self, found: Ids, pending: list[Ids], *arrays: Ids) -> Ids:
+        """Return the components, found again only where ties since then touch one of `arrays`."""
+        pending += [found[atoms] for pair in self._pairs[len(pending) // 2 :] for atoms in pair]
+        if pending:
+            met = np.unique(np.concatenate([found[array].reshape(-1) for array in arrays]))
+            if any(np.isin(met, atoms).any() for atoms in pending):
+                pending.clear()
+                return self._connected()
+        return found
 
     def _settle_broadcast(self, broadcast: Broadcast, found: Ids) -> None:
         joint, other = broadcast.joint, broadcast.other
@@ -148,16 +161,15 @@ class AtomTable:
                 return
         self.tie(joint, other, broadcast.reason)
 
-    def _settle_joint(self, joint: Ids, reason: str, found: Ids) -> bool:
+    def _settle_joint(self, joint: Ids, reason: str, found: Ids) -> None:
         roots = found[joint]
         free = [axis for axis in range(joint.ndim) if joint.shape[axis] > 1 and not _is_constant(roots, axis)]
         if len(free) < 2:
-            return False
+            return
         kept = max(free, key=lambda axis: joint.shape[axis])
         for axis in free:
             if axis != kept:
                 self.tie(joint.take([0], axis), joint, reason)
-        return True
 
 
 @dataclass(frozen=True)
@@ -174,6 +186,17 @@ class Components:
 
     root: Ids
     reasons: dict[int, str]
+
+
+def _numbered(first: Ids, second: Ids, count: int) -> tuple[Ids, tuple[Ids, Ids]]:
+    """Return the distinct numbers of two arrays, all below `count`, and both arrays as places in them."""
+    if len(first) < count // 50:
+        nodes, places = np.unique(np.concatenate([first, second]), return_inverse=True)
+        return nodes, (places[: len(first)], places[len(first) :])
+    used = np.zeros(count, dtype=bool)
+    used[first] = used[second] = True
+    order = np.cumsum(used) - 1
+    return np.flatnonzero(used), (order[first], order[second])
 
 
 def _is_constant(array: Ids, axis: int) -> bool:

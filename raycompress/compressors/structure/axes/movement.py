@@ -33,7 +33,10 @@ def moved(call: Call) -> Sequence[Labels]:
         atoms = torch.from_numpy(np.broadcast_to(spread(block, len(lengths)), lengths).copy())
         outcome = call.function(atoms, *arguments, **call.kwargs)
         for place, result in enumerate(value for value in flat([outcome]) if isinstance(value, Tensor)):
-            found[place] += gathered(result.numpy())
+            blocks = gathered(result.numpy())
+            if not blocks and result.numel():  # one element alone, which cannot go
+                call.table.freeze(result.reshape(-1)[:1].numpy(), call.reason)
+            found[place] += blocks
     return [_disjoint(result.shape, blocks, call) for result, blocks in zip(call.results, found, strict=True)]
 
 

@@ -117,7 +117,7 @@ class SizeTracer(TorchFunctionMode):
         if name in _SHAPED:
             self._note_shape(name, args, kwargs, result)
         elif name in _CREATED:
-            self._created(args, kwargs, result)
+            self._created(name, args, kwargs, result)
         elif name in ("split", "split_with_sizes"):
             self._note_parts(name, args, kwargs, result)
         elif name == "__getitem__" and isinstance(result, Tensor):
@@ -172,7 +172,7 @@ class SizeTracer(TorchFunctionMode):
         if all(isinstance(size, int) for size in sizes) and len(sizes) == result.dim():
             self._note_all(name, sizes, result)
 
-    def _created(self, args: Any, kwargs: Any, result: Tensor) -> None:
+    def _created(self, name: str, args: Any, kwargs: Any, result: Tensor) -> None:
         """Give a tensor of one value atoms of its own where its size may change."""
         ints = [
             value for arg in [*args, *kwargs.values()] for value in (arg if isinstance(arg, (tuple, list)) else [arg])
@@ -189,7 +189,7 @@ class SizeTracer(TorchFunctionMode):
         labels = Labels(tuple(result.shape), tuple(blocks))
         self._recorder.name(result, labels)
         for dim, size in enumerate(sizes):
-            self._use("zeros", size, labels, dim)
+            self._use(name, size, labels, dim)
 
     def _note_parts(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         size = args[1] if len(args) > 1 else next(iter(kwargs.values()))
