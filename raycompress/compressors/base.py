@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Generic, NoReturn, TypeVar
 
+from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck
 from raycompress.errors import CompressionError
+from raycompress.model.info import ModelInfo
 from raycompress.script import context
 
 Model = TypeVar("Model")
@@ -80,9 +83,89 @@ class BaseCompressor(Generic[Model, Input]):
         folder_name: str = ".",
         speedup: bool = False,
         dummy_input: Any = None,
+        bundle_path: str | None = None,
+        *,
+        onnx_path: str | None = None,
+        tflite_path: str | None = None,
+        calibration_path: str | None = None,
+        input_shape: Any = None,
         **_ignored: Any,
     ) -> None:
-        """Save the model; this base saves nothing."""
+        """Save the model as it is now; the last of several calls wins, and the model can be trained on.
+
+        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the named
+        files are written, and a bundle where `bundle_path` is given. NNI's own order is understood too, where all are
+        given by position: ``"m.pth", "mask.pth", "m.onnx", (1, 3, 32, 32), device``.
+
+        Parameters
+        ----------
+        model_path
+            The plain weights, under plain names: of a torch model a state_dict, written by ``torch.save``; of a Keras
+            model ``.weights.h5``, or ``.keras`` and ``.h5`` for ``keras.models.load_model``.
+        mask_path
+            The masks, 1 where a weight stays: by ``torch.save``; of a Keras model ``.npz`` or ``.h5``.
+        folder_name
+            Folder that all are relative to.
+        speedup, dummy_input
+            Call `apply_speedup` first, with this input; the input that the model is run on, where none is known yet.
+        bundle_path
+            By hand only: folder for a bundle, to be read by `raycompress.load`.
+        onnx_path, tflite_path
+            A torch model as ONNX; a Keras model as int8 for TensorFlow Lite.
+        calibration_path
+            Of a quantizer: bits and ranges by layer, by ``torch.save``; `mask_path` by default, since it has no masks.
+        input_shape
+            Of a quantizer: shape of an input, batch first, where none is known.
+
+        Raises
+        ------
+        CompressionError
+            Nothing was compressed, no input is known, or a file was asked for that cannot hold the model.
+        UsageError
+            A suffix of no known format, or in a trial a path that leaves the candidate folder or takes the name of a
+            file of the bundle.
+        """
+        if isinstance(speedup, (tuple, list)) or str(folder_name).endswith(".onnx"):  # by position, as NNI has them
+            onnx_path, input_shape, folder_name, speedup, dummy_input = folder_name, speedup or None, ".", False, None
+        paths = Paths(model_path, mask_path, folder_name, bundle_path, onnx_path, tflite_path, calibration_path)
+        self._export(paths, speedup, dummy_input, input_shape)
+
+    def _export(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
+        """Save nothing."""
+
+
+class Inspection(Generic[Input]):
+    """Sends what is known of a model as soon as one input of it is known, and leaves the script there.
+
+    A script that reports without calling the model is recorded without shapes.
+
+    Parameters
+    ----------
+    trial
+        The trial that inspects; its hooks are used.
+    describe
+        Returns what is known of the model, with an input of it or without.
+    """
+
+    def __init__(self, trial: context.Trial, describe: Callable[[Input | None], ModelInfo]) -> None:
+        self._trial = trial
+        self._describe = describe
+        self._is_sent = False
+        trial.on_report.append(self._report)
+        trial.on_finish.append(self._send)
+
+    def leave(self, example: Input | None) -> NoReturn:
+        """Send, and leave."""
+        self._send(example)
+        raise context.EndOfInspection
+
+    def _report(self, _values: Mapping[str, float]) -> None:
+        self.leave(None)
+
+    def _send(self, example: Input | None = None) -> None:
+        if not self._is_sent:
+            self._is_sent = True
+            self._trial.send({"type": "model", "model": self._describe(example).to_json()})
 
 
 class SavingCompressor(ABC):
@@ -110,6 +193,18 @@ class SavingCompressor(ABC):
     def _save_by_itself(self, note: str) -> None:
         """Save the model, with a note, for a script that never did."""
 
+    @abstractmethod
+    def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
+        """Save the model as it is now; see `BaseCompressor.export_model`."""
+
+    def _export(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
+        if self._trial is not None and not self._trial.save_model:
+            return
+        self._need_compressed("export_model")
+        self._save(paths, speedup, dummy_input, input_shape)
+        if self._saved_model_check is not None:
+            self._saved_model_check.export()
+
     def _need_compressed(self, where: str) -> None:
         if not self._is_compressed:
             raise CompressionError(f"{where} before compress", where=where, fix="call compress() first")
@@ -121,8 +216,3 @@ class SavingCompressor(ABC):
                 where="create_compressor",
                 fix="call model = compressor.compress() before any fine-tuning",
             )
-
-    def _saved(self) -> None:
-        """Note that the model, as it is now, has been saved."""
-        if self._saved_model_check is not None:
-            self._saved_model_check.export()

@@ -8,7 +8,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,85 +55,78 @@ def compress(
 
     Parameters
     ----------
-    model
-        A trained model; it is left as it is.
-    example_inputs
-        An input, on the model's device: a tensor with the batch first, a tuple of arguments, or a dict of keyword
-        arguments.
-    compressor
-        A name that ``raycompress compressors`` lists.
-    sparsity
-        The share to remove, from 0 to below 1: of every layer that can lose channels (0.5 by default), or by layer.
-        None for compressors that have none.
+    model, example_inputs
+        A trained model, which is left as it is, and an input of it, on its device: a tensor with the batch first, a
+        tuple of arguments, or a dict of keyword arguments.
+    compressor, sparsity
+        A name that ``raycompress compressors`` lists, and the share to remove, from 0 to below 1: of every layer that
+        can lose channels (0.5 by default), or by layer. Some compressors have none.
     evaluator
         evaluator(model) returns the metric, a number; it is called before and after.
     finetune
         finetune(model) trains the small model; of a compressor that chooses while it trains, the masked one. With two
         parameters it is given the compressor as well, for ``compressor.update_epoch(epoch)`` and the like.
-    config_list
-        NNI's, in place of `sparsity` and the layers.
-    op_types, op_names, exclude
-        The layers to compress, and those to leave alone; by default all that can be.
-    folder
-        Where the bundle goes; by default a new folder in ``raycompress_results/compressed``.
-    export
-        Further forms of the model in its bundle: ``onnx``.
+    config_list, op_types, op_names, exclude
+        The layers to compress and those to leave alone, by default all that can be; or NNI's, with their sparsities.
+    folder, export
+        Where the bundle goes, by default into ``raycompress_results/compressed``; further forms of the model in it,
+        such as ``onnx``.
     **arguments
         The compressor's own (``raycompress compressors NAME``), such as ``round_to=8`` or ``calibration_data=``. An
         ``optimizer`` is given as a function of the model, since it is for the copy: ``lambda model: Adam(...)``.
 
     Raises
     ------
-    ExperimentError
-        Unknown compressor, layers or arguments.
-    CompressionError, SpeedupError
-        The compressor cannot work on this model, or nothing would be removed.
-    BundleError
-        The saved model, reloaded, gives other outputs.
-    UsageError
-        An argument is no model, no metric, or no use to this compressor.
-
-    Examples
-    --------
-    >>> small = rc.compress(net, torch.randn(1, 3, 32, 32), sparsity=0.5, finetune=train)  # doctest: +SKIP
-    >>> small.model(images)  # doctest: +SKIP
+    ExperimentError, UsageError
+        Unknown compressor, layers or arguments, or one that is no model, no metric, or no use to this compressor.
+    CompressionError, SpeedupError, BundleError
+        The compressor cannot work on this model or removes nothing, or the saved model gives other outputs.
     """
-    entry = _entry(model, compressor).given(arguments)
-    _check_free(finetune, entry, arguments)
-    example = Example.from_dummy(example_inputs)
-    dense = clean_copy(model)
+    task = _Task(_entry(model, compressor).given(arguments), example_inputs, evaluator, finetune, arguments)
+    example, dense = Example.from_dummy(example_inputs), clean_copy(model)
     _check_input(dense, example)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
-    asked = _config_list(dense, example, entry, layers) if config_list is None else list(config_list)
+    asked = _config_list(dense, example, task.entry, layers) if config_list is None else list(config_list)
     metric_before = _metric(evaluator, dense)
-    work = clean_copy(model)
-    place_names = _names_of_places(config_list is not None)
-    with place_names, _in_folder(folder, type(model).__name__) as place, _as_trial(place, export) as (trial, sent):
-        config = {"compressor": compressor, "config_list": asked}
-        given = {**_for_the_copy(arguments, work), **({} if evaluator is None else {"evaluator": evaluator})}
-        made = create_compressor(work, config, dummy_input=example_inputs, **given)
-        small = _compressed(made, entry, finetune)
-        metric_after = _metric(evaluator, small)
-        if metric_after is not None:
-            for hook in trial.on_report:
-                hook({"metric": metric_after})
-        made.export_model("model.pth")
-        for finish in trial.on_finish:
-            finish()
+    with _names_of_places(config_list is not None), _in_folder(folder, type(model).__name__) as place:
+        small, metric_after, facts = task.run(clean_copy(model), asked, place, export)
         measured = _reloaded(dense, place)
-    facts = next(message for message in reversed(sent) if message["type"] == "candidate")
-    return Compressed(
-        model=small,
-        bundle=place,
-        compressor=compressor,
-        before=measured["before"],
-        after=measured["after"],
-        removed={layer: (removed, of) for layer, (removed, of) in facts["removed"].items()},
-        notes=tuple(facts["notes"]),
-        metric_before=metric_before,
-        metric_after=metric_after,
-        relative_difference=measured["relative_difference"],
-    )
+    facts |= {"metric_before": metric_before, "metric_after": metric_after, **measured}
+    return Compressed(model=small, bundle=place, compressor=compressor, **facts)
+
+
+@dataclass(frozen=True)
+class _Task:
+    """How a model is to be compressed; what `compress` was given."""
+
+    entry: CompressorEntry
+    example_inputs: Any
+    evaluator: Evaluator | None
+    finetune: Callable[..., Any] | None
+    arguments: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        _check_free(self.finetune, self.entry, self.arguments)
+
+    def run(
+        self, model: nn.Module, config_list: Sequence[Mapping[str, Any]], place: Path, export: Sequence[str]
+    ) -> tuple[nn.Module, float | None, dict[str, Any]]:
+        """Compress `model` and save it into `place`; return it, its metric, and what was removed, with notes."""
+        config = {"compressor": self.entry.name, "config_list": config_list}
+        given = _for_the_copy(self.arguments, model) | ({} if self.evaluator is None else {"evaluator": self.evaluator})
+        with _as_trial(place, export) as (trial, sent):
+            made = create_compressor(model, config, dummy_input=self.example_inputs, **given)
+            small = _compressed(made, self.entry, self.finetune)
+            metric = _metric(self.evaluator, small)
+            if metric is not None:
+                for hook in trial.on_report:
+                    hook({"metric": metric})
+            made.export_model("model.pth")
+            for finish in trial.on_finish:
+                finish()
+        facts = next(message for message in reversed(sent) if message["type"] == "candidate")
+        removed = {layer: (removed, of) for layer, (removed, of) in facts["removed"].items()}
+        return small, metric, {"removed": removed, "notes": tuple(facts["notes"])}
 
 
 def _entry(model: Any, compressor: str) -> CompressorEntry:

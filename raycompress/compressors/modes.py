@@ -15,6 +15,7 @@ from torch import nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.latency_table import latency_table
+from raycompress.compressors.base import Inspection
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
@@ -57,22 +58,17 @@ class DenseCompressor(Compressor):
 
 
 class Inspector(Compressor):
-    """Records the model as soon as one input of it is known, and leaves the script there.
-
-    A script that reports without calling the model is recorded without shapes.
-    """
+    """Records the model as soon as one input of it is known, and leaves the script there; see `Inspection`."""
 
     def __init__(self, model: nn.Module, trial: Trial, example: Example | None, *, has_evaluator: bool) -> None:
         super().__init__(model)
         self._trial = trial
         self._has_evaluator = has_evaluator
-        self._sent = False
+        self._inspection = Inspection(trial, self._described)
         self._first_call = FirstCall(self._leave)
         if example is not None:
             self._leave(example)
         self._first_call.watch(model)
-        trial.on_report.append(self._report)
-        trial.on_finish.append(self._finish)
 
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
         """Record the model with this input, and leave."""
@@ -82,25 +78,15 @@ class Inspector(Compressor):
 
     def _leave(self, example: Example) -> NoReturn:
         self._first_call.cancel()  # looking at the model calls it
-        self._send(example)
-        raise EndOfInspection
+        self._inspection.leave(example)
 
-    def _report(self, _values: Mapping[str, float]) -> None:
-        self._send(None)
-        raise EndOfInspection
-
-    def _finish(self) -> None:
-        self._send(None)
-
-    def _send(self, example: Example | None) -> None:
-        if not self._sent:
-            self._sent = True
-            known = replace(inspect(self.model, example), has_evaluator=self._has_evaluator)
-            if self._trial.analysis.get("costs") and example is not None:
-                known = _with_costs(known, self.model, example)
-            if known.costs is not None and self._trial.latency and example is not None:
-                known = replace(known, latency=latency_table(self.model, example))
-            self._trial.send({"type": "model", "model": known.to_json()})
+    def _described(self, example: Example | None) -> ModelInfo:
+        known = replace(inspect(self.model, example), has_evaluator=self._has_evaluator)
+        if self._trial.analysis.get("costs") and example is not None:
+            known = _with_costs(known, self.model, example)
+        if known.costs is not None and self._trial.latency and example is not None:
+            known = replace(known, latency=latency_table(self.model, example))
+        return known
 
 
 def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelInfo:

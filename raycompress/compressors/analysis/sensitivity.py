@@ -6,6 +6,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -47,10 +48,8 @@ def layer_sensitivity(
 
     Parameters
     ----------
-    model
-        A trained model.
-    evaluate
-        ``evaluate(model)`` returns the metric; of a tuple or list the first member counts.
+    model, evaluate
+        A trained model; ``evaluate(model)`` returns the metric: of a tuple or list the first member counts.
     dummy_input
         An input: a tensor with the batch first, a tuple of arguments, or a dict of keyword arguments; left out, the
         first that `evaluate` calls the model with.
@@ -61,13 +60,11 @@ def layer_sensitivity(
         single weights go, from any layer with a weight.
     layers
         Only these; a tied one brings the others of its set along.
-    recompute_bn
+    recompute_bn, samples
         Recompute BatchNorm's running statistics before each measurement, from the first `samples` samples that
         `evaluate` calls the model with: nearer to what fine-tuning will recover.
-    metric
-        Name of the metric, for tables and plots.
-    progress
-        Called before each measurement and at the end.
+    metric, progress
+        Name of the metric, for tables and plots; what is called before each measurement and at the end.
 
     Raises
     ------
@@ -78,36 +75,50 @@ def layer_sensitivity(
     """
     shares = _checked(sparsities, method)
     with _left_as_it_was(model) as restore:
-        calls = Calls(samples if recompute_bn else 1).watch(model)
-        try:
-            dense = number(evaluate(model))
-        finally:
-            calls.cancel()
-            restore()
-        if not math.isfinite(dense):
-            raise CompressionError(
-                f"the metric of the dense model is {dense}", fix="let evaluate(model) return a number"
-            )
-        example = _example(dummy_input, calls)
-        batches = calls.batches if recompute_bn else []
-
-        def measure(masks: Masks) -> float:
-            try:
-                masks.apply(model)
-                if batches:
-                    recompute_statistics(model, batches)
-                return number(evaluate(model))
-            finally:
-                masks.release(model)
-                restore()
-
-        units = METHODS[method](model, example)
+        dense, calls = _measured_dense(model, evaluate, samples if recompute_bn else 1, restore)
+        measure = _Measurement(model, evaluate, calls.batches if recompute_bn else [], restore)
+        units = METHODS[method](model, _example(dummy_input, calls))
         chosen = _chosen(model, units, layers)
         counter = _ProgressCounter(progress, len(chosen) * len(shares))
         curves = [_curve(unit, shares, dense, measure, counter) for unit in chosen]
         counter.next("")
     left_out = {layer: unit.fixed for unit in units if unit.fixed for layer in unit.layers}
     return Sensitivity(metric, method, dense, shares, tuple(curves), left_out)
+
+
+def _measured_dense(
+    model: nn.Module, evaluate: Evaluate, samples: int, restore: Callable[[], None]
+) -> tuple[float, Calls]:
+    """Return the metric of the model as it is, and the first inputs that it was measured with."""
+    calls = Calls(samples).watch(model)
+    try:
+        dense = number(evaluate(model))
+    finally:
+        calls.cancel()
+        restore()
+    if not math.isfinite(dense):
+        raise CompressionError(f"the metric of the dense model is {dense}", fix="let evaluate(model) return a number")
+    return dense, calls
+
+
+@dataclass(frozen=True)
+class _Measurement:
+    """Measures the model under masks; with `batches`, once BatchNorm's statistics are recomputed from these."""
+
+    model: nn.Module
+    evaluate: Evaluate
+    batches: Sequence[Any]
+    restore: Callable[[], None]
+
+    def __call__(self, masks: Masks) -> float:
+        try:
+            masks.apply(self.model)
+            if self.batches:
+                recompute_statistics(self.model, self.batches)
+            return number(self.evaluate(self.model))
+        finally:
+            masks.release(self.model)
+            self.restore()
 
 
 def _curve(

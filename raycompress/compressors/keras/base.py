@@ -12,7 +12,7 @@ import numpy as np
 from raycompress.compressors.base import BaseCompressor, SavingCompressor
 from raycompress.compressors.create import Setup
 from raycompress.compressors.keras import measure as measure
-from raycompress.compressors.keras.export import Paths, Saved, export
+from raycompress.compressors.keras.export import Saved, export
 from raycompress.compressors.keras.inputs import (
     CALIBRATION,
     InputWatch,
@@ -22,6 +22,7 @@ from raycompress.compressors.keras.inputs import (
     spec_example,
 )
 from raycompress.compressors.keras.layers import fingerprint, library, need_weights, selectable
+from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.targets.selection import choose
 from raycompress.errors import CompressionError, ExperimentError, SpeedupError
@@ -148,49 +149,7 @@ class ActiveCompressor(SavingCompressor, KerasCompressor):
     def step(self) -> None:
         """Apply the compression again; needed only where a script updates weights by itself."""
 
-    def export_model(
-        self,
-        model_path: str,
-        mask_path: str | None = None,
-        folder_name: str = ".",
-        speedup: bool = False,
-        dummy_input: Any = None,
-        bundle_path: str | None = None,
-        tflite_path: str | None = None,
-        **_ignored: Any,
-    ) -> None:
-        """Save the model as it is now; the last of several calls wins.
-
-        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the files
-        named are written, and a bundle where `bundle_path` is given.
-
-        Parameters
-        ----------
-        model_path
-            ``.keras``, ``.h5`` (both for ``keras.models.load_model``) or ``.weights.h5``: plain weights, plain names.
-        mask_path
-            ``.npz`` or ``.h5``: for each masked variable 1 where a weight stays.
-        folder_name
-            Folder that all are relative to.
-        speedup
-            Raises SpeedupError, see `apply_speedup`.
-        dummy_input
-            What the model is called with, where no input is known yet.
-        bundle_path
-            By hand only: folder for a bundle, to be read by `raycompress.load`.
-        tflite_path
-            An int8 model for TensorFlow Lite. In a bundle it is put where the experiment exports ``tflite``.
-
-        Raises
-        ------
-        CompressionError
-            Nothing was compressed, or no input is known.
-        UsageError
-            A suffix of no known format, or in a trial a path that leaves the candidate folder.
-        """
-        if self._trial is not None and not self._trial.save_model:
-            return
-        self._need_compressed("export_model")
+    def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         if speedup:
             self.apply_speedup(dummy_input)
         if dummy_input is not None:
@@ -198,10 +157,8 @@ class ActiveCompressor(SavingCompressor, KerasCompressor):
         if self.example is None and self._inputs.examples:
             self.example = self._inputs.examples[0]
         self.settle()
-        paths = Paths(model_path, mask_path, tflite_path, folder_name, bundle_path)
         saved = self.saved(self._need_example("export_model").part(0, 1))
         export(replace(saved, notes=(*saved.notes, *self._notes)), self._trial, paths)
-        self._saved()
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did; a subclassed model has no file of its own but for its weights."""

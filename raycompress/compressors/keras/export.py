@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -15,27 +15,13 @@ from raycompress.compressors.keras.inputs import KerasExample
 from raycompress.compressors.keras.layers import Array, arrays_of
 from raycompress.compressors.keras.measure import KerasSizes
 from raycompress.compressors.keras.tflite import Converted, convert
-from raycompress.compressors.saving.witness import inside
+from raycompress.compressors.saving.files import Paths, Writer, inside
+from raycompress.compressors.saving.files import write as write_files
 from raycompress.errors import CompressionError, UsageError
 from raycompress.script.context import Trial
 
 MODEL_SUFFIXES = (".keras", ".h5", ".weights.h5")
 MASK_SUFFIXES = (".npz", ".h5")
-
-
-@dataclass(frozen=True)
-class Paths:
-    """Where a script wants its files; see `raycompress.compressors.keras.base.ActiveCompressor.export_model`."""
-
-    model: str
-    mask: str | None
-    tflite: str | None
-    folder: str
-    bundle: str | None
-
-    def inside(self, path: str) -> str:
-        """Return `path` in the folder."""
-        return str(PurePosixPath(str(self.folder)) / str(path))
 
 
 @dataclass(frozen=True)
@@ -81,37 +67,19 @@ class Saved:
 
 
 def export(saved: Saved, trial: Trial | None, paths: Paths) -> None:
-    """Save `saved`; see `raycompress.compressors.keras.base.ActiveCompressor.export_model`."""
-    files = {paths.inside(paths.model): _model_writer(saved.plain, paths.model)}
+    """Save `saved`; see `raycompress.compressors.base.BaseCompressor.export_model`."""
+    files = {paths.in_folder(paths.model): _model_writer(saved.plain, paths.model)}
     if paths.mask is not None and saved.masks:
-        files[paths.inside(paths.mask)] = _mask_writer(saved.masks, paths.mask)
+        files[paths.in_folder(paths.mask)] = _mask_writer(saved.masks, paths.mask)
     wanted = paths.tflite is not None or (trial is not None and "tflite" in trial.exports)
     converted = saved.tflite or (convert(saved.model, saved.calibration, saved.before.size_bytes) if wanted else None)
     if converted is not None and paths.tflite is not None:
-        files[paths.inside(paths.tflite)] = converted.write
+        files[paths.in_folder(paths.tflite)] = converted.write
+    if trial is not None:
+        files = {inside(name, trial.candidate): write for name, write in files.items()}
     notes = [*saved.notes, *(() if converted is None else (converted.note,))]
-    if trial is None:
-        for name, write in files.items():
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            write(Path(name))
-        if paths.bundle is not None:
-            bundle.write(Path(paths.bundle), _content(saved, notes), _tflite(converted))
-        return
-    files = {inside(name, trial.candidate): write for name, write in files.items()}
-    bundle.write(trial.candidate, _content(saved, notes), {**files, **_tflite(converted)})
-    trial.send(
-        {
-            "type": "candidate",
-            "before": saved.before.to_json(),
-            "after": saved.after.to_json(),
-            "removed": {},
-            "notes": notes,
-        }
-    )
-
-
-def _tflite(converted: Converted | None) -> dict[str, Callable[[Path], None]]:
-    return {} if converted is None else {bundle.TFLITE: converted.write}
+    of_bundle = {} if converted is None else {bundle.TFLITE: converted.write}
+    write_files(files, lambda: _content(saved, notes), of_bundle, trial, paths)
 
 
 def _content(saved: Saved, notes: Sequence[str]) -> bundle.Content:
@@ -139,7 +107,7 @@ def _content(saved: Saved, notes: Sequence[str]) -> bundle.Content:
     )
 
 
-def _model_writer(model: Any, name: str) -> Callable[[Path], None]:
+def _model_writer(model: Any, name: str) -> Writer:
     if not str(name).endswith(MODEL_SUFFIXES):
         raise UsageError(
             f'"{name}" has no suffix of a known format',
@@ -179,7 +147,7 @@ def _without_optimizer(model: Any) -> Iterator[None]:
         model.optimizer = optimizer
 
 
-def _mask_writer(masks: Mapping[str, Array], name: str) -> Callable[[Path], None]:
+def _mask_writer(masks: Mapping[str, Array], name: str) -> Writer:
     if not str(name).endswith(MASK_SUFFIXES):
         raise UsageError(
             f'"{name}" has no suffix of a known format',

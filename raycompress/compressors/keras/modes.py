@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from raycompress.bundle import bundle
+from raycompress.compressors.base import Inspection
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.base import KerasCompressor, build, check_asked, example_of
 from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_example
@@ -33,36 +34,14 @@ def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any])
 
 
 class Inspector(KerasCompressor):
-    """Records the model as soon as one input of it is known, and leaves the script there: mostly at once.
-
-    A script that reports without calling the model is recorded without shapes.
-    """
+    """Records the model as soon as one input of it is known, mostly at once, and leaves the script there."""
 
     def __init__(self, model: Any, trial: Trial, example: KerasExample | None) -> None:
         super().__init__(model, example)
-        self._trial = trial
-        self._sent = False
+        inspection: Inspection[KerasExample] = Inspection(trial, lambda known: describe(model, known))
         if example is not None:
-            self._leave(example)
-        self._watch = InputWatch(1, self._leave).watch(model)
-        trial.on_report.append(self._report)
-        trial.on_finish.append(self._finish)
-
-    def _leave(self, example: KerasExample) -> NoReturn:
-        self._send(example)
-        raise EndOfInspection
-
-    def _report(self, _values: Mapping[str, float]) -> None:
-        self._send(None)
-        raise EndOfInspection
-
-    def _finish(self) -> None:
-        self._send(None)
-
-    def _send(self, example: KerasExample | None) -> None:
-        if not self._sent:
-            self._sent = True
-            self._trial.send({"type": "model", "model": describe(self.model, example).to_json()})
+            inspection.leave(example)
+        self._watch = InputWatch(1, inspection.leave).watch(model)
 
 
 def describe(model: Any, example: KerasExample | None) -> ModelInfo:

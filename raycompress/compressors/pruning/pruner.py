@@ -19,6 +19,7 @@ from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.pruning import gate as budget
 from raycompress.compressors.pruning import gate as rung_zero
 from raycompress.compressors.saving.export import Export, export
+from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
@@ -159,44 +160,7 @@ class Pruner(SavingCompressor, Compressor):
             self._saved_model_check.carry_over(masked, fingerprint(self.model))
         return self.model
 
-    def export_model(
-        self,
-        model_path: str,
-        mask_path: str | None = None,
-        folder_name: str = ".",
-        speedup: bool = False,
-        dummy_input: Any = None,
-        bundle_path: str | None = None,
-        onnx_path: str | None = None,
-        **_ignored: Any,
-    ) -> None:
-        """Save the model as it is now; the last of several calls wins.
-
-        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the two
-        files are written, and a bundle where `bundle_path` is given.
-
-        Parameters
-        ----------
-        model_path, mask_path
-            Files for the plain state_dict and for the masks (1 where a weight stays), written by ``torch.save``.
-        folder_name
-            Folder that both are relative to.
-        speedup, dummy_input
-            Call `apply_speedup` first.
-        bundle_path
-            By hand only: folder for a bundle, to be read by `raycompress.load`.
-        onnx_path
-            File for the model as ONNX, in `folder_name` as well.
-
-        Raises
-        ------
-        CompressionError
-            Nothing was compressed yet, no input was seen, or ONNX was asked for and cannot hold the model.
-        UsageError
-            In a trial: a path that leaves the candidate folder, or takes the name of a file of the bundle.
-        """
-        if self._trial is not None and not self._trial.save_model:
-            return
+    def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         self._need_decision("export_model")
         if speedup:
             self.apply_speedup(dummy_input)
@@ -220,8 +184,7 @@ class Pruner(SavingCompressor, Compressor):
             notes=self._notes,
             dense=self._dense if self._trial is not None and self._trial.latency else None,
         )
-        export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
-        self._saved()
+        export(saved, self._trial, paths)
 
     @property
     def _is_compressed(self) -> bool:

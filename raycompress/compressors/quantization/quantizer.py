@@ -25,6 +25,7 @@ from raycompress.compressors.quantization.calibration import Capture, check_fits
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
 from raycompress.compressors.quantization.targets import select
 from raycompress.compressors.saving.export import Export, export
+from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.errors import CompressionError
@@ -111,62 +112,8 @@ class Quantizer(SavingCompressor, Compressor):
         """Return multiply-adds, parameters and a row a layer; quantizing changes none of them."""
         return measure.layer_table(self._plain, self._example_of(shape).to(torch.device("cpu")))
 
-    def export_model(
-        self,
-        model_path: str,
-        mask_path: str | None = None,
-        folder_name: str = ".",
-        speedup: bool = False,
-        dummy_input: Any = None,
-        bundle_path: str | None = None,
-        calibration_path: str | None = None,
-        onnx_path: str | None = None,
-        input_shape: Any = None,
-        device: Any = None,
-        **_ignored: Any,
-    ) -> None:
-        """Save the model as it is now; the last of several calls wins, and the model can be trained on.
-
-        In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the named
-        files are written, and a bundle where `bundle_path` is given.
-
-        Parameters
-        ----------
-        model_path
-            File for a state_dict of the plain class, weights on their grid, written by ``torch.save``.
-        mask_path
-            A quantizer has no masks: the file of that name gets what `calibration_path` would.
-        folder_name
-            Folder that all are relative to.
-        speedup, dummy_input
-            Call `apply_speedup` first.
-        bundle_path
-            By hand only: folder for a bundle, to be read by `raycompress.load`.
-        calibration_path
-            File for bits and ranges by layer, written by ``torch.save``.
-        onnx_path
-            File for the model as ONNX.
-        input_shape
-            Shape of an input, batch first, where none is known.
-        device
-            Accepted for old scripts.
-
-        NNI's own order is understood too, where all are given by position: ``"m.pth", "calibration.pth", "m.onnx",
-        (1, 3, 32, 32), device``.
-
-        Raises
-        ------
-        CompressionError
-            Nothing was quantized yet, or no input was seen.
-        UsageError
-            In a trial: a path that leaves the candidate folder, or takes the name of a file of the bundle.
-        """
-        if self._trial is not None and not self._trial.save_model:
-            return
-        self._need_compressed("export_model")
-        if isinstance(speedup, (tuple, list)) or str(folder_name).endswith(".onnx"):  # by position, as NNI has them
-            onnx_path, input_shape, folder_name, speedup, dummy_input = folder_name, speedup or None, ".", False, None
-        calibration_path = calibration_path or mask_path
+    def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
+        calibration = paths.calibration or paths.mask
         if self.example is None and dummy_input is None and input_shape is not None and self._seen() is None:
             dummy_input = torch.randn(*input_shape)
         if self.example is None and dummy_input is not None:
@@ -190,13 +137,12 @@ class Quantizer(SavingCompressor, Compressor):
             state=quantized.state,
             weights=quantized.weights,
             files=_files(quantized),
-            named={} if calibration_path is None else {calibration_path: _saver(quantized.calibration)},
+            named={} if calibration is None else {calibration: _saver(quantized.calibration)},
             onnx=quantized.onnx,
             traceable=quantized.traceable,
             **self._latency(quantized, example),
         )
-        export(saved, self._trial, model_path, mask_path, folder_name, bundle_path, onnx_path)
-        self._saved()
+        export(saved, self._trial, paths)
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did."""

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.sizes import Sizes
-from raycompress.compressors.saving.witness import inside
+from raycompress.compressors.saving.files import Paths, Writer, inside
+from raycompress.compressors.saving.files import write as write_files
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.errors import CompressionError
@@ -76,53 +77,45 @@ class Export:
     kind: bundle.Kind = "torch"
     state: Mapping[str, Tensor] | None = None
     weights: Mapping[str, Tensor] | None = None
-    files: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
-    named: Mapping[str, Callable[[Path], None]] = field(default_factory=dict)
+    files: Mapping[str, Writer] = field(default_factory=dict)
+    named: Mapping[str, Writer] = field(default_factory=dict)
     onnx: bytes | None = None
     traceable: nn.Module | None = None
     dense: nn.Module | None = None
     timed: nn.Module | None = None
 
 
-def export(
-    saved: Export,
-    trial: Trial | None,
-    model_path: str,
-    mask_path: str | None,
-    folder_name: str,
-    bundle_path: str | None,
-    onnx_path: str | None = None,
-) -> None:
-    """Save `saved`; see `raycompress.compressors.pruning.pruner.Pruner.export_model`.
+def export(saved: Export, trial: Trial | None, paths: Paths) -> None:
+    """Save `saved`; see `raycompress.compressors.base.BaseCompressor.export_model`.
 
     With ``"export": ["onnx"]`` in the experiment, the bundle of a trial holds the model as ONNX too.
     """
     state = plain_state(saved.model) if saved.state is None else saved.state
-    files: dict[str, Callable[[Path], None]] = {}
-    paths = {model_path: state} | ({} if mask_path is None else {mask_path: dict(saved.masks)})
-    for path, content in paths.items():
-        name = str(PurePosixPath(str(folder_name)) / str(path))
-        files[name] = lambda target, content=content: torch.save(content, target)  # type: ignore[misc]
-    files.update({str(PurePosixPath(str(folder_name)) / path): write for path, write in saved.named.items()})
-    onnx_names = _onnx_names(trial, folder_name, onnx_path)
+    tensors = {paths.model: state} | ({} if paths.mask is None else {paths.mask: dict(saved.masks)})
+    files = {paths.in_folder(path): _tensor_writer(content) for path, content in tensors.items()}
+    files.update({paths.in_folder(path): write for path, write in saved.named.items()})
+    onnx_names = set() if paths.onnx is None else {paths.in_folder(paths.onnx)}
     if trial is not None:
         files = {inside(name, trial.candidate): write for name, write in files.items()}
+        onnx_names |= {bundle.ONNX} if "onnx" in trial.exports else set()
         onnx_names = {inside(name, trial.candidate, allowed=bundle.ONNX) for name in onnx_names}
     if onnx_names:
         saved, data = _with_onnx(saved)
-        for name in onnx_names:
-            files[name] = lambda target: _write_bytes(target, data)
+        files.update(dict.fromkeys(onnx_names, _byte_writer(data)))
     files.update(_by_plugins(saved, trial))
     facts = _facts(saved)
-    if trial is None:
-        for name, write in files.items():
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            write(Path(name))
-        if bundle_path is not None:
-            bundle.write(Path(bundle_path), _content(saved, state, facts), saved.files)
-        return
-    bundle.write(trial.candidate, _content(saved, state, facts), {**saved.files, **files})
-    trial.send({"type": "candidate", **facts})
+    write_files(files, lambda: _content(saved, state, facts), saved.files, trial, paths)
+
+
+def _tensor_writer(content: Any) -> Writer:
+    return lambda path: torch.save(content, path)
+
+
+def _byte_writer(data: bytes) -> Writer:
+    def write(path: Path) -> None:
+        path.write_bytes(data)
+
+    return write
 
 
 def _facts(saved: Export) -> dict[str, Any]:
@@ -147,12 +140,6 @@ def _latencies(saved: Export) -> tuple[dict[str, float], dict[str, float]]:
     return before.to_json(), after.to_json()
 
 
-def _onnx_names(trial: Trial | None, folder_name: str, onnx_path: str | None) -> set[str]:
-    """Return the files that are to hold the model as ONNX."""
-    named = set() if onnx_path is None else {str(PurePosixPath(str(folder_name)) / str(onnx_path))}
-    return named | ({bundle.ONNX} if trial is not None and "onnx" in trial.exports else set())
-
-
 def _with_onnx(saved: Export) -> tuple[Export, bytes]:
     """Return the model as ONNX, proved in onnxruntime, and `saved` with what a person should know of that file."""
     if saved.onnx is not None:
@@ -171,22 +158,14 @@ def _with_onnx(saved: Export) -> tuple[Export, bytes]:
     ), data
 
 
-def _by_plugins(saved: Export, trial: Trial | None) -> dict[str, Callable[[Path], None]]:
+def _by_plugins(saved: Export, trial: Trial | None) -> dict[str, Writer]:
     """Return the files that plug-ins make of the model, as the trial's experiment asks."""
     from raycompress.catalog.exports import EXPORTS
     from raycompress.compressors.saving.exporters import export_by_plugin
 
     names = [name for name in (() if trial is None else trial.exports) if EXPORTS.plugin(name) is not None]
     made = [export_by_plugin(name, saved.traceable or saved.model, saved.example) for name in names]
-    return {
-        file: lambda target, data=data: _write_bytes(target, data)  # type: ignore[misc]
-        for one in made
-        for file, data in one.items()
-    }
-
-
-def _write_bytes(path: Path, data: bytes) -> None:
-    path.write_bytes(data)
+    return {file: _byte_writer(data) for one in made for file, data in one.items()}
 
 
 def plain_state(model: nn.Module) -> dict[str, Tensor]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from pathlib import Path, PurePosixPath
 
-from raycompress.bundle import bundle
-from raycompress.errors import CompressionError, UsageError
+from raycompress.errors import CompressionError
 from raycompress.script.context import Trial
 
 Fingerprint = dict[str, tuple[float, float]]
@@ -83,33 +81,3 @@ class SavedModelCheck:
         """Export the model, if it is still that of the last report and no other compressor of the trial saved one."""
         if not self._trial.exported and same(reported, self._fingerprint()):
             self._save(NOTE)
-
-
-def inside(name: str, folder: Path, *, allowed: str = "") -> str:
-    """Return `name` relative to `folder`, the trial's; an absolute one must be inside it.
-
-    Parameters
-    ----------
-    allowed
-        A file of the bundle that may be named all the same.
-
-    Raises
-    ------
-    UsageError
-        It leaves the folder, or is a file of the bundle.
-    """
-    path = PurePosixPath(name)
-    for home in (folder, folder.resolve()):
-        if path.is_absolute() and path.is_relative_to(home):
-            path = path.relative_to(home)
-    if path.is_absolute() or ".." in path.parts or not path.parts:
-        raise UsageError(
-            f'"{name}" would leave the folder of the trial' if path.parts else f'"{name}" names no file',
-            where="export_model",
-            fix='give a plain relative path, such as model_path="model.pth"',
-        )
-    if path.parts[0] in bundle.RESERVED and str(path) != allowed:
-        raise UsageError(
-            f'"{name}" is the name of a file of the bundle', where="export_model", fix="choose another file name"
-        )
-    return str(path)
