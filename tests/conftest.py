@@ -12,7 +12,7 @@ import pytest
 from hypothesis import settings
 
 from raycompress.results.s3 import objects
-from tests.support.launching import Launched
+from tests.support.launching import RESNET, Launched, with_fewer_images
 from tests.support.outside import s3server
 from tests.support.shared_ray import run_here
 
@@ -42,6 +42,12 @@ def is_nightly(pytestconfig: pytest.Config) -> bool:
 def launch(tmp_path: Path) -> Callable[..., Launched]:
     """Launch an experiment file in a folder of its own, by this process and on the Ray of all tests."""
     return lambda path, *words: run_here(tmp_path, "launch", path, *words)
+
+
+@pytest.fixture(scope="session")
+def small_resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The example of a tied network, with fewer images; nothing may be left in it."""
+    return with_fewer_images(RESNET, tmp_path_factory.mktemp("resnet") / "example")
 
 
 @pytest.fixture

@@ -8,11 +8,9 @@ import pytest
 
 from tests.support.launching import (
     DIGITS,
-    RESNET,
     digits_experiment,
     number_experiment,
     raycompress,
-    with_fewer_images,
 )
 from tests.support.shared_ray import run_here
 
@@ -69,17 +67,17 @@ def test_the_bundle_says_where_it_comes_from(digits):
 
 
 def test_best_status_ls_and_logs_read_the_journal_without_ray(digits):
-    best = raycompress(digits.folder, "best", "--json")
+    best = run_here(digits.folder, "best", "--json")
     found = json.loads(best.out)
     assert found["best"]["trial"] == digits.record.best.number
-    status = json.loads(raycompress(digits.folder, "status", "--json").out)
+    status = json.loads(run_here(digits.folder, "status", "--json").out)
     assert [trial["state"] for trial in status["trials"]] == ["finished"] * 5
-    (row,) = json.loads(raycompress(digits.folder, "ls", "--json").out)
+    (row,) = json.loads(run_here(digits.folder, "ls", "--json").out)
     assert row["id"] == digits.record.id
     assert digits.record.id in raycompress(digits.folder, "ls").out
-    assert "dense model" in raycompress(digits.folder, "status").out
-    assert raycompress(digits.folder, "logs", "--trial", "2").code == 0
-    missing = raycompress(digits.folder, "logs", "--trial", "77")
+    assert "dense model" in run_here(digits.folder, "status").out
+    assert run_here(digits.folder, "logs", "--trial", "2").code == 0
+    missing = run_here(digits.folder, "logs", "--trial", "77")
     assert missing.code == 2
     assert "no trial 77" in missing.err
 
@@ -117,8 +115,8 @@ def test_plan_tells_dimensions_trials_and_what_is_kept(digits):
     assert len(list(digits.folder.glob("raycompress_results/*"))) == 1
 
 
-def test_a_tied_network_is_searched_by_dependency(tmp_path):
-    home = with_fewer_images(RESNET, tmp_path / "example")
+def test_a_tied_network_is_searched_by_dependency(tmp_path, small_resnet):
+    home = small_resnet
     done = run_here(tmp_path, "launch", digits_experiment(tmp_path, "auto_dependency.json", home, n_samples=2))
     assert done.code == 0, done.err
     record = done.record

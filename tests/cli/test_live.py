@@ -15,7 +15,8 @@ import pytest
 from rich.console import Console
 
 from raycompress.cli.view.live import Progress, _summary, _table
-from tests.support.launching import command, number_experiment, raycompress
+from tests.support.launching import command, number_experiment
+from tests.support.shared_ray import run_here
 
 EPOCHS = """
 import sys, time
@@ -96,7 +97,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
 
 
 def test_elsewhere_there_are_plain_lines(tmp_path):
-    done = raycompress(tmp_path, "launch", number_experiment(tmp_path, EPOCHS, **xs(0.75, 0.25, 0.75)))
+    done = run_here(tmp_path, "launch", number_experiment(tmp_path, EPOCHS, **xs(0.75, 0.25, 0.75)))
     assert done.code == 0, done.err
     assert "\x1b" not in done.err
     lines = done.err.splitlines()

@@ -24,7 +24,7 @@ SEARCHES = {
 """Experiment -> the files that its script names."""
 
 
-AT_NIGHT = {"automatic_sequence", "automatic_spearmint"}
+AT_NIGHT = {"automatic_hyperopt", "automatic_sequence", "automatic_spearmint"}
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.support.launching import RESNET, Launched, digits_experiment, raycompress, with_fewer_images
+from tests.support.launching import Launched, digits_experiment
+from tests.support.shared_ray import run_here
 
 Launch = Callable[..., Launched]
+Write = Callable[..., Path]
 LAYERS = ["stage1.0.conv1", "stage1.1.conv1", "stage2.0.conv1", "stage2.1.conv1"]
 SEARCHED = {"type": "float", "range": [0.0, 0.9]}
 
@@ -24,16 +26,18 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
-def experiment(folder: Path, *, compression: Any = None, **changes: Any) -> Path:
+@pytest.fixture
+def experiment(small_resnet: Path) -> Write:
     """Write the shipped experiment with a budget, changed, and without its own constraints."""
-    home = folder / "example"
-    if not home.exists():
-        with_fewer_images(RESNET, home)
-    path = digits_experiment(folder, "budget.json", home, **{"n_samples": 4, "constraints": {}, **changes})
-    data = json.loads(path.read_text())
-    data["compression"].update(compression or {})
-    path.write_text(json.dumps(data, indent=1))
-    return path
+
+    def write(folder: Path, *, compression: Any = None, **changes: Any) -> Path:
+        path = digits_experiment(folder, "budget.json", small_resnet, **{"n_samples": 2, "constraints": {}, **changes})
+        data = json.loads(path.read_text())
+        data["compression"].update(compression or {})
+        path.write_text(json.dumps(data, indent=1))
+        return path
+
+    return write
 
 
 def sizes_are_foretold(record: SearchRecord) -> None:
@@ -45,18 +49,20 @@ def sizes_are_foretold(record: SearchRecord) -> None:
         assert trial.after["size_bytes"] == pytest.approx(trial.predicted["size_bytes"], rel=0.01)
 
 
-def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(tmp_path: Path, launch: Launch) -> None:
+def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(
+    tmp_path: Path, launch: Launch, experiment: Write
+) -> None:
     constraints = {"flops": {"max_ratio": 0.25}, "params": {"max_ratio": 0.5}}
-    done = launch(experiment(tmp_path, constraints=constraints, n_samples=2))
+    done = launch(experiment(tmp_path, constraints=constraints, n_samples=1))
     assert done.code == 0, done.err
     before = done.record.searched
-    more = raycompress(tmp_path, "resume", "--n-samples", "4")
+    more = run_here(tmp_path, "resume", "--n-samples", "3")
     assert more.code == 0, more.err
     record = more.record
-    assert [trial.number for trial in record.searched] == [1, 2, 3, 4]
-    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 4
-    assert [trial.sample for trial in record.searched[:2]] == [trial.sample for trial in before]
-    assert len({json.dumps(trial.removed) for trial in record.searched}) == 4
+    assert [trial.number for trial in record.searched] == [1, 2, 3]
+    assert [trial.state for trial in record.searched] == [TrialState.FINISHED] * 3
+    assert [trial.sample for trial in record.searched[:1]] == [trial.sample for trial in before]
+    assert len({json.dumps(trial.removed) for trial in record.searched}) == 3
     assert all(record.is_feasible(trial) for trial in record.searched)
     sizes_are_foretold(record)
     assert record.verified is not None
@@ -69,10 +75,10 @@ def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(tm
 
 
 @pytest.mark.parametrize("on_budget", ["project", "reject"])
-def test_other_proposers_keep_to_it_as_well(on_budget: str, tmp_path: Path, launch: Launch) -> None:
+def test_other_proposers_keep_to_it_as_well(on_budget: str, tmp_path: Path, launch: Launch, experiment: Write) -> None:
     constraints = {"size_bytes": {"max_ratio": 0.3}}
     path = experiment(
-        tmp_path, proposer="optuna", on_budget=on_budget, constraints=constraints, n_samples=3, baseline=False
+        tmp_path, proposer="optuna", on_budget=on_budget, constraints=constraints, n_samples=2, baseline=False
     )
     done = launch(path)
     assert done.code == 0, done.err
@@ -80,7 +86,9 @@ def test_other_proposers_keep_to_it_as_well(on_budget: str, tmp_path: Path, laun
     sizes_are_foretold(done.record)
 
 
-def test_what_only_the_trial_can_tell_ends_there_before_it_trains(tmp_path: Path, launch: Launch) -> None:
+def test_what_only_the_trial_can_tell_ends_there_before_it_trains(
+    tmp_path: Path, launch: Launch, experiment: Write
+) -> None:
     """With "global" the method itself decides which layers lose how much."""
     path = experiment(
         tmp_path,
@@ -106,7 +114,9 @@ def test_what_only_the_trial_can_tell_ends_there_before_it_trains(tmp_path: Path
             assert "the budget is flops at most 0.2 of the dense model's" in trial.cause
 
 
-def test_where_nothing_is_feasible_the_nearest_and_what_to_relax_are_told(tmp_path: Path, launch: Launch) -> None:
+def test_where_nothing_is_feasible_the_nearest_and_what_to_relax_are_told(
+    tmp_path: Path, launch: Launch, experiment: Write
+) -> None:
     constraints = {"flops": {"max_ratio": 0.05}, "accuracy": {"min": 0.999}}
     path = experiment(tmp_path, proposer="random", n_samples=2, constraints=constraints)
     done = launch(path)
@@ -120,11 +130,11 @@ def test_where_nothing_is_feasible_the_nearest_and_what_to_relax_are_told(tmp_pa
     assert best is not None
     assert best.score == max(trial.score or 0 for trial in record.searched)
     bundle.check_hashes(record.folder.candidate(best.number))
-    shown = raycompress(tmp_path, "best", "--json")
+    shown = run_here(tmp_path, "best", "--json")
     assert json.loads(shown.out)["best"]["feasible"] is False
 
 
-def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) -> None:
+def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch, experiment: Write) -> None:
     goals = {"accuracy": "max", "flops": "min"}
     path = experiment(tmp_path, objectives=goals, proposer="optuna", n_samples=6, pareto_size=3)
     done = launch(path)
@@ -136,23 +146,23 @@ def test_a_front_is_kept_with_all_its_bundles(tmp_path: Path, launch: Launch) ->
     assert set(kept) <= set(front)
     assert record.best_number in kept
     assert "knee" in done.out
-    assert json.loads(raycompress(tmp_path, "best", "--json").out)["front"] == front
+    assert json.loads(run_here(tmp_path, "best", "--json").out)["front"] == front
     for number in kept:
         bundle.check_hashes(record.folder.candidate(number))
-        fetched = raycompress(tmp_path, "fetch", "--trial", str(number), "--to", f"model-{number}", "--json")
+        fetched = run_here(tmp_path, "fetch", "--trial", str(number), "--to", f"model-{number}", "--json")
         assert json.loads(fetched.out)["trial"] == number
         bundle.check_hashes(tmp_path / f"model-{number}")
-    refused = raycompress(tmp_path, "fetch", "--trial", "99")
+    refused = run_here(tmp_path, "fetch", "--trial", "99")
     assert refused.code == 1
     assert "no model of trial 99 is kept" in refused.err
     assert record.bundle is not None
     (record.bundle / "weights.safetensors").write_bytes(b"rotten")
-    changed = raycompress(tmp_path, "fetch")
+    changed = run_here(tmp_path, "fetch")
     assert changed.code == 1
     assert "weights.safetensors" in changed.err
 
 
-def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: Launch) -> None:
+def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: Launch, experiment: Write) -> None:
     path = experiment(tmp_path, objectives={"latency_ms": "min"}, constraints={"accuracy": {"min": 0.05}})
     done = launch(path)
     assert done.code == 0, done.err
@@ -170,7 +180,7 @@ def test_a_latency_is_measured_and_can_be_the_objective(tmp_path: Path, launch: 
     assert record.best.score == min(score for score in feasible if score is not None)
 
 
-def test_rung_zero_scores_before_training(tmp_path: Path, launch: Launch) -> None:
+def test_rung_zero_scores_before_training(tmp_path: Path, launch: Launch, experiment: Write) -> None:
     scheduler = {"type": "asha", "rung0": True}
     constraints = {"flops": {"max_ratio": 0.1}}
     path = experiment(tmp_path, proposer="random", n_samples=14, constraints=constraints, scheduler=scheduler)
@@ -209,8 +219,10 @@ main()
 """
 
 
-def test_without_an_evaluator_agreement_with_the_dense_model_guides(tmp_path: Path, launch: Launch) -> None:
-    (tmp_path / "script.py").write_text(SCRIPT_WITHOUT.format(home=str(RESNET)))
+def test_without_an_evaluator_agreement_with_the_dense_model_guides(
+    tmp_path: Path, launch: Launch, experiment: Write, small_resnet: Path
+) -> None:
+    (tmp_path / "script.py").write_text(SCRIPT_WITHOUT.format(home=str(small_resnet)))
     path = experiment(tmp_path, workingdir=".", script="script.py", constraints={"flops": {"max_ratio": 0.5}})
     done = launch(path)
     assert done.code == 0, done.err
@@ -237,7 +249,7 @@ def test_without_an_evaluator_agreement_with_the_dense_model_guides(tmp_path: Pa
     ],
 )
 def test_mistakes_are_told_before_the_first_trial(
-    changes: dict[str, Any], told: str, tmp_path: Path, launch: Launch
+    changes: dict[str, Any], told: str, tmp_path: Path, launch: Launch, experiment: Write
 ) -> None:
     done = launch(experiment(tmp_path, **changes))
     assert done.code == 2

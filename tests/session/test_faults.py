@@ -7,7 +7,7 @@ import pytest
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.support.launching import Launched, command, number_experiment, raycompress
+from tests.support.launching import Launched, command, number_experiment
 from tests.support.outside.small_disk import can_mount, small_disk
 from tests.support.shared_ray import run_here
 
@@ -180,7 +180,7 @@ def test_two_launches_at_once_in_one_folder_are_two_searches(tmp_path):
     folders = sorted((tmp_path / "raycompress_results").iterdir())
     assert len(folders) == 2
     assert all(finished(SearchRecord.open(folder)) for folder in folders)
-    assert len(raycompress(tmp_path, "ls").out.splitlines()) >= 2
+    assert len(run_here(tmp_path, "ls").out.splitlines()) >= 2
 
 
 def test_a_search_resumed_after_a_failure_and_killed_at_once_makes_the_failed_trial_again(tmp_path):

@@ -24,7 +24,7 @@ from raycompress.states import TrialState
 from tests.support.launching import command
 from tests.support.shared_ray import run_here
 
-TRIALS, KILLS = 12, 2
+TRIALS, KILLS = 8, 2
 MORE_TRIALS, MORE_KILLS = 40, 20
 """In the night."""
 SCRIPT = """
@@ -99,7 +99,9 @@ class Shot:
 
 
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize(("proposer", "kills"), [("random", KILLS), ("sequence", 1)])
+@pytest.mark.parametrize(
+    ("proposer", "kills"), [("random", KILLS), pytest.param("sequence", 1, marks=pytest.mark.night)]
+)
 def test_an_experiment_is_done_by_resuming_however_often_its_driver_is_killed(tmp_path, proposer, kills, is_nightly):
     trials, kills = (MORE_TRIALS, MORE_KILLS) if is_nightly else (TRIALS, kills)
     unkilled = run_here(experiment(tmp_path / "unkilled", proposer, trials), "launch", "exp.json")

@@ -32,6 +32,8 @@ from raycompress.errors import (
 from raycompress.script import context
 from tests.support.launching import REPOSITORY
 
+FAST = {"compressor": "level", "framework": "tensorflow"}
+"""The engine that loads fastest, for scripts that compress nothing."""
 REPORTS_X = "import json, sys, raycompress as rc\nrc.report(score=json.load(open(sys.argv[1]))['x'])\n"
 
 
@@ -49,8 +51,8 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def numbers(script: str = "script.py", **changes: Any) -> dict[str, Any]:
     """Return an experiment of numbers, whose script stands in the current folder."""
     Path("script.py").write_text(REPORTS_X)
-    layers = [{"sparsity": 0.5, "op_types": ["Conv2d"]}]
-    compression = {"framework": "torch", "type": "pruning", "compressor": "group_l1", "config_list": layers}
+    layers = [{"sparsity": 0.5, "op_types": ["Conv2D"]}]
+    compression = {**FAST, "type": "pruning", "config_list": layers}
     x = {"name": "x", "type": "float", "range": [0, 1]}
     more = {"n_samples": 2, "baseline": False, "random_seed": 1, "parameter_config": [x]}
     return {"name": "numbers", "script": script, "compression": compression, **more, **changes}
@@ -148,7 +150,7 @@ def test_what_went_wrong_is_raised_with_the_record() -> None:
             raise ValueError("out of cheese")
 
     with pytest.raises(NoValidTrialError, match="out of cheese") as caught:
-        rc.launch(main, compressor="group_l1", sparsity=0.5, baseline=False, quiet=True)
+        rc.launch(main, **FAST, sparsity=0.5, baseline=False, quiet=True)
     record = caught.value.record
     assert record.state == "failure" and record.best is None
     log = record.folder.log(1).read_text()
@@ -234,7 +236,7 @@ def test_no_search_inside_a_trial_nor_beside_another(tmp_path: Path) -> None:
 
 def run(folder: Path, script: str, *, until: str = "", number: int = 0) -> subprocess.CompletedProcess[str]:
     """Run a Python script in `folder` to its end, with a signal when it has printed `until`."""
-    (folder / "launching.py").write_text(textwrap.dedent(script))
+    (folder / "launching.py").write_text(f"FAST = {FAST}\n{textwrap.dedent(script)}")
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(
         [sys.executable, "-u", "launching.py"],
@@ -268,7 +270,7 @@ def test_a_script_that_launches_its_own_main_uses_a_ray_that_it_had_and_leaves_i
         if __name__ == "__main__":
             ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
             x = {"name": "x", "type": "float", "range": [0, 1]}
-            asked = {"compressor": "group_l1", "sparsity": 0.5, "baseline": False, "quiet": True}
+            asked = {**FAST, "sparsity": 0.5, "baseline": False, "quiet": True}
             record = rc.launch(main, parameter_config=[x], n_samples=2, n_parallel=2, seed=0, **asked)
             print("best", record.best.score, "connected", ray.is_initialized())
         """,
@@ -294,7 +296,7 @@ def test_ctrl_c_stops_a_search_that_can_be_resumed(tmp_path: Path) -> None:
         if __name__ == "__main__":
             try:
                 x = {"name": "x", "type": "choice", "range": [0.25, 0.75]}
-                asked = {"compressor": "group_l1", "sparsity": 0.5, "baseline": False, "proposer": "sequence"}
+                asked = {**FAST, "sparsity": 0.5, "baseline": False, "proposer": "sequence"}
                 rc.launch(main, parameter_config=[x], **asked)
             except StoppedError as error:
                 print(error)

@@ -84,39 +84,46 @@ def test_ctrl_c_says_how_to_resume_and_that_works(tmp_path):
     before, err = killed(tmp_path, search(tmp_path, n_samples=6), signal.SIGINT)
     assert before.state == "stopped"
     words = next(line for line in err.splitlines() if "raycompress resume" in line).partition("raycompress ")[2].split()
-    done = raycompress(tmp_path, *words[:2])
+    done = run_here(tmp_path, *words[:2])
     assert done.code == 0, done.err
     assert {trial.state for trial in done.record.searched} == {TrialState.FINISHED}
     assert len(done.record.searched) == 6
 
 
-def test_a_complete_search_is_extended_unless_its_model_is_another(tmp_path):
-    path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
-    first = run_here(tmp_path, "launch", path)
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A search that is complete, in a folder of its own; each test leaves it complete."""
+    folder = tmp_path_factory.mktemp("digits")
+    first = run_here(folder, "launch", digits_experiment(folder, n_samples=2, proposer="random", random_seed=3))
     assert first.code == 0, first.err
-    before = first.record
+    return first
+
+
+def test_a_complete_search_is_extended_unless_its_model_is_another(digits):
+    tmp_path, before = digits.folder, digits.record
+    trials = len(before.searched)
     nothing = run_here(tmp_path, "resume", before.id)
     assert nothing.code == 0, nothing.err
     assert "--n-samples adds some" in nothing.err
     assert before.folder.journal.read_bytes() == nothing.record.folder.journal.read_bytes()
     model = before.folder.model.read_text()
     before.folder.model.write_text(json.dumps(another(json.loads(model))))
-    refused = run_here(tmp_path, "resume", "--n-samples", "3")
+    refused = run_here(tmp_path, "resume", "--n-samples", str(trials + 1))
     assert refused.code == 2
     assert "the script's model is not the one that the search was launched with: conv1 is other than" in refused.err
     before.folder.model.write_text(model)
-    done = run_here(tmp_path, "resume", before.id, "--n-samples", "4")
+    done = run_here(tmp_path, "resume", before.id, "--n-samples", str(trials + 1))
     assert done.code == 0, done.err
     record = done.record
-    assert [trial.number for trial in record.searched] == [1, 2, 3, 4]
-    assert record.header["n_trials"] == 5
-    assert [record.records[number].seconds for number in (1, 2)] == [trial.seconds for trial in before.searched]
+    assert [trial.number for trial in record.searched] == list(range(1, trials + 2))
+    assert record.header["n_trials"] == trials + 2
+    assert [trial.seconds for trial in record.searched[:trials]] == [trial.seconds for trial in before.searched]
     assert record.best.score == max(trial.score for trial in record.searched)
     assert record.folder.candidates() == [record.best.number]
     assert record.verified["trial"] == record.best.number
-    fewer = run_here(tmp_path, "resume", "--n-samples", "3")
+    fewer = run_here(tmp_path, "resume", "--n-samples", str(trials))
     assert fewer.code == 2
-    assert "the search has 4 samples" in fewer.err
+    assert f"the search has {trials + 1} samples" in fewer.err
 
 
 def another(model):
@@ -125,9 +132,8 @@ def another(model):
     return {**model, "layers": [{**first, "channels": first["channels"] + 1}, *rest]}
 
 
-def test_a_best_model_that_is_lost_is_made_again(tmp_path):
-    path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3)
-    record = run_here(tmp_path, "launch", path).record
+def test_a_best_model_that_is_lost_is_made_again(digits):
+    tmp_path, record = digits.folder, digits.record
     (record.bundle / "weights.safetensors").write_bytes(b"rotten")
     found = run_here(tmp_path, "best", "--verify")
     assert (found.code, "Traceback" in found.err) == (1, False)
@@ -211,7 +217,7 @@ def test_a_file_that_is_gone_is_replaced_by_its_copy(tmp_path):
 def test_passive_has_nothing_to_go_on_with(tmp_path):
     path = search(tmp_path, proposer="passive")
     assert raycompress(tmp_path, "launch", path).code == 0
-    done = raycompress(tmp_path, "resume")
+    done = run_here(tmp_path, "resume")
     assert done.code == 2
     assert "passive" in done.err
 

@@ -19,12 +19,11 @@ from raycompress.results.s3 import segments
 from raycompress.results.s3.folder import S3Folder
 from raycompress.states import TrialState
 from tests.session.test_killed import Shot, begin, experiment, promote
-from tests.support.launching import raycompress
 from tests.support.outside.s3server import BUCKET
 from tests.support.shared_ray import run_here
 
 STORAGE = f"s3://{BUCKET}/killed"
-TRIALS, KILLS = 8, 2
+TRIALS, KILLS = 6, 1
 MORE_TRIALS, MORE_KILLS = 16, 6
 """In the night."""
 
@@ -61,7 +60,8 @@ def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_pat
         assert shot("resume", "--storage", STORAGE), (shot.folder / "output").read_text()
         record = SearchRecord(store.find(None, S3Address.parse(STORAGE)))
         assert {trial.state for trial in record.searched} <= {TrialState.FINISHED, TrialState.RUNNING}
-    done = raycompress(shot.folder, "resume", "--storage", STORAGE)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache-of-another"))
+    done = run_here(shot.folder, "resume", "--storage", STORAGE)
     assert done.code == 0, done.err
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "a reader's"))
     record, expected = SearchRecord(store.find(None, S3Address.parse(STORAGE))), unkilled.record

@@ -137,7 +137,7 @@ def test_nothing_valid_is_exit_code_1(tmp_path, launch):
 
 def test_the_time_budget_ends_a_hung_trial(tmp_path, launch):
     script = NUMBERS + "\nimport time\nif config.x > 0.3: time.sleep(1000)\n"
-    done = launch(number_experiment(tmp_path, script, **x_range(n_samples=50, time_budget_s=12)))
+    done = launch(number_experiment(tmp_path, script, **x_range(n_samples=50, time_budget_s=8)))
     assert done.record.state == "time budget"
     assert {trial.state for trial in done.record.searched} <= {TrialState.FINISHED, TrialState.STOPPED}
     assert any(trial.state is TrialState.STOPPED for trial in done.record.searched)
@@ -149,8 +149,8 @@ def test_one_seed_one_search(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         # trials of unequal length, so that they end in another order
-        script = NUMBERS + "\nimport os, time\ntime.sleep(0.3 * (os.getpid() % 3))\n"
-        path = number_experiment(folder, script, **x_range(n_samples=14, n_parallel=2, proposer="optuna"))
+        script = NUMBERS + "\nimport os, time\ntime.sleep(0.2 * (os.getpid() % 3))\n"
+        path = number_experiment(folder, script, **x_range(n_samples=12, n_parallel=2, proposer="optuna"))
         record = run_here(folder, "launch", path).record
         samples.append([trial.sample for trial in record.searched])
         assert record.best.score == max(trial.score for trial in record.searched)
@@ -209,11 +209,11 @@ def test_a_stopped_search_keeps_the_best_and_leaves_no_process(tmp_path, number)
 
 
 def test_exactly_the_best_model_is_left(tmp_path, launch):
-    path = digits_experiment(tmp_path, n_samples=5, proposer="random", random_seed=3)
+    path = digits_experiment(tmp_path, n_samples=3, proposer="random", random_seed=3)
     done = launch(path)
     assert done.code == 0, done.err
     record = done.record
-    assert len(record.searched) == 5
+    assert len(record.searched) == 3
     assert record.folder.candidates() == [record.best.number]
     assert record.best.score == max(trial.score for trial in record.searched)
     pointer = json.loads(record.folder.best_pointer.read_text())

@@ -99,7 +99,7 @@ def main(file: Path, experiment: str | None) -> None:
             **aws_server.ENVIRONMENT,
             "AWS_DEFAULT_REGION": region,
             "AWS_ENDPOINT_URL": aws.url,
-            "AUTOSCALER_NODE_START_WAIT_S": "8",
+            "AUTOSCALER_NODE_START_WAIT_S": "3",
             "RAY_USAGE_STATS_ENABLED": "0",
         }
         if experiment is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.client
 import http.server
 import logging
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
 import boto3
 from moto.server import ThreadedMotoServer
@@ -66,87 +68,106 @@ class S3:
 
 
 class _Server(http.server.ThreadingHTTPServer):
+    """The proxy, one for all tests of this process, so that a Ray that they share knows its address from its start.
+
+    Attributes
+    ----------
+    s3
+        The server of the test that runs; None between tests, when it hangs up.
+    """
+
     daemon_threads = True
+    s3: S3 | None = None
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing: clients are killed in the middle of what they say."""
 
 
+@functools.cache
+def _proxy() -> _Server:
+    proxy = _Server(("127.0.0.1", 0), _Proxy)
+    threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    return proxy
+
+
+def environment() -> dict[str, str]:
+    """Return what a process has to know of the S3 of all tests, whether or not one runs yet."""
+    return {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{_proxy().server_address[1]}"}
+
+
 @contextmanager
 def server() -> Iterator[S3]:
-    """Start both, with a bucket."""
+    """Start an empty S3 with a bucket behind the proxy."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
     host, port = moto.get_host_and_port()
     s3 = S3(f"http://{host}:{port}")
-    proxy = _Server(("127.0.0.1", 0), _handler(s3, host, port))
-    s3.url = f"http://127.0.0.1:{proxy.server_address[1]}"
-    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-    thread.start()
+    s3.url = environment()["AWS_ENDPOINT_URL"]
     s3.client.create_bucket(Bucket=BUCKET)
+    _proxy().s3 = s3
     try:
         yield s3
     finally:
-        proxy.shutdown()
-        proxy.server_close()
+        _proxy().s3 = None
         s3_reset = http.client.HTTPConnection(host, port)
         s3_reset.request("POST", "/moto-api/reset")
         s3_reset.getresponse().read()
         moto.stop()
 
 
-def _handler(s3: S3, host: str, port: int) -> type[http.server.BaseHTTPRequestHandler]:
-    class Proxy(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class _Proxy(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
 
-        def _pass(self) -> None:
-            body = self._body()
-            s3.counts["asked"] += 1
-            fault = s3.fault(self.command, self.path) if s3.fault is not None else None
-            if fault is not None:
-                s3.counts[fault] += 1
-            if fault == "down":
-                self.close_connection = True
-                return
-            status, headers, answer = self._forward(body) if fault in (None, "lost") else (0, [], b"")
-            if fault is not None:
-                status, answer = _STATUS[fault], _ERROR.format(code=fault).encode()
-                headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(answer)))]
-            self.send_response_only(status)
-            for name, value in headers:
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(answer)
+    def _pass(self) -> None:
+        body = self._body()
+        s3 = self.server.s3  # type: ignore[attr-defined]
+        if s3 is None:  # a driver of an earlier test, on its way out
+            self.close_connection = True
+            return
+        s3.counts["asked"] += 1
+        fault = s3.fault(self.command, self.path) if s3.fault is not None else None
+        if fault is not None:
+            s3.counts[fault] += 1
+        if fault == "down":
+            self.close_connection = True
+            return
+        status, headers, answer = self._forward(s3, body) if fault in (None, "lost") else (0, [], b"")
+        if fault is not None:
+            status, answer = _STATUS[fault], _ERROR.format(code=fault).encode()
+            headers = [("Content-Type", "application/xml"), ("Content-Length", str(len(answer)))]
+        self.send_response_only(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer)
 
-        def _forward(self, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
-            connection = http.client.HTTPConnection(host, port, timeout=30)
-            dropped = ["transfer-encoding", "content-length", "expect"]
-            dropped += ["if-match", "if-none-match"] if s3.heedless else []
-            kept = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
-            connection.request(self.command, self.path, body, {**kept, "Content-Length": str(len(body))})
-            response = connection.getresponse()
-            answer = response.read()
-            own = ("transfer-encoding", "connection", "content-length")
-            headers = [(k, v) for k, v in response.getheaders() if k.lower() not in own]
-            length = response.getheader("Content-Length") if self.command == "HEAD" else None
-            connection.close()
-            return response.status, [*headers, ("Content-Length", length or str(len(answer)))], answer
+    def _forward(self, s3: S3, body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
+        connection = http.client.HTTPConnection(urlsplit(s3.direct).netloc, timeout=30)
+        dropped = ["transfer-encoding", "content-length", "expect"]
+        dropped += ["if-match", "if-none-match"] if s3.heedless else []
+        kept = {k: v for k, v in self.headers.items() if k.lower() not in dropped}
+        connection.request(self.command, self.path, body, {**kept, "Content-Length": str(len(body))})
+        response = connection.getresponse()
+        answer = response.read()
+        own = ("transfer-encoding", "connection", "content-length")
+        headers = [(k, v) for k, v in response.getheaders() if k.lower() not in own]
+        length = response.getheader("Content-Length") if self.command == "HEAD" else None
+        connection.close()
+        return response.status, [*headers, ("Content-Length", length or str(len(answer)))], answer
 
-        def _body(self) -> bytes:
-            if "chunked" not in self.headers.get("Transfer-Encoding", ""):
-                return self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            data = b""
-            while size := int(self.rfile.readline().split(b";")[0], 16):
-                data += self.rfile.read(size)
-                self.rfile.readline()
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        data = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            data += self.rfile.read(size)
             self.rfile.readline()
-            return data
+        self.rfile.readline()
+        return data
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass
 
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    return Proxy
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
