@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from raycompress.results.record import SearchRecord
+from raycompress.states import TrialState
 from tests.support.launching import REPOSITORY, command, number_experiment, raycompress
 from tests.support.outside.browser import CHROMIUM, browser
 
@@ -57,10 +58,10 @@ class Running:
         return psutil.Process(self.process.pid).children(recursive=True)
 
 
-def until(found, seconds=60):
+def until(found, seconds=60, seen=None):
     deadline = time.monotonic() + seconds
     while not (value := found()):
-        assert time.monotonic() < deadline, found
+        assert time.monotonic() < deadline, seen or found
         time.sleep(0.2)
     return value
 
@@ -167,15 +168,24 @@ def scraped_in_the_middle(running):
 
 
 def test_the_metrics_are_those_of_the_journal(running):
-    values = scraped_in_the_middle(running)
-    states = {state: value for (name, state, _), value in values.items() if name == "ray_raycompress_trials" and value}
-    assert states == {"finished": 1, "failed": 1, "running": 2, "waiting": 1}
-    assert values["ray_raycompress_best_objective", None, None] == 0.25
-    record = running.record
-    seconds = sum(trial.seconds for trial in record.searched if trial.seconds)
-    assert values["ray_raycompress_trial_seconds_count", None, None] == 2
-    assert values["ray_raycompress_script_seconds_total", None, None] == pytest.approx(seconds)
-    assert values["ray_raycompress_overhead_seconds_total", None, None] > 0
+    seconds = sum(trial.seconds for trial in running.record.searched if trial.seconds)
+    states = {**dict.fromkeys(map(str, TrialState), 0), "finished": 1, "failed": 1, "running": 2, "waiting": 1}
+    expected = {
+        **states,
+        "best_objective": 0.25,
+        "trial_seconds_count": 2,
+        "script_seconds_total": pytest.approx(seconds),
+    }
+    seen = {}  # what is served is that of the last report, and not every gauge is in each: wait for those that belong
+
+    def served():
+        values = scraped(running)
+        seen.update(
+            {(state or name).removeprefix("ray_raycompress_"): values[name, state, le] for name, state, le in values}
+        )
+        return all(seen.get(name) == value for name, value in expected.items()) and seen["overhead_seconds_total"] > 0
+
+    until(served, seen=seen)
 
 
 def test_grafana_and_the_documentation_speak_of_the_metrics_that_there_are(running):

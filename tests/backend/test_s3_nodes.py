@@ -65,7 +65,7 @@ def test_the_driver_and_the_trials_need_no_disk_in_common(tmp_path, s3):
     short = tempfile.TemporaryDirectory(prefix="rc-", dir="/tmp")  # sockets are made in it
     (tmp_path / "cache").mkdir()
     storage = f"s3://{BUCKET}/x"
-    path = digits_experiment(tmp_path, n_samples=3, proposer="random", random_seed=3, storage=storage)
+    path = digits_experiment(tmp_path, n_samples=2, proposer="random", random_seed=3, storage=storage)
     python = {"text": True, "env": {**os.environ, "PYTHONPATH": str(REPOSITORY)}, "cwd": tmp_path}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
     with short as temporary, subprocess.Popen([sys.executable, "-c", NODE], **pipes, **python) as node:
@@ -97,4 +97,4 @@ def test_the_driver_and_the_trials_need_no_disk_in_common(tmp_path, s3):
     assert {trial.state for trial in record.searched} == {TrialState.FINISHED}
     assert record.folder.candidates() == [record.best.number]
     bundle.check_hashes(record.bundle)
-    assert record.folder.fetch_log(3).exists()
+    assert record.folder.fetch_log(2).exists()

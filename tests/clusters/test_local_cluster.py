@@ -38,7 +38,7 @@ def main(config):
     compressor.compress()
     model = compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8))
     if Path("hold").exists():
-        time.sleep(3)
+        time.sleep(2)
     rc.report(score=1 - abs(config.config_list[0]["sparsity"] - 0.5))
     rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
 
@@ -78,7 +78,7 @@ def write_search(lab: Lab, **changes: object) -> Path:
                 {"sparsity": {"type": "float", "range": [0.2, 0.8]}, "op_types": ["Conv2d"], "op_names": ["0"]}
             ],
         },
-        "n_samples": 8,
+        "n_samples": 6,
         "n_parallel": 3,
         "random_seed": 1,
         "storage": f"{SHARED}/results",
@@ -94,6 +94,11 @@ def write_cluster(lab: Lab, home: Path) -> Path:
     workers = [host.address for name, host in lab.hosts.items() if name.startswith("worker")]
     data["provider"].update(head_ip=lab.hosts["head"].address, worker_ips=workers)
     data["auth"] = {"ssh_user": "root", "ssh_private_key": str(lab.key)}
+    # a host that is gone is missed after some 15 seconds, not 65, and one that is to join is begun with at once
+    quick = "RAY_health_check_period_ms=1000 RAY_health_check_timeout_ms=2000 AUTOSCALER_UPDATE_INTERVAL_S=1"
+    stop, start = data["head_start_ray_commands"]
+    assert "export RAY_AUTH_MODE=token" in start
+    data["head_start_ray_commands"] = [stop, start.replace("RAY_AUTH_MODE=token", f"RAY_AUTH_MODE=token {quick}")]
     path = home / "cluster.yaml"
     path.write_text(yaml.safe_dump(data, sort_keys=False))
     return path
@@ -123,8 +128,9 @@ def wait_until(what: str, condition: object, seconds: float = 500) -> None:
 
 
 @pytest.fixture
-def three_hosts() -> Iterator[Lab]:
-    with lab(2) as made:
+def hosts(is_nightly: bool) -> Iterator[Lab]:
+    """A head and one worker, in the night two."""
+    with lab(2 if is_nightly else 1) as made:
         yield made
 
 
@@ -134,13 +140,14 @@ def two_hosts() -> Iterator[Lab]:
         yield made
 
 
-def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab) -> None:
-    home = write_search(three_hosts)
-    cluster = write_cluster(three_hosts, home)
-    shared = three_hosts.folder / "shared" / "results"
-    said = (three_hosts.folder / "said").open("w+")
+def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(hosts: Lab) -> None:
+    home = write_search(hosts)
+    *_, doomed = (host for name, host in hosts.hosts.items() if name.startswith("worker"))
+    cluster = write_cluster(hosts, home)
+    shared = hosts.folder / "shared" / "results"
+    said = (hosts.folder / "said").open("w+")
     running = subprocess.Popen(
-        three_hosts.here.command(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), home),
+        hosts.here.command(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), home),
         stdout=said,
         stderr=said,
         env=clean_environment(),
@@ -152,21 +159,21 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(three_hosts: Lab
 
     def on_the_doomed() -> bool:
         assert running.poll() is None, told()
-        return any(line.startswith("ray::trial") for line in three_hosts.hosts["worker-2"].processes())
+        return any(line.startswith("ray::trial") for line in doomed.processes())
 
-    wait_until("no trial on worker-2", on_the_doomed)
-    three_hosts.hosts["worker-2"].kill()
+    wait_until("no trial on it", on_the_doomed)
+    doomed.kill()
     code = running.wait(500)
     assert code == 0, told()
 
     (copy,) = home.glob("raycompress_results/*/")
     record, there = SearchRecord.open(copy), SearchRecord.open(next(shared.iterdir()))
-    assert len(record.searched) == 8 and all(trial.state == "finished" for trial in record.searched)
+    assert len(record.searched) == 6 and all(trial.state == "finished" for trial in record.searched)
     assert record.state == "complete" and record.verified is not None
     assert record.best_number == there.best_number and record.bundle is not None
     bundle.check_hashes(record.bundle)
-    assert "10.77.0.3 cannot be reached" in told()
-    wait_until(f"left: {ray_processes(three_hosts)}", lambda: not ray_processes(three_hosts), 30)
+    assert f"{doomed.address} cannot be reached" in told()
+    wait_until(f"left: {ray_processes(hosts)}", lambda: not ray_processes(hosts), 30)
 
 
 def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:

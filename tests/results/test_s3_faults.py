@@ -20,8 +20,9 @@ STORAGE = S3Address.parse(f"s3://{BUCKET}/x")
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Let boto3 try but once, so that no test waits for it."""
+    """Let boto3 try but once, and the driver try again at once, so that no test waits for either."""
     monkeypatch.setattr(objects, "ATTEMPTS", 1)
+    monkeypatch.setattr(objects, "_FIRST_PAUSE_S", 0.01)
     objects.new_client()
 
 

@@ -58,10 +58,16 @@ ROOMS = {
 }
 LONGEST = (
     "clusters/test_local_cluster.py",
-    "session/test_killed.py",
-    "session/test_budgeted_launch.py",
     "session/test_faults.py",
+    "session/test_budgeted_launch.py",
+    "session/test_resume.py",
+    "session/test_killed.py",
     "session/test_s3_killed.py",
+    "session/test_s3_search.py",
+    "session/test_python.py",
+    "clusters/test_aws_up.py",
+    "test_python_docs.py",
+    "old/test_automatic.py",
 )
 """Files that begin first, so that no worker is left with one of them at the end; after them those with Ray."""
 _TURNS = ("ray", "external", "engine", "unit")

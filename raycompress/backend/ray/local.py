@@ -30,6 +30,8 @@ ENVIRONMENT = {
     # actors get processes of their own; those that Ray starts in advance would stay idle
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",
+    # Ray would run actors at 15: beside trials, which are not theirs, they would wait for a turn to start and to report
+    "RAY_worker_niceness": "0",
     # an actor that is stopped in the middle of a trial is killed, not waited for
     "TUNE_FORCE_TRIAL_CLEANUP_S": "1",
 }

@@ -92,7 +92,10 @@ class Launcher:
         self._ray("up", "--yes", "--no-config-cache", failure="the cluster does not come up")
 
     def head(self) -> str:
-        """Return the address of the head."""
+        """Return the address of the head; of machines that the cluster file names, without a process of Ray's."""
+        hosts = self.hosts()
+        if hosts:
+            return hosts[0]
         output = self._ray("get-head-ip", failure="the cluster has no head")
         return output.strip().splitlines()[-1].strip()
 

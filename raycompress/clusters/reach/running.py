@@ -17,7 +17,7 @@ from raycompress.errors import ClusterError
 from raycompress.search.watch.view import View
 
 _JOIN_S = 900.0
-_POLL_S = 2.0
+_POLL_S = 1.0
 
 
 class Cluster(ABC):

@@ -14,7 +14,7 @@ from raycompress.search.watch.relay import replay
 from raycompress.search.watch.view import SearchView
 
 _PATIENCE_S = 300.0
-_REST_S = 3.0
+_REST_S = 1.0
 _KEPT_LINES = 50
 _SHOWN_LINES = 5
 

@@ -82,12 +82,12 @@ def channels(masks: dict[str, Tensor]) -> dict[str, tuple[int, ...]]:
 @pytest.mark.parametrize("equals", [False, True])
 @pytest.mark.parametrize("network_name", [*MODELS, "grouped"])
 @pytest.mark.parametrize("name", PRUNERS)
-def test_filters_are_those_of_nni(name: str, network_name: str, equals: bool, aware: bool) -> None:
+def test_filters_are_those_of_nni(name: str, network_name: str, equals: bool, aware: bool, is_nightly: bool) -> None:
     model = network(network_name)
     model = with_equals(model) if equals else model
     options = {"dependency_aware": True, "dummy_input": DUMMY} if aware else {}
     before = copy.deepcopy(model.state_dict())
-    for sparsity in (0.3, 0.5, 0.75):
+    for sparsity in (0.3, 0.5, 0.75) if is_nightly or not aware else (0.5,):  # each has NNI trace the model anew
         config_list = [{"sparsity": sparsity, "op_types": ["Conv2d"]}]
         expected = channels(theirs(PRUNERS[name], model, config_list, **options))
         widths = {layer: len(model.get_submodule(layer).weight) for layer in expected}

@@ -95,13 +95,19 @@ def environment() -> dict[str, str]:
     return {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{_proxy().server_address[1]}"}
 
 
-@contextmanager
-def server() -> Iterator[S3]:
-    """Start an empty S3 with a bucket behind the proxy."""
+@functools.cache
+def _moto() -> tuple[str, int]:
+    """Start moto, one for all tests of this process: its end would take half a second each time."""
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     moto.start()
-    host, port = moto.get_host_and_port()
+    return moto.get_host_and_port()
+
+
+@contextmanager
+def server() -> Iterator[S3]:
+    """Have an empty S3 with a bucket behind the proxy."""
+    host, port = _moto()
     s3 = S3(f"http://{host}:{port}")
     s3.url = environment()["AWS_ENDPOINT_URL"]
     s3.client.create_bucket(Bucket=BUCKET)
@@ -113,7 +119,7 @@ def server() -> Iterator[S3]:
         s3_reset = http.client.HTTPConnection(host, port)
         s3_reset.request("POST", "/moto-api/reset")
         s3_reset.getresponse().read()
-        moto.stop()
+        s3_reset.close()
 
 
 class _Proxy(http.server.BaseHTTPRequestHandler):
