@@ -99,6 +99,8 @@ class Experiment(SearchOptions):
         What trials are given by ``hyperband`` and ``bohb``; None with the other proposers.
     bohb
         Settings of BOHB's model, by the names of HpBandSter.
+    own_folder
+        Whether each trial runs in a folder of its own, or all in `workingdir`.
     prescript, postscript
         Shell commands around the script; empty for none.
     exports
@@ -139,6 +141,7 @@ class Experiment(SearchOptions):
     early_stop: EarlyStop | None = None
     budgets: Budgets | None = None
     bohb: Mapping[str, Any] = field(default_factory=dict)
+    own_folder: bool = True
     prescript: str = ""
     postscript: str = ""
     exports: tuple[str, ...] = ()
@@ -326,6 +329,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         early_stop=early_stop,
         budgets=Budgets(values.eta, values.max_iter) if is_budgeted else None,
         bohb={name: getattr(values, name) for name in BOHB_SETTINGS},
+        own_folder=values.runtime_args.own_folder,
         prescript=values.runtime_args.prescript or "",
         postscript=values.runtime_args.postscript or "",
         exports=tuple(values.export),

@@ -18,6 +18,9 @@ from raycompress.shapes import fits
 if TYPE_CHECKING:
     from raycompress.results.journal.journal import Journal
 
+_LARGE = 16 << 20
+"""Bytes of a file that a script wrote by itself which goes with the model of its trial."""
+
 
 @dataclass(frozen=True)
 class ExperimentFolder:
@@ -33,7 +36,8 @@ class ExperimentFolder:
             best.json           which candidate is the best one, replaced in one step
             best -> trials/0007/candidate
             report.html         the page of `raycompress report`
-            trials/0007/        config.json, log.txt and, while it is worth keeping, candidate/
+            trials/0007/        config.json, log.txt, files/ that the script wrote and, while it is worth keeping,
+                                candidate/
             logs/               of the warm process and of Ray Tune
     """
 
@@ -135,6 +139,10 @@ class ExperimentFolder:
         """Return the file with what trial `number` printed."""
         return self.trial(number) / "log.txt"
 
+    def files(self, number: int) -> Path:
+        """Return the folder that trial `number` ran in, with the files that it wrote there."""
+        return self.trial(number) / "files"
+
     def check_candidate(self, number: int) -> None:
         """Raise BundleError where the candidate of trial `number` is not whole."""
         from raycompress.bundle.bundle import check_hashes
@@ -155,6 +163,9 @@ class ExperimentFolder:
 
     def remove_candidate(self, number: int) -> None:
         """Delete the candidate of trial `number`, if there is one; a reader never sees half of it."""
+        for path in self.files(number).rglob("*"):  # checkpoints of a model that is not worth keeping
+            if path.is_file() and path.stat().st_size > _LARGE:
+                path.unlink()
         candidate = self.candidate(number)
         if not candidate.exists():
             return

@@ -129,6 +129,7 @@ class SearchRecord(InNotebooks):
             setattr(trial, name, event[name])
         trial.removed = {layer: (removed, of) for layer, (removed, of) in event["removed"].items()}
         trial.notes = tuple(event.get("notes", ()))  # older journals have none
+        trial.files = tuple(event.get("files", ()))
 
     def _on_promoted(self, event: journal.Event) -> None:
         """Nothing: ``best.json`` says which one it is; after a kill between the two this event may be missing."""

@@ -29,6 +29,8 @@ class TrialRecord:
         Layer -> (removed, of) output channels.
     notes
         What a person should know of the saved model.
+    files
+        What its script wrote into the folder that it ran in, ``trials/<number>/files``.
     seconds
         From the start to the end, by the wall clock.
     attempts, starts
@@ -59,6 +61,7 @@ class TrialRecord:
     after: dict[str, float] | None = None
     removed: dict[str, tuple[int, int]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     seconds: float | None = None
     saved: bool = False
     attempts: int = 1

@@ -24,6 +24,7 @@ from raycompress.runtime import processes as memory
 from raycompress.runtime import shell as commands
 from raycompress.runtime.processes import die_with_parent
 from raycompress.runtime.protocol import TrialSpec, encode
+from raycompress.runtime.workfolder import WorkFolder
 from raycompress.script import aup, context
 from raycompress.script.config import in_place_of_others
 from raycompress.script.running import fresh_main
@@ -110,16 +111,19 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
         config_path=spec.config_path,
         **spec.options(),
     )
+    has_own = spec.own_folder and spec.mode in ("trial", "baseline")
+    own = WorkFolder(spec.files_path, Path(spec.workingdir)) if has_own else None
     code = 0
     try:
-        _run_script(spec, trial)
+        _run_script(spec, trial, own)
     except BaseException as error:  # noqa: BLE001 - the script's own endings, SystemExit and Ctrl-C among them
         failure = _failure(error, spec)
         if failure is not None:
             send(failure)
             code = failure["exit_code"]
-    if spec.parameters:
-        send({"type": "left", "reads": _reads(trial), "unread": _unread(spec, trial)})
+    shared = [] if own is None else own.shared()
+    if spec.parameters or shared:
+        send({"type": "left", "reads": _reads(trial), "unread": _unread(spec, trial), "shared": shared})
     if code == 0:
         send({"type": "done"})
     if trial.saves:
@@ -140,7 +144,7 @@ def _unread(spec: TrialSpec, trial: context.Trial) -> list[str]:
     return [] if known is None else [name for name in spec.parameters if name not in known]
 
 
-def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
+def _run_script(spec: TrialSpec, trial: context.Trial, own: WorkFolder | None) -> None:
     require(spec.plugins)
     for name, value in spec.env.items():
         if value is None:
@@ -149,16 +153,21 @@ def _run_script(spec: TrialSpec, trial: context.Trial) -> None:
             os.environ[name] = value
     script = spec.script_path.resolve()
     try:
-        os.chdir(spec.workingdir)
         source = script.read_bytes()
+        if own is not None:
+            own.make()
+        os.chdir(spec.workingdir if own is None else own.root)
     except OSError as error:
         raise ScriptError(f"cannot run the script: {error.strerror}: {error.filename}") from None
     with commands.around(spec.prescript, spec.postscript):
-        _execute(spec, trial, script, source)
+        if own is not None:
+            own.guard()
+        _execute(spec, trial, script, source, place=script if own is None else own.copy_of(script))
 
 
-def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes) -> None:
-    sys.argv = [str(script), *in_place_of_others(spec.script_args, spec.config_path)]
+def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes, place: Path) -> None:
+    """Run the script, whose ``__file__`` is `place`: what it writes beside itself is then its own."""
+    sys.argv = [str(place), *in_place_of_others(spec.script_args, spec.config_path)]
     if sys.path[0] != str(script.parent):
         sys.path.insert(0, str(script.parent))
     if trial.saves:
@@ -167,7 +176,7 @@ def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes)
         trial.candidate.mkdir(parents=True)
     aup.install()
     _seed(spec)
-    main = fresh_main(script)
+    main = fresh_main(place)
     context.enter(trial)
     try:
         exec(compile(source, str(script), "exec", dont_inherit=True), main.__dict__)

@@ -60,7 +60,7 @@ SHAPES: Mapping[str, Shape] = {
     "rung0": {"score": float},
     "prior": {"prior": _PRIOR},
     "given": {"differs": dict, "where": str},
-    "left": {"reads": ([str], None), "unread": [str]},
+    "left": {"reads": ([str], None), "unread": [str], "shared": [str]},
     "refused": {"problems": [{"what": str, "where": str, "fix": str}]},
 }
 """Type of a message -> what it holds; docs/architecture.md says what it means."""

@@ -141,6 +141,8 @@ class TrialSpec(TrialOptions):
         What the trial needs of other distributions; see `raycompress.catalog.plugins.require`.
     parameters
         The hyperparameters that are searched, which the script finds in `config`.
+    own_folder
+        Whether a trial runs in a folder of its own; see `raycompress.runtime.workfolder`.
     prescript, postscript
         Shell commands around the script; see `raycompress.runtime.shell`.
     log_limit
@@ -161,6 +163,7 @@ class TrialSpec(TrialOptions):
     shared: str | Path | None = None
     plugins: tuple[tuple[str, str, str], ...] = ()
     parameters: tuple[str, ...] = ()
+    own_folder: bool = False
     prescript: str = ""
     postscript: str = ""
     log_limit: int = 20 << 20
@@ -179,6 +182,11 @@ class TrialSpec(TrialOptions):
     def log_path(self) -> Path:
         """What the script and the processes that it started printed."""
         return Path(self.folder, "log.txt")
+
+    @property
+    def files_path(self) -> Path:
+        """Where the script runs and what it writes stays, of a trial that has a folder of its own."""
+        return Path(self.folder, "files")
 
     @property
     def candidate_path(self) -> Path:
@@ -247,6 +255,8 @@ class Ending:
         The last result: numbers by name, the objective first.
     candidate
         The last ``candidate`` message.
+    files
+        What the script wrote into the folder that it ran in, where that was the trial's own.
     left
         The last ``left`` message: what the script did beside its results.
     tail
@@ -263,6 +273,7 @@ class Ending:
     values: dict[str, int | float] | None = None
     candidate: Message | None = None
     left: Message | None = None
+    files: tuple[str, ...] = ()
     tail: str = ""
 
     def with_tail(self, lines: int = 20) -> Ending:
@@ -287,6 +298,7 @@ class Ending:
                 **data,
                 "state": TrialState(message["state"]),
                 "log": Path(message["log"]),
+                "files": tuple(message["files"]),
                 "values": None if values is None else numbers(values),
             }
         )

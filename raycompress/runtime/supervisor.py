@@ -26,6 +26,7 @@ from raycompress.runtime.messages import parse_message
 from raycompress.runtime.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
 from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
 from raycompress.runtime.trial_messages import TrialMessages
+from raycompress.runtime.workfolder import tidy
 from raycompress.states import TrialState
 
 _CHUNK = 1 << 18
@@ -291,6 +292,7 @@ def _ending(trial: _Running, code: int) -> Ending:
         values=received.values,
         candidate=received.candidate,
         left=received.left,
+        files=tidy(trial.spec.files_path, Path(trial.spec.workingdir)) if trial.spec.own_folder else (),
     )
 
 

@@ -1,4 +1,4 @@
-"""What the trials of a search show together: models that are equal, hyperparameters that none has read."""
+"""What the trials of a search show together: equal models, shared files, hyperparameters that nothing reads."""
 
 from __future__ import annotations
 
@@ -24,11 +24,14 @@ class Findings:
         self._models: dict[str, dict[int, Mapping[str, Any]]] = {}
         self._unread: set[str] | None = None
         self._saved = 0
+        self._writers: dict[str, set[int]] = {}
 
     def add(self, number: int, sample: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
         """Add a trial that has finished."""
         unread = set(facts["unread"])
         self._unread = unread if self._unread is None else self._unread & unread
+        for file in facts["shared"]:
+            self._writers.setdefault(file, set()).add(number)
         if facts["weights"]:
             self._saved += 1
             self._models.setdefault(facts["weights"], {})[number] = sample
@@ -39,6 +42,12 @@ class Findings:
             samples = list(trials.values())
             if any(sample != samples[0] for sample in samples):
                 yield self._equal(sorted(trials))
+        for file, numbers in sorted(self._writers.items()):
+            if len(numbers) > 1:
+                yield (
+                    f"trials {join_names(map(str, sorted(numbers)))} wrote and read {file}, one and the same file: "
+                    "what one has read, another may have written; a relative path leads to a file of each trial's own"
+                )
         unread = sorted(self._unread or ())
         told = unnamed(self._experiment, unread)  # before the first trial
         for name in unread:

@@ -17,28 +17,15 @@ from raycompress.states import TrialState
 from raycompress.text import join_names
 
 FACTS = (
-    "state",
-    "cause",
-    "values",
-    "score",
-    "seconds",
-    "before",
-    "after",
-    "removed",
-    "notes",
-    "saved",
-    "weights",
-    "unread",
+    *("state", "cause", "values", "score", "seconds", "before", "after", "removed", "notes", "saved"),
+    *("weights", "unread", "files", "shared"),
 )
 """What the journal's event ``ended`` says beside the trial's number and its log."""
 
 NOTHING: Mapping[str, Any] = {
     **dict.fromkeys(FACTS),
-    "removed": {},
-    "notes": [],
-    "saved": False,
-    "weights": "",
-    "unread": [],
+    **{"removed": {}, "notes": [], "saved": False},
+    **{"weights": "", "unread": [], "files": [], "shared": []},
 }
 """The facts of a trial that left nothing."""
 
@@ -71,7 +58,8 @@ def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: f
         "notes": candidate["notes"] if candidate else [],
         "saved": candidate is not None and not baseline,
         "weights": "",
-        "unread": ending.left["unread"] if finished and ending.left else [],
+        **{name: ending.left[name] if finished and ending.left else [] for name in ("unread", "shared")},
+        "files": list(ending.files),
     }
     if not finished:
         return facts
@@ -129,7 +117,7 @@ def delivered(folder: ExperimentFolder, number: int, facts: Mapping[str, Any]) -
 
 def failed(cause: str, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fields of a trial that failed after `facts` were known."""
-    known = {"values": facts["values"], "seconds": facts["seconds"]}
+    known = {"values": facts["values"], "seconds": facts["seconds"], "files": facts["files"]}
     return {**NOTHING, **known, "state": TrialState.FAILED, "cause": cause}
 
 

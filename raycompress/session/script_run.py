@@ -61,6 +61,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "exports": experiment.exports,
         "plugins": tuple((one.group, one.name, one.distribution) for one in plugins_of(experiment)),
         "parameters": tuple(parameter["name"] for parameter in experiment.parameter_config),
+        "own_folder": experiment.own_folder,
         "rung0": experiment.rung0,
         "latency": experiment.wants_latency,
         "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),

@@ -76,6 +76,7 @@ def running(tmp_path_factory):
         proposer="sequence",
         n_parallel=2,
         job_failure={"ignore_fail": True},
+        runtime_args={"own_folder": False},
     )
     environment = {**os.environ, "RAY_metrics_report_interval_ms": "500", "COLUMNS": "80"}
     with socket.socket() as taken, (folder / "err").open("w") as err:

@@ -185,7 +185,7 @@ def test_a_baseline_saves_nothing(worker, old, tmp_path, form):
 
 def test_inspection_learns_the_layers_and_saves_nothing(worker, old, tmp_path):
     messages, ending = run(worker, old(DECORATED.format(save=OWN_SAVE), saves=False, mode="inspect"))
-    assert [message["type"] for message in messages] == ["model"], ending.log.read_text()
+    assert [message["type"] for message in messages] == ["given", "model"], ending.log.read_text()
     assert {path.name for path in tmp_path.iterdir()} == {"train.py", "trial", "pretrained.pth"}
 
 

@@ -129,8 +129,9 @@ def test_equal_models_of_different_proposals_and_what_none_has_read_are_told(tmp
     (tmp_path / "train.py").write_text("group['lr'] = 0.1\n")
     findings = Findings(experiment)
     for number, (x, weights) in enumerate([(0.1, "a"), (0.2, "a"), (0.3, "b")], start=1):
-        findings.add(number, {"x": x}, {"unread": ["lr"], "weights": weights})
-    equal, unread = findings.notes()
+        findings.add(number, {"x": x}, {"unread": ["lr"], "weights": weights, "shared": ["/a/best.pt"]})
+    equal, shared, unread = findings.notes()
+    assert "trials 1, 2, 3 wrote and read /a/best.pt" in shared
     assert "trials 1, 2 saved one and the same model" in equal
     assert '"lr" of parameter_config was never read' in unread
 

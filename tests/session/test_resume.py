@@ -35,10 +35,13 @@ rc.report(score=config.x)
 """
 
 
+SHARED = {"own_folder": False}
+
+
 def search(folder, script=NUMBERS, **more):
     """One whose trials above 0.6 hang while there is a file called hold; the first is not among them."""
     dimension = [{"name": "x", "type": "float", "range": [0, 1]}]
-    return number_experiment(folder, script, parameter_config=dimension, random_seed=5, **more)
+    return number_experiment(folder, script, parameter_config=dimension, random_seed=5, runtime_args=SHARED, **more)
 
 
 def killed(folder, path, number=signal.SIGKILL, kill=None):

@@ -74,7 +74,9 @@ def scratch(status):
 
 def test_two_drivers_at_once_and_what_a_kill_leaves(tmp_path, s3, monkeypatch):
     dimension = [{"name": "x", "type": "float", "range": [0, 1]}]
-    path = number_experiment(tmp_path, HANGS, parameter_config=dimension, n_samples=2, storage=STORAGE)
+    path = number_experiment(
+        tmp_path, HANGS, parameter_config=dimension, n_samples=2, storage=STORAGE, runtime_args={"own_folder": False}
+    )
     (tmp_path / "hold").touch()
     output = (tmp_path / "output").open("wb")
     driver = subprocess.Popen(command("launch", path), cwd=tmp_path, stdout=output, stderr=output)

@@ -101,7 +101,7 @@ def test_retries_are_made_and_written_down(tmp_path, launch):
     script = NUMBERS.replace("rc.report", fails_once + "rc.report")
     done = launch(number_experiment(tmp_path, script, **x_range(n_samples=2, job_failure={"job_retries": 2})))
     assert done.code == 0, done.err
-    assert [trial.attempts for trial in done.record.searched] == [2, 1]
+    assert [trial.attempts for trial in done.record.searched] == [2, 2]
     assert "OSError: the first time" in done.err
     assert "the first time" in (done.record.folder.trial(1) / "log.attempt-1.txt").read_text()
 
@@ -179,7 +179,7 @@ def test_a_stopped_search_keeps_the_best_and_leaves_no_process(tmp_path, number)
         f"    subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)', {str(tmp_path)!r}])\n"
         "    pathlib.Path('hung').touch()\n    time.sleep(600)\n"
     )
-    path = number_experiment(tmp_path, script, **x_range(n_samples=50))
+    path = number_experiment(tmp_path, script, **x_range(n_samples=50, runtime_args={"own_folder": False}))
     # the first trial's x is .22, so inspection (at .5) and some trials end before one hangs
     driver = subprocess.Popen(command("launch", path), cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     ours = psutil.Process(driver.pid)

@@ -13,6 +13,7 @@ from raycompress.cli.options import print_text
 from raycompress.cli.view import goals
 from raycompress.cli.view.tables import display_path
 from raycompress.session.ending import failure, infeasible
+from raycompress.text import join_names
 
 if TYPE_CHECKING:
     from raycompress.results.record import SearchRecord
@@ -96,4 +97,7 @@ def summary(record: SearchRecord) -> str:
             )
     else:
         lines += ["", "model:  none; the script saved none"]
+    if best.files:
+        place = record.folder.place(record.folder.files(best.number))
+        lines.append(f"files:  {join_names(best.files)}, which the script wrote, in {display_path(place)}")
     return "\n".join(lines)

@@ -54,7 +54,7 @@ _FILE = (
         "",
         name="results go to raycompress_results/, into a folder of this name and the time",
         script="a Python script, arguments after it allowed; it needs no shebang and no run bit",
-        workingdir="where trials run; a relative path starts at the file's folder",
+        workingdir="where trials find the script's files; a relative path starts at the file's folder",
     ),
     OldKey("cwd", "renamed", '"workingdir"'),
     OldKey("resource", "as it was", "one CPU core a trial, no GPU", "cpu"),

@@ -155,6 +155,9 @@ class RuntimeArgsKeys(Keys):
     prescript: Text = absent("Shell commands before the script; what they export, the script finds.")
     postscript: Text = absent("Shell commands after the script, whether it failed or not.")
     env: dict[str, Annotated[str, AfterValidator(no_nul)]] = Field({}, description="Environment variables.")
+    own_folder: bool = Field(
+        True, description="Run each trial in a folder of its own, with links to the files of workingdir."
+    )
 
 
 class ConstraintKeys(Keys):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from raycompress.bundle.manifest import sha256
 from raycompress.config.places import S3Address
 from raycompress.disk import translate_os_errors, write_whole
 from raycompress.errors import StorageError
@@ -221,7 +222,7 @@ class ScratchFolder(ExperimentFolder):
     token: str
 
     def deliver(self, number: int, *, saved: bool) -> None:
-        """Copy what trial `number` printed to S3, its config, and what it saved; the latter then goes from here.
+        """Copy what trial `number` printed and wrote to S3, its config, and what it saved, which then goes from here.
 
         Raises
         ------
@@ -231,6 +232,9 @@ class ScratchFolder(ExperimentFolder):
         objects = Objects(self.address, patience_s=PATIENCE_S)
         for path in (*self.trial(number).glob("log*.txt"), *self.trial(number).glob("config.json")):
             objects.put_anyhow(path.relative_to(self.root).as_posix(), path.read_bytes())
+        for path in self.files(number).rglob("*"):
+            if path.is_file() and not path.is_symlink():
+                objects.upload(path, path.relative_to(self.root).as_posix(), sha256(path))
         if saved:
             self._check_lease(objects)
             candidates.upload(objects, number, self.candidate(number))

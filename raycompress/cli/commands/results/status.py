@@ -38,12 +38,13 @@ def _show(record: SearchRecord, as_json: bool) -> None:
 
 def _as_json(trial: TrialRecord) -> dict[str, Any]:
     names = ("number", "baseline", "state", "cause", "values", "score", "seconds", "sample", "before", "after")
-    return {name: getattr(trial, name) for name in (*names, "removed", "notes", "saved", "attempts")}
+    return {name: getattr(trial, name) for name in (*names, "removed", "notes", "files", "saved", "attempts")}
 
 
 def _text(record: SearchRecord) -> str:
     from raycompress.cli.view.tables import columns, number, share, value
     from raycompress.states import TrialState
+    from raycompress.text import join_names
 
     header = record.header
     ended = [trial for trial in record.records.values() if trial.seconds is not None]
@@ -65,4 +66,8 @@ def _text(record: SearchRecord) -> str:
         rows.append((name, "interrupted" if lost else str(trial.state), number(trial.score), left, seconds, proposal))
     lines += ["", columns(rows, indent=0, left=(1, 5))]
     lines += [f"trial {trial.number} {trial.state}: {trial.cause}" for trial in record.searched if trial.cause]
+    for trial in record.records.values():
+        if trial.files:
+            place = record.folder.place(record.folder.files(trial.number))
+            lines.append(f"trial {trial.number} wrote {join_names(trial.files)} (in {place})")
     return "\n".join(lines)
