@@ -14,7 +14,7 @@ _PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
 def send_given(trial: Trial, config: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
-    """Send what of `config` is not the trial's: `raycompress.session.ownership` judges it.
+    """Send what of `config` is not the trial's: `raycompress.search.ownership` judges it.
 
     Parameters
     ----------

@@ -20,10 +20,10 @@ from raycompress.model.info import ModelInfo
 from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.protocol import Message, trial_config
+from raycompress.search.ownership import check_given
 from raycompress.search.plan import BUDGETED, notes
 from raycompress.search.unread import unread_notes
 from raycompress.search.watch.view import View
-from raycompress.session.ownership import check_given
 from raycompress.session.script_run import compression_config, last_lines, messages_of, run_for_answer, warm_spec
 from raycompress.states import TrialState
 

@@ -13,8 +13,8 @@ from raycompress.compressors.given import differences
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ScriptError
 from raycompress.search.findings import Findings
+from raycompress.search.ownership import another_sample, check_given
 from raycompress.search.unread import unread_notes
-from raycompress.session.ownership import another_sample, check_given
 from tests.support.experiments import experiment_with
 from tests.support.fake_search import Notes, X, search
 from tests.support.trials import run
