@@ -9,7 +9,6 @@ from __future__ import annotations
 from raycompress.catalog import keras, nni_pruners, nni_searching, nni_training, quantizers, torch_pruning
 from raycompress.catalog.catalogue import Catalogue
 from raycompress.catalog.entry import FRAMEWORKS, WEIGHTED_TYPES, Argument, CompressorEntry
-from raycompress.errors import PluginError
 
 __all__ = ["CATALOG", "COMPRESSORS", "FRAMEWORKS", "WEIGHTED_TYPES", "Argument", "CompressorEntry", "find", "names"]
 
@@ -47,13 +46,3 @@ def names(framework: str | None = None) -> tuple[str, ...]:
     if framework is None:
         return COMPRESSORS.names()
     return tuple(dict.fromkeys(entry.name for entry in COMPRESSORS.all()[0] if entry.framework == framework))
-
-
-def find_near(name: str, framework: str) -> CompressorEntry | None:
-    """Return the compressor that a misspelled `name` was most likely meant to be; None where there is none to use."""
-    from raycompress.text import closest_name
-
-    try:
-        return find(closest_name(name, names(framework)) or "", framework)
-    except PluginError:
-        return None

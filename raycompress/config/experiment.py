@@ -276,6 +276,7 @@ def _checked(data: dict[str, Any]) -> tuple[Any, list[Finding], tuple[str, ...]]
     wrong += [
         finding for finding in check(spelled.data) if not any(finding.path[: len(path)] == path for path in wrong_paths)
     ]
+    wrong = [finding for finding in wrong if not spelled.is_derived(finding)]
     findings = [*spelled.findings, *(finding._replace(path=spelled.written(finding.path)) for finding in wrong)]
     return values, findings, tuple(note.what for note in (*spelled.notes, *notes(spelled.data)))
 

@@ -99,12 +99,12 @@ def test_a_folder_that_may_not_be_written(load: Load, tmp_path: Path) -> None:
 
 def test_mistakes_of_the_file_and_of_the_files_it_names_are_told_together(load: Load, tmp_path: Path) -> None:
     with pytest.raises(ExperimentError):
-        load(script="trian.py", wrkingdir="nowhere", n_samples=0)
+        load(script="trian.py", workingdir="nowhere", n_sampels=0, n_parallel=0)
     with pytest.raises(ExperimentError) as caught:
         load_checked(tmp_path / "exp.json")
     told = [problem.what.split(":")[0] for problem in caught.value.problems]
-    assert told == ['unknown key "wrkingdir"', '"n_samples" must be at least 1, not 0', "workingdir does not exist"]
-    assert caught.value.problems[2].where.endswith("  wrkingdir")
+    assert told == ['unknown key "n_sampels"', '"n_parallel" must be at least 1, not 0', "workingdir does not exist"]
+    assert caught.value.problems[2].where.endswith("  workingdir")
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_an_experiment_that_fits(load: Load) -> None:
             "l1_filter works on Conv2d, not on BatchNorm2d",
             'remove "bn1" from op_names',
         ),
-        ({"op_names": ["head"]}, "op_names[0]", "makes the model's outputs", 'remove "head" from op_names'),
+        ({"op_names": ["head"]}, "op_names[0]", "makes the model's outputs", "name other layers, such as conv1"),
         ({"op_names": ["conv4"]}, "op_names[0]", 'tied to those of "block.conv2"', '"expand_op_names": "dependency"'),
     ],
 )
@@ -216,14 +216,17 @@ def test_activations_that_the_model_calls_as_functions_are_noted(load: Load) -> 
 
 
 def test_types_that_the_compressor_cannot_work_on(load: Load) -> None:
-    found = told(load({"sparsity": 0.5, "op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_names": ["head"]}))
-    assert found == [
+    entries = {"sparsity": 0.5, "op_types": ["Conv2d", "Linear"]}, {"exclude": True, "op_names": ["head"]}
+    inner = network(layer("conv1"), layer("fc", "Linear"), layer("head"), outputs=("head",))
+    assert told(load(*entries), inner) == [
         (
             "config_list[0].op_types[1]",
             "l1_filter works on Conv2d, not on Linear: fc",
             'remove "Linear" from op_types; "group_l1" takes Linear',
         )
     ]
+    # as a layer that makes the outputs, it would be refused by that one too
+    assert told(load(*entries))[0][2] == 'remove "Linear" from op_types'
 
 
 def test_entries_that_overlap(load: Load) -> None:
@@ -255,7 +258,7 @@ def test_too_little_to_remove_a_channel(load: Load) -> None:
         (
             "config_list[0].sparsity",
             "0.2 of the 4 channels of conv1 is less than one: nothing goes",
-            "leave conv1 out, or write a sparsity of at least 0.25",
+            'remove "conv1" from op_names, or write a sparsity of at least 0.25',
         )
     ]
     assert told(load(entry, compression={"compressor": "level"})) == []
@@ -324,7 +327,7 @@ def test_layers_of_several_types_that_are_tied(load: Load) -> None:
     where, what, fix = told(half, MIXED)[0]
     assert (where, len(told(half, MIXED))) == ("config_list[0].op_names[0]", 1)
     assert 'the channels of "patch" are tied to those of "proj"' in what
-    assert '{"op_names": ["patch", "proj"], "expand_op_names": "dependency"}' in fix
+    assert '{"op_names": ["patch", "proj"], "expand_op_names": "dependency", "sparsity": 0.5}' in fix
     whole = load({"sparsity": 0.5, "op_names": ["patch", "proj", "fc1"]}, compression=GROUP)
     assert told(whole, MIXED) == []
     excluded = load(
@@ -338,7 +341,7 @@ def test_layers_of_several_types_that_are_tied(load: Load) -> None:
 def test_a_tie_to_a_type_that_the_compressor_does_not_take_names_one_that_does(load: Load) -> None:
     _, what, fix = told(load({"sparsity": 0.5, "op_names": ["patch"]}), MIXED)[0]
     assert 'tied to those of "proj"' in what
-    assert fix == 'l1_filter takes no Linear: "group_l1" takes them together; or remove "patch" from op_names'
+    assert fix == 'l1_filter takes no Linear: "group_l1" takes them together'
 
 
 @pytest.mark.parametrize(
@@ -355,7 +358,7 @@ def test_what_rounding_leaves_of_a_sparsity(sparsity: Any, arguments: Any, said:
     model = network(layer("fc1", "Linear", 16), outputs=())
     experiment = load({"sparsity": sparsity, "op_names": ["fc1"]}, compression={**GROUP, "arguments": arguments})
     found = told(experiment, model)
-    assert [fix for _, _, fix in found] == ["leave fc1 out, or write " + fix for fix in said]
+    assert [fix for _, _, fix in found] == ["write " + fix for fix in said]
     assert all(
         "of the 16 channels of fc1 rounds to none, as what stays is a multiple of round_to, 8" in what
         for _, what, _ in found

@@ -6,12 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from raycompress.catalog import WEIGHTED_TYPES, CompressorEntry, find
+from raycompress.catalog import WEIGHTED_TYPES, CompressorEntry
+from raycompress.catalog.instead import SELECTION, recommended
 from raycompress.catalog.quantizers import is_of_activations
 from raycompress.compressors.create import closest
 from raycompress.errors import ExperimentError, Problem
-
-_SELECTION = ("op_types", "op_names", "exclude", "expand_op_names")
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,7 @@ def choose(layers: Layers, config_list: Sequence[Mapping[str, Any]], compressor:
 
 
 def _entry_problems(index: int, entry: Any, layers: Mapping[str, str], compressor: CompressorEntry) -> list[Problem]:
-    where, known = f"config_list[{index}]", (*compressor.keys, *_SELECTION)
+    where, known = f"config_list[{index}]", (*compressor.keys, *SELECTION)
     if not isinstance(entry, Mapping):
         return [Problem(f"an entry is an object, not {type(entry).__name__}", where)]
     problems = [
@@ -160,9 +159,10 @@ def _nothing(where: str, layers: Layers, types: tuple[str, ...], compressor: Com
     present = set(layers.types.values())
     if fitting := sorted(present & set(types)):
         return Problem("the entry matches no layer", where, f"the model has {', '.join(fitting)}")
-    instead = find(compressor.instead, compressor.framework) if compressor.instead else None
-    others = sorted(present & set(instead.layer_types)) if instead is not None else []
-    fix = f'"{compressor.instead}" takes {", ".join(others)}' if others else "`raycompress compressors` lists others"
+    others = sorted(kind for kind in present if recommended(compressor, [kind]))
+    others.sort(key=lambda kind: f'"{compressor.instead}"' not in recommended(compressor, [kind]))
+    other = recommended(compressor, others[:1]) if others else ""
+    fix = f"{other} takes {others[0]}" if other else "`raycompress compressors` lists others"
     what = f"the entry matches no layer: {compressor.name} takes {', '.join(types)}, and the model has none"
     return Problem(what, where, fix)
 
@@ -173,9 +173,8 @@ def _unfit(name: str, layers: Layers, compressor: CompressorEntry, where: str) -
         takes = ", ".join(compressor.layer_types)
         what = f'{compressor.name} takes {takes} only, and "{name}" is {kind}'
         fix = f'name layers of type {takes}, or add {{"op_names": ["{name}"], "exclude": true}}'
-        instead = find(compressor.instead, compressor.framework) if compressor.instead else None
-        if instead is not None and (not instead.layer_types or kind in instead.layer_types):
-            fix = f'{fix}; "{instead.name}" takes {kind}'
+        if other := recommended(compressor, [kind]):
+            fix = f"{fix}; {other} takes {kind}"
         return [Problem(what, where, fix)]
     if name not in layers.weighted:
         return [Problem(f'"{name}" ({kind}) has no weight to prune', where, "name layers that have one")]

@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from raycompress.bundle.manifest import RESERVED as BUNDLE_FILES
-from raycompress.catalog import COMPRESSORS, FRAMEWORKS, CompressorEntry, find, find_near
+from raycompress.catalog import COMPRESSORS, FRAMEWORKS, CompressorEntry, find
 from raycompress.catalog.catalogue import Catalogue
 from raycompress.catalog.exports import EXPORTS
+from raycompress.catalog.instead import SELECTION
 from raycompress.catalog.plugins import is_of
 from raycompress.catalog.proposers import PROPOSERS
 from raycompress.catalog.quantizers import BITS, PARTS
+from raycompress.config.checks.names import check_compressor, check_export_names, slipped
 from raycompress.config.checks.objective import check_objective
 from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import PluginError
-from raycompress.text import abbreviate, describe_value, did_you_mean, dotted, join_names
+from raycompress.text import abbreviate, closest_name, describe_value, dotted, join_names
 
-SELECTION = ("op_names", "op_types", "exclude", "expand_op_names")
 RESERVED = (
     *("compressor", "compression_framework", "compression_type", "config_list", "arguments", "save_model"),
     *("folder_name", "tid", "job_id", "n_iterations"),
@@ -39,9 +41,11 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     broken = list(_check_plugins(data))
     yield from broken
     named = None if broken else find(name, framework)
-    compressor = None if broken else named or find_near(name, framework)
+    compressor = None if broken else named or slipped(compression)
     if compressor is not None:
         compressor = compressor.given(_dict(compression.get("arguments")))
+    if not broken:
+        yield from check_compressor(compression)
     yield from _check_script(data)
     yield from _check_storage(data.get("storage"))
     if named is not None:
@@ -139,11 +143,20 @@ def _check_entry(entry: Mapping[str, Any], path: JsonPath, compressor: Compresso
         either = (need,) if isinstance(need, str) else need
         if not any(key in entry for key in either):
             what = f'"{" or ".join(either)}" is missing: how much to compress is not said'
-            yield Finding(path, what, f'add "{either[0]}"' + (": 0.5" if "sparsity" in either[0] else ""))
+            yield Finding(path, what, f'add "{either[0]}": {json.dumps(_such_as(either[0], compressor))}')
     yield from _check_bits(entry, path, compressor)
     if entry.get("expand_op_names") == "dependency" and not compressor.removes_channels:
         what = f"{compressor.name} removes no channels, so that no layers are tied together"
         yield Finding((*path, "expand_op_names"), what, "write true or false")
+
+
+def _such_as(key: str, compressor: CompressorEntry) -> Any:
+    """Return a value for a key that an entry lacks."""
+    if key == "quant_types":
+        return [PARTS.get(compressor.name, ("weight",))[0]]
+    if key == "quant_bits":
+        return min(8, BITS.get(compressor.name, (1, 8))[1])
+    return 0.5 if "sparsity" in key else 3
 
 
 def _check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: CompressorEntry) -> Iterator[Finding]:
@@ -182,9 +195,7 @@ def _check_arguments(compression: Mapping[str, Any], compressor: CompressorEntry
     known = {argument.name: argument for argument in compressor.arguments}
     for key in arguments:
         if key not in known:
-            choose = [argument.name for argument in compressor.arguments if not argument.from_script]
-            has = f"{compressor.name} takes {join_names(choose)}" if choose else f"{compressor.name} takes none"
-            fix = did_you_mean(key, known) or f"remove it; {has}"
+            fix = _other_argument(key, arguments, compressor)
             yield Finding((*path, key), f'unknown argument "{key}" of {compressor.name}', fix)
         elif known[key].from_script:
             fix = f"remove it, and pass {key}= to create_compressor in the script"
@@ -192,6 +203,18 @@ def _check_arguments(compression: Mapping[str, Any], compressor: CompressorEntry
         elif wrong := [one for one in _values(arguments[key]) if not is_of(known[key].type, one)]:
             what = f'"{key}" of {compressor.name} is of type {known[key].type}, not {describe_value(wrong[0])}'
             yield Finding((*path, key), what, f"{known[key].summary}; default {abbreviate(known[key].default)}")
+
+
+def _other_argument(key: str, arguments: Mapping[str, Any], compressor: CompressorEntry) -> str:
+    """Return what to do about the unknown argument `key`."""
+    choose = [argument.name for argument in compressor.arguments if not argument.from_script]
+    near = closest_name(key, [argument.name for argument in compressor.arguments])
+    if near in arguments:
+        return f'remove it: "{near}" is there as well'
+    if near is not None and near not in choose:
+        return f"remove it, and pass {near}= to create_compressor in the script"
+    takes = f"{compressor.name} takes {join_names(choose)}" if choose else f"{compressor.name} takes none"
+    return f'did you mean "{near}"?' if near else f"remove it; {takes}"
 
 
 def _values(value: Any) -> list[Any]:
@@ -218,6 +241,7 @@ def _check_parameters(parameters: Any) -> Iterator[Finding]:
 def _check_export(data: Mapping[str, Any], framework: str) -> Iterator[Finding]:
     wanted = data.get("export")
     wanted = wanted if isinstance(wanted, list) else []
+    yield from check_export_names(wanted, framework)
     for place, name in enumerate(wanted):
         for entry in EXPORTS.find(str(name)):
             if entry.framework != framework:

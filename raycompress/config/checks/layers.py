@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from raycompress.catalog import CompressorEntry, find
+from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import ACTIVATIONS
 from raycompress.catalog.rounding import removable
+from raycompress.config.checks.layer_advice import LayerAdvice, quoted
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import matches, ruled, types_of
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
 from raycompress.model.info import Layer, ModelInfo
-from raycompress.text import closest_name, join_names
+from raycompress.text import join_names
+
+_OTHERS = "take another compressor; `raycompress compressors` lists them"
 
 
 def check_fit(experiment: Experiment, model: ModelInfo) -> Iterator[Problem]:
@@ -46,6 +48,7 @@ class _Fit:
         self.is_excluded = "exclude" in self.entry
         across = any(compression.arguments.get(name, False) for name in ("global", "isomorphic"))
         self.is_per_layer = self.compressor.removes_channels and self.compressor.per_layer and not across
+        self.advice = LayerAdvice(experiment, model, index)
         self.round_to = _round_to(self.compressor, compression.arguments)
 
     def where(self, *path: str | int) -> str:
@@ -101,31 +104,21 @@ class _Fit:
             where = self.where("op_names", position)
             inside = [layer for layer in layers if layer.startswith(f"{name}.")]
             if inside:
-                fix = f"name the layers in it: {join_names(inside)}"
+                fit = self.advice.choices(name)
+                fix = f"name the layers in it: {join_names(fit)}" if fit else self.advice.name_meant(name)
                 yield Problem(f'"{name}" is no layer but holds {len(inside)}', where, fix)
                 continue
-            meant = closest_name(name, layers)
-            fix = f'did you mean "{meant}"? ' if meant else ""
-            fitting = [layer.name for layer in layers.values() if self._works_on(layer) and self._has_matter(layer)]
-            yield Problem(
-                f'the model has no layer "{name}"', where, f"{fix}the layers are {join_names(fitting or layers, 12)}"
-            )
+            yield Problem(f'the model has no layer "{name}"', where, self.advice.name_meant(name))
 
     def _works_on(self, layer: Layer) -> bool:
-        return not self.compressor.layer_types or layer.type in self.compressor.layer_types
-
-    def _has_matter(self, layer: Layer) -> bool:
-        """Whether there is anything of the layer to compress: a quantizer takes its outputs as well."""
-        return bool(layer.parameters) or self.compressor.kind == "quantization"
+        return self.advice.works_on(layer)
 
     def _unknown_types(self) -> Iterator[Problem]:
-        present = list(dict.fromkeys(layer.type for layer in self.model.layers if self._has_matter(layer)))
+        present = list(dict.fromkeys(layer.type for layer in self.model.layers if self.advice.has_matter(layer)))
         for position, kind in enumerate(self.entry.get("op_types", ())):
             if kind != "default" and kind not in present and not self._is_spare(kind):
-                meant = closest_name(kind, present)
-                fix = f'did you mean "{meant}"? ' if meant else ""
                 what = f'the model has no layer of type "{kind}"'
-                yield Problem(what, self.where("op_types", position), f"{fix}the types are {join_names(present, 12)}")
+                yield Problem(what, self.where("op_types", position), self.advice.type_meant(kind))
 
     def _is_spare(self, kind: str) -> bool:
         """Whether activations of a type that the model has no layer of may be named, since others are quantized."""
@@ -144,7 +137,7 @@ class _Fit:
             fix = (
                 f"none of the layers named is of type {join_names(kinds)}"
                 if "op_names" in self.entry
-                else "remove the entry"
+                else self.advice.without([]) or _OTHERS
             )
             yield Problem("the entry matches no layer", self.where(), fix)
         elif matched and not self.rules and "op_names" in self.entry:
@@ -182,13 +175,14 @@ class _Fit:
         if self.compressor.kind == "pruning":
             unfit += [layer for layer in self.rules if self._works_on(layer) and not layer.weight_shape]
         for kind in dict.fromkeys(layer.type for layer in unfit):
-            names = [layer.name for layer in unfit if layer.type == kind]
+            of_kind = [layer for layer in unfit if layer.type == kind]
+            names = [layer.name for layer in of_kind]
             takes = join_names(self.compressor.layer_types) or "layers with a weight"
             what = f"{self.compressor.name} works on {takes}, not on {kind}: {join_names(names)}"
-            instead = find(self.compressor.instead, self.compressor.framework) if self.compressor.instead else None
-            takes_it = instead is not None and (not instead.layer_types or kind in instead.layer_types)
-            more = f'; "{self.compressor.instead}" takes {kind}' if takes_it else ""
-            yield Problem(what, self._where_of(kind, names), self._without(names, kind) + more)
+            instead = self.advice.instead(of_kind)
+            takes_it = f"{instead} takes {kind}" if instead else ""
+            fixes = filter(None, [self.advice.plain(of_kind), self.advice.without(names, kind), takes_it])
+            yield Problem(what, self._where_of(kind, names), "; ".join(fixes) or _OTHERS)
 
     def _where_of(self, kind: str, names: Sequence[str]) -> str:
         for key, wanted in (("op_names", names), ("op_types", [kind])):
@@ -197,19 +191,12 @@ class _Fit:
                     return self.where(key, position)
         return self.where()
 
-    def _without(self, names: Sequence[str], kind: str = "") -> str:
-        if set(names) <= set(self.entry.get("op_names", ())):
-            return f"remove {join_names(_quoted(names))} from op_names"
-        if kind in self.entry.get("op_types", ()):
-            return f'remove "{kind}" from op_types'
-        return f'add an entry after it: {{"exclude": true, "op_names": [{", ".join(_quoted(names))}]}}'
-
     def _output_layers(self) -> Iterator[Problem]:
         names = [layer.name for layer in self.rules if layer.name in self.model.output_layers and self._works_on(layer)]
         if names and not (self.compressor.spares_outputs and self._others()):
-            what = f"{join_names(_quoted(names))} makes the model's outputs: with channels removed it would answer less"
+            what = f"{join_names(quoted(names))} makes the model's outputs: with channels removed it would answer less"
             kind = next(layer.type for layer in self.rules if layer.name == names[0])
-            yield Problem(what, self._where_of(kind, names), self._without(names))
+            yield Problem(what, self._where_of(kind, names), self.advice.without(names) or _OTHERS)
 
     def _others(self) -> bool:
         """Whether any entry compresses a layer that makes no outputs."""
@@ -227,16 +214,25 @@ class _Fit:
             done.update(tie)
             part = [name for name in tie if name not in rest]
             what = (
-                f"the channels of {join_names(_quoted(part))} are tied to those of {join_names(_quoted(rest))}, "
+                f"the channels of {join_names(quoted(part))} are tied to those of {join_names(quoted(rest))}, "
                 "which keep theirs: nothing could be removed"
             )
-            entry = json.dumps({"op_names": list(tie), "expand_op_names": "dependency"})
-            fix = f"name all of them in one entry, {entry}, or none"
-            unfit = [one for one in (self.model.layer(name) for name in rest) if one and not self._works_on(one)]
-            if unfit:
-                instead = f'"{self.compressor.instead}" takes them together; or ' if self.compressor.instead else ""
-                fix = f"{self.compressor.name} takes no {unfit[0].type}: {instead}{self._without(part)}"
-            yield Problem(what, self._where_of(layer.type, part), fix)
+            yield Problem(what, self._where_of(layer.type, part), self._of_half_tie(part, rest))
+
+    def _of_half_tie(self, part: Sequence[str], rest: Sequence[str]) -> str:
+        """Return what to do about tied layers of which only `part` is compressed."""
+        others = [layer for layer in map(self.model.layer, rest) if layer is not None]
+        leave_out = self.advice.without(part)
+        if any(layer.name in self.model.output_layers for layer in others):
+            return leave_out or _OTHERS
+        unfit = [layer for layer in others if not self.advice.can_name(layer)]
+        if not unfit:
+            together = f"name all of them in one entry, {self.advice.together([*part, *rest])}"
+            return ", or ".join(filter(None, (together, leave_out)))
+        instead = self.advice.instead([*others, *filter(None, map(self.model.layer, part))])
+        plain = self.advice.plain(unfit)
+        fixes = [plain, instead and f"{instead} takes them together", leave_out]
+        return f"{self.compressor.name} takes no {unfit[0].type}: " + ("; or ".join(filter(None, fixes)) or _OTHERS)
 
     def _is_compressed(self, name: str) -> bool:
         layer = self.model.layer(name)
@@ -249,8 +245,8 @@ class _Fit:
         if few and self.entry.get("sparsity") != 0 and self.round_to > 1:
             names = join_names(f"{layer.name} ({layer.channels} channels)" for layer in few)
             what = f"what stays is a multiple of round_to, {self.round_to}, so that nothing can go from {names}"
-            fix = f'write a smaller "round_to" in the arguments, or {self._without([layer.name for layer in few])}'
-            yield Problem(what, self.where("sparsity"), fix)
+            fixes = ('write a smaller "round_to" in the arguments', self.advice.without([layer.name for layer in few]))
+            yield Problem(what, self.where("sparsity"), ", or ".join(filter(None, fixes)))
 
     def _too_little(self) -> Iterator[Problem]:
         sparsity = self.entry.get("sparsity")
@@ -265,8 +261,8 @@ class _Fit:
                     share = f"rounds to none, as what stays is a multiple of round_to, {self.round_to}"
                 what = f"{sparsity:g} of the {layer.channels} channels of {layer.name} {share}: nothing goes"
                 least = _least(layer.channels, self.round_to)
-                fix = f"leave {layer.name} out" + (f", or write a sparsity of at least {least:g}" if least else "")
-                yield Problem(what, self.where("sparsity"), fix)
+                fixes = (self.advice.without([layer.name]), f"write a sparsity of at least {least:g}" if least else "")
+                yield Problem(what, self.where("sparsity"), ", or ".join(filter(None, fixes)) or _OTHERS)
 
 
 def _notes_on_ties(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
@@ -287,7 +283,7 @@ def _notes_on_ties(experiment: Experiment, model: ModelInfo) -> Iterator[str]:
         if len({amounts[name] for name in together}) > 1:
             where = experiment.where(("compression", "config_list", entries[together[0]]))
             yield (
-                f"{where}: the channels of {join_names(_quoted(together))} are tied, so that different sparsities "
+                f"{where}: the channels of {join_names(quoted(together))} are tied, so that different sparsities "
                 'act as one; name them in one entry with "expand_op_names": "dependency"'
             )
 
@@ -301,10 +297,6 @@ def _amount(entry: Mapping[str, Any], index: int, name: str, model: ModelInfo, *
     if expand == "dependency":
         return (index, model.tie_of(name))
     return (index, name) if expand else (index,)
-
-
-def _quoted(names: Sequence[str]) -> list[str]:
-    return [f'"{name}"' for name in names]
 
 
 def _least(channels: int, round_to: int) -> float | None:

@@ -84,7 +84,11 @@ def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
     if not found.whole or not isinstance(found.value, dict):
         return
     spelled = respell(found.value)
-    data: dict[str, Any] = {key: value for key, value in spelled.data.items() if isinstance(value, str) and value}
+    data: dict[str, Any] = {
+        key: value
+        for key, value in spelled.data.items()
+        if isinstance(value, str) and value and not spelled.is_guess((key,))
+    }
     folder_key = "cwd" if "cwd" in data else "workingdir"
     try:
         files = Files.of(
@@ -99,7 +103,8 @@ def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
     def where(inner: JsonPath) -> str:
         return where_in(str(path), found.lines, spelled.written(inner))
 
-    yield from _check(files, where, folder_key, with_script="script" in data)
+    is_there = "script" in data and not any(spelled.is_guess((key,)) for key in ("cwd", "workingdir"))
+    yield from _check(files, where, folder_key, with_script=is_there)
 
 
 def check_model(experiment: Experiment, model: ModelInfo) -> tuple[list[Problem], list[str]]:

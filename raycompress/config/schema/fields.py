@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, ValidationError, core_schema
 
-from raycompress.config.schema.messages import findings_of
 from raycompress.config.schema.ranges import KEYS, TYPES, Finding, check_range, is_range
+from raycompress.config.text.reader import JsonPath
 from raycompress.text import did_you_mean, join_names
 
 _NO_MEANING = "Of the old tool's remote execution: taken, and without meaning here."
@@ -57,28 +57,27 @@ class RangeOr:
     def _validate(self, value: Any, handler: Any) -> Any:
         if not is_range(value):
             return handler(value)
-        findings = check_range(value, only=self.only)
-        if not findings:
-            members, findings = _members(value, handler)
-        if findings:
+        if findings := check_range(value, only=self.only):
             raise PydanticCustomError("findings", "a search range", {"findings": findings})
+        members, wrong = _members(value, handler)
+        if wrong:  # described where the key is known that the range stands for
+            raise PydanticCustomError("members", "a search range", {"members": wrong})
         return {**value, "range": members}
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [handler(schema), SEARCH_RANGE]}
 
 
-def _members(value: Mapping[str, Any], handler: Any) -> tuple[list[Any], list[Finding]]:
-    """Return the range's ends or choices as the values that they stand for, and what is wrong with them."""
+def _members(value: Mapping[str, Any], handler: Any) -> tuple[list[Any], list[tuple[JsonPath, list[Any]]]]:
+    """Return the range's ends or choices as the values that they stand for, and pydantic's errors by path."""
     members: list[Any] = []
-    findings: list[Finding] = []
+    wrong: list[tuple[JsonPath, list[Any]]] = []
     for index, member in enumerate(value["range"]):
         try:
             members.append(handler(member))
         except ValidationError as error:
-            for found in findings_of(error.errors()):
-                findings.append(found._replace(path=("range", index, *found.path)))
-    return members, findings
+            wrong.append((("range", index), list(error.errors(include_url=False))))
+    return members, wrong
 
 
 SEARCH_RANGE: dict[str, Any] = {
@@ -114,9 +113,8 @@ class OneOf:
         options: Sequence[str] | Callable[[], Sequence[str]],
         *,
         refused: Mapping[str, str] | None = None,
-        more: str = "",
     ) -> None:
-        self.noun, self._options, self.refused, self.more = noun, options, refused or {}, more
+        self.noun, self._options, self.refused = noun, options, refused or {}
 
     @property
     def options(self) -> Sequence[str]:
@@ -132,13 +130,17 @@ class OneOf:
         every = f"use one of {join_names(self.options)}"
         if value in self.refused:
             raise complaint(f'the {self.noun} "{value}" is refused: {self.refused[value]}', every)
-        near = did_you_mean(value, self.options)
-        raise complaint(
-            f'unknown {self.noun} "{value}"', " ".join(filter(None, [near or every + ";", self.more])).rstrip(";")
-        )
+        raise complaint(f'unknown {self.noun} "{value}"', did_you_mean(value, self.options) or every)
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "string", "enum": list(self.options)}
+
+
+class OneThatFits(OneOf):
+    """Marks a text that must be one of `options` and fit other keys: `raycompress.config.checks.names` checks both."""
+
+    def _validate(self, value: str) -> str:
+        return value
 
 
 def absent(description: str) -> Any:

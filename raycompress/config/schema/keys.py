@@ -28,6 +28,7 @@ from raycompress.config.schema.fields import (
     Keys,
     Many,
     OneOf,
+    OneThatFits,
     QuantizedPart,
     Seconds,
     Share,
@@ -76,10 +77,9 @@ class CompressionKeys(Keys):
     type: Annotated[str, OneOf("type of compression", ["pruning", "quantization"])] = Field(
         description="pruning or quantization"
     )
-    compressor: Annotated[
-        str,
-        OneOf("compressor", names, more="`raycompress compressors` lists them all"),
-    ] = Field(description="A name that `raycompress compressors` lists.")
+    compressor: Annotated[str, OneThatFits("compressor", names)] = Field(
+        description="A name that `raycompress compressors` lists."
+    )
     config_list: list[Entry] = Field(description="NNI's config_list; any value may be a search range.")
     arguments: dict[str, Any] = Field({}, description="Arguments of the compressor; search ranges allowed.")
 
@@ -230,7 +230,7 @@ class ExperimentKeys(Keys):
     resource_args: ResourceArgsKeys = Field(ResourceArgsKeys(), description="What trials save and report.")
     runtime_args: RuntimeArgsKeys = Field(RuntimeArgsKeys(), description="What surrounds a trial's script.")
     storage: Text = Field("raycompress_results", description="The folder for results, or s3://bucket/prefix.")
-    export: list[Annotated[str, OneOf("export", EXPORTS.names)]] = Field(
+    export: list[Annotated[str, OneThatFits("export", EXPORTS.names)]] = Field(
         [], description="Further forms of the model in its bundle."
     )
     loggers: list[Annotated[str, OneOf("logger", LOGGERS)]] = Field(

@@ -33,28 +33,72 @@ def findings_of(errors: list[Any]) -> Iterator[Finding]:
         if error["type"] == "findings":
             for found in error["ctx"]["findings"]:
                 yield found._replace(path=path + found.path)
+        elif error["type"] == "members":
+            for inner, members in error["ctx"]["members"]:
+                for member in members:
+                    what, fix = _describe({**member, "within": error["input"]}, path)
+                    yield Finding((*path, *inner), what, fix)
         else:
             what, fix = _describe(error, path)
             yield Finding(path, what, fix)
 
 
+def _key_at(path: tuple[Any, ...]) -> str:
+    """Return what the value at `path` is called in a message."""
+    if path and path[-1] == "":
+        return f"a name in {_key_at(path[:-1])}"
+    return dotted(path[-2:] if path and isinstance(path[-1], int) else path[-1:]) or "the experiment"
+
+
 def _describe(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str]:
+    """Return what is wrong with the value at `path`, or with a member of the search range there, and what to write."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
-    key = dotted(path[-2:] if path and isinstance(path[-1], int) else path[-1:]) or "the experiment"
+    key = _key_at(path)
     if kind == "missing":
         return f'"{key}" is missing', f"add {json.dumps(key)}: ..."
     if kind in _BOUNDS:
         word, bound = _BOUNDS[kind]
         return (
             f'"{key}" must be {word} {context[bound]:g}, not {abbreviate(value)}',
-            f"write a number {word} {context[bound]:g}",
+            _of_percent(value, context[bound], error.get("within")) or f"write a number {word} {context[bound]:g}",
         )
     if kind in _PARTICULAR:
         return _PARTICULAR[kind](key, value, context)
     for stem, (noun, fix) in _NOUNS.items():
         if kind in (f"{stem}_type", f"{stem}_parsing", f"{stem}_from_float"):
-            return f'"{key}" must be {noun}, not {describe_value(value)}', _rewritten(stem, value) or fix
+            return f'"{key}" must be {noun}, not {describe_value(value)}', _rewritten(stem, key, value) or fix
     return f'"{key}": {error["msg"]}', "see `raycompress schema`"
+
+
+def _of_percent(value: Any, bound: Any, within: Any) -> str:
+    """Return how to write a value that was meant in percent, or the search range that it is an end of."""
+    if bound != 1 or not _is_percent(value):
+        return ""
+    if not isinstance(within, Mapping):
+        return f"percent? write {value / 100:g}"
+    ends = within.get("range")
+    if not isinstance(ends, list) or not all(_is_percent(end) or end in (0, 1) for end in ends):
+        return ""
+    changed = {"range": [end / 100 for end in ends]}
+    if _is_percent(within.get("interval")) or within.get("interval") == 1:
+        changed["interval"] = within["interval"] / 100
+    kind = {"type": "float"} if within.get("type") == "int" else {}
+    return f"percent? write {json.dumps({**within, **kind, **changed})}"
+
+
+def _percentage(key: str, value: Any) -> float | None:
+    """Return the share that a text such as ``50%`` stands for, or ``50`` for a key that holds a share."""
+    text = value.strip() if isinstance(value, str) else ""
+    is_share = any(part in key for part in ("sparsity", "fraction", "ratio"))
+    try:
+        number = float(text.removesuffix("%"))
+    except ValueError:
+        return None
+    return number / 100 if text.endswith("%") or (is_share and _is_percent(number)) else None
+
+
+def _is_percent(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 2 <= value < 100
 
 
 def _literal(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
@@ -68,6 +112,13 @@ def _literal(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str
 
 
 def _empty(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
+    if key in ("name", "script", "[]") or key.startswith("a name in "):
+        return f'"{key}" is empty', "write something"
+    if key in ("op_names", "op_types"):
+        other = "op_types" if key == "op_names" else "op_names"
+        return f'"{key}" is empty', f'write something, or choose the layers by "{other}" in its place'
+    if key.endswith("]"):
+        return f'"{key}" is empty', "write something, or remove it"
     return f'"{key}" is empty', "write something, or leave the key out"
 
 
@@ -83,8 +134,10 @@ _PARTICULAR: dict[str, Callable[[str, Any, Mapping[str, Any]], tuple[str, str]]]
 }
 
 
-def _rewritten(stem: str, value: Any) -> str:
+def _rewritten(stem: str, key: str, value: Any) -> str:
     """Return how to write `value` where its meaning is plain and only its type is wrong."""
+    if stem == "float" and (share := _percentage(key, value)) is not None:
+        return f"percent? write {share:g}"
     if stem == "list" and isinstance(value, (str, int, float)):
         return f"write {json.dumps([value], ensure_ascii=False)}"
     if stem == "string" and isinstance(value, (int, float)):

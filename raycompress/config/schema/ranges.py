@@ -80,7 +80,7 @@ def check_range(value: Mapping[str, Any], *, only: str | None = None) -> list[Fi
     only
         ``int`` where a whole number belongs: a float range cannot stand there.
     """
-    findings = [_unknown_key(key) for key in value if key not in KEYS]
+    findings = [_unknown_key(key, value) for key in value if key not in KEYS]
     kind = value.get("type")
     if kind not in TYPES:
         near = did_you_mean(kind, TYPES)
@@ -107,8 +107,11 @@ _EXAMPLES = {
 }
 
 
-def _unknown_key(key: str) -> Finding:
-    fix = did_you_mean(key, KEYS) or f"remove it; a search range has {', '.join(KEYS)}"
+def _unknown_key(key: str, value: Mapping[str, Any]) -> Finding:
+    fix = (
+        did_you_mean(key, [known for known in KEYS if known not in value])
+        or f"remove it; a search range has {', '.join(KEYS)}"
+    )
     return Finding((key,), f'unknown key "{key}" in a search range', fix)
 
 

@@ -1,12 +1,20 @@
-"""Keys that are none: told with what was meant, and read as that, so that what stands under them is checked too."""
+"""Keys that are none: told with what was meant.
+
+They are read as what was meant, so that the rest can be checked; what that says of the guess itself is no mistake of
+the file, see `Spelled.is_derived`.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from raycompress.catalog import CompressorEntry, find
+from raycompress.catalog.instead import SELECTION
 from raycompress.config.schema.fields import Keys
+from raycompress.config.schema.foreign import foreign_entry_key, foreign_top_key
 from raycompress.config.schema.keys import (
     CompressionKeys,
     ConstraintKeys,
@@ -23,6 +31,7 @@ from raycompress.config.schema.keys import (
 from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
 from raycompress.config.schema.ranges import Finding, Note, is_range
 from raycompress.config.text.reader import JsonPath
+from raycompress.errors import PluginError
 from raycompress.text import closest_name, dotted, join_names
 
 _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
@@ -40,6 +49,9 @@ _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
 }
 
 
+_ENTRIES: JsonPath = ("compression", "config_list")
+
+
 @dataclass
 class Spelled:
     """An experiment with every key spelled as it is known.
@@ -52,12 +64,50 @@ class Spelled:
         What was changed or left out, by the path in the file.
     notes
         Keys that are taken and have no meaning, by the path in the file.
+    compressor
+        The catalogue's entry of the compressor that the file names; None where it names none.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
     findings: list[Finding] = field(default_factory=list)
     notes: list[Note] = field(default_factory=list)
+    compressor: CompressorEntry | None = None
     _written: dict[JsonPath, JsonPath] = field(default_factory=dict)
+    _unsure: set[JsonPath] = field(default_factory=set)
+    """Objects in which a key is not known, and may stand for one that is missing."""
+    _elsewhere: set[JsonPath] = field(default_factory=set)
+    """Objects of which a key stands elsewhere, by their paths without numbers."""
+
+    def is_guess(self, path: JsonPath) -> bool:
+        """Tell whether the key at `path` in `data` is a guess, and not what the file says."""
+        return path in self._written and self._written[path][-1] != path[-1]
+
+    def is_derived(self, finding: Finding) -> bool:
+        """Tell whether `finding`, by its path in `data`, follows from a guess alone.
+
+        That is what is said of the value of a guessed key, and what is missing where a key is not known, or stands
+        elsewhere: it may be what that key was meant for.
+        """
+        path = finding.path
+        if self.is_guess(path) or any(
+            self.is_guess(path[:end]) and not _has_keys(path[:end]) for end in range(len(path))
+        ):
+            return True
+        if path in self._unsure or (path[:-1] in self._unsure and not self._holds(path)):
+            return True
+        is_entry = bool(path) and isinstance(path[-1], int)
+        return (_plain(path) in self._elsewhere and is_entry) or (
+            _plain(path)[:-1] in self._elsewhere and not self._holds(path)
+        )
+
+    def _holds(self, path: JsonPath) -> bool:
+        value: Any = self.data
+        for part in path:
+            try:
+                value = value[part]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return True
 
     def written(self, path: JsonPath) -> JsonPath:
         """Return the path in the file of what is at `path` in `data`."""
@@ -69,9 +119,19 @@ class Spelled:
 
 def respell(data: Mapping[str, Any]) -> Spelled:
     """Spell every key of the experiment `data` as it is known."""
-    spelled = Spelled()
+    spelled = Spelled(compressor=_compressor(data))
     spelled.data = _object(data, ExperimentKeys, (), spelled)
     return spelled
+
+
+def _compressor(data: Mapping[str, Any]) -> CompressorEntry | None:
+    compression = data.get("compression")
+    if not isinstance(compression, dict):
+        return None
+    try:
+        return find(str(compression.get("compressor")), str(compression.get("framework")))
+    except PluginError:  # told by the checks
+        return None
 
 
 def _object(data: Mapping[str, Any], model: type[Keys], path: JsonPath, spelled: Spelled) -> dict[str, Any]:
@@ -116,16 +176,41 @@ def _known_key(key: str, data: Mapping[str, Any], model: type[Keys], path: JsonP
         what = f'"{dotted(where)}" has no meaning here: Ray does what it was for'
         spelled.notes.append(Note(where, what))
         return None
-    home = next((dotted(place) for place, names_there in homes() if key in names_there), None)
-    meant = closest_name(key, known) if home is None else None
-    if home is not None:
-        fix = f'it belongs in "{home}"' if home else "it belongs at the top of the file"
-    elif meant is not None:
-        fix = f'did you mean "{meant}"?'
-    else:
-        fix = f"remove it; the keys here are {join_names(known, 20)}"
+    fix, meant = _meaning(key, data, model, spelled)
     spelled.findings.append(Finding(where, f'unknown key "{key}"', fix))
-    return meant if meant not in data else None
+    if model is Entry or foreign(key, data[key], model, spelled.compressor):
+        spelled._unsure.add(path)
+    if meant is not None and _has_keys((*path, meant)):
+        spelled._unsure.add((*path, meant))
+    return meant
+
+
+def _meaning(key: str, data: Mapping[str, Any], model: type[Keys], spelled: Spelled) -> tuple[str, str | None]:
+    """Return what to do about the unknown `key` of `data`, and the key that it was meant to be, if it is misspelled."""
+    known = list(names(model))
+    if model is Entry and spelled.compressor is not None:
+        known = [name for name in known if name in SELECTION or name in spelled.compressor.keys]
+    if fix := foreign(key, data[key], model, spelled.compressor):
+        there = re.match(r'write "(\w+)"', fix)
+        return (f'remove it: "{there[1]}" is there as well' if there and there[1] in data else fix), None
+    for place, names_there in homes():
+        if key in names_there:
+            compressor = spelled.compressor
+            if place == _ENTRIES and compressor and key not in (*SELECTION, *compressor.keys):
+                return f"remove it; {compressor.name} has {join_names(compressor.keys) or 'no such settings'}", None
+            spelled._elsewhere.add(place)
+            return f'it belongs in "{dotted(place)}"' if place else "it belongs at the top of the file", None
+    meant = closest_name(key, known)
+    if meant in data:
+        return f'remove it: "{meant}" is there as well', None
+    return (f'did you mean "{meant}"?' if meant else f"remove it; the keys here are {join_names(known, 20)}"), meant
+
+
+def foreign(key: str, value: Any, model: type[Keys], compressor: CompressorEntry | None) -> str:
+    """Return what to write for a key that another tool has in such a place; empty for all others."""
+    if model is Entry:
+        return foreign_entry_key(key, value, compressor)
+    return foreign_top_key(key) if model is ExperimentKeys else ""
 
 
 def _range_keys(value: Any, path: JsonPath, spelled: Spelled) -> Any:
@@ -164,5 +249,23 @@ def homes() -> Iterator[tuple[JsonPath, list[str]]]:
     for key, model in _INSIDE[ExperimentKeys].items():
         if model is not Parameter:
             yield (key,), list(names(model))
-    yield ("compression", "config_list"), list(names(Entry))
+    yield _ENTRIES, list(names(Entry))
     yield ("resource_args", "early_stop"), list(names(EarlyStopKeys))
+
+
+def _objects(model: type[Keys], path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, inner in _INSIDE.get(model, {}).items():
+        yield (*path, key)
+        yield from _objects(inner, (*path, key))
+
+
+def _plain(path: JsonPath) -> JsonPath:
+    return tuple(part for part in path if isinstance(part, str))
+
+
+def _has_keys(path: JsonPath) -> bool:
+    return _plain(path) in _OBJECTS
+
+
+_OBJECTS = {*_objects(ExperimentKeys), ("constraints",)}
+"""The keys, by their paths without numbers, whose values are objects with keys of their own, or lists of them."""
