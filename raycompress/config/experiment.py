@@ -72,6 +72,8 @@ class Experiment(SearchOptions):
         As in the file, defaults filled in; times in seconds, None where there is no limit.
     script_path, script_args
         The script, absolute, and the arguments that follow it.
+    script_module
+        Its name as a module, where the file says ``-m pkg.train``; else empty.
     workingdir, storage
         Where trials run and where results go, absolute, or an address on S3; without the key, results go below the
         current folder.
@@ -148,6 +150,7 @@ class Experiment(SearchOptions):
     loggers: tuple[str, ...] = ()
     objective: Objective = field(default_factory=lambda: Objective.of_score("max"))
     accepted: tuple[str, ...] = ()
+    script_module: str = ""
     display_path: str = field(default="", repr=False)
 
     @classmethod
@@ -177,7 +180,7 @@ class Experiment(SearchOptions):
     @property
     def files(self) -> Files:
         """The files and folders that the experiment names."""
-        return Files(self.script_path, self.script_args, self.workingdir, self.storage)
+        return Files(self.script_path, self.script_args, self.workingdir, self.storage, self.script_module)
 
     def where(self, path: JsonPath = ()) -> str:
         """Return ``exp.json:LINE  json.path`` for a path into the file; of a key left out the line it belongs under."""
@@ -298,6 +301,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         name=values.name,
         script_path=files.script,
         script_args=files.script_args,
+        script_module=files.module,
         workingdir=files.workingdir,
         storage=files.storage,
         resources=_resources(values.resource),

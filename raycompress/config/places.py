@@ -8,6 +8,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from raycompress.script.packages import module_file
+
 SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 _PART = re.compile(r"[A-Za-z0-9!_.*'()=+@,-]+")
@@ -76,12 +78,19 @@ def is_remote(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Files:
-    """The files and folders that an experiment names, absolute, and the arguments that follow the script's name."""
+    """The files and folders that an experiment names, absolute, and the arguments that follow the script's name.
+
+    Attributes
+    ----------
+    module
+        The script's name as a module, for ``-m pkg.train``; its file is ``pkg/train.py`` where there is none.
+    """
 
     script: Path
     script_args: tuple[str, ...]
     workingdir: Path
     storage: Storage
+    module: str = ""
 
     @classmethod
     def of(cls, home: Path, *, script: str, workingdir: str | None, storage: str) -> Files:
@@ -97,8 +106,11 @@ class Files:
             name, arguments = script, []
         else:
             name, *arguments = shlex.split(script) or [script]
+        module = arguments.pop(0) if name == "-m" and arguments else ""
+        if module:
+            name = str(module_file(module, folder) or f"{module.replace('.', '/')}.py")
         place = S3Address.parse(storage) if is_remote(storage) else _absolute(storage, home)
-        return cls(_absolute(name, folder), tuple(arguments), folder, place)
+        return cls(_absolute(name, folder), tuple(arguments), folder, place, module)
 
 
 def is_file(path: Path) -> bool:

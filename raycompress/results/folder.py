@@ -244,5 +244,14 @@ def pointer(number: int, score: float, candidate: Path) -> str:
 
 def new_id(name: str) -> str:
     """Return a new id: the experiment's name with characters that any file system takes, and the time."""
-    slug = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.") or "experiment"
-    return f"{slug}-{time.strftime('%Y%m%d-%H%M%S')}"
+    return f"{slug(name)}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def slug(name: str) -> str:
+    """Return a name with characters that any file system takes, of a length that leaves room for what follows it."""
+    plain = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")
+    return plain[:_LONGEST].rstrip("-.") or "experiment"
+
+
+_LONGEST = 100
+"""Names of files have at most 255 bytes, on encrypted disks 143."""

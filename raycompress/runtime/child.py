@@ -27,6 +27,7 @@ from raycompress.runtime.protocol import TrialSpec, encode
 from raycompress.runtime.workfolder import WorkFolder
 from raycompress.script import aup, context
 from raycompress.script.config import in_place_of_others
+from raycompress.script.packages import place_of
 from raycompress.script.running import fresh_main
 from raycompress.states import TrialState
 
@@ -168,15 +169,16 @@ def _run_script(spec: TrialSpec, trial: context.Trial, own: WorkFolder | None) -
 def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes, place: Path) -> None:
     """Run the script, whose ``__file__`` is `place`: what it writes beside itself is then its own."""
     sys.argv = [str(place), *in_place_of_others(spec.script_args, spec.config_path)]
-    if sys.path[0] != str(script.parent):
-        sys.path.insert(0, str(script.parent))
+    home, package = place_of(script, source, spec.module)
+    if sys.path[0] != str(home):
+        sys.path.insert(0, str(home))
     if trial.saves:
         # the script may write into it by itself; what a run that was killed left there is not this one's
         shutil.rmtree(trial.candidate, ignore_errors=True)
         trial.candidate.mkdir(parents=True)
     aup.install()
     _seed(spec)
-    main = fresh_main(place)
+    main = fresh_main(place, package)
     context.enter(trial)
     try:
         exec(compile(source, str(script), "exec", dont_inherit=True), main.__dict__)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from raycompress.runtime.protocol import Import
 from raycompress.script import aup
+from raycompress.script.packages import place_of
 
 # framework -> what a compression with it imports late, inside functions; torch's first optimizer imports torch._dynamo
 _LATE = {
@@ -40,7 +41,21 @@ _TRITON = Import("triton", required=False)
 _NEVER = ("ray", "__main__", "__future__")
 
 
-def find_imports(script: Path, workingdir: Path, engine: str = "", framework: str = "torch") -> tuple[Import, ...]:
+def imports_home(script: Path, module: str = "") -> Path:
+    """Return the folder that a script's imports start from; see `raycompress.script.packages.place_of`."""
+    return _place_of(script, module)[0]
+
+
+def _place_of(script: Path, module: str) -> tuple[Path, str]:
+    try:
+        return place_of(script, script.read_bytes(), module)
+    except OSError:  # told when the script runs
+        return script.parent, ""
+
+
+def find_imports(
+    script: Path, workingdir: Path, engine: str = "", framework: str = "torch", module: str = ""
+) -> tuple[Import, ...]:
     """Return what to import before the script is forked, in the order in which the script would.
 
     Those are the imports at module level of the script and, since it may change from trial to trial, not its local
@@ -57,8 +72,11 @@ def find_imports(script: Path, workingdir: Path, engine: str = "", framework: st
         The module of the compressor's engine, which the script will load too; empty for none.
     framework
         The compressor's: ``torch`` or ``tensorflow``.
+    module
+        The script's name as a module, where it is run as one.
     """
-    found = list(_Reader((script.parent, workingdir)).read(script, required=True))
+    home, package = _place_of(script, module)
+    found = list(_Reader((home, workingdir)).read(script, required=True, package=package))
     if engine:
         # an engine's module is light until its own library is needed
         found.append(Import(engine, call="load_library"))
@@ -72,10 +90,11 @@ def find_imports(script: Path, workingdir: Path, engine: str = "", framework: st
     return tuple(dict.fromkeys(found))
 
 
-def local_files(script: Path, workingdir: Path) -> list[Path]:
+def local_files(script: Path, workingdir: Path, module: str = "") -> list[Path]:
     """Return the script and the modules of the user's own that it imports at module level."""
-    reader = _Reader((script.parent, workingdir))
-    for _ in reader.read(script, required=True):
+    home, package = _place_of(script, module)
+    reader = _Reader((home, workingdir))
+    for _ in reader.read(script, required=True, package=package):
         pass
     return sorted(reader.files)
 

@@ -118,6 +118,8 @@ class TrialSpec(TrialOptions):
         See `raycompress.script.context.Trial`.
     script
         The script, absolute or relative to `workingdir`.
+    module
+        The script's name as a module, where it is run as one: ``pkg.train``; empty for a file.
     script_args
         The script's arguments. The path of the trial's configuration follows them, or stands in the place of an
         argument that names another one.
@@ -155,6 +157,7 @@ class TrialSpec(TrialOptions):
     workingdir: str | Path
     folder: str | Path
     script_args: tuple[str, ...] = ()
+    module: str = ""
     env: Mapping[str, str | None] = field(default_factory=dict)
     timeout_s: float | None = None
     seed: int | None = None

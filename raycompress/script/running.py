@@ -11,22 +11,27 @@ from types import ModuleType, TracebackType
 
 from raycompress.errors import UsageError
 from raycompress.script import aup
+from raycompress.script.packages import place_of
 
 _HERE = __file__
 
 
-def fresh_main(script: Path) -> ModuleType:
+def fresh_main(script: Path, package: str = "") -> ModuleType:
     """Put a new ``__main__`` in place, so that ``if __name__ == "__main__"`` and pickling work.
 
     Parameters
     ----------
     script
         The script's file, absolute.
+    package
+        The package that it is a member of, by which its relative imports are found; empty for none.
     """
     main = ModuleType("__main__")
     main.__dict__.update(
         __file__=str(script), __cached__=None, __loader__=SourceFileLoader("__main__", str(script)), __spec__=None
     )
+    if package:
+        main.__package__ = package
     sys.modules["__raycompress_main__"] = sys.modules["__main__"]  # its functions are still running
     sys.modules["__main__"] = main
     return main
@@ -46,10 +51,11 @@ def run_by_hand(script: str, arguments: Sequence[str]) -> int:
     except OSError as error:
         raise _unreadable(Path(script), error) from None
     sys.argv = [script, *arguments]
+    home, package = place_of(path.resolve(), source)
     if not sys.flags.safe_path:  # else Python itself puts no folder there
-        sys.path[0] = str(path.resolve().parent)
+        sys.path[0] = str(home)
     aup.install()
-    main = fresh_main(path)
+    main = fresh_main(path, package)
     try:
         exec(compile(source, str(path), "exec", dont_inherit=True), main.__dict__)
     except SystemExit:

@@ -34,7 +34,7 @@ BUDGETED = ("hyperband", "bohb")
 
 def reads_budget(experiment: Experiment) -> bool:
     """Tell whether the script, or a local module that it imports, mentions ``n_iterations``."""
-    files = local_files(experiment.script_path, experiment.workingdir)
+    files = local_files(experiment.script_path, experiment.workingdir, experiment.script_module)
     return any(re.search(rb"\bn_iterations\b", file.read_bytes()) for file in files)
 
 

@@ -52,7 +52,9 @@ def analyze(experiment: Experiment, wanted: Mapping[str, Any], view: AnalysisVie
             fix='give an experiment with "framework": "torch"',
         )
     spec = warm_spec(experiment)
-    imports = find_imports(experiment.script_path, experiment.workingdir, engine=_MODULE)
+    imports = find_imports(
+        experiment.script_path, experiment.workingdir, engine=_MODULE, module=experiment.script_module
+    )
     view.phase("loading the script's libraries")
     with closing(WarmProcess.start(replace(spec, preload=imports))) as process:
         config = centre_config(experiment)

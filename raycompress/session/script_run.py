@@ -12,7 +12,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.plugins import plugins_of
 from raycompress.forecast.projection import ceilings
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
-from raycompress.runtime.preload import find_imports
+from raycompress.runtime.preload import find_imports, imports_home
 from raycompress.runtime.protocol import Import, Message
 from raycompress.script.context import Mode
 
@@ -31,12 +31,13 @@ def warm_spec(experiment: Experiment) -> WarmSpec:
             *find_imports(
                 experiment.script_path,
                 experiment.workingdir,
+                module=experiment.script_module,
                 engine=entry.engine.partition(":")[0],
                 framework=entry.framework,
             ),
             *(_OF_TIES if experiment.compression.arguments.get("dependency_aware") else ()),
         ),
-        sys_path=(str(experiment.script_path.parent),),
+        sys_path=(str(imports_home(experiment.script_path, experiment.script_module)),),
         env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_of_tensorflow(threads)},
     )
 
@@ -52,6 +53,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
     return {
         "script": str(experiment.script_path),
         "script_args": tuple(experiment.script_args),
+        "module": experiment.script_module,
         "workingdir": str(experiment.workingdir),
         "env": {**({} if experiment.resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}), **experiment.env},
         "timeout_s": experiment.trial_timeout_s,

@@ -231,7 +231,7 @@ def _read(path: Path) -> Prior | None:
 
 def _cache(experiment: Experiment, model: ModelInfo) -> Path:
     """Return the file that keeps what was measured of this very model, script, search space and goal."""
-    files = local_files(experiment.script_path, experiment.workingdir)
+    files = local_files(experiment.script_path, experiment.workingdir, experiment.script_module)
     known = json.dumps(
         [
             _VERSION,

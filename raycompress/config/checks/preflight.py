@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ast
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,15 +10,19 @@ from typing import Any
 from raycompress.catalog.exports import EXPORTS
 from raycompress.config.checks.layers import check_fit, notes_on_fit
 from raycompress.config.checks.objective import check_reported, reported_names
+from raycompress.config.checks.script import check_script
 from raycompress.config.experiment import Experiment
 from raycompress.config.objective import MEASURED
-from raycompress.config.places import Files, exists, is_file, is_folder
+from raycompress.config.places import Files, exists, is_folder
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import where_in
 from raycompress.errors import ExperimentError, Problem
 from raycompress.extras import check_installed
 from raycompress.model.info import ModelInfo
-from raycompress.text import did_you_mean
+from raycompress.text import abbreviate
+
+LONGEST_NAME = 255
+"""Bytes that the name of a file may have, on nearly every file system."""
 
 Where = Callable[[JsonPath], str]
 
@@ -68,7 +70,7 @@ def _check_metrics(experiment: Experiment) -> Iterator[Problem]:
 def _check(files: Files, where: Where, folder_key: str, *, with_script: bool = True) -> Iterator[Problem]:
     yield from _check_workingdir(files.workingdir, where((folder_key,)))
     if with_script and is_folder(files.workingdir):
-        yield from _check_script(files.script, where(("script",)))
+        yield from check_script(files, where(("script",)))
     if isinstance(files.storage, Path):  # what is on S3 is tried by the launch
         yield from _check_storage(files.storage, where(("storage",)))
 
@@ -133,38 +135,12 @@ def _check_workingdir(folder: Path, where: str) -> Iterator[Problem]:
         yield Problem(what, where, "write a folder, relative to the experiment file")
 
 
-def _check_script(script: Path, where: str) -> Iterator[Problem]:
-    if is_folder(script):
-        yield Problem(f"the script is a folder: {script}", where, "write a file in it")
-    elif not is_file(script):
-        yield Problem(f"there is no script {script}", where, _other_script(script))
-    else:
-        yield from _check_python(script, where)
-
-
-def _other_script(script: Path) -> str:
-    beside = [file.name for file in script.parent.glob("*.py")] if is_folder(script.parent) else []
-    return did_you_mean(script.name, beside) or "write its path, relative to workingdir"
-
-
-def _check_python(script: Path, where: str) -> Iterator[Problem]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the script's own, such as an invalid escape: its run tells them
-            ast.parse(script.read_bytes(), filename=str(script))
-    except SyntaxError as error:
-        line = f":{error.lineno}" if error.lineno else ""
-        excerpt = f": {error.text.strip()[:60]}" if error.text else ""
-        yield Problem(f"the script is no Python: {error.msg}", f"{script}{line}{excerpt}", "mend this line")
-    except ValueError as error:
-        yield Problem(f"the script is no Python: {error}", str(script), "write the path of a Python file")
-    except OSError as error:
-        yield Problem(
-            f"the script cannot be read: {error.strerror}", where, f"give yourself the right to read {script}"
-        )
-
-
 def _check_storage(folder: Path, where: str) -> Iterator[Problem]:
+    for part in folder.parts:
+        if len(os.fsencode(part)) > LONGEST_NAME:
+            what = f"results cannot go to {abbreviate(str(folder))}: a name in it has more than {LONGEST_NAME} bytes"
+            yield Problem(what, where, 'write a shorter one: "storage": "..."')
+            return
     there = folder
     while not exists(there) and there != there.parent:
         there = there.parent

@@ -188,7 +188,9 @@ class ExperimentKeys(Keys):
 
     schema_: str = Field("", alias="$schema", description="Of the file, for editors.")
     name: Text = Field(description="The experiment's name.")
-    script: Text = Field(description="The training script, relative to workingdir; arguments may follow.")
+    script: Text = Field(
+        description="The training script, relative to workingdir, or -m pkg.train; arguments may follow."
+    )
     workingdir: Text = absent("Where trials run; by default this file's folder.")
     cwd: Text = absent("The same as workingdir.")
     resource: Resource = Field("cpu", description="What one trial occupies.")

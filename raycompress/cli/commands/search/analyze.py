@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ import click
 
 from raycompress.cli.options import json_option, print_text
 from raycompress.errors import StorageError, UsageError
+from raycompress.results.folder import slug
 from raycompress.text import printable
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def analyze(
     wanted = {"sparsities": _shares(sparsities), "samples": samples, "recompute_bn": recompute_bn}
     experiment = load_checked(file)
     check_libraries()
-    folder = out or Path(_FOLDER, re.sub(r"[^A-Za-z0-9._-]+", "-", experiment.name).strip("-.") or "experiment")
+    folder = out or Path(_FOLDER, slug(experiment.name))
     _check_folder(folder)
     with AnalysisView() as view:
         analysis = analyze_model(experiment, {**wanted, "method": method or _method(experiment)}, view)

@@ -1,0 +1,205 @@
+"""What a mistake is called, and that its fix is one that is then accepted."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycompress.config.checks.preflight import check_files
+from raycompress.config.experiment import Experiment
+from raycompress.errors import Problem
+from raycompress.results.folder import new_id
+from raycompress.runtime.preload import find_imports
+from raycompress.script.packages import module_file, place_of
+
+Load = Callable[..., Experiment]
+Refused = Callable[..., list[Problem]]
+QAT = {"compressor": "qat", "type": "quantization"}
+
+
+def entry(**keys: Any) -> dict[str, Any]:
+    return {"op_types": ["Conv2d"], **keys}
+
+
+# ---- keys of other tools, and guesses
+
+
+@pytest.mark.parametrize(
+    ("wrong", "compression", "fix"),
+    [
+        ({"total_sparsity": 0.5}, {}, 'write "sparsity": 0.5, which counts for each layer'),
+        ({"total_sparsity": 0.4}, {"compressor": "group_l1"}, '"arguments": {"global": true}'),
+        ({"sparsity_per_layer": 0.3}, {}, 'write "sparsity": 0.3'),
+        ({"sparse_ratio": 0.3}, {"compressor": "agp"}, 'write "sparsity": 0.3'),
+        ({"sparse_ratio": 0.3}, {"compressor": "amc"}, "remove it"),
+        ({"pruning_ratio": 0.3}, {}, 'write "sparsity": 0.3'),
+        ({"sparsity": 0.5, "sparse_ratio": 0.3}, {}, 'remove it: "sparsity" is there as well'),
+        ({"sparsity": 0.5, "op_names_re": ["conv.*"]}, {}, "no patterns are read"),
+        ({"sparsity": 0.5, "exclude_op_names": ["fc"]}, {}, '{"exclude": true, "op_names": ["fc"]}'),
+        ({"sparsity": 0.5, "max_sparsity_per_layer": 0.8}, {}, '"sparsity": {"type": "float"'),
+        ({"target_names": ["weight"]}, QAT, '"quant_types": ["weight"] and "quant_bits": 8'),
+        ({"sparisty": 0.5}, {}, 'did you mean "sparsity"?'),
+        ({"sparisty": {"type": "float", "range": [10, 90]}}, {}, 'did you mean "sparsity"?'),  # nothing of the guess
+        ({"sparsity": 0.5, "sparisty": 0.6}, {}, 'remove it: "sparsity" is there as well'),
+        ({"sparsity": 0.5, "quant_bit": 8}, {}, "remove it"),  # l1_filter would refuse "quant_bits"
+    ],
+)
+def test_an_unknown_key_is_one_mistake(wrong: Any, compression: Any, fix: str, refused: Refused) -> None:
+    problems = refused(entry(**wrong), compression=compression)
+    assert len(problems) == 1, problems
+    assert problems[0].what.startswith("unknown key")
+    assert fix in problems[0].fix
+
+
+@pytest.mark.parametrize(
+    ("keys", "fix"),
+    [
+        ({"n_trials": 20}, 'write "n_samples"'),
+        ({"n_samples": 3, "maxTrialNumber": 20}, 'remove it: "n_samples" is there as well'),
+        ({"searchSpace": {}}, 'write "parameter_config"'),
+        ({"resorce": "gpuu"}, 'did you mean "resource"?'),
+        ({"compression": {"sparsity": 0.5}, "n_samples": 3}, 'it belongs in "compression.config_list"'),
+        ({"quant_bits": 8}, "remove it; l1_filter has sparsity"),
+        ({"objectives": {"": "max"}}, "write something"),
+        ({"name": ""}, "write something"),
+    ],
+)
+def test_a_key_of_the_file_is_one_mistake(keys: dict[str, Any], fix: str, refused: Refused) -> None:
+    problems = refused(**keys)
+    assert [fix in problem.fix for problem in problems] == [True]
+    assert "the experiment" not in problems[0].what
+
+
+def test_what_stands_elsewhere_is_not_missing_as_well(refused: Refused) -> None:
+    problems = refused({"op_types": ["Conv2d"]}, compression={"sparsity": 0.5})
+    assert [problem.fix for problem in problems] == ['it belongs in "compression.config_list"']
+
+
+@pytest.mark.parametrize(
+    ("compression", "fix"),
+    [
+        ({"compressor": "magnitud"}, 'did you mean "magnitude", with "framework": "tensorflow" and "type": "pruning"?'),
+        ({"compressor": "ptq_statc"}, '"ptq_static", with "framework": "torch" and "type": "quantization"?'),
+        ({"compressor": "L1NormPruner"}, 'did you mean "l1_filter"?'),
+        ({"compressor": "slim", "arguments": {"optimzer": 1}}, "pass optimizer= to create_compressor"),
+        ({"compressor": "l1", "arguments": {"x": 1}}, "use one of level, slim"),  # nothing of a compressor unknown
+    ],
+)
+def test_a_guess_is_one_that_fits_the_rest(compression: dict[str, Any], fix: str, refused: Refused) -> None:
+    (problem,) = refused(compression=compression)
+    assert fix in problem.fix
+
+
+# ---- shares in percent
+
+
+@pytest.mark.parametrize(
+    ("written", "fixed"),
+    [
+        (50, 0.5),
+        ("50%", 0.5),
+        ("50", 0.5),
+        ({"type": "float", "range": [10, 90]}, {"type": "float", "range": [0.1, 0.9]}),
+        ({"type": "int", "range": [10, 90]}, {"type": "float", "range": [0.1, 0.9]}),
+        ({"type": "choice", "range": [10, 50]}, {"type": "choice", "range": [0.1, 0.5]}),
+        ({"type": "float", "range": [0, 90], "interval": 10}, {"type": "float", "range": [0, 0.9], "interval": 0.1}),
+    ],
+)
+def test_percent(written: Any, fixed: Any, refused: Refused, load: Load) -> None:
+    problem = refused(entry(sparsity=written))[0]
+    assert problem.what.startswith('"sparsity" must be')
+    assert json.loads(problem.fix.removeprefix("percent? write ")) == fixed
+    load(entry(sparsity=fixed))
+
+
+def test_a_bound_of_whole_numbers_names_its_key(refused: Refused) -> None:
+    wrong = entry(sparsity=0.5, frequency={"type": "int", "range": [0, 4]})
+    assert refused(wrong, compression={"compressor": "agp"})[0].what == '"frequency" must be at least 1, not 0'
+
+
+# ---- names of files, and what is no script
+
+
+def test_a_long_name_is_cut() -> None:
+    assert len(new_id("lr=0.001_batch=64-" * 20)) <= 120
+    assert new_id("é" * 300).startswith("experiment-")
+
+
+def test_a_long_name_in_a_path_is_told(load: Load) -> None:
+    assert "more than 255 bytes" in check_files(load(storage="a/" + "é" * 130))[0].what
+
+
+@pytest.mark.parametrize(
+    ("script", "what", "fix"),
+    [
+        ("notes.ipynb", "is a notebook", "jupyter nbconvert --to script notes.ipynb"),
+        ("go.sh", "script of the shell", "prescript"),
+        ("go", "script of the shell", "prescript"),
+        ("data.json", "no Python script", ""),
+        ("data.py", "holds data", ""),
+        ("python train.py --lr 1", "no script", '"script": "train.py --lr 1"'),
+        ("torchrun --nproc 2 train.py", "no script", '"script": "train.py"'),
+        ("python3 -m pkg.run", "no script", '"script": "-m pkg.run"'),
+        ("pkg\\run.py", "no script", '"script": "pkg/run.py"'),
+        ("pkg", "is a folder", '"script": "-m pkg"'),
+        ("-m pkg.rnu", "no module pkg.rnu", "python -m"),
+    ],
+)
+def test_what_is_no_script(script: str, what: str, fix: str, load: Load, tmp_path: Path) -> None:
+    _package(tmp_path)
+    (tmp_path / "notes.ipynb").write_text('{"cells": [], "nbformat": 4}')
+    (tmp_path / "go.sh").write_text("python train.py\n")
+    (tmp_path / "go").write_text("#!/usr/bin/env bash\npython train.py\n")
+    (tmp_path / "data.json").write_text("{}")
+    (tmp_path / "data.py").write_text('{"cells": []}')
+    (problem,) = check_files(load(script=script))
+    assert what in problem.what
+    assert fix in problem.fix
+    if '"script"' in problem.fix:  # the fix is then taken
+        fixed = json.loads("{" + problem.fix.partition("write ")[2].partition(";")[0] + "}")["script"]
+        assert (shlex.split(script)[0] == "notes.ipynb") or check_files(load(script=fixed)) == []
+
+
+# ---- modules of packages
+
+
+def _package(folder: Path) -> Path:
+    (folder / "pkg").mkdir()
+    (folder / "pkg" / "__init__.py").write_text("")
+    (folder / "pkg" / "other.py").write_text("import decimal\nanswer = 42\n")
+    (folder / "pkg" / "run.py").write_text(
+        "import sys\nfrom .other import answer\nprint(answer, __package__, sys.argv[1:])\n"
+    )
+    (folder / "pkg" / "__main__.py").write_text("from pkg.other import answer\n")
+    return folder / "pkg" / "run.py"
+
+
+def test_a_module_is_found_as_python_does(load: Load, tmp_path: Path) -> None:
+    script = _package(tmp_path)
+    experiment = load(script="-m pkg.run --epochs 3")
+    assert (experiment.script_path, experiment.script_module) == (script, "pkg.run")
+    assert (experiment.script_args, check_files(experiment)) == (("--epochs", "3"), [])
+    assert module_file("pkg", tmp_path) == script.with_name("__main__.py")
+    assert module_file("http.server", tmp_path) is not None
+    assert [module_file(name, tmp_path) for name in ("pkg.none", "none", "pkg.run.x")] == [None] * 3
+
+
+def test_a_script_with_relative_imports_is_a_member_of_its_package(tmp_path: Path) -> None:
+    script = _package(tmp_path)
+    assert place_of(script, script.read_bytes()) == (tmp_path, "pkg")
+    assert place_of(script, b"import torch") == (script.parent, "")  # as by hand
+    assert place_of(script, b"import torch", "pkg.run") == (tmp_path, "pkg")
+    assert place_of(script.with_name("__main__.py"), b"", "pkg") == (tmp_path, "pkg")
+    assert place_of(tmp_path / "train.py", b"", "train") == (tmp_path, "")
+    assert "decimal" in [item.module for item in find_imports(script, tmp_path)]
+    ran = subprocess.run(
+        [sys.executable, "-m", "raycompress", "exec", str(script), "a"], capture_output=True, text=True, check=True
+    )
+    assert ran.stdout == "42 pkg ['a']\n"
