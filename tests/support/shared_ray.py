@@ -93,11 +93,11 @@ def _kept_warm(experiment: Experiment) -> WarmSpec:
     spec = replace(spec, name=name)
     if name not in _warm:
         _let_go()
-        atexit.register(_let_go)
         _warm[name] = WarmProcess.start(spec)
     return spec
 
 
+@atexit.register
 def _let_go() -> None:
     while _warm:
         _warm.popitem()[1].close()
@@ -112,6 +112,7 @@ def _join(self: LocalRay) -> LocalRay:
             _running[:] = [LocalRay(self._cpus).__enter__()]
         LocalRay.__enter__, LocalRay.__exit__ = _join, _leave
         os.environ.pop(MARK)  # what other tests start is not to die with this Ray
+        atexit.register(stop)
     else:
         os.environ.update(ENVIRONMENT)
     self.address = _running[0].address if _running else {}
