@@ -25,11 +25,11 @@ def measure(network: Network) -> dict[str, Any]:
     model = network.build().eval()
     randomize(model)
     started = time.process_time()
-    dense = answers(model, network.call)
+    dense = answers(model, network.tensors)
     forward = time.process_time() - started
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     started = time.process_time()
-    couplings, modes = _recorded(model, network)
+    couplings = record(model, network.call)
     cell: dict[str, Any] = {
         "forward": round(forward, 2),
         "seconds": round(time.process_time() - started, 2),
@@ -37,7 +37,6 @@ def measure(network: Network) -> dict[str, Any]:
         "model": sum(tensor.numel() * tensor.element_size() for tensor in model.parameters()) >> 20,
         "operations": sum(couplings.operations.values()),
         "unknown": sorted(couplings.unknown),
-        **modes,
         **_freedom(couplings),
     }
     gone = choose(couplings)
@@ -46,7 +45,7 @@ def measure(network: Network) -> dict[str, Any]:
     if not len(gone):
         return {**cell, "result": "nothing can go"}
     try:
-        found = answers(small, network.call)
+        found = answers(small, network.tensors)
     except Exception as error:  # noqa: BLE001 - whatever a network raises is its cell
         return {**cell, "result": "does not run", "reason": f"{type(error).__name__}: {error}"[:300]}
     wanted = expected(model, couplings, gone, network)
@@ -61,10 +60,6 @@ def measure(network: Network) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - whatever a network raises is its cell
         cell["result"], cell["reason"] = "does not train", f"{type(error).__name__}: {error}"[:300]
     return cell
-
-
-def _recorded(model: nn.Module, network: Network) -> tuple[Couplings, dict[str, str]]:
-    return record(model, network.call), {}
 
 
 def randomize(model: nn.Module) -> None:
@@ -94,7 +89,7 @@ def expected(model: nn.Module, couplings: Couplings, gone: np.ndarray, network: 
 
     copied = masked(model, couplings, gone)
     torch.manual_seed(0)
-    return tensors_in(followed(copied, network.call, lambda *rest: KeptOnly(couplings, gone, *rest)))
+    return list(followed(copied, network.tensors, lambda *rest: KeptOnly(couplings, gone, *rest)))
 
 
 def difference(found: list[Tensor], wanted: list[Tensor]) -> float:

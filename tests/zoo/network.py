@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from raycompress.bundle.example import tensors_in
 
 
 @dataclass(frozen=True)
@@ -22,14 +24,34 @@ class Network:
         Makes it. The library is imported here.
     call
         Calls it; in train mode with what its losses need.
-    tasks
+    task
         What it is for, in one word.
+    watched
+        Modules whose outputs are compared in place of the network's: a detector sorts its boxes, and the least
+        difference changes the order of equal ones.
     """
 
     name: str
     build: Callable[[], nn.Module]
     call: Callable[[nn.Module], Any]
-    task: str = field(default="classification")
+    task: str = "classification"
+    watched: tuple[str, ...] = ()
+
+    def tensors(self, model: nn.Module) -> list[Tensor]:
+        """Call `model` and return what is compared."""
+        seen: list[Tensor] = []
+        hooks = [
+            model.get_submodule(name).register_forward_hook(
+                lambda _module, _inputs, output: seen.extend(tensors_in(output))
+            )
+            for name in self.watched
+        ]
+        try:
+            answered = tensors_in(self.call(model))
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen or answered
 
 
 def images(size: int | tuple[int, ...], batch: int = 2, channels: int = 3) -> Tensor:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import tensors_in
 from raycompress.compressors.structure.axes.recorder import Couplings, _Recorder
 
 
@@ -165,9 +164,9 @@ _REDUCING = frozenset(
 )
 
 
-def answers(model: nn.Module, call: Callable[[nn.Module], Any]) -> list[Tensor]:
+def answers(model: nn.Module, call: Callable[[nn.Module], list[Tensor]]) -> list[Tensor]:
     """Return the outputs of a model in eval mode."""
     torch.manual_seed(0)
     model.eval()
     with torch.no_grad():
-        return tensors_in(call(model))
+        return call(model)

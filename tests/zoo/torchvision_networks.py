@@ -41,7 +41,7 @@ def networks() -> list[Network]:
         for name in SEGMENTATION.split()
     ]
     found += [
-        Network(f"torchvision/{name}", _made("detection", name), _detect(name), "detection")
+        Network(f"torchvision/{name}", _made("detection", name), _detect(name), "detection", _heads(name))
         for name in DETECTION.split()
     ]
     for edges, names in VIDEO.items():
@@ -74,6 +74,10 @@ def _made(module: str, name: str) -> Callable[[], nn.Module]:
         return torchvision.models.get_model(name, weights=None, **keys)
 
     return build
+
+
+def _heads(name: str) -> tuple[str, ...]:
+    return ("rpn.head", "roi_heads.box_predictor") if "rcnn" in name else ("head",)
 
 
 def _detect(name: str) -> Callable[[nn.Module], Any]:

@@ -57,6 +57,15 @@ def _narrowed(call: Call, source: Labels, block: Block) -> tuple[list[int], list
         named = _positions(call, rank) or _dims(call)
         touched = {dim % rank for dim in named} | set(block.dims)
         lengths = [length if dim in touched else 1 for dim, length in enumerate(lengths)]
+    elif call.name.endswith(("pad_nd", "pad1d", "pad2d", "pad3d")):
+        # what is written outside of the atoms' dimensions is the same at all of them
+        pads = list(arguments[0])
+        for place in range(len(pads) // 2):
+            dim = rank - 1 - place
+            if dim not in block.dims:
+                pads[2 * place : 2 * place + 2] = [0, 0]
+                lengths[dim] = 1
+        arguments = [pads, *arguments[1:]]
     elif call.name in _RESHAPING and 0 not in lengths:
         after = list(call.shape)
         for into, out in _factored(source.shape, call.shape):

@@ -104,9 +104,9 @@ RULES = _table(
         """,
         moved: """
             view _unsafe_view reshape _reshape_alias slice select narrow split split_with_sizes unsafe_split chunk
-            unsafe_chunk unbind roll flip movedim constant_pad_nd reflection_pad1d reflection_pad2d replication_pad1d
-            replication_pad2d unfold im2col pixel_shuffle pixel_unshuffle channel_shuffle repeat repeat_interleave tile
-            index index_select gather take_along_dim diagonal
+            unsafe_chunk unbind roll flip movedim constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
+            replication_pad1d replication_pad2d replication_pad3d unfold im2col pixel_shuffle pixel_unshuffle
+            channel_shuffle repeat repeat_interleave tile index index_select gather take_along_dim diagonal
         """,
         concatenated: "cat stack",
         pointwise: """

@@ -70,6 +70,8 @@ class TracedInt(int):
     expression: Expression
     compared: ClassVar[Callable[[AttributeSize, AxisSize], None] | None] = None
     """Is called where an attribute is found equal to the length of a dimension."""
+    computed_with: ClassVar[Callable[[TracedInt], None] | None] = None
+    """Is called where a size becomes a number to compute with, such as the root of a width."""
 
     @classmethod
     def of(cls, value: int, expression: Expression) -> TracedInt:
@@ -83,6 +85,20 @@ class TracedInt(int):
 
     def __deepcopy__(self, _memo: Any) -> int:
         return int(self)
+
+    def __float__(self) -> float:
+        if TracedInt.computed_with is not None:
+            TracedInt.computed_with(self)
+        return float(int(self))
+
+    def __truediv__(self, other: Any) -> Any:
+        return float(self) / other if isinstance(other, (int, float)) else NotImplemented
+
+    def __rtruediv__(self, other: Any) -> Any:
+        return other / float(self) if isinstance(other, (int, float)) else NotImplemented
+
+    def __pow__(self, other: Any, modulus: Any = None) -> Any:
+        return pow(int(self), other, modulus) if type(other) is int and other >= 0 else float(self) ** other
 
     def __eq__(self, other: object) -> bool:
         equal = int.__eq__(self, other)

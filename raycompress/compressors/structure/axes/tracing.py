@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,10 +28,15 @@ from raycompress.compressors.structure.axes.sizes import (
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import AtomTable, Ids
 
-_TORCH = str(Path(torch.__file__).parent)
-_HERE = str(Path(__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_HERE = f"{Path(__file__).parent}{os.sep}"
 _SHAPED = frozenset(["view", "reshape", "expand", "unflatten", "view_copy"])
 _CREATED = frozenset(["zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"])
+_COMPUTING = frozenset(
+    f"{prefix}{name}{suffix}"
+    for name in ("mul", "div", "true_divide", "truediv", "rdiv", "rmul", "pow", "multiply", "divide", "tensor")
+    for prefix, suffix in (("", ""), ("", "_"), ("__", "__"), ("__i", "__"))
+)
 _CONVOLUTIONS = frozenset(f"conv{'_transpose' * t}{n}d" for t in (0, 1) for n in (1, 2, 3))
 
 
@@ -84,12 +90,12 @@ class SizeTracer(TorchFunctionMode):
         self._labels = recorder.labels
 
     def __enter__(self) -> Self:
-        TracedInt.compared = self._compared
+        TracedInt.compared, TracedInt.computed_with = self._compared, self._computed_with
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        TracedInt.compared = None
+        TracedInt.compared = TracedInt.computed_with = None
         super().__exit__(*error)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -104,14 +110,25 @@ class SizeTracer(TorchFunctionMode):
             self._recorder.sized = False
         if name == "__get__":
             return self._shape(args[0], result) if isinstance(result, torch.Size) else result
+        if name == "numel" and len(self._labels(args[0]).shape) == 1:
+            return _traced(self._labels(args[0]), 0, result)
         if name == "size":
             return self._size(args, kwargs, result)
+        if name in _COMPUTING:
+            for value in args:
+                if isinstance(value, TracedInt):
+                    self._computed_with(value)
         if isinstance(result, (Tensor, tuple, list)):
             self._note(name, args, kwargs, result)
         return result
 
     def _compared(self, attribute: AttributeSize, size: AxisSize) -> None:
         self.uses.append(SizeUse(attribute, size.axis, f"a comparison{self._place()}"))
+
+    def _computed_with(self, size: TracedInt) -> None:
+        """Note a size that is computed with: it has to stay what it is."""
+        place = f"a computation with the size{self._place()}"
+        self.uses.append(SizeUse(size.expression, np.zeros(int(size), dtype=np.int64), place))
 
     def _note(self, name: str, args: Any, kwargs: Any, result: Any) -> None:
         if name in _SHAPED:
