@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raycompress import catalog
+from raycompress.config.checks.objective import check_objective, check_reported, reported_names
 from raycompress.config.objective import FIRST, LIMITS, Bound, Judgement, Objective, knee, metrics_of, thinned
 
 DENSE = {"accuracy": 0.9, "flops": 1000.0, FIRST: 0.9}
@@ -86,3 +89,106 @@ def test_metrics_are_what_was_reported_and_what_was_measured() -> None:
         {"accuracy": 0.9, "latency_ms": 3.0}, {"params": 5, "size_bytes": 20, "latency_ms": 1.0, "flops": None}
     )
     assert found == {FIRST: 0.9, "accuracy": 0.9, "latency_ms": 3.0, "params": 5.0, "size_bytes": 20.0}
+
+
+def findings(compressor: str | None = "l1_filter", framework: str = "torch", **data: Any) -> list[tuple[str, str]]:
+    """Return (path, what) of each finding of an experiment's keys."""
+    entry = None if compressor is None else catalog.find(compressor, framework)
+    return [(".".join(map(str, one.path)), one.what) for one in check_objective(data, entry)]
+
+
+@pytest.mark.parametrize(
+    ("compressor", "data", "path", "what"),
+    [
+        ("l1_filter", {"objectives": {"a": "max"}, "target": "max"}, "target", "says it again"),
+        ("l1_filter", {"constraints": {"flops": {}}}, "constraints.flops", 'nothing is said of "flops"'),
+        (
+            "l1_filter",
+            {"constraints": {"accuracy": {"max_drop": 0.1}}, "baseline": False},
+            "constraints.accuracy.max_drop",
+            "leaves its trial out",
+        ),
+        (
+            "l1_filter",
+            {"constraints": {"accuracy": {"min_ratio": 0.9}}, "proposer": "passive"},
+            "constraints.accuracy.min_ratio",
+            "a passive experiment does not run",
+        ),
+        (
+            "l1_filter",
+            {"constraints": {"flops": {"min_ratio": 0.9, "max_ratio": 0.5}}},
+            "constraints.flops.min_ratio",
+            'of flops, 0.9, is above its "max_ratio", 0.5',
+        ),
+        ("level", {"constraints": {"flops": {"max_ratio": 0.5}}}, "constraints.flops", "masks single weights"),
+        ("ptq_dynamic", {"objectives": {"params": "min"}}, "objectives.params", "quantizes weights"),
+        (
+            "l1_filter",
+            {"objectives": {"flops": "min"}, "resource_args": {"save_model": False}},
+            "resource_args.save_model",
+            '"flops" could be measured',
+        ),
+        ("l1_filter", {"objectives": {"flops": "min"}, "scheduler": {}}, "objectives.flops", "at a trial's end only"),
+        ("l1_filter", {"objectives": {"flops": "min"}, "proposer": "bohb"}, "objectives.flops", "ended early"),
+        ("l1_filter", {"scheduler": {}, "resource_args": {"early_stop": True}}, "scheduler", "the same thing"),
+        ("agp", {"scheduler": {"rung0": True}}, "scheduler.rung0", "what agp removes is not known then"),
+        ("level", {"proposer": "guided"}, "proposer", "level cuts none"),
+        ("l1_filter", {"repeats": 3, "objectives": {"a": "max", "b": "min"}}, "repeats", "a front of them"),
+        ("l1_filter", {"repeats": 3, "resource_args": {"save_model": False}}, "repeats", "which model is kept"),
+    ],
+)
+def test_what_cannot_go_together_is_found(compressor: str, data: dict[str, Any], path: str, what: str) -> None:
+    ((where, said),) = findings(compressor, **data)
+    assert where == path and what in said
+
+
+@pytest.mark.parametrize(
+    ("compressor", "data"),
+    [
+        ("l1_filter", {"objectives": {"accuracy": "max", "flops": "min"}, "scheduler": {}}),
+        ("l1_filter", {"constraints": {"accuracy": {"min": 0.5}}, "baseline": False, "proposer": "passive"}),
+        ("l1_filter", {"constraints": {"flops": {"max_ratio": 0.5}}, "baseline": False}),
+        ("l1_filter", {"repeats": 3, "objectives": {"accuracy": "max"}}),
+        ("l1_filter", {"repeats": "3", "constraints": {"flops": 3}, "objectives": ["accuracy"]}),
+        ("ptq_dynamic", {"constraints": {"size_bytes": {"max_ratio": 0.3}}}),
+        ("level", {"constraints": {"latency_ms": {"max": 3}}}),
+        (
+            None,
+            {"proposer": "guided", "scheduler": {"rung0": True}, "objectives": {"accuracy": "min", "params": "min"}},
+        ),
+    ],
+)
+def test_what_goes_together_is_let_through(compressor: str | None, data: dict[str, Any]) -> None:
+    assert findings(compressor, **data) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "names"),
+    [
+        ("rc.report(score=1, loss=2)\nreport(loss=3)", ("score", "loss")),
+        ("rc.report(1.0)", None),
+        ("rc.report(**values)", None),
+        ("rc.report(score=1)\naup.print_result(1)", None),
+        ("train()", None),
+    ],
+)
+def test_the_metrics_that_a_script_reports_are_read_off_it(
+    tmp_path: Path, script: str, names: tuple[str, ...] | None
+) -> None:
+    path = tmp_path / "train.py"
+    path.write_text(script)
+    assert reported_names(path) == names
+
+
+def test_a_metric_that_nobody_reports_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_text("rc.report(accuracy=1.0)")
+    wanted = {"acuracy": "max", "macs": "min", "flops": "min", "f1": "max", "label": "max"}
+    found = {metric: fix for metric, _, fix in check_reported(Objective.from_keys("max", wanted, {}), path, ("label",))}
+    assert found == {
+        "acuracy": 'did you mean "accuracy"?',
+        "macs": 'did you mean "flops"?',
+        "f1": "the script reports accuracy, label",
+    }
+    path.write_text("rc.report(1.0)")
+    assert list(check_reported(Objective.from_keys("max", wanted, {}), path, ())) == []
