@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from raycompress.compressors.saving.files import Paths
@@ -166,6 +167,21 @@ class Inspection(Generic[Input]):
         if not self._is_sent:
             self._is_sent = True
             self._trial.send({"type": "model", "model": self._describe(example).to_json()})
+
+
+def verify(trial: context.Trial, compare: Callable[[Path], dict[str, Any]]) -> NoReturn:
+    """Send what `compare` finds of the trial's bundle beside the script's model, and leave the script.
+
+    Raises
+    ------
+    BundleError
+        The bundle is broken, or does not fit the model.
+    EndOfInspection
+        Always, once the result is sent.
+    """
+    assert trial.bundle is not None, "mode verify comes with a bundle"
+    trial.send({"type": "verified", **compare(trial.bundle)})
+    raise context.EndOfInspection
 
 
 class SavingCompressor(ABC):

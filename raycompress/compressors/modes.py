@@ -15,7 +15,7 @@ from torch import nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.latency_table import latency_table
-from raycompress.compressors.base import Inspection
+from raycompress.compressors.base import Inspection, verify
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
@@ -24,7 +24,7 @@ from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError
 from raycompress.model.info import ModelInfo
-from raycompress.script.context import EndOfInspection, Trial
+from raycompress.script.context import Trial
 
 
 def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> Compressor:
@@ -40,7 +40,7 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
     if trial.mode == "baseline":
         return DenseCompressor(model)
     if trial.mode == "verify":
-        verify(model, trial)
+        verify(trial, lambda folder: _loaded_and_compared(model, folder))
     if trial.mode == "analyze":
         from raycompress.compressors.analysis.analyser import Analyser
 
@@ -99,22 +99,10 @@ def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelIn
         return replace(known, costs_unknown=error.problems[0].what)
 
 
-def verify(model: nn.Module, trial: Trial) -> NoReturn:
-    """Load the trial's bundle into the script's model, compare, measure, send the result, and leave the script.
-
-    Raises
-    ------
-    BundleError
-        The bundle is broken, or does not fit the model.
-    EndOfInspection
-        Always, once the result is sent.
-    """
-    folder = trial.bundle
-    assert folder is not None, "mode verify comes with a bundle"
+def _loaded_and_compared(model: nn.Module, folder: Path) -> dict[str, Any]:
     dense = copy.deepcopy(model)
     bundle.load(folder, model)
-    trial.send({"type": "verified", **compare(dense, model, folder)})
-    raise EndOfInspection
+    return compare(dense, model, folder)
 
 
 def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:

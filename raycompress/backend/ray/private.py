@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 _AGENT_PORT = "dashboard_agent_listen_port"
@@ -28,105 +28,85 @@ def _attribute(module: str, *names: str) -> Any:
 
 
 @contextmanager
+def _replaced(owner: Any, name: str, replacement: Callable[[Any], Any]) -> Iterator[None]:
+    """Put ``replacement(what is there)`` in the place of an attribute for a while; nothing, where there is none."""
+    was = getattr(owner, name, None)
+    if was is None:
+        yield
+        return
+    setattr(owner, name, replacement(was))
+    try:
+        yield
+    finally:
+        setattr(owner, name, was)
+
+
+@contextmanager
 def without_dashboard() -> Iterator[None]:
     """Have a ``ray.init`` inside start no dashboard server, which it does with ``include_dashboard=False`` too.
 
     Where a name is gone, that part is started: a second or two, and a process.
     """
     node = _attribute("ray._private.node", "Node")
-    starts = {name: getattr(node, name) for name in _SERVERS if hasattr(node, name)}
-    for name in starts:
-        setattr(node, name, _start_nothing)
-    try:
+    with ExitStack() as stack:
+        for name in _SERVERS:
+            stack.enter_context(_replaced(node, name, lambda _start: _start_nothing))
         yield
-    finally:
-        for name, start in starts.items():
-            setattr(node, name, start)
 
 
 def _start_nothing(node: Any, *_: Any, **__: Any) -> None:
     node._webui_url = None  # which the server's start would have set
 
 
-@contextmanager
-def agent_on_a_free_port() -> Iterator[None]:
+def agent_on_a_free_port() -> AbstractContextManager[None]:
     """Have a ``ray.init`` inside let its agent listen on any free port; Ray's own choice is one fixed port.
 
     Where a name is gone, a second Ray on one machine has no agent that answers: it runs, without its Jobs API.
     """
-    parameters = _attribute("ray._private.parameter")
-    made = getattr(parameters, "RayParams", None)
-    if made is None or _AGENT_PORT not in inspect.signature(made).parameters:
-        yield
-        return
-    parameters.RayParams = functools.partial(made, **{_AGENT_PORT: 0})
-    try:
-        yield
-    finally:
-        parameters.RayParams = made
+
+    def free(made: Any) -> Any:
+        known = _AGENT_PORT in inspect.signature(made).parameters
+        return functools.partial(made, **{_AGENT_PORT: 0}) if known else made
+
+    return _replaced(_attribute("ray._private.parameter"), "RayParams", free)
 
 
-@contextmanager
-def without_telemetry_of_callbacks() -> Iterator[None]:
+def without_telemetry_of_callbacks() -> AbstractContextManager[None]:
     """Keep Tune from counting callbacks for its telemetry, which is off: it imports MLflow and W&B for that.
 
     Where the name is gone they are counted: seconds.
     """
-    usage = _attribute("ray.air._internal", "usage")
-    count = getattr(usage, "tag_callbacks", None)
-    if count is None:
-        yield
-        return
-    usage.tag_callbacks = lambda callbacks: False
-    try:
-        yield
-    finally:
-        usage.tag_callbacks = count
+    return _replaced(_attribute("ray.air._internal", "usage"), "tag_callbacks", lambda _count: lambda _callbacks: False)
 
 
-@contextmanager
-def actor_cache(make: Callable[[], Any]) -> Iterator[None]:
+def actor_cache(make: Callable[[], Any]) -> AbstractContextManager[None]:
     """Have Tune take what `make` makes for its cache of free actors.
 
     Where the name is gone Tune keeps actors by its own rules, and starts some anew between short trials: seconds each.
     """
     module = _attribute("ray.tune.execution.tune_controller")
-    cache = getattr(module, "_ObjectCache", None)
-    if cache is None:
-        yield
-        return
-    module._ObjectCache = lambda may_keep_one=True: make()
-    try:
-        yield
-    finally:
-        module._ObjectCache = cache
+    return _replaced(module, "_ObjectCache", lambda _cache: lambda may_keep_one=True: make())
 
 
-@contextmanager
-def trials_of_dead_actors_begun_again(is_loss_of_node: Callable[[Any], bool]) -> Iterator[None]:
+def trials_of_dead_actors_begun_again(is_loss_of_node: Callable[[Any], bool]) -> AbstractContextManager[None]:
     """Have Tune begin a trial again that was given a dead actor, and not count the loss of a node as a failure of it.
 
     Where a name is gone such a trial fails by Tune's rules: it ends once its failures are used up.
     """
+
+    def beginning_again(process_failure: Any) -> Any:
+        def begin_again(self: Any, trial: Any, exception: Any) -> None:
+            getattr(self, "_resetting_trials", set()).discard(trial)
+            if is_loss_of_node(exception):
+                exception._preempted = True  # by which Tune does not count it among the trial's failures
+            if trial.status == trial.PENDING and hasattr(self, "_set_trial_status"):
+                self._set_trial_status(trial, trial.RUNNING)  # of which alone Tune takes the failure for recoverable
+            process_failure(self, trial, exception)
+
+        return begin_again
+
     controller = _attribute("ray.tune.execution.tune_controller", "TuneController")
-    process_failure = getattr(controller, "_process_trial_failure", None)
-    if process_failure is None:
-        yield
-        return
-
-    def begin_again(self: Any, trial: Any, exception: Any) -> None:
-        getattr(self, "_resetting_trials", set()).discard(trial)
-        if is_loss_of_node(exception):
-            exception._preempted = True  # by which Tune does not count it among the trial's failures
-        if trial.status == trial.PENDING and hasattr(self, "_set_trial_status"):
-            self._set_trial_status(trial, trial.RUNNING)  # of which alone Tune takes the failure for recoverable
-        process_failure(self, trial, exception)
-
-    controller._process_trial_failure = begin_again
-    try:
-        yield
-    finally:
-        controller._process_trial_failure = process_failure
+    return _replaced(controller, "_process_trial_failure", beginning_again)
 
 
 def actor_of(trial: Any) -> Any:

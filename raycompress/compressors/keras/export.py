@@ -107,13 +107,15 @@ def _content(saved: Saved, notes: Sequence[str]) -> bundle.Content:
     )
 
 
-def _model_writer(model: Any, name: str) -> Writer:
-    if not str(name).endswith(MODEL_SUFFIXES):
+def _need_suffix(name: str, suffixes: tuple[str, ...]) -> None:
+    if not str(name).endswith(suffixes):
         raise UsageError(
-            f'"{name}" has no suffix of a known format',
-            where="export_model",
-            fix=f"end it in {', '.join(MODEL_SUFFIXES)}",
+            f'"{name}" has no suffix of a known format', where="export_model", fix=f"end it in {' or '.join(suffixes)}"
         )
+
+
+def _model_writer(model: Any, name: str) -> Writer:
+    _need_suffix(name, MODEL_SUFFIXES)
 
     def write(path: Path) -> None:
         if path.name.endswith(".weights.h5"):
@@ -148,12 +150,7 @@ def _without_optimizer(model: Any) -> Iterator[None]:
 
 
 def _mask_writer(masks: Mapping[str, Array], name: str) -> Writer:
-    if not str(name).endswith(MASK_SUFFIXES):
-        raise UsageError(
-            f'"{name}" has no suffix of a known format',
-            where="export_model",
-            fix=f"end it in {' or '.join(MASK_SUFFIXES)}",
-        )
+    _need_suffix(name, MASK_SUFFIXES)
 
     def write(path: Path) -> None:
         if path.suffix == ".npz":

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from raycompress.bundle import bundle
-from raycompress.compressors.base import Inspection
+from raycompress.compressors.base import Inspection, verify
 from raycompress.compressors.keras import measure as measure
 from raycompress.compressors.keras.base import KerasCompressor, build, check_asked, example_of
 from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_example
@@ -16,7 +16,7 @@ from raycompress.compressors.keras.loading import load_into, reference
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import UsageError
 from raycompress.model.info import Layer, ModelInfo
-from raycompress.script.context import EndOfInspection, Trial
+from raycompress.script.context import Trial
 
 
 def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> KerasCompressor:
@@ -29,7 +29,7 @@ def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any])
     if trial.mode == "baseline":
         return KerasCompressor(model, example)
     if trial.mode == "verify":
-        verify(model, trial)
+        verify(trial, lambda folder: compare(model, folder))
     return Inspector(model, trial, example or spec_example(model))
 
 
@@ -73,25 +73,9 @@ def _channels(layer: Any) -> int:
     return 0
 
 
-def verify(model: Any, trial: Trial) -> NoReturn:
-    """Load the trial's bundle into the script's model, compare, measure, send the result, and leave the script.
-
-    Raises
-    ------
-    BundleError
-        The bundle is broken, or does not fit the model.
-    EndOfInspection
-        Always, once the result is sent.
-    """
-    folder = trial.bundle
-    assert folder is not None, "mode verify comes with a bundle"
-    bundle.check_hashes(folder)
-    trial.send({"type": "verified", **compare(model, folder)})
-    raise EndOfInspection
-
-
 def compare(model: Any, folder: Path) -> dict[str, Any]:
     """Load the bundle into `model`, compare it with the stored outputs, and measure it before and after; plain JSON."""
+    bundle.check_hashes(folder)
     manifest = bundle.read(folder)
     example, outputs = reference(folder, manifest)
     dense = model
