@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
 from raycompress.compressors.saving.files import Paths
-from raycompress.compressors.saving.witness import Fingerprint, SavedModelCheck
+from raycompress.compressors.saving.witness import EvaluationsLike, Fingerprint, SavedModelCheck
 from raycompress.errors import CompressionError
 from raycompress.model.info import ModelInfo
 from raycompress.script import context
@@ -187,14 +187,20 @@ def verify(trial: context.Trial, compare: Callable[[Path], dict[str, Any]]) -> N
 class SavingCompressor(ABC):
     """Mixin of the compressors that save: the trial that they run in, and its checks when it ends."""
 
-    def _join_trial(self) -> None:
-        """Register the checks with the trial of this process; by hand there is none."""
+    def _join_trial(self, evaluations: EvaluationsLike | None = None) -> None:
+        """Register the checks with the trial of this process; by hand there is none.
+
+        Parameters
+        ----------
+        evaluations
+            What knows which models the script calls; None where nothing does.
+        """
         self._trial = context.current()
         self._notes: tuple[str, ...] = ()
         self._saved_model_check: SavedModelCheck | None = None
         if self._trial is not None:
             self._trial.on_finish.append(self._check_compressed)
-            self._saved_model_check = SavedModelCheck(self._trial, self._fingerprint, self._save_by_itself)
+            self._saved_model_check = SavedModelCheck(self._trial, self._fingerprint, self._save_by_itself, evaluations)
 
     @property
     @abstractmethod

@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.base import BaseCompressor
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.saving.evaluations import Evaluations
+from raycompress.script import context
 
 
 class Compressor(BaseCompressor[nn.Module, Example]):
@@ -24,6 +26,15 @@ class Compressor(BaseCompressor[nn.Module, Example]):
             Shape of an input, batch first, or an input. FLOPs are torch's count divided by 2, for a batch of one.
         """
         return measure.layer_table(self.model, self._example_of(shape))
+
+    def _evaluations(self) -> Evaluations | None:
+        """Watch the calls of the model's class in a trial, whose process ends with it."""
+        trial = context.current()
+        if trial is None or trial.config_path is None:
+            return None
+        evaluations = Evaluations(self.model)
+        evaluations.mark()
+        return evaluations
 
     def _example_of(self, shape: Any) -> Example:
         if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):

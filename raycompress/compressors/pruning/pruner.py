@@ -61,7 +61,7 @@ class Pruner(SavingCompressor, Compressor):
         self._dense: nn.Module | None = None
         self._small = False
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
-        self._join_trial()
+        self._join_trial(self._evaluations())
 
     @property
     def is_decided(self) -> bool:

@@ -102,7 +102,7 @@ class Quantizer(SavingCompressor, Compressor):
             check_fits(self._given, self._plain)
         self._capture = Capture().watch(model)
         self._compressed = False
-        self._join_trial()
+        self._join_trial(self._evaluations())
 
     @property
     def _is_compressed(self) -> bool:

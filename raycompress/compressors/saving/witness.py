@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from typing import Protocol
 
 from raycompress.errors import CompressionError
 from raycompress.script.context import Trial
@@ -26,6 +27,22 @@ def same(one: Fingerprint, other: Fingerprint) -> bool:
     return True
 
 
+ANOTHER = (
+    "the model that the script evaluated before its last report is another model than the saved one (an average, a "
+    "copy or a checkpoint with other weights): the metric is not the saved model's"
+)
+
+
+class EvaluationsLike(Protocol):
+    """Knows which model a script evaluated; see `raycompress.compressors.saving.evaluations`."""
+
+    def other(self) -> Fingerprint | None:
+        """Return the fingerprint of the model that was evaluated last, where that is another than the saved one."""
+
+    def own(self) -> Fingerprint:
+        """Return the fingerprint of the saved one."""
+
+
 class SavedModelCheck:
     """Compares the model's fingerprints at the last report and at the last export of a trial, when it ends.
 
@@ -37,29 +54,46 @@ class SavedModelCheck:
         Returns the fingerprint of the compressor's model, masks applied.
     save
         Exports the compressor's model, for a script that did not, with a note of what happened.
+    evaluations
+        Which models the script has called; None where that is not known.
     """
 
-    def __init__(self, trial: Trial, fingerprint: Callable[[], Fingerprint], save: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        trial: Trial,
+        fingerprint: Callable[[], Fingerprint],
+        save: Callable[[str], None],
+        evaluations: EvaluationsLike | None = None,
+    ) -> None:
         self._trial = trial
         self._fingerprint = fingerprint
         self._save = save
         self._reported: Fingerprint | None = None
         self._exported: Fingerprint | None = None
+        self._evaluations = evaluations
+        self._evaluated: Fingerprint | None = None  # of another model
+        self._exported_plain: Fingerprint | None = None
         trial.on_report.append(self._report)
         trial.on_finish.append(self._finish)
 
     def export(self) -> None:
         """Note that the model, as it is now, is being saved."""
         self._exported = self._fingerprint()
+        if self._evaluations is not None and self._evaluated is not None:
+            self._exported_plain = self._evaluations.own()
         self._trial.exported = True
 
     def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
         """Note that `small` was proved to be the same function as `masked`."""
         if self._reported is not None and same(self._reported, masked):
             self._reported = small
+        if self._evaluated is not None and same(self._evaluated, masked):
+            self._evaluated = small
 
     def _report(self, _values: Mapping[str, float]) -> None:
+        self._evaluated = None if self._evaluations is None else self._evaluations.other()
         self._reported = self._fingerprint()
+        self._exported_plain = self._evaluations.own() if self._evaluations and self._evaluated else None
 
     def _finish(self) -> None:
         if self._reported is None or not self._trial.save_model:
@@ -70,6 +104,14 @@ class SavedModelCheck:
             raise CompressionError(
                 "the script reported a result but saved no model",
                 fix='call rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")',
+            )
+        if self._evaluated is not None:
+            if self._exported_plain is not None and same(self._evaluated, self._exported_plain):
+                return  # the script has loaded those weights into the saved model since
+            raise CompressionError(
+                ANOTHER,
+                fix="load those weights into the model that compress() returned, before apply_speedup, such as "
+                "model.load_state_dict(ema.module.state_dict()); then evaluate that model, report and save",
             )
         if not same(self._reported, self._exported):
             raise CompressionError(

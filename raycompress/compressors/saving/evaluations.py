@@ -1,0 +1,131 @@
+"""Which model a script evaluates: the one that is saved, or an average, a copy or another instance of its class.
+
+The calls of the model's class are watched, since a copy or a checkpoint that is loaded is of that class too. A script
+may well call other models (a teacher, each batch); what counts is which one computed last before a report, without
+gradients, and whether the saved one has computed since its weights changed.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from raycompress.compressors.saving.fingerprint import fingerprint
+from raycompress.compressors.saving.witness import Fingerprint, same
+
+_PACKAGE = str(Path(__file__).resolve().parent.parent.parent)
+_ORIGIN = "_raycompress_origin"
+
+Token = tuple[tuple[int, int, int], ...]
+
+
+class Origin:
+    """Marks a model, and with it the copies that are made of it; to a pickle it is nothing."""
+
+    def __deepcopy__(self, _memo: Any) -> Origin:
+        return self
+
+    def __reduce__(self) -> tuple[type[Origin], tuple[()]]:
+        return Origin, ()
+
+
+class Evaluations:
+    """The calls of a model, and of others of its class, by the script.
+
+    Parameters
+    ----------
+    model
+        The model that is saved.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._origin = Origin()
+        self._last: nn.Module | None = None  # held: a checkpoint may be loaded and forgotten inside a function
+        self._own_token: Token | None = None
+        self._other_token: Token | None = None
+        self._depth = threading.local()
+        if not isinstance(model, torch.jit.ScriptModule):
+            _watch(type(model), self)
+
+    def mark(self) -> None:
+        """Mark the model, so that copies from now on are known as such."""
+        self._model.__dict__.setdefault(_ORIGIN, self._origin)
+
+    def other(self) -> Fingerprint | None:
+        """Return the fingerprint of the model that was evaluated last, where that is another than the saved one."""
+        last = self._last
+        if last is None or last is self._model or _compiles():
+            return None
+        token = _token(self._model)
+        is_copy = last.__dict__.get(_ORIGIN) is self._origin
+        is_instead = self._other_token == token and self._own_token != token
+        if not (is_copy or is_instead):
+            return None
+        evaluated, own = fingerprint(last), fingerprint(self._model)
+        comparable = evaluated.keys() == own.keys() and _dtypes(last) == _dtypes(self._model)
+        return evaluated if comparable and not same(evaluated, own) else None
+
+    def own(self) -> Fingerprint:
+        """Return the fingerprint of the model itself."""
+        return fingerprint(self._model)
+
+    def enter(self, module: nn.Module) -> None:
+        """Note that a call of a module of the class begins."""
+        depth = getattr(self._depth, "value", 0)
+        self._depth.value = depth + 1
+        if depth or (module.training and torch.is_grad_enabled()) or _is_ours(sys._getframe(2)):
+            return
+        if module is self._model or getattr(module, "_is_replica", False):
+            self._last, self._own_token = self._model, _token(self._model)
+        else:
+            self._last, self._other_token = module, _token(self._model)
+
+    def leave(self) -> None:
+        """Note that it ends."""
+        self._depth.value -= 1
+
+
+def _watch(kind: type[nn.Module], evaluations: Evaluations) -> None:
+    """Have the calls of a class noted, as long as somebody asks for them."""
+    call = kind.__call__
+    alive = weakref.ref(evaluations)
+
+    @functools.wraps(call)
+    def watched(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling() or (known := alive()) is None:
+            return call(self, *args, **kwargs)
+        known.enter(self)
+        try:
+            return call(self, *args, **kwargs)
+        finally:
+            known.leave()
+
+    kind.__call__ = watched  # type: ignore[method-assign]
+
+
+def _is_ours(frame: Any) -> bool:
+    """Tell whether we call the model ourselves, to prove or to measure."""
+    return bool(frame is not None and frame.f_code.co_filename.startswith(_PACKAGE))
+
+
+def _compiles() -> bool:
+    """Tell whether the script compiles models, whose calls are not seen."""
+    utils: Any = sys.modules.get("torch._dynamo.utils")
+    return utils is not None and bool(utils.counters["frames"]["total"])
+
+
+def _token(model: nn.Module) -> Token:
+    """Return what changes whenever a parameter does."""
+    return tuple((id(one), one.data_ptr(), one._version) for one in model.parameters())
+
+
+def _dtypes(model: nn.Module) -> set[torch.dtype]:
+    return {parameter.dtype for parameter in model.parameters()}

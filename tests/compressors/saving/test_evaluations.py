@@ -1,0 +1,205 @@
+"""The metric is the saved model's: an average, a copy or a checkpoint that was evaluated in its place is an error."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from raycompress import create_compressor, report
+from raycompress.compressors.interface import Compressor
+from raycompress.errors import CompressionError
+
+X = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+Y = torch.arange(16) % 4
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 8, 3, padding=1)
+        self.conv2 = nn.Conv2d(8, 8, 3, padding=1)
+        self.fc = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv2(self.conv1(x).relu()).relu().mean((2, 3)))
+
+
+def evaluate(model: nn.Module, dtype: torch.dtype = torch.float32) -> float:
+    model.eval()
+    with torch.no_grad():
+        found = float((model(X.to(dtype)).argmax(1) == Y).float().mean())
+    model.train()
+    return found
+
+
+def step(
+    model: nn.Module, *, before: Callable[[], Any] = lambda: None, after: Callable[[], Any] = lambda: None
+) -> float:
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    before()
+    loss = nn.functional.cross_entropy(model(X), Y)
+    after()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
+
+
+def looked(model: nn.Module) -> None:
+    with torch.no_grad():
+        model(X)
+
+
+def averaged(model: nn.Module, compressor: Compressor) -> float:
+    ema = AveragedModel(model)
+    for _ in range(3):
+        step(model)
+        ema.update_parameters(model)
+    compressor.apply_speedup()
+    return evaluate(ema.module)
+
+
+def averaged_as_a_wrapper(model: nn.Module, compressor: Compressor) -> float:
+    ema = AveragedModel(model)
+    for _ in range(3):
+        step(model)
+        ema.update_parameters(model)
+    return evaluate(ema)
+
+
+def best_epoch_as_a_copy(model: nn.Module, compressor: Compressor) -> float:
+    for epoch in range(3):
+        step(model)
+        evaluate(model)
+        if epoch == 1:
+            best = copy.deepcopy(model)
+    return evaluate(best)
+
+
+def best_epoch_of_the_small_model(model: nn.Module, compressor: Compressor) -> float:
+    compressor.apply_speedup()
+    return best_epoch_as_a_copy(model, compressor)
+
+
+def a_checkpoint_in_another_instance(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    state = copy.deepcopy(model.state_dict())
+    step(model)
+    best = Net()
+    best.load_state_dict(state)
+    return evaluate(best)
+
+
+def the_model_itself(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    compressor.apply_speedup()
+    return evaluate(model)
+
+
+def a_copy_of_equal_weights(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    compressor.apply_speedup()
+    return evaluate(copy.deepcopy(model))
+
+
+def a_copy_that_was_made_small_since(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    found = evaluate(copy.deepcopy(model))
+    report(accuracy=found)
+    compressor.apply_speedup()
+    return found
+
+
+def a_wrapper(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    return evaluate(nn.DataParallel(model))
+
+
+def another_type(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    return evaluate(copy.deepcopy(model).double(), torch.float64)
+
+
+def agreement_with_a_teacher(model: nn.Module, compressor: Compressor) -> float:
+    teacher = Net()
+    step(model, before=lambda: looked(teacher))
+    found = evaluate(model)
+    looked(teacher)
+    return found
+
+
+def the_loss_of_distillation(model: nn.Module, compressor: Compressor) -> float:
+    teacher = Net()
+    return step(model, after=lambda: looked(teacher))
+
+
+def a_mean_teacher(model: nn.Module, compressor: Compressor) -> float:
+    ema = AveragedModel(model)
+    for _ in range(2):
+        step(model, before=lambda: looked(ema))
+        ema.update_parameters(model)
+    return evaluate(model)
+
+
+def an_average_that_is_loaded_back(model: nn.Module, compressor: Compressor) -> float:
+    ema = AveragedModel(model)
+    for _ in range(2):
+        step(model)
+        ema.update_parameters(model)
+    found = evaluate(ema.module)
+    model.load_state_dict(ema.module.state_dict())
+    return found
+
+
+def run(enter: Callable[..., Any], tmp_path: Path, script: Callable[..., float]) -> None:
+    torch.manual_seed(0)
+    trial, _ = enter("trial", config_path=tmp_path / "config.json")
+    model = Net()
+    config_list = [{"sparsity": 0.5, "op_names": ["conv1"], "op_types": ["Conv2d"]}]
+    compressor = create_compressor(model, {"compressor": "l1_filter", "config_list": config_list}, dummy_input=X[:1])
+    report(accuracy=script(compressor.compress(), compressor))
+    compressor.export_model("model.pth", "mask.pth")
+    for finish in trial.on_finish:
+        finish()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        averaged,
+        averaged_as_a_wrapper,
+        best_epoch_as_a_copy,
+        best_epoch_of_the_small_model,
+        a_checkpoint_in_another_instance,
+    ],
+)
+def test_the_metric_of_another_model_is_an_error(enter: Any, tmp_path: Path, script: Callable[..., float]) -> None:
+    with pytest.raises(CompressionError, match="is another model than the saved one"):
+        run(enter, tmp_path, script)
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        the_model_itself,
+        a_copy_of_equal_weights,
+        a_copy_that_was_made_small_since,
+        a_wrapper,
+        another_type,
+        agreement_with_a_teacher,
+        the_loss_of_distillation,
+        a_mean_teacher,
+    ],
+)
+def test_other_models_may_be_called(enter: Any, tmp_path: Path, script: Callable[..., float]) -> None:
+    run(enter, tmp_path, script)
+
+
+def test_an_average_that_is_loaded_before_the_save_is_none(enter: Any, tmp_path: Path) -> None:
+    run(enter, tmp_path, an_average_that_is_loaded_back)
