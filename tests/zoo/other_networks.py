@@ -16,9 +16,13 @@ DETECTORS = "yolov8n yolo11n yolo26n yolov8n-seg yolo11n-pose yolov5n yolov10n r
 
 def networks() -> list[Network]:
     """Return them."""
-    found = [Network(f"smp/{name}", _unet(name), on_images(64), "segmentation") for name in UNETS.split()]
+    found = [
+        Network(f"smp/{name}", _unet(name), on_images(128 if name == "PAN" else 64), "segmentation")
+        for name in UNETS.split()
+    ]
     found += [
-        Network(f"ultralytics/{name}", _detector(name), on_images(128), "detection") for name in DETECTORS.split()
+        Network(f"ultralytics/{name}", _detector(name), on_images(128), "detection", _heads(name))
+        for name in DETECTORS.split()
     ]
     rows = torch.randn(2, 7, 12, generator=torch.Generator().manual_seed(0))
     for kind in ("LSTM", "GRU", "RNN"):
@@ -49,6 +53,11 @@ def _detector(name: str) -> Callable[[], nn.Module]:
         return kind(f"{name}.yaml", verbose=False)
 
     return build
+
+
+def _heads(name: str) -> tuple[str, ...]:
+    # what chooses the queries; the decoder behind takes them in another order where two are nearly equal
+    return ("model.28.enc_score_head", "model.28.enc_bbox_head") if "rtdetr" in name else ()
 
 
 class Recurrent(nn.Module):

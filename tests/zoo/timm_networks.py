@@ -28,7 +28,7 @@ BY_SIZE = {
         vit_relpos_small_patch16_224 samvit_base_patch16_224 fastvit_sa12 vitamin_small_224
     """,
     240: "crossvit_tiny_240",
-    256: "swinv2_tiny_window8_256 botnet26t_256 lambda_resnet26rpt_256 halonet26t haloregnetz_b swinv2_cr_tiny_ns_224",
+    256: "swinv2_tiny_window8_256 botnet26t_256 lambda_resnet26rpt_256 halonet26t swinv2_cr_tiny_ns_224",
 }
 SHALLOW = {"depth": 2}
 KEYS = {

@@ -79,7 +79,8 @@ STATE_SPACE: dict[str, dict[str, Any]] = {
     "MambaForCausalLM": {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8},
     "Mamba2ForCausalLM": {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "state_size": 8, "num_heads": 8,
                           "head_dim": 16, "n_groups": 2, "chunk_size": 8},
-    "RwkvForCausalLM": {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64},
+    "RwkvForCausalLM": {"vocab_size": 96, "hidden_size": 64, "num_hidden_layers": 2, "attention_hidden_size": 64,
+                         "rescale_every": 0},
     "RecurrentGemmaForCausalLM": {**GROUPED, "lru_width": 64, "block_types": ("recurrent", "attention")},
 }  # fmt: skip
 PAIRS: dict[str, dict[str, Any]] = {

@@ -386,3 +386,20 @@ def test_moved_channels(name: str) -> None:
     assert small.one.weight.shape[0] == small.two.weight.shape[1] == 4
     with torch.no_grad():
         torch.testing.assert_close(small(images), masked(images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_mask_of_an_attention_goes_with_its_heads() -> None:
+    class Biased(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(4, 12), nn.Linear(12, 2)
+            self.bias = nn.Parameter(torch.randn(3, 5, 5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            heads = self.one(x).view(*x.shape[:2], -1, 4).transpose(1, 2)
+            attended = F.scaled_dot_product_attention(heads, heads, heads, attn_mask=self.bias)
+            return self.two(attended.transpose(1, 2).flatten(2))
+
+    couplings = followed(Biased(), torch.randn(3, 5, 4))
+    assert couplings.of("bias", 0).tolist() == couplings.of("one.weight", 0)[::4].tolist()
+    assert groups(couplings, "bias") == one_by_one(3)

@@ -160,6 +160,13 @@ def attended(call: Call) -> Sequence[Labels]:
         Labels(ones, key.blocks),
         Labels(with_length(shape, rank - 2, 1), value.blocks),
     ]
+    for name in ("attn_mask", "attn_bias"):
+        mask = call.argument(name)
+        if isinstance(mask, Tensor):
+            added = call.labels(mask)
+            last = len(added.shape)
+            added = added.rigid([last - 2, last - 1], call.table, call.reason)
+            operands.append(Labels((*added.shape[:-2], 1, 1), added.blocks))
     return call.plain(unify(shape, operands, call.table, call.reason))
 
 
