@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from raycompress.errors import RaycompressError
+from raycompress.runtime.processes import open_standard_streams
 from raycompress.text import did_you_mean
 
 # verb -> (module, one line for --help); a table, so that --help loads no verb
@@ -90,6 +91,7 @@ def cli() -> None:
 
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit; an error of ours is three lines on stderr and its own exit code."""
+    open_standard_streams()
     try:
         result: Any = cli.main(args=argv, prog_name="raycompress", standalone_mode=False)
     except RaycompressError as error:

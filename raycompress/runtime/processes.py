@@ -11,12 +11,32 @@ import ctypes
 import os
 import signal
 import socket
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+
+
+def open_standard_streams() -> None:
+    """Open those of the descriptors 0, 1 and 2 that are closed, on /dev/null, and the streams of Python on them.
+
+    Some schedulers, and ``nohup command <&- >&-``, start a process without them: the next file or socket would get
+    such a number, and be what a started process reads from or prints to.
+    """
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != number:  # 0 is closed and a later one was opened: the lowest free number is taken
+                os.dup2(opened, number)
+                os.close(opened)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 def become_subreaper() -> None:

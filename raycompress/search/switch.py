@@ -53,6 +53,8 @@ class StopSwitch:
 def thrown_by_signals(switch: StopSwitch) -> Iterator[None]:
     """Have Ctrl-C, SIGTERM and SIGHUP throw `switch`; a second one interrupts at once.
 
+    A SIGHUP that is ignored, as under nohup, stays so: the search outlives its terminal.
+
     Python handles signals in its main thread alone: elsewhere nothing is changed, and they are the caller's.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -63,11 +65,14 @@ def thrown_by_signals(switch: StopSwitch) -> Iterator[None]:
         if switch.reason == "stopped":
             raise KeyboardInterrupt
         if number == signal.SIGHUP:  # the terminal is gone, and writing to it would be an error
-            for stream in (1, 2):
+            for stream in terminals:
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         switch.throw("stopped", f"stopped by {signal.Signals(number).name}")
 
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    terminals = [stream for stream in (1, 2) if os.isatty(stream)]  # a file that is written to stays
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, handle) for number in numbers}
     try:
         yield

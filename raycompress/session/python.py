@@ -28,6 +28,7 @@ from raycompress.errors import ExperimentError, UsageError
 from raycompress.results import store
 from raycompress.results.folder import new_id
 from raycompress.results.record import SearchRecord
+from raycompress.runtime.processes import open_standard_streams
 from raycompress.script import context
 from raycompress.search.watch.lines import LineView
 from raycompress.session.ending import failure
@@ -148,6 +149,7 @@ def _alone(caller: str) -> Iterator[None]:
             where=caller,
             fix="wait for it, or launch from another process",
         )
+    open_standard_streams()
     try:
         yield
     finally:

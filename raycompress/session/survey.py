@@ -13,7 +13,7 @@ from typing import Any
 
 from raycompress.config.experiment import Experiment
 from raycompress.disk import write_json
-from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError
+from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError, StorageError
 from raycompress.forecast.prior import Goal, Prior, Scored
 from raycompress.forecast.projection import has_one_size
 from raycompress.model.info import ModelInfo
@@ -107,8 +107,11 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     found = _merged(_spread(ready, _asked_of_candidates(wanted, ready, found, n_slots), view, n_slots), found)
     folder.write(folder.prior, json.dumps(found.to_json()) + "\n")
     cache = _cache(experiment, model)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    write_json(cache, found.to_json())
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        write_json(cache, found.to_json())
+    except (OSError, StorageError) as error:  # as in a container without a home: the next search measures again
+        view.note(f"what was measured is not kept for later searches: {cache.parent} cannot be written ({error})")
     return found
 
 
@@ -225,7 +228,7 @@ def is_opposite(prior: Prior, goal: Goal) -> bool:
 def _read(path: Path) -> Prior | None:
     try:
         return Prior.from_json(json.loads(path.read_bytes()))
-    except FileNotFoundError:
+    except OSError:  # none yet, or a folder that cannot be read
         return None
 
 
@@ -248,5 +251,5 @@ def _cache(experiment: Experiment, model: ModelInfo) -> Path:
         ],
         sort_keys=True,
     )
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"))  # noqa: PTH111 (which raises)
     return home / "raycompress" / "surveys" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.json"

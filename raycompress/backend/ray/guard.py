@@ -39,10 +39,23 @@ def guarded() -> Iterator[Callable[[str], None]]:
     )
     try:
         yield lambda folder: _send(guard, folder.encode())
+    except BaseException:  # of a Ray that did not start, some processes may have
+        kill_marked(session)
+        raise
     finally:
         os.environ.pop(MARK, None)  # a kept Ray has taken it out already
         _send(guard, _GOOD_BYE)
         guard.communicate()
+
+
+def kill_marked(session: str, folders: Sequence[str] = ()) -> None:
+    """Kill every process that was started inside the session, and what holds a file below one of `folders` open."""
+    mark = f"{MARK}={session}".encode()
+    while victims := [pid for pid in _left_behind(mark, folders) if pid != os.getpid()]:
+        for pid in victims:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
 
 
 def _send(guard: subprocess.Popen[bytes], line: bytes) -> None:
@@ -60,12 +73,7 @@ def main() -> None:
     if _GOOD_BYE in lines:
         return
     time.sleep(_SECONDS_TO_DIE_BY_THEMSELVES)
-    mark = f"{MARK}={sys.argv[1]}".encode()
-    while victims := list(_left_behind(mark, [line.decode() + "/" for line in lines])):
-        for pid in victims:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        time.sleep(0.05)
+    kill_marked(sys.argv[1], [line.decode() + "/" for line in lines])
 
 
 def _left_behind(mark: bytes, sessions: Sequence[str]) -> Iterator[int]:

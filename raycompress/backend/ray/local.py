@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
 from raycompress.backend.ray.guard import guarded
+from raycompress.backend.ray.machine import ensure_token, session_logs, session_root
 from raycompress.backend.ray.private import agent_on_a_free_port, without_dashboard
 from raycompress.errors import ClusterError, RaycompressError
 
@@ -72,10 +73,31 @@ class LocalRay:
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        """Start Ray; once more where a process of it is not up in time.
+
+        Raises
+        ------
+        ClusterError
+            It does not start.
+        StorageError
+            There is no place for its sockets.
+        """
         _set_environment()
+        root = str(session_root())
+        try:
+            with _told_plainly():
+                self._start(root)
+        except ClusterError as error:
+            if not isinstance(error.__cause__, Exception) or type(error.__cause__) is not Exception:
+                raise
+            with _told_plainly():  # a bare one, where a process was not up in 30 seconds: the machine may be busy
+                self._start(root)
+        return self
+
+    def _start(self, root: str) -> None:
         import ray
 
-        with ExitStack() as stack, _told_plainly():
+        with ExitStack() as stack:
             watch = stack.enter_context(guarded())
             stack.callback(shut_down)
             # most of Ray's start is waiting for its processes: time enough to load what the search needs
@@ -90,12 +112,12 @@ class LocalRay:
                     log_to_driver=False,
                     logging_level=logging.ERROR,
                     _node_ip_address="127.0.0.1",
+                    _temp_dir=root,
                 )
             self.address = context.address_info
             watch(str(self.address["session_dir"]))
             loading.join()
             self._stack = stack.pop_all()
-        return self
 
     def __exit__(self, *error: object) -> None:
         self._stack.close()
@@ -129,6 +151,7 @@ def _set_environment() -> None:
     """Set `ENVIRONMENT`; where ray is imported already, as in a notebook, have it read again what it read then."""
     is_imported = "ray" in sys.modules
     os.environ.update(ENVIRONMENT)
+    ensure_token()
     if not is_imported:
         return
     from ray import _raylet
@@ -149,7 +172,7 @@ def _told_plainly() -> Iterator[None]:
     except Exception as error:  # a bare one, where a process of Ray is not up in 30 seconds
         raise ClusterError(
             f"Ray did not start on this machine: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
-            where="/tmp/ray/session_latest/logs",
+            where=session_logs(),
             fix="read its logs there; a machine with too much to do, a full disk, too little memory, or RAY_ variables "
             "of the environment can be why",
         ) from error

@@ -15,6 +15,7 @@ from ray.tune.error import TuneError
 
 from raycompress.backend.protocol import Ended, Event, Lost, Result, Started, TrialPlan, TrialRequest
 from raycompress.backend.ray import private
+from raycompress.backend.ray.machine import session_logs
 from raycompress.backend.tune import adapters, slots
 from raycompress.backend.tune.trainable import RUNG0, TIME, TrialActor, config_of
 from raycompress.backend.tune.turns import Turns
@@ -76,13 +77,13 @@ class TuneBackend:
         except TuneError as error:
             raise ClusterError(
                 f"Ray Tune could not go on: {str(error).strip().splitlines()[-1]}",
-                where="/tmp/ray/session_latest/logs",
+                where=session_logs(),
                 fix="read its logs there; `raycompress resume` goes on from here",
             ) from error
         if self._turns.is_over:
             raise ClusterError(
                 "Ray Tune ended before the search did",
-                where="/tmp/ray/session_latest/logs",
+                where=session_logs(),
                 fix="read its logs there; `raycompress resume` goes on from here",
             )
         return events
