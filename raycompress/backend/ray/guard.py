@@ -39,9 +39,6 @@ def guarded() -> Iterator[Callable[[str], None]]:
     )
     try:
         yield lambda folder: _send(guard, folder.encode())
-    except BaseException:  # of a Ray that did not start, some processes may have
-        kill_marked(session)
-        raise
     finally:
         os.environ.pop(MARK, None)  # a kept Ray has taken it out already
         _send(guard, _GOOD_BYE)

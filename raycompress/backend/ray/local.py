@@ -6,13 +6,14 @@ import gc
 import importlib
 import logging
 import os
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Self
 
-from raycompress.backend.ray.guard import guarded
+from raycompress.backend.ray.guard import MARK, guarded, kill_marked
 from raycompress.backend.ray.machine import ensure_token, session_logs, session_root
 from raycompress.backend.ray.private import agent_on_a_free_port, without_dashboard
 from raycompress.errors import ClusterError, RaycompressError
@@ -103,7 +104,7 @@ class LocalRay:
             # most of Ray's start is waiting for its processes: time enough to load what the search needs
             loading = loading_of_libraries()
             stack.callback(loading.join)
-            with agent_on_a_free_port(), nullcontext() if self.dashboard else without_dashboard():
+            with agent_on_a_free_port(), nullcontext() if self.dashboard else without_dashboard(), _whole_or_nothing():
                 context: Any = ray.init(
                     address="local",
                     num_cpus=self._cpus,
@@ -128,6 +129,19 @@ class LocalRay:
 
         cluster_resources: Callable[[], dict[str, float]] = ray.cluster_resources
         return [cluster_resources()]
+
+
+@contextmanager
+def _whole_or_nothing() -> Iterator[None]:
+    """End the processes that were started inside where not all are up, so that the next Ray finds none of them."""
+    try:
+        yield
+    except BaseException:
+        kill_marked(os.environ[MARK])
+        for one in gc.get_objects():
+            if issubclass(type(one), subprocess.Popen):
+                one.poll()  # or Python complains, as it is freed, of a process that nobody waited for
+        raise
 
 
 def shut_down() -> None:
