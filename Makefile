@@ -5,6 +5,7 @@
 #             property tests, other ones each time
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
+# make zoo    docs/networks.md: networks that people have, in an environment of their own; half an hour
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 # with another Python: make demo PYTHON=python3.12 (3.11, 3.12 or 3.13; a name, or a path)
 PYTHON ?= python3.11
@@ -16,11 +17,13 @@ BIN := $(VENV)/bin
 # what `make demo` needs, and what the other targets need on top
 CORE := $(VENV)/.core
 INSTALLED := $(VENV)/.installed
+# networks of other libraries, with the versions of torch that these need
+ZOO := .venv-zoo
 # the first that starts: the one on the PATH, which may be a shim of pyenv's that does not, or the newest of pyenv's
 FIND = $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
 	ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*[0-9]/bin/python$(VERSION) 2>/dev/null | sort -V | tail -n 1
 
-.PHONY: demo test unit nightly lint bench tools house docs format clean
+.PHONY: demo test unit nightly lint bench tools house zoo docs format clean
 
 demo: $(CORE)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -53,6 +56,9 @@ tools:
 house: $(INSTALLED)
 	$(BIN)/python -m tests.tables.house
 
+zoo: $(ZOO)/.installed
+	$(ZOO)/bin/python -m tests.zoo
+
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.tables
 
@@ -64,6 +70,12 @@ $(CORE): pyproject.toml constraints.txt
 		echo "$(VENV) was made with another Python than $(VERSION)" >&2; echo "    fix: make clean" >&2; exit 1; fi; \
 	"$$python" -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[demo]'
+	touch $@
+
+$(ZOO)/.installed: tests/zoo/requirements.txt
+	@python=$$($(FIND)); "$$python" -m venv $(ZOO)
+	$(ZOO)/bin/pip install --quiet --requirement tests/zoo/requirements.txt
+	$(ZOO)/bin/pip install --quiet --no-deps ultralytics==8.4.190
 	touch $@
 
 $(INSTALLED): $(CORE)

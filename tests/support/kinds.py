@@ -55,6 +55,7 @@ ROOMS = {
     "session/test_old_scripts.py": "engine",
     "tables": "engine",
     "testing": "engine",
+    "zoo": "engine",
 }
 LONGEST = (
     "clusters/test_local_cluster.py",

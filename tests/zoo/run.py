@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +36,23 @@ def main() -> None:
     parser.add_argument("names", nargs="*")
     parser.add_argument("--lines", type=Path)
     options = parser.parse_args()
+    for cell in cells(options.names):
+        if options.lines:
+            with options.lines.open("a") as file:
+                file.write(json.dumps(cell) + "\n")
+
+
+def cells(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield the cell of each network whose name holds one of `names`, of all where there are none, and print it."""
     torch.set_num_threads(1)
     os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())
     os.environ.setdefault("YOLO_OFFLINE", "true")
     _load_libraries()
     for name, network in catalogue().items():
-        if options.names and not any(part in name for part in options.names):
-            continue
-        line = json.dumps({"network": name, "task": network.task, **isolated(network)})
-        print(line, flush=True)
-        if options.lines:
-            with options.lines.open("a") as file:
-                file.write(line + "\n")
+        if not names or any(part in name for part in names):
+            cell = {"network": name, "task": network.task, **isolated(network)}
+            print(json.dumps(cell), flush=True)
+            yield cell
 
 
 def _load_libraries() -> None:

@@ -199,14 +199,15 @@ def _parted(call: Call, source: Labels) -> Labels:
     sizes = {result.shape[dim] for result in call.results}
     if block is None or sizes == {length}:
         return source
+    step = call.argument("step") or 1
+    if call.sized and call.name in ("slice", "split_with_sizes") and step == 1:
+        return source  # the lengths of the parts are checked where they were given
     whole = len(call.results) > 1 and sum(result.shape[dim] for result in call.results) == length
-    size = min(sizes) if whole and not call.sized else max(sizes)
+    size = min(sizes) if whole else max(sizes)
     start = int(call.argument("start") or 0) if call.name in ("slice", "narrow") else 0
     start = min(length, start + length if start < 0 else start)
-    uneven = any(not size or other % size for other in sizes)
-    if uneven or (len(sizes) > 1 and call.sized) or length % size or start % size or (call.argument("step") or 1) != 1:
-        checked = call.sized and call.name in ("slice", "split_with_sizes") and (call.argument("step") or 1) == 1
-        return source if checked else source.rigid([dim], call.table, call.reason)
+    if not size or any(other % size for other in (*sizes, length, start)) or step != 1:
+        return source.rigid([dim], call.table, call.reason)
     axis = block.dims.index(dim)
     parts = np.moveaxis(block.atoms, axis, 0).reshape(length // size, size, -1)
     call.table.tie(parts, parts[:1], call.reason)

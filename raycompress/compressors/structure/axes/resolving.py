@@ -88,6 +88,9 @@ class Resolver:
         for use in self._uses:
             if isinstance(use.expression, AxisSize) and len(use.axis) == len(use.expression.axis):
                 changed |= self._tie(use.expression.axis, use.axis, f"{use.where}, which takes one size for both")
+            elif (parts := _parts(use)) is not None:
+                for part in (*parts[1:], use.axis):
+                    changed |= self._tie(parts[0], part, f"{use.where}, which takes equal parts")
         return self._settled(changed)
 
     def _tie_attributes(self) -> bool:
@@ -170,12 +173,23 @@ class Resolver:
                 self._table.freeze(axis, reason)
 
 
+def _parts(use: SizeUse) -> Ids | None:
+    """Return the equal parts of an axis, one a row, where the length of one of them is what a use takes."""
+    expression = use.expression
+    if not isinstance(expression, Computed) or expression.function is not operator.floordiv:
+        return None
+    whole, count = expression.left, expression.right
+    if not isinstance(whole, AxisSize) or not isinstance(count, int) or len(whole.axis) != count * len(use.axis):
+        return None
+    return whole.axis.reshape(count, -1)
+
+
 def _divided(expression: Computed, axis: Ids) -> list[tuple[Attribute, Ids]]:
     """Return the axis of an attribute whose part, such as a half, counts `axis`."""
     attribute, parts = expression.left, value_of(expression.right)
     if not isinstance(attribute, AttributeSize) or parts * len(axis) != attribute.value:
         return []
-    return [(attribute.attribute, np.repeat(axis, parts))]
+    return [(attribute.attribute, np.tile(axis, parts))]
 
 
 def _axes(expression: Expression, sizes: Mapping[Attribute, Ids]) -> list[Ids]:

@@ -103,8 +103,7 @@ class SizeTracer(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         self._recorder.sized = _is_sized(name, args)
         try:
-            # MKL-DNN computes an LSTM in one operation, which says nothing
-            with torch.backends.mkldnn.flags(enabled=False) if name == "lstm" else nullcontext():
+            with _without_mkldnn() if name == "lstm" else nullcontext():
                 result = func(*args, **kwargs)
         finally:
             self._recorder.sized = False
@@ -272,6 +271,17 @@ class SizeTracer(TorchFunctionMode):
             frame = frame.f_back
         where = f' in "{module}"' if module else ""
         return f"{where} at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+
+
+@contextmanager
+def _without_mkldnn() -> Iterator[None]:
+    """Keep MKL-DNN from computing an LSTM in one operation, which says nothing."""
+    before = torch._C._get_mkldnn_enabled()
+    torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch._C._set_mkldnn_enabled(before)
 
 
 def _is_sized(name: str, args: Any) -> bool:
