@@ -23,7 +23,7 @@ from raycompress.errors import BudgetError, RaycompressError, ResultError, Scrip
 from raycompress.runtime import processes as memory
 from raycompress.runtime import shell as commands
 from raycompress.runtime.processes import die_with_parent
-from raycompress.runtime.protocol import TrialSpec, encode
+from raycompress.runtime.protocol import SET_BY_SCRIPT, TrialSpec, encode
 from raycompress.runtime.workfolder import WorkFolder
 from raycompress.script import aup, context
 from raycompress.script.config import in_place_of_others
@@ -201,7 +201,8 @@ def _seed(spec: TrialSpec) -> None:
     if torch is not None:
         if spec.seed is not None:
             torch.manual_seed(spec.seed)
-        if spec.threads is not None:
+        # a script that says OMP_NUM_THREADS before it imports torch has chosen by that
+        if spec.threads is not None and "OMP_NUM_THREADS" not in SET_BY_SCRIPT:
             torch.set_num_threads(spec.threads)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and spec.seed is not None:

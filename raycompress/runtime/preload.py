@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
 from pathlib import Path
 
+from raycompress.runtime.environment import Environment, Setting
 from raycompress.runtime.protocol import Import
 from raycompress.script import aup
 from raycompress.script.packages import place_of
@@ -60,7 +61,8 @@ def find_imports(
 
     Those are the imports at module level of the script and, since it may change from trial to trial, not its local
     modules themselves but what they import. Under ``try`` and ``if`` an import may fail; what only a type checker
-    reads, and what stands in a function or an ``except``, is left out.
+    reads, and what stands in a function or an ``except``, is left out. Between them stand the environment variables
+    that the script sets; where only running it tells their values, what comes after is left out.
 
     Parameters
     ----------
@@ -77,10 +79,15 @@ def find_imports(
     """
     home, package = _place_of(script, module)
     found = list(_Reader((home, workingdir)).read(script, required=True, package=package))
+    last = max((place for place, item in enumerate(found) if item.module), default=-1)
+    found = [item for place, item in enumerate(found) if place < last or not item.unknown]
+    ends = [place for place, item in enumerate(found) if item.unknown]
+    if ends:
+        return tuple(dict.fromkeys(found[: ends[0] + 1]))
     if engine:
         # an engine's module is light until its own library is needed
         found.append(Import(engine, call="load_library"))
-    modules = {item.module for item in found}
+    modules = {item.module for item in found if item.module}
     tops = {module.partition(".")[0] for module in modules}
     if framework in tops or aup.__name__ in modules or engine:
         found += [Import(module, required=False) for module in _LATE[framework]]
@@ -88,6 +95,17 @@ def find_imports(
     if "torch" in tops and tops & _TENSORFLOW:
         found.insert(0, _TRITON)
     return tuple(dict.fromkeys(found))
+
+
+def environment_notes(imports: Sequence[Import]) -> Iterator[str]:
+    """Yield a note where imports are left to the trials, since what is set before them is not known."""
+    for item in imports:
+        if item.unknown:
+            yield (
+                f"{item.where}: {', '.join(item.unknown)} is set to what is known only when the script runs, so that "
+                "each trial imports what the script imports after that; a plain text as its value makes trials start "
+                "faster"
+            )
 
 
 def local_files(script: Path, workingdir: Path, module: str = "") -> list[Path]:
@@ -104,6 +122,7 @@ class _Reader:
 
     def __init__(self, homes: Sequence[Path]) -> None:
         self._homes = tuple(dict.fromkeys(home.resolve() for home in homes))
+        self._workingdir = homes[-1]
         self.files: set[Path] = set()
 
     def read(self, file: Path, *, required: bool, package: str = "") -> Iterator[Import]:
@@ -115,10 +134,25 @@ class _Reader:
             tree = ast.parse(file.read_bytes(), str(file))
         except (OSError, SyntaxError, ValueError):  # told, with its line, when the script runs
             return
-        for statement, always in _statements(tree.body, required):
-            where = f"{file.name}:{statement.lineno}"
-            for module, names in _modules(statement, package):
-                yield from self._follow(Import(module, names, always, where))
+        environment = Environment(file, self._workingdir, tree.body)
+        for node in tree.body:
+            where = f"{file.name}:{node.lineno}"
+            yield from self._set(environment.settings(node), where)
+            for statement, always in _statements([node], required):
+                where = f"{file.name}:{statement.lineno}"
+                for module, names in _modules(statement, package):
+                    yield from self._follow(Import(module, names, always, where))
+
+    def _set(self, settings: Iterable[Setting], where: str) -> Iterator[Import]:
+        for setting in settings:
+            if setting.name == "sys.path":
+                if setting.value is not None:
+                    self._homes = tuple(dict.fromkeys([*self._homes, Path(setting.value).resolve()]))
+            elif setting.is_known:
+                env = (setting.name, setting.value, *(["default"] if setting.is_default else []))
+                yield Import("", required=False, where=where, env=env)
+            elif setting.decides_imports:
+                yield Import("", required=False, where=where, unknown=(setting.name,))
 
     def _follow(self, item: Import) -> Iterator[Import]:
         parts = item.module.split(".")

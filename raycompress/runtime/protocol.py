@@ -21,6 +21,10 @@ from raycompress.states import TrialState
 Message = dict[str, Any]
 
 
+SET_BY_SCRIPT: set[str] = set()
+"""The variables that the script sets before its imports, in the warm process and what is forked from it."""
+
+
 @dataclass(frozen=True)
 class Import:
     """One import statement to run before the first fork.
@@ -37,6 +41,12 @@ class Import:
         File and line of the statement; empty for what no script asked for.
     call
         A function of the module to call after that; one that is not there is left out.
+    env
+        In place of a module: a variable of the environment that the script sets here, its value (None removes it), and
+        "default" where it keeps a value that it has.
+    unknown
+        In place of a module: variables that the script sets here to what only running it tells; what it imports after
+        that is left to the trials.
     """
 
     module: str
@@ -44,6 +54,8 @@ class Import:
     required: bool = True
     where: str = ""
     call: str = ""
+    env: tuple[str | None, ...] = ()
+    unknown: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,7 +116,8 @@ class WarmSpec:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> WarmSpec:
         """Rebuild what `to_json` returned."""
-        preload = tuple(Import(**{**item, "names": tuple(item["names"])}) for item in data["preload"])
+        tuples = ("names", "env", "unknown")
+        preload = tuple(Import(**{**item, **{name: tuple(item[name]) for name in tuples}}) for item in data["preload"])
         return cls(**{**data, "preload": preload, "sys_path": tuple(data["sys_path"])})
 
 

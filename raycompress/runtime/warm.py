@@ -25,7 +25,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raycompress.runtime.processes import ChildWatch, become_subreaper, die_with_parent, kill_descendants
-from raycompress.runtime.protocol import Hello, Import, PreloadProblem, WarmSpec
+from raycompress.runtime.protocol import SET_BY_SCRIPT, Hello, Import, PreloadProblem, WarmSpec
 from raycompress.runtime.supervisor import Supervisor
 from raycompress.script.node import runtime_folder
 
@@ -56,6 +56,9 @@ def preload(imports: Sequence[Import]) -> list[PreloadProblem]:
     """Run `imports` in turn; return what became of the required ones that failed."""
     problems = []
     for item in imports:
+        if not item.module:
+            _set_variable(item.env)
+            continue
         try:
             module = importlib.import_module(item.module)
             for name in item.names:
@@ -68,6 +71,19 @@ def preload(imports: Sequence[Import]) -> list[PreloadProblem]:
                 message = f"{type(error).__name__}: {error}"
                 problems.append(PreloadProblem(item.module, item.where, message, traceback.format_exc()))
     return problems
+
+
+def _set_variable(env: Sequence[str | None]) -> None:
+    """Set a variable as the script will: the libraries that come after it may read it."""
+    if not env or env[0] is None:
+        return
+    name, value, *kind = env
+    assert name is not None
+    SET_BY_SCRIPT.add(name)
+    if value is None:
+        os.environ.pop(name, None)
+    elif "default" not in kind or name not in os.environ:
+        os.environ[name] = value
 
 
 def probe(imports: Sequence[Import], problems: Sequence[PreloadProblem], limit_s: float) -> str:

@@ -38,7 +38,7 @@ def warm_spec(experiment: Experiment) -> WarmSpec:
             *(_OF_TIES if experiment.compression.arguments.get("dependency_aware") else ()),
         ),
         sys_path=(str(imports_home(experiment.script_path, experiment.script_module)),),
-        env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_of_tensorflow(threads)},
+        env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_of_tensorflow(threads), **experiment.env},
     )
 
 
