@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.machinery import PathFinder
@@ -106,6 +107,17 @@ def environment_notes(imports: Sequence[Import]) -> Iterator[str]:
                 "each trial imports what the script imports after that; a plain text as its value makes trials start "
                 "faster"
             )
+
+
+def prescript_notes(prescript: str) -> Iterator[str]:
+    """Yield a note where shell commands before the script export what a library may read when it is imported."""
+    names = dict.fromkeys(re.findall(r"\bexport\s+(\w+)=", prescript))
+    early = [name for name in names if name not in ("PATH", "PYTHONPATH") and Setting(name).decides_imports]
+    if early:
+        yield (
+            f"runtime_args.prescript exports {', '.join(early)} when the script's libraries are imported already: one "
+            "that reads it then does not see it; what stands in runtime_args.env is set before"
+        )
 
 
 def local_files(script: Path, workingdir: Path, module: str = "") -> list[Path]:

@@ -19,7 +19,7 @@ from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
 from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
-from raycompress.runtime.preload import environment_notes
+from raycompress.runtime.preload import environment_notes, prescript_notes
 from raycompress.runtime.protocol import Message, trial_config
 from raycompress.search.ownership import check_given
 from raycompress.search.plan import BUDGETED, notes
@@ -86,7 +86,7 @@ def prepared(
     for note in preflight.notes(experiment, cpus, gpus):
         view.note(note)
     warm = warm_spec(experiment)
-    for note in environment_notes(warm.preload):
+    for note in (*environment_notes(warm.preload), *prescript_notes(experiment.prescript)):
         view.note(note)
     view.phase("loading the script's libraries")
     with ThreadPoolExecutor(1) as pool, closing(WarmProcess.start(warm)) as process:

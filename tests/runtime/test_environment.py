@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from raycompress.runtime.client import WarmSpec, connect_or_start
-from raycompress.runtime.preload import environment_notes, find_imports
+from raycompress.runtime.preload import environment_notes, find_imports, prescript_notes
 from tests.support.trials import run
 
 IMPORT = "\nimport wave\n"
@@ -106,3 +106,9 @@ def test_libraries_of_a_trial_see_what_the_script_sets(tmp_path, spec):
         worker.close()
     assert ending.values == {"a": 1}, ending.log.read_text()
     assert "X" not in os.environ
+
+
+def test_what_a_prescript_exports_after_the_imports_is_told():
+    (note,) = prescript_notes("cd x && export HF_HOME=/a PATH=/b; export CUDA_VISIBLE_DEVICES=1")
+    assert "exports HF_HOME when" in note
+    assert list(prescript_notes("export PATH=/b; make data")) == []
