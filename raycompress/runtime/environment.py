@@ -77,11 +77,16 @@ class Environment:
         Where the script runs.
     body
         All statements of its module level.
+    functions
+        Those of the files that were read before, by name; this file's are added.
     """
 
-    def __init__(self, file: Path, workingdir: Path, body: Sequence[ast.stmt]) -> None:
+    def __init__(
+        self, file: Path, workingdir: Path, body: Sequence[ast.stmt], functions: dict[str, ast.FunctionDef]
+    ) -> None:
         self._variables = dict(os.environ)
-        self._functions = {node.name: node for node in body if isinstance(node, ast.FunctionDef)}
+        self._functions = functions
+        functions.update({node.name: node for node in body if isinstance(node, ast.FunctionDef)})
         place = SimpleNamespace(
             path=os.path,
             environ=self._variables,
@@ -160,7 +165,7 @@ class Environment:
                     yield from self._folders(arguments[-1])
             case ast.Call(func=ast.Attribute(attr="load_dotenv") | ast.Name(id="load_dotenv")):
                 yield Setting(".env", is_known=False)
-            case ast.Call(func=ast.Name(id=name)) if name in self._functions:
+            case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name)) if name in self._functions:
                 yield from self._all(self._functions.pop(name).body)  # once, however it calls itself
             case _:
                 return

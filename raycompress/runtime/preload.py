@@ -135,6 +135,7 @@ class _Reader:
     def __init__(self, homes: Sequence[Path]) -> None:
         self._homes = tuple(dict.fromkeys(home.resolve() for home in homes))
         self._workingdir = homes[-1]
+        self._functions: dict[str, ast.FunctionDef] = {}
         self.files: set[Path] = set()
 
     def read(self, file: Path, *, required: bool, package: str = "") -> Iterator[Import]:
@@ -146,7 +147,7 @@ class _Reader:
             tree = ast.parse(file.read_bytes(), str(file))
         except (OSError, SyntaxError, ValueError):  # told, with its line, when the script runs
             return
-        environment = Environment(file, self._workingdir, tree.body)
+        environment = Environment(file, self._workingdir, tree.body, self._functions)
         for node in tree.body:
             where = f"{file.name}:{node.lineno}"
             yield from self._set(environment.settings(node), where)

@@ -45,7 +45,7 @@ class WorkFolder:
     def __init__(self, root: Path, source: Path) -> None:
         self.root = root.absolute()
         self.source = source.resolve()
-        self._left = _MOST_ENTRIES
+        self._left, self._looked_at = _MOST_ENTRIES, 0
         self._written: set[str] = set()
         self._reread: set[str] = set()
 
@@ -82,7 +82,10 @@ class WorkFolder:
     def _is_made_anew(self, entry: os.DirEntry[str]) -> bool:
         if not entry.is_dir(follow_symlinks=False) or entry.name in _WHOLE:
             return False
+        if self._looked_at > 4 * _MOST_ENTRIES:  # a home full of large folders would take its time
+            return False
         count = _count(entry.path, self._left)
+        self._looked_at += count
         if count > self._left:
             return False
         self._left -= count

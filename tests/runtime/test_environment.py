@@ -27,6 +27,8 @@ SETS = {
     "a try": "import os\ntry:\n    os.environ['X'] = 'v'\nexcept OSError:\n    pass",
     "a function": "import os\ndef set_up():\n    os.environ['X'] = 'v'\nset_up()",
     "a local module": "import helper",
+    "a function of a local module": "import later\nlater.set_up()",
+    "a function that is imported": "from later import set_up\nset_up()",
     "a path": "import os\nos.environ['X'] = os.path.join(os.path.dirname(os.path.abspath(__file__)), 'v')",
     "pathlib": "import os\nfrom pathlib import Path\nos.environ['X'] = str(Path(__file__).resolve().parent / 'v')",
     "two at once": "import os\nos.environ['X'] = os.environ['Y'] = 'v'",
@@ -41,6 +43,7 @@ UNKNOWN = {
 
 def imports(folder: Path, source: str):
     (folder / "helper.py").write_text("import os\nos.environ['X'] = 'v'\n")
+    (folder / "later.py").write_text("import os\ndef set_up():\n    os.environ['X'] = 'v'\n")
     (folder / "train.py").write_text(source)
     return find_imports(folder / "train.py", folder)
 
