@@ -244,3 +244,23 @@ def test_a_traced_integer_is_an_int_and_attributes_are_plain_again() -> None:
     assert (traced + 1, 2 * traced, traced // 3, traced % 3, traced**2, traced / 2) == (9, 16, 2, 2, 64, 4.0)
     assert type(copy.deepcopy(traced)) is int and {traced: 1}[8] == 1 and traced == 8
     assert list(range(traced)) == list(np.arange(8))
+
+
+class Keeping(Halves):
+    """Keeps what it computed from an attribute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.half, self.both = self.width // 2, [self.width, 1]
+        return super().forward(x)
+
+
+def test_what_forward_keeps_is_a_plain_integer() -> None:
+    model = Keeping()
+    followed(model, torch.randn(3, 4))
+    assert [type(value) for value in (model.half, *model.both)] == [int] * 3
+
+
+def test_a_compiled_model_is_followed_without_compiling_it() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    couplings = followed(torch.compile(model), torch.randn(3, 4))
+    assert groups(couplings, "_orig_mod.0.weight") == [[place] for place in range(6)]

@@ -330,6 +330,12 @@ def traced_attributes(model: nn.Module) -> Iterator[None]:
         for own, name, value, traced in before:
             if own.get(name) is traced:
                 own[name] = value
+        for module in model.modules():  # what forward() computed from them, and kept
+            for name, value in vars(module).items():
+                if isinstance(value, TracedInt):
+                    vars(module)[name] = int(value)
+                elif type(value) in (tuple, list, torch.Size) and any(isinstance(each, TracedInt) for each in value):
+                    vars(module)[name] = type(value)(int(m) if isinstance(m, TracedInt) else m for m in value)
 
 
 def _traced_value(attribute: Attribute, value: Any) -> Any:
