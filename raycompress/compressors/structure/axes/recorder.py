@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     fast = torch.backends.mha.get_fastpath_enabled()  # torch's own attention in one operation, which says nothing
     torch.backends.mha.set_fastpath_enabled(False)
-    with torch.random.fork_rng(devices=[]), torch.compiler.set_stance("force_eager"):
+    with torch.random.fork_rng(devices=[]), _uncompiled():
         try:
             yield
         finally:
@@ -192,6 +193,11 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(before)
             for module, was in training.items():
                 module.training = was
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled models as they are written; where nothing was compiled, the compiler is not imported for it."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager
