@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -61,10 +61,13 @@ class Example:
     ----------
     args, kwargs
         Positional and keyword arguments; tensors in them are detached copies.
+    least
+        How many samples the model needs at a time, where that is known to be more than one.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
+    least: int = 1
 
     @classmethod
     def from_dummy(cls, dummy: Any) -> Example:
@@ -88,6 +91,40 @@ class Example:
 
         return cls(map_tensors(args, first), map_tensors(kwargs, first))
 
+    @classmethod
+    def of_first_call(cls, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
+        """Keep as few of the batch of a real call as `model` runs on: clips and pairs come in fours and twos.
+
+        That is `from_call` for nearly every model, and for one that runs on no part of the batch either.
+        """
+        whole = cls(map_tensors(args, _copy), map_tensors(kwargs, _copy))
+        return whole.runnable(model) or cls.from_call(args, kwargs)
+
+    def runnable(self, model: nn.Module) -> Example | None:
+        """Return the example with as few of its batch as `model` runs on, in eval mode; None where it runs on none."""
+        sizes = [1 << power for power in range(1, self.batch.bit_length()) if 1 << power < self.batch]
+        parts = (Example.from_call(self.args, self.kwargs), *(next(self.pieces(size)) for size in sizes), self)
+        fits = next((part for part in parts if part._runs(model)), None)
+        return None if fits is None else replace(fits, least=min(fits.batch, self.batch) if fits is not parts[0] else 1)
+
+    def with_least(self, model: nn.Module) -> Example:
+        """Return the example as it is, knowing how many of its batch `model` needs."""
+        fits = self.runnable(model) if self.batch > 1 else None
+        return self if fits is None else replace(self, least=fits.least)
+
+    def _runs(self, model: nn.Module) -> bool:
+        try:
+            self.outputs(model)
+        except Exception:  # noqa: BLE001 - of the user's model: it may run on more
+            return False
+        return True
+
+    @property
+    def batch(self) -> int:
+        """How many samples it has, by its first tensor; 1 where that has no dimension."""
+        found = tensors_in([self.args, self.kwargs])
+        return found[0].size(0) if found and found[0].dim() else 1
+
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
         """The shape of each tensor, batch dimension first."""
@@ -104,7 +141,7 @@ class Example:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Example:
         """Return the example with every tensor changed."""
-        return Example(map_tensors(self.args, change), map_tensors(self.kwargs, change))
+        return Example(map_tensors(self.args, change), map_tensors(self.kwargs, change), self.least)
 
     def pieces(self, size: int) -> Iterator[Example]:
         """Yield the same samples in batches of at most `size`; what has no batch dimension is in each."""

@@ -146,11 +146,15 @@ class Inspection(Generic[Input]):
         The trial that inspects; its hooks are used.
     describe
         Returns what is known of the model, with an input of it or without.
+    then
+        Called with the input after that; see `raycompress.compressors.rehearsal.rehearse`.
     """
 
-    def __init__(self, trial: context.Trial, describe: Callable[[Input | None], ModelInfo]) -> None:
+    def __init__(
+        self, trial: context.Trial, describe: Callable[[Input | None], ModelInfo], then: Callable[[Input], None]
+    ) -> None:
         self._trial = trial
-        self._describe = describe
+        self._describe, self._then = describe, then
         self._is_sent = False
         trial.on_report.append(self._report)
         trial.on_finish.append(self._send)
@@ -158,6 +162,8 @@ class Inspection(Generic[Input]):
     def leave(self, example: Input | None) -> NoReturn:
         """Send, and leave."""
         self._send(example)
+        if example is not None:
+            self._then(example)
         raise context.EndOfInspection
 
     def _report(self, _values: Mapping[str, float]) -> None:

@@ -83,7 +83,7 @@ def compress(
         The compressor cannot work on this model or removes nothing, or the saved model gives other outputs.
     """
     task = _Task(_entry(model, compressor).given(arguments), example_inputs, evaluator, finetune, arguments)
-    example, dense = Example.from_dummy(example_inputs), clean_copy(model)
+    example, dense = Example.from_dummy(example_inputs).with_least(model), clean_copy(model)
     _check_input(dense, example)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task.entry, layers) if config_list is None else list(config_list)

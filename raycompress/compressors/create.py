@@ -107,12 +107,21 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     if trial is not None and trial.mode == "inspect":
         send_given(trial, config, {**arguments, **_file_arguments(config)})
     if trial is not None and trial.mode != "trial":
-        return importlib.import_module(_MODES[framework]).for_mode(model, trial, dummy, arguments)
-    entry = _entry(config, framework)
+
+        def make(other: Mapping[str, Any]) -> tuple[Any, CompressorEntry, Mapping[str, Any]]:
+            setup = _setup(model, {**config, **other}, arguments, dummy)
+            return _made(setup), setup.entry, setup.arguments
+
+        return importlib.import_module(_MODES[framework]).for_mode(model, trial, dummy, arguments, make)
+    return _made(_setup(model, config, arguments, dummy))
+
+
+def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], dummy: Any) -> Setup:
+    entry = _entry(config, _framework(model))
     from_file = _file_arguments(config)
     complete = _complete(entry, arguments, from_file)
     config_list = config.get("config_list", ()) or list(entry.without_entries)
-    setup = Setup(
+    return Setup(
         model=model,
         entry=entry.given(complete),
         config_list=config_list,
@@ -123,7 +132,10 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
         calibration=arguments.get("calibration"),
         asked={"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)},
     )
-    module, _, name = entry.compressor.partition(":")
+
+
+def _made(setup: Setup) -> Any:
+    module, _, name = setup.entry.compressor.partition(":")
     return getattr(importlib.import_module(module), name)(setup)
 
 

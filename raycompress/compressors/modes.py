@@ -20,6 +20,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import relative_difference
+from raycompress.compressors.rehearsal import Make, rehearse
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError
@@ -27,7 +28,7 @@ from raycompress.model.info import ModelInfo
 from raycompress.script.context import Trial
 
 
-def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> Compressor:
+def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str, Any], make: Make) -> Compressor:
     """Return the compressor for a mode other than ``trial``.
 
     Parameters
@@ -36,6 +37,8 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
         What the script passed as ``dummy_input``, or None.
     arguments
         What else it passed by name.
+    make
+        Makes the compressor of a trial.
     """
     if trial.mode == "baseline":
         return DenseCompressor(model)
@@ -49,8 +52,8 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
         from raycompress.compressors.analysis.surveyor import Surveyor
 
         return Surveyor(model, trial, dummy, arguments)
-    example = None if dummy is None else Example.from_dummy(dummy)
-    return Inspector(model, trial, example, has_evaluator=arguments.get("evaluator") is not None)
+    example = None if dummy is None else Example.from_dummy(dummy).with_least(model)
+    return Inspector(model, trial, example, make, has_evaluator=arguments.get("evaluator") is not None)
 
 
 class DenseCompressor(Compressor):
@@ -60,11 +63,15 @@ class DenseCompressor(Compressor):
 class Inspector(Compressor):
     """Records the model as soon as one input of it is known, and leaves the script there; see `Inspection`."""
 
-    def __init__(self, model: nn.Module, trial: Trial, example: Example | None, *, has_evaluator: bool) -> None:
+    def __init__(
+        self, model: nn.Module, trial: Trial, example: Example | None, make: Make, *, has_evaluator: bool
+    ) -> None:
         super().__init__(model)
         self._trial = trial
         self._has_evaluator = has_evaluator
-        self._inspection = Inspection(trial, self._described)
+        self._inspection: Inspection[Example] = Inspection(
+            trial, self._described, lambda known: rehearse(trial, make, known.outputs)
+        )
         self._first_call = FirstCall(self._leave)
         if example is not None:
             self._leave(example)
@@ -73,7 +80,7 @@ class Inspector(Compressor):
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
         """Record the model with this input, and leave."""
         if dummy_input is not None:
-            self._leave(Example.from_dummy(dummy_input))
+            self._leave(Example.from_dummy(dummy_input).with_least(self.model))
         return self.model
 
     def _leave(self, example: Example) -> NoReturn:
@@ -121,6 +128,6 @@ def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:
     else:
         sizes.append(measure.sizes(small, example).to_json())
         timed = small
-    times = measure.latencies([dense, timed], measure.first_of_batch(example))
+    times = measure.latencies([dense, timed], measure.first_of_batch(example.with_least(small)))
     before, after = ({**size, **time.to_json()} for size, time in zip(sizes, times, strict=True))
     return {"relative_difference": difference, "before": before, "after": after}

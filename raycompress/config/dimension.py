@@ -47,6 +47,13 @@ class Dimension:
         log, interval = value.get("log", False), value.get("interval")
         return cls(name, value["type"], low, high, log, interval=interval, n=value.get("n"))
 
+    @property
+    def most(self) -> Any:
+        """The largest value; of choices that are no numbers the last one."""
+        if self.choices is None:
+            return self.plain(self.high)
+        return max(self.choices) if all(isinstance(one, (int, float)) for one in self.choices) else self.choices[-1]
+
     def plain(self, raw: Any) -> Any:
         """Return a sampled value as a Python number of this dimension's kind; a choice as it is."""
         if self.kind == "choice":

@@ -14,6 +14,7 @@ import sysconfig
 import threading
 import traceback
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NoReturn
@@ -224,6 +225,11 @@ def _failure(error: BaseException, spec: TrialSpec) -> dict[str, Any] | None:
             return {**failure, "error": "SystemExit", "message": f"exit code {exit_code}", "exit_code": exit_code or 1}
         print(error.code, file=sys.stderr)
         return {**failure, "error": "SystemExit", "message": str(error.code)}
+    if isinstance(error, RaycompressError):  # the trial's config_list is the expanded one, which lies beside its log
+        error.problems = tuple(
+            replace(one, where=f"{spec.config_path}  {one.where}") if one.where.startswith("config_list[") else one
+            for one in error.problems
+        )
     traceback.print_exception(type(error), error, trace)
     if isinstance(error, RaycompressError):
         messages = [f"{problem.what}; {problem.fix}" if problem.fix else problem.what for problem in error.problems]

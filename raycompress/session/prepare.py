@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -13,7 +14,7 @@ from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
-from raycompress.errors import ExperimentError, ScriptError
+from raycompress.errors import CompressionError, ExperimentError, Problem, RaycompressError, ScriptError
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
@@ -110,7 +111,7 @@ def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, Mo
     try:
         given: list[Message] = []
         left: list[Message] = []
-        model = inspect(experiment, worker, given=given, left=left)
+        model = inspect(experiment, worker, given=given, left=left, rehearse=True)
         check_given(given, SearchSpace.of(unexpanded(experiment)), lambda sample: _given(experiment, worker, sample))
         return worker, model, unread_notes(experiment, left[-1]["reads"] if left else None)
     except BaseException:
@@ -136,6 +137,7 @@ def inspect(
     *,
     given: list[Message] | None = None,
     left: list[Message] | None = None,
+    rehearse: bool = False,
 ) -> ModelInfo | None:
     """Run the script up to its first batch and return its model's layers; None when it makes no compressor.
 
@@ -143,13 +145,18 @@ def inspect(
     ----------
     given, left
         Take the script's messages of these types.
+    rehearse
+        Whether the compressor is made as in a trial, too.
 
     Raises
     ------
     ScriptError
         The script fails on its way there.
+    ExperimentError, CompressionError
+        The compressor cannot work on this model, and the experiment fits its layers otherwise.
     """
-    kept = {"given": [] if given is None else given, "left": [] if left is None else left}
+    refused: list[Message] = []
+    kept = {"given": [] if given is None else given, "left": [] if left is None else left, "refused": refused}
     found, ending = run_for_answer(
         worker,
         experiment,
@@ -157,13 +164,15 @@ def inspect(
         centre_config(experiment),
         answer="model",
         on_message=lambda message: kept.get(message["type"], []).append(message),
-        **_wanted(experiment),
+        **_wanted(experiment, rehearse=rehearse),
     )
     if found is not None:
         model = ModelInfo.from_json(found["model"])
         elsewhere = (
             experiment.resources.gpu and machine_gpus() == 0
         )  # trials run on another device than this script did
+        if refused and not preflight.check_model(experiment, model)[0]:  # which has places and fixes of its own
+            raise refusal(experiment, refused[0])
         return replace(model, latency=None) if elsewhere else model
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
         return None
@@ -184,8 +193,31 @@ def _given(experiment: Experiment, worker: Worker, sample: Mapping[str, Any]) ->
     return given
 
 
-def _wanted(experiment: Experiment) -> dict[str, Any]:
-    return {"analysis": {"costs": True}} if experiment.wants_sizes else {}
+def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
+    """Return what is asked of the inspection: costs, and keys of a config to make the compressor with."""
+    analysis: dict[str, Any] = {"costs": True} if experiment.wants_sizes else {}
+    if rehearse:
+        space = SearchSpace.of(unexpanded(experiment))
+        # at the most that is searched: a layer that loses nothing at less is for the trial to tell
+        built = space.build({**space.centre(), **{one.name: one.most for one in space.sparsities}})
+        analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"]}
+    return {"analysis": analysis} if analysis else {}
+
+
+def refusal(experiment: Experiment, message: Message) -> RaycompressError:
+    """Return the error that the compressor of a trial would raise, with places in the file."""
+    kind = ExperimentError if message["error"] == "ExperimentError" else CompressionError
+    problems = [Problem(**problem) for problem in message["problems"]]
+    return kind.of([replace(problem, where=_in_file(experiment, problem.where)) for problem in problems])
+
+
+def _in_file(experiment: Experiment, where: str) -> str:
+    """Return a place in the config of a trial with nothing expanded as the place in the file."""
+    place = re.fullmatch(r"config_list(?:\[(\d+)\](?:\.(\w+))?)?", where)
+    if place is None:
+        return where if "/" in where else f"{experiment.script_path}  {where}".rstrip()
+    entry = () if place[1] is None else (int(place[1]),)
+    return experiment.where(("compression", "config_list", *entry, *((place[2],) if place[2] else ())))
 
 
 def centre_config(experiment: Experiment) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up:
         Forward passes that are measured, and passes before them.
     """
     example = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
-    one = measure.first_of_batch(example)
+    one = measure.first_of_batch(example.with_least(model))
     flops = measure.flops(model, one)
     times, whole = layer_times(model, one, rounds, warm_up)
     known = {layer.name: layer for layer in inspect(model, one).layers}

@@ -55,7 +55,7 @@ class Surveyor(Analyser):
                 fix="let evaluator(model) return a number",
             )
         batches = inputs_of(model, self._calibration, lambda: seen)
-        first = self._dummy or Example.from_call(seen[0].args, seen[0].kwargs)
+        first = self._dummy or Example.of_first_call(model, seen[0].args, seen[0].kwargs)
         space, forecast, projection = _search(wanted)
         worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
         scorer = _Scorer(evaluate, Imitation(model, batches), _Trimmer(model, first, forecast), space, worst)

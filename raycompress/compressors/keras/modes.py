@@ -14,12 +14,13 @@ from raycompress.compressors.keras.inputs import InputWatch, KerasExample, spec_
 from raycompress.compressors.keras.layers import arrays_of, layers_of, own_variables
 from raycompress.compressors.keras.loading import load_into, reference
 from raycompress.compressors.measure.difference import relative_difference
+from raycompress.compressors.rehearsal import Make, rehearse
 from raycompress.errors import UsageError
 from raycompress.model.info import Layer, ModelInfo
 from raycompress.script.context import Trial
 
 
-def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any]) -> KerasCompressor:
+def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any], make: Make) -> KerasCompressor:
     """Return the compressor for a mode other than ``trial``; see `raycompress.compressors.modes.for_mode`."""
     check_asked(trial)
     if trial.mode == "analyze":
@@ -30,15 +31,17 @@ def for_mode(model: Any, trial: Trial, dummy: Any, arguments: Mapping[str, Any])
         return KerasCompressor(model, example)
     if trial.mode == "verify":
         verify(trial, lambda folder: compare(model, folder))
-    return Inspector(model, trial, example or spec_example(model))
+    return Inspector(model, trial, example or spec_example(model), make)
 
 
 class Inspector(KerasCompressor):
     """Records the model as soon as one input of it is known, mostly at once, and leaves the script there."""
 
-    def __init__(self, model: Any, trial: Trial, example: KerasExample | None) -> None:
+    def __init__(self, model: Any, trial: Trial, example: KerasExample | None, make: Make) -> None:
         super().__init__(model, example)
-        inspection: Inspection[KerasExample] = Inspection(trial, lambda known: describe(model, known))
+        inspection: Inspection[KerasExample] = Inspection(
+            trial, lambda known: describe(model, known), lambda known: rehearse(trial, make, known.outputs)
+        )
         if example is not None:
             inspection.leave(example)
         self._watch = InputWatch(1, inspection.leave).watch(model)

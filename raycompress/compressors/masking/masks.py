@@ -102,14 +102,14 @@ class FirstCall:
         self._learn = learn
         self._handle: RemovableHandle | None = None
 
-    def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Pass the input on, once."""
         learn = self._learn
         self.cancel()
         if learn is not None:
             # a script may call its model in inference mode first; what is copied there could not be traced
             with torch.inference_mode(False):
-                learn(Example.from_call(args, kwargs))
+                learn(Example.of_first_call(module, args, kwargs))
 
     def __reduce__(self) -> tuple[type[FirstCall], tuple[()]]:
         return FirstCall, ()

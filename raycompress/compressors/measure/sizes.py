@@ -58,8 +58,22 @@ def size_bytes(model: nn.Module) -> int:
 
 
 def flops(model: nn.Module, example: Example) -> dict[str, int]:
-    """Return multiply-adds by module name; the whole model's under the empty name."""
+    """Return multiply-adds by module name; the whole model's under the empty name.
+
+    Counted on a batch of one; for a model that needs more, on the fewest that it runs on, divided by their number.
+    """
     one = first_of_batch(example)
+    try:
+        return _flops(model, one)
+    except Exception:
+        few = example.runnable(model) if example.batch > one.batch else None
+        if few is None:
+            raise
+        return _flops(model, few)
+
+
+def _flops(model: nn.Module, one: Example) -> dict[str, int]:
+    samples = one.least
     counter = FlopCounterMode(display=False)
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole encoder layer, which nothing counts
@@ -70,13 +84,15 @@ def flops(model: nn.Module, example: Example) -> dict[str, int]:
         torch.backends.mha.set_fastpath_enabled(fast)
     counts = counter.get_flop_counts()
     root = type(model).__name__
-    totals = {name: sum(counted.values()) // 2 for name, counted in counts.items()}
+    totals = {name: sum(counted.values()) // (2 * samples) for name, counted in counts.items()}
     by_module = {name.removeprefix(f"{root}."): total for name, total in totals.items() if name.startswith(f"{root}.")}
     return {**by_module, "": totals.get("Global", 0)}
 
 
 def first_of_batch(example: Example) -> Example:
-    """Return the example with a batch of one."""
+    """Return the example with a batch of one, or of the fewest that its model is known to need."""
+    if example.least > 1:
+        return next(example.pieces(example.least))
     return Example.from_call(example.args, example.kwargs)
 
 

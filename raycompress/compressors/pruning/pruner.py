@@ -48,7 +48,7 @@ class Pruner(SavingCompressor, Compressor):
         super().__init__(model)
         self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
         self._targets = select(model, setup.config_list, setup.entry)
-        self._given = None if setup.dummy_input is None else Example.from_dummy(setup.dummy_input)
+        self._given = None if setup.dummy_input is None else Example.from_dummy(setup.dummy_input).with_least(model)
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         self._masks = Masks(model)
         self._decision: PruningDecision | None = None
@@ -136,7 +136,7 @@ class Pruner(SavingCompressor, Compressor):
         if self._small:
             return self.model
         if dummy_input is not None:
-            dummy = self._check_input(Example.from_dummy(dummy_input))
+            dummy = self._check_input(Example.from_dummy(dummy_input).with_least(self.model))
             if self._slicing is None:
                 self._set_example(dummy)
             self.example = dummy

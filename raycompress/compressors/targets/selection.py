@@ -177,5 +177,9 @@ def _unfit(name: str, layers: Layers, compressor: CompressorEntry, where: str) -
             fix = f"{fix}; {other} takes {kind}"
         return [Problem(what, where, fix)]
     if name not in layers.weighted:
-        return [Problem(f'"{name}" ({kind}) has no weight to prune', where, "name layers that have one")]
+        fix = "name layers that have one"
+        if kind in WEIGHTED_TYPES:
+            fix = "what weight_norm and spectral_norm compute is none: torch.nn.utils.remove_weight_norm(layer), or "
+            fix += "remove_spectral_norm(layer), before create_compressor; or name other layers"
+        return [Problem(f'"{name}" ({kind}) has no weight to prune', where, fix)]
     return []

@@ -1,0 +1,54 @@
+"""The compressor of a trial, made while the model is inspected: what it refuses is known before the first trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
+
+from raycompress.catalog import CompressorEntry
+from raycompress.errors import RaycompressError
+from raycompress.script import context
+from raycompress.script.context import Trial
+
+Make = Callable[[Mapping[str, Any]], tuple[Any, CompressorEntry, Mapping[str, Any]]]
+"""Makes the compressor as in a trial with some keys of its config; returns it, its entry and its arguments."""
+
+
+def rehearse(trial: Trial, make: Make, call: Callable[[Any], Any]) -> None:
+    """Make the compressor and go as far as its first batch; send what it refuses as a message of type ``refused``.
+
+    Only errors of ours count: any other is the script's own, which the trial tells with its place. The model is left
+    compressed: the script ends here.
+
+    Parameters
+    ----------
+    trial
+        What is asked for is in its ``analysis["rehearse"]``: keys of the config. Nothing is done without.
+    make
+        See `Make`.
+    call
+        Calls the model on the input that is known.
+    """
+    wanted = trial.analysis.get("rehearse")
+    if wanted is None:
+        return
+    context.enter(None)  # budgets and scores are for real trials
+    try:
+        compressor, entry, arguments = make(wanted)
+        if _is_quick(entry, arguments):
+            call(compressor.compress())
+    except RaycompressError as error:
+        problems = [asdict(problem) for problem in error.problems]
+        trial.send({"type": "refused", "error": type(error).__name__, "problems": problems})
+    except Exception:  # noqa: BLE001 - see above
+        return
+    finally:
+        context.enter(trial)
+
+
+def _is_quick(entry: CompressorEntry, arguments: Mapping[str, Any]) -> bool:
+    """Tell whether ``compress()`` neither trains nor evaluates, nor measures data, nor is somebody else's."""
+    given = [argument for argument in entry.arguments if argument.from_script and argument.name != "criterion"]
+    trains = any(callable(arguments.get(argument.name)) for argument in given)
+    return entry.kind == "pruning" and not trains and not entry.returns_small and not entry.distribution
