@@ -17,19 +17,30 @@ def choose(couplings: Couplings, seed: int = 0) -> np.ndarray:
     """Return half of the components along each dimension of each tensor that can go, at random; one stays of each."""
     generator = np.random.default_rng(seed)
     blocked = set(couplings.components.reasons)
+    found = [
+        np.unique(couplings.of(name, dim)[atoms != 0]).tolist()
+        for name, axes in couplings.axes.items()
+        for dim, atoms in enumerate(axes)
+    ]
+    left = [len(components) for components in found]
+    places: dict[int, list[int]] = {}
+    for place, components in enumerate(found):
+        for component in components:
+            places.setdefault(component, []).append(place)
     gone: set[int] = set()
     kept: set[int] = set()
-    for name, axes in couplings.axes.items():
-        for dim, atoms in enumerate(axes):
-            found = np.unique(couplings.of(name, dim)[atoms != 0]).tolist()
-            free = [component for component in found if component not in blocked]
-            if len(found) < 2 or not free:
-                continue
-            rest = [component for component in free if component not in gone and component not in kept]
-            wanted = len(free) // 2 - sum(component in gone for component in free)
-            picked = generator.permutation(rest).tolist()[: max(0, wanted)]
-            gone |= set(picked)
-            kept |= set(rest) - set(picked)
+    for components in found:
+        free = [component for component in components if component not in blocked]
+        rest = [component for component in free if component not in gone and component not in kept]
+        wanted = len(free) // 2 - sum(component in gone for component in free) if len(components) > 1 else 0
+        for component in generator.permutation(rest).tolist():
+            if wanted > 0 and all(left[place] > 1 for place in places[component]):
+                gone.add(component)
+                wanted -= 1
+                for place in places[component]:
+                    left[place] -= 1
+            else:
+                kept.add(component)
     return np.array(sorted(gone), dtype=np.int64)
 
 

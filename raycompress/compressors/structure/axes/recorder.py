@@ -89,6 +89,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._known: Any = WeakTensorKeyDictionary()
         self._own: dict[int, Labels] = {}
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # torch would import its whole compiler to keep it away from here
+
     def labels(self, tensor: Any) -> Labels:
         if not isinstance(tensor, Tensor):
             return Labels(())
