@@ -54,10 +54,18 @@ _STATIC_DATA = Argument(
 )
 _PER_CHANNEL = Argument("per_channel", True, "a scale for each output channel of a weight, not one for all")
 _REDUCE_RANGE = Argument(
-    "reduce_range", True, "weights in 7 bits, for processors whose int8 product saturates (no VNNI)"
+    "reduce_range",
+    "auto",
+    "weights in 7 bits, for processors whose int8 product saturates; auto: on x86 without VNNI",
 )
-
-
+_SPARE = Argument(
+    "spare_sensitive",
+    True,
+    "layers that one range for all inputs costs too much, as the calibration data shows, get none: linear ones one for "
+    "each row (from 2.5 % of their output on), convolutions stay float (from 10 % on); a note names them",
+)
+_OF_TRANSFORMERS = ("MultiheadAttention", "Conv1D", "Embedding")
+"""Further layers of which the ONNX file has weights: torch's attention, the linear layer of GPT-2, tables."""
 _EVERYTHING: tuple[Mapping[str, Any], ...] = ({"op_types": ["default"]},)
 
 
@@ -148,8 +156,12 @@ ENTRIES: tuple[CompressorEntry, ...] = (
             _PER_CHANNEL,
             _REDUCE_RANGE,
             Argument("calibration", "minmax", "ranges of activations: minmax, entropy or percentile"),
+            _SPARE,
         ),
-        ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear"),
+        (
+            *("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear"),
+            *_OF_TRANSFORMERS,
+        ),
         False,
         "onnxruntime's static quantization (QDQ); Jacob et al., CVPR 2018",
         compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
@@ -162,15 +174,15 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "torch",
         "quantization",
         "raycompress.compressors.quantization.int8:dynamic",
-        "Turns the linear layers and LSTMs of a trained model into int8, with no data; onnxruntime computes it.",
+        "Turns a trained model's linear layers, embeddings and LSTMs into int8, with no data; onnxruntime computes it.",
         (
             Argument("calibration_data", None, "inputs; one of them shows the model's form", from_script=True),
-            Argument("per_channel", False, "a scale for each output channel of a weight, not one for all"),
+            _PER_CHANNEL,
             _REDUCE_RANGE,
         ),
-        ("Linear", "LSTM"),
+        ("Linear", "LSTM", *_OF_TRANSFORMERS),
         False,
-        "onnxruntime's dynamic quantization",
+        "a scale for each row of activations, after Yao et al., ZeroQuant, NeurIPS 2022; LSTMs by onnxruntime",
         compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
         keys=(),
         needs=(),

@@ -227,7 +227,7 @@ class FakeQuantizer(Quantizer):
             for name, grids in learnt.activations.items()
         }
         fake_quant.install(model, other)
-        return int8.static(model, example, self._samples() or [example], layers, int8.StaticOptions())
+        return int8.static(model, example, self._samples() or [example], layers, int8.Options())
 
     def _fits(self, name: str) -> bool:
         target = self._targets[name]

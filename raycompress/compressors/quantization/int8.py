@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import platform
+import re
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,21 @@ from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.quantization.calibration import singles
+from raycompress.compressors.quantization.onnx_graph import Graph, compact, onnx
+from raycompress.compressors.quantization.row_quantization import quantize_products, quantize_tables
+from raycompress.compressors.quantization.sensitivity import sensitive
 from raycompress.compressors.quantization.targets import refuse_types
 from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.errors import CompressionError, MissingDependencyError
 from raycompress.extras import load_extra
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-_STATIC = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_DYNAMIC = frozenset({"Gemm", "MatMul", "LSTM"})
+_PRODUCTS = frozenset({"Gemm", "MatMul"})
+_STATIC = frozenset({"Conv", "ConvTranspose"}) | _PRODUCTS
+_TABLES = frozenset({"Gather"})
+_FULL, _REDUCED = 127, 63
+"""Largest whole number of a weight of 8 bits, and of 7."""
+_SATURATES_NOT = ("avx512_vnni", "avx_vnni", "avx_vnni_int8")
 
 
 def load_library() -> None:
@@ -45,19 +54,28 @@ class Int8:
     data
         The ONNX file.
     layers
-        The layers that it computes in int8.
+        The layers that it computes in int8, or stores as such.
     any_batch
         Whether it accepts batches of any size.
+    free
+        As in `raycompress.compressors.saving.onnx_export.Parity`.
+    notes
+        Which layers are left as they are, or computed otherwise, and why.
+    options
+        How it was made.
     """
 
     data: bytes
     layers: tuple[str, ...]
     any_batch: bool
+    free: tuple[tuple[str, int], ...] = ()
+    notes: tuple[str, ...] = ()
+    options: Options = field(default_factory=lambda: Options())
 
 
 @dataclass(frozen=True)
-class StaticOptions:
-    """How onnxruntime quantizes statically.
+class Options:
+    """How weights and activations become int8.
 
     Attributes
     ----------
@@ -66,18 +84,40 @@ class StaticOptions:
     reduce_range
         Weights in 7 bits, for processors whose int8 multiplication saturates.
     calibration
-        How the range of an activation follows from its values: a key of `METHODS`.
+        How the range of an activation follows from its values: a key of `METHODS`. Of static quantization.
+    spare
+        Whether layers that suffer from one range for all of their inputs are spared it. Of static quantization.
     """
 
     per_channel: bool = True
     reduce_range: bool = True
     calibration: str = "minmax"
+    spare: bool = False
+
+    @property
+    def levels(self) -> int:
+        """Largest whole number of a weight."""
+        return _REDUCED if self.reduce_range else _FULL
+
+
+def product_saturates() -> bool:
+    """Tell whether the product of uint8 and int8 saturates at 16 bits on this processor: on x86 without VNNI.
+
+    Where that cannot be known, it is assumed.
+    """
+    if platform.machine().lower() in ("arm64", "aarch64"):
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return True
+    return not any(re.search(rf"\b{flag}\b", flags) for flag in _SATURATES_NOT)
 
 
 def static(
-    model: nn.Module, example: Example, samples: list[Example], layers: Collection[str], options: StaticOptions
+    model: nn.Module, example: Example, samples: list[Example], layers: Collection[str], options: Options
 ) -> Int8:
-    """Quantize the weights and activations of `layers`.
+    """Quantize the weights and activations of `layers`, and the tables of those that are embeddings.
 
     Parameters
     ----------
@@ -91,34 +131,50 @@ def static(
     Raises
     ------
     CompressionError
-        The model cannot be written as ONNX, or a layer has nothing in it that becomes int8.
+        The model cannot be written as ONNX, or of no layer anything becomes int8.
     """
     refuse_types(model, layers, (torch.float32,))
     quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
+    spared = sensitive(model, samples, layers, options.levels) if options.spare else {}
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
-        nodes = _nodes(source, model, layers, _STATIC)
-        reader = _Reader(samples if parity.any_batch else singles(samples))
-        with _quiet("static quantization"):
-            quantization.quantize_static(
-                str(source),
-                str(target),
-                reader,
-                quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=sorted(_STATIC),
-                nodes_to_quantize=[name for names in nodes.values() for name in names],
-                per_channel=options.per_channel,
-                reduce_range=options.reduce_range,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                calibrate_method=getattr(quantization.CalibrationMethod, METHODS[options.calibration]),
-            )
-        return Int8(_compact(target), tuple(nodes), parity.any_batch)
+        nodes, missing = _nodes(source, model, layers, _STATIC | _TABLES)
+        graph = Graph(onnx().load(str(source)))
+        kinds = {node.name: node.op_type for node in graph.nodes}
+        whole = [name for layer, names in nodes.items() if layer not in spared for name in names]
+        whole = [name for name in whole if kinds[name] in _STATIC]
+        if whole:
+            reader = _Reader(samples if parity.any_batch else singles(samples))
+            with _quiet("static quantization"):
+                quantization.quantize_static(
+                    str(source),
+                    str(target),
+                    reader,
+                    quant_format=quantization.QuantFormat.QDQ,
+                    op_types_to_quantize=sorted(_STATIC),
+                    nodes_to_quantize=whole,
+                    per_channel=options.per_channel,
+                    reduce_range=options.reduce_range,
+                    activation_type=quantization.QuantType.QUInt8,
+                    weight_type=quantization.QuantType.QInt8,
+                    calibrate_method=getattr(quantization.CalibrationMethod, METHODS[options.calibration]),
+                    # what follows a product (a bias, a norm) is float: rounding its sums would only lose
+                    extra_options={"OpTypesToExcludeOutputQuantization": sorted(_PRODUCTS)},
+                )
+            graph = Graph(onnx().load(str(target)))
+        tables = quantize_tables(graph, _of(nodes))
+        by_rows = quantize_products(graph, _of(nodes, spared), options.levels, options.per_channel)
+        done = {*whole, *by_rows, *tables}
+        found = tuple(layer for layer, names in nodes.items() if done.intersection(names))
+        notes = (*_spared(spared, found), *_left(missing))
+        return Int8(compact(graph.model), found, parity.any_batch, parity.free, notes, options)
 
 
-def dynamic(model: nn.Module, example: Example, layers: Collection[str], per_channel: bool, reduce_range: bool) -> Int8:
-    """Quantize the weights of `layers`; activations are quantized batch by batch as they come.
+def dynamic(model: nn.Module, example: Example, layers: Collection[str], options: Options) -> Int8:
+    """Quantize the weights of `layers`; activations are quantized row by row as they come, see `row_quantization`.
+
+    Of embeddings the table is quantized. LSTMs are left to onnxruntime, which takes one range for a tensor.
 
     Raises
     ------
@@ -130,19 +186,49 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], per_cha
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
-        nodes = _nodes(source, model, layers, _DYNAMIC)
-        with _quiet("dynamic quantization"):
-            quantization.quantize_dynamic(
-                str(source),
-                str(target),
-                op_types_to_quantize=sorted(_DYNAMIC),
-                # a Gemm is split first, and its product gets this name
-                nodes_to_quantize=[n for names in nodes.values() for name in names for n in (name, f"{name}_MatMul")],
-                per_channel=per_channel,
-                reduce_range=reduce_range,
-                weight_type=quantization.QuantType.QInt8,
-            )
-        return Int8(_compact(target), tuple(nodes), parity.any_batch)
+        nodes, missing = _nodes(source, model, layers, _PRODUCTS | _TABLES | {"LSTM"})
+        graph = Graph(onnx().load(str(source)))
+        recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(_of(nodes))]
+        if recurrent:
+            with _quiet("dynamic quantization"):
+                quantization.quantize_dynamic(
+                    str(source),
+                    str(target),
+                    op_types_to_quantize=["LSTM"],
+                    nodes_to_quantize=recurrent,
+                    per_channel=options.per_channel,
+                    reduce_range=options.reduce_range,
+                    weight_type=quantization.QuantType.QInt8,
+                )
+            graph = Graph(onnx().load(str(target)))
+        quantize_tables(graph, _of(nodes))
+        quantize_products(graph, _of(nodes), options.levels, options.per_channel)
+        return Int8(compact(graph.model), tuple(nodes), parity.any_batch, parity.free, _left(missing), options)
+
+
+def _of(nodes: Mapping[str, list[str]], layers: Collection[str] | None = None) -> list[str]:
+    return [name for layer, names in nodes.items() if layers is None or layer in layers for name in names]
+
+
+def _spared(spared: Mapping[str, float], found: Collection[str]) -> tuple[str, ...]:
+    """Return notes on the layers that one range for all inputs would have changed too much."""
+    errors = {name: f"{name} ({error:.1%})" for name, error in spared.items()}
+    rows = [text for name, text in errors.items() if name in found]
+    left = [text for name, text in errors.items() if name not in found]
+    why = "where calibration shows what one range for all inputs would cost their outputs"
+    notes = [f"int8 with a range for each row, {why}: {', '.join(rows)}"] if rows else []
+    return (*notes, *([f"left float, {why}: {', '.join(left)}"] if left else []))
+
+
+def _left(missing: Mapping[str, Collection[str]]) -> tuple[str, ...]:
+    """Return notes on the layers of which nothing becomes int8; `missing`: layer -> its operators."""
+    return tuple(f"{name} stays float: {_as_operators(kinds)}" for name, kinds in missing.items())
+
+
+def _as_operators(kinds: Collection[str]) -> str:
+    if not kinds:
+        return "in the ONNX graph there is nothing of it, as the model does not call it or its output is a constant"
+    return f"in the ONNX graph it is {', '.join(sorted(kinds))}, without a weight of two dimensions"
 
 
 class _Reader:
@@ -157,45 +243,41 @@ class _Reader:
         return None if example is None else feed(example)
 
 
-def _nodes(path: Path, model: nn.Module, layers: Collection[str], kinds: Collection[str]) -> dict[str, list[str]]:
-    """Return the nodes to quantize by layer: those with a weight."""
-    found = layer_nodes(path, model, kinds)
-    missing = [name for name in layers if name not in found]
-    if missing:
-        raise CompressionError(
-            f"nothing of {', '.join(missing)} becomes int8: in the ONNX graph it is no {' or '.join(sorted(kinds))}",
-            where="config_list",
-            fix=f'leave them out: {{"op_names": ["{missing[0]}"], "exclude": true}}',
-        )
-    return {name: found[name] for name in layers}
+def _nodes(
+    path: Path, model: nn.Module, layers: Collection[str], kinds: Collection[str]
+) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
+    """Return the nodes to quantize by layer, those with a weight; and the operators of the layers that have none.
 
-
-def _compact(path: Path) -> bytes:
-    """Return the file without descriptions and with short names; inputs, outputs and layers keep theirs.
-
-    In a small model the names of the values need more bytes than its weights.
+    A layer that shares its weight with one that has such nodes is not among these.
     """
-    model = load_extra("onnx", "onnx", "quantization").load(str(path))
-    graph = model.graph
-    if any(attribute.HasField("g") or attribute.graphs for node in graph.node for attribute in node.attribute):
-        return path.read_bytes()  # branches see the names of what surrounds them
-    names = {value.name: value.name for value in (*graph.input, *graph.output)} | {"": ""}
+    graph = Graph(onnx().load(str(path)))
+    weighted = {node.name: node.op_type for node in graph.nodes if _has_weight(graph, node, kinds)}
+    every = layer_nodes(path, model, {node.op_type for node in graph.nodes})
+    found = {layer: [name for name in every.get(layer, ()) if name in weighted] for layer in layers}
+    operators = {node.name: node.op_type for node in graph.nodes}
+    missing = {layer: {operators[n] for n in every.get(layer, ())} for layer, names in found.items() if not names}
+    if len(missing) == len(found):
+        name = next(iter(missing))
+        raise CompressionError(
+            f"nothing of {', '.join(missing)} becomes int8: {_as_operators(missing[name])}",
+            where="config_list",
+            fix="name other layers in config_list, or take another compressor: int8_weight_only",
+        )
+    shared = {id(weight) for layer, names in found.items() if names for weight in _weights(model, layer)}
+    told = {
+        layer: kinds for layer, kinds in missing.items() if not shared.intersection(map(id, _weights(model, layer)))
+    }
+    return {layer: names for layer, names in found.items() if names}, told
 
-    def short(name: str) -> str:
-        found: str = names.setdefault(name, f"v{len(names)}")
-        return found
 
-    for node in graph.node:
-        node.input[:], node.output[:] = map(short, node.input), map(short, node.output)
-        if node.op_type not in _STATIC | _DYNAMIC:
-            node.name = ""
-        node.doc_string = ""
-        del node.metadata_props[:]
-    for tensor in graph.initializer:
-        tensor.name, tensor.doc_string = short(tensor.name), ""
-    del graph.value_info[:]
-    data: bytes = model.SerializeToString()
-    return data
+def _weights(model: nn.Module, layer: str) -> list[nn.Parameter]:
+    return list(model.get_submodule(layer).parameters(recurse=False))
+
+
+def _has_weight(graph: Graph, node: Any, kinds: Collection[str]) -> bool:
+    if node.op_type not in kinds:
+        return False
+    return graph.constant(node.input[0 if node.op_type in _TABLES else 1]) is not None
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from raycompress.compressors.pruning.loading import load_into as load_plain
 from raycompress.compressors.quantization import fake_quant, session, weight_only
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import BundleError
+from raycompress.shapes import fits
 
 
 def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
@@ -37,7 +38,10 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
     if form == "int8":
         _need_listed(folder, manifest, bundle.INT8_ONNX)
         example, _ = bundle.reference(folder)
-        return session.from_file(model, example, folder / bundle.INT8_ONNX)
+        neutral = recipe.get("neutral", {})
+        if not fits(neutral, {str: int}):
+            raise bundle.broken(folder, f"{bundle.QUANTIZATION}: neutral maps parameters to whole numbers")
+        return session.from_file(model, example, folder / bundle.INT8_ONNX, neutral)
     if form == "weight_only":
         try:
             weight_only.restore(model, recipe["layers"], bundle.tensors(folder, bundle.WEIGHTS))

@@ -188,14 +188,20 @@ class Quantizer(SavingCompressor, Compressor):
 
 
 def saved_int8(
-    model: nn.Module, data: bytes, state: Mapping[str, Tensor], before: int, notes: Sequence[str], **more: Any
+    model: nn.Module,
+    data: bytes,
+    state: Mapping[str, Tensor],
+    before: int,
+    notes: Sequence[str],
+    neutral: Mapping[str, int] | None = None,
+    **more: Any,
 ) -> Quantized:
     """Return the int8 model that `model` computes with, ready to be saved; `before`: the size of the float weights."""
     return Quantized(
         model=model,
         state=state,
         weights={},
-        recipe={"form": "int8"},
+        recipe={"form": "int8", **({"neutral": dict(neutral)} if neutral else {})},
         size_bytes=len(data),
         int8=data,
         notes=(f"{size_note(before, len(data), bundle.INT8_ONNX)}; {notes[0]}", *notes[1:]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle import bundle
+from raycompress.bundle import bundle, optional_inputs
 from raycompress.bundle.example import Example, evaluating, map_tensors, tensors_in
 from raycompress.compressors.saving.onnx_export import feed, runtime, session_options
 from raycompress.errors import BundleError, CompressionError, MissingDependencyError
@@ -34,15 +34,27 @@ class SessionForward:
         Class name of the model, for messages.
     signature
         Of the forward that it replaces.
+    neutral
+        Parameter -> the value of the tensor that stands for it where a call leaves it out.
     """
 
-    def __init__(self, data: bytes, example: Example, answer: Any, name: str, signature: inspect.Signature) -> None:
+    def __init__(
+        self,
+        data: bytes,
+        example: Example,
+        answer: Any,
+        name: str,
+        signature: inspect.Signature,
+        neutral: Mapping[str, int] | None = None,
+    ) -> None:
         self.data = data
         self._structure = _structure(example)
         empty = iter([torch.empty(0)] * len(tensors_in(answer)))
-        self._answer = _filled(answer, empty)
+        self._answer = _filled(_without_caches(answer), empty)
         self._name = name
         self._signature = signature
+        self._names = optional_inputs.names_of(example, signature)
+        self._neutral = dict(neutral or {})
         self._session: Any = None
         self._threads = 0
         if not all(isinstance(leaf, Tensor) for leaf in _leaves(self._answer)):
@@ -54,7 +66,7 @@ class SessionForward:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Return the outputs in the structure of the model's forward."""
-        example = bound(Example(args, kwargs), self._signature)
+        example = self.completed(Example(args, kwargs))
         if _structure(example) != self._structure:
             raise CompressionError(
                 f"the int8 {self._name} was made for calls as {self._structure}, not {_structure(example)}",
@@ -63,6 +75,10 @@ class SessionForward:
             )
         device = next((tensor.device for tensor in tensors_in([example.args, example.kwargs])), torch.device("cpu"))
         return _filled(self._answer, (torch.as_tensor(array).to(device) for array in self.run(example)))
+
+    def completed(self, call: Example) -> Example:
+        """Return a call with the arguments that the file has inputs for; see `optional_inputs.completed`."""
+        return optional_inputs.completed(call, self._signature, self._names, self._neutral)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**vars(self), "_session": None, "_threads": 0}
@@ -79,8 +95,9 @@ class SessionForward:
                 options = session_options(torch.get_num_threads())
                 self._session = runtime().InferenceSession(self.data, options, providers=["CPUExecutionProvider"])
                 self._threads = torch.get_num_threads()
-            known = {value.name for value in self._session.get_inputs()}
-            return list(self._session.run(None, {k: v for k, v in feed(example).items() if k in known}))
+            known = {value.name: value.type for value in self._session.get_inputs()}
+            given = {name: _as_type(array, known[name]) for name, array in feed(example).items() if name in known}
+            return list(self._session.run(None, given))
         except MissingDependencyError:
             raise
         except Exception as error:
@@ -104,11 +121,11 @@ def signature_of(model: nn.Module) -> inspect.Signature:
     return inspect.signature(type(model).forward.__get__(model))
 
 
-def make(model: nn.Module, example: Example, data: bytes) -> SessionForward:
+def make(model: nn.Module, example: Example, data: bytes, neutral: Mapping[str, int] | None = None) -> SessionForward:
     """Return a forward for models of this class; `model` is a float one, `example` as in `bound`."""
     with evaluating(model), torch.no_grad():
         answer = example.call(model)
-    return SessionForward(data, example, answer, type(model).__name__, signature_of(model))
+    return SessionForward(data, example, answer, type(model).__name__, signature_of(model), neutral)
 
 
 def install(model: nn.Module, forward: SessionForward) -> nn.Module:
@@ -132,7 +149,7 @@ def installed(model: nn.Module) -> SessionForward | None:
     return found if isinstance(found, SessionForward) else None
 
 
-def from_file(model: nn.Module, example: Example, path: Path) -> nn.Module:
+def from_file(model: nn.Module, example: Example, path: Path, neutral: Mapping[str, int] | None = None) -> nn.Module:
     """Let `model`, a fresh instance, compute with the file at `path`; returns it.
 
     Raises
@@ -144,7 +161,7 @@ def from_file(model: nn.Module, example: Example, path: Path) -> nn.Module:
     _refuse_further_files(data, path)
     try:
         example = bound(example, signature_of(model))
-        forward = make(model, example, data)
+        forward = make(model, example, data, neutral)
     except Exception as error:
         raise _misfit(path, model, str(error).strip().partition("\n")[0]) from error
     try:
@@ -215,6 +232,22 @@ class _Tensor(Tensor):
 
 
 _TENSOR = torch.empty(0).as_subclass(_Tensor)
+
+
+def _as_type(array: Any, kind: str) -> Any:
+    """Return a mask of truth values or whole numbers in the type that the file's input has: ``tensor(int64)`` ..."""
+    types = {"tensor(int64)": "int64", "tensor(int32)": "int32", "tensor(bool)": "bool"}
+    return array.astype(types[kind]) if kind in types and array.dtype.kind in "biu" else array
+
+
+def _without_caches(answer: Any) -> Any:
+    """Return a dict-like answer without members that hold no tensor of it, as a decoder's cache of keys and values."""
+    if not isinstance(answer, dict):
+        return answer
+    held = {key: value for key, value in answer.items() if all(isinstance(leaf, Tensor) for leaf in _leaves(value))}
+    if not held or len(held) == len(answer):
+        return answer
+    return type(answer)(**held) if is_dataclass(answer) else held
 
 
 def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:

@@ -11,7 +11,7 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,15 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
+from raycompress.compressors.saving import free_axes
+from raycompress.compressors.saving.traceable_attention import traceable_attention
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 from raycompress.extras import load_extra
 
 OPSET = 17
-_PREFIX = "model"
+_PREFIX = "exported_model"
+"""The attribute that `Flat` holds the model in: a name that no model has, as the exporter joins scopes of one name."""
 _WHAT = "writing ONNX"
 
 
@@ -40,10 +43,22 @@ class Parity:
         Largest relative difference of the outputs in onnxruntime, on the example and on two random inputs.
     any_batch
         Whether the file accepts batches of any size; otherwise of the example's only.
+    free
+        The other axes that may have any size: (input, dimension), such as ``("input.0", 1)``.
     """
 
     relative_difference: float
     any_batch: bool
+    free: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    """One way to write the file: by which exporter, and which axes are free in it."""
+
+    write: Callable[[Flat, Example, Path, dict[free_axes.Place, str]], None]
+    any_batch: bool
+    axes: free_axes.FreeAxes
 
 
 class Flat(nn.Module):
@@ -51,14 +66,14 @@ class Flat(nn.Module):
 
     def __init__(self, model: nn.Module, example: Example) -> None:
         super().__init__()
-        self.model = model
+        self.exported_model = model
         self._example = example
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         """Call the model as the example does, with these tensors in the place of its own."""
         given = iter(tensors)
         filled = self._example.map(lambda _: next(given))
-        return tuple(tensors_in(filled.call(self.model)))
+        return tuple(tensors_in(filled.call(self.exported_model)))
 
 
 def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
@@ -69,7 +84,7 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     Parameters
     ----------
     example
-        One input; the file accepts other batch sizes too, where the model does.
+        One input; the file accepts other batch sizes too, and other sizes of other axes, where the model does.
 
     Raises
     ------
@@ -81,18 +96,18 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     load_extra("onnx", "onnx", _WHAT)
     runtime()
     flat, example = _flat(model, example)
-    larger = _repeated(example)
     failures = []
-    for write, batch_free in ((_trace, True), (_export, True), (_trace, False)):
-        try:
-            write(flat, larger if batch_free else example, path, batch_free)
-            worst = _difference(flat, path, [example, larger] if batch_free else [example])
-        except Exception as error:  # noqa: BLE001 - whatever an exporter or onnxruntime raises, the next one is tried
-            failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
-            continue
-        if worst <= TOLERANCE:
-            return Parity(worst, batch_free)
-        failures.append(f"the outputs of the file differ by {worst:.2g} of their norm")
+    with slow_path():
+        for attempt in _attempts(flat.exported_model, example):
+            try:
+                worst = _written(attempt, flat, example, path)
+            except Exception as error:  # noqa: BLE001 - whatever an exporter or onnxruntime raises, the next one is tried
+                failures.append(f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}")
+                continue
+            if worst <= TOLERANCE:
+                free = tuple((f"input.{index}", dim) for index, dim in attempt.axes.sizes)
+                return Parity(worst, attempt.any_batch, free)
+            failures.append(f"the outputs of the file differ by {worst:.2g} of their norm")
     path.unlink(missing_ok=True)
     raise CompressionError(
         f"{type(model).__name__} cannot be written as ONNX: {failures[0]}",
@@ -136,12 +151,55 @@ def _batch(example: Example) -> int:
     return found[0].size(0) if found and found[0].dim() else -1
 
 
-def _trace(flat: Flat, example: Example, path: Path, any_batch: bool) -> None:
-    tensors, batch = tensors_in([example.args, example.kwargs]), _batch(example)
-    answers = example.outputs(flat.model)
-    free = [f"input.{i}" for i, tensor in enumerate(tensors) if tensor.dim() and tensor.size(0) == batch]
-    free += [f"output.{i}" for i, tensor in enumerate(answers) if tensor.dim() and tensor.size(0) == batch]
-    with _quiet(), evaluating(flat):
+def _attempts(model: nn.Module, example: Example) -> list[_Attempt]:
+    """Return the ways to write the file, those with the most free axes first."""
+    none, axes = free_axes.FreeAxes({}, {}), free_axes.find(model, example)
+    plain = [_Attempt(_trace, True, none), _Attempt(_export, True, none), _Attempt(_trace, False, none)]
+    if not axes.sizes:
+        return plain
+    tensors = tensors_in([example.args, example.kwargs])
+    are_images = all(tensors[index].dim() > 3 for index, _ in axes.sizes)
+    # images are mostly of one size: not worth the seconds that the second exporter needs
+    return [_Attempt(_trace, True, axes), *([] if are_images else [_Attempt(_export, True, axes)]), *plain]
+
+
+def _written(attempt: _Attempt, flat: Flat, example: Example, path: Path) -> float:
+    """Write the file, and return how far it is from the model at the sizes that it should take."""
+    if not attempt.any_batch:
+        attempt.write(flat, example, path, {})
+        return _difference(flat, path, [example])
+    batch = _batch(example)
+    tensors = tensors_in([example.args, example.kwargs])
+    names = {(i, 0): "batch" for i, tensor in enumerate(tensors) if tensor.dim() and tensor.size(0) == batch}
+    larger = _repeated(example)
+    attempt.write(flat, attempt.axes.largest(larger), path, {**names, **attempt.axes.names})
+    others = attempt.axes.others(larger) if attempt.axes.sizes else []
+    return _difference(flat, path, [example, *others[:1], *_computable(flat.exported_model, others[1:]), larger])
+
+
+def _computable(model: nn.Module, examples: list[Example]) -> list[Example]:
+    """Return those of the examples that the model itself computes."""
+    found = []
+    for example in examples:
+        with contextlib.suppress(Exception):
+            example.outputs(model)
+            found.append(example)
+    return found
+
+
+def _trace(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place, str]) -> None:
+    tensors = tensors_in([example.args, example.kwargs])
+    answers = example.outputs(flat.exported_model)
+    axes: dict[str, dict[int, str]] = {}
+    for (index, dim), name in names.items():
+        axes.setdefault(f"input.{index}", {})[dim] = name
+    sizes = {tensors[index].size(dim): name for (index, dim), name in names.items()}
+    for index, answer in enumerate(answers):
+        # only names: that an axis of an output has the size of a free one says that it may be free as well
+        free = {dim: f"output_{sizes[size]}" for dim, size in enumerate(answer.shape) if size in sizes}
+        if free:
+            axes[f"output.{index}"] = free
+    with _quiet(), evaluating(flat), traceable_attention(flat):
         torch.onnx.export(
             flat,
             tuple(tensors),
@@ -150,15 +208,15 @@ def _trace(flat: Flat, example: Example, path: Path, any_batch: bool) -> None:
             opset_version=OPSET,
             input_names=[f"input.{index}" for index in range(len(tensors))],
             output_names=[f"output.{index}" for index in range(len(answers))],
-            dynamic_axes={name: {0: "batch"} for name in free} if any_batch else None,
+            dynamic_axes=axes or None,
         )
 
 
-def _export(flat: Flat, example: Example, path: Path, any_batch: bool) -> None:
+def _export(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place, str]) -> None:
     load_extra("onnxscript", "onnx", _WHAT)
-    tensors, batch = tensors_in([example.args, example.kwargs]), _batch(example)
-    count = len(example.outputs(flat.model))
-    shapes = tuple({0: "batch"} if any_batch and t.dim() and t.size(0) == batch else None for t in tensors)
+    tensors = tensors_in([example.args, example.kwargs])
+    count = len(example.outputs(flat.exported_model))
+    shapes = tuple({d: names[i, d] for d in range(t.dim()) if (i, d) in names} or None for i, t in enumerate(tensors))
     with _quiet(), evaluating(flat):
         torch.onnx.export(
             flat,
@@ -179,7 +237,7 @@ def _difference(flat: Flat, path: Path, examples: list[Example]) -> float:
     known = {value.name for value in session.get_inputs()}
     worst = 0.0
     for example in [*examples, examples[-1].random(1), examples[-1].random(2)]:
-        expected = example.outputs(flat.model)
+        expected = example.outputs(flat.exported_model)
         got = session.run(None, {name: array for name, array in feed(example).items() if name in known})
         difference = relative_difference(expected, [torch.as_tensor(array) for array in got])
         worst = max(worst, difference) if difference == difference else float("inf")
@@ -201,11 +259,20 @@ def session_options(threads: int = 1) -> Any:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep what exporters print off the streams; attention keeps to operations that they know."""
+def slow_path() -> Iterator[None]:
+    """Let torch's attention compute by operations that exporters know: its fast path fills padded places otherwise."""
     fast = torch.backends.mha.get_fastpath_enabled()
-    disabled = logging.root.manager.disable
     torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters print off the streams."""
+    disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -213,7 +280,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def _layer_of(node: Any, names: set[str]) -> str:
@@ -246,4 +312,8 @@ def _inner(outer: str, scope: str, names: set[str]) -> str:
                 candidate = ".".join([*before, *parts[overlap:]])
                 if candidate in names:
                     return candidate
+        # forward() may call a module of a module, as self.model.decoder(...): the scope between is left out then
+        below = [one for one in names if one.endswith(f".{name}") and one.startswith(f"{outer}." if outer else "")]
+        if len(below) == 1:
+            return below[0]
     return ""

@@ -69,7 +69,7 @@ def test_calibration_data_that_is_none(data: Any, what: str) -> None:
         ("bnn", {"quant_types": ["weight"], "quant_bits": 8}, "bnn works with 1 bit, not 8"),
         ("lsq", {"quant_types": ["weight"], "quant_bits": 8, "quant_scheme": "x"}, 'unknown key "quant_scheme"'),
         ("ptq_static", {"quant_bits": 8}, 'unknown key "quant_bits"'),
-        ("ptq_dynamic", {}, 'ptq_dynamic takes Linear, LSTM only, and "conv1" is Conv2d'),
+        ("ptq_dynamic", {}, 'Embedding only, and "conv1" is Conv2d'),
         ("int8_weight_only", {}, 'int8_weight_only takes Linear only, and "conv1" is Conv2d'),
     ],
 )
