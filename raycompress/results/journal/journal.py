@@ -15,7 +15,9 @@ intermediate   trial, values, step: how many results there were, or the budget o
                a trial whose failed attempt is made again
 rung0          trial, score: of its model before it trains
 retried        trial, attempt, state, cause: an attempt that failed and is made again
-ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved
+ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved;
+               weights: the hash of the saved weights; unread: hyperparameters that the script did not read; files: what
+               it wrote into its own folder; shared: files elsewhere that it wrote and read
 promoted       trial, score: its candidate is now the best one; feasible: whether it keeps to all constraints
 pruned         trial: its candidate was not the best and its files are gone
 repeated       finalists: trial, runs, means, spreads (standard deviations) of each; chosen, run: the best of them and
@@ -220,7 +222,7 @@ SHAPES: Mapping[str, Shape] = {
     "ended": {
         **{"trial": int, "state": tuple(TrialState), "cause": str, "values": (_VALUES, None), "score": (float, None)},
         **{"seconds": (float, None), "before": (_VALUES, None), "after": (_VALUES, None), "removed": {str: [int]}},
-        "saved": bool,
+        **{"saved": bool, "files": ([str], ...)},
     },
     "repeated": {
         **{"chosen": int, "run": int, "ties": [int], "spread": float},
