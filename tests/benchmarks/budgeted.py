@@ -23,10 +23,8 @@ from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
 from raycompress.compressors.engines.torch_pruning.ranking import block_scores
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.structure import slicing
-from raycompress.compressors.structure.coupling import Removal
+from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
-from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.targets.torch import Target
 from raycompress.config.dimension import Dimension
 from tests.benchmarks.pruned import DUMMY, ResNet
@@ -175,12 +173,7 @@ class Subject:
             for target, order, count in zip(self.groups, self._order, counts, strict=True)
             if count
         }
-        model = copy.deepcopy(self.dense)
-        graph = ChannelGraph(model, self.EXAMPLE)
-        tensors = graph.slice(removal)
-        plan = SlicingPlan(slicing._changes(model, graph.copy, tensors), {})
-        slicing.Slicing(Removal(removal, {}), tensors, plan, {}).apply(model)
-        return model
+        return Cut(ChannelGraph(self.dense, self.EXAMPLE), removal).small()
 
     def copy(self) -> nn.Module:
         """Return a copy of the dense model."""
@@ -260,5 +253,5 @@ def _groups(model: nn.Module, outputs: str) -> tuple[list[GroupTarget], list[lis
     graph = ChannelGraph(model, Subject.EXAMPLE)
     targets = {name: Target(0, 0.5, graph.type_of(name)) for name in graph.producers() if name != outputs}
     groups = find_group_targets(graph, targets, norms=False, round_to=1)
-    scores = [block_scores(graph, target, GroupMagnitudeImportance(p=1)) for target in groups]
+    scores = [block_scores(Cut(graph), model, target, GroupMagnitudeImportance(p=1)) for target in groups]
     return groups, [sorted(score, key=score.__getitem__) for score in scores]

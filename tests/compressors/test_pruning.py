@@ -196,10 +196,26 @@ class Softmaxed(nn.Module):
         return self.fc(torch.relu(self.conv2(x)).mean([2, 3]))
 
 
+def test_a_softmax_over_channels_is_named_before_anything_is_pruned() -> None:
+    config_list = [{"sparsity": 0.5, "op_names": ["conv1"]}]
+    pruner = create_compressor(Softmaxed(), {"compressor": "l1_filter", "config_list": config_list})
+    model = pruner.compress()
+    with pytest.raises(CompressionError, match='"conv1" cannot be pruned: its channels meet _softmax'):
+        model(DUMMY)
+
+
+class Noisy(Softmaxed):
+    """It draws as many random numbers as there are channels, in eval mode as well."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv1(x)
+        return self.fc(torch.relu(self.conv2(x + torch.rand_like(x))).mean([2, 3]))
+
+
 def test_a_mismatch_is_an_error_that_names_where_it_begins() -> None:
     torch.manual_seed(0)
     config_list = [{"sparsity": 0.5, "op_names": ["conv1"]}]
-    pruner = create_compressor(Softmaxed(), {"compressor": "l1_filter", "config_list": config_list})
+    pruner = create_compressor(Noisy(), {"compressor": "l1_filter", "config_list": config_list})
     model = pruner.compress()
     with pytest.raises(SpeedupError, match="the sliced model is not the masked one") as caught:
         model(DUMMY)
@@ -216,9 +232,25 @@ class FixedView(nn.Module):
         return self.fc(self.conv(x).view(-1, 8, 64).flatten(1))
 
 
-def test_a_model_that_cannot_run_sliced_is_an_error() -> None:
+def test_a_size_in_the_source_is_named_with_its_line() -> None:
     pruner = create_compressor(FixedView(), {"compressor": "l1_filter", "config_list": CONVOLUTIONS}, dummy_input=DUMMY)
-    with pytest.raises(SpeedupError, match="the sliced model cannot run"):
+    with pytest.raises(CompressionError, match=r"the size 8 in view at test_pruning\.py:\d+, which cannot follow"):
+        pruner.compress()
+
+
+class Counting(FixedView):
+    """It counts the channels in a way that no operation shows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.conv(x)
+        if len(x[0]) != 8:
+            raise ValueError("eight channels are wanted")
+        return self.fc(x.flatten(1))
+
+
+def test_a_model_that_cannot_run_sliced_is_an_error() -> None:
+    pruner = create_compressor(Counting(), {"compressor": "l1_filter", "config_list": CONVOLUTIONS}, dummy_input=DUMMY)
+    with pytest.raises(SpeedupError, match="the sliced model cannot run: eight channels are wanted"):
         pruner.compress()
 
 

@@ -22,7 +22,7 @@ class ChannelDependency:
     Raises
     ------
     CompressionError
-        Torch-Pruning cannot follow the model's channels.
+        The model's channels cannot be followed.
     """
 
     def __init__(self, model: nn.Module, dummy_input: Any, *_ignored: Any, **_more: Any) -> None:

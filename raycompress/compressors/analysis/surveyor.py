@@ -18,6 +18,8 @@ from raycompress.compressors.analysis.analyser import Analyser
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
+from raycompress.compressors.engines.torch_pruning.scored_layers import scored_layers
+from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.groups import channel_groups
 from raycompress.config.experiment import Experiment
@@ -128,29 +130,28 @@ class _Trimmer:
     Raises
     ------
     CompressionError
-        Torch-Pruning cannot follow the model.
+        The model cannot be followed.
     """
 
     def __init__(self, model: nn.Module, example: Example, forecast: Forecast) -> None:
-        self._model, self._example, self._forecast = model, example, forecast
-        graph = ChannelGraph(model, example)
-        found = {group.summary(): group for group in channel_groups(graph)}
+        self._graph, self._forecast = ChannelGraph(model, example), forecast
+        found = {group.summary(): group for group in channel_groups(self._graph)}
         groups = [found[summary] for summary in forecast.costs.groups]
-        self._order = [(group.root, _by_magnitude(graph, group)) for group in groups]
+        self._order = [(group.root, _by_magnitude(self._graph, group)) for group in groups]
 
     def small(self, config: Config) -> nn.Module:
         """Return a new model, in eval mode, without the channels that `config` asks to remove."""
-        graph = ChannelGraph(self._model, self._example)
+        cut = Cut(self._graph)
         for (name, blocks), count in zip(self._order, self._forecast.removed(config), strict=True):
-            graph.remove(name, [channel for block in blocks[:count] for channel in block])
-        return graph.copy
+            cut.remove(name, [channel for block in blocks[:count] for channel in block])
+        return cut.small().eval()
 
 
 def _by_magnitude(graph: ChannelGraph, group: ChannelGroup) -> list[tuple[int, ...]]:
     """Return the channels of the root in each block, those of least magnitude first."""
     from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
-    values = GroupMagnitudeImportance(p=1)(graph.group(group.root))
+    values = GroupMagnitudeImportance(p=1)(scored_layers(graph, group.root, graph.model))
     known = torch.nan_to_num(values.detach().double().cpu())
     return sorted(group.root_blocks, key=lambda block: float(known[list(block)].mean()))
 

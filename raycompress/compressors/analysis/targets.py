@@ -7,12 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog import WEIGHTED_TYPES
 from raycompress.compressors.masking import masked_calls
+from raycompress.compressors.masking.masked_calls import Reductions
+from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError
@@ -29,24 +32,24 @@ class Masks:
         How many channels, or weights.
     removed
         (module, parameter) -> bool tensor of the parameter's shape, True where it goes.
-    norms
-        LayerNorm or GroupNorm -> channels that stay, where some go.
+    reductions
+        What stays of its reductions over channels, such as norms.
     """
 
     size: int
     removed: Mapping[tuple[str, str], Tensor]
-    norms: Mapping[str, Tensor] = field(default_factory=dict)
+    reductions: Reductions = field(default_factory=Reductions)
 
     def apply(self, model: nn.Module) -> None:
         """Set what is removed to zero; norms compute their mean and variance over the rest, until `release`."""
         for (module, name), removed in self.removed.items():
             getattr(model.get_submodule(module), name).data.masked_fill_(removed, 0)
-        if self.norms:
-            masked_calls.hold(model, self.norms, {})
+        if self.reductions:
+            masked_calls.hold(model, self.reductions, {})
 
     def release(self, model: nn.Module) -> None:
         """Remove the hooks of `apply`; the weights stay zero."""
-        if self.norms:
+        if self.reductions:
             masked_calls.release(model)
 
 
@@ -89,7 +92,7 @@ def channel_dependency(model: nn.Module, dummy_input: Any) -> Dependency:
     Raises
     ------
     CompressionError
-        Torch-Pruning cannot follow the model's channels.
+        The model's channels cannot be followed.
     """
     example = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
     return Dependency(_sets(ChannelGraph(model, example), model, example))
@@ -112,7 +115,7 @@ def channels(model: nn.Module, example: Example | None) -> list[SensitivityTarge
             fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32), or call the model that evaluate is given",
         )
     graph = ChannelGraph(model, example)
-    return [_coupled(graph, model, example, layers) for layers in _sets(graph, model, example)]
+    return [_coupled(graph, layers) for layers in _sets(graph, model, example)]
 
 
 def weights(model: nn.Module, _example: Example | None) -> list[SensitivityTarget]:
@@ -142,28 +145,21 @@ def _sets(graph: ChannelGraph, model: nn.Module, example: Example) -> tuple[tupl
     return tuple(dict.fromkeys(sets))
 
 
-def _coupled(graph: ChannelGraph, model: nn.Module, example: Example, layers: tuple[str, ...]) -> SensitivityTarget:
+def _coupled(graph: ChannelGraph, layers: tuple[str, ...]) -> SensitivityTarget:
     # the widest layer, whose channels cover those of the others; of equals, one that does not only pass channels on
-    root = max(layers, key=lambda name: (graph.channels(name), not _follows(graph, name)))
-    size = graph.channels(root)
-    members = graph.members(root, range(size))
-    fixed = {channel: member.fixed for member in members if member.fixed for channel, _ in member.pairs}
-    norms = torch.zeros(size, dtype=torch.float64)
-    for member in members:
+    root = max(layers, key=lambda name: (graph.channels(name), not graph.follows(name)))
+    every = graph.components(root)
+    order, places = np.unique(every, return_inverse=True)
+    scores = np.zeros(len(order))
+    for member in graph.members(every):
         if member.name in layers and not member.follows:
-            own = _norms(graph.module(member.name))
-            for channel, place in member.pairs:
-                norms[channel] += own[place]
-    heads = graph.heads(root)
-    blocks = ((channel,) for channel in range(size)) if heads is None else heads.blocks
-    free = [block for block in blocks if not fixed.keys() & set(block)]
-    free.sort(key=lambda block: float(norms[list(block)].sum()))
-    masks = functools.partial(_cut, model, example, root, free)
-    return SensitivityTarget(layers, size, masks, "" if free else next(iter(fixed.values())))
-
-
-def _follows(graph: ChannelGraph, name: str) -> bool:
-    return any(member.name == name and member.follows for member in graph.members(name, [0]))
+            own = _norms(graph.module(member.name))[torch.from_numpy(member.channels)].numpy()
+            np.add.at(scores, np.searchsorted(order, member.components), own)
+    free = [index for index in dict.fromkeys(places.tolist()) if not graph.fixed(order[[index]]).any()]
+    free.sort(key=lambda index: float(scores[index]))
+    blocks = [tuple(np.flatnonzero(places == index).tolist()) for index in free]
+    masks = functools.partial(_cut, graph, root, blocks)
+    return SensitivityTarget(layers, len(every), masks, "" if free else graph.reasons(every)[0])
 
 
 def _norms(layer: nn.Module) -> Tensor:
@@ -174,35 +170,23 @@ def _norms(layer: nn.Module) -> Tensor:
     return outputs.detach().double().abs().flatten(1).sum(dim=1).cpu()
 
 
-def _cut(
-    model: nn.Module, example: Example, root: str, blocks: Sequence[tuple[int, ...]], counts: Sequence[int]
-) -> Iterator[Masks]:
+def _cut(graph: ChannelGraph, root: str, blocks: Sequence[tuple[int, ...]], counts: Sequence[int]) -> Iterator[Masks]:
     """Yield the masks of what slicing would remove: of weights, norms, and inputs of the layers behind them.
 
     `blocks` are the channels in the order in which they go; those of one head of an attention go at once.
     """
-    graph = ChannelGraph(model, example)
-    kept: dict[tuple[str, str], Tensor] = {}
-    gone: list[int] = []
-    waiting = list(blocks)
+    cut, gone, waiting = Cut(graph), 0, list(blocks)
     for count in counts:
-        while waiting and len(gone) + len(waiting[0]) <= count:
-            gone += waiting.pop(0)
-        # removed channels are ignored, and slice() returns what is left of what the last round left
-        for key, sliced in graph.slice({root: tuple(sorted(gone))}).items():
-            kept[key] = kept[key][sliced.kept] if key in kept else sliced.kept
-        masks = {key: mask for key, stays in kept.items() if (mask := _mask(model, key, stays)) is not None}
-        yield Masks(len(gone), masks, graph.norms())
-
-
-def _mask(model: nn.Module, key: tuple[str, str], stays: Tensor) -> Tensor | None:
-    """Return the mask of a parameter; None for a buffer."""
-    tensor = getattr(model.get_submodule(key[0]), key[1])
-    if not isinstance(tensor, nn.Parameter):
-        return None
-    mask = torch.ones(tensor.numel(), dtype=torch.bool)
-    mask[stays] = False
-    return mask.reshape(tensor.shape).to(tensor.device)
+        while waiting and gone + len(waiting[0]) <= count:
+            block = waiting.pop(0)
+            cut.remove(root, block)
+            gone += len(block)
+        masks = {}
+        for (module, name), sliced in cut.tensors().items():
+            tensor = getattr(graph.module(module), name)
+            if isinstance(tensor, nn.Parameter):
+                masks[module, name] = sliced.removed(tensor)
+        yield Masks(gone, masks, cut.reductions())
 
 
 def _smallest(name: str, weight: nn.Parameter, counts: Sequence[int]) -> Iterator[Masks]:

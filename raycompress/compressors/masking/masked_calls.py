@@ -1,44 +1,51 @@
 """Layers of which zeroed weights alone are not the sliced layer, while a model is masked.
 
-A norm over channels computes its mean and variance over the removed ones, which are zero, as well. An
-attention of torch never calls its output projection, so that a hook on that one would never run. And torch's encoder
+A norm over channels computes its mean and variance over the removed ones, which are zero, as well, see
+`raycompress.compressors.masking.reductions`. An attention of torch never calls its output projection, so that a hook
+on that one would never run. And torch's encoder
 packs padded inputs into nested tensors, which its layers accept only where they have no hooks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from raycompress.compressors.masking.reductions import (
+    InsideHook,
+    Kept,
+    ReductionEnd,
+    ReductionHook,
+    hold_reductions,
+)
 
-class NormHook:
-    """Forward hook of a LayerNorm or GroupNorm: the norm over the kept channels, zeros at the others.
 
-    Parameters
+@dataclass(frozen=True)
+class Reductions:
+    """What stays of the reductions over channels in a masked model.
+
+    Attributes
     ----------
-    kept
-        The channels that stay, ascending.
+    calls
+        Module -> for each reduction of a call of it, in order, what stays: in eval mode, and in train mode.
     """
 
-    def __init__(self, kept: Tensor) -> None:
-        self.kept = kept
+    calls: Mapping[str, tuple[Sequence[Kept], Sequence[Kept]]] = field(default_factory=dict)
 
-    def __call__(self, module: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> Tensor:
-        """Return what the sliced norm would, at the places of the kept channels."""
-        assert isinstance(module, (nn.LayerNorm, nn.GroupNorm))
-        whole = inputs[0] if inputs else named["input"]
-        self.kept = kept = self.kept.to(output.device)
-        weight, bias = (None if tensor is None else tensor[kept] for tensor in (module.weight, module.bias))
-        if isinstance(module, nn.LayerNorm):
-            dim, part = -1, whole.index_select(-1, kept)
-            small = nn.functional.layer_norm(part, (len(kept),), weight, bias, module.eps)
-        else:
-            dim, part = 1, whole.index_select(1, kept)
-            small = nn.functional.group_norm(part, module.num_groups, weight, bias, module.eps)
-        return torch.zeros_like(output).index_copy(dim, kept, small.to(output.dtype))
+    def __bool__(self) -> bool:
+        return bool(self.calls)
+
+    def widths(self, module: str) -> dict[int, int]:
+        """Return what a reduction of a module runs over -> what stays of it."""
+        return {
+            kept.whole[dim]: len(places)
+            for calls in self.calls.get(module, ())
+            for kept in calls
+            for dim, places in kept.places.items()
+        }
 
 
 class ProjectionHook:
@@ -79,20 +86,19 @@ class PaddingHook:
         module.use_nested_tensor = False
 
 
-def hold(model: nn.Module, norms: Mapping[str, Tensor], removed: Mapping[tuple[str, str], Tensor]) -> None:
+def hold(model: nn.Module, reductions: Reductions, removed: Mapping[tuple[str, str], Tensor]) -> None:
     """Make `model` compute, masked, what it will compute sliced; replaces what an earlier call did.
 
     Parameters
     ----------
-    norms
-        Norm layer -> channels that stay.
+    reductions
+        What stays of its reductions over channels.
     removed
         (module, parameter) -> bool tensor, True where a weight goes.
     """
     release(model)
+    hold_reductions(model, reductions.calls)
     for name, module in model.named_modules():
-        if name in norms:
-            module.register_forward_hook(NormHook(norms[name]), with_kwargs=True)
         if isinstance(module, nn.MultiheadAttention):
             masks = {key: mask for (owner, key), mask in removed.items() if owner == f"{name}.out_proj".lstrip(".")}
             if masks:
@@ -115,8 +121,8 @@ def release(model: nn.Module) -> None:
     for module in model.modules():
         for hooks in (module._forward_hooks, module._forward_pre_hooks):
             for key, hook in list(hooks.items()):
-                if isinstance(hook, (NormHook, ProjectionHook, PaddingHook)):
+                if isinstance(hook, (ReductionHook, ReductionEnd, InsideHook, ProjectionHook, PaddingHook)):
                     del hooks[key]
-                    module._forward_hooks_with_kwargs.pop(key, None)
+                    module._forward_hooks_always_called.pop(key, None)
                 if isinstance(hook, PaddingHook) and isinstance(module, nn.TransformerEncoder):
                     module.use_nested_tensor = hook.before

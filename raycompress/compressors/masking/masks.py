@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -139,3 +140,31 @@ def drop_hooks(model: nn.Module) -> None:
             if isinstance(hook, (MaskHook, FirstCall)):
                 del module._forward_pre_hooks[key]
                 module._forward_pre_hooks_with_kwargs.pop(key, None)
+
+
+@contextmanager
+def unhooked(model: nn.Module) -> Iterator[None]:
+    """Let `model` compute without the hooks of this folder, which are in their places again afterwards."""
+    kinds = [
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_forward_hooks_with_kwargs",
+        "_forward_pre_hooks_with_kwargs",
+        "_forward_hooks_always_called",
+    ]
+    before = [
+        (module, {kind: dict(vars(module)[kind]) for kind in kinds}, vars(module).get("use_nested_tensor"))
+        for module in model.modules()
+        if module._forward_hooks or module._forward_pre_hooks
+    ]
+    drop_hooks(model)
+    masked_calls.release(model)
+    try:
+        yield
+    finally:
+        for module, hooks, nested in before:
+            for kind, entries in hooks.items():
+                vars(module)[kind].clear()
+                vars(module)[kind].update(entries)
+            if isinstance(module, nn.TransformerEncoder):
+                module.use_nested_tensor = bool(nested)

@@ -152,9 +152,7 @@ class Pruner(SavingCompressor, Compressor):
             )
         self._masks.apply()
         masked = fingerprint(self.model)
-        small = clean_copy(self.model)
-        self._slicing.apply(small)
-        slicing.prove(self.model, small, self.example)
+        self._slicing.prove(self.model, self.example)
         self._shrink()
         if self._saved_model_check is not None:
             self._saved_model_check.carry_over(masked, fingerprint(self.model))
@@ -289,8 +287,8 @@ class Pruner(SavingCompressor, Compressor):
 
     def _need_plain(self) -> None:
         """Raise CompressionError where a norm is masked, since a fresh instance would compute over all channels."""
-        if self._slicing is not None and self._slicing.norms and not self._small:
-            first = next(iter(self._slicing.norms))
+        if self._slicing is not None and self._slicing.reductions and not self._small:
+            first = next(iter(self._slicing.reductions.calls))
             raise CompressionError(
                 f'the masked model cannot be saved: its norm "{first}" loses channels, which weights alone do not hold',
                 where="export_model",

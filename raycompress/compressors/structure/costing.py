@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, distinct
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.groups import channel_groups
 from raycompress.errors import CompressionError
@@ -36,7 +37,7 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
     Raises
     ------
     CompressionError
-        Torch-Pruning cannot follow the model, or the predicted sizes of pruned copies differ from the measured ones.
+        The model cannot be followed, or the predicted sizes of pruned copies differ from the measured ones.
     """
     one = measure.first_of_batch(example)
     graph = ChannelGraph(model, example)
@@ -51,7 +52,7 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
         sum(own.values()),
         measure.size_bytes(model),
     )
-    probes = [_Probe(model, example, groups, fraction) for fraction in (0.5, 0.25)] if groups else []
+    probes = [_Probe(graph, example, groups, fraction) for fraction in (0.5, 0.25)] if groups else []
     unweighted = {name: count for name, count in own.items() if not _is_weighted(model.get_submodule(name))}
     for name, count in unweighted.items():
         parts = _fitted(name, count, model, dims, probes)
@@ -70,24 +71,25 @@ class _Probe:
         Of the blocks of each group; every other group loses half of that.
     """
 
-    def __init__(self, model: nn.Module, example: Example, groups: Sequence[ChannelGroup], fraction: float) -> None:
-        graph = ChannelGraph(model, example)
+    def __init__(self, graph: ChannelGraph, example: Example, groups: Sequence[ChannelGroup], fraction: float) -> None:
+        cut = Cut(graph)
         self.removed: list[int] = []
         for index, group in enumerate(groups):
             count = min(group.size - 1, max(1, int(group.size * fraction / (1 + index % 2))))
-            graph.remove(group.root, [channel for block in group.root_blocks[:count] for channel in block])
+            cut.remove(group.root, [channel for block in group.root_blocks[:count] for channel in block])
             self.removed.append(count)
         one = measure.first_of_batch(example)
+        small = cut.small()
         try:
-            self.flops = _own_flops(graph.copy, measure.flops(graph.copy, one))
+            self.flops = _own_flops(small, measure.flops(small, one))
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
             raise CompressionError(
-                f"what a pruned {type(model).__name__} costs cannot be predicted: with channels cut it does not run: "
+                f"what a pruned {type(small).__name__} costs cannot be predicted: with channels cut it does not run: "
                 f"{(str(error).splitlines() or [type(error).__name__])[0]}",
                 fix="sizes written into forward() do not follow the channels; exclude the layer before them",
             ) from error
-        self.params = measure.parameters(graph.copy)
-        self.model = graph.copy
+        self.params = measure.parameters(small)
+        self.model = type(small).__name__
 
 
 def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
@@ -102,22 +104,15 @@ def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
 
 
 def _dimensions(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], list[tuple[int, Losses]]]:
-    """Return each dimension of each tensor: its size, and by how much one block of each group shortens it.
-
-    The graph's copy is pruned by it: the graph cannot be used afterwards.
-    """
+    """Return each dimension of each tensor: its size, and by how much one block of each group shortens it."""
     dims: dict[tuple[str, str], list[tuple[int, Losses]]] = {
-        key: [(size, {}) for size in tensor.shape] for key, tensor in _tensors(graph.copy)
+        key: [(size, {}) for size in tensor.shape] for key, tensor in _tensors(graph.model)
     }
-    before = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
     for index, group in enumerate(groups):
-        graph.remove(group.root, group.root_blocks[0])
-        after = {key: tuple(tensor.shape) for key, tensor in _tensors(graph.copy)}
-        for key, shape in after.items():
-            for place, size in enumerate(shape):
-                if lost := before[key][place] - size:
-                    dims[key][place][1][index] = float(lost)
-        before = after
+        for key, lost in Cut(graph, {group.root: group.root_blocks[0]}).lost().items():
+            for place, count in enumerate(lost):
+                if count:
+                    dims[key][place][1][index] = float(count)
     return dims
 
 
@@ -230,7 +225,7 @@ def _check(known: CostModel, probe: _Probe) -> None:
     for name, measured in (("params", probe.params), ("flops", sum(probe.flops.values()))):
         if abs(predicted[name] - measured) > _TOLERANCE * max(1, measured):
             raise CompressionError(
-                f"the {name} of a pruned {type(probe.model).__name__} cannot be predicted: "
+                f"the {name} of a pruned {probe.model} cannot be predicted: "
                 f"{predicted[name]:,.0f} where {measured:,} are measured",
                 fix="leave the budget out, or use a model whose layers are torch's own",
             )

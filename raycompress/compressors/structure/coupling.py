@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
 
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import PruningDecision
-from raycompress.compressors.structure.graph import ChannelGraph, CoupledLayer
+from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
+
+if TYPE_CHECKING:
+    from raycompress.compressors.structure.axes.atoms import Ids
 
 
 @dataclass(frozen=True)
@@ -42,17 +48,14 @@ def settle(
 
     A channel is removed when every layer that it is coupled to, by an addition for instance, chose its own coupled
     channel: every convolution and linear layer, or where BatchNorms are pruned every BatchNorm. A layer that only
-    passes channels on, a depthwise convolution, follows the layer before it where that one is a target as well.
+    passes channels on, a depthwise convolution, follows the layer before it where that one is a target as well. Where
+    channels of one layer go together, as heads do, as many whole blocks go as there were channels chosen for.
 
     Raises
     ------
     CompressionError
         A target is the model's output, or a layer that was asked to lose channels loses none.
     """
-    wanted = {name: frozenset(choice.channels.get(name, ())) for name in targets}
-    producers = frozenset(graph.producers())
-    removal: dict[str, set[int]] = {name: set() for name in targets}
-    blocked: dict[str, set[str]] = {name: set() for name in targets}
     for name in targets:
         if name not in graph:
             raise CompressionError(
@@ -60,57 +63,86 @@ def settle(
                 where="config_list",
                 fix="leave it out of the config_list",
             )
-        if wanted[name] <= removal[name]:
-            continue  # nothing, or what its partners in a group that was agreed on lose as well
-        members = graph.members(name, sorted(wanted[name]))
-        of_kind = _norms(members, graph) if graph.is_norm(name) else producers
-        deciders = _deciders(name, [member for member in members if member.name in of_kind], targets)
-        if deciders is None:
-            continue
-        agreed, blocked[name] = _agreed(name, wanted, members, deciders)
-        for member in graph.members(name, sorted(agreed)) if agreed else ():
-            if member.name in removal:
-                removal[member.name] |= {own for _, own in member.pairs}
+    wanted = {name: whole_blocks(graph, name, choice.channels.get(name, ())) for name in targets}
+    touched = _joined(components for components in wanted.values())
+    refusals = _refusals(graph, touched, wanted, targets)
+    refused = _joined(refusals.values())
+    agreed = np.setdiff1d(touched[~graph.fixed(touched)], refused)
+    removal = {name: np.flatnonzero(np.isin(graph.components(name), agreed)) for name in targets}
     settled = Removal(
-        {name: tuple(sorted(channels)) for name, channels in removal.items()},
+        {name: tuple(channels.tolist()) for name, channels in removal.items()},
         {name: graph.channels(name) for name in targets},
     )
+    blocked = {
+        name: {
+            *(f'"{other}"' for other, components in refusals.items() if np.isin(components, wanted[name]).any()),
+            *graph.reasons(wanted[name]),
+        }
+        for name in targets
+    }
     _check(settled, choice, targets, blocked, compressor)
     _check_rounded(settled, choice, targets, compressor)
     return settled
 
 
-def _norms(members: list[CoupledLayer], graph: ChannelGraph) -> frozenset[str]:
-    return frozenset(member.name for member in members if member.name and graph.is_norm(member.name))
+def whole_blocks(graph: ChannelGraph, name: str, channels: Iterable[int]) -> Ids:
+    """Return the components of a layer that a choice of its channels is for.
+
+    Where channels go together in blocks and the choice has parts of some, the blocks with the largest chosen shares
+    are removed, as many as the chosen channels are enough for.
+    """
+    every = graph.components(name)
+    components, sizes = np.unique(every, return_counts=True)
+    chosen = np.zeros(len(every), dtype=bool)
+    chosen[np.fromiter(channels, dtype=np.int64)] = True
+    counts = np.zeros(len(components), dtype=np.int64)
+    np.add.at(counts, np.searchsorted(components, every[chosen]), 1)
+    if (counts[counts > 0] == sizes[counts > 0]).all():
+        found: Ids = components[counts > 0]
+        return found
+    free = ~graph.fixed(components)
+    order = np.argsort(-counts / sizes, kind="stable")
+    order = order[free[order] & (counts[order] > 0)]
+    fitting = np.cumsum(sizes[order]) <= int(chosen.sum())
+    partly: Ids = components[order[fitting]]
+    return partly
 
 
-def _deciders(name: str, members: list[CoupledLayer], targets: Mapping[str, Target]) -> list[CoupledLayer] | None:
-    """Return those of `members` that must agree, or None where `name` follows a target that is among them."""
-    alike = [member for member in members if member.pairs]
-    leaders = [member for member in alike if not member.follows]
-    if any(member.name == name and not member.follows for member in alike):
-        return leaders
-    if any(member.name in targets for member in leaders):
-        return None
-    return [member for member in alike if member.name in targets]
+def first_blocks(graph: ChannelGraph, name: str, count: int) -> tuple[int, ...]:
+    """Return the channels of a layer's first free blocks: about `count` of them, and those of one block at least."""
+    every = graph.components(name)
+    free = every[~graph.fixed(every)]
+    order = list(dict.fromkeys(free.tolist()))
+    sizes = np.cumsum([int((every == component).sum()) for component in order])
+    fitting = max(1, int(np.searchsorted(sizes, count, "right"))) if order else 0
+    fitting = min(fitting, len(order) - 1)
+    return tuple(np.flatnonzero(np.isin(every, order[: max(0, fitting)])).tolist())
 
 
-def _agreed(
-    name: str, wanted: Mapping[str, frozenset[int]], members: list[CoupledLayer], deciders: list[CoupledLayer]
-) -> tuple[set[int], set[str]]:
-    """Return the channels of `name` that all deciders chose, and the layers or reasons that kept the others."""
-    refused: set[int] = set()
-    blockers: set[str] = set()
+def _refusals(
+    graph: ChannelGraph, touched: Ids, wanted: Mapping[str, Ids], targets: Mapping[str, Target]
+) -> dict[str, Ids]:
+    """Return layer -> the components that it keeps, of those that some target wants to lose."""
+    norms = any(graph.is_norm(name) for name in targets)
+    of_kind = graph.is_norm if norms else graph.is_producer
+    members = [member for member in graph.members(touched) if of_kind(member.name)]
+    led = _joined(
+        member.components for member in members if not member.follows and member.name in targets
+    )  # by a target: there, what only passes channels on is not asked
+    refusals = {}
     for member in members:
-        if member.fixed:
-            refused |= {root for root, _ in member.pairs}
-            blockers.add(member.fixed)
-    for member in deciders:
-        against = {root for root, own in member.pairs if own not in wanted.get(member.name, frozenset())}
-        if against:
-            refused |= against
-            blockers.add(f'"{member.name}"')
-    return set(wanted[name]) - refused, blockers
+        if member.follows and member.name not in targets:
+            continue
+        asked = (np.setdiff1d if member.follows else np.intersect1d)(member.components, led)
+        kept = np.setdiff1d(asked, wanted.get(member.name, np.empty(0, dtype=np.int64)))
+        if len(kept):
+            refusals[member.name] = kept
+    return refusals
+
+
+def _joined(arrays: Iterable[Ids]) -> Ids:
+    found: Ids = np.unique(np.concatenate([*arrays, np.empty(0, dtype=np.int64)]))
+    return found
 
 
 def _check(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
@@ -10,8 +11,6 @@ from raycompress.compressors.structure.graph import OUTPUTS, ChannelGraph
 from raycompress.errors import CompressionError
 from raycompress.model.info import Layer, ModelInfo
 
-_NORMS = (nn.modules.batchnorm._BatchNorm,)
-
 
 def inspect(model: nn.Module, example: Example | None) -> ModelInfo:
     """Return the layers, sizes and coupled layers of `model`.
@@ -19,7 +18,7 @@ def inspect(model: nn.Module, example: Example | None) -> ModelInfo:
     Parameters
     ----------
     example
-        One input; without it FLOPs, ties and shapes are unknown. Where Torch-Pruning cannot follow the model, ties are
+        One input; without it FLOPs, ties and shapes are unknown. Where the model cannot be followed, ties are
         unknown and no output layer is named.
     """
     flops = None if example is None else measure.flops(model, example)
@@ -64,31 +63,23 @@ def _channels(module: nn.Module, shape: tuple[int, ...]) -> int:
 
 def _ties(graph: ChannelGraph) -> tuple[tuple[str, ...], ...]:
     """Return the sets of two or more layers, convolutions with linear layers and norms, whose channels are coupled."""
-    order = [name for name in graph.names.values() if name in graph]
-    parent = {name: name for name in order}
+    parent = {name: name for name in graph.layers}
 
     def root(name: str) -> str:
         while parent[name] != name:
             name = parent[name]
         return name
 
-    producers = set(graph.producers())
-    norms = {name for name in order if isinstance(graph.module(name), _NORMS)}
-    for name in graph.producers():
-        members = [m.name for m in graph.members(name, range(graph.channels(name))) if m.name in parent]
-        for kind in (producers, norms):
-            alike = [member for member in members if member in kind]
-            for member in alike[1:]:
-                parent[root(member)] = root(alike[0])
+    for of_kind in (graph.is_producer, graph.is_norm):
+        first: dict[int, str] = {}
+        for name in graph.layers:
+            for component in np.unique(graph.components(name)).tolist() if of_kind(name) else ():
+                parent[root(name)] = root(first.setdefault(component, name))
     groups: dict[str, list[str]] = {}
-    for name in order:
+    for name in graph.layers:
         groups.setdefault(root(name), []).append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
 
 
 def _outputs(graph: ChannelGraph) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name in graph.producers()
-        if any(member.fixed == OUTPUTS for member in graph.members(name, range(graph.channels(name))))
-    )
+    return tuple(name for name in graph.producers() if OUTPUTS in graph.reasons(graph.components(name)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from raycompress.compressors.structure.graph import Sliced
+from raycompress.compressors.structure.cut import Sliced
 from raycompress.errors import CompressionError
 
 _GONE = "_raycompress_sliced_away"
@@ -79,5 +79,5 @@ def _check(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
 
 def _cut(value: Any, old: nn.Parameter, sliced: Sliced) -> Any:
     if isinstance(value, Tensor) and value.shape == old.shape:
-        return value.reshape(-1)[sliced.kept.to(value.device)].reshape(sliced.shape).clone()
+        return sliced.of(value)
     return value

@@ -9,36 +9,11 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
-from raycompress.compressors.structure.attention import HEADS, WIDTHS
+from raycompress.compressors.structure.attributes import is_size
 from raycompress.errors import BundleError
 
 Fresh = dict[int, tuple[nn.Parameter, nn.Parameter]]
 """id(old parameter) -> (old parameter, new parameter)."""
-
-# what slicing may change in a module; a plan may come from a stranger, so nothing else is ever set
-ATTRIBUTES = frozenset(
-    {
-        "in_channels",
-        "out_channels",
-        "groups",
-        "in_features",
-        "out_features",
-        "num_features",
-        "num_channels",
-        "num_groups",
-        "num_parameters",
-        "normalized_shape",
-        "embedding_dim",
-        "embed_dim",
-        "hidden_size",
-        "input_size",
-        "kdim",
-        "vdim",
-        "head_dim",
-        *HEADS,
-        *WIDTHS,
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -104,7 +79,7 @@ class SlicingPlan:
             module = _mapping(raw, f"modules.{name}", {"type", "attributes", "tensors"})
             attributes = _mapping(module["attributes"], f"modules.{name}.attributes")
             for key in attributes:
-                if key not in ATTRIBUTES:
+                if not is_size(key):
                     raise _refused(f'it sets "{key}" of "{name}", which slicing never changes')
             modules[name] = ModulePlan(
                 type=str(module["type"]),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,20 +14,14 @@ from raycompress.catalog import CompressorEntry
 from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import DeferredDecision, PruningDecision
 from raycompress.compressors.masking import masked_calls
+from raycompress.compressors.masking.masked_calls import Reductions
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
-from raycompress.compressors.structure.coupling import Removal, settle
-from raycompress.compressors.structure.graph import ChannelGraph, Sliced, clean_copy
-from raycompress.compressors.structure.plan import (
-    ATTRIBUTES,
-    Fresh,
-    ModulePlan,
-    SlicingPlan,
-    remember,
-    replace_tensor,
-    set_attributes,
-)
+from raycompress.compressors.structure.coupling import Removal, first_blocks, settle
+from raycompress.compressors.structure.cut import Cut, Sliced, cut_tensors
+from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
+from raycompress.compressors.structure.plan import SlicingPlan, remember
 from raycompress.compressors.targets.torch import Target
-from raycompress.errors import CompressionError, SpeedupError
+from raycompress.errors import SpeedupError
 
 _SEEDS = (1, 2)
 
@@ -43,15 +38,15 @@ class Slicing:
         (module, tensor) -> what is left of it; tensors that stay whole are left out.
     plan
         The same, for a fresh instance in another process.
-    norms
-        LayerNorm or GroupNorm -> channels that stay, where some go. A masked model computes these norms over the
-        channels that stay, by hooks which no state_dict holds: only sliced is it a model of its plain class.
+    reductions
+        What stays of the norms and other reductions over channels that lose some. A masked model computes them over
+        the channels that stay, by hooks which no state_dict holds: only sliced is it a model of its plain class.
     """
 
     removal: Removal
     tensors: Mapping[tuple[str, str], Sliced]
     plan: SlicingPlan
-    norms: Mapping[str, Tensor]
+    reductions: Reductions
 
     def removed(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
         """Return the masks of `model`'s parameters, True where a weight is removed; the caller applies them.
@@ -63,29 +58,65 @@ class Slicing:
         for (module, name), sliced in self.tensors.items():
             tensor = getattr(model.get_submodule(module), name)
             if isinstance(tensor, nn.Parameter):
-                mask = torch.ones(tensor.numel(), dtype=torch.bool)
-                mask[sliced.kept] = False
-                masks[module, name] = mask.reshape(tensor.shape).to(tensor.device)
-        masked_calls.hold(model, self.norms, masks)
+                masks[module, name] = _divided(module, name, model, sliced).removed(tensor)
+        masked_calls.hold(model, self.reductions, masks)
         return masks
 
     def apply(self, model: nn.Module) -> list[tuple[nn.Parameter, nn.Parameter, Sliced]]:
         """Slice `model` in place; returns (old parameter, new parameter, what is left) of all that changed."""
         masked_calls.release(model)
-        modules = dict(model.named_modules())
-        fresh: Fresh = {}
-        left: dict[int, Sliced] = {}
-        for (module, name), sliced in self.tensors.items():
-            old = getattr(modules[module], name)
-            left[id(old)] = sliced
-            value = old.detach().reshape(-1)[sliced.kept.to(old.device)].reshape(sliced.shape).clone()
-            if sliced.factor is not None:
-                value *= sliced.factor.to(value)
-            replace_tensor(modules[module], name, value, fresh)
-        for module, change in self.plan.modules.items():
-            set_attributes(modules[module], change)
+        left = {id(getattr(model.get_submodule(module), name)): one for (module, name), one in self.tensors.items()}
+        fresh = cut_tensors(model, self.tensors, self.plan.modules)
         remember(model, self.plan)
         return [(old, new, left[key]) for key, (old, new) in fresh.items()]
+
+    def prove(self, model: nn.Module, example: Example) -> float:
+        """Return the largest relative difference of the outputs, on `example` and on two fresh random inputs.
+
+        One copy of `model` is masked and then sliced, so that no more than two models are in memory.
+
+        Raises
+        ------
+        SpeedupError
+            It is above `TOLERANCE`, or the small model cannot run; the message names where the models part.
+        """
+        copied = self._masked(model)
+        examples = [example, *(example.random(seed) for seed in _SEEDS)]
+        expected = [inputs.outputs(copied) for inputs in examples]
+        self.apply(copied)
+        worst = 0.0
+        for inputs, masked in zip(examples, expected, strict=True):
+            try:
+                got = inputs.outputs(copied)
+            except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+                raise SpeedupError(
+                    f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
+                    where=_parting(self._masked(model), copied, inputs),
+                    fix="sizes written into forward() do not follow the channels; exclude the layer before them",
+                ) from error
+            difference = relative_difference(masked, got)
+            if not difference <= TOLERANCE:
+                raise SpeedupError(
+                    f"the sliced model is not the masked one: its outputs differ by {difference:.2g} of their norm",
+                    where=_parting(self._masked(model), copied, inputs),
+                    fix="exclude that layer; operations that mix channels (a softmax or a norm over them), or that "
+                    "draw random numbers in eval mode, cannot be sliced through",
+                )
+            worst = max(worst, difference)
+        return worst
+
+    def _masked(self, model: nn.Module) -> nn.Module:
+        copied = clean_copy(model)
+        for (module, name), mask in self.removed(copied).items():
+            getattr(copied.get_submodule(module), name).data.masked_fill_(mask, 0)
+        return copied
+
+
+def _divided(module: str, name: str, model: nn.Module, sliced: Sliced) -> Sliced:
+    """Return what may be set to zero of a tensor: not the rows that weight norm divides by the norms of."""
+    owner = model.get_submodule(module)
+    normed = name == "weight_v" or (name == "original1" and type(owner[0]).__name__ == "_WeightNorm")  # type: ignore[index]
+    return Sliced((None, *sliced.kept[1:]), sliced.shape) if normed else sliced
 
 
 def make(
@@ -108,21 +139,16 @@ def make(
         choice = choice.choose(example)
     graph = ChannelGraph(model, example)
     removal = settle(graph, choice, targets, compressor)
-    tensors = graph.slice(removal.channels)
+    cut = Cut(graph, removal.channels)
+    tensors = cut.tensors()
     kept = {
-        name: tuple(channel for channel in range(removal.of[name]) if channel not in set(channels))
+        name: tuple(np.setdiff1d(np.arange(removal.of[name]), channels).tolist())
         for name, channels in removal.channels.items()
         if channels
     }
-    norms = graph.norms()
-    _check_groups(model, norms, compressor)
-    slicing = Slicing(removal, tensors, SlicingPlan(_changes(model, graph.copy, tensors), kept), norms)
+    slicing = Slicing(removal, tensors, SlicingPlan(cut.changes(tensors), kept), cut.reductions())
     if tensors:
-        masked, small = clean_copy(model), clean_copy(model)
-        for (module, name), mask in slicing.removed(masked).items():
-            getattr(masked.get_submodule(module), name).data.masked_fill_(mask, 0)
-        slicing.apply(small)
-        prove(masked, small, example)
+        slicing.prove(model, example)
     return slicing
 
 
@@ -142,76 +168,14 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
         for name, target in targets.items()
         if target.sparsity > 0 and name in graph
     }
-    settle(
-        graph,
-        PruningDecision(channels=every, asked={name: len(all_) for name, all_ in every.items()}),
-        targets,
-        compressor,
-    )
-    # as many as will be removed: a GroupNorm allows certain numbers of channels only
-    some = {name: max(1, removed_count(len(channels), targets[name].sparsity)) for name, channels in every.items()}
-    one = {name: every[name][:count] for name, count in some.items() if len(every[name]) > 1}
+    asked = {name: len(all_) for name, all_ in every.items()}
+    settle(graph, PruningDecision(channels=every, asked=asked), targets, compressor)
+    one = {
+        name: first_blocks(graph, name, max(1, removed_count(len(channels), targets[name].sparsity)))
+        for name, channels in every.items()
+        if len(channels) > 1
+    }
     make(model, example, PruningDecision(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
-
-
-def _check_groups(model: nn.Module, norms: Mapping[str, Tensor], compressor: CompressorEntry) -> None:
-    for name, left in norms.items():
-        module = model.get_submodule(name)
-        if isinstance(module, nn.GroupNorm) and len(left) % module.num_groups:
-            instead = f'; "{compressor.instead}" sees to it' if compressor.instead else ""
-            raise CompressionError(
-                f'"{name}" is a GroupNorm of {module.num_groups} groups, and {len(left)} of its {module.num_channels} '
-                "channels would stay",
-                where="config_list",
-                fix=f"for the layers before it, a sparsity that leaves a multiple of {module.num_groups}{instead}",
-            )
-
-
-def prove(masked: nn.Module, small: nn.Module, example: Example) -> float:
-    """Return the largest relative difference of the outputs, on `example` and on two fresh random inputs.
-
-    Raises
-    ------
-    SpeedupError
-        It is above `TOLERANCE`, or the small model cannot run; the message names where the models part.
-    """
-    worst = 0.0
-    for inputs in (example, *(example.random(seed) for seed in _SEEDS)):
-        expected = inputs.outputs(masked)
-        try:
-            got = inputs.outputs(small)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            raise SpeedupError(
-                f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
-                where=_parting(masked, small, inputs),
-                fix="sizes written into forward() do not follow the channels; exclude the layer before them",
-            ) from error
-        difference = relative_difference(expected, got)
-        if not difference <= TOLERANCE:
-            raise SpeedupError(
-                f"the sliced model is not the masked one: its outputs differ by {difference:.2g} of their norm",
-                where=_parting(masked, small, inputs),
-                fix="exclude that layer; operations that mix channels (a softmax or a norm over them), or that draw "
-                "random numbers in eval mode, cannot be sliced through",
-            )
-        worst = max(worst, difference)
-    return worst
-
-
-def _changes(model: nn.Module, small: nn.Module, tensors: Mapping[tuple[str, str], Sliced]) -> dict[str, ModulePlan]:
-    """Compare the modules of the original with those of the sliced copy."""
-    changes = {}
-    others = dict(small.named_modules())
-    for name, module in model.named_modules():
-        attributes = {}
-        for key in ATTRIBUTES & vars(module).keys():
-            old, new = vars(module)[key], vars(others[name]).get(key)
-            if old != new and isinstance(new, (int, tuple, list)):
-                attributes[key] = new if isinstance(new, int) else tuple(int(size) for size in new)
-        shapes = {key: sliced.shape for (owner, key), sliced in tensors.items() if owner == name}
-        if attributes or shapes:
-            changes[name] = ModulePlan(type(module).__name__, dict(sorted(attributes.items())), shapes)
-    return changes
 
 
 def _parting(masked: nn.Module, small: nn.Module, example: Example) -> str:

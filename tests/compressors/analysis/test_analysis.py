@@ -21,6 +21,7 @@ from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.analysis.targets import channels
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError, StorageError, UsageError
 from raycompress.results.analysis.data import Analysis, Dependency
@@ -73,15 +74,13 @@ def test_ever_larger_masks_are_those_of_slicing_at_once(name: str) -> None:
             assert 0 < masks.size <= 0.75 * unit.size
             gone = {layer: torch.nonzero(removed_outputs(model, masks.removed, layer)) for layer in unit.layers}
             root = next(layer for layer in unit.layers if len(gone[layer]) == masks.size)
-            graph = ChannelGraph(model, EXAMPLE)
-            sliced = graph.slice({root: tuple(gone[root].flatten().tolist())})
+            cut = Cut(ChannelGraph(model, EXAMPLE), {root: gone[root].flatten().tolist()})
+            sliced = cut.tensors()
             parameters = {key for key in sliced if isinstance(tensor(model, key), nn.Parameter)}
             assert parameters == masks.removed.keys()
             for key in parameters:
-                stays = torch.ones(tensor(model, key).numel(), dtype=torch.bool)
-                stays[sliced[key].kept] = False
-                assert torch.equal(masks.removed[key].flatten(), stays)
-            assert graph.norms().keys() == masks.norms.keys()
+                assert torch.equal(masks.removed[key], sliced[key].removed(tensor(model, key)))
+            assert cut.reductions().calls.keys() == masks.reductions.calls.keys()
 
 
 def tensor(model: nn.Module, key: tuple[str, str]) -> Tensor:

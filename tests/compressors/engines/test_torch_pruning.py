@@ -346,7 +346,12 @@ class Flat(nn.Module):
     ("kind", "entries", "arguments", "said"),
     [
         (Mlp, [{"sparsity": 0.5, "op_types": ["Linear"]}], {}, '"fc3" cannot be pruned: its channels are the model\'s'),
-        (Flat, [{"sparsity": 0.5, "op_names": ["conv"]}], {}, 'meet "norm", a LayerNorm over 3 dimensions'),
+        (
+            Flat,
+            [{"sparsity": 0.5, "op_names": ["conv"]}],
+            {},
+            'meet native_layer_norm in "norm", a norm over 3 dimensions',
+        ),
         (Mlp, FIRST, {"round_to": 48}, "it has 48 channels, and what stays is a multiple of round_to, 48"),
         (Mlp, FIRST, {"steps": 0}, '"steps" is a whole number from 1 on, not 0'),
         (Mlp, FIRST, {"round_to": 2.5}, '"round_to" is a whole number from 1 on, not 2.5'),

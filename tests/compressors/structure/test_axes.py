@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch_pruning
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils import parametrizations
 
 from raycompress.bundle.example import Example
+from raycompress.compressors.engines.torch_pruning.scored_layers import scored_layers
 from raycompress.compressors.structure.axes.recorder import OUTPUTS, Couplings, record
 from raycompress.compressors.structure.axes.sizes import Attribute
 from raycompress.compressors.structure.graph import ChannelGraph
@@ -97,22 +99,68 @@ def test_what_is_masked_is_what_is_cut(name: str) -> None:
     assert sum(map(Tensor.numel, small.parameters())) < 0.5 * sum(map(Tensor.numel, model.parameters()))
 
 
+def by_torch_pruning(model: nn.Module) -> dict[str, list[set[tuple[str, int]]]]:
+    """Return layer -> the channels of convolutions and linear layers that go with each of its own; [] for outputs."""
+    names = {module: name for name, module in model.named_modules()}
+    graph = torch_pruning.DependencyGraph().build_dependency(model, DUMMY, verbose=False)
+    found: dict[str, list[set[tuple[str, int]]]] = {}
+    for module, name in names.items():
+        if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            continue
+        remove = graph.get_pruner_of_module(module).prune_out_channels
+        sets: list[set[tuple[str, int]]] = [set() for _ in range(module.weight.shape[0])]
+        for item in graph.get_pruning_group(module, remove, list(range(len(sets)))):
+            other = item.dep.target.module
+            outgoing = graph.is_out_channel_pruning_fn(item.dep.handler)
+            if outgoing and not item.dep.target.outputs:
+                sets = []
+                break
+            if other in names and outgoing and hasattr(other, "weight"):
+                for root, own in zip(item.root_idxs, item.idxs, strict=True):
+                    sets[root].add((names[other], own))
+        found[name] = sets
+    return found
+
+
 @pytest.mark.parametrize("name", CONVOLUTIONAL)
-def test_layers_are_tied_as_torch_pruning_ties_them(name: str) -> None:
+def test_groups_are_those_of_torch_pruning(name: str) -> None:
     model = NETWORKS[name]().eval()
-    couplings = followed(model, DUMMY)
     graph = ChannelGraph(model, Example((DUMMY,), {}))
-    producers = graph.producers()
-    for layer in producers:
-        members = [member for member in graph.members(layer, range(graph.channels(layer))) if member.name in producers]
-        partners = {
-            other
-            for other in producers
-            if set(couplings.of(f"{other}.weight", 0)) & set(couplings.of(f"{layer}.weight", 0))
-        }
-        assert partners == {member.name for member in members} | {layer}
-        fixed = any(member.fixed for member in graph.members(layer, range(graph.channels(layer))))
-        assert fixed == (OUTPUTS in couplings.reason(f"{layer}.weight", 0))
+    peer = by_torch_pruning(copy.deepcopy(model))
+    assert graph.producers() == list(peer)
+    for layer, sets in peer.items():
+        if not sets:
+            assert graph.reasons(graph.components(layer)) == [OUTPUTS]
+        for channel, together in enumerate(sets):
+            members = graph.members(graph.components(layer, [channel]))
+            assert together == {(member.name, own) for member in members for own in member.channels.tolist()}
+            assert not graph.fixed(graph.components(layer, [channel])).any()
+
+
+@pytest.mark.parametrize("measure", ["l1", "l2", "fpgm", "lamp", "bn"])
+@pytest.mark.parametrize("name", CONVOLUTIONAL)
+def test_scores_are_those_of_torch_prunings_own_groups(name: str, measure: str) -> None:
+    torch.manual_seed(0)
+    model = NETWORKS[name]().eval()
+    graph = ChannelGraph(model, Example((DUMMY,), {}))
+    peer = torch_pruning.DependencyGraph().build_dependency(model, DUMMY, verbose=False)
+    importance = {
+        "l1": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=1),
+        "l2": lambda: torch_pruning.importance.GroupMagnitudeImportance(p=2),
+        "fpgm": torch_pruning.importance.FPGMImportance,
+        "lamp": torch_pruning.importance.LAMPImportance,
+        "bn": torch_pruning.importance.BNScaleImportance,
+    }[measure]()
+    for layer in graph.producers():
+        module = graph.module(layer)
+        channels = list(range(graph.channels(layer)))
+        theirs = importance(
+            peer.get_pruning_group(module, peer.get_pruner_of_module(module).prune_out_channels, channels)
+        )
+        own = importance(scored_layers(graph, layer, model))
+        assert (own is None) == (theirs is None)
+        if own is not None and not graph.follows(layer):
+            torch.testing.assert_close(own, theirs)
 
 
 class Grouped(nn.Module):
@@ -334,3 +382,26 @@ def test_shared_weights_are_one_tensor() -> None:
     assert list(couplings.axes) == ["embed.weight"]
     assert groups(couplings, "embed.weight", 1) == [[place] for place in range(6)]
     assert groups(couplings, "embed.weight", 0) == []
+
+
+class Breaking(Auxiliary):
+    """The second head wants more than the input in train mode, and the model raises before it is there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.before = nn.Linear(6, 8)
+        self.aux = nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        x = self.norm(self.body(x))
+        if self.training:
+            x = self.before(x)
+            raise TypeError("no targets")
+        return self.head(x)
+
+
+def test_what_a_broken_pass_would_have_gone_on_with_stays() -> None:
+    couplings = followed(Breaking(), torch.randn(8, 4))
+    assert groups(couplings, "before.weight") == []
+    assert "TypeError in train mode" in couplings.reason("before.weight", 0)[0]
+    assert groups(couplings, "body.weight") == [[place] for place in range(6)]

@@ -198,10 +198,11 @@ def test_a_group_norm_keeps_its_statistics_where_each_group_loses_a_copy(groups_
 
 
 @pytest.mark.parametrize("name", ["batch", "one group"])
-def test_norms_are_tied_as_torch_pruning_ties_them(name: str) -> None:
+def test_norms_are_layers_of_the_graph(name: str) -> None:
     model, images = between(NORMS[name][0]()).eval(), torch.randn(IMAGE)
-    members = ChannelGraph(model, Example((images,), {})).members("0", [1, 4])
-    assert {member.name: member.pairs for member in members} == {"0": ((1, 1), (4, 4)), "1": ((1, 1), (4, 4))}
+    graph = ChannelGraph(model, Example((images,), {}))
+    members = graph.members(graph.components("0", [1, 4]))
+    assert {member.name: member.channels.tolist() for member in members} == {"0": [1, 4], "1": [1, 4]}
     couplings = followed(model, images)
     both = couplings.members(couplings.of("0.weight", 0)[[1, 4]])
     assert {name for name, dim in both} == {"0.weight", "0.bias", "2.weight"} | {

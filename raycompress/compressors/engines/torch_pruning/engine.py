@@ -16,7 +16,8 @@ from raycompress.compressors.engines.torch_pruning.group_targets import find_gro
 from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer
 from raycompress.compressors.structure import slicing
-from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.cut import Cut
+from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.errors import ExperimentError
 
 _GRADIENTS = {"group_taylor": False, "group_hessian": True}
@@ -91,13 +92,15 @@ def rank(request: Request, example: Example, gradients: Gradients | None) -> Pru
     graph = ChannelGraph(request.model, example)
     arguments = request.arguments
     groups = find_group_targets(graph, request.targets, request.compressor.name == "bn_scale", arguments["round_to"])
-    if gradients is not None:
-        gradients.fill(graph.copy, {layer: target.entry for target in groups for layer in target.layers})
     way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
+    model = request.model if gradients is None and way.steps == 1 else clean_copy(request.model)
+    if gradients is not None:
+        gradients.fill(model, {layer: target.entry for target in groups for layer in target.layers})
+    cut = Cut(graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.get("seed", 0))
-        remove_least(graph, groups, _importance(request.compressor.name, gradients), way)
-    channels = {name: graph.removed(name) for name in request.targets}
+        remove_least(cut, model, groups, _importance(request.compressor.name, gradients), way)
+    channels = {name: cut.removed(name) for name in request.targets}
     return PruningDecision(channels=channels, asked={name: len(removed) for name, removed in channels.items()})
 
 

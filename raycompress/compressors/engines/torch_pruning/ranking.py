@@ -1,7 +1,7 @@
 """Ranks the blocks of each channel group by Torch-Pruning's importance, and removes the least important ones.
 
 Torch-Pruning's own pruner rounds what stays down, to nothing in a layer of fewer than ``round_to`` channels, and passes
-over what it cannot prune. So the counting is done here, and the importance and the graph are Torch-Pruning's.
+over what it cannot prune. So the counting is done here, and only the importance is Torch-Pruning's.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from raycompress.catalog.rounding import removable, removed_count, rounded
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
-from raycompress.compressors.structure.graph import ChannelGraph, following
+from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer, scored_layers
+from raycompress.compressors.structure.cut import Cut
 from raycompress.errors import CompressionError
 
-Importance = Callable[[Any], Tensor | None]
+Importance = Callable[[Sequence[ScoredLayer]], Tensor | None]
 """Torch-Pruning's importance: group -> one number a channel, or None where it has nothing to measure."""
 
 
@@ -41,11 +42,20 @@ class Way:
     steps: int
 
 
-def remove_least(graph: ChannelGraph, targets: Sequence[GroupTarget], importance: Importance, way: Way) -> None:
-    """Remove the least important channels of all groups from the graph's copy."""
-    scopes = _scopes(graph, targets, way)
+def remove_least(cut: Cut, model: nn.Module, targets: Sequence[GroupTarget], importance: Importance, way: Way) -> None:
+    """Remove the least important channels of all groups from `cut`.
+
+    Parameters
+    ----------
+    model
+        The model whose weights, and gradients where the method needs them, are measured: the user's or a copy of it.
+        With several steps it is a copy: what is removed is set to zero before the next step.
+    """
+    scopes = _scopes(cut, targets, way)
     for step in range(1, way.steps + 1):
-        scores = {target.name: block_scores(graph, target, importance) for target in targets}
+        if step > 1:
+            _clear(model, cut)
+        scores = {target.name: block_scores(cut, model, target, importance) for target in targets}
         for scope in scopes:
             if way.across or way.isomorphic:
                 counts = _across(scope, scores, step, way.steps)
@@ -54,24 +64,29 @@ def remove_least(graph: ChannelGraph, targets: Sequence[GroupTarget], importance
             for target, count in zip(scope, counts, strict=True):
                 least = sorted(scores[target.name].items(), key=lambda scored: scored[1])[:count]
                 blocks = target.group.root_blocks
-                graph.remove(target.name, [channel for block, _ in least for channel in blocks[block]])
+                cut.remove(target.name, [channel for block, _ in least for channel in blocks[block]])
 
 
-def _scopes(graph: ChannelGraph, targets: Sequence[GroupTarget], way: Way) -> list[list[GroupTarget]]:
+def _clear(model: nn.Module, cut: Cut) -> None:
+    modules = dict(model.named_modules())
+    for (name, key), sliced in cut.tensors().items():
+        tensor = getattr(modules[name], key)
+        tensor.data.masked_fill_(sliced.removed(tensor), 0)
+
+
+def _scopes(cut: Cut, targets: Sequence[GroupTarget], way: Way) -> list[list[GroupTarget]]:
     """Return the groups whose channels are compared with one another."""
     scopes: dict[Any, list[GroupTarget]] = {}
     for target in targets:
         if way.isomorphic:
-            kinds = tuple(
-                (type(item.dep.target.module).__name__, item.dep.handler.__name__) for item in graph.group(target.name)
-            )
-            scopes.setdefault((target.entry, kinds), []).append(target)
+            kinds = tuple(layer.kind for layer in scored_layers(cut.graph, target.name, cut.graph.model, every=True))
+            scopes.setdefault((target.entry, target.group.parts, kinds), []).append(target)
         else:
             scopes.setdefault(target.entry if way.across else target.name, []).append(target)
     return list(scopes.values())
 
 
-def block_scores(graph: ChannelGraph, target: GroupTarget, importance: Importance) -> dict[int, float]:
+def block_scores(cut: Cut, model: nn.Module, target: GroupTarget, importance: Importance) -> dict[int, float]:
     """Return the importance of each block that is left, by its index: the mean of its channels'.
 
     Raises
@@ -79,15 +94,15 @@ def block_scores(graph: ChannelGraph, target: GroupTarget, importance: Importanc
     CompressionError
         No layer of the group has anything that the method measures.
     """
-    with following(target.name):
-        values = importance(graph.group(target.name))
+    left = cut.remaining(target.name)
+    values = importance(scored_layers(cut.graph, target.name, model, left))
     if values is None:
         raise CompressionError(
             f'no layer that "{target.name}" is tied to has anything that this compressor measures',
             where=f"config_list[{target.entry}]",
             fix="use another compressor, such as group_l2",
         )
-    places = {channel: place for place, channel in enumerate(graph.remaining(target.name))}
+    places = {channel: place for place, channel in enumerate(left)}
     known = torch.nan_to_num(values.detach().double().cpu())  # a group of zeros only, divided by its mean
     return {
         index: float(known[[places[channel] for channel in block]].mean())

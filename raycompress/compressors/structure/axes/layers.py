@@ -106,7 +106,8 @@ def normalized_layer(call: Call) -> Sequence[Labels]:
     source = call.labels(call.args[0])
     count = len(call.argument("normalized_shape"))
     if count > 1 or ((block := source.at(-1)) is not None and len(block.dims) > 1):
-        source = source.rigid(range(len(source.shape) - count, len(source.shape)), call.table, call.reason)
+        over = f"{call.reason}, a norm over {count} dimensions" if count > 1 else call.reason
+        source = source.rigid(range(len(source.shape) - count, len(source.shape)), call.table, over)
     operands = [source]
     for name in ("weight", "bias"):
         value = call.argument(name)

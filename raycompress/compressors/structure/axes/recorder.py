@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from raycompress.bundle.example import tensors_in
 from raycompress.compressors.structure.axes.atoms import AtomTable, Components
-from raycompress.compressors.structure.axes.call import Call
+from raycompress.compressors.structure.axes.call import Call, flat
+from raycompress.compressors.structure.axes.functions import Functions, Reduction
 from raycompress.compressors.structure.axes.labels import Block, Labels
 from raycompress.compressors.structure.axes.resolving import Resolver
 from raycompress.compressors.structure.axes.rules import follow
@@ -45,6 +46,12 @@ class Couplings:
         Attributes of modules that hold the length of an axis: what stays of it is their new value.
     unknown
         Operations without a rule that met atoms.
+    reductions
+        (module, whether it trained) -> the reductions, such as a mean, that a call of it computes, in order.
+    sources
+        Module -> the modules whose parameters made its inputs.
+    last
+        The modules whose parameters made the outputs.
     """
 
     axes: Mapping[str, tuple[Ids, ...]]
@@ -52,6 +59,9 @@ class Couplings:
     operations: Mapping[str, int]
     sizes: Mapping[Attribute, Ids] = field(default_factory=dict)
     unknown: frozenset[str] = frozenset()
+    reductions: Mapping[tuple[str, bool], Sequence[Reduction]] = field(default_factory=dict)
+    sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    last: frozenset[str] = frozenset()
 
     def of(self, tensor: str, dim: int) -> Ids:
         """Return the component of each element along a dimension of a tensor."""
@@ -86,7 +96,10 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations: dict[str, int] = {}
         self.modules: list[str] = []
         self.sized = False
+        self.sources: dict[str, frozenset[str]] = {}
+        self.muted = False
         self._known: Any = WeakTensorKeyDictionary()
+        self._makers: Any = WeakTensorKeyDictionary()
         self._own: dict[int, Labels] = {}
 
     @classmethod
@@ -104,8 +117,25 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return Labels(tuple(tensor.shape))
 
     def name(self, tensor: Tensor, labels: Labels) -> None:
-        """Give a tensor labels."""
-        self._known[tensor] = labels
+        """Give a tensor labels; those of parameters are their own."""
+        if id(tensor) not in self.named:
+            self._known[tensor] = labels
+
+    @property
+    def where(self) -> str:
+        """The module that is running, for messages."""
+        return f' in "{self.modules[-1]}"' if self.modules and self.modules[-1] else ""
+
+    def makers(self, tensor: Tensor) -> frozenset[str]:
+        """Return the modules whose parameters made a tensor."""
+        found: frozenset[str] = self._makers.get(tensor, frozenset())
+        return found
+
+    def freeze_ends(self, seen: frozenset[str], reason: str) -> None:
+        """Freeze what other modules than those of `seen` made and a pass that broke off would have gone on with."""
+        for tensor, labels in list(self._known.items()):
+            if self.makers(tensor) - seen:
+                self.table.freeze(labels.atoms, reason)
 
     def _labels_of_own(self, tensor: Tensor) -> Labels:
         if id(tensor) not in self._own:
@@ -130,19 +160,35 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.split("::")[-1]
         self.operations[name] = self.operations.get(name, 0) + 1
         plain = name.rstrip("_") if name.endswith("_") and not name.endswith("__") else name
-        where = f' in "{self.modules[-1]}"' if self.modules and self.modules[-1] else ""
-        call = Call(plain, func, tuple(args), dict(kwargs or {}), results, self.labels, self.table, f"{plain}{where}")
+        self._trace(flat((args, kwargs or {})), results)
+        if self.muted:
+            return outcome
+        reason = f"{plain}{self.where}"
+        call = Call(plain, func, tuple(args), dict(kwargs or {}), results, self.labels, self.table, reason)
         call.sized = self.sized
         for result, labels in zip(results, follow(call), strict=True):
-            if id(result) not in self.named:
-                self._known[result] = labels
+            self.name(result, labels)
         return outcome
+
+    def _trace(self, operands: list[Any], results: list[Tensor]) -> None:
+        """Note which modules' parameters make the results."""
+        tensors = [value for value in operands if isinstance(value, Tensor)]
+        before = frozenset[str]().union(*(self.makers(tensor) for tensor in tensors))
+        if self.modules and any(id(tensor) in self.named for tensor in tensors):
+            here = self.modules[-1]
+            self.sources[here] = self.sources.get(here, frozenset()) | (before - {here})
+            before = frozenset({here})
+        if before:
+            for result in results:
+                self._makers[result] = before
 
 
 def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[bool, ...] = (False, True)) -> Couplings:
     """Follow `model` on one input, in eval and in train mode, and return which of its channels hang together.
 
-    The model is left as it was, its buffers and the state of random numbers included.
+    The model is left as it was, its buffers and the state of random numbers included. What it raises in eval mode, or
+    in the only mode, passes through. In train mode some models want more than an input, such as a detector its boxes:
+    what ran until then counts.
 
     Parameters
     ----------
@@ -153,23 +199,43 @@ def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[b
     """
     table = AtomTable()
     recorder, tracer = _observers(model, table, _Recorder)
+    functions = Functions(recorder)
+    last: frozenset[str] = frozenset()
     for training in modes:
-        with _unchanged(model), _module_names(model, recorder.modules), torch.no_grad():
+        with _unchanged(model), _module_names(model, recorder.modules, functions), torch.no_grad():
             model.train(training)
-            with recorder, tracer, traced_attributes(model):
-                outputs = tensors_in(call(model))
+            seen = frozenset(recorder.sources)
+            try:
+                with recorder, tracer, functions, traced_attributes(model):
+                    outputs = tensors_in(call(model))
+            except Exception as error:
+                if not training or len(modes) == 1:
+                    raise
+                recorder.freeze_ends(seen, f"{type(error).__name__} in train mode, behind which nothing is known")
+                outputs = []
             for tensor in outputs:
                 table.freeze(recorder.labels(tensor).atoms, OUTPUTS)
+                last |= recorder.makers(tensor)
     components, sizes = Resolver(table, tracer.uses).resolve()
-    return Couplings(recorder.axes, components, recorder.operations, sizes, frozenset(table.unknown))
+    return Couplings(
+        recorder.axes,
+        components,
+        recorder.operations,
+        sizes,
+        frozenset(table.unknown),
+        functions.reductions,
+        recorder.sources,
+        last,
+    )
 
 
 def followed(model: nn.Module, call: Callable[[nn.Module], Any], kind: Callable[..., _Recorder]) -> Any:
     """Call `model` in eval mode under a recorder of one's own, which numbers atoms as `record` does."""
     recorder, tracer = _observers(model, AtomTable(), kind)
-    with _unchanged(model), _module_names(model, recorder.modules), torch.no_grad():
+    functions = Functions(recorder)
+    with _unchanged(model), _module_names(model, recorder.modules, functions), torch.no_grad():
         model.eval()
-        with recorder, tracer, traced_attributes(model):
+        with recorder, tracer, functions, traced_attributes(model):
             return call(model)
 
 
@@ -184,7 +250,8 @@ def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., _Recorder
 @contextmanager
 def _unchanged(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
-    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
+    values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     fast = torch.backends.mha.get_fastpath_enabled()  # torch's own attention in one operation, which says nothing
     torch.backends.mha.set_fastpath_enabled(False)
     with torch.random.fork_rng(devices=[]), _uncompiled():
@@ -193,8 +260,10 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
         finally:
             torch.backends.mha.set_fastpath_enabled(fast)
             with torch.no_grad():
-                for buffer, before in buffers:
-                    buffer.copy_(before)
+                for module, before in buffers:
+                    module._buffers.update(before)
+                for buffer, value in values:
+                    buffer.copy_(value)
             for module, was in training.items():
                 module.training = was
 
@@ -205,15 +274,19 @@ def _uncompiled() -> AbstractContextManager[Any]:
 
 
 @contextmanager
-def _module_names(model: nn.Module, stack: list[str]) -> Iterator[None]:
+def _module_names(model: nn.Module, stack: list[str], functions: Functions) -> Iterator[None]:
+    def enter(name: str) -> None:
+        stack.append(name)
+        functions.enter()
+
+    def leave(name: str, module: nn.Module) -> None:
+        functions.leave(name, module.training)
+        stack.pop()
+
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            before = module.register_forward_pre_hook(lambda *_args, name=name: stack.append(name))
-            after = module.register_forward_hook(lambda *_args: _leave(stack), always_call=True)
+            before = module.register_forward_pre_hook(lambda *_args, name=name: enter(name))
+            after = module.register_forward_hook(lambda one, *_args, name=name: leave(name, one), always_call=True)
             hooks.callback(before.remove)
             hooks.callback(after.remove)
         yield
-
-
-def _leave(stack: list[str]) -> None:
-    stack.pop()

@@ -142,7 +142,20 @@ class Resolver:
             for attribute, axis in self._counted(use):
                 if self._varies(axis):
                     found.setdefault(attribute, axis)
+        for use in self._uses:
+            self._assign_quotient(use, found)
         return found
+
+    def _assign_quotient(self, use: SizeUse, found: dict[Attribute, Ids]) -> None:
+        """Let the width of all heads follow their number, where ``width // heads`` is the width of one, which stays."""
+        whole = use.expression
+        if not isinstance(whole, Computed) or whole.function is not operator.floordiv or self._varies(use.axis):
+            return
+        width, heads = whole.left, whole.right
+        if not isinstance(width, AttributeSize) or not isinstance(heads, AttributeSize):
+            return
+        if heads.attribute in found and width.value == heads.value * len(use.axis):
+            found.setdefault(width.attribute, np.repeat(found[heads.attribute], len(use.axis)))
 
     def _failing(self, sizes: Mapping[Attribute, Ids]) -> list[SizeUse]:
         generator = np.random.default_rng(0)

@@ -127,7 +127,7 @@ def inner(request: Request, graph: ChannelGraph) -> dict[str, Target]:
     targets = {
         name: target
         for name, target in request.targets.items()
-        if name not in graph or not any(member.fixed for member in graph.members(name, [0]))
+        if name not in graph or not graph.fixed(graph.components(name)).all()
     }
     if not targets:
         raise CompressionError(

@@ -43,34 +43,19 @@ class Limits:
     channel_round: int
 
 
-class _Reading(ChannelGraph):
-    def readers(self, name: str, channels: Sequence[int]) -> list[tuple[str, list[tuple[int, int]]]]:
-        """Return (layer, [(channel of `name`, input channel of the layer)]) of all that read the channels."""
-        return [
-            (self.names[item.dep.target.module], list(zip(item.root_idxs, item.idxs, strict=True)))
-            for item in self._group(name, channels)
-            if item.dep.target.module in self.names and not self._graph.is_out_channel_pruning_fn(item.dep.handler)
-        ]
-
-
 def groups_with_readers(model: nn.Module, example: Example, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
     """Return `groups` with the layers that read their channels, in the model's order."""
-    graph = _Reading(model, example)
-    order = {name: place for place, (name, _) in enumerate(model.named_modules())}
+    graph = ChannelGraph(model, example)
     found = []
     for group in groups:
+        components = [graph.components(group.root, block)[0] for block in group.root_blocks]
+        index_of = {int(component): index for index, component in enumerate(components)}
         readers: dict[str, list[list[int]]] = {}
-        block_of = {channel: index for index, block in enumerate(group.blocks) for channel in block}
-        for name in group.layers:
-            channels = sorted(channel for layer, channel in block_of if layer == name)
-            for reader, pairs in graph.readers(name, channels):
-                inputs = readers.setdefault(reader, [[] for _ in group.blocks])
-                for channel, own in pairs:
-                    index = block_of.get((name, channel))
-                    if index is not None and own not in inputs[index]:
-                        inputs[index].append(own)
-        ordered = sorted(readers.items(), key=lambda reader: order[reader[0]])
-        found.append(group.with_readers({name: tuple(map(tuple, inputs)) for name, inputs in ordered}))
+        for name, channels, own in graph.readers(np.array(components)):
+            inputs = readers.setdefault(name, [[] for _ in group.blocks])
+            for channel, component in zip(channels.tolist(), own.tolist(), strict=True):
+                inputs[index_of[component]].append(channel)
+        found.append(group.with_readers({name: tuple(map(tuple, inputs)) for name, inputs in readers.items()}))
     return found
 
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import PruningDecision, Request
@@ -22,6 +22,7 @@ from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded,
 from raycompress.compressors.engines.nni.searching.prunable import SCORES, TiedChannels
 from raycompress.compressors.engines.nni.searching.search import Goal, between, first_evaluation, goal_of, whole
 from raycompress.compressors.structure import slicing
+from raycompress.compressors.structure.cut import Sliced
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 
@@ -134,25 +135,25 @@ def _trainer(bound: Bound, function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Original:
-    """The user's full-size model, and the indices in it of the small model's values."""
+    """The user's full-size model, and the places in it of the small model's values."""
 
     def __init__(self, model: nn.Module) -> None:
         self._model = model
-        self._kept: dict[tuple[str, str], Tensor] = {}
+        self._kept: dict[tuple[str, str], Sliced] = {}
         self._channels: dict[str, list[int]] = {}
         self._removed: dict[str, list[int]] = {}
 
     def follow(self, cut: slicing.Slicing) -> None:
         """Record one more slicing, of the model as the previous one left it."""
         for (module, name), sliced in cut.tensors.items():
-            if getattr(sliced, "factor", None) is not None:
+            if sliced.factor is not None:
                 raise CompressionError(
                     f'auto_compress cannot prune the attention "{module}" round by round',
                     where="config_list",
                     fix="exclude the layers before it, or use group_l1",
                 )
             before = self._kept.get((module, name))
-            self._kept[module, name] = sliced.kept if before is None else before[sliced.kept]
+            self._kept[module, name] = sliced if before is None else sliced.after(before)
         for layer, gone in cut.removal.channels.items():
             left = self._channels.setdefault(layer, list(range(cut.removal.of[layer])))
             self._removed.setdefault(layer, []).extend(left[channel] for channel in gone)
@@ -172,9 +173,7 @@ class _Original:
                         tensor.copy_(value)
                         continue
                     # statistics of channels that are gone stay: a variance of zero would be none
-                    full = tensor.detach().flatten().clone()
                     if isinstance(tensor, nn.Parameter):
-                        full.zero_()
-                    full[kept.to(tensor.device)] = value.flatten()
-                    tensor.copy_(full.reshape(tensor.shape))
+                        tensor.zero_()
+                    kept.put(tensor, value)
         return PruningDecision({layer: tuple(sorted(gone)) for layer, gone in self._removed.items()})

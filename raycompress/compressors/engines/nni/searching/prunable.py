@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -209,20 +210,11 @@ def _groups(graph: ChannelGraph, removable: Mapping[str, tuple[int, ...]]) -> li
 
 
 def _components(graph: ChannelGraph, removable: Mapping[str, tuple[int, ...]]) -> list[Block]:
-    """Return the connected components of coupled channels, each in ascending order."""
-    parents: dict[Channel, Channel] = {}
-
-    def root(channel: Channel) -> Channel:
-        while (parent := parents.setdefault(channel, channel)) != channel:
-            parents[channel] = channel = parents[parent]
-        return channel
-
-    for name, channels in removable.items():
-        for layer in graph.members(name, channels):
-            if layer.name:
-                for asked, own in layer.pairs:
-                    parents[root((layer.name, own))] = root((name, asked))
-    components: dict[Channel, list[Channel]] = {}
-    for channel in parents:
-        components.setdefault(root(channel), []).append(channel)
-    return [tuple(sorted(component)) for component in components.values()]
+    """Return the blocks that the removable channels of some layers belong to, each in ascending order."""
+    every = np.concatenate([graph.components(name, channels) for name, channels in removable.items()])
+    blocks: dict[int, list[Channel]] = {component: [] for component in dict.fromkeys(every.tolist())}
+    for layer in graph.members(every):
+        if graph.output_axis(layer.name)[1] == 0:
+            for channel, component in zip(layer.channels.tolist(), layer.components.tolist(), strict=True):
+                blocks[component].append((layer.name, channel))
+    return [tuple(sorted(block)) for block in blocks.values()]
