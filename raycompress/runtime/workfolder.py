@@ -80,7 +80,7 @@ class WorkFolder:
                     self._link(entry, target)
 
     def _is_made_anew(self, entry: os.DirEntry[str]) -> bool:
-        if not entry.is_dir(follow_symlinks=False) or entry.name in _WHOLE:
+        if not _is_divided(entry):
             return False
         if self._looked_at > 4 * _MOST_ENTRIES:  # a home full of large folders would take its time
             return False
@@ -93,9 +93,10 @@ class WorkFolder:
 
     def _link_files(self, folder: Path, source: Path) -> None:
         folder.mkdir(exist_ok=True)
-        with os.scandir(source) as entries:
+        # a folder may go while its entries are linked: other programs work there too
+        with contextlib.suppress(FileNotFoundError), os.scandir(source) as entries:
             for entry in entries:
-                if entry.is_dir(follow_symlinks=False) and entry.name not in _WHOLE:
+                if _is_divided(entry):
                     self._link_files(folder / entry.name, Path(entry.path))
                 else:
                     self._link(entry, folder / entry.name)
@@ -264,6 +265,12 @@ def _is_of_a_library(place: str) -> bool:
     return hidden or place.startswith(("/dev/", "/proc/", "/sys/"))
 
 
+def _is_divided(entry: os.DirEntry[str]) -> bool:
+    """Tell whether an entry is a folder whose files are linked one by one; another search's is no such folder."""
+    is_folder = entry.is_dir(follow_symlinks=False) and entry.name not in _WHOLE
+    return is_folder and not Path(entry.path, _JOURNAL).exists()
+
+
 def _count(folder: str, limit: int) -> int:
     """Return how many entries `folder` has, all levels together; more than `limit` are not counted further."""
     found, waiting = 0, [folder]
@@ -272,7 +279,7 @@ def _count(folder: str, limit: int) -> int:
             with os.scandir(waiting.pop()) as entries:
                 for entry in entries:
                     found += 1
-                    if entry.is_dir(follow_symlinks=False) and entry.name not in _WHOLE:
+                    if _is_divided(entry):
                         waiting.append(entry.path)
         except OSError:  # not readable: it is linked as a whole, and opening it tells
             return limit + 1

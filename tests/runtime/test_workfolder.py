@@ -143,3 +143,12 @@ def test_the_results_of_the_running_search_are_none_of_the_scripts_files(tmp_pat
     WorkFolder(root, tmp_path).make()
     assert [path.name for path in (root / "raycompress_results").iterdir()] == ["old"]
     assert tidy(root, tmp_path) == ()
+
+
+def test_the_folder_of_another_search_is_one_link(tmp_path: Path) -> None:
+    other = tmp_path / "raycompress_results" / "other"
+    (other / "trials").mkdir(parents=True)
+    (other / "journal.jsonl").touch()
+    folder = WorkFolder(tmp_path / "raycompress_results" / "this" / "trials" / "0001" / "work", tmp_path)
+    folder.make()
+    assert (folder.root / "raycompress_results" / "other").is_symlink()

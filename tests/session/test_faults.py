@@ -69,6 +69,7 @@ rc.report(score=config.x)
 
 
 def search(folder, script, **more):
+    script = script.replace('"disk/', f'"{folder}/disk/')  # a relative path would lead to the trial's own folder
     dimension = [{"name": "x", "type": "float", "range": [0, 1]}]
     return number_experiment(folder, script, parameter_config=dimension, random_seed=5, n_samples=5, **more)
 
@@ -152,7 +153,9 @@ def test_storage_that_cannot_be_written_is_told_and_nothing_runs(tmp_path):
 
 
 def test_a_script_that_goes_while_trials_run_ends_the_search_and_is_put_back(tmp_path):
-    path = search(tmp_path, GOES, job_failure={"ignore_fail": True})
+    # a relative path would lead to the trial's own copy
+    goes = GOES.replace('"script.py"', f'"{tmp_path}/script.py"')
+    path = search(tmp_path, goes, job_failure={"ignore_fail": True})
     done = run_here(tmp_path, "launch", path)
     assert done.code == 1
     assert "trial 3 failed: cannot run the script: No such file or directory" in done.err
