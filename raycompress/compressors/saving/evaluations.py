@@ -12,6 +12,7 @@ import sys
 import threading
 import weakref
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from torch import nn
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.witness import Fingerprint, same
 
-_PACKAGE = str(Path(__file__).resolve().parent.parent.parent)
+_COMPRESSORS = str(Path(__file__).resolve().parent.parent)
 _ORIGIN = "_raycompress_origin"
 
 Token = tuple[tuple[int, int, int], ...]
@@ -111,9 +112,14 @@ def _watch(kind: type[nn.Module], evaluations: Evaluations) -> None:
     kind.__call__ = watched  # type: ignore[method-assign]
 
 
-def _is_ours(frame: Any) -> bool:
-    """Tell whether we call the model ourselves, to prove or to measure."""
-    return bool(frame is not None and frame.f_code.co_filename.startswith(_PACKAGE))
+def _is_ours(frame: FrameType | None) -> bool:
+    """Tell whether a call comes from a compressor, which proves, measures and scores candidates by the evaluator."""
+    while frame is not None:
+        file = frame.f_code.co_filename
+        if file.startswith(_COMPRESSORS) and file != __file__:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _compiles() -> bool:

@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from raycompress import create_compressor, report
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.saving import evaluations
 from raycompress.errors import CompressionError
 
 X = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -147,6 +148,15 @@ def a_mean_teacher(model: nn.Module, compressor: Compressor) -> float:
     return evaluate(model)
 
 
+def what_a_compressor_scores_by_itself(model: nn.Module, compressor: Compressor) -> float:
+    other = copy.deepcopy(model)
+    looked(model)
+    nn.init.zeros_(other.fc.weight)
+    score = compile("evaluate(other)", evaluations.__file__.replace("evaluations", "rung_zero"), "eval")
+    eval(score, {"evaluate": evaluate, "other": other})
+    return step(model)
+
+
 def an_average_that_is_loaded_back(model: nn.Module, compressor: Compressor) -> float:
     ema = AveragedModel(model)
     for _ in range(2):
@@ -195,6 +205,7 @@ def test_the_metric_of_another_model_is_an_error(enter: Any, tmp_path: Path, scr
         agreement_with_a_teacher,
         the_loss_of_distillation,
         a_mean_teacher,
+        what_a_compressor_scores_by_itself,
     ],
 )
 def test_other_models_may_be_called(enter: Any, tmp_path: Path, script: Callable[..., float]) -> None:
