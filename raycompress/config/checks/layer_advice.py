@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.instead import SELECTION, recommended
@@ -25,6 +26,7 @@ class LayerAdvice:
         self._entries, self._entry = compression.config_list, compression.config_list[index]
         self._compressor: CompressorEntry = compression.entry
         self._arguments = compression.arguments
+        self._round_to = round_to_of(self._compressor, compression.arguments)
         self._rules = ruled(self._entries, index, model, self._compressor)
 
     def works_on(self, layer: Layer) -> bool:
@@ -41,7 +43,8 @@ class LayerAdvice:
             return False
         if self._compressor.kind == "pruning" and not layer.weight_shape:
             return False
-        return not self._compressor.removes_channels or layer.name not in self._model.output_layers
+        is_whole = 1 < self._round_to >= layer.channels > 0  # so that nothing could go from it
+        return not self._compressor.removes_channels or (layer.name not in self._model.output_layers and not is_whole)
 
     def choices(self, inside: str = "") -> list[str]:
         """Return the layers that an entry can name; those in the block `inside`, if it is given."""
@@ -113,3 +116,10 @@ class LayerAdvice:
 def quoted(names: Iterable[str]) -> list[str]:
     """Return `names`, each in quotes."""
     return [f'"{name}"' for name in names]
+
+
+def round_to_of(compressor: CompressorEntry, arguments: Mapping[str, Any]) -> int:
+    """Return what the number of channels that stay is a multiple of; 1 where that is searched."""
+    argument = compressor.argument("round_to")
+    value = 1 if argument is None else arguments.get("round_to", argument.default)
+    return value if isinstance(value, int) and value > 0 else 1

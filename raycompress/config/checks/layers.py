@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import ACTIVATIONS
 from raycompress.catalog.rounding import removable
-from raycompress.config.checks.layer_advice import LayerAdvice, quoted
+from raycompress.config.checks.layer_advice import LayerAdvice, quoted, round_to_of
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import matches, ruled, types_of
 from raycompress.config.schema.ranges import is_range
@@ -49,7 +48,7 @@ class _Fit:
         across = any(compression.arguments.get(name, False) for name in ("global", "isomorphic"))
         self.is_per_layer = self.compressor.removes_channels and self.compressor.per_layer and not across
         self.advice = LayerAdvice(experiment, model, index)
-        self.round_to = _round_to(self.compressor, compression.arguments)
+        self.round_to = round_to_of(self.compressor, compression.arguments)
 
     def where(self, *path: str | int) -> str:
         return self.experiment.where(self._path(*path))
@@ -225,7 +224,7 @@ class _Fit:
         leave_out = self.advice.without(part)
         if any(layer.name in self.model.output_layers for layer in others):
             return leave_out or _OTHERS
-        unfit = [layer for layer in others if not self.advice.can_name(layer)]
+        unfit = [layer for layer in others if not (self._works_on(layer) and layer.weight_shape)]
         if not unfit:
             together = f"name all of them in one entry, {self.advice.together([*part, *rest])}"
             return ", or ".join(filter(None, (together, leave_out)))
@@ -302,13 +301,6 @@ def _amount(entry: Mapping[str, Any], index: int, name: str, model: ModelInfo, *
 def _least(channels: int, round_to: int) -> float | None:
     """Return the smallest sparsity, in hundredths, that removes any of so many channels; None where none does."""
     return next((share / 100 for share in range(100) if removable(channels, share / 100, round_to)), None)
-
-
-def _round_to(compressor: CompressorEntry, arguments: Mapping[str, Any]) -> int:
-    """Return what the number of channels that stay is a multiple of; 1 where that is searched."""
-    argument = compressor.argument("round_to")
-    value = 1 if argument is None else arguments.get("round_to", argument.default)
-    return value if isinstance(value, int) and value > 0 else 1
 
 
 def _lowest(value: Any) -> float:
