@@ -252,9 +252,11 @@ class Width(Fused):
         return self.out(attended)
 
 
-def test_one_number_for_two_widths_ties_them() -> None:
-    couplings = followed(nn.Sequential(nn.Linear(4, 12), Width(), nn.Linear(12, 2)), torch.randn(2, 5, 4))
-    assert groups(couplings, "0.weight") == [list(range(4 * head, 4 * head + 4)) for head in range(3)]
+@pytest.mark.parametrize("heads", [2, 3, 6])
+def test_one_number_for_two_widths_ties_them(heads: int) -> None:
+    couplings = followed(nn.Sequential(nn.Linear(4, 12), Width(heads), nn.Linear(12, 2)), torch.randn(2, 5, 4))
+    wide = 12 // heads
+    assert groups(couplings, "0.weight") == [list(range(wide * head, wide * head + wide)) for head in range(heads)]
     assert tied(couplings, "0.weight", "1.out.weight", 0, 1)
 
 

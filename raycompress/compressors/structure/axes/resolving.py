@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.tracing import SizeUse
 
 _ROUNDS = 12
-_DRAWS = 4
+_DRAWS = 6
+_SINGLES = 8
 
 
 class Resolver:
@@ -158,25 +159,67 @@ class Resolver:
             found.setdefault(width.attribute, np.repeat(found[heads.attribute], len(use.axis)))
 
     def _failing(self, sizes: Mapping[Attribute, Ids]) -> list[SizeUse]:
+        """Return the uses whose size is not the length it stands for once some components are gone.
+
+        A random half goes, some times over; where that left all lengths of a use as they were, or one empty, single
+        components of it go.
+        """
         generator = np.random.default_rng(0)
-        root = self._components.root
+        number = len(self._components.root)
+        waiting = dict(enumerate(self._uses))
+        asked: dict[int, int] = dict.fromkeys(waiting, 0)
         bad: dict[int, SizeUse] = {}
         for _ in range(_DRAWS):
-            stays = generator.random(len(root)) < 0.5
-            stays[list(self._components.reasons)] = True
-            stays[FIXED] = True
-            kept = stays[root]
-            known: dict[int, int] = {}
-
-            def count(axis: Ids, kept: NDArray[np.bool_] = kept, known: dict[int, int] = known) -> int:
-                if id(axis) not in known:
-                    known[id(axis)] = int(kept[axis].sum()) if self._varies(axis) else len(axis)
-                return known[id(axis)]
-
-            for place, use in enumerate(self._uses):
-                if place not in bad and evaluate(use.expression, sizes, count) != count(use.axis):
-                    bad[place] = use
+            count = self._counter(generator.random(number) < 0.5)
+            for place in self._tried(waiting, sizes, count, bad):
+                asked[place] += 1
+        for place in [place for place, times in asked.items() if times < 2 and place not in bad]:
+            use = self._uses[place]
+            for component in self._free([use.axis, *_axes(use.expression, sizes)])[:_SINGLES]:
+                stays = np.ones(number, dtype=bool)
+                stays[component] = False
+                self._tried({place: use}, sizes, self._counter(stays), bad)
         return list(bad.values())
+
+    def _tried(
+        self,
+        uses: Mapping[int, SizeUse],
+        sizes: Mapping[Attribute, Ids],
+        count: Callable[[Ids], int],
+        bad: dict[int, SizeUse],
+    ) -> list[int]:
+        """Add the uses that fail to `bad`; return those of which some length changed and none is empty."""
+        changed = []
+        for place, use in uses.items():
+            axes = [use.axis, *_axes(use.expression, sizes)]
+            left = [count(axis) for axis in axes]
+            if 0 in left or left == [len(axis) for axis in axes]:
+                continue
+            changed.append(place)
+            if evaluate(use.expression, sizes, count) != left[0]:
+                bad[place] = use
+        return changed
+
+    def _counter(self, stays: NDArray[np.bool_]) -> Callable[[Ids], int]:
+        """Return a function that counts what stays of an axis; `stays` is changed to hold what cannot go."""
+        stays[list(self._components.reasons)] = True
+        stays[FIXED] = True
+        kept = stays[self._components.root]
+        known: dict[int, int] = {}
+
+        def count(axis: Ids) -> int:
+            if id(axis) not in known:
+                known[id(axis)] = int(kept[axis].sum()) if self._varies(axis) else len(axis)
+            return known[id(axis)]
+
+        return count
+
+    def _free(self, axes: Sequence[Ids]) -> list[int]:
+        """Return the components of axes that can go."""
+        found = {
+            root for axis in axes if self._varies(axis) for root in np.unique(self._components.root[axis]).tolist()
+        }
+        return sorted(one for one in found if one != FIXED and one not in self._components.reasons)
 
     def _freeze(self, use: SizeUse, sizes: Mapping[Attribute, Ids]) -> None:
         reason = f"the size {value_of(use.expression)} in {use.where}, which cannot follow"

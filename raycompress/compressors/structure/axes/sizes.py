@@ -160,10 +160,7 @@ def evaluate(expression: Expression, sizes: Mapping[Attribute, Ids], count: Call
     if isinstance(expression, AttributeSize):
         axis = sizes.get(expression.attribute)
         return expression.value if axis is None else count(axis)
-    try:
-        return expression.function(evaluate(expression.left, sizes, count), evaluate(expression.right, sizes, count))
-    except ZeroDivisionError:
-        return 0
+    return expression.function(evaluate(expression.left, sizes, count), evaluate(expression.right, sizes, count))
 
 
 def leaves(expression: Expression) -> Iterator[AttributeSize | AxisSize]:
