@@ -44,7 +44,9 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
         return session.from_file(model, example, folder / bundle.INT8_ONNX, neutral)
     if form == "weight_only":
         try:
-            weight_only.restore(model, recipe["layers"], bundle.tensors(folder, bundle.WEIGHTS))
+            stored = bundle.tensors(folder, bundle.WEIGHTS)
+            stored.update({name: stored[first] for name, first in manifest.aliases.items()})
+            weight_only.restore(model, recipe["layers"], stored)
         except (KeyError, AttributeError, TypeError) as error:
             raise _misfit(folder, model, f"it has no {error}") from error
         return model.eval()

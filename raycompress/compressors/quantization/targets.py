@@ -45,12 +45,16 @@ def select(
     return targets
 
 
-def refuse_tied(model: nn.Module, layers: Collection[str]) -> None:
-    """Raise CompressionError where the weight of one of `layers` is another layer's too: one weight has one grid."""
+def refuse_tied(model: nn.Module, layers: Collection[str], together: bool = False) -> None:
+    """Raise CompressionError where the weight of one of `layers` is another layer's too: one weight has one grid.
+
+    With `together` it may be that of others among `layers`.
+    """
     owners: dict[int, list[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         owners.setdefault(id(parameter), []).append(name)
-    shared = {name for names in owners.values() if len(names) > 1 for name in names}
+    inside = {f"{name}.weight" for name in layers} if together else set()
+    shared = {name for names in owners.values() if len(names) > 1 and not inside.issuperset(names) for name in names}
     tied = next((name for name in layers if f"{name}.weight" in shared), None)
     if tied is not None:
         raise CompressionError(

@@ -1,4 +1,4 @@
-"""The compressor that stores the weights of linear layers as int8, and computes in float; torchao does it."""
+"""The compressor that stores the weights of linear layers and embeddings as int8, and computes in float, by torchao."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, distinct
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
@@ -31,7 +31,7 @@ from raycompress.extras import load_extra
 
 
 class WeightOnlyQuantizer(Quantizer):
-    """``int8_weight_only``: int8 weights with a scale for each output channel."""
+    """``int8_weight_only``: int8 weights with a scale for each output channel, or row of a table."""
 
     _agrees = ""
 
@@ -46,7 +46,7 @@ class WeightOnlyQuantizer(Quantizer):
         if self._compressed:
             return self.model
         self._plain.load_state_dict(float_state(self.model))
-        refuse_tied(self.model, self._targets)
+        refuse_tied(self.model, self._targets, together=True)
         refuse_types(self.model, self._targets, (torch.float32, torch.float16, torch.bfloat16))
         quantize(self.model, self._targets)
         self._compressed = True
@@ -65,7 +65,7 @@ class WeightOnlyQuantizer(Quantizer):
                 where=type(self.model).__name__,
                 fix="leave out the layers that forward() uses in another way than by calling them",
             )
-        size = sum(tensor.numel() * tensor.element_size() for tensor in stored.values())
+        size = sum(tensor.numel() * tensor.element_size() for tensor in distinct(stored).values())
         before = measure.size_bytes(self._plain)
         agrees = agreement(self._plain.eval(), copied, self._samples() or [example])
         return Quantized(
@@ -89,13 +89,41 @@ def load_library() -> None:
 
 
 def quantize(model: nn.Module, layers: Collection[str]) -> None:
-    """Give the linear layers called `layers` torchao's int8 weights, in place."""
+    """Give the layers called `layers` torchao's int8 weights, in place; those that share a weight go on sharing it."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torchao = _torchao()
+        _look_up_rows(torchao)
         modules = dict(model.named_modules())
+        made: dict[int, nn.Parameter] = {}
+        kept = []  # an id is that of one weight only while the weight lives
         for name in layers:
-            torchao.quantize_(modules[name], torchao.Int8WeightOnlyConfig())
+            layer = modules[name]
+            weight = layer.get_parameter("weight")
+            if id(weight) in made:
+                layer.register_parameter("weight", made[id(weight)])
+                continue
+            torchao.quantize_(layer, torchao.Int8WeightOnlyConfig(), filter_fn=_is_quantized)
+            made[id(weight)] = layer.get_parameter("weight")
+            kept.append(weight)
+
+
+def _look_up_rows(torchao: Any) -> None:
+    """Let a lookup in an int8 table turn the rows that it reads into float; torchao 0.18 does the whole table."""
+
+    def embedding(_func: Any, _types: Any, args: tuple[Any, ...], _kwargs: Any) -> Tensor:
+        table, indices = args[:2]
+        rows = table.qdata[indices].to(table.dtype)
+        if table.zero_point is not None:
+            rows = rows - table.zero_point[indices]
+        floats: Tensor = (rows * table.scale[indices]).to(table.dtype)
+        return floats
+
+    torchao.Int8Tensor.implements(torch.ops.aten.embedding.default)(embedding)
+
+
+def _is_quantized(module: nn.Module, _name: str) -> bool:
+    return isinstance(module, (nn.Linear, nn.Embedding))
 
 
 def parts(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:

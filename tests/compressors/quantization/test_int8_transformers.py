@@ -217,3 +217,14 @@ def test_axes_that_are_free() -> None:
     assert found.sizes == {(0, 2): (10, 5), (0, 3): (14, 7)}
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(64, 2))
     assert not free_axes.find(fixed, Example((torch.randn(1, 1, 8, 8),), {})).sizes
+
+
+def test_weights_alone_with_a_table_that_the_output_layer_shares(tmp_path: Path) -> None:
+    pytest.importorskip("torchao")
+    folder, loaded = made("int8_weight_only", tmp_path)
+    with slow_path():
+        given = Example((ids(2, 9),), {})
+        assert relative_difference(given.outputs(tokens()), given.outputs(loaded)) < 0.02
+    assert loaded.head.weight is loaded.model["decoder"].words.weight
+    manifest = bundle.read(folder)
+    assert manifest.after.size_bytes < 0.5 * manifest.before.size_bytes
