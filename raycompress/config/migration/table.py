@@ -190,7 +190,7 @@ NEW_KEYS = (
     ),
     *("objectives", "constraints", "on_budget", "pareto_size", "repeats", "finalists", "exploration", "scheduler"),
     *("resource.cpu", "resource.gpu", "resource.memory_gb", "resource.accelerator_type", "search range: log"),
-    *(f"{_ENTRY}.quant_scheme", f"{_ENTRY}.quant_dtype"),
+    *(f"{_ENTRY}.quant_scheme", f"{_ENTRY}.quant_dtype", "runtime_args.own_folder"),
 )
 """Keys that the old tool did not have."""
 
