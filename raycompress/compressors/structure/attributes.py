@@ -58,13 +58,13 @@ class Sizes:
 def resized(module: nn.Module, sizes: Sizes) -> Values:
     """Return the attributes of a module that change, with their new values.
 
-    Of torch's own layers they follow from the shapes of the weights. Of others, what the forward pass counts an axis by
-    changes with it, and otherwise a number that one of the module's own weights or reductions has the length of.
+    Of torch's own layers they follow from the shapes of the weights; of others, what the forward pass counts an axis by
+    changes with it. A number that only equals a length stays.
     """
     if not (sizes.shapes or sizes.weight or sizes.counted or sizes.reduced):
         return {}
     rule = next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
-    found = rule(module, sizes) if rule is not None else _by_length(module, sizes)
+    found = rule(module, sizes) if rule is not None else {}
     for (name, place), value in sizes.counted.items():
         if place is None and (rule is None or name not in found):
             found[name] = value
@@ -75,21 +75,10 @@ def resized(module: nn.Module, sizes: Sizes) -> Values:
     return {key: value for key, value in found.items() if vars(module).get(key, value) != value}
 
 
-def _by_length(module: nn.Module, sizes: Sizes) -> Values:
-    lengths: dict[int, int] = dict(sizes.reduced)
-    for name, shape in sizes.shapes.items():
-        old = getattr(module, name).shape
-        lengths |= {before: after for before, after in zip(old, shape, strict=True) if before != after}
-    found: Values = {}
-    for key, value in vars(module).items():
-        if not is_size(key):
-            continue
-        if isinstance(value, int):
-            found[key] = lengths.get(value, value)
-        elif key == "normalized_shape" and isinstance(value, (tuple, list)):
-            weight = sizes.shape("weight")
-            found[key] = tuple(lengths.get(int(one), int(one)) for one in value) if weight is None else weight
-    return found
+def _normalized(module: nn.Module, sizes: Sizes) -> Values:
+    weight, value = sizes.shape("weight"), module.normalized_shape
+    assert isinstance(value, tuple)
+    return {"normalized_shape": weight or tuple(sizes.reduced.get(int(one), int(one)) for one in value)}
 
 
 def _convolution(module: nn.Module, sizes: Sizes) -> Values:
@@ -161,6 +150,7 @@ _RULES: list[tuple[type[nn.Module] | tuple[type[nn.Module], ...], Callable[[nn.M
     (nn.Bilinear, _bilinear),
     (nn.modules.batchnorm._NormBase, _along_first("num_features")),
     (nn.GroupNorm, _along_first("num_channels")),
+    ((nn.LayerNorm, nn.RMSNorm), _normalized),
     (nn.PReLU, _along_first("num_parameters")),
     ((nn.Embedding, nn.EmbeddingBag), _embedding),
     (nn.MultiheadAttention, _attention),

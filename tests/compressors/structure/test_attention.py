@@ -72,6 +72,25 @@ class Separate(nn.Module):
         return self.dense(mixed.view(*mixed.shape[:-2], self.all_head_size))
 
 
+class Biased(Separate):
+    """As many heads as a head is wide, and a parameter with a row for each of them, as LeViT has."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__(dim, heads)
+        self.num_heads = self.key_dim = 4
+        self.scores = nn.Parameter(torch.randn(4, 17, 17))
+        self.query, self.key, self.value = (nn.Linear(dim, 16) for _ in range(3))
+        self.dense = nn.Linear(16, dim)
+
+    def split(self, x: Tensor) -> Tensor:
+        return x.view(*x.shape[:-1], self.num_heads, self.key_dim).permute(0, 2, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = self.split(self.query(x)), self.split(self.key(x)), self.split(self.value(x))
+        weights = torch.softmax(q @ k.transpose(-1, -2) + self.scores, -1)
+        return self.dense((weights @ v).transpose(1, 2).flatten(2))
+
+
 class Stubborn(nn.Module):
     """The number of heads is written into ``forward``."""
 
@@ -177,7 +196,7 @@ def pruned(model: nn.Module, steps: int = 4, **arguments: Any) -> Compressor:
 
 
 CELLS = [
-    *[(vit_with(attention), {}) for attention in (Indexed, Chunked, Separate)],
+    *[(vit_with(attention), {}) for attention in (Indexed, Chunked, Separate, Biased)],
     (vit_with(Separate), {"steps": 2}),
     (Encoder, {"round_to": 2}),
     (Encoder, {"round_to": 1, "steps": 3}),
