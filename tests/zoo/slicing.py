@@ -81,11 +81,24 @@ def _cut(model: nn.Module, couplings: Couplings, gone: np.ndarray) -> nn.Module:
 
 
 def _resize(module: nn.Module) -> None:
+    if isinstance(module, nn.MultiheadAttention):
+        _narrow(module)
     if isinstance(module, nn.modules.conv._ConvNd) and isinstance(module.weight, Tensor):
         out, into = module.weight.shape[:2] if not module.transposed else module.weight.shape[1::-1]
         module.out_channels, module.in_channels = int(out), int(into)
     elif isinstance(module, nn.modules.batchnorm._BatchNorm) and module.weight is not None:
         module.num_features = int(module.weight.shape[0])
+
+
+def _narrow(module: nn.MultiheadAttention) -> None:
+    """Keep the scale of the products: torch divides them by the root of a head's width, which is another now."""
+    before, module.head_dim = module.head_dim, module.embed_dim // module.num_heads
+    separate = module.in_proj_weight is None
+    queries = [module.q_proj_weight if separate else module.in_proj_weight, module.in_proj_bias]
+    with torch.no_grad():
+        for tensor in queries:
+            if tensor is not None:
+                tensor[: module.embed_dim] *= (module.head_dim / before) ** 0.5
 
 
 def masked(model: nn.Module, couplings: Couplings, gone: np.ndarray) -> nn.Module:

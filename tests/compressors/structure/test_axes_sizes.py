@@ -192,7 +192,7 @@ def test_a_tensor_that_is_made_follows_the_attribute_that_it_is_as_wide_as() -> 
 
 
 @pytest.mark.parametrize("layer", [nn.TransformerEncoderLayer, nn.TransformerDecoderLayer])
-def test_layers_of_torch_s_own_transformer_lose_heads_with_their_width(layer: Any) -> None:
+def test_layers_of_torch_s_own_transformer_lose_the_same_positions_of_each_head(layer: Any) -> None:
     class Stack(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -202,12 +202,13 @@ def test_layers_of_torch_s_own_transformer_lose_heads_with_their_width(layer: An
             x = self.one(x)
             return self.two(self.layer(x, x) if isinstance(self.layer, nn.TransformerDecoderLayer) else self.layer(x))
 
+    torch.manual_seed(0)
     model, inputs = Stack(), torch.randn(2, 5, 4)
     couplings = followed(model, inputs)
-    assert groups(couplings, "one.weight") == [list(range(4 * head, 4 * head + 4)) for head in range(3)]
-    assert Attribute("layer.self_attn", "num_heads") in couplings.sizes
-    small = sliced(model, couplings, couplings.of("one.weight", 0)[:4])
-    assert small.layer.self_attn.num_heads == 2
+    assert groups(couplings, "one.weight") == [[place, place + 4, place + 8] for place in range(4)]
+    assert Attribute("layer.self_attn", "embed_dim") in couplings.sizes
+    small = sliced(model, couplings, np.unique(couplings.of("one.weight", 0)[:2]))
+    assert (small.layer.self_attn.num_heads, small.layer.self_attn.head_dim) == (3, 2)
     assert answers(small, lambda one: [one(inputs)])[0].shape == (2, 5, 2)
 
 
