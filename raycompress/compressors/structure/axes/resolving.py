@@ -51,6 +51,7 @@ class Resolver:
         self._table = table
         self._uses = _distinct(uses)
         self._components = table.components()
+        self._varying: dict[int, tuple[Ids, bool]] = {}  # with the array, so that its id stays its own
 
     def resolve(self) -> tuple[Components, dict[Attribute, Ids]]:
         """Return the components, and each attribute that has to change with the axis that it counts."""
@@ -72,9 +73,16 @@ class Resolver:
 
     def _settle(self) -> None:
         self._components = self._table.components()
+        self._varying.clear()
 
     def _varies(self, axis: Ids) -> bool:
         """Tell whether some positions of an axis can go while others stay."""
+        known = self._varying.get(id(axis))
+        if known is None:
+            known = self._varying[id(axis)] = axis, self._find_varying(axis)
+        return known[1]
+
+    def _find_varying(self, axis: Ids) -> bool:
         roots = self._components.root[axis]
         if len(roots) < 2 or bool((roots == roots[0]).all()):
             return False
