@@ -174,7 +174,11 @@ class Resolver:
         """
         generator = np.random.default_rng(0)
         number = len(self._components.root)
-        waiting = dict(enumerate(self._uses))
+        waiting = {
+            place: use
+            for place, use in enumerate(self._uses)
+            if any(self._varies(axis) for axis in (use.axis, *_axes(use.expression, sizes)))
+        }
         asked: dict[int, int] = dict.fromkeys(waiting, 0)
         bad: dict[int, SizeUse] = {}
         for _ in range(_DRAWS):
