@@ -78,7 +78,7 @@ def imports(folder: Path) -> Iterator[Import]:
         yield from visitor.found
 
 
-IMPORTS = list(imports(REPOSITORY / "raycompress"))
+IMPORTS = [each for each in imports(REPOSITORY / "raycompress") if each.module != "__main__"]  # a script of the user's
 
 
 def libraries(lines: list[str]) -> set[str]:
