@@ -26,14 +26,39 @@ def matches(entry: Entry, layer: Layer, compressor: CompressorEntry) -> bool:
 
 
 def ruled(config_list: Sequence[Entry], index: int, model: ModelInfo, compressor: CompressorEntry) -> list[Layer]:
-    """Return the layers that entry `index` matches and no later entry does, in the model's order."""
+    """Return the layers that entry `index` matches and no later entry does, in the model's order; see `spared`."""
     later = config_list[index + 1 :]
+    left_out = {name for _, name in spared(config_list, model, compressor)}
     return [
         layer
         for layer in model.layers
-        if matches(config_list[index], layer, compressor)
+        if layer.name not in left_out
+        and matches(config_list[index], layer, compressor)
         and not any(matches(entry, layer, compressor) for entry in later)
     ]
+
+
+def spared(config_list: Sequence[Entry], model: ModelInfo, compressor: CompressorEntry) -> list[tuple[int, str]]:
+    """Return (entry, layer) of the layers that keep their channels though the type ``default`` of an entry matches.
+
+    It stands for what can lose channels: not for layers that make the model's outputs, or that no input reaches.
+    Where nothing else would be compressed there are none: that is a mistake to be told.
+    """
+    if not compressor.removes_channels:
+        return []
+    whole = {*model.output_layers, *model.whole_layers}
+    found: list[tuple[int, str]] = []
+    is_all = True
+    for layer in model.layers:
+        ruling = [index for index, entry in enumerate(config_list) if matches(entry, layer, compressor)]
+        entry: Entry = config_list[ruling[-1]] if ruling else {"exclude": True}
+        if "exclude" in entry:
+            continue
+        if layer.name in whole and "default" in entry.get("op_types", ()) and "op_names" not in entry:
+            found.append((ruling[-1], layer.name))
+        else:
+            is_all = False
+    return [] if is_all else found
 
 
 def overruled_by_name(config_list: Sequence[Entry], index: int, name: str) -> bool:

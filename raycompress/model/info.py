@@ -7,7 +7,7 @@ by preflight.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from raycompress.model.costs import CostModel
@@ -51,6 +51,9 @@ class ModelInfo:
         None when the model saw no input, so that ties are not known.
     output_layers
         Layers whose output channels are the model's outputs: pruning them would change what the model answers.
+    whole_layers
+        Convolution or linear layer that can lose no channel -> why: it makes the outputs, meets an operation that fixes
+        the number, or takes no part in the forward pass.
     parameters, flops, size_bytes
         Of the whole model; flops None as in `Layer`.
     input_shapes
@@ -79,6 +82,7 @@ class ModelInfo:
     latency: LatencyTable | None = None
     weights: str = ""
     has_evaluator: bool = False
+    whole_layers: Mapping[str, str] = field(default_factory=dict)
 
     def layer(self, name: str) -> Layer | None:
         """Return the layer called `name`, or None."""
@@ -114,4 +118,5 @@ class ModelInfo:
             latency=None if data.get("latency") is None else LatencyTable.from_json(data["latency"]),
             weights=data.get("weights", ""),
             has_evaluator=data.get("has_evaluator", False),
+            whole_layers=dict(data.get("whole_layers", {})),
         )

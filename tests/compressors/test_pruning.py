@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 
 import pytest
 import torch
@@ -297,3 +298,39 @@ def test_flops_and_parameters_are_counted_before_and_after() -> None:
     flops, params, table = pruner.count_flops_params((1, 1, 8, 8))
     assert flops == 64 * 6 * 9 + 16 * 8 * 6 * 9 + 32 * 32 + 32 * 10
     assert sum(row["params"] for row in table) == params
+
+
+class TwoHeads(nn.Module):
+    """A network with two heads, and a layer that no input reaches."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.unused = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3)
+        self.inner, self.head, self.map = nn.Linear(16, 32), nn.Linear(32, 4), nn.Conv2d(16, 2, 1)
+
+    def forward(self, x):
+        x = torch.relu(self.first(x))
+        return self.head(torch.relu(self.inner(x.mean((2, 3))))), self.map(x)
+
+
+@pytest.mark.parametrize("name", ["group_l1", "l1_filter"])
+def test_default_leaves_out_what_can_lose_no_channel(name, tmp_path):
+    model, example = TwoHeads(), torch.randn(2, 3, 8, 8)
+    config = {"compressor": name, "config_list": [{"sparsity": 0.5, "op_types": ["default"]}]}
+    compressor = create_compressor(model, config, dummy_input=example)
+    compressor.compress()
+    small = compressor.apply_speedup()
+    assert [small.first.out_channels, small.map.out_channels, small.head.out_features] == [8, 2, 4]
+    assert small.unused.out_channels == 16
+    assert small.inner.out_features == (16 if name == "group_l1" else 32)
+    compressor.export_model("model.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "bundle"))
+    (note,) = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["notes"]
+    left_out = "unused, head, map" if name == "group_l1" else "unused, map"
+    assert note == f'"default" left out {left_out}, which can lose no channel'
+
+
+@pytest.mark.parametrize("name", ["unused", "map"])
+def test_what_can_lose_no_channel_is_refused_by_name(name):
+    config = {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_names": [name]}]}
+    with pytest.raises(CompressionError, match=f'"{name}"'):
+        create_compressor(TwoHeads(), config, dummy_input=torch.randn(2, 3, 8, 8)).compress()

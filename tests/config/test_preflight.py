@@ -185,9 +185,12 @@ def test_what_does_not_fit_is_told(entry: dict[str, Any], where: str, what: str,
 
 
 def test_an_output_layer_reached_by_its_type(load: Load) -> None:
-    entry = {"sparsity": 0.5, "op_types": ["default"]}
+    problems, notes = check_model(load({"sparsity": 0.5, "op_types": ["default"]}), MODEL)
+    assert problems == []
+    assert [note for note in notes if '"default" leaves out "head": it makes outputs' in note]
+    entry = {"sparsity": 0.5, "op_types": ["Conv2d"]}
     where, what, fix = told(load(entry))[0]
-    assert (where, what.split(" ")[0]) == ("config_list[0]", '"head"')
+    assert (where, what.split(" ")[0]) == ("config_list[0].op_types[0]", '"head"')
     assert fix == 'add an entry after it: {"exclude": true, "op_names": ["head"]}'
     assert told(load(entry, {"exclude": True, "op_names": ["head"]})) == []
     weights_only = load(entry, compression={"compressor": "level"})

@@ -28,6 +28,7 @@ from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
 from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
+from raycompress.text import join_names
 
 _SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
 """A model that a pruner has made small -> what it was before the first of them."""
@@ -179,10 +180,16 @@ class Pruner(SavingCompressor, Compressor):
             after=measure.sizes(self.model, self.example),
             removed=removed,
             asked=self._asked,
-            notes=self._notes,
+            notes=(*self._notes, *self._about_whole_layers()),
             dense=self._dense if self._trial is not None and self._trial.latency else None,
         )
         export(saved, self._trial, paths)
+
+    def _about_whole_layers(self) -> tuple[str, ...]:
+        """Return a note on the layers that ``default`` matches and that can lose no channel."""
+        removal = None if self._slicing is None else self._slicing.removal
+        whole = [name for name in self._targets if removal is not None and name not in removal.channels]
+        return (f'"default" left out {join_names(whole)}, which can lose no channel',) if whole else ()
 
     @property
     def _is_compressed(self) -> bool:

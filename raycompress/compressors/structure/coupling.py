@@ -56,6 +56,7 @@ def settle(
     CompressionError
         A target is the model's output, or a layer that was asked to lose channels loses none.
     """
+    targets = without_whole_layers(graph, targets)
     for name in targets:
         if name not in graph:
             raise CompressionError(
@@ -83,6 +84,16 @@ def settle(
     _check(settled, choice, targets, blocked, compressor)
     _check_rounded(settled, choice, targets, compressor)
     return settled
+
+
+def without_whole_layers(graph: ChannelGraph, targets: Mapping[str, Target]) -> Mapping[str, Target]:
+    """Return the targets without those that ``default`` does not stand for: layers that can lose no channel.
+
+    Where nothing would be left, all are returned: there is no model of which nothing was to be compressed.
+    """
+    spared = {*graph.output_layers(), *graph.whole_layers()}
+    left = {name: target for name, target in targets.items() if not (target.by_default and name in spared)}
+    return left or targets
 
 
 def whole_blocks(graph: ChannelGraph, name: str, channels: Iterable[int]) -> Ids:

@@ -24,7 +24,9 @@ from raycompress.errors import CompressionError
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import Ids
 
-__all__ = ["OUTPUTS", "ChannelGraph", "CoupledLayer", "clean_copy"]
+UNUSED = "it takes no part in the forward pass"
+
+__all__ = ["OUTPUTS", "UNUSED", "ChannelGraph", "CoupledLayer", "clean_copy"]
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -122,6 +124,22 @@ class ChannelGraph:
     def producers(self) -> list[str]:
         """Return the convolutions and linear layers of the graph, in the model's order."""
         return [name for name in self._outputs if self.is_producer(name)]
+
+    def output_layers(self) -> tuple[str, ...]:
+        """Return the producers whose channels are the model's outputs, or some of them."""
+        return tuple(name for name in self.producers() if OUTPUTS in self.reasons(self.components(name)))
+
+    def whole_layers(self) -> dict[str, str]:
+        """Return the convolutions and linear layers that can lose no channel, and why."""
+        found = {}
+        for name, module in self._modules.items():
+            if self.is_producer(name):
+                components = self.components(name)
+                if self.fixed(components).all():
+                    found[name] = self.reasons(components)[0]
+            elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+                found[name] = UNUSED
+        return found
 
     def follows(self, name: str) -> bool:
         """Tell whether a layer only passes its input's channels on."""

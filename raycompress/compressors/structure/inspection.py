@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.structure.graph import OUTPUTS, ChannelGraph
+from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
 from raycompress.model.info import Layer, ModelInfo
 
@@ -24,16 +24,18 @@ def inspect(model: nn.Module, example: Example | None) -> ModelInfo:
     flops = None if example is None else measure.flops(model, example)
     ties: tuple[tuple[str, ...], ...] | None = None
     outputs: tuple[str, ...] = ()
+    whole: dict[str, str] = {}
     if example is not None:
         try:
             graph = ChannelGraph(model, example)
-            ties, outputs = _ties(graph), _outputs(graph)
+            ties, outputs, whole = _ties(graph), graph.output_layers(), graph.whole_layers()
         except CompressionError:
             ties = None  # unknown, which is not the same as "none" to the caller
     return ModelInfo(
         layers=_layers(model, flops),
         ties=ties,
         output_layers=outputs,
+        whole_layers=whole,
         parameters=measure.parameters(model),
         flops=None if flops is None else flops[""],
         size_bytes=measure.size_bytes(model),
@@ -79,7 +81,3 @@ def _ties(graph: ChannelGraph) -> tuple[tuple[str, ...], ...]:
     for name in graph.layers:
         groups.setdefault(root(name), []).append(name)
     return tuple(tuple(group) for group in groups.values() if len(group) > 1)
-
-
-def _outputs(graph: ChannelGraph) -> tuple[str, ...]:
-    return tuple(name for name in graph.producers() if OUTPUTS in graph.reasons(graph.components(name)))

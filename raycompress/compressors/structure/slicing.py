@@ -16,7 +16,7 @@ from raycompress.compressors.engine import DeferredDecision, PruningDecision
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.masking.masked_calls import Reductions
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
-from raycompress.compressors.structure.coupling import Removal, first_blocks, settle
+from raycompress.compressors.structure.coupling import Removal, first_blocks, settle, without_whole_layers
 from raycompress.compressors.structure.cut import Cut, Sliced, cut_tensors
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan, remember
@@ -163,6 +163,7 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
         With the first channels of each layer removed, the sliced model does not compute what the masked one does.
     """
     graph = ChannelGraph(model, example)
+    targets = without_whole_layers(graph, targets)
     every = {
         name: tuple(range(graph.channels(name)))
         for name, target in targets.items()

@@ -27,12 +27,15 @@ class Target:
         Class name of the layer.
     settings
         The other keys of its entry (``quant_bits``, ``frequency`` ...).
+    by_default
+        Whether its entry matches it by the type ``default`` alone, which stands for the layers that can be compressed.
     """
 
     entry: int
     sparsity: float
     type: str
     settings: Mapping[str, Any] = field(default_factory=dict)
+    by_default: bool = False
 
 
 @dataclass(frozen=True)
@@ -149,7 +152,8 @@ def _match(
             problems += _unfit(name, layers, compressor, where)
             sparsity = entry.get("sparsity", entry.get("final_sparsity", 0.0))
             settings = {key: entry[key] for key in compressor.keys if key in entry}
-            targets[name] = Target(index, float(sparsity), layers.types[name], settings)
+            by_default = "op_names" not in entry and "default" in entry["op_types"]
+            targets[name] = Target(index, float(sparsity), layers.types[name], settings, by_default)
     if not targets:
         problems += idle
     return problems, {name: targets[name] for name in layers.types if name in targets}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from raycompress.catalog.quantizers import ACTIVATIONS
 from raycompress.catalog.rounding import removable
 from raycompress.config.checks.layer_advice import LayerAdvice, quoted, round_to_of
 from raycompress.config.experiment import Experiment
-from raycompress.config.matching import matches, ruled, types_of
+from raycompress.config.matching import matches, ruled, spared, types_of
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
@@ -65,6 +65,7 @@ class _Fit:
         yield from self._unfit_types()
         if self.compressor.removes_channels:
             yield from self._output_layers()
+            yield from self._whole_layers()
             yield from self._half_ties()
             yield from self._too_few()
         if self.is_per_layer:
@@ -79,8 +80,11 @@ class _Fit:
         if absent:
             types = join_names(absent)
             yield f"{self.where('op_types')}: the model has no layer of type {types}, whose outputs stay float"
+        whole = [name for index, name in spared(self.entries, self.model, self.compressor) if index == self.index]
+        for why, layers in self._reasons(whole).items() if self.rules else ():
+            yield f'{self.where("op_types")}: "default" leaves out {join_names(quoted(layers))}: {why}'
         matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor)]
-        if matched and not self.rules:  # a default for a type, as it were, that every layer has an exception from
+        if matched and not self.rules and not whole:  # a default for a type that every layer has an exception from
             yield f"{self.where()}: the entry does nothing, since {self._overruled_by(matched[0])}"
         sparsity = self.entry.get("sparsity")
         if self.is_excluded or not self.is_per_layer or not is_range(sparsity):
@@ -197,6 +201,23 @@ class _Fit:
             kind = next(layer.type for layer in self.rules if layer.name == names[0])
             yield Problem(what, self._where_of(kind, names), self.advice.without(names) or _OTHERS)
 
+    def _whole_layers(self) -> Iterator[Problem]:
+        """Layers named that can lose no channel for other reasons than that they make the outputs."""
+        of_outputs = self.model.output_layers
+        names = [layer.name for layer in self.rules if layer.name in self.model.whole_layers and self._works_on(layer)]
+        for why, others in self._reasons(name for name in names if name not in of_outputs).items():
+            if not (self.compressor.spares_outputs and self._others()):
+                what = f"{join_names(quoted(others))} can lose no channel: {why}"
+                kind = next(layer.type for layer in self.rules if layer.name == others[0])
+                yield Problem(what, self._where_of(kind, others), self.advice.without(others) or _OTHERS)
+
+    def _reasons(self, names: Iterable[str]) -> dict[str, list[str]]:
+        """Return why layers keep all their channels -> the layers."""
+        found: dict[str, list[str]] = {}
+        for name in names:
+            found.setdefault(self.model.whole_layers.get(name, "it makes outputs of the model"), []).append(name)
+        return found
+
     def _others(self) -> bool:
         """Whether any entry compresses a layer that makes no outputs."""
         inner = (layer for layer in self.model.layers if layer.name not in self.model.output_layers)
@@ -235,6 +256,8 @@ class _Fit:
 
     def _is_compressed(self, name: str) -> bool:
         layer = self.model.layer(name)
+        if any(name == whole for _, whole in spared(self.entries, self.model, self.compressor)):
+            return False
         ruling = [entry for entry in self.entries if layer and matches(entry, layer, self.compressor)]
         return bool(ruling) and "exclude" not in ruling[-1]
 

@@ -100,7 +100,7 @@ def rank(request: Request, example: Example, gradients: Gradients | None) -> Pru
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.get("seed", 0))
         remove_least(cut, model, groups, _importance(request.compressor.name, gradients), way)
-    channels = {name: cut.removed(name) for name in request.targets}
+    channels = {name: cut.removed(name) for name in request.targets if name in graph}
     return PruningDecision(channels=channels, asked={name: len(removed) for name, removed in channels.items()})
 
 

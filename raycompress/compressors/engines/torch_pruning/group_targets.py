@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycompress.catalog.rounding import rounded
-from raycompress.compressors.structure.coupling import exclusion
+from raycompress.compressors.structure.coupling import exclusion, without_whole_layers
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.groups import group_of
 from raycompress.compressors.targets.torch import Target
@@ -68,6 +68,7 @@ def find_group_targets(
         A target is not part of the model's forward pass, or makes its outputs; a layer that a target is coupled to is
         no target; a layer has too few channels to lose any.
     """
+    targets = without_whole_layers(graph, targets)
     unused = [name for name in targets if name not in graph]
     if unused:
         raise _refused(unused, targets, "takes no part in the forward pass")
