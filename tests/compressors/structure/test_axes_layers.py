@@ -58,6 +58,11 @@ CONVOLUTIONS: dict[str, tuple[Callable[[], nn.Sequential], list[list[int]], list
         runs(8, 2),
         runs(12, 3),
     ),
+    "transposed with one output a group": (
+        lambda: between(nn.ConvTranspose2d(8, 2, 2, groups=2), channels=2),
+        spaced(8, 2),
+        [],
+    ),
     "transposed few": (
         lambda: between(nn.ConvTranspose2d(8, 12, 2, groups=2), channels=12),
         spaced(8, 2),
@@ -103,7 +108,8 @@ def test_half_of_the_groups_of_a_convolution_are_cut(name: str) -> None:
     removed = np.array(sorted(gone))
     masked = without(model, couplings, removed, False)
     small = cut_to(without(model, couplings, removed, True), model)
-    assert small[0].weight.shape[0] < 8 and small[2].weight.shape[1] < model[2].weight.shape[1]
+    assert small[0].weight.shape[0] < 8
+    assert small[2].weight.shape[1] < model[2].weight.shape[1] or not CONVOLUTIONS[name][2]
     with torch.no_grad():
         torch.testing.assert_close(small(images), masked(images), rtol=1e-4, atol=1e-5)
 

@@ -64,14 +64,13 @@ def _grouped(call: Call, source: Labels, weight: Labels, channel: int, groups: i
     if transposed:
         if first is not None:
             table.tie(arrived, first.atoms, reason)
-        if second is None:
-            made = np.repeat(grouped_in[:, 0], per_out)
-        elif rows:
-            table.freeze(second.atoms, reason)
-            made = np.repeat(grouped_in[:, 0], per_out)
         else:
-            made = np.tile(second.atoms, groups)
-        return Block((0,), made)
+            table.freeze(arrived, reason)
+        if rows and second is not None:
+            table.freeze(second.atoms, reason)
+        if rows:
+            return Block((0,), np.repeat(grouped_in[:, 0], per_out))
+        return Block((0,), np.zeros(out, dtype=np.int64) if second is None else np.tile(second.atoms, groups))
     outgoing = first.atoms if first is not None else np.zeros(out, dtype=np.int64)
     grouped_out = outgoing.reshape(groups, per_out)
     if rows:
@@ -119,7 +118,7 @@ def normalized_layer(call: Call) -> Sequence[Labels]:
 def normalized_group(call: Call) -> Sequence[Labels]:
     """GroupNorm: each group keeps as many channels as every other."""
     source = call.labels(call.args[0])
-    groups = int(call.argument("group"))
+    groups = int(call.argument("group") or call.argument("num_groups"))  # the latter under torch.inference_mode
     block = source.at(1)
     if block is not None and len(block.dims) > 1:
         source = source.rigid([dim for dim in block.dims if dim != 1], call.table, call.reason)
