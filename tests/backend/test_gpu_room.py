@@ -123,6 +123,7 @@ def test_out_of_memory_beside_others_is_tried_alone(tmp_path):
         "job_failure": {"ignore_fail": True},
         "n_samples": 4,
         "n_parallel": 3,
+        "runtime_args": {"own_folder": False},  # the book is one for all trials
     }
     path = number_experiment(tmp_path, SCRIPT, **more)
     done = subprocess.run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -103,14 +104,19 @@ class FirstCall:
         self._learn = learn
         self._handle: RemovableHandle | None = None
 
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Pass the input on, once."""
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        """Pass the input on, once.
+
+        Torch passes no `kwargs` where the hook was removed by one that ran before it in the same call.
+        """
         learn = self._learn
         self.cancel()
         if learn is not None:
             # a script may call its model in inference mode first; what is copied there could not be traced
             with torch.inference_mode(False):
-                learn(Example.of_first_call(module, args, kwargs))
+                learn(Example.of_first_call(module, args, dict(kwargs)))
 
     def __reduce__(self) -> tuple[type[FirstCall], tuple[()]]:
         return FirstCall, ()

@@ -410,3 +410,9 @@ def test_the_mask_of_an_attention_goes_with_its_heads() -> None:
     couplings = followed(Biased(), torch.randn(3, 5, 4))
     assert couplings.of("bias", 0).tolist() == couplings.of("one.weight", 0)[::4].tolist()
     assert groups(couplings, "bias") == one_by_one(3)
+
+
+@pytest.mark.parametrize("dropout", [nn.Dropout, nn.Dropout2d, nn.FeatureAlphaDropout, nn.AlphaDropout])
+def test_dropout_ties_no_channels(dropout: type[nn.Module]) -> None:
+    couplings = record(between(dropout(0.5)), lambda one: one(torch.randn(IMAGE)), modes=(True,))
+    assert groups(couplings, "0.weight", 0) == one_by_one(8)

@@ -18,7 +18,7 @@ from raycompress.compressors.structure.axes.arithmetic import (
     spatial,
 )
 from raycompress.compressors.structure.axes.call import Call, flat
-from raycompress.compressors.structure.axes.labels import Labels
+from raycompress.compressors.structure.axes.labels import Block, Labels
 from raycompress.compressors.structure.axes.layers import (
     attended,
     convolution,
@@ -47,6 +47,10 @@ Rule = Callable[[Call], Sequence[Labels]]
 def follow(call: Call) -> Sequence[Labels]:
     """Return the labels of the results of one operation."""
     tensors = [value for value in flat((call.args, call.kwargs)) if isinstance(value, Tensor)]
+    if call.name == "bernoulli" and not call.labels(tensors[0]).blocks:
+        # torch's dropout of whole channels draws a new tensor, which follows its input in length
+        blocks = (Block((dim,), call.table.create(size)) for dim, size in enumerate(call.shape) if size > 1)
+        return call.plain(Labels(call.shape, tuple(blocks)))
     if call.name in _LIKE:
         return call.plain(call.labels(tensors[0]))
     if call.name in _CREATED or not any(call.labels(tensor).blocks for tensor in tensors):
