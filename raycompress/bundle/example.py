@@ -230,10 +230,23 @@ def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def shared(state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return name -> the earlier name that shares its tensor, for tied weights."""
+    """Return name -> the earlier name that shares its tensor, for tied weights.
+
+    Raises
+    ------
+    BundleError
+        The state holds what is no tensor, as a module's ``get_extra_state()`` may return.
+    """
     first: dict[tuple[Any, ...], str] = {}
     aliases = {}
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            module = name.removesuffix("_extra_state").removesuffix(".") or "the model"
+            raise BundleError(
+                f"{module} keeps extra state, a {type(tensor).__name__}, which cannot be stored without pickle",
+                where=name,
+                fix="return a tensor from its get_extra_state(): torch.frombuffer(bytearray(data), dtype=torch.uint8)",
+            )
         if tensor.numel():
             key = (tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride(), tensor.device)
             if first.setdefault(key, name) != name:

@@ -13,6 +13,9 @@ from typing import Any
 from raycompress.model.costs import CostModel
 from raycompress.model.latency_table import LatencyTable
 
+UNUSED = "it takes no part in the forward pass"
+"""Why a layer that no input reaches can lose no channel; nor can its values be quantized."""
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -324,9 +324,11 @@ def test_default_leaves_out_what_can_lose_no_channel(name, tmp_path):
     assert small.unused.out_channels == 16
     assert small.inner.out_features == (16 if name == "group_l1" else 32)
     compressor.export_model("model.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "bundle"))
-    (note,) = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["notes"]
-    left_out = "unused, head, map" if name == "group_l1" else "unused, map"
-    assert note == f'"default" left out {left_out}, which can lose no channel'
+    notes = json.loads((tmp_path / "bundle" / "manifest.json").read_text())["notes"]
+    assert notes == [
+        '"default" left out unused: it takes no part in the forward pass',
+        f'"default" left out {"head, map" if name == "group_l1" else "map"}: its channels are the model\'s outputs',
+    ]
 
 
 @pytest.mark.parametrize("name", ["unused", "map"])

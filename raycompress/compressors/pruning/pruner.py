@@ -186,10 +186,11 @@ class Pruner(SavingCompressor, Compressor):
         export(saved, self._trial, paths)
 
     def _about_whole_layers(self) -> tuple[str, ...]:
-        """Return a note on the layers that ``default`` matches and that can lose no channel."""
-        removal = None if self._slicing is None else self._slicing.removal
-        whole = [name for name in self._targets if removal is not None and name not in removal.channels]
-        return (f'"default" left out {join_names(whole)}, which can lose no channel',) if whole else ()
+        """Return notes on the layers that ``default`` matches and that can lose no channel, by the reason."""
+        reasons: dict[str, list[str]] = {}
+        for name, why in ({} if self._slicing is None else self._slicing.removal.whole).items():
+            reasons.setdefault(why, []).append(name)
+        return tuple(f'"default" left out {join_names(names)}: {why}' for why, names in reasons.items())
 
     @property
     def _is_compressed(self) -> bool:

@@ -22,7 +22,7 @@ from raycompress.compressors.quantization.quantizer import (
     saved_int8,
     size_note,
 )
-from raycompress.compressors.quantization.targets import bits_of, parts_of, refuse_tied
+from raycompress.compressors.quantization.targets import bits_of, parts_of, refuse_tied, refuse_types
 from raycompress.compressors.saving.fingerprint import fingerprint_of, fingerprint_of_bytes
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
@@ -48,6 +48,7 @@ class FakeQuantizer(Quantizer):
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
+        refuse_types(self.model, self._targets, (torch.float32,), f"and {self._entry.name} computes in float32")
         self._engine: NniQuantization | None = None
         self._int8: int8.Int8 | None = None
         self._learnt: Learnt | None = None

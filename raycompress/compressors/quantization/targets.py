@@ -64,13 +64,15 @@ def refuse_tied(model: nn.Module, layers: Collection[str], together: bool = Fals
         )
 
 
-def refuse_types(model: nn.Module, layers: Collection[str], known: Collection[torch.dtype]) -> None:
-    """Raise CompressionError where a weight of one of `layers` is of no type among `known`."""
+def refuse_types(
+    model: nn.Module, layers: Collection[str], known: Collection[torch.dtype], why: str = "of which no int8 is made"
+) -> None:
+    """Raise CompressionError, which says `why`, where a weight of one of `layers` is of no type among `known`."""
     for name in layers:
         for weight in model.get_submodule(name).parameters(recurse=False):
             if weight.dtype not in known:
                 raise CompressionError(
-                    f'the weights of "{name}" are {str(weight.dtype).removeprefix("torch.")}, of which no int8 is made',
+                    f'the weights of "{name}" are {str(weight.dtype).removeprefix("torch.")}, {why}',
                     where=type(model).__name__,
                     fix="call model.float() before create_compressor, and give it float32 inputs",
                 )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import PruningDecision
-from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.graph import OUTPUTS, ChannelGraph
 from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
 
@@ -31,10 +31,13 @@ class Removal:
         Target layer -> output channels to remove, in ascending order; may be empty.
     of
         Target layer -> number of output channels that it had.
+    whole
+        Layer that ``default`` matches and that can lose no channel -> why.
     """
 
     channels: dict[str, tuple[int, ...]]
     of: dict[str, int]
+    whole: Mapping[str, str] = field(default_factory=dict)
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return layer -> (removed, of)."""
@@ -56,7 +59,7 @@ def settle(
     CompressionError
         A target is the model's output, or a layer that was asked to lose channels loses none.
     """
-    targets = without_whole_layers(graph, targets)
+    every, targets = targets, without_whole_layers(graph, targets)
     for name in targets:
         if name not in graph:
             raise CompressionError(
@@ -73,6 +76,7 @@ def settle(
     settled = Removal(
         {name: tuple(channels.tolist()) for name, channels in removal.items()},
         {name: graph.channels(name) for name in targets},
+        {name: graph.whole_layers().get(name, OUTPUTS) for name in every if name not in targets},
     )
     blocked = {
         name: {

@@ -20,13 +20,12 @@ from raycompress.compressors.masking.masks import drop_hooks, unhooked
 from raycompress.compressors.structure.attributes import is_size
 from raycompress.compressors.structure.axes.recorder import OUTPUTS, Couplings, record
 from raycompress.errors import CompressionError
+from raycompress.model.info import UNUSED
 
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import Ids
 
-UNUSED = "it takes no part in the forward pass"
-
-__all__ = ["OUTPUTS", "UNUSED", "ChannelGraph", "CoupledLayer", "clean_copy"]
+__all__ = ["OUTPUTS", "ChannelGraph", "CoupledLayer", "clean_copy"]
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 

@@ -13,7 +13,7 @@ from raycompress.config.matching import matches, ruled, spared, types_of
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
-from raycompress.model.info import Layer, ModelInfo
+from raycompress.model.info import UNUSED, Layer, ModelInfo
 from raycompress.text import join_names
 
 _OTHERS = "take another compressor; `raycompress compressors` lists them"
@@ -63,6 +63,8 @@ class _Fit:
         if self.is_excluded:
             return
         yield from self._unfit_types()
+        if "quant_types" in self.compressor.keys:
+            yield from self._unused_layers()
         if self.compressor.removes_channels:
             yield from self._output_layers()
             yield from self._whole_layers()
@@ -210,6 +212,14 @@ class _Fit:
                 what = f"{join_names(quoted(others))} can lose no channel: {why}"
                 kind = next(layer.type for layer in self.rules if layer.name == others[0])
                 yield Problem(what, self._where_of(kind, others), self.advice.without(others) or _OTHERS)
+
+    def _unused_layers(self) -> Iterator[Problem]:
+        """Layers whose values are to be quantized, and that no input reaches."""
+        names = [layer.name for layer in self.rules if self.model.whole_layers.get(layer.name) == UNUSED]
+        if names:
+            what = f"{join_names(quoted(names))} takes no part in the forward pass: there are no values to quantize"
+            kind = next(layer.type for layer in self.rules if layer.name == names[0])
+            yield Problem(what, self._where_of(kind, names), self.advice.without(names) or _OTHERS)
 
     def _reasons(self, names: Iterable[str]) -> dict[str, list[str]]:
         """Return why layers keep all their channels -> the layers."""

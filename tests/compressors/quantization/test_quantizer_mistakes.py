@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from raycompress import load
+from raycompress import create_compressor, load
 from raycompress.bundle import bundle
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.quantization.calibration import SAMPLES, batch_size, from_data
-from raycompress.errors import CompressionError, ExperimentError, MissingDependencyError
+from raycompress.errors import BundleError, CompressionError, ExperimentError, MissingDependencyError
 from tests.support.models.networks import DUMMY, MODELS, trained
 from tests.support.models.quantizing import ALL_8, HELD_OUT, needs_torchao, quantized, quantizer, saved
 
@@ -167,3 +168,25 @@ def test_without_the_extra_a_fake_quantizer_says_so_and_the_others_fail(
     assert "pip install 'raycompress[onnx]'" in notes[0]
     with pytest.raises(MissingDependencyError, match="onnxruntime"):
         quantizer(trained("cnn", 0), "ptq_static").compress()
+
+
+def test_training_with_rounded_values_takes_float32_alone():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).bfloat16()
+    entry = {"quant_types": ["weight"], "quant_bits": 8, "op_types": ["Linear"]}
+    with pytest.raises(CompressionError, match="are bfloat16, and qat computes in float32"):
+        create_compressor(model, {"compressor": "qat", "config_list": [entry]})
+
+
+def test_extra_state_that_is_no_tensor_is_refused_by_name():
+    class Counting(nn.Linear):
+        def get_extra_state(self):
+            return {"calls": 3}
+
+        def set_extra_state(self, state):
+            pass
+
+    model = nn.Sequential(nn.Linear(4, 8), Counting(8, 2))
+    config = {"compressor": "level", "config_list": [{"sparsity": 0.5, "op_types": ["Linear"]}]}
+    pruner = create_compressor(model, config, dummy_input=torch.randn(1, 4))
+    with pytest.raises(BundleError, match="1 keeps extra state, a dict"):
+        pruner.compress()

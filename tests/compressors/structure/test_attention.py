@@ -287,5 +287,8 @@ def test_a_masked_norm_sees_the_channels_that_stay_only() -> None:
 
 
 def test_a_number_of_heads_in_the_source_is_named_with_its_line() -> None:
+    config = {"compressor": "group_l2", "config_list": [{"sparsity": 0.5, "op_names": ["blocks.0.attn.qkv"]}]}
     with pytest.raises(CompressionError, match=r'the size 4 in reshape in "blocks\.0\.attn" at test_attention\.py:\d+'):
-        pruned(vit_with(Stubborn)())
+        create_compressor(vit_with(Stubborn)(), config, dummy_input=DUMMY).compress()
+    left_out = pruned(vit_with(Stubborn)())._about_whole_layers()
+    assert any("blocks.0.attn.qkv" in note and "the size 4 in reshape" in note for note in left_out)
