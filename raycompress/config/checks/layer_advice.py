@@ -44,7 +44,8 @@ class LayerAdvice:
         if self._compressor.kind == "pruning" and not layer.weight_shape:
             return False
         is_whole = 1 < self._round_to >= layer.channels > 0  # so that nothing could go from it
-        return not self._compressor.removes_channels or (layer.name not in self._model.output_layers and not is_whole)
+        keeps_all = is_whole or layer.name in {*self._model.output_layers, *self._model.whole_layers}
+        return not (self._compressor.removes_channels and keeps_all)
 
     def choices(self, inside: str = "") -> list[str]:
         """Return the layers that an entry can name; those in the block `inside`, if it is given."""

@@ -416,3 +416,9 @@ def test_the_mask_of_an_attention_goes_with_its_heads() -> None:
 def test_dropout_ties_no_channels(dropout: type[nn.Module]) -> None:
     couplings = record(between(dropout(0.5)), lambda one: one(torch.randn(IMAGE)), modes=(True,))
     assert groups(couplings, "0.weight", 0) == one_by_one(8)
+
+
+def test_a_weight_that_a_hook_computes_is_named() -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), torch.nn.utils.spectral_norm(nn.Conv2d(8, 8, 3)), nn.Conv2d(8, 3, 1))
+    graph = ChannelGraph(model, Example.from_dummy(torch.randn(IMAGE)))
+    assert '"1", whose weight is computed by spectral_norm' in graph.whole_layers()["0"]

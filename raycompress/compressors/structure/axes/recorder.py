@@ -95,6 +95,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.axes: dict[str, tuple[Ids, ...]] = {}
         self.operations: dict[str, int] = {}
         self.modules: list[str] = []
+        self.computed: dict[str, str] = {}
         self.sized = False
         self.sources: dict[str, frozenset[str]] = {}
         self.muted = False
@@ -124,7 +125,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     @property
     def where(self) -> str:
         """The module that is running, for messages."""
-        return f' in "{self.modules[-1]}"' if self.modules and self.modules[-1] else ""
+        name = self.modules[-1] if self.modules else ""
+        return f' in "{name}"{self.computed.get(name, "")}' if name else ""
 
     def makers(self, tensor: Tensor) -> frozenset[str]:
         """Return the modules whose parameters made a tensor."""
@@ -244,6 +246,11 @@ def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., _Recorder
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         named.setdefault(id(tensor), (name, tensor))
     recorder = kind(table, named)
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            _, is_of_torch, way = type(hook).__module__.partition("torch.nn.utils.")  # its older way of parametrizing
+            if is_of_torch:
+                recorder.computed[name] = f", whose weight is computed by {way}"
     return recorder, SizeTracer(recorder)
 
 
@@ -285,7 +292,8 @@ def _module_names(model: nn.Module, stack: list[str], functions: Functions) -> I
 
     with ExitStack() as hooks:
         for name, module in model.named_modules():
-            before = module.register_forward_pre_hook(lambda *_args, name=name: enter(name))
+            # first of all, so that what other hooks compute is the module's
+            before = module.register_forward_pre_hook(lambda *_args, name=name: enter(name), prepend=True)
             after = module.register_forward_hook(lambda one, *_args, name=name: leave(name, one), always_call=True)
             hooks.callback(before.remove)
             hooks.callback(after.remove)
