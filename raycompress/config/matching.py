@@ -44,7 +44,8 @@ def spared(config_list: Sequence[Entry], model: ModelInfo, compressor: Compresso
     It stands for what can lose channels: not for layers that make the model's outputs, or that no input reaches.
     Where nothing else would be compressed there are none: that is a mistake to be told.
     """
-    if not compressor.removes_channels:
+    by_default = any("default" in entry.get("op_types", ()) and "op_names" not in entry for entry in config_list)
+    if not (compressor.removes_channels and by_default):  # as of every trial of a search over named layers
         return []
     whole = {*model.output_layers, *model.whole_layers}
     found: list[tuple[int, str]] = []

@@ -76,7 +76,7 @@ def settle(
     settled = Removal(
         {name: tuple(channels.tolist()) for name, channels in removal.items()},
         {name: graph.channels(name) for name in targets},
-        {name: graph.whole_layers().get(name, OUTPUTS) for name in every if name not in targets},
+        {name: graph.whole_layers.get(name, OUTPUTS) for name in every if name not in targets},
     )
     blocked = {
         name: {
@@ -95,7 +95,7 @@ def without_whole_layers(graph: ChannelGraph, targets: Mapping[str, Target]) -> 
 
     Where nothing would be left, all are returned: there is no model of which nothing was to be compressed.
     """
-    spared = {*graph.output_layers(), *graph.whole_layers()}
+    spared = {*graph.output_layers(), *graph.whole_layers}
     left = {name: target for name, target in targets.items() if not (target.by_default and name in spared)}
     return left or targets
 

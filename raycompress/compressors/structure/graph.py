@@ -6,6 +6,7 @@ What hangs together is found by `raycompress.compressors.structure.axes`; here i
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -128,8 +129,9 @@ class ChannelGraph:
         """Return the producers whose channels are the model's outputs, or some of them."""
         return tuple(name for name in self.producers() if OUTPUTS in self.reasons(self.components(name)))
 
+    @functools.cached_property
     def whole_layers(self) -> dict[str, str]:
-        """Return the convolutions and linear layers that can lose no channel, and why."""
+        """The convolutions and linear layers that can lose no channel, and why."""
         found = {}
         for name, module in self._modules.items():
             if self.is_producer(name):

@@ -28,7 +28,7 @@ def inspect(model: nn.Module, example: Example | None) -> ModelInfo:
     if example is not None:
         try:
             graph = ChannelGraph(model, example)
-            ties, outputs, whole = _ties(graph), graph.output_layers(), graph.whole_layers()
+            ties, outputs, whole = _ties(graph), graph.output_layers(), graph.whole_layers
         except CompressionError:
             ties = None  # unknown, which is not the same as "none" to the caller
     return ModelInfo(

@@ -44,6 +44,7 @@ class _Fit:
         self.entry = self.entries[index]
         self.compressor = compression.entry
         self.rules = ruled(self.entries, index, model, self.compressor)
+        self.spared = spared(self.entries, model, self.compressor)
         self.is_excluded = "exclude" in self.entry
         across = any(compression.arguments.get(name, False) for name in ("global", "isomorphic"))
         self.is_per_layer = self.compressor.removes_channels and self.compressor.per_layer and not across
@@ -82,7 +83,7 @@ class _Fit:
         if absent:
             types = join_names(absent)
             yield f"{self.where('op_types')}: the model has no layer of type {types}, whose outputs stay float"
-        whole = [name for index, name in spared(self.entries, self.model, self.compressor) if index == self.index]
+        whole = [name for index, name in self.spared if index == self.index]
         for why, layers in self._reasons(whole).items() if self.rules else ():
             yield f'{self.where("op_types")}: "default" leaves out {join_names(quoted(layers))}: {why}'
         matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor)]
@@ -266,7 +267,7 @@ class _Fit:
 
     def _is_compressed(self, name: str) -> bool:
         layer = self.model.layer(name)
-        if any(name == whole for _, whole in spared(self.entries, self.model, self.compressor)):
+        if any(name == whole for _, whole in self.spared):
             return False
         ruling = [entry for entry in self.entries if layer and matches(entry, layer, self.compressor)]
         return bool(ruling) and "exclude" not in ruling[-1]

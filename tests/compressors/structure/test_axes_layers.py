@@ -421,4 +421,4 @@ def test_dropout_ties_no_channels(dropout: type[nn.Module]) -> None:
 def test_a_weight_that_a_hook_computes_is_named() -> None:
     model = nn.Sequential(nn.Conv2d(8, 8, 1), torch.nn.utils.spectral_norm(nn.Conv2d(8, 8, 3)), nn.Conv2d(8, 3, 1))
     graph = ChannelGraph(model, Example.from_dummy(torch.randn(IMAGE)))
-    assert '"1", whose weight is computed by spectral_norm' in graph.whole_layers()["0"]
+    assert '"1", whose weight is computed by spectral_norm' in graph.whole_layers["0"]
