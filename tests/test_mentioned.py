@@ -14,7 +14,7 @@ import raycompress
 from tests.support.launching import REPOSITORY
 
 ROOT = REPOSITORY / "raycompress"
-PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").glob("*.md")])
+PAGES = sorted([REPOSITORY / "README.md", *(REPOSITORY / "docs").rglob("*.md")])
 ARCHITECTURE = REPOSITORY / "docs" / "architecture.md"
 OUTSIDE = {
     *(

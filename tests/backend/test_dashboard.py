@@ -191,7 +191,7 @@ def test_the_metrics_are_those_of_the_journal(running):
 
 
 def test_grafana_and_the_documentation_speak_of_the_metrics_that_there_are(running):
-    board = json.loads((REPOSITORY / "docs" / "grafana.json").read_text())
+    board = json.loads((REPOSITORY / "docs" / "clusters" / "grafana.json").read_text())
     asked = {
         name
         for panel in board["panels"]

@@ -9,9 +9,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import budgeted, budgets, controller, fronts, latency, overhead, resuming, scaling, startup, tied
-from tests.benchmarks.machine import ROOT, describe
-from tests.benchmarks.outcome import Outcome
+from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
+from tests.benchmarks.compression import budgeted, budgets, fronts, latency, tied
+from tests.benchmarks.outcome import Outcome, describe_machine
 from tests.benchmarks.processes import CommandFailed
 
 SECTIONS = ("startup", "overhead", "controller", "resuming", "scaling", "tied", "budgets", "fronts", "latency")
@@ -77,7 +77,7 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
 
 def main() -> None:
     options = arguments()
-    machine = describe()
+    machine = describe_machine()
     print("\n".join(machine.values()), flush=True)
     options.output.mkdir(parents=True, exist_ok=True)
     path = options.output / f"{time.strftime('%Y-%m-%d-%H%M%S')}.json"

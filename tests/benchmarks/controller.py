@@ -9,7 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.machine import ROOT
+from tests.benchmarks import ROOT
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import Run, run
 

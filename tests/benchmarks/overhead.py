@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.machine import ROOT
+from tests.benchmarks import ROOT
 from tests.benchmarks.outcome import Outcome, Target, median, ratio, seconds
 from tests.benchmarks.processes import CommandFailed, Run, run
 

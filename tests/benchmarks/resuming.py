@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.machine import ROOT
+from tests.benchmarks import ROOT
 from tests.benchmarks.outcome import Outcome, Target, seconds
 from tests.benchmarks.processes import CommandFailed
 

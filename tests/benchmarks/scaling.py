@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
+from tests.benchmarks import ROOT
 from tests.benchmarks.controller import experiment
-from tests.benchmarks.machine import ROOT
 from tests.benchmarks.outcome import Outcome, median
 from tests.benchmarks.processes import run
 

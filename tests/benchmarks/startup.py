@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.benchmarks.machine import ROOT
+from tests.benchmarks import ROOT
 from tests.benchmarks.outcome import Outcome, Target, median, seconds
 from tests.benchmarks.processes import Run, run
 

@@ -109,7 +109,12 @@ def test_a_node_config_that_ec2_would_not_understand(look, aws):
         (("auth", "ssh_private_key", "~/lost.pem"), "private key", "lost.pem is not there", "key pair"),
         ((*NODE, "SubnetIds", ["subnet-01234567"]), "subnet subnet-01234567", "no subnet", "describe-subnets"),
         ((*NODE, "SecurityGroupIds", ["sg-01234567"]), "security group sg-01234567", "no security group", "describe"),
-        ((*NODE, "IamInstanceProfile", {"Name": "x"}), "instance profile x", 'no instance profile "x"', "docs/aws.md"),
+        (
+            (*NODE, "IamInstanceProfile", {"Name": "x"}),
+            "instance profile x",
+            'no instance profile "x"',
+            "docs/clusters/aws.md",
+        ),
         ((*NODE, "IamInstanceProfile", None), "instance profile", "could not write to s3://results", "policy aws"),
     ],
 )

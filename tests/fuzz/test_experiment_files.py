@@ -20,17 +20,17 @@ from raycompress.errors import RaycompressError
 from raycompress.jsonc import as_json
 from raycompress.model.info import Layer, ModelInfo
 from raycompress.search.proposers.searchers import make_proposer
+from tests.old.conftest import files_of_the_old_tool
 from tests.support.commands import run
 from tests.support.mutating import broken_files, commented_files
 
 REPOSITORY = Path(__file__).parent.parent.parent
-OLD = REPOSITORY / "tests" / "old" / "experiments"
 TODAY = {
     f"{path.parent.name}-{path.name}": path.read_text()
     for path in REPOSITORY.glob("configs/*/*.json")
     if path.name != "config.json"
 }
-BY_THE_OLD_TOOL = {path.name: path.read_text() for path in OLD.glob("*.json")}
+BY_THE_OLD_TOOL = {path.name: path.read_text() for path in files_of_the_old_tool("*.json")}
 LAYERS = [("conv1", "Conv2d"), ("bn1", "BatchNorm2d"), ("conv2", "Conv2d"), ("conv3", "Conv2d"), ("fc", "Linear")]
 MODEL = ModelInfo(
     tuple(Layer(name, kind, 16, 100, 1000, (16, 3, 3, 3)) for name, kind in LAYERS),
@@ -44,7 +44,7 @@ MODEL = ModelInfo(
 def _scripts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Work in a folder that has the scripts which the files name."""
     home = tmp_path_factory.mktemp("files")
-    for script in (*REPOSITORY.glob("configs/*/*.py"), *OLD.glob("*.py")):
+    for script in (*REPOSITORY.glob("configs/*/*.py"), *files_of_the_old_tool("*.py")):
         (home / script.name).write_bytes(script.read_bytes())
     with contextlib.chdir(home):
         yield

@@ -14,11 +14,20 @@ from tests.old.weights import write_weights
 EXPERIMENTS = Path(__file__).parent / "experiments"
 
 
+def files_of_the_old_tool(pattern: str) -> list[Path]:
+    """Return its scripts and experiment files, which lie here in folders by kind; all names are different."""
+    found = sorted(path for path in EXPERIMENTS.rglob(pattern) if path.is_file() and path.suffix in (".py", ".json"))
+    assert len({path.name for path in found}) == len(found)
+    return found
+
+
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the experiments; beside the scripts lie weights, as the users of the old tool had them."""
+    """Copy all experiments into one folder, with weights beside them, as the users of the old tool had them."""
     folder = tmp_path_factory.mktemp("old") / "experiments"
-    shutil.copytree(EXPERIMENTS, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    folder.mkdir()
+    for file in files_of_the_old_tool("*"):
+        shutil.copy(file, folder)
     write_weights(folder)
     return folder
 

@@ -14,12 +14,12 @@ import raycompress
 from raycompress.bundle import bundle
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.states import TrialState
-from tests.old.conftest import EXPERIMENTS
+from tests.old.conftest import files_of_the_old_tool
 from tests.old.experiments.digits_net import Net, NetBN
 from tests.old.harness import Bench, Outcome, snapshot
 
-ONE_TIME = sorted(path.stem for path in EXPERIMENTS.glob("one_time_*.json"))
-AUTOMATIC = sorted(path.stem for path in EXPERIMENTS.glob("automatic_*.json") if path.stem != "automatic_own_values")
+ONE_TIME = [path.stem for path in files_of_the_old_tool("one_time_*.json")]
+AUTOMATIC = [path.stem for path in files_of_the_old_tool("automatic_*.json") if path.stem != "automatic_own_values"]
 QUANTIZED = ("naive", "qat", "dorefa", "bnn")
 
 

@@ -29,6 +29,16 @@ def test_every_import_runs_down_and_no_folder_is_crowded(house: House) -> None:
     assert ("cli", "session") in house.arrows
 
 
+def test_no_folder_of_the_project_shows_more_than_15_files() -> None:
+    crowded = {}
+    for top in ("raycompress", "configs", "cluster", "docs", "tests"):
+        for folder in (REPOSITORY / top, *(path for path in (REPOSITORY / top).rglob("*") if path.is_dir())):
+            files = [path for path in folder.iterdir() if path.is_file() and path.suffix not in (".pyc", ".pth")]
+            if len(files) > 15:
+                crowded[str(folder)] = len(files)
+    assert crowded == {}
+
+
 def test_the_picture_has_the_rooms_and_the_arrows_of_today(house: House) -> None:
     """Lines and files may be some commits old; rooms and arrows may not."""
     picture = (REPOSITORY / PICTURE).read_text(encoding="utf-8")

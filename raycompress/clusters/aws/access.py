@@ -72,7 +72,7 @@ def _profile(account: Account, profile: str, node: Node) -> Check:
     except ClientError as error:
         if error.response["Error"]["Code"] != "NoSuchEntity":
             raise
-        fix = "make it: docs/aws.md has the commands, `raycompress cluster policy aws` prints the policies"
+        fix = "make it: docs/clusters/aws.md has the commands, `raycompress cluster policy aws` prints the policies"
         return failed(name, f'there is no instance profile "{profile}"', where=where, fix=fix)
     if not roles:
         fix = f"aws iam add-role-to-instance-profile --instance-profile-name {profile} --role-name ROLE"

@@ -14,7 +14,7 @@ from typing import Any
 
 from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
-from tests.benchmarks.machine import ROOT
+from tests.benchmarks import ROOT
 from tests.benchmarks.outcome import Outcome, Target
 from tests.benchmarks.processes import CommandFailed
 

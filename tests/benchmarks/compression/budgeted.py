@@ -27,7 +27,7 @@ from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.targets.torch import Target
 from raycompress.config.dimension import Dimension
-from tests.benchmarks.pruned import DUMMY, ResNet
+from tests.benchmarks.compression.pruned import DUMMY, ResNet
 from tests.support.models.networks import Vit
 
 Sample = dict[str, Any]

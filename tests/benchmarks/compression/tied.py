@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from tests.benchmarks.compression.pruned import DUMMY, Digits, ResNet, compressor, sparsity_for
 from tests.benchmarks.outcome import Outcome, Target
-from tests.benchmarks.pruned import DUMMY, Digits, ResNet, compressor, sparsity_for
 
 PEER = "l1_filter"
 NAMES = ("group_l1", "group_l2", "group_taylor", "group_fpgm", "group_lamp", "group_hessian", "bn_scale", "random")

@@ -12,8 +12,8 @@ from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.sizes import latencies
+from tests.benchmarks.compression.pruned import DUMMY, ResNet, compressor, sparsity_for
 from tests.benchmarks.outcome import Outcome
-from tests.benchmarks.pruned import DUMMY, ResNet, compressor, sparsity_for
 
 WIDTH = 64
 SHARES = (0.5, 0.25)

@@ -18,9 +18,9 @@ from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
 from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
 from raycompress.search.proposers.budget import BudgetProposer
-from tests.benchmarks.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
+from tests.benchmarks.compression.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
+from tests.benchmarks.compression.pruned import DUMMY
 from tests.benchmarks.outcome import Outcome, Target
-from tests.benchmarks.pruned import DUMMY
 
 BUDGETS = (0.5, 0.25)
 METHODS = ("dense", "uniform", "random", "hyperopt", "amc", "guided")
