@@ -9,6 +9,7 @@ import random
 import shutil
 import signal
 import site
+import socket
 import sys
 import sysconfig
 import threading
@@ -23,9 +24,11 @@ from raycompress.catalog.plugins import require
 from raycompress.errors import BudgetError, RaycompressError, ResultError, ScriptError
 from raycompress.runtime import processes as memory
 from raycompress.runtime import shell as commands
+from raycompress.runtime.folder import audit
+from raycompress.runtime.folder.system_calls import hand_over
+from raycompress.runtime.folder.workfolder import WorkFolder
 from raycompress.runtime.processes import die_with_parent
 from raycompress.runtime.protocol import SET_BY_SCRIPT, TrialSpec, encode
-from raycompress.runtime.workfolder import WorkFolder
 from raycompress.script import aup, context
 from raycompress.script.config import in_place_of_others
 from raycompress.script.packages import place_of
@@ -37,7 +40,7 @@ _STATES = {ResultError: TrialState.BAD_RESULT, BudgetError: TrialState.OVER_BUDG
 _OWN_PACKAGE = str(Path(__file__).resolve().parent.parent)
 
 
-def run(spec: TrialSpec, parent: int, output: int, messages: int) -> NoReturn:
+def run(spec: TrialSpec, parent: int, output: int, messages: int, channel: socket.socket | None) -> NoReturn:
     """Run the trial's script in this process, which was just forked, and end the process.
 
     Parameters
@@ -48,6 +51,8 @@ def run(spec: TrialSpec, parent: int, output: int, messages: int) -> NoReturn:
         The process that forked this one; this one dies with it.
     output, messages
         Descriptors to write what is printed, and messages, to.
+    channel
+        See `run_script`.
     """
     code = 70
     try:
@@ -57,7 +62,7 @@ def run(spec: TrialSpec, parent: int, output: int, messages: int) -> NoReturn:
         _reset_signals()
         _redirect(output)
         send = _sender(messages)
-        code = run_script(spec, send)
+        code = run_script(spec, send, channel)
         threading._shutdown()  # type: ignore[attr-defined]  # waits for threads, executors included, as Python does at its end
         atexit._run_exitfuncs()
     except BaseException:  # noqa: BLE001 - a fault of ours; what it is belongs in the log, and nothing may leave here
@@ -95,13 +100,15 @@ def _sender(descriptor: int) -> Callable[[Mapping[str, Any]], None]:
     return send
 
 
-def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> int:
+def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None], channel: socket.socket | None = None) -> int:
     """Run the trial's script in this process, and return the exit code that it would end with.
 
     Parameters
     ----------
     send
         Takes the messages; the last is ``done`` or ``failure``.
+    channel
+        To the supervisor, which makes files that the trial writes its own; see `raycompress.runtime.folder`.
     """
     trial = context.Trial(
         mode=spec.mode,
@@ -117,7 +124,7 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None]) -> in
     own = WorkFolder(spec.files_path, Path(spec.workingdir)) if has_own else None
     code = 0
     try:
-        _run_script(spec, trial, own)
+        _run_script(spec, trial, own, channel)
     except BaseException as error:  # noqa: BLE001 - the script's own endings, SystemExit and Ctrl-C among them
         failure = _failure(error, spec)
         if failure is not None:
@@ -146,7 +153,7 @@ def _unread(spec: TrialSpec, trial: context.Trial) -> list[str]:
     return [] if known is None else [name for name in spec.parameters if name not in known]
 
 
-def _run_script(spec: TrialSpec, trial: context.Trial, own: WorkFolder | None) -> None:
+def _run_script(spec: TrialSpec, trial: context.Trial, own: WorkFolder | None, channel: socket.socket | None) -> None:
     require(spec.plugins)
     for name, value in spec.env.items():
         if value is None:
@@ -161,9 +168,11 @@ def _run_script(spec: TrialSpec, trial: context.Trial, own: WorkFolder | None) -
         os.chdir(spec.workingdir if own is None else own.root)
     except OSError as error:
         raise ScriptError(f"cannot run the script: {error.strerror}: {error.filename}") from None
+    if channel is not None:
+        hand_over(channel, own)
     with commands.around(spec.prescript, spec.postscript):
         if own is not None:
-            own.guard()
+            audit.guard(own)
         _execute(spec, trial, script, source, place=script if own is None else own.copy_of(script))
 
 

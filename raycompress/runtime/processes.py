@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -100,10 +101,15 @@ def reap() -> dict[int, int]:
     return ended
 
 
-def let_descendants_end(limit_s: float = 0.3) -> None:
-    """Give what an ended script left behind a moment to end by itself: helpers of multiprocessing clean up then."""
+def let_descendants_end(limit_s: float = 0.3, meanwhile: Callable[[], object] | None = None) -> None:
+    """Give what an ended script left behind a moment to end by itself: helpers of multiprocessing clean up then.
+
+    `meanwhile` is called again and again, for what they wait for.
+    """
     deadline = time.monotonic() + limit_s
     while _has_children() and time.monotonic() < deadline:
+        if meanwhile is not None:
+            meanwhile()
         if not reap():
             time.sleep(0.005)
 

@@ -157,7 +157,7 @@ class TrialSpec(TrialOptions):
     parameters
         The hyperparameters that are searched, which the script finds in `config`.
     own_folder
-        Whether a trial runs in a folder of its own; see `raycompress.runtime.workfolder`.
+        Whether a trial runs in a folder of its own; see `raycompress.runtime.folder`.
     prescript, postscript
         Shell commands around the script; see `raycompress.runtime.shell`.
     log_limit

@@ -21,12 +21,13 @@ from typing import NoReturn
 
 from raycompress.runtime import child
 from raycompress.runtime import processes as memory
+from raycompress.runtime.folder.system_calls import HeldCalls, receive
+from raycompress.runtime.folder.workfolder import WorkFolder, tidy
 from raycompress.runtime.log import CappedLog
 from raycompress.runtime.messages import parse_message
 from raycompress.runtime.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
 from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
 from raycompress.runtime.trial_messages import TrialMessages
-from raycompress.runtime.workfolder import tidy
 from raycompress.states import TrialState
 
 _CHUNK = 1 << 18
@@ -47,6 +48,10 @@ class _Running:
     log: CappedLog
     started: float
     received: TrialMessages
+    channel: socket.socket | None
+    """Brings what the kernel holds the trial's calls by; None once it has."""
+    held: HeldCalls | None = None
+    """The calls that write, where the kernel can hold them."""
     lines: Lines = field(default_factory=lambda: Lines(_LONGEST_MESSAGE))
     memory_kills: int = field(default_factory=memory.kills)
     """How often the kernel had killed for want of memory before."""
@@ -109,6 +114,7 @@ class Supervisor:
                 self._read_output(trial)
             if trial.messages in ready:
                 self._read_messages(trial)
+            self._serve_calls(trial, ready)
         if self._connection.fileno() in ready:
             self._read_requests()
         if self._life in ready:
@@ -178,35 +184,58 @@ class Supervisor:
             Path(spec.folder).mkdir(parents=True, exist_ok=True)
             spec.config_path.write_text(json.dumps(spec.config, indent=2) + "\n", encoding="utf-8")
             log = CappedLog(spec.log_path, spec.log_limit)
-            pid, output, messages = self._fork(spec)
+            pid, output, messages, channel = self._fork(spec)
         except OSError as error:
             cause = f"the trial could not be started: {error}"
             ending = Ending(TrialState.FAILED, cause, spec.log_path, time.monotonic() - started)
             self._send(ending.to_message())
             return
-        self._running = _Running(spec, number, pid, output, messages, log, started, TrialMessages(spec.mode))
-        self._set_reading(output, True)
-        self._set_reading(messages, True)
+        received = TrialMessages(spec.mode)
+        self._running = _Running(spec, number, pid, output, messages, log, started, received, channel)
+        for descriptor in (output, messages, channel.fileno()):
+            self._set_reading(descriptor, True)
 
-    def _fork(self, spec: TrialSpec) -> tuple[int, int, int]:
+    def _fork(self, spec: TrialSpec) -> tuple[int, int, int, socket.socket]:
         output, output_end = os.pipe()
         messages, messages_end = os.pipe()
+        channel, channel_end = socket.socketpair()
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
             self._watch.close()
             self._selector.close()
             self._connection.close()
+            channel.close()
             for descriptor in (self._life, output, messages):
                 os.close(descriptor)
-            child.run(spec, parent, output_end, messages_end)
+            child.run(spec, parent, output_end, messages_end, channel_end)
+        channel_end.close()
         os.close(output_end)
         os.close(messages_end)
         os.set_blocking(output, False)
         os.set_blocking(messages, False)
         with contextlib.suppress(OSError):  # more than this user may have
             fcntl.fcntl(output, fcntl.F_SETPIPE_SZ, _CHUNK)
-        return pid, output, messages
+        return pid, output, messages, channel
+
+    def _serve_calls(self, trial: _Running, ready: set[int]) -> None:
+        """Let the calls go on that the kernel holds; see `raycompress.runtime.folder.system_calls`."""
+        if trial.channel is not None and trial.channel.fileno() in ready:
+            self._set_reading(trial.channel.fileno(), False)
+            trial.held = receive(trial.channel, WorkFolder(trial.spec.files_path, Path(trial.spec.workingdir)))
+            trial.channel = None
+            if trial.held is not None:
+                self._set_reading(trial.held.listener, True)
+        elif trial.held is not None and trial.held.listener in ready and not trial.held.serve():
+            self._set_reading(trial.held.listener, False)
+
+    def _forget_calls(self, trial: _Running) -> None:
+        if trial.channel is not None:
+            self._set_reading(trial.channel.fileno(), False)
+            trial.channel.close()
+        if trial.held is not None:
+            self._set_reading(trial.held.listener, False)
+            trial.held.close()
 
     def _read_output(self, trial: _Running) -> bool:
         data = self._read(trial, trial.output)
@@ -256,13 +285,14 @@ class Supervisor:
                 return  # some descendant's end, adopted and reaped
             statuses[trial.pid] = signal.SIGKILL  # the kernel still holds it; its signal is pending
         if trial.verdict is None:
-            let_descendants_end()
+            let_descendants_end(meanwhile=None if trial.held is None else trial.held.serve)
         kill_descendants()
         for read in (self._read_output, self._read_messages):
             for _ in range(64):  # bounded: who left our tree of processes may still print
                 if not read(trial):
                     break
         trial.log.close()
+        self._forget_calls(trial)
         for descriptor in (trial.output, trial.messages):
             self._set_reading(descriptor, False)
             os.close(descriptor)

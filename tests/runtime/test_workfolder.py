@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from raycompress.runtime.workfolder import WorkFolder, tidy
+from raycompress.runtime.folder import system_calls
+from raycompress.runtime.folder.workfolder import WorkFolder, tidy
 from raycompress.states import TrialState
 from tests.support.trials import run
 
@@ -38,6 +39,29 @@ WRITES = {
     "through a context that changed the folder": "os.chdir('data'); open('../large.bin', 'a').write('x')",
     "a link": "os.symlink('notes.txt', 'latest')",
 }
+LIBC = "import ctypes; c = ctypes.CDLL(None); c.fopen.restype = ctypes.c_void_p; "
+BY_OTHERS = {
+    "a shell": "os.system('echo x > large.bin')",
+    "a shell that appends": "os.system('echo x >> notes.txt'); assert open('notes.txt').read() == 'beforex\\n'",
+    "cp": "os.system('cp notes.txt large.bin')",
+    "cp from below": "os.system('cd data && cp small.csv ../large.bin && cp ../notes.txt deep/more.csv')",
+    "sed": "os.system('sed -i s/before/after/ notes.txt')",
+    "dd": "os.system('dd if=/dev/zero of=large.bin bs=1 count=1 conv=notrunc 2>/dev/null')",
+    "truncate": "os.system('truncate -s 3 large.bin')",
+    "tee in a process of a process": "os.system('(echo x | tee notes.txt) > /dev/null & wait')",
+    "a library": LIBC + "f = c.fopen(b'large.bin', b'w'); c.fputs(b'x', ctypes.c_void_p(f)); c.fflush(None)",
+    "a library, in place": LIBC + "c.write(c.open(b'large.bin', os.O_RDWR), b'x', 1)",
+    "a library that makes it": LIBC + "c.write(c.creat(b'notes.txt', 0o644), b'x', 1)",
+    "a library, below a descriptor": LIBC + "c.write(c.openat(os.open('data', 0), b'small.csv', 1), b'x', 1)",
+    "a library that truncates": LIBC + "assert c.truncate(b'large.bin', 2) == 0",
+    "a worker": (
+        "import multiprocessing as m\n"
+        "p = m.Process(target=os.system, args=('echo x > notes.txt',)); p.start(); p.join()"
+    ),
+    "a thread": "import threading as t; t.Thread(target=os.system, args=('echo x > notes.txt',)).start()",
+    "a daemon": "os.system('(sleep 0.05; echo x > notes.txt) &'); import time; time.sleep(0.02)",
+}
+"""What Python does not see."""
 REMOVES = {
     "a folder": "shutil.rmtree('data'); assert not os.path.exists('data')",
     "a file": "os.remove('large.bin'); assert not os.path.exists('large.bin')",
@@ -79,6 +103,64 @@ def test_what_a_trial_writes_is_its_own(worker, spec, home, how):
     assert all(os.path.lexists(home / "trial" / "files" / name) for name in ending.files)
 
 
+@pytest.fixture(scope="module")
+def kernel() -> None:
+    """Skip where the kernel holds no calls, as in some containers."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            system_calls._install(False)
+            os._exit(0)
+        except OSError:
+            os._exit(1)
+    if os.waitpid(pid, 0)[1]:
+        pytest.skip("no calls are held here")
+
+
+@pytest.mark.parametrize("how", BY_OTHERS)
+def test_what_another_program_writes_is_the_trials_own(worker, spec, home, kernel, how):
+    trial = spec(HEAD + BY_OTHERS[how] + "\nrc.report(a=1)", own_folder=True)
+    before = contents(home)
+    _, ending = run(worker, trial)
+    assert ending.values == {"a": 1}, ending.log.read_text()
+    assert contents(home) == before
+    assert ending.files, ending.log.read_text()
+
+
+def test_ten_trials_that_write_one_file_leave_ten(worker, spec, home, kernel):
+    (home / "best.pt").write_text("by hand")
+    hows = [
+        "open('best.pt', 'w').write(N)",
+        "open('best.pt', 'a').write(N)",
+        "f = open('best.pt', 'r+'); f.truncate(0); f.write(N); f.close()",
+        "open('t', 'w').write(N); os.replace('t', 'best.pt')",
+        "os.remove('best.pt'); open('best.pt', 'x').write(N)",
+        "os.write(os.open('best.pt', os.O_WRONLY | os.O_TRUNC), N.encode())",
+        "os.system('printf ' + N + ' > best.pt')",
+        "open('t', 'w').write(N); os.system('cp t best.pt')",
+        "open('t', 'w').write(N); shutil.copyfile('t', 'best.pt')",
+        LIBC + "f = ctypes.c_void_p(c.fopen(b'best.pt', b'w')); c.fputs(N.encode(), f); c.fclose(f)",
+    ]
+    for number, how in enumerate(hows):
+        source = f"{HEAD}N = '{number}'\n{how}\nrc.report(a=1)"
+        _, ending = run(worker, spec(source, folder=f"trial{number}", own_folder=True))
+        assert "best.pt" in ending.files, (how, ending.log.read_text())
+    left = [(home / f"trial{number}" / "files" / "best.pt").read_text() for number in range(10)]
+    assert [text.removeprefix("by hand") for text in left] == [str(number) for number in range(10)]
+    assert (home / "best.pt").read_text() == "by hand"
+
+
+def test_a_folder_of_many_files_is_changed_by_no_other_program(worker, spec, home, kernel, monkeypatch):
+    for number in range(4100):
+        (home / "data" / f"{number}.txt").touch()
+    do = "echo x > data/small.csv; rm data/7.txt; mv data/8.txt data/eight.txt; mkdir data/new; rm -r data/deep"
+    before = {path.name: path.stat().st_size for path in (home / "data").iterdir()}
+    _, ending = run(worker, spec(HEAD + f"os.system({do!r})\nrc.report(a=len(os.listdir('data')))", own_folder=True))
+    assert ending.values == {"a": 4101}, ending.log.read_text()  # two folders, one file less
+    assert {path.name: path.stat().st_size for path in (home / "data").iterdir()} == before
+    assert ending.files == ("data/small.csv",)
+
+
 def test_each_trial_leaves_a_file_of_its_own(worker, spec, home):
     for number in range(3):
         source = f"open('best.pt', 'w').write('{number}')\nrc.report(a=float(open('best.pt').read()))"
@@ -117,7 +199,7 @@ def test_torch_saves_through_no_link(worker, spec, home):
 
 
 def test_a_folder_of_many_files_is_one_link_until_it_is_written(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("raycompress.runtime.workfolder._MOST_ENTRIES", 5)
+    monkeypatch.setattr("raycompress.runtime.folder.workfolder._MOST_ENTRIES", 5)
     source = tmp_path / "home"
     (source / "images").mkdir(parents=True)
     for number in range(10):

@@ -3,27 +3,25 @@
 Trials that run at the same time write files of the same names. Each gets a folder of its own, in which every entry of
 the script's folder is a link, so that relative paths lead where they lead by hand; a folder with few files in it is
 made anew, with links to those. The script is a copy, so that paths that begin at its own lead here as well. A file that
-a trial creates is its own; one that it opens for writing through a link is replaced by a copy first. At the end links
-and unchanged copies go, and what the trial wrote stays.
+a trial creates is its own; one that it opens for writing through a link is replaced by a copy first, which
+`raycompress.runtime.folder.audit` and `raycompress.runtime.folder.system_calls` see to. At the end links and unchanged
+copies go, and what the trial wrote stays.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import shutil
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _MOST_ENTRIES = 4000
 """How many files and folders are linked one by one; a folder that has more in it is one link as a whole."""
 _WHOLE = frozenset({".git", ".hg", ".svn", "__pycache__", ".venv", "venv", "node_modules", ".mypy_cache"})
-_WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
-_ANEW = os.O_TRUNC | os.O_CREAT
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_TRUNC | os.O_APPEND | os.O_CREAT
+"""Flags of `open`, of which one at least says that a file is written."""
 
 _JOURNAL = "journal.jsonl"
 """The mark of the folder of a search: the trials of the running one are none of the script's files."""
@@ -43,9 +41,10 @@ class WorkFolder:
     """
 
     def __init__(self, root: Path, source: Path) -> None:
-        self.root = root.absolute()
+        self.root = Path(os.path.realpath(root))  # as the working directory of a process is told
         self.source = source.resolve()
         self._left, self._looked_at = _MOST_ENTRIES, 0
+        self._has_whole = False
         self._written: set[str] = set()
         self._reread: set[str] = set()
 
@@ -77,6 +76,7 @@ class WorkFolder:
                 elif self._is_made_anew(entry):
                     self._link_files(target, path)
                 else:
+                    self._has_whole |= _is_divided(entry)
                     self._link(entry, target)
 
     def _is_made_anew(self, entry: os.DirEntry[str]) -> bool:
@@ -141,8 +141,29 @@ class WorkFolder:
         if place.is_symlink() and place.is_file():
             original = os.path.realpath(place)
             place.unlink()
-            if not truncates:
+            if truncates:
+                place.touch()
+                shutil.copymode(original, place)
+            else:
                 shutil.copy2(original, place)
+
+    def own_opened(self, path: str | bytes | os.PathLike[Any], flags: int) -> None:
+        """Make `path`, which is about to be opened, the trial's own where `flags` say that it is written."""
+        if flags & WRITES:
+            self.own(path, truncates=bool(flags & os.O_TRUNC) and not flags & os.O_EXCL)
+
+    def own_entry(self, path: str | bytes | os.PathLike[Any]) -> None:
+        """Make the folder of `path`, an entry that is about to be made, renamed or removed, the trial's own."""
+        self.own(_absolute(path).with_name(".entry"))
+
+    def own_all(self, path: str | bytes | os.PathLike[Any]) -> None:
+        """Make the folder `path` the trial's own, with links in it: its entries are about to be removed."""
+        self.own(_absolute(path) / ".entry")
+
+    @property
+    def has_whole_folders(self) -> bool:
+        """Whether a folder of the script's that trials may well write into is one link, since it has many files."""
+        return self._has_whole
 
     def _own_parents(self, place: Path) -> None:
         """Replace each folder above `place` that is a link by a folder with links in it."""
@@ -157,102 +178,6 @@ class WorkFolder:
                         (aside / entry.name).symlink_to(entry.path)
                 parent.unlink()
                 aside.rename(parent)
-
-    def guard(self) -> None:
-        """Have what this process writes be the trial's own from now on; for a process that ends with the trial."""
-        busy: set[int] = set()
-        unguarded = dict(_LIBRARIES)
-
-        def hook(event: str, arguments: tuple[Any, ...]) -> None:
-            for module in tuple(unguarded):
-                # the script may import it later
-                if module in sys.modules and _guarded(sys.modules[module], *_LIBRARIES[module], self):
-                    unguarded.pop(module, None)
-            watched, thread = _WATCHED.get(event), threading.get_ident()
-            if watched is None or thread in busy:
-                return
-            busy.add(thread)
-            try:
-                with contextlib.suppress(OSError, ValueError, TypeError):  # the call itself will say what is wrong
-                    watched(self, *arguments)
-            finally:
-                busy.discard(thread)
-
-        sys.addaudithook(hook)
-
-
-def _on_open(folder: WorkFolder, path: Any, mode: Any, flags: int) -> None:
-    if not isinstance(path, str | bytes | os.PathLike):
-        return
-    writes = bool(flags & _WRITES)
-    if writes:
-        folder.own(path, truncates=flags & _ANEW == _ANEW)
-    else:
-        folder.look_up(path)
-    if writes or folder.has_written:
-        folder.add_access(path, writes=writes)
-
-
-def _on_change(folder: WorkFolder, path: Any, *_others: Any) -> None:
-    """Before an entry of a folder is made, renamed or removed: that folder must be the trial's own."""
-    if isinstance(path, str | bytes | os.PathLike):
-        folder.own(_absolute(path).with_name(".entry"))
-
-
-def _on_rename(folder: WorkFolder, source: Any, target: Any, *_others: Any) -> None:
-    _on_change(folder, source)
-    _on_change(folder, target)
-
-
-def _on_content(folder: WorkFolder, path: Any, *_others: Any) -> None:
-    if isinstance(path, str | bytes | os.PathLike):
-        folder.own(path)
-
-
-def _on_rmtree(folder: WorkFolder, path: Any, *_others: Any) -> None:
-    if isinstance(path, str | bytes | os.PathLike):
-        folder.own(_absolute(path) / ".entry")
-
-
-_WATCHED: dict[str, Callable[..., None]] = {
-    "open": _on_open,
-    "os.truncate": _on_content,
-    "os.chmod": _on_content,
-    "os.utime": _on_content,
-    "sqlite3.connect": _on_content,
-    "os.mkdir": _on_change,
-    "os.remove": _on_change,
-    "os.rmdir": _on_change,
-    "os.symlink": lambda folder, _target, path, *_others: _on_change(folder, path),
-    "os.link": lambda folder, _target, path, *_others: _on_change(folder, path),
-    "os.rename": _on_rename,
-    "shutil.rmtree": _on_rmtree,
-}
-
-
-# functions that write a file in C++ or Rust, which Python's audit does not see: module -> name, place of the path
-_LIBRARIES = {
-    "torch.serialization": ("_open_zipfile_writer", 0),
-    "safetensors.torch": ("serialize_file", 1),
-    "safetensors.numpy": ("serialize_file", 1),
-}
-
-
-def _guarded(module: Any, name: str, place: int, folder: WorkFolder) -> bool:
-    """Have what a library's function writes be the trial's own; False while the module is being imported."""
-    function = vars(module).get(name)
-    if function is None:
-        return False
-
-    @functools.wraps(function)
-    def guarded(*args: Any, **kwargs: Any) -> Any:
-        if len(args) > place and isinstance(args[place], str | os.PathLike):
-            folder.own(args[place], truncates=True)
-            folder.add_access(args[place], writes=True)
-        return function(*args, **kwargs)
-
-    setattr(module, name, guarded)
-    return True
 
 
 def _absolute(path: str | bytes | os.PathLike[Any]) -> Path:
