@@ -19,7 +19,8 @@ import torch
 from torch import nn
 
 from raycompress.compressors.saving.fingerprint import fingerprint
-from raycompress.compressors.saving.witness import Fingerprint, same
+from raycompress.compressors.saving.remembered import RememberedNumbers
+from raycompress.compressors.saving.witness import Fingerprint, Stale, same
 
 _COMPRESSORS = str(Path(__file__).resolve().parent.parent)
 _ORIGIN = "_raycompress_origin"
@@ -53,6 +54,8 @@ class Evaluations:
         self._own_token: Token | None = None
         self._other_token: Token | None = None
         self._depth = threading.local()
+        self._remembered = RememberedNumbers(model)
+        self._noted: Token | None = None
         if not isinstance(model, torch.jit.ScriptModule):
             _watch(type(model), self)
 
@@ -78,20 +81,36 @@ class Evaluations:
         """Return the fingerprint of the model itself."""
         return fingerprint(self._model)
 
-    def enter(self, module: nn.Module) -> None:
-        """Note that a call of a module of the class begins."""
+    def stale(self, value: float) -> Stale | None:
+        """Return what is wrong where `value`, which is being reported, is the number of earlier weights."""
+        return None if _compiles() else self._remembered.stale(value, sys._getframe(1))
+
+    def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
+        """Note that `small` was proved to be the same function as `masked`."""
+        self._remembered.carry_over(masked, small)
+
+    def enter(self, module: nn.Module) -> bool:
+        """Note that a call of a module of the class begins; return whether that is an evaluation of the saved one."""
         depth = getattr(self._depth, "value", 0)
         self._depth.value = depth + 1
         if depth or (module.training and torch.is_grad_enabled()) or _is_ours(sys._getframe(2)):
-            return
+            return False
         if module is self._model or getattr(module, "_is_replica", False):
             self._last, self._own_token = self._model, _token(self._model)
-        else:
-            self._last, self._other_token = module, _token(self._model)
+            return True
+        self._last, self._other_token = module, _token(self._model)
+        return False
 
-    def leave(self) -> None:
+    def leave(self, *, is_evaluation: bool) -> None:
         """Note that it ends."""
         self._depth.value -= 1
+        if not is_evaluation:
+            return
+        if (token := _token(self._model)) == self._noted:  # another batch
+            self._remembered.add_call(sys._getframe(2))
+        else:
+            self._noted = token
+            self._remembered.add_evaluation(sys._getframe(2))
 
 
 def _watch(kind: type[nn.Module], evaluations: Evaluations) -> None:
@@ -103,11 +122,11 @@ def _watch(kind: type[nn.Module], evaluations: Evaluations) -> None:
     def watched(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling() or (known := alive()) is None:
             return call(self, *args, **kwargs)
-        known.enter(self)
+        is_evaluation = known.enter(self)
         try:
             return call(self, *args, **kwargs)
         finally:
-            known.leave()
+            known.leave(is_evaluation=is_evaluation)
 
     kind.__call__ = watched  # type: ignore[method-assign]
 

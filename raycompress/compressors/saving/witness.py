@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
 from raycompress.errors import CompressionError
@@ -33,6 +34,34 @@ ANOTHER = (
 )
 
 
+@dataclass(frozen=True)
+class Stale:
+    """A number that is reported though the model had it before its weights changed.
+
+    Attributes
+    ----------
+    best, value
+        The remembered number: as the script writes it, and what it is.
+    last, last_value
+        The number of the weights that the model has.
+    """
+
+    best: str
+    value: float
+    last: str
+    last_value: float
+
+    def error(self) -> CompressionError:
+        """Return the error that says so."""
+        return CompressionError(
+            f"the script reports `{self.best}`, {self.value:.6g}, the number of an earlier epoch, and saves the "
+            f"weights of the last one, whose `{self.last}` is {self.last_value:.6g}: "
+            "the metric is not the saved model's",
+            fix="keep the weights of the best epoch, best_weights = copy.deepcopy(model.state_dict()), and put them "
+            "back before the report and the save, model.load_state_dict(best_weights); or report the last number",
+        )
+
+
 class EvaluationsLike(Protocol):
     """Knows which model a script evaluated; see `raycompress.compressors.saving.evaluations`."""
 
@@ -41,6 +70,12 @@ class EvaluationsLike(Protocol):
 
     def own(self) -> Fingerprint:
         """Return the fingerprint of the saved one."""
+
+    def stale(self, value: float) -> Stale | None:
+        """Return what is wrong where `value`, which is being reported, is the number of earlier weights."""
+
+    def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
+        """Note that `small` was proved to be the same function as `masked`."""
 
 
 class SavedModelCheck:
@@ -73,6 +108,7 @@ class SavedModelCheck:
         self._evaluations = evaluations
         self._evaluated: Fingerprint | None = None  # of another model
         self._exported_plain: Fingerprint | None = None
+        self._stale: Stale | None = None
         trial.on_report.append(self._report)
         trial.on_finish.append(self._finish)
 
@@ -89,8 +125,12 @@ class SavedModelCheck:
             self._reported = small
         if self._evaluated is not None and same(self._evaluated, masked):
             self._evaluated = small
+        if self._evaluations is not None:
+            self._evaluations.carry_over(masked, small)
 
-    def _report(self, _values: Mapping[str, float]) -> None:
+    def _report(self, values: Mapping[str, float]) -> None:
+        objective = next(iter(values.values()))  # others may well be the best so far
+        self._stale = None if self._evaluations is None else self._evaluations.stale(objective)
         self._evaluated = None if self._evaluations is None else self._evaluations.other()
         self._reported = self._fingerprint()
         self._exported_plain = self._evaluations.own() if self._evaluations and self._evaluated else None
@@ -118,6 +158,9 @@ class SavedModelCheck:
                 "the model changed between the last report and the save: the metric is not the saved model's",
                 fix="evaluate and report after the last change of the weights, then save, with nothing in between",
             )
+
+        if self._stale is not None:
+            raise self._stale.error()
 
     def _save_what_was_reported(self, reported: Fingerprint) -> None:
         """Export the model, if it is still that of the last report and no other compressor of the trial saved one."""

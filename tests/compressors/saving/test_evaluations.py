@@ -167,16 +167,140 @@ def an_average_that_is_loaded_back(model: nn.Module, compressor: Compressor) -> 
     return found
 
 
+SCORES = (0.5, 0.75, 0.25)
+
+
+def scored(model: nn.Module, epoch: int) -> float:
+    """Train and evaluate an epoch; which number comes of it is the test's."""
+    step(model)
+    evaluate(model)
+    return SCORES[epoch]
+
+
+def the_best_number(model: nn.Module, compressor: Compressor) -> float:
+    best = 0.0
+    for epoch in range(3):
+        accuracy = scored(model, epoch)
+        best = max(best, accuracy)
+    report(accuracy=best)
+    return best
+
+
+def the_best_number_of_a_condition(model: nn.Module, compressor: Compressor) -> float:
+    state = {"best": 0.0}
+    for epoch in range(3):
+        accuracy = scored(model, epoch)
+        if accuracy > state["best"] and epoch >= 0:
+            state["best"], _found = accuracy, epoch
+    compressor.apply_speedup()
+    report(accuracy=round(state["best"], 3), last=accuracy)
+    return state["best"]
+
+
+def the_best_number_of_a_list(model: nn.Module, compressor: Compressor) -> float:
+    history = {"accuracy": [scored(model, epoch) for epoch in range(3)]}
+    report(accuracy=max(history["accuracy"]))
+    return 0.75
+
+
+def trained(model: nn.Module) -> tuple[float, int]:
+    best, found = torch.tensor(0.0), 0
+    for epoch in range(3):
+        accuracy = torch.tensor(scored(model, epoch))
+        if best < accuracy:
+            best = accuracy
+            found = epoch
+    return best.item(), found
+
+
+def the_best_number_of_a_function(model: nn.Module, compressor: Compressor) -> float:
+    best, _found = trained(model)
+    report(accuracy=best)
+    return best
+
+
+def a_better_epoch_that_is_put_back(model: nn.Module, compressor: Compressor) -> float:
+    best, weights = 0.0, {}
+    for epoch in range(3):
+        accuracy = scored(model, epoch)
+        if accuracy > best:
+            best, weights = accuracy, copy.deepcopy(model.state_dict())
+    model.load_state_dict(weights)
+    if compressor is not None:
+        evaluate(model)
+    report(accuracy=best)
+    return best
+
+
+def a_better_epoch_that_is_put_back_unseen(model: nn.Module, compressor: Compressor) -> float:
+    return a_better_epoch_that_is_put_back(model, None)  # type: ignore[arg-type]
+
+
+def the_last_number_beside_the_best(model: nn.Module, compressor: Compressor) -> float:
+    best = 0.0
+    for epoch in range(3):
+        accuracy = scored(model, epoch)
+        best = max(best, accuracy)
+    report(accuracy=accuracy, best=best)
+    return accuracy
+
+
+def the_last_epoch_is_the_best(model: nn.Module, compressor: Compressor) -> float:
+    best = 0.0
+    for epoch in range(2):
+        accuracy = scored(model, epoch)
+        best = max(best, accuracy)
+    report(accuracy=best)
+    return best
+
+
+def another_number_after_the_function(model: nn.Module, compressor: Compressor) -> float:
+    trained(model)
+    evaluate(model)
+    report(accuracy=0.75)
+    return 0.75
+
+
 def run(enter: Callable[..., Any], tmp_path: Path, script: Callable[..., float]) -> None:
     torch.manual_seed(0)
     trial, _ = enter("trial", config_path=tmp_path / "config.json")
     model = Net()
     config_list = [{"sparsity": 0.5, "op_names": ["conv1"], "op_types": ["Conv2d"]}]
     compressor = create_compressor(model, {"compressor": "l1_filter", "config_list": config_list}, dummy_input=X[:1])
-    report(accuracy=script(compressor.compress(), compressor))
+    found = script(compressor.compress(), compressor)
+    if script not in REPORTING:
+        report(accuracy=found)
     compressor.export_model("model.pth", "mask.pth")
     for finish in trial.on_finish:
         finish()
+
+
+REMEMBERED = (
+    the_best_number,
+    the_best_number_of_a_condition,
+    the_best_number_of_a_list,
+    the_best_number_of_a_function,
+)
+MEASURED = (
+    a_better_epoch_that_is_put_back,
+    a_better_epoch_that_is_put_back_unseen,
+    the_last_number_beside_the_best,
+    the_last_epoch_is_the_best,
+    another_number_after_the_function,
+)
+REPORTING = (*REMEMBERED, *MEASURED)
+
+
+@pytest.mark.parametrize("script", REMEMBERED)
+def test_the_number_of_an_earlier_epoch_is_an_error(enter: Any, tmp_path: Path, script: Callable[..., float]) -> None:
+    with pytest.raises(CompressionError, match=r"0\.75, the number of an earlier epoch.* is 0\.25") as caught:
+        run(enter, tmp_path, script)
+    assert "model.load_state_dict(best_weights)" in caught.value.problems[0].fix
+
+
+@pytest.mark.parametrize("script", MEASURED)
+def test_a_number_of_the_saved_weights_is_none(enter: Any, tmp_path: Path, script: Callable[..., float]) -> None:
+    run(enter, tmp_path, script)
 
 
 @pytest.mark.parametrize(
