@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from raycompress.compressors.saving.evaluated import EvaluatedWeights
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.remembered import RememberedNumbers
 from raycompress.compressors.saving.witness import Fingerprint, Stale, same
@@ -54,8 +55,10 @@ class Evaluations:
         self._own_token: Token | None = None
         self._other_token: Token | None = None
         self._depth = threading.local()
-        self._remembered = RememberedNumbers(model)
-        self._noted: Token | None = None
+        self._weights = EvaluatedWeights(model)
+        self._remembered = RememberedNumbers(self._weights)
+        self._noted: Token | None = None  # what the weights above were added at
+        self._trained = False
         if not isinstance(model, torch.jit.ScriptModule):
             _watch(type(model), self)
 
@@ -85,15 +88,31 @@ class Evaluations:
         """Return what is wrong where `value`, which is being reported, is the number of earlier weights."""
         return None if _compiles() else self._remembered.stale(value, sys._getframe(1))
 
+    def has_changed(self) -> bool:
+        """Return whether the saved model's weights were changed since the last evaluation by anything but training.
+
+        So does an average that is put into the model, evaluated and taken out again.
+        """
+        if self._trained or self._last is not self._model or self._noted is None or _compiles():
+            return False
+        return _token(self._model) != self._noted and self._weights.is_unknown()
+
+    def is_evaluated(self) -> bool:
+        """Return whether the saved model has weights that it had at an evaluation, or may have."""
+        return not self._weights.is_unknown()
+
     def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
         """Note that `small` was proved to be the same function as `masked`."""
-        self._remembered.carry_over(masked, small)
+        self._weights.carry_over(masked, small)
 
     def enter(self, module: nn.Module) -> bool:
         """Note that a call of a module of the class begins; return whether that is an evaluation of the saved one."""
         depth = getattr(self._depth, "value", 0)
         self._depth.value = depth + 1
-        if depth or (module.training and torch.is_grad_enabled()) or _is_ours(sys._getframe(2)):
+        if depth or _is_ours(sys._getframe(2)):
+            return False
+        if module.training and torch.is_grad_enabled():
+            self._trained |= module is self._model
             return False
         if module is self._model or getattr(module, "_is_replica", False):
             self._last, self._own_token = self._model, _token(self._model)
@@ -106,10 +125,12 @@ class Evaluations:
         self._depth.value -= 1
         if not is_evaluation:
             return
+        self._trained = False
         if (token := _token(self._model)) == self._noted:  # another batch
             self._remembered.add_call(sys._getframe(2))
         else:
             self._noted = token
+            self._weights.add()
             self._remembered.add_evaluation(sys._getframe(2))
 
 

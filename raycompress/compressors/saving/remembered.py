@@ -2,7 +2,7 @@
 
 ``best = max(best, accuracy)`` in the loop and ``report(accuracy=best)`` after it: which number is remembered is read
 off the script's text, what it and the last one are off the frame that holds them, and whether the weights have been
-put back since off their fingerprints. Only where all three say so is there a finding.
+put back since off the norms of the weights. Only where all three say so is there a finding.
 """
 
 from __future__ import annotations
@@ -16,14 +16,11 @@ from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any
 
-from torch import nn
-
-from raycompress.compressors.saving.fingerprint import fingerprint
-from raycompress.compressors.saving.witness import Fingerprint, Stale, same
+from raycompress.compressors.saving.evaluated import EvaluatedWeights
+from raycompress.compressors.saving.witness import Stale
 
 _PACKAGE = f"{Path(__file__).resolve().parents[2]}/"
 _REPORTS = ("report", "print_result")
-_MOST_STATES = 10_000
 
 
 @dataclass(frozen=True)
@@ -39,41 +36,27 @@ class RememberedNumbers:
 
     Parameters
     ----------
-    model
-        The model that is saved.
+    weights
+        Those that the saved model had at its evaluations.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._states: list[Fingerprint] = []
+    def __init__(self, weights: EvaluatedWeights) -> None:
+        self._weights = weights
         self._frame: FrameType | None = None  # of a function that returns what it remembers: its locals are needed
 
     def add_evaluation(self, frame: FrameType | None) -> None:
-        """Note that the model was evaluated with the weights that it has now, by a call in `frame`."""
-        remembering = [one for one in _frames(frame) if _pairs_of(one.f_code)]
-        self._frame = next((one for one in remembering if _returns(one.f_code)), None)
-        if remembering and len(self._states) < _MOST_STATES:
-            now = fingerprint(self._model)
-            if not self._states or not same(now, self._states[-1]):
-                self._states.append(now)
+        """Note that the model was evaluated with weights that it had not before, by a call in `frame`."""
+        self._frame = next((one for one in _frames(frame) if _returns(one.f_code)), None)
 
     def add_call(self, frame: FrameType | None) -> None:
         """Note that it was evaluated with the weights of the evaluation before."""
         if self._frame is not None and not any(one is self._frame for one in _frames(frame)):
             self._frame = None  # that function has returned, and what is reported is this one's
 
-    def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
-        """Note that `small` was proved to be the same function as `masked`."""
-        self._states = [small if same(one, masked) else one for one in self._states]
-
     def stale(self, value: float, frame: FrameType | None) -> Stale | None:
         """Return what is wrong where `value`, reported by a call in `frame`, is the number of earlier weights."""
-        if not self._states:
-            return None
         found = self._in_function(value, frame) or self._returned(value, frame)
-        now = fingerprint(self._model)
-        is_last = same(now, self._states[-1]) and not any(same(now, one) for one in self._states[:-1])
-        return found if is_last else None
+        return found if found and self._weights.is_last() else None
 
     def _in_function(self, value: float, frame: FrameType | None) -> Stale | None:
         """Look at the function that reports."""

@@ -62,6 +62,16 @@ class Stale:
         )
 
 
+_LOAD = (
+    "load those weights into the model that compress() returned, before apply_speedup, such as "
+    "model.load_state_dict(ema.module.state_dict()); then evaluate that model, report and save"
+)
+CHANGED = (
+    "the weights were changed between the script's last evaluation and its last report (as by an average that is put "
+    "into the model for an evaluation and taken out again): the metric is not the saved model's"
+)
+
+
 class EvaluationsLike(Protocol):
     """Knows which model a script evaluated; see `raycompress.compressors.saving.evaluations`."""
 
@@ -73,6 +83,12 @@ class EvaluationsLike(Protocol):
 
     def stale(self, value: float) -> Stale | None:
         """Return what is wrong where `value`, which is being reported, is the number of earlier weights."""
+
+    def has_changed(self) -> bool:
+        """Return whether its weights were changed since the last evaluation by anything but training."""
+
+    def is_evaluated(self) -> bool:
+        """Return whether it has weights that it had at an evaluation, or may have."""
 
     def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
         """Note that `small` was proved to be the same function as `masked`."""
@@ -109,6 +125,7 @@ class SavedModelCheck:
         self._evaluated: Fingerprint | None = None  # of another model
         self._exported_plain: Fingerprint | None = None
         self._stale: Stale | None = None
+        self._changed = False
         trial.on_report.append(self._report)
         trial.on_finish.append(self._finish)
 
@@ -117,6 +134,8 @@ class SavedModelCheck:
         self._exported = self._fingerprint()
         if self._evaluations is not None and self._evaluated is not None:
             self._exported_plain = self._evaluations.own()
+        if self._changed and self._evaluations is not None:
+            self._changed = not self._evaluations.is_evaluated()
         self._trial.exported = True
 
     def carry_over(self, masked: Fingerprint, small: Fingerprint) -> None:
@@ -131,6 +150,7 @@ class SavedModelCheck:
     def _report(self, values: Mapping[str, float]) -> None:
         objective = next(iter(values.values()))  # others may well be the best so far
         self._stale = None if self._evaluations is None else self._evaluations.stale(objective)
+        self._changed = self._evaluations is not None and self._evaluations.has_changed()
         self._evaluated = None if self._evaluations is None else self._evaluations.other()
         self._reported = self._fingerprint()
         self._exported_plain = self._evaluations.own() if self._evaluations and self._evaluated else None
@@ -148,17 +168,15 @@ class SavedModelCheck:
         if self._evaluated is not None:
             if self._exported_plain is not None and same(self._evaluated, self._exported_plain):
                 return  # the script has loaded those weights into the saved model since
-            raise CompressionError(
-                ANOTHER,
-                fix="load those weights into the model that compress() returned, before apply_speedup, such as "
-                "model.load_state_dict(ema.module.state_dict()); then evaluate that model, report and save",
-            )
+            raise CompressionError(ANOTHER, fix=_LOAD)
         if not same(self._reported, self._exported):
             raise CompressionError(
                 "the model changed between the last report and the save: the metric is not the saved model's",
                 fix="evaluate and report after the last change of the weights, then save, with nothing in between",
             )
 
+        if self._changed:
+            raise CompressionError(CHANGED, fix=_LOAD)
         if self._stale is not None:
             raise self._stale.error()
 

@@ -97,6 +97,55 @@ def a_checkpoint_in_another_instance(model: nn.Module, compressor: Compressor) -
     return evaluate(best)
 
 
+class Swapped:
+    """An average of weights that is put into the model and taken out again."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.kept = [one.detach() * 0.9 for one in model.parameters()]
+
+    def swap(self, model: nn.Module) -> None:
+        with torch.no_grad():
+            for kept, one in zip(self.kept, model.parameters(), strict=True):
+                held = one.clone()
+                one.copy_(kept)
+                kept.copy_(held)
+
+
+def an_average_that_is_swapped_in(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    average = Swapped(model)
+    average.swap(model)
+    found = evaluate(model)
+    average.swap(model)
+    return found
+
+
+def an_average_that_is_swapped_in_each_epoch(model: nn.Module, compressor: Compressor) -> float:
+    for _ in range(3):
+        found = an_average_that_is_swapped_in(model, compressor)
+    compressor.apply_speedup()
+    return found
+
+
+def an_average_that_stays(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    Swapped(model).swap(model)
+    return evaluate(model)
+
+
+def weights_that_are_saved_and_loaded(model: nn.Module, compressor: Compressor) -> float:
+    step(model)
+    found = evaluate(model)
+    model.load_state_dict(copy.deepcopy(model.state_dict()))
+    compressor.apply_speedup()
+    return found
+
+
+def an_evaluation_before_the_training(model: nn.Module, compressor: Compressor) -> float:
+    looked(model)
+    return step(model)
+
+
 def the_model_itself(model: nn.Module, compressor: Compressor) -> float:
     step(model)
     compressor.apply_speedup()
@@ -318,9 +367,20 @@ def test_the_metric_of_another_model_is_an_error(enter: Any, tmp_path: Path, scr
         run(enter, tmp_path, script)
 
 
+@pytest.mark.parametrize("script", [an_average_that_is_swapped_in, an_average_that_is_swapped_in_each_epoch])
+def test_weights_that_are_taken_out_again_are_an_error(
+    enter: Any, tmp_path: Path, script: Callable[..., float]
+) -> None:
+    with pytest.raises(CompressionError, match="weights were changed between the script's last evaluation"):
+        run(enter, tmp_path, script)
+
+
 @pytest.mark.parametrize(
     "script",
     [
+        an_average_that_stays,
+        weights_that_are_saved_and_loaded,
+        an_evaluation_before_the_training,
         the_model_itself,
         a_copy_of_equal_weights,
         a_copy_that_was_made_small_since,
