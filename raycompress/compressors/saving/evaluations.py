@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from raycompress.compressors.saving.evaluated import EvaluatedWeights
 from raycompress.compressors.saving.fingerprint import fingerprint
@@ -61,6 +62,7 @@ class Evaluations:
         self._trained = False
         if not isinstance(model, torch.jit.ScriptModule):
             _watch(type(model), self)
+            _watch_steps(self)
 
     def mark(self) -> None:
         """Mark the model, so that copies from now on are known as such."""
@@ -120,6 +122,10 @@ class Evaluations:
         self._last, self._other_token = module, _token(self._model)
         return False
 
+    def step(self) -> None:
+        """Note that an optimizer made a step."""
+        self._trained = True
+
     def leave(self, *, is_evaluation: bool) -> None:
         """Note that it ends."""
         self._depth.value -= 1
@@ -150,6 +156,17 @@ def _watch(kind: type[nn.Module], evaluations: Evaluations) -> None:
             known.leave(is_evaluation=is_evaluation)
 
     kind.__call__ = watched  # type: ignore[method-assign]
+
+
+def _watch_steps(evaluations: Evaluations) -> None:
+    """Have the steps of all optimizers noted: a model may be trained by another method than its call."""
+    alive = weakref.ref(evaluations)
+
+    def stepped(*_: Any) -> None:
+        if (known := alive()) is not None:
+            known.step()
+
+    register_optimizer_step_post_hook(stepped)
 
 
 def _is_ours(frame: FrameType | None) -> bool:

@@ -146,6 +146,14 @@ def an_evaluation_before_the_training(model: nn.Module, compressor: Compressor) 
     return step(model)
 
 
+def training_by_another_method(model: nn.Module, compressor: Compressor) -> float:
+    looked(model)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model.fc(model.conv2(model.conv1(X)).mean((2, 3))).sum().backward()
+    optimizer.step()
+    return 0.5
+
+
 def the_model_itself(model: nn.Module, compressor: Compressor) -> float:
     step(model)
     compressor.apply_speedup()
@@ -381,6 +389,7 @@ def test_weights_that_are_taken_out_again_are_an_error(
         an_average_that_stays,
         weights_that_are_saved_and_loaded,
         an_evaluation_before_the_training,
+        training_by_another_method,
         the_model_itself,
         a_copy_of_equal_weights,
         a_copy_that_was_made_small_since,
