@@ -25,6 +25,17 @@ BITS: Mapping[str, tuple[int, int]] = {
     "lsq": (2, 16),
 }
 """Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
+
+
+def value_such_as(key: str, compressor: str) -> Any:
+    """Return a value for a key of an entry that a compressor needs."""
+    if key == "quant_types":
+        return [PARTS.get(compressor, ("weight",))[0]]
+    if key == "quant_bits":
+        return min(8, BITS.get(compressor, (1, 8))[1])
+    return 0.5 if "sparsity" in key else 3
+
+
 ACTIVATIONS = (
     *("ReLU", "ReLU6", "LeakyReLU", "ELU", "SELU", "CELU", "GELU", "SiLU", "Mish", "Sigmoid", "LogSigmoid", "Tanh"),
     *("Hardtanh", "Hardswish", "Hardsigmoid", "Softplus", "Softsign", "Softmax", "LogSoftmax"),

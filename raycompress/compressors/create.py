@@ -180,7 +180,7 @@ def _entry(config: Mapping[str, Any], framework: str) -> CompressorEntry:
     name = config.get("compressor")
     entry = catalog.find(str(name), framework)
     if entry is None:
-        near = closest(str(name), catalog.names())
+        near = closest(str(name), catalog.names(framework))
         raise ExperimentError(
             f'unknown compressor "{name}"' if name is not None else "the config names no compressor",
             where="compressor",

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.catalog import CompressorEntry, find
+from raycompress.catalog.quantizers import value_such_as
 from raycompress.config.places import is_remote
 from raycompress.config.schema.ranges import is_range
 from raycompress.errors import ExperimentError, Problem
@@ -83,7 +84,8 @@ def config_list(
         none.
     op_types, op_names
         The layers; by default those of type Conv2d, of a compressor that removes channels from them (a layer that
-        makes the model's outputs cannot lose any), and of another one all that it works on.
+        makes the model's outputs cannot lose any), and of another one all that it works on. Of a quantizer that has to
+        be told what to quantize, weights, in 8 bits where it has those.
     exclude
         Names of layers to leave alone.
     expand_op_names
@@ -92,10 +94,14 @@ def config_list(
     rest: list[Data] = [] if exclude is None else [{"exclude": True, "op_names": _listed(exclude)}]
     if isinstance(sparsity, Mapping) and not is_range(sparsity):
         return [{"sparsity": _range(each), "op_names": [name]} for name, each in sparsity.items()] + rest
-    if sparsity is None and op_types is None and op_names is None:
+    # what is quantized, of a compressor that has to know: weights, in 8 bits where it has those
+    needs = [] if entry is None else [need for need in entry.needs if need in ("quant_types", "quant_bits")]
+    if sparsity is None and op_types is None and op_names is None and not needs:
         return rest
     cuts = entry is not None and entry.removes_channels and entry.framework == "torch"
     item: Data = {} if sparsity is None else {"sparsity": _range(sparsity)}
+    if entry is not None:
+        item |= {str(need): value_such_as(str(need), entry.name) for need in needs}
     if op_types is not None or op_names is None:
         takes_convolutions = cuts and entry is not None and "Conv2d" in (entry.layer_types or ("Conv2d",))
         item["op_types"] = _listed(op_types or ("Conv2d" if takes_convolutions else "default"))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from raycompress import catalog
 from raycompress.catalog import WEIGHTED_TYPES, CompressorEntry
 from raycompress.catalog.instead import SELECTION, recommended
-from raycompress.catalog.quantizers import is_of_activations
+from raycompress.catalog.quantizers import is_of_activations, value_such_as
 from raycompress.compressors.create import closest
 from raycompress.errors import ExperimentError, Problem
 
@@ -64,11 +66,12 @@ def choose(layers: Layers, config_list: Sequence[Mapping[str, Any]], compressor:
         an entry that matches nothing.
     """
     if not isinstance(config_list, (list, tuple)) or not config_list:
-        settings = '"sparsity": 0.5, ' if "sparsity" in compressor.keys else ""
+        needs = [need if isinstance(need, str) else need[0] for need in compressor.needs]
+        example = {**{key: value_such_as(key, compressor.name) for key in needs}, "op_types": ["default"]}
         raise ExperimentError(
             "config_list is empty: nothing would be compressed",
             where="config_list",
-            fix=f'write at least one entry, such as {{{settings}"op_types": ["default"]}}',
+            fix=f"write at least one entry, such as {json.dumps(example)}",
         )
     problems = [
         problem
@@ -88,9 +91,7 @@ def _entry_problems(index: int, entry: Any, layers: Mapping[str, str], compresso
     if not isinstance(entry, Mapping):
         return [Problem(f"an entry is an object, not {type(entry).__name__}", where)]
     problems = [
-        Problem(
-            f'unknown key "{key}"', f"{where}.{key}", closest(str(key), known) or f"the keys are {', '.join(known)}"
-        )
+        Problem(f'unknown key "{key}"', f"{where}.{key}", _instead(str(key), entry, known, compressor))
         for key in entry
         if key not in known and not entry.get("exclude", False)
     ]
@@ -110,13 +111,22 @@ def _entry_problems(index: int, entry: Any, layers: Mapping[str, str], compresso
     return problems
 
 
+def _instead(key: str, entry: Mapping[str, Any], known: Sequence[str], compressor: CompressorEntry) -> str:
+    """Return what to write in place of a key that the compressor does not have."""
+    others = (catalog.find(name, compressor.framework) for name in catalog.names(compressor.framework))
+    if any(other is not None and key in other.keys for other in others):
+        return f"remove it; {compressor.name} takes {', '.join(known)}"
+    return closest(key, [name for name in known if name not in entry]) or f"remove it; the keys are {', '.join(known)}"
+
+
 def _settings_problems(entry: Mapping[str, Any], where: str, compressor: CompressorEntry) -> list[Problem]:
     problems = []
     for need in compressor.needs:
         either = (need,) if isinstance(need, str) else need
         if not any(key in entry for key in either):
             what = f"{' or '.join(either)} is missing"
-            problems.append(Problem(what, where, f'add "{either[0]}", such as 0.5' if "sparsity" in either[0] else ""))
+            example = value_such_as(either[0], compressor.name)
+            problems.append(Problem(what, where, f'add "{either[0]}": {json.dumps(example)}'))
     for key in ("sparsity", "initial_sparsity", "final_sparsity"):
         value = entry.get(key, 0)
         number = isinstance(value, (int, float)) and not isinstance(value, bool)

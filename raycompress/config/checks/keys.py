@@ -15,7 +15,7 @@ from raycompress.catalog.exports import EXPORTS
 from raycompress.catalog.instead import SELECTION
 from raycompress.catalog.plugins import is_of
 from raycompress.catalog.proposers import PROPOSERS
-from raycompress.catalog.quantizers import BITS, PARTS
+from raycompress.catalog.quantizers import BITS, PARTS, value_such_as
 from raycompress.config.checks.names import check_compressor, check_export_names, slipped
 from raycompress.config.checks.objective import check_objective
 from raycompress.config.places import S3Address, is_remote
@@ -143,20 +143,11 @@ def _check_entry(entry: Mapping[str, Any], path: JsonPath, compressor: Compresso
         either = (need,) if isinstance(need, str) else need
         if not any(key in entry for key in either):
             what = f'"{" or ".join(either)}" is missing: how much to compress is not said'
-            yield Finding(path, what, f'add "{either[0]}": {json.dumps(_such_as(either[0], compressor))}')
+            yield Finding(path, what, f'add "{either[0]}": {json.dumps(value_such_as(either[0], compressor.name))}')
     yield from _check_bits(entry, path, compressor)
     if entry.get("expand_op_names") == "dependency" and not compressor.removes_channels:
         what = f"{compressor.name} removes no channels, so that no layers are tied together"
         yield Finding((*path, "expand_op_names"), what, "write true or false")
-
-
-def _such_as(key: str, compressor: CompressorEntry) -> Any:
-    """Return a value for a key that an entry lacks."""
-    if key == "quant_types":
-        return [PARTS.get(compressor.name, ("weight",))[0]]
-    if key == "quant_bits":
-        return min(8, BITS.get(compressor.name, (1, 8))[1])
-    return 0.5 if "sparsity" in key else 3
 
 
 def _check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: CompressorEntry) -> Iterator[Finding]:
