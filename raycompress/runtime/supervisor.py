@@ -15,6 +15,7 @@ import selectors
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -321,9 +322,17 @@ def _ending(trial: _Running, code: int) -> Ending:
         frame=received.failure["frame"] if received.failure else "",
         values=received.values,
         candidate=received.candidate,
-        left=received.left,
+        left=_left(received.left, [] if trial.held is None else trial.held.shared()),
         files=tidy(trial.spec.files_path, Path(trial.spec.workingdir)) if trial.spec.own_folder else (),
     )
+
+
+def _left(left: Message | None, shared: Sequence[str]) -> Message | None:
+    """Return the message of a trial's end with the files that other programs of it share with other trials."""
+    if not shared:
+        return left
+    known = left or {"type": "left", "reads": None, "unread": [], "shared": []}
+    return {**known, "shared": sorted({*known["shared"], *shared})}
 
 
 def _overdue(trial: _Running) -> str:

@@ -46,7 +46,8 @@ class Findings:
             if len(numbers) > 1:
                 yield (
                     f"trials {join_names(map(str, sorted(numbers)))} wrote and read {file}, one and the same file: "
-                    "what one has read, another may have written; a relative path leads to a file of each trial's own"
+                    "what one has read, another may have written; a relative path leads to a file of each trial's own, "
+                    "unless it is above 256 MiB and only changed in part"
                 )
         unread = sorted(self._unread or ())
         told = unnamed(self._experiment, unread)  # before the first trial

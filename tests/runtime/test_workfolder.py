@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,36 @@ def test_ten_trials_that_write_one_file_leave_ten(worker, spec, home, kernel):
     left = [(home / f"trial{number}" / "files" / "best.pt").read_text() for number in range(10)]
     assert [text.removeprefix("by hand") for text in left] == [str(number) for number in range(10)]
     assert (home / "best.pt").read_text() == "by hand"
+
+
+@pytest.mark.parametrize(
+    ("how", "is_told"),
+    [
+        ("open('large.bin', 'r+').write('x')", True),
+        ("os.system('printf x | dd of=large.bin conv=notrunc 2>/dev/null')", True),
+        ("open('large.bin', 'r+').close()", False),
+    ],
+)
+def test_a_file_too_large_for_a_copy_is_told_where_it_was_changed(tmp_path: Path, kernel, how: str, is_told: bool):
+    (tmp_path / "large.bin").write_bytes(bytes(1000))
+    os.utime(tmp_path / "large.bin", (1, 1))
+    folder = WorkFolder(tmp_path / "files", tmp_path)
+    folder.make()
+    channel, end = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        os.chdir(folder.root)
+        system_calls.hand_over(end, folder)
+        exec(how)
+        os._exit(0)
+    end.close()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("raycompress.runtime.folder.workfolder._MOST_COPIED", 10)
+        held = system_calls.receive(channel, folder)
+        while held.serve() and os.waitpid(pid, os.WNOHANG) == (0, 0):
+            pass
+    held.close()
+    assert held.shared() == [str(tmp_path / "large.bin")] * is_told
 
 
 def test_a_folder_of_many_files_is_changed_by_no_other_program(worker, spec, home, kernel, monkeypatch):

@@ -194,6 +194,10 @@ class HeldCalls:
                 fcntl.ioctl(self.listener, _SEND, _ANSWER.pack(key, 0, 0, _GO_ON))
         return True
 
+    def shared(self) -> list[str]:
+        """Return the files that were written and are not the trial's own; see `WorkFolder.shared`."""
+        return self._folder.shared()
+
     def close(self) -> None:
         """Hold no more calls: those that come fail."""
         os.close(self.listener)

@@ -27,6 +27,8 @@ _JOURNAL = "journal.jsonl"
 """The mark of the folder of a search: the trials of the running one are none of the script's files."""
 
 _MOST_NAMED = 100
+_MOST_COPIED = 256 << 20
+"""Bytes of a file that is copied since a part of it may be changed; a database or a memory map may well be larger."""
 
 
 class WorkFolder:
@@ -47,6 +49,7 @@ class WorkFolder:
         self._has_whole = False
         self._written: set[str] = set()
         self._reread: set[str] = set()
+        self._uncopied: dict[str, int] = {}
 
     def make(self) -> None:
         """Make the folder, with links to all that is in `source`."""
@@ -120,8 +123,12 @@ class WorkFolder:
         return bool(self._written)
 
     def shared(self) -> list[str]:
-        """Return the files outside of this folder that the trial has written and then read: other trials do too."""
-        return sorted(self._written & self._reread)[:_MOST_NAMED]
+        """Return the files outside of this folder that the trial has written and then read: other trials do too.
+
+        So do those that are too large for a copy, where they have changed.
+        """
+        changed = {file for file, when in self._uncopied.items() if _modified(file) != when}
+        return sorted(self._written & self._reread | changed)[:_MOST_NAMED]
 
     def add_access(self, path: str | bytes | os.PathLike[Any], *, writes: bool) -> None:
         """Note that a file is opened, where that is not this folder's."""
@@ -140,6 +147,9 @@ class WorkFolder:
         self._own_parents(place)
         if place.is_symlink() and place.is_file():
             original = os.path.realpath(place)
+            if not truncates and place.stat().st_size > _MOST_COPIED:
+                self._uncopied.setdefault(original, _modified(original))
+                return
             place.unlink()
             if truncates:
                 place.touch()
@@ -182,6 +192,13 @@ class WorkFolder:
 
 def _absolute(path: str | bytes | os.PathLike[Any]) -> Path:
     return Path(os.path.normpath(Path.cwd() / os.fsdecode(path)))  # links in it are what this is about
+
+
+def _modified(file: str) -> int:
+    try:
+        return Path(file).stat().st_mtime_ns
+    except OSError:  # it is gone
+        return 0
 
 
 def _is_of_a_library(place: str) -> bool:
