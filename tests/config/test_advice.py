@@ -14,7 +14,7 @@ import pytest
 
 from raycompress.config.checks.preflight import check_files
 from raycompress.config.experiment import Experiment
-from raycompress.errors import Problem
+from raycompress.errors import ExperimentError, Problem
 from raycompress.results.folder import new_id
 from raycompress.runtime.preload import find_imports
 from raycompress.script.packages import module_file, place_of
@@ -203,3 +203,76 @@ def test_a_script_with_relative_imports_is_a_member_of_its_package(tmp_path: Pat
         [sys.executable, "-m", "raycompress", "exec", str(script), "a"], capture_output=True, text=True, check=True
     )
     assert ran.stdout == "42 pkg ['a']\n"
+
+
+# ---- search ranges of other tools, and files that are no JSON
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ([0.3, 0.8], {"type": "float", "range": [0.3, 0.8]}),
+        ([0.3, 0.5, 0.8], {"type": "choice", "range": [0.3, 0.5, 0.8]}),
+        ({"min": 0.3, "max": 0.8}, {"type": "float", "range": [0.3, 0.8]}),
+        ({"type": "uniform", "low": 0.3, "high": 0.8}, {"type": "float", "range": [0.3, 0.8]}),
+        ({"_type": "uniform", "_value": [0.3, 0.8]}, {"type": "float", "range": [0.3, 0.8]}),
+        (
+            {"distribution": "log_uniform_values", "min": 0.1, "max": 0.8},
+            {"type": "float", "range": [0.1, 0.8], "log": True},
+        ),
+        ({"values": [0.3, 0.8]}, {"type": "choice", "range": [0.3, 0.8]}),
+        ({"type": "choice", "choices": [0.3, 0.8]}, {"type": "choice", "range": [0.3, 0.8]}),
+        ({"grid_search": [0.3, 0.5]}, {"type": "choice", "range": [0.3, 0.5]}),
+        ({"type": "float", "range": "0.3-0.8"}, '"range": [0.3, 0.8]'),
+        ({"from": 0.3, "to": 0.8}, {"type": "float", "range": [0.3, 0.8]}),
+    ],
+)
+def test_a_range_of_another_tool_is_written_as_ours(value: Any, meant: Any, refused: Refused, load: Load) -> None:
+    problems = refused(entry(sparsity=value))
+    fix, sparsity = (meant, {**value, "range": [0.3, 0.8]}) if isinstance(meant, str) else (json.dumps(meant), meant)
+    assert [problem.fix for problem in problems] == [f"write {fix}"]
+    load(entry(sparsity=sparsity))
+
+
+@pytest.mark.parametrize(
+    ("value", "meant"),
+    [
+        ({"lr": {"type": "float", "range": [0.1, 0.2]}}, [{"name": "lr", "type": "float", "range": [0.1, 0.2]}]),
+        (
+            {"lr": {"_type": "loguniform", "_value": [0.1, 0.2]}},
+            [{"name": "lr", "type": "float", "range": [0.1, 0.2], "log": True}],
+        ),
+        ([{"name": "b", "values": [16, 32]}], {"name": "b", "type": "choice", "range": [16, 32]}),
+        ([{"name": "b", "type": "randint", "low": 1, "high": 8}], {"name": "b", "type": "int", "range": [1, 8]}),
+    ],
+)
+def test_parameters_of_another_tool_are_written_as_ours(value: Any, meant: Any, refused: Refused, load: Load) -> None:
+    problems = refused(parameter_config=value)
+    assert [problem.fix for problem in problems] == [f"write {json.dumps(meant)}"]
+    load(parameter_config=meant if isinstance(meant, list) else [meant])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("name: n\nscript: train.py\n", "YAML"),
+        ("---\n# a comment\nname: n\n", "YAML"),
+        ('name = "n"\n[compression]\n', "TOML"),
+        ("[experiment]\nname = n\n", "TOML"),
+        ("import torch\nprint(1)\n", "a script"),
+        ("#!/usr/bin/env python3\nprint(1)\n", "a script"),
+    ],
+)
+def test_a_file_that_is_no_json_is_told_as_what_it_is(tmp_path: Path, text: str, kind: str) -> None:
+    (tmp_path / "exp.json").write_text(text)
+    with pytest.raises(ExperimentError, match=f"this is {kind}, and an experiment is JSON") as caught:
+        Experiment.load(tmp_path / "exp.json")
+    assert len(caught.value.problems) == 1
+
+
+def test_a_slip_in_a_word_of_ours_is_no_range_of_another_tool(refused: Refused) -> None:
+    fixes = [
+        refused(entry(sparsity=value))[0].fix
+        for value in ({"type": "flaot", "range": [0.3, 0.8]}, {"type": "float", "rnage": [0.3, 0.8]})
+    ]
+    assert fixes == ['did you mean "float"?', 'did you mean "range"?']

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from raycompress.config.schema.foreign_ranges import meant_range
 from raycompress.config.schema.ranges import Finding
 from raycompress.text import abbreviate, describe_value, did_you_mean, dotted, join_names
 
@@ -136,6 +137,8 @@ _PARTICULAR: dict[str, Callable[[str, Any, Mapping[str, Any]], tuple[str, str]]]
 
 def _rewritten(stem: str, key: str, value: Any) -> str:
     """Return how to write `value` where its meaning is plain and only its type is wrong."""
+    if stem in ("float", "int") and (meant := meant_range(value)):
+        return f"write {json.dumps(meant, ensure_ascii=False)}"
     if stem == "float" and (share := _percentage(key, value)) is not None:
         return f"percent? write {share:g}"
     if stem == "list" and isinstance(value, (str, int, float)):

@@ -9,7 +9,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -131,7 +133,9 @@ def _check_numbers(value: Mapping[str, Any]) -> Iterator[Finding]:
     ends, kind = value["range"], value["type"]
     if not isinstance(ends, list) or len(ends) != 2:
         found = f"a list of {len(ends)}" if isinstance(ends, list) else describe_value(ends)
-        yield Finding(("range",), f"a range must be [low, high], not {found}", f"write {_EXAMPLES[kind]}")
+        meant = two_numbers(ends) if isinstance(ends, str) else None
+        fix = f'write "range": {json.dumps(meant)}' if meant else f"write {_EXAMPLES[kind]}"
+        yield Finding(("range",), f"a range must be [low, high], not {found}", fix)
         return
     for index, end in enumerate(ends):
         if not is_number(end):
@@ -197,6 +201,16 @@ def _check_steps(value: Mapping[str, Any], low: float, high: float) -> Iterator[
         )
     if log is True:
         yield Finding(("interval",), '"interval" in a log range', 'write "n": 5')
+
+
+_NUMBER = r"(-?\d+(?:\.\d*)?(?:[eE]-?\d+)?)"
+_TWO_NUMBERS = re.compile(rf"\s*[\[(]?\s*{_NUMBER}\s*(?:-|,|:|;|to|\.\.\.?)\s*{_NUMBER}\s*[\])]?\s*")
+
+
+def two_numbers(text: str) -> list[float] | None:
+    """Return the numbers of a text such as ``0.1-0.9`` or ``[1, 8]``; None for any other."""
+    found = _TWO_NUMBERS.fullmatch(text)
+    return None if found is None else [int(one) if one.lstrip("-").isdigit() else float(one) for one in found.groups()]
 
 
 def is_number(value: Any) -> bool:

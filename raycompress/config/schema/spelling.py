@@ -6,6 +6,7 @@ the file, see `Spelled.is_derived`.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from raycompress.catalog import CompressorEntry, find
 from raycompress.catalog.instead import SELECTION
 from raycompress.config.schema.fields import Keys
 from raycompress.config.schema.foreign import foreign_entry_key, foreign_top_key
+from raycompress.config.schema.foreign_ranges import FOREIGN_KEYS, meant_parameters, meant_range
 from raycompress.config.schema.keys import (
     CompressionKeys,
     ConstraintKeys,
@@ -154,6 +156,8 @@ def _value(value: Any, key: str, model: type[Keys], path: JsonPath, spelled: Spe
             for metric, each in value.items()
         }
     inside = _INSIDE.get(model, {}).get(key)
+    if inside is Parameter:
+        value = _parameters(value, path, spelled)
     if inside is not None and isinstance(value, dict):
         return _object(value, inside, path, spelled)
     if inside is not None and isinstance(value, list):
@@ -201,6 +205,8 @@ def _meaning(key: str, data: Mapping[str, Any], model: type[Keys], spelled: Spel
             spelled._elsewhere.add(place)
             return f'it belongs in "{dotted(place)}"' if place else "it belongs at the top of the file", None
     meant = closest_name(key, known)
+    if model is Parameter and key in ("parameter", "param", "key", "variable", "hyperparameter"):
+        meant = "name"
     if meant in data:
         return f'remove it: "{meant}" is there as well', None
     return (f'did you mean "{meant}"?' if meant else f"remove it; the keys here are {join_names(known, 20)}"), meant
@@ -217,6 +223,10 @@ def _range_keys(value: Any, path: JsonPath, spelled: Spelled) -> Any:
     """Spell the keys of search ranges inside an entry's value."""
     if not isinstance(value, dict):
         return value
+    if meant := _foreign_range(value):
+        fix = f"write {json.dumps(meant, ensure_ascii=False)}"
+        spelled.findings.append(Finding(spelled.written(path), "a search range as other tools write it", fix))
+        return meant
     if not any(closest_name(key, ("type", "range")) for key in value):
         return {key: _range_keys(inner, (*path, key), spelled) for key, inner in value.items()}
     found: dict[str, Any] = {}
@@ -230,6 +240,38 @@ def _range_keys(value: Any, path: JsonPath, spelled: Spelled) -> Any:
         spelled._written[(*path, meant)] = where
         found[meant] = inner
     return found if is_range(found) else value
+
+
+def _parameters(value: Any, path: JsonPath, spelled: Spelled) -> Any:
+    """Return ``parameter_config`` with what other tools write in its place, or in place of its ranges, as ours."""
+    where = spelled.written(path)
+    if meant := meant_parameters(value):
+        what = '"parameter_config" must be a list, not an object'
+        spelled.findings.append(Finding(where, what, f"write {json.dumps(meant, ensure_ascii=False)}"))
+        return meant
+    if not isinstance(value, list):
+        return value
+    found = []
+    for index, item in enumerate(value):
+        ranged = _foreign_range({key: one for key, one in item.items() if key != "name"}) if _is_named(item) else None
+        if ranged:
+            item = {"name": item["name"], **ranged}
+            fix = f"write {json.dumps(item, ensure_ascii=False)}"
+            spelled.findings.append(Finding((*where, index), "a search range as other tools write it", fix))
+        found.append(item)
+    return found
+
+
+def _is_named(item: Any) -> bool:
+    return isinstance(item, dict) and "name" in item
+
+
+def _foreign_range(value: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the range that an object in another tool's words stands for; not for one with a slip in a word of ours."""
+    others = [key for key in value if key not in RANGE_KEYS]
+    if others and all(closest_name(key, RANGE_KEYS) and key not in FOREIGN_KEYS for key in others):
+        return None
+    return meant_range(value)
 
 
 def inside(model: type[Keys]) -> Mapping[str, type[Keys]]:

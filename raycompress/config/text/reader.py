@@ -80,6 +80,32 @@ def read(text: str) -> JsonText:
     return _Reader(text).read()
 
 
+_BLANK = re.compile(r"(?:\s|\ufeff|#(?!!)[^\n]*\n)*")
+_OTHER_KINDS = {
+    "YAML": re.compile(r"(---|- |[A-Za-z_][\w.-]*[ \t]*:([ \t]|$))", re.MULTILINE),
+    "TOML": re.compile(
+        r"(\[[A-Za-z_][\w.-]*\][ \t]*\n\s*[\w.-]+\s*=|[A-Za-z_][\w.-]*[ \t]*=[ \t]*[^\s=])", re.MULTILINE
+    ),
+    "a script": re.compile(r"(#!|import |from \w+ import |\"\"\"|def |class )"),
+}
+"""What a file may be that holds no JSON -> how that begins."""
+
+
+_AS_JSON = {
+    "YAML": """write the same as JSON, {"name": "...", ...}: python -c 'import json, sys, yaml; """
+    """json.dump(yaml.safe_load(sys.stdin), sys.stdout, indent=2)' < FILE > exp.json""",
+    "TOML": """write the same as JSON, {"name": "...", ...}: python -c 'import json, sys, tomllib; """
+    """json.dump(tomllib.load(sys.stdin.buffer), sys.stdout, indent=2)' < FILE > exp.json""",
+    "a script": "`raycompress launch SCRIPT --target-flops 0.5` takes a script itself, and writes its experiment",
+}
+
+
+def _other_kind(text: str) -> str:
+    blank = _BLANK.match(text)
+    start = 0 if blank is None else blank.end()
+    return next((kind for kind, beginning in _OTHER_KINDS.items() if beginning.match(text, start)), "")
+
+
 class _TooDeepError(Exception):
     """More brackets are open than any experiment has."""
 
@@ -95,6 +121,10 @@ class _Reader:
         self.starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def read(self) -> JsonText:
+        if kind := _other_kind(self.text):
+            self.flaw((), f"this is {kind}, and an experiment is JSON", _AS_JSON[kind])
+            self.out.lines[()], self.out.whole = 1, False
+            return self.out
         self.skip(())
         self.out.lines[()] = self.line()
         if self.cut_off:
@@ -328,6 +358,6 @@ def _merged(flaws: list[Flaw]) -> list[Flaw]:
         if known.sure and not flaw.sure:
             known = merged[flaw.line, flaw.what] = replace(known, sure=False)
         more = flaw.fix.removeprefix("write ")
-        if flaw.fix != more and more not in known.fix.removeprefix("write ").split(", "):
+        if flaw.fix not in (more, known.fix) and more not in known.fix.removeprefix("write ").split(", "):
             merged[flaw.line, flaw.what] = replace(known, fix=f"{known.fix}, {more}")
     return list(merged.values())
