@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import fcntl
 import os
 import platform
@@ -118,7 +119,7 @@ def _install(watches_entries: bool) -> int:
     OSError
         Where there is none: another machine, an older kernel, a container that forbids it or has one itself.
     """
-    if platform.machine() not in _MACHINES:
+    if platform.machine() not in _MACHINES or struct.calcsize("P") != 8:
         raise OSError(f"no filter is known for {platform.machine()}")
     _architecture, number, _calls = _MACHINES[platform.machine()]
     code = _program(watches_entries)
@@ -127,12 +128,13 @@ def _install(watches_entries: bool) -> int:
     libc = ctypes.CDLL(None, use_errno=True)
     flags = _SPEC_ALLOW | _NEW_LISTENER
     for tried in (flags | _WAIT_KILLABLE, flags):
-        for step in range(2):
+        listener = libc.syscall(number, _SET_MODE_FILTER, tried, program)
+        if listener < 0 and ctypes.get_errno() == errno.EACCES:
+            # whoever may not administer the system gives up programs that run as another user
+            libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
             listener = libc.syscall(number, _SET_MODE_FILTER, tried, program)
-            if listener >= 0:
-                return int(listener)
-            if step == 0:  # only a user who may administer the system needs not give up set-uid programs
-                libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        if listener >= 0:
+            return int(listener)
     raise OSError(ctypes.get_errno(), "no filter of system calls")
 
 

@@ -48,6 +48,22 @@ class Reused(nn.Module):
         return self.fc(F.relu(self.b(F.relu(self.b(F.relu(self.a(x)))))).mean([2, 3]))
 
 
+class Padded(nn.Module):
+    """A shortcut without parameters: a's channels meet the middle ones of c's, zeros the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.Conv2d(1, 8, 3, padding=1)
+        self.b = nn.Conv2d(8, 16, 3, 2, 1)
+        self.c = nn.Conv2d(16, 16, 3, padding=1)
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = F.relu(self.a(x))
+        short = F.pad(a[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4))
+        return self.fc(F.relu(self.c(F.relu(self.b(a))) + short).mean([2, 3]))
+
+
 class Frozen(Cnn):
     def __init__(self) -> None:
         super().__init__()
@@ -76,6 +92,7 @@ CELLS = {
     "concatenated": (Concatenated, DUMMY),
     "reused": (Reused, DUMMY),
     "frozen": (Frozen, DUMMY),
+    "padded": (Padded, DUMMY),
     "nested": (Nested, {"x": DUMMY, "scale": 2.0, "mask": None}),
 }
 
