@@ -89,7 +89,7 @@ def test_what_stands_elsewhere_is_not_missing_as_well(refused: Refused) -> None:
         ({"compressor": "ptq_statc"}, '"ptq_static", with "framework": "torch" and "type": "quantization"?'),
         ({"compressor": "L1NormPruner"}, 'did you mean "l1_filter"?'),
         ({"compressor": "slim", "arguments": {"optimzer": 1}}, "pass optimizer= to create_compressor"),
-        ({"compressor": "l1", "arguments": {"x": 1}}, "use one of level, slim"),  # nothing of a compressor unknown
+        ({"compressor": "pca", "arguments": {"x": 1}}, "use one of level, slim"),  # nothing of a compressor unknown
     ],
 )
 def test_a_guess_is_one_that_fits_the_rest(compression: dict[str, Any], fix: str, refused: Refused) -> None:
@@ -276,3 +276,52 @@ def test_a_slip_in_a_word_of_ours_is_no_range_of_another_tool(refused: Refused) 
         for value in ({"type": "flaot", "range": [0.3, 0.8]}, {"type": "float", "rnage": [0.3, 0.8]})
     ]
     assert fixes == ['did you mean "float"?', 'did you mean "range"?']
+
+
+# ---- values of a wrong form
+
+
+@pytest.mark.parametrize(
+    ("keys", "fix"),
+    [
+        ({"target": "maximize"}, 'write "max"'),
+        ({"target": "lowest"}, 'write "min"'),
+        ({"trial_timeout_s": "1h"}, "write 3600, in seconds"),
+        ({"trial_timeout_s": "2.5 min"}, "write 150, in seconds"),
+        ({"scheduler": "asha"}, 'write {"type": "asha"}'),
+        ({"scheduler": {"name": "asha"}}, 'did you mean "type"?'),
+        ({"constraints": {"flops": 0.5}}, 'write {"max_ratio": 0.5}'),
+        ({"constraints": {"flops": "50%"}}, 'write {"max_ratio": 0.5}'),
+        ({"runtime_args": {"env": ["A=1"]}}, 'write {"A": "1"}'),
+        ({"runtime_args": {"prescript": ["a", "b"]}}, 'write "a && b"'),
+        ({"script": ["train.py", "--lr", "1"]}, 'write "train.py --lr 1"'),
+        ({"storage": "s3:bucket/x"}, 'write "storage": "s3://bucket/x"'),
+        ({"storage": "gs:/bucket/x"}, 'write "storage": "s3://bucket/x"'),
+        ({"compression": {"config_list": {"op_types": ["Conv2d"], "sparsity": 0.5}}}, "write [{"),
+        ({"compression": {"compressor": "l1"}}, 'did you mean "l1_filter"?'),
+        ({"compression": {"compressor": "int8"}}, 'did you mean "int8_weight_only", with'),
+        ({"compression": {"compressor": "dynamic"}}, 'did you mean "ptq_dynamic", with'),
+        ({"compression": {"compressor": "random_structured"}}, 'did you mean "random"?'),
+    ],
+)
+def test_a_value_of_a_wrong_form_is_written_as_it_was_meant(keys: dict[str, Any], fix: str, refused: Refused) -> None:
+    assert [fix in problem.fix for problem in refused(**keys)] == [True]
+
+
+@pytest.mark.parametrize("value", [["accuracy", "flops"], "accuracy", {"accuracy": "maximize"}])
+def test_objectives_of_another_form(value: Any, refused: Refused) -> None:
+    fixes = [problem.fix for problem in refused(objectives=value)]
+    assert any('"accuracy": "max"' in fix or fix == 'write "max"' for fix in fixes), fixes
+
+
+@pytest.mark.parametrize(
+    ("wrong", "fix"),
+    [
+        ({"layers": ["conv1"]}, 'write "op_names": ["conv1"]'),
+        ({"modules": "conv1"}, 'write "op_names": ["conv1"]'),
+        ({"layer_types": ["Conv2d"]}, 'write "op_types": ["Conv2d"]'),
+    ],
+)
+def test_a_key_for_layers_is_known_by_name(wrong: Any, fix: str, refused: Refused) -> None:
+    problems = refused({"sparsity": 0.5, **wrong})
+    assert [problem.fix for problem in problems] == [fix]

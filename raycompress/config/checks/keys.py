@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -91,7 +92,10 @@ def _check_script(data: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _check_storage(storage: Any) -> Iterator[Finding]:
-    if isinstance(storage, str) and "://" in storage:
+    if isinstance(storage, str) and (scheme := re.match(r"(s3|gs|gcs|hdfs|az|abfs):/?(?!/)", storage)):
+        rest = storage[scheme.end() :]
+        yield Finding(("storage",), f'"{storage}" is no folder', f'write "storage": "s3://{rest}"')
+    elif isinstance(storage, str) and "://" in storage:
         fix = "write a folder, or s3://bucket/prefix"
         if not is_remote(storage):
             yield Finding(("storage",), f"results cannot go to {storage.split('://', 1)[0]}://", fix)

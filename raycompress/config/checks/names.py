@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -58,8 +59,15 @@ def closest_compressor(compression: Mapping[str, Any]) -> CompressorEntry | None
     wrong = compression.get("compressor")
     options = fitting(compression.get("framework"), compression.get("type"))
     name = _OF_NNI.get(wrong) if isinstance(wrong, str) else None
-    name = name or closest_name(wrong, [one.name for one in options])
+    name = name or _part_of(wrong, options) or closest_name(wrong, [one.name for one in options])
     return next((one for one in options if one.name == name), None)
+
+
+def _part_of(wrong: Any, options: Sequence[CompressorEntry]) -> str | None:
+    """Return the first compressor whose name has all words of a wrong one, as "l1" or "int8"; or the reverse."""
+    words = set(re.split(r"[\W_]+", wrong.lower())) if isinstance(wrong, str) else set()
+    names = {one.name: set(one.name.split("_")) for one in options}
+    return next((name for name, own in names.items() if words and (words <= own or own <= words)), None)
 
 
 def slipped(compression: Mapping[str, Any]) -> CompressorEntry | None:
@@ -77,6 +85,8 @@ def check_compressor(compression: Mapping[str, Any]) -> Iterator[Finding]:
         return
     every = "`raycompress compressors` lists them all"
     near, framework, kind = closest_compressor(compression), compression.get("framework"), compression.get("type")
+    if near is not None and _part_of(name, [near]) is None and _part_of(name, fitting(framework, None)):
+        near = None  # one of the other type has that very word
     if near is not None:
         fix = f'did you mean "{near.name}"? {every}'
     elif other := closest_compressor({"compressor": name}):

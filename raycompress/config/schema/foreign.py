@@ -68,6 +68,15 @@ def _excluding(key: str) -> Advice:
     return advice
 
 
+def _layers(key: str) -> Advice:
+    def advice(value: Any, _compressor: CompressorEntry | None) -> str:
+        names = [value] if isinstance(value, str) else value
+        known = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        return f'write "{key}": {json.dumps(names if known else ["..."], ensure_ascii=False)}'
+
+    return advice
+
+
 def _excluding_pattern(_value: Any, _compressor: CompressorEntry | None) -> str:
     return 'remove it, and add an entry after this one: {"exclude": true, "op_names": [...]}, with names in full'
 
@@ -98,6 +107,8 @@ _ENTRY: Mapping[str, Advice] = {
     "exclude_op_names": _excluding("op_names"),
     "exclude_op_types": _excluding("op_types"),
     "exclude_op_names_re": _excluding_pattern,
+    **dict.fromkeys(("layers", "layer", "modules", "module_names", "layer_names", "names"), _layers("op_names")),
+    **dict.fromkeys(("types", "layer_types", "module_types", "layer_type"), _layers("op_types")),
     **dict.fromkeys(("max_sparsity_per_layer", "max_sparse_ratio", "min_sparse_ratio"), _bounded),
     **dict.fromkeys(("target_names", "target_settings"), _quantized),
     **dict.fromkeys(("sparse_threshold", "granularity", "global_group_id", "dependency_group_id"), _simply_goes),

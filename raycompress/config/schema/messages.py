@@ -6,10 +6,19 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from raycompress.config.schema.foreign_ranges import meant_range
 from raycompress.config.schema.ranges import Finding
+from raycompress.config.schema.rewritten import DIRECTIONS, is_percent, rewritten
 from raycompress.text import abbreviate, describe_value, did_you_mean, dotted, join_names
 
+_SUCH_AS = {
+    "compression.framework": '"torch"',
+    "compression.type": '"pruning"',
+    "compression.compressor": '"group_l1"',
+    "scheduler.type": '"asha"',
+    "compression.config_list": '[{"sparsity": 0.5, "op_types": ["Conv2d"]}]',
+    "script": '"train.py"',
+}
+"""A value of a key that every experiment has."""
 _NOUNS = {
     "string": ("a text", 'write it in quotes: "..."'),
     "int": ("a whole number", "write a whole number, such as 4"),
@@ -56,7 +65,7 @@ def _describe(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     key = _key_at(path)
     if kind == "missing":
-        return f'"{key}" is missing', f"add {json.dumps(key)}: ..."
+        return f'"{key}" is missing', f"add {json.dumps(key)}: {_SUCH_AS.get(dotted(path), '...')}"
     if kind in _BOUNDS:
         word, bound = _BOUNDS[kind]
         return (
@@ -67,39 +76,24 @@ def _describe(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str
         return _PARTICULAR[kind](key, value, context)
     for stem, (noun, fix) in _NOUNS.items():
         if kind in (f"{stem}_type", f"{stem}_parsing", f"{stem}_from_float"):
-            return f'"{key}" must be {noun}, not {describe_value(value)}', _rewritten(stem, key, value) or fix
+            return f'"{key}" must be {noun}, not {describe_value(value)}', rewritten(stem, path, value) or fix
     return f'"{key}": {error["msg"]}', "see `raycompress schema`"
 
 
 def _of_percent(value: Any, bound: Any, within: Any) -> str:
     """Return how to write a value that was meant in percent, or the search range that it is an end of."""
-    if bound != 1 or not _is_percent(value):
+    if bound != 1 or not is_percent(value):
         return ""
     if not isinstance(within, Mapping):
         return f"percent? write {value / 100:g}"
     ends = within.get("range")
-    if not isinstance(ends, list) or not all(_is_percent(end) or end in (0, 1) for end in ends):
+    if not isinstance(ends, list) or not all(is_percent(end) or end in (0, 1) for end in ends):
         return ""
     changed = {"range": [end / 100 for end in ends]}
-    if _is_percent(within.get("interval")) or within.get("interval") == 1:
+    if is_percent(within.get("interval")) or within.get("interval") == 1:
         changed["interval"] = within["interval"] / 100
     kind = {"type": "float"} if within.get("type") == "int" else {}
     return f"percent? write {json.dumps({**within, **kind, **changed})}"
-
-
-def _percentage(key: str, value: Any) -> float | None:
-    """Return the share that a text such as ``50%`` stands for, or ``50`` for a key that holds a share."""
-    text = value.strip() if isinstance(value, str) else ""
-    is_share = any(part in key for part in ("sparsity", "fraction", "ratio"))
-    try:
-        number = float(text.removesuffix("%"))
-    except ValueError:
-        return None
-    return number / 100 if text.endswith("%") or (is_share and _is_percent(number)) else None
-
-
-def _is_percent(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 2 <= value < 100
 
 
 def _literal(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
@@ -107,8 +101,10 @@ def _literal(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str
     options = [option.lower() if option in ("True", "False") else option for option in options]
     if isinstance(value, str) and value.lower() in ("true", "false") and "true" in options:
         return f'"{key}" is the text {abbreviate(value)}', f"write {value.lower()}, without quotes"
+    meant = DIRECTIONS.get(str(value).lower()) if {"max", "min"} == set(options) else None
+    fix = did_you_mean(value, options) or (f'write "{meant}"' if meant else "")
     return f'"{key}" must be one of {join_names(options)}, not {abbreviate(value)}', (
-        did_you_mean(value, options) or f"write one of {join_names(options)}"
+        fix or f"write one of {join_names(options)}"
     )
 
 
@@ -133,29 +129,3 @@ _PARTICULAR: dict[str, Callable[[str, Any, Mapping[str, Any]], tuple[str, str]]]
     "too_short": _empty,
     "finite_number": _infinite,
 }
-
-
-def _rewritten(stem: str, key: str, value: Any) -> str:
-    """Return how to write `value` where its meaning is plain and only its type is wrong."""
-    if stem in ("float", "int") and (meant := meant_range(value)):
-        return f"write {json.dumps(meant, ensure_ascii=False)}"
-    if stem == "float" and (share := _percentage(key, value)) is not None:
-        return f"percent? write {share:g}"
-    if stem == "list" and isinstance(value, (str, int, float)):
-        return f"write {json.dumps([value], ensure_ascii=False)}"
-    if stem == "string" and isinstance(value, (int, float)):
-        return f'write "{json.dumps(value)}"'
-    if stem == "int" and isinstance(value, float) and value == int(value):
-        return f"write {int(value)}"
-    if stem == "bool" and value in (0, 1):
-        return f"write {json.dumps(bool(value))}"
-    if not isinstance(value, str):
-        return ""
-    try:
-        plain = json.loads(value.strip().lower())
-    except ValueError:
-        return ""
-    wanted: Any = {"int": int, "float": (int, float), "bool": bool}.get(stem)
-    if wanted is None or not isinstance(plain, wanted) or (stem != "bool" and isinstance(plain, bool)):
-        return ""
-    return f"write {json.dumps(plain)}, without quotes"

@@ -198,7 +198,7 @@ def _meaning(key: str, data: Mapping[str, Any], model: type[Keys], spelled: Spel
         there = re.match(r'write "(\w+)"', fix)
         return (f'remove it: "{there[1]}" is there as well' if there and there[1] in data else fix), None
     for place, names_there in homes():
-        if key in names_there:
+        if key in names_there and not (model is SchedulerKeys and key == "name"):
             compressor = spelled.compressor
             if place == _ENTRIES and compressor and key not in (*SELECTION, *compressor.keys):
                 return f"remove it; {compressor.name} has {join_names(compressor.keys) or 'no such settings'}", None
@@ -207,6 +207,8 @@ def _meaning(key: str, data: Mapping[str, Any], model: type[Keys], spelled: Spel
     meant = closest_name(key, known)
     if model is Parameter and key in ("parameter", "param", "key", "variable", "hyperparameter"):
         meant = "name"
+    if model is SchedulerKeys and key in ("name", "algorithm", "policy", "kind"):
+        meant = "type"
     if meant in data:
         return f'remove it: "{meant}" is there as well', None
     return (f'did you mean "{meant}"?' if meant else f"remove it; the keys here are {join_names(known, 20)}"), meant
