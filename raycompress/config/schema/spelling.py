@@ -225,10 +225,10 @@ def _range_keys(value: Any, path: JsonPath, spelled: Spelled) -> Any:
     """Spell the keys of search ranges inside an entry's value."""
     if not isinstance(value, dict):
         return value
-    if meant := _foreign_range(value):
-        fix = f"write {json.dumps(meant, ensure_ascii=False)}"
+    if ours := _foreign_range(value):
+        fix = f"write {json.dumps(ours, ensure_ascii=False)}"
         spelled.findings.append(Finding(spelled.written(path), "a search range as other tools write it", fix))
-        return meant
+        return ours
     if not any(closest_name(key, ("type", "range")) for key in value):
         return {key: _range_keys(inner, (*path, key), spelled) for key, inner in value.items()}
     found: dict[str, Any] = {}
