@@ -17,12 +17,16 @@ WEIGHTED_TYPES = (
     "ConvTranspose2d",
     "ConvTranspose3d",
     "Linear",
+    "Conv1D",
     "Bilinear",
     "PReLU",
     "Embedding",
     "EmbeddingBag",
 )
-"""What ``"op_types": ["default"]`` stands for where a compressor names no layer types of its own (NNI's list)."""
+"""What ``"op_types": ["default"]`` stands for where a compressor names no layer types of its own.
+
+NNI's list, and the linear layer of GPT-2, transformers' ``Conv1D``.
+"""
 
 
 FRAMEWORKS = ("torch", "tensorflow")
@@ -102,6 +106,8 @@ class CompressorEntry:
         Whether layers that make the model's outputs keep their channels, where an entry matches them among others.
     takes_groups
         Whether layers whose channels are tied lose the same ones, so that what a group loses is known beforehand.
+    takes_subclasses
+        Whether it works on classes that are derived from those of `layer_types` as well, such as a LoRA layer.
     distribution
         Name and version of the distribution that a plug-in comes with; empty for our own.
     """
@@ -127,6 +133,7 @@ class CompressorEntry:
     shared_keys: tuple[str, ...] = ()
     spares_outputs: bool = False
     takes_groups: bool = False
+    takes_subclasses: bool = False
     distribution: str = ""
 
     def of_plugin(self, plugin: Plugin, found: type) -> CompressorEntry:
@@ -160,6 +167,17 @@ class CompressorEntry:
             )
         held = self.compressor if is_engine else plugin.value
         return replace(self, engine=plugin.value, compressor=held, distribution=plugin.distribution)
+
+    def takes(self, kind: str, base: str = "") -> bool:
+        """Tell whether it works on layers of a class, named `kind`, that is derived from torch's class `base`."""
+        return not self.layer_types or self._is_of(self.layer_types, kind, base)
+
+    def is_default(self, kind: str, base: str = "") -> bool:
+        """Tell whether the type ``default`` stands for layers of such a class."""
+        return self._is_of(self.layer_types or WEIGHTED_TYPES, kind, base)
+
+    def _is_of(self, types: tuple[str, ...], kind: str, base: str) -> bool:
+        return kind in types or (self.takes_subclasses and base in types)
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument called `name`, or None."""

@@ -23,7 +23,17 @@ _TRAINING = (
 
 def _filter_pruner(name: str, summary: str, paper: str, instead: str) -> CompressorEntry:
     return CompressorEntry(
-        name, "torch", "pruning", _ENGINE, summary, (_DEPENDENCY, ROUND_TO), ("Conv2d",), True, paper, instead=instead
+        name,
+        "torch",
+        "pruning",
+        _ENGINE,
+        summary,
+        (_DEPENDENCY, ROUND_TO),
+        ("Conv2d",),
+        True,
+        paper,
+        instead=instead,
+        takes_subclasses=True,
     )
 
 
@@ -38,6 +48,7 @@ ENTRIES = (
         (),
         False,
         "Han et al., Learning both Weights and Connections for Efficient Neural Networks, NeurIPS 2015",
+        takes_subclasses=True,
     ),
     CompressorEntry(
         "slim",

@@ -23,6 +23,7 @@ from raycompress.compressors import modes
 from raycompress.compressors.compressed import Compressed
 from raycompress.compressors.create import closest, create_compressor
 from raycompress.compressors.interface import Compressor
+from raycompress.compressors.layer_kinds import torch_base
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.groups import channel_groups
 from raycompress.config.keywords import config_list as config_list_of
@@ -227,10 +228,11 @@ def _config_list(
 
 def _prunable(model: nn.Module, example: Example, entry: CompressorEntry) -> list[str]:
     """Return the layers that can lose channels, in the model's order."""
-    kinds = {name: type(module).__name__ for name, module in model.named_modules()}
+    modules = dict(model.named_modules())
     found: set[str] = set()
     for group in channel_groups(ChannelGraph(model, example)):
-        if all(not entry.layer_types or kinds[layer] in entry.layer_types for layer in group.layers):
+        layers = [modules[layer] for layer in group.layers]
+        if all(entry.takes(type(layer).__name__, torch_base(layer)) for layer in layers):
             found.update(group.layers)
     if not found:
         takes = ", ".join(entry.layer_types) or "every type of layer"
@@ -239,7 +241,7 @@ def _prunable(model: nn.Module, example: Example, entry: CompressorEntry) -> lis
             where=f"{_CALLER}  compressor",
             fix="take another compressor, such as group_l1 or int8_weight_only",
         )
-    return [name for name in kinds if name in found]
+    return [name for name in modules if name in found]
 
 
 def _for_the_copy(arguments: Mapping[str, Any], model: nn.Module) -> dict[str, Any]:

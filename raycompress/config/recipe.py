@@ -121,9 +121,9 @@ def prunable_layers(model: ModelInfo, costs: CostModel) -> tuple[str, ...]:
 
 def _prunable(model: ModelInfo, costs: CostModel) -> list[ChannelGroup]:
     """Return the groups all of whose layers are of types that the compressor takes."""
-    types = _compressor().layer_types or ()
-    kinds = {layer.name: layer.type for layer in model.layers}
-    return [group for group in costs.groups if all(kinds.get(name) in types for name in _tied(model, group))]
+    compressor = _compressor()
+    taken = {layer.name for layer in model.layers if compressor.takes(layer.type, layer.base)}
+    return [group for group in costs.groups if taken.issuperset(_tied(model, group))]
 
 
 def _tied(model: ModelInfo, group: ChannelGroup) -> tuple[str, ...]:

@@ -33,6 +33,8 @@ class Layer:
         Multiply-adds of one forward pass on the first batch's shape with batch size 1; None when no input was seen.
     weight_shape
         Shape of ``weight``; empty where there is none.
+    base
+        Name of torch's class that its class is derived from, such as ``Linear`` of a LoRA layer; empty for torch's own.
     """
 
     name: str
@@ -41,6 +43,7 @@ class Layer:
     parameters: int
     flops: int | None
     weight_shape: tuple[int, ...]
+    base: str = ""
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ DOZEN = (
     "ultralytics/yolo11n",
 )
 
+GROUPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM", "MixtralForCausalLM")
+
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-zoo: `make zoo` builds it")
 @pytest.mark.timeout(900)
@@ -36,3 +38,18 @@ def test_a_dozen_networks_are_sliced_to_what_the_masked_ones_compute(tmp_path: P
     found = {cell["network"]: cell for cell in map(json.loads, lines.read_text().splitlines())}
     assert set(DOZEN) <= set(found)
     assert {name: cell for name, cell in found.items() if cell["result"] != "ok"} == {}
+
+
+@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-zoo: `make zoo` builds it")
+@pytest.mark.timeout(300)
+def test_decoders_with_grouped_keys_write_the_same_once_they_are_sliced() -> None:
+    command = [PYTHON, "-m", "tests.zoo.generating"]
+    done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=280)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {line["network"] for line in found} == set(GROUPED)
+    for line in found:
+        assert line["difference"] < 1e-4, line
+        assert line["same"], line
+        assert line["cached"], line
+        assert line["words"] > 5, line  # else any network would write the same
+        assert (line["queries"], line["keys"], line["rotated"]) == (4, 2, 16), line

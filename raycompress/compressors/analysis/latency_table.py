@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.cost import clock_of, layer_times
+from raycompress.compressors.layer_kinds import is_transposed_linear
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure import timing
 from raycompress.compressors.measure.timing import Latency, Times
@@ -123,6 +124,8 @@ def _width(layer: nn.Module) -> tuple[int, ...] | None:
         return both[:1] if passes_on else both if layer.groups == 1 else None
     if isinstance(layer, nn.Linear):
         return layer.in_features, layer.out_features
+    if is_transposed_linear(layer):
+        return tuple(weight.shape)
     norms = (nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.GroupNorm)
     return tuple(weight.shape) if isinstance(layer, norms) and weight.dim() == 1 else None
 
@@ -185,8 +188,8 @@ def _narrowed(site: _Site, width: tuple[int, ...]) -> Callable[[], object]:
     own: dict[str, Any] = {
         "_forward_hooks": {},
         "_forward_pre_hooks": {},
-        **dict.fromkeys(("in_channels", "in_features"), width[0]),
-        **dict.fromkeys(("out_channels", "out_features", "num_features", "num_channels"), width[-1]),
+        **dict.fromkeys(("in_channels", "in_features", "nx"), width[0]),
+        **dict.fromkeys(("out_channels", "out_features", "num_features", "num_channels", "nf"), width[-1]),
         "normalized_shape": width,
         "_parameters": {name: _cut(tensor, layer, width) for name, tensor in layer._parameters.items()},
         "_buffers": {name: _cut(tensor, layer, width) for name, tensor in layer._buffers.items()},
@@ -194,7 +197,8 @@ def _narrowed(site: _Site, width: tuple[int, ...]) -> Callable[[], object]:
     if len(width) == 1 and isinstance(layer, nn.modules.conv._ConvNd):
         own["groups"] = width[0]
     vars(layer).update({name: value for name, value in own.items() if name in vars(layer)})
-    inputs = site.input.narrow(-1 if isinstance(layer, (nn.Linear, nn.LayerNorm)) else 1, 0, width[0]).clone()
+    is_last = isinstance(layer, (nn.Linear, nn.LayerNorm)) or is_transposed_linear(layer)
+    inputs = site.input.narrow(-1 if is_last else 1, 0, width[0]).clone()
     return partial(layer, inputs)
 
 
@@ -203,7 +207,8 @@ def _cut(tensor: Tensor | None, layer: nn.Module, width: tuple[int, ...]) -> Ten
         return tensor
     if tensor.dim() == 1 or len(width) == 1:
         return tensor[: width[-1]].clone()
-    rows, columns = width if getattr(layer, "transposed", False) else width[::-1]
+    is_transposed = getattr(layer, "transposed", False) or is_transposed_linear(layer)
+    rows, columns = width if is_transposed else width[::-1]
     return tensor[:rows, :columns].clone()
 
 

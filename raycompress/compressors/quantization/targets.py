@@ -11,7 +11,8 @@ from torch import nn
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import BITS, PARTS
 from raycompress.compressors.create import closest
-from raycompress.compressors.targets.selection import Layers, Target, choose
+from raycompress.compressors.targets.selection import Target, choose
+from raycompress.compressors.targets.torch import layers_of
 from raycompress.errors import CompressionError, ExperimentError, Problem
 
 _SCHEMES = ("per_tensor_affine", "per_tensor_symmetric", "per_channel_affine", "per_channel_symmetric")
@@ -33,8 +34,7 @@ def select(
     """
     modules = {name: module for name, module in model.named_modules() if name}
     # activations are quantized of layers without a weight too, such as ReLU
-    layers = Layers({name: type(module).__name__ for name, module in modules.items()}, modules)
-    targets = choose(layers, config_list, compressor)
+    targets = choose(layers_of(modules, modules), config_list, compressor)
     if compressor.name not in PARTS:
         return targets
     problems = [problem for index, entry in enumerate(config_list) for problem in _settings(index, entry, compressor)]

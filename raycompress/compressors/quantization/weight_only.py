@@ -10,8 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from raycompress.bundle.example import Example, distinct
+from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
@@ -82,6 +84,16 @@ class WeightOnlyQuantizer(Quantizer):
         return fingerprint_of(parts(self.model, self._targets if self._compressed else ()))
 
 
+_READERS = (
+    *((name, "default") for name in ("t", "permute", "expand", "unsqueeze", "view", "_unsafe_view", "mm", "bmm")),
+    *((name, "Tensor") for name in ("add", "sub", "mul", "div", "split")),
+    *(("transpose", "int"), ("unbind", "int"), ("split_with_sizes", "default"), ("cat", "default")),
+    *(("neg", "default"), ("exp", "default"), ("linalg_vector_norm", "default"), ("mean", "dim")),
+    *(("sum", "dim_IntList"), ("pow", "Tensor_Scalar")),
+)
+"""Operations that get an int8 weight in float: their names, and which of their forms."""
+
+
 def load_library() -> None:
     """Import torchao, if it is installed; the import needs seconds."""
     with contextlib.suppress(MissingDependencyError):
@@ -93,7 +105,7 @@ def quantize(model: nn.Module, layers: Collection[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torchao = _torchao()
-        _look_up_rows(torchao)
+        _compute(torchao)
         modules = dict(model.named_modules())
         made: dict[int, nn.Parameter] = {}
         kept = []  # an id is that of one weight only while the weight lives
@@ -103,13 +115,22 @@ def quantize(model: nn.Module, layers: Collection[str]) -> None:
             if id(weight) in made:
                 layer.register_parameter("weight", made[id(weight)])
                 continue
-            torchao.quantize_(layer, torchao.Int8WeightOnlyConfig(), filter_fn=_is_quantized)
+            if is_transposed_linear(layer):
+                scale = torchao.PerAxis(output_dim(layer))
+                int8 = torchao.Int8Tensor.from_hp(weight.detach(), granularity=scale)
+                layer.register_parameter("weight", nn.Parameter(int8, requires_grad=False))
+            else:
+                torchao.quantize_(layer, torchao.Int8WeightOnlyConfig(), filter_fn=_is_quantized)
             made[id(weight)] = layer.get_parameter("weight")
             kept.append(weight)
 
 
-def _look_up_rows(torchao: Any) -> None:
-    """Let a lookup in an int8 table turn the rows that it reads into float; torchao 0.18 does the whole table."""
+def _compute(torchao: Any) -> None:
+    """Teach int8 weights what forward passes do with them beside a linear layer, which is all that torchao 0.18 knows.
+
+    A lookup turns the rows that it reads into float, torchao the whole table. GPT-2's linear layer multiplies by int8
+    weights and scales the sums. Whatever else reads a weight, as Mamba's own products do, gets it in float.
+    """
 
     def embedding(_func: Any, _types: Any, args: tuple[Any, ...], _kwargs: Any) -> Tensor:
         table, indices = args[:2]
@@ -119,7 +140,27 @@ def _look_up_rows(torchao: Any) -> None:
         floats: Tensor = (rows * table.scale[indices]).to(table.dtype)
         return floats
 
-    torchao.Int8Tensor.implements(torch.ops.aten.embedding.default)(embedding)
+    def addmm(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        bias, inputs, weight = args
+        is_plain = not kwargs and isinstance(weight, torchao.Int8Tensor) and not isinstance(bias, torchao.Int8Tensor)
+        if not is_plain or weight.scale.shape != (1, weight.shape[1]) or _is_shifted(weight):
+            return in_float(func, types, args, kwargs)
+        return (inputs @ weight.qdata.to(inputs.dtype)) * weight.scale.to(inputs.dtype) + bias
+
+    def in_float(func: Any, _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+        def floats(value: Any) -> Any:
+            return value.dequantize() if isinstance(value, torchao.Int8Tensor) else value
+
+        return func(*tree_map(floats, args), **tree_map(floats, kwargs or {}))
+
+    aten = torch.ops.aten
+    torchao.Int8Tensor.implements(aten.embedding.default)(embedding)
+    torchao.Int8Tensor.implements(aten.addmm.default)(addmm)
+    torchao.Int8Tensor.implements([getattr(getattr(aten, name), kind) for name, kind in _READERS])(in_float)
+
+
+def _is_shifted(weight: Any) -> bool:
+    return weight.zero_point is not None and bool(weight.zero_point.any())
 
 
 def _is_quantized(module: nn.Module, _name: str) -> bool:

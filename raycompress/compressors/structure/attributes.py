@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
+from raycompress.compressors.layer_kinds import is_transposed_linear
+
 _WORDS = frozenset(
     [
         *["c", "d", "channels", "chs", "dim", "dims", "embed", "embd", "embedding", "features", "filters", "hidden"],
@@ -63,7 +65,8 @@ def resized(module: nn.Module, sizes: Sizes) -> Values:
     """
     if not (sizes.shapes or sizes.weight or sizes.counted or sizes.reduced):
         return {}
-    rule = next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
+    rule = _transposed_linear if is_transposed_linear(module) else None
+    rule = rule or next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
     found = rule(module, sizes) if rule is not None else {}
     for (name, place), value in sizes.counted.items():
         if place is None and (rule is None or name not in found):
@@ -100,6 +103,11 @@ def _convolution(module: nn.Module, sizes: Sizes) -> Values:
 def _linear(_module: nn.Module, sizes: Sizes) -> Values:
     shape = sizes.shape("weight")
     return {} if shape is None else {"out_features": shape[0], "in_features": shape[1]}
+
+
+def _transposed_linear(_module: nn.Module, sizes: Sizes) -> Values:
+    shape = sizes.shape("weight")
+    return {} if shape is None else {"nf": shape[1], "nx": shape[0]}
 
 
 def _bilinear(_module: nn.Module, sizes: Sizes) -> Values:

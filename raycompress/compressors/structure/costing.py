@@ -15,6 +15,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, distinct
+from raycompress.compressors.layer_kinds import is_transposed_linear, is_weighted
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
@@ -53,7 +54,7 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
         measure.size_bytes(model),
     )
     probes = [_Probe(graph, example, groups, fraction) for fraction in (0.5, 0.25)] if groups else []
-    unweighted = {name: count for name, count in own.items() if not _is_weighted(model.get_submodule(name))}
+    unweighted = {name: count for name, count in own.items() if not is_weighted(model.get_submodule(name))}
     for name, count in unweighted.items():
         parts = _fitted(name, count, model, dims, probes)
         known = replace(known, parts=(*known.parts, *parts))
@@ -123,11 +124,6 @@ def _tensors(model: nn.Module) -> Iterator[tuple[tuple[str, str], Tensor]]:
                 yield (name, key), tensor
 
 
-def _is_weighted(module: nn.Module) -> bool:
-    """Tell whether a module's multiply-adds are in proportion to its weight's size."""
-    return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear))
-
-
 def _tensor_parts(
     model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Losses]]], own: Mapping[str, int]
 ) -> Iterator[Part]:
@@ -136,7 +132,7 @@ def _tensor_parts(
     for (name, key), tensor in _tensors(model):
         is_parameter = isinstance(tensor, nn.Parameter) and id(tensor) not in seen
         seen.add(id(tensor))
-        flops = own.get(name, 0) if key == "weight" and _is_weighted(model.get_submodule(name)) else 0
+        flops = own.get(name, 0) if key == "weight" and is_weighted(model.get_submodule(name)) else 0
         stored = f"{name}.{key}".lstrip(".") in saved
         yield from _part(
             tensor.numel() * is_parameter, flops, tensor.numel() * tensor.element_size() * stored, dims[name, key]
@@ -148,7 +144,8 @@ def _widths(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int,
     for (name, key), found in dims.items():
         if key == "weight" and any(losses for _, losses in found):
             outputs, inputs = found[0], found[1] if len(found) > 1 else found[0]
-            if isinstance(model.get_submodule(name), nn.modules.conv._ConvTransposeNd):
+            layer = model.get_submodule(name)
+            if isinstance(layer, nn.modules.conv._ConvTransposeNd) or is_transposed_linear(layer):
                 inputs, outputs = outputs, inputs
             one, other = ((size, tuple(losses.items())) for size, losses in (inputs, outputs))
             yield LayerWidth(name, one, other)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
+from raycompress.compressors.layer_kinds import is_weighted, output_dim
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.masking.masks import drop_hooks, unhooked
 from raycompress.compressors.structure.attributes import is_size
@@ -119,7 +120,7 @@ class ChannelGraph:
 
     def is_producer(self, name: str) -> bool:
         """Tell whether a layer is a convolution or a linear layer that the forward pass uses."""
-        return isinstance(self._modules[name], (nn.modules.conv._ConvNd, nn.Linear)) and name in self
+        return is_weighted(self._modules[name]) and name in self
 
     def producers(self) -> list[str]:
         """Return the convolutions and linear layers of the graph, in the model's order."""
@@ -138,7 +139,7 @@ class ChannelGraph:
                 components = self.components(name)
                 if self.fixed(components).all():
                     found[name] = self.reasons(components)[0]
-            elif isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+            elif is_weighted(module):
                 found[name] = UNUSED
         return found
 
@@ -194,13 +195,9 @@ class ChannelGraph:
         if isinstance(module, nn.MultiheadAttention):
             return self._known(f"{prefix}out_proj.weight", 0)
         keys = ("weight", "running_mean", "parametrizations.weight.original1", "parametrizations.weight.original")
-        dim = 0
-        if isinstance(module, nn.Embedding) or (
-            isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1
-        ):
-            dim = 1
-        elif not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear, nn.PReLU, *_NORMED)):
+        if not (is_weighted(module) or isinstance(module, (nn.Embedding, nn.PReLU, *_NORMED))):
             return None
+        dim = output_dim(module)
         found = (self._known(f"{prefix}{key}", dim) for key in (*keys, "weight_v", "weight_orig"))
         return next((place for place in found if place is not None), None)
 
@@ -244,7 +241,7 @@ class ChannelGraph:
 
     def _inputs_of(self, name: str) -> Ids | None:
         module = self._modules[name]
-        if not isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
+        if not is_weighted(module):
             return None
         tensor, dim, _ = self._outputs[name]
         axes = self.couplings.axes[tensor]

@@ -6,6 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
+from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim, torch_base
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
@@ -51,11 +52,14 @@ def _layers(model: nn.Module, flops: dict[str, int] | None) -> tuple[Layer, ...]
             weight = getattr(module, "weight", None)
             shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
             counted = None if flops is None else flops.get(name, 0)
-            layers.append(Layer(name, type(module).__name__, _channels(module, shape), own, counted, shape))
+            kind, base = type(module).__name__, torch_base(module)
+            layers.append(Layer(name, kind, _channels(module, shape), own, counted, shape, base))
     return tuple(layers)
 
 
 def _channels(module: nn.Module, shape: tuple[int, ...]) -> int:
+    if is_transposed_linear(module):
+        return shape[output_dim(module)]
     for attribute in ("out_channels", "out_features", "num_features", "num_channels"):
         value = getattr(module, attribute, None)
         if isinstance(value, int):

@@ -50,10 +50,13 @@ class Layers:
         Name of each layer -> its class name, in the model's order.
     weighted
         The names of those that have a weight to compress.
+    bases
+        Name of a layer -> the library's class that its class is derived from, of those that have one.
     """
 
     types: Mapping[str, str]
     weighted: Collection[str]
+    bases: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose(layers: Layers, config_list: Sequence[Mapping[str, Any]], compressor: CompressorEntry) -> dict[str, Target]:
@@ -145,10 +148,16 @@ def _match(
     targets: dict[str, Target] = {}
     for index, entry in enumerate(config_list):
         types = {kind for name in entry.get("op_types", ()) for kind in (default if name == "default" else (name,))}
+        is_default = "default" in entry.get("op_types", ())
         matched = [
             name
             for name, kind in layers.types.items()
-            if ("op_types" not in entry or kind in types) and ("op_names" not in entry or name in entry["op_names"])
+            if (
+                "op_types" not in entry
+                or kind in types
+                or (is_default and compressor.is_default(kind, layers.bases.get(name, "")))
+            )
+            and ("op_names" not in entry or name in entry["op_names"])
         ]
         for name in matched:
             targets.pop(name, None)
@@ -182,12 +191,12 @@ def _nothing(where: str, layers: Layers, types: tuple[str, ...], compressor: Com
 
 
 def _unfit(name: str, layers: Layers, compressor: CompressorEntry, where: str) -> list[Problem]:
-    kind = layers.types[name]
-    if compressor.layer_types and kind not in compressor.layer_types:
+    kind, base = layers.types[name], layers.bases.get(name, "")
+    if not compressor.takes(kind, base):
         takes = ", ".join(compressor.layer_types)
         what = f'{compressor.name} takes {takes} only, and "{name}" is {kind}'
         fix = f'name layers of type {takes}, or add {{"op_names": ["{name}"], "exclude": true}}'
-        if other := recommended(compressor, [kind]):
+        if other := recommended(compressor, [kind]) or (base and recommended(compressor, [base])):
             fix = f"{fix}; {other} takes {kind}"
         return [Problem(what, where, fix)]
     if name not in layers.weighted:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from raycompress.catalog import CompressorEntry
+from raycompress.compressors.layer_kinds import torch_base
 from raycompress.compressors.targets.selection import Layers, Target, choose
 
-__all__ = ["Target", "select"]
+__all__ = ["Target", "layers_of", "select"]
 
 
 def select(
@@ -19,6 +20,11 @@ def select(
     """Return the layers to prune by name; see `raycompress.compressors.targets.selection.choose`."""
     layers = {name: module for name, module in model.named_modules() if name}
     weighted = {name for name, layer in layers.items() if isinstance(getattr(layer, "weight", None), nn.Parameter)}
-    return choose(
-        Layers({name: type(layer).__name__ for name, layer in layers.items()}, weighted), config_list, compressor
-    )
+    return choose(layers_of(layers, weighted), config_list, compressor)
+
+
+def layers_of(modules: Mapping[str, nn.Module], weighted: Collection[str]) -> Layers:
+    """Return what a config_list can name of these modules."""
+    types = {name: type(module).__name__ for name, module in modules.items()}
+    bases = {name: base for name, module in modules.items() if (base := torch_base(module))}
+    return Layers(types, weighted, bases)

@@ -31,7 +31,7 @@ class LayerAdvice:
 
     def works_on(self, layer: Layer) -> bool:
         """Tell whether the compressor takes layers of this type."""
-        return not self._compressor.layer_types or layer.type in self._compressor.layer_types
+        return self._compressor.takes(layer.type, layer.base)
 
     def has_matter(self, layer: Layer) -> bool:
         """Tell whether there is anything of the layer to compress: a quantizer takes its outputs as well."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
+from raycompress.compressors.layer_kinds import is_transposed_linear
 from raycompress.compressors.structure.graph import ChannelGraph
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def scored_layers(
         function = _function(modules[name], side)
         if function is not None or every:
             roots = np.arange(len(own)) if (name, side) == (root, "out") else _paired(own, components)
-            dependency = _Dependency(modules[name], function)
+            dependency = _Dependency(_measured(modules[name]), function)
             kind = (type(modules[name]).__name__, side)
             layers.append(ScoredLayer(dependency, channels.tolist(), roots.tolist(), kind))
     return layers
@@ -105,6 +106,19 @@ def _paired(own: Ids, components: Ids) -> Ids:
     return found
 
 
+def _measured(module: nn.Module) -> nn.Module:
+    """Return the module, or a linear layer with the weights and gradients of one that holds them inputs by outputs."""
+    if not is_transposed_linear(module):
+        return module
+    weight = module.get_parameter("weight")
+    layer = nn.Linear(*weight.shape, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.detach().t())
+    layer.weight.grad = None if weight.grad is None else weight.grad.t()
+    bias = module._parameters.get("bias")
+    layer.register_parameter("bias", bias)
+    return layer
+
+
 def _function(module: nn.Module, side: str) -> Any:
     """Return Torch-Pruning's function for a layer that it measures; None for others."""
     from torch_pruning.pruner import function
@@ -113,7 +127,7 @@ def _function(module: nn.Module, side: str) -> Any:
         if 1 < module.groups == module.out_channels == module.in_channels:
             return function.prune_depthwise_conv_out_channels
         return function.prune_conv_out_channels if side == "out" else function.prune_conv_in_channels
-    if isinstance(module, nn.Linear):
+    if isinstance(module, nn.Linear) or is_transposed_linear(module):
         return function.prune_linear_out_channels if side == "out" else function.prune_linear_in_channels
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
         return function.prune_batchnorm_out_channels
