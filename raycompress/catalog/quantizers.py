@@ -75,8 +75,8 @@ _SPARE = Argument(
     "layers that one range for all inputs costs too much, as the calibration data shows, get none: linear ones one for "
     "each row (from 2.5 % of their output on), convolutions stay float (from 10 % on); a note names them",
 )
-_OF_TRANSFORMERS = ("MultiheadAttention", "Conv1D", "Embedding")
-"""Further layers of which the ONNX file has weights: torch's attention, the linear layer of GPT-2, tables."""
+_OF_TRANSFORMERS = ("MultiheadAttention", "Conv1D", "Embedding", "Experts")
+"""Further layers of which the ONNX file has weights: torch's attention, the linear layer of GPT-2, tables, mixtures."""
 _EVERYTHING: tuple[Mapping[str, Any], ...] = ({"op_types": ["default"]},)
 
 
@@ -209,7 +209,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "raycompress.compressors.quantization.weight_only:quantize",
         "Stores weights of linear layers and embeddings as int8, a scale for each output; the arithmetic stays float.",
         (Argument("calibration_data", None, "inputs to compare the outputs on", from_script=True),),
-        ("Linear", "Conv1D", "Embedding"),
+        ("Linear", "Conv1D", "Embedding", "Experts"),
         False,
         "torchao's Int8WeightOnlyConfig",
         compressor="raycompress.compressors.quantization.weight_only:WeightOnlyQuantizer",

@@ -5,7 +5,17 @@ from __future__ import annotations
 from raycompress.catalog.entry import Argument, CompressorEntry
 
 _ENGINE = "raycompress.compressors.engines.torch_pruning.engine:TorchPruning"
-_LAYERS = ("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear", "Conv1D")
+_LAYERS = (
+    "Conv1d",
+    "Conv2d",
+    "Conv3d",
+    "ConvTranspose1d",
+    "ConvTranspose2d",
+    "ConvTranspose3d",
+    "Linear",
+    "Conv1D",
+    "Experts",
+)
 _NORMS = ("BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "SyncBatchNorm")
 _COMMON = (
     Argument("round_to", 8, "the channels that stay in a layer are a multiple of it; 1 for any number"),

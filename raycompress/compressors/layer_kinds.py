@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from torch import nn
 
+EXPERTS = "Experts"
+"""The type that a module counts as which holds the weights of all experts of a mixture in one parameter each."""
 _NO_LAYERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
 def torch_base(module: nn.Module) -> str:
     """Return the name of torch's class that the module's class is derived from; empty for torch's own classes.
 
+    Of what holds the stacked weights of a mixture of experts it is ``Experts``, whatever its class.
+
     Of ``class LoraLinear(nn.Linear)`` it is ``Linear``. A class that torch itself derives from another, such as the
     ``out_proj`` of its attention or a layer with a parametrization, is used by torch in a way of its own: it counts
     as itself alone.
     """
     kind = type(module)
+    if stacked_weights(module):
+        return EXPERTS
     if kind.__module__.startswith("torch."):
         return ""
     bases = (base for base in kind.__mro__[1:] if base.__module__.startswith("torch.nn.modules"))
@@ -29,13 +35,36 @@ def is_transposed_linear(module: nn.Module) -> bool:
     return is_named and weight is not None and weight.dim() == 2 and vars(module).get("nf") == weight.size(1)
 
 
+def stacked_weights(module: nn.Module) -> tuple[str, ...]:
+    """Return the parameters that hold one matrix for each expert of a mixture; none for other modules.
+
+    Their dimensions are experts, outputs, inputs; with an attribute ``is_transposed`` experts, inputs, outputs. The
+    first of them makes the inner channels, which all experts have the same number of.
+    """
+    count = vars(module).get("num_experts")
+    own = module._parameters.items() if isinstance(count, int) else ()
+    return tuple(name for name, tensor in own if tensor is not None and tensor.dim() == 3 and tensor.size(0) == count)
+
+
 def is_weighted(module: nn.Module) -> bool:
-    """Tell whether a module is a convolution or a linear layer: what makes channels by a weight, inputs by outputs."""
+    """Tell whether a module is a convolution or a linear layer, whose work is in proportion to its weight's size."""
     return isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)) or is_transposed_linear(module)
+
+
+def makes_channels(module: nn.Module) -> bool:
+    """Tell whether a module makes channels, by its weights, of those that it reads."""
+    return is_weighted(module) or bool(stacked_weights(module))
 
 
 def output_dim(module: nn.Module) -> int:
     """Return the dimension of a module's weight that runs along its output channels."""
+    if stacked_weights(module):
+        return 2 if getattr(module, "is_transposed", False) else 1
     if isinstance(module, nn.Embedding) or is_transposed_linear(module):
         return 1
     return int(isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1)
+
+
+def quantizable_weights(module: nn.Module) -> tuple[str, ...]:
+    """Return the parameters of a layer that int8 weights can replace."""
+    return stacked_weights(module) or ("weight",)

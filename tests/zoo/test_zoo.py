@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.launching import REPOSITORY
+from tests.zoo.generating import NETWORKS
 
 PYTHON = REPOSITORY / ".venv-zoo" / "bin" / "python"
 DOZEN = (
@@ -25,8 +26,6 @@ DOZEN = (
     "smp/Unet",
     "ultralytics/yolo11n",
 )
-
-GROUPED = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen3ForCausalLM", "GemmaForCausalLM", "MixtralForCausalLM")
 
 
 @pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-zoo: `make zoo` builds it")
@@ -46,7 +45,7 @@ def test_decoders_with_grouped_keys_write_the_same_once_they_are_sliced() -> Non
     command = [PYTHON, "-m", "tests.zoo.generating"]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=280)
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    assert {line["network"] for line in found} == set(GROUPED)
+    assert {line["network"] for line in found} == set(NETWORKS)
     for line in found:
         assert line["difference"] < 1e-4, line
         assert line["same"], line

@@ -52,6 +52,8 @@ def quantize_products(graph: Graph, names: Collection[str], levels: int, per_cha
 def quantize_tables(graph: Graph, names: Collection[str]) -> set[str]:
     """Store the tables that the Gather nodes called `names` look up as int8, with a scale for each row.
 
+    A table may have a matrix in each of its places, as those of the weights of experts have.
+
     Returns
     -------
     set of str
@@ -60,10 +62,10 @@ def quantize_tables(graph: Graph, names: Collection[str]) -> set[str]:
     done = set()
     for node in graph.nodes:
         table = graph.constant(node.input[0]) if node.name in names and node.op_type == "Gather" else None
-        if table is None or table.ndim != 2 or any(one.name == "axis" and one.i for one in node.attribute):
+        if table is None or table.ndim not in (2, 3) or any(one.name == "axis" and one.i for one in node.attribute):
             continue
         source, output = node.input[0], node.output[0]
-        whole, scale = _whole(table, _LEVELS, axis=1)
+        whole, scale = _whole(table, _LEVELS, axis=-1)
         rows, scales = graph.store(f"{source}.rows", whole), graph.store(f"{source}.scales", scale)
         graph.replace(
             node,

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from raycompress.bundle.example import Example, distinct
-from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim
+from raycompress.compressors.layer_kinds import output_dim, quantizable_weights, stacked_weights
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
@@ -110,19 +110,20 @@ def quantize(model: nn.Module, layers: Collection[str]) -> None:
         made: dict[int, nn.Parameter] = {}
         kept = []  # an id is that of one weight only while the weight lives
         for name in layers:
-            layer = modules[name]
-            weight = layer.get_parameter("weight")
-            if id(weight) in made:
-                layer.register_parameter("weight", made[id(weight)])
-                continue
-            if is_transposed_linear(layer):
-                scale = torchao.PerAxis(output_dim(layer))
-                int8 = torchao.Int8Tensor.from_hp(weight.detach(), granularity=scale)
-                layer.register_parameter("weight", nn.Parameter(int8, requires_grad=False))
-            else:
-                torchao.quantize_(layer, torchao.Int8WeightOnlyConfig(), filter_fn=_is_quantized)
-            made[id(weight)] = layer.get_parameter("weight")
-            kept.append(weight)
+            for key in quantizable_weights(modules[name]):
+                weight = modules[name].get_parameter(key)
+                if id(weight) not in made:
+                    made[id(weight)] = _as_int8(modules[name], weight, torchao)
+                    kept.append(weight)
+                modules[name].register_parameter(key, made[id(weight)])
+
+
+def _as_int8(layer: nn.Module, weight: nn.Parameter, torchao: Any) -> nn.Parameter:
+    """Return an int8 weight, with a scale for each output, for the rows of a table for each row."""
+    dim = output_dim(layer)
+    inputs = 1 if isinstance(layer, nn.Embedding) else (3 if stacked_weights(layer) else 1) - dim
+    int8 = torchao.Int8Tensor.from_hp(weight.detach(), granularity=torchao.PerRow(inputs))
+    return nn.Parameter(int8, requires_grad=False)
 
 
 def _compute(torchao: Any) -> None:
@@ -163,14 +164,10 @@ def _is_shifted(weight: Any) -> bool:
     return weight.zero_point is not None and bool(weight.zero_point.any())
 
 
-def _is_quantized(module: nn.Module, _name: str) -> bool:
-    return isinstance(module, (nn.Linear, nn.Embedding))
-
-
 def parts(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
     """Return the state with each quantized weight as its ordinary tensors: ``fc.weight.qdata``, ``.scale`` ..."""
     stored: dict[str, Tensor] = {}
-    quantized = {f"{name}.weight" if name else "weight" for name in layers}
+    quantized = _names(model, layers)
     for name, tensor in model.state_dict().items():
         if name in quantized:
             stored.update({f"{name}.{part}": value.detach() for part, value in _inner(tensor).items()})
@@ -181,7 +178,7 @@ def parts(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
 
 def dequantized(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
     """Return the state of the plain class, in float."""
-    quantized = {f"{name}.weight" for name in layers}
+    quantized = _names(model, layers)
     return {
         name: tensor.dequantize().detach() if name in quantized else tensor.detach()
         for name, tensor in model.state_dict().items()
@@ -191,7 +188,7 @@ def dequantized(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
 def restore(model: nn.Module, layers: Collection[str], stored: Mapping[str, Tensor]) -> None:
     """Give `model`, a fresh float one, the weights that `parts` returned; raises KeyError where they do not fit."""
     quantize(model, layers)
-    quantized = {f"{name}.weight" for name in layers}
+    quantized = _names(model, layers)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name in quantized:
@@ -200,6 +197,11 @@ def restore(model: nn.Module, layers: Collection[str], stored: Mapping[str, Tens
             else:
                 tensor.copy_(_fitting(stored, name, tensor))
     session.eval_only(model)
+
+
+def _names(model: nn.Module, layers: Collection[str]) -> set[str]:
+    """Return the names of the quantized weights in the model's state."""
+    return {f"{name}.{key}".lstrip(".") for name in layers for key in quantizable_weights(model.get_submodule(name))}
 
 
 def _fitting(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

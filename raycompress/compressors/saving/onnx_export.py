@@ -136,8 +136,20 @@ def feed(example: Example) -> dict[str, Any]:
 
 def _flat(model: nn.Module, example: Example) -> tuple[Flat, Example]:
     copied = clean_copy(model).cpu().eval()
+    _compute_experts_by_products(copied)
     example = example.to(torch.device("cpu"))
     return Flat(copied, example).eval(), example
+
+
+def _compute_experts_by_products(model: nn.Module) -> None:
+    """Let transformers' mixtures of experts gather the weights of each token's experts, in place.
+
+    By default they sort the tokens by expert and count them, by ``histc`` and grouped products, which ONNX lacks.
+    """
+    for module in model.modules():
+        config = vars(module).get("config")
+        if hasattr(module, "has_gate") and getattr(config, "_experts_implementation", None) == "grouped_mm":
+            config._experts_implementation = "batched_mm"
 
 
 def _repeated(example: Example) -> Example:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
-from raycompress.compressors.layer_kinds import is_weighted, output_dim
+from raycompress.compressors.layer_kinds import makes_channels, output_dim, stacked_weights
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.masking.masks import drop_hooks, unhooked
 from raycompress.compressors.structure.attributes import is_size
@@ -119,8 +119,8 @@ class ChannelGraph:
         return isinstance(self._modules[name], NORMS)
 
     def is_producer(self, name: str) -> bool:
-        """Tell whether a layer is a convolution or a linear layer that the forward pass uses."""
-        return is_weighted(self._modules[name]) and name in self
+        """Tell whether a layer makes channels, as a convolution does, and takes part in the forward pass."""
+        return makes_channels(self._modules[name]) and name in self
 
     def producers(self) -> list[str]:
         """Return the convolutions and linear layers of the graph, in the model's order."""
@@ -139,7 +139,7 @@ class ChannelGraph:
                 components = self.components(name)
                 if self.fixed(components).all():
                     found[name] = self.reasons(components)[0]
-            elif is_weighted(module):
+            elif makes_channels(module):
                 found[name] = UNUSED
         return found
 
@@ -195,10 +195,11 @@ class ChannelGraph:
         if isinstance(module, nn.MultiheadAttention):
             return self._known(f"{prefix}out_proj.weight", 0)
         keys = ("weight", "running_mean", "parametrizations.weight.original1", "parametrizations.weight.original")
-        if not (is_weighted(module) or isinstance(module, (nn.Embedding, nn.PReLU, *_NORMED))):
+        if not (makes_channels(module) or isinstance(module, (nn.Embedding, nn.PReLU, *_NORMED))):
             return None
         dim = output_dim(module)
-        found = (self._known(f"{prefix}{key}", dim) for key in (*keys, "weight_v", "weight_orig"))
+        keys = (*stacked_weights(module), *keys, "weight_v", "weight_orig")
+        found = (self._known(f"{prefix}{key}", dim) for key in keys)
         return next((place for place in found if place is not None), None)
 
     def _known(self, tensor: str, dim: int) -> tuple[str, int] | None:
@@ -241,13 +242,13 @@ class ChannelGraph:
 
     def _inputs_of(self, name: str) -> Ids | None:
         module = self._modules[name]
-        if not is_weighted(module):
+        if not makes_channels(module):
             return None
         tensor, dim, _ = self._outputs[name]
         axes = self.couplings.axes[tensor]
         if len(axes) < 2 or getattr(module, "groups", 1) > 1:
             return None
-        atoms = axes[1 - dim]
+        atoms = axes[3 - dim if stacked_weights(module) else 1 - dim]
         return np.where(atoms == 0, -1, self.couplings.components.root[atoms])
 
     def _find_followers(self) -> frozenset[str]:

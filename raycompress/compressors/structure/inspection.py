@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim, torch_base
+from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim, stacked_weights, torch_base
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
@@ -49,7 +49,7 @@ def _layers(model: nn.Module, flops: dict[str, int] | None) -> tuple[Layer, ...]
     for name, module in model.named_modules():
         own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
         if name and (own or not any(module.children())):
-            weight = getattr(module, "weight", None)
+            weight = getattr(module, next(iter(stacked_weights(module)), "weight"), None)
             shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
             counted = None if flops is None else flops.get(name, 0)
             kind, base = type(module).__name__, torch_base(module)
@@ -58,7 +58,7 @@ def _layers(model: nn.Module, flops: dict[str, int] | None) -> tuple[Layer, ...]
 
 
 def _channels(module: nn.Module, shape: tuple[int, ...]) -> int:
-    if is_transposed_linear(module):
+    if is_transposed_linear(module) or stacked_weights(module):
         return shape[output_dim(module)]
     for attribute in ("out_channels", "out_features", "num_features", "num_channels"):
         value = getattr(module, attribute, None)

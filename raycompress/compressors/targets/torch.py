@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.layer_kinds import torch_base
+from raycompress.compressors.layer_kinds import stacked_weights, torch_base
 from raycompress.compressors.targets.selection import Layers, Target, choose
 
 __all__ = ["Target", "layers_of", "select"]
@@ -20,6 +20,8 @@ def select(
     """Return the layers to prune by name; see `raycompress.compressors.targets.selection.choose`."""
     layers = {name: module for name, module in model.named_modules() if name}
     weighted = {name for name, layer in layers.items() if isinstance(getattr(layer, "weight", None), nn.Parameter)}
+    if compressor.removes_channels:
+        weighted |= {name for name, layer in layers.items() if stacked_weights(layer)}
     return choose(layers_of(layers, weighted), config_list, compressor)
 
 

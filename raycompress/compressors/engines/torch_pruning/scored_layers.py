@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import nn
 
-from raycompress.compressors.layer_kinds import is_transposed_linear
+from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim, stacked_weights
 from raycompress.compressors.structure.graph import ChannelGraph
 
 if TYPE_CHECKING:
@@ -107,15 +107,17 @@ def _paired(own: Ids, components: Ids) -> Ids:
 
 
 def _measured(module: nn.Module) -> nn.Module:
-    """Return the module, or a linear layer with the weights and gradients of one that holds them inputs by outputs."""
-    if not is_transposed_linear(module):
+    """Return the module, or a linear layer with the weights and gradients of one that holds them in another order.
+
+    Of a mixture of experts it has the inputs of all experts side by side.
+    """
+    stacked = stacked_weights(module)
+    if not stacked and not is_transposed_linear(module):
         return module
-    weight = module.get_parameter("weight")
-    layer = nn.Linear(*weight.shape, bias=False, device="meta")
-    layer.weight = nn.Parameter(weight.detach().t())
-    layer.weight.grad = None if weight.grad is None else weight.grad.t()
-    bias = module._parameters.get("bias")
-    layer.register_parameter("bias", bias)
+    weight, dim = module.get_parameter(stacked[0] if stacked else "weight"), output_dim(module)
+    layer = nn.Linear(1, 1, bias=False, device="meta")
+    layer.weight = nn.Parameter(weight.detach().movedim(dim, 0).flatten(1))
+    layer.weight.grad = None if weight.grad is None else weight.grad.movedim(dim, 0).flatten(1)
     return layer
 
 
@@ -127,6 +129,8 @@ def _function(module: nn.Module, side: str) -> Any:
         if 1 < module.groups == module.out_channels == module.in_channels:
             return function.prune_depthwise_conv_out_channels
         return function.prune_conv_out_channels if side == "out" else function.prune_conv_in_channels
+    if stacked_weights(module):  # as what they read is, for each expert, read by other weights: by outputs alone
+        return function.prune_linear_out_channels if side == "out" else None
     if isinstance(module, nn.Linear) or is_transposed_linear(module):
         return function.prune_linear_out_channels if side == "out" else function.prune_linear_in_channels
     if isinstance(module, nn.modules.batchnorm._BatchNorm):
