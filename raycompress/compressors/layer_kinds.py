@@ -65,6 +65,6 @@ def output_dim(module: nn.Module) -> int:
     return int(isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1)
 
 
-def quantizable_weights(module: nn.Module) -> tuple[str, ...]:
-    """Return the parameters of a layer that int8 weights can replace."""
+def weight_names(module: nn.Module) -> tuple[str, ...]:
+    """Return the names of a layer's weights, that by which it makes channels first."""
     return stacked_weights(module) or ("weight",)

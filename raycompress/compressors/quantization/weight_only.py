@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from raycompress.bundle.example import Example, distinct
-from raycompress.compressors.layer_kinds import output_dim, quantizable_weights, stacked_weights
+from raycompress.compressors.layer_kinds import output_dim, stacked_weights, weight_names
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
@@ -110,7 +110,7 @@ def quantize(model: nn.Module, layers: Collection[str]) -> None:
         made: dict[int, nn.Parameter] = {}
         kept = []  # an id is that of one weight only while the weight lives
         for name in layers:
-            for key in quantizable_weights(modules[name]):
+            for key in weight_names(modules[name]):
                 weight = modules[name].get_parameter(key)
                 if id(weight) not in made:
                     made[id(weight)] = _as_int8(modules[name], weight, torchao)
@@ -201,7 +201,7 @@ def restore(model: nn.Module, layers: Collection[str], stored: Mapping[str, Tens
 
 def _names(model: nn.Module, layers: Collection[str]) -> set[str]:
     """Return the names of the quantized weights in the model's state."""
-    return {f"{name}.{key}".lstrip(".") for name in layers for key in quantizable_weights(model.get_submodule(name))}
+    return {f"{name}.{key}".lstrip(".") for name in layers for key in weight_names(model.get_submodule(name))}
 
 
 def _fitting(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

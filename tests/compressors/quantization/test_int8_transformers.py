@@ -18,6 +18,7 @@ from raycompress.compressors.saving import free_axes
 from raycompress.compressors.saving.onnx_export import slow_path
 from raycompress.compressors.saving.traceable_attention import traceable_attention
 from raycompress.errors import BundleError, CompressionError, ExperimentError
+from tests.support.models import decoders
 
 pytest.importorskip("onnxruntime")
 WIDTH, WORDS = 32, 500
@@ -228,3 +229,55 @@ def test_weights_alone_with_a_table_that_the_output_layer_shares(tmp_path: Path)
     assert loaded.head.weight is loaded.model["decoder"].words.weight
     manifest = bundle.read(folder)
     assert manifest.after.size_bytes < 0.5 * manifest.before.size_bytes
+
+
+class Multiplied(nn.Module):
+    """Reads the weight of a layer beside calling it, and multiplies by it, as Mamba does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.head = nn.Linear(WIDTH, 64), nn.Linear(64, WIDTH), nn.Linear(WIDTH, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.second.weight @ self.first(x).transpose(-1, -2) + self.second.bias[:, None]
+        answer: Tensor = self.head(hidden.transpose(-1, -2)) - self.head.weight.norm(dim=1)
+        return answer
+
+
+@pytest.mark.parametrize(
+    ("kind", "share", "dummy"),
+    [
+        (decoders.Gpt, 0.35, decoders.ids()),
+        (decoders.Mixture, 0.35, decoders.ids()),
+        (Multiplied, 0.4, torch.randn(2, 3, WIDTH)),
+    ],
+)
+def test_weights_alone_wherever_forward_reads_them(
+    kind: type[nn.Module], share: float, dummy: Tensor, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    expected = Example((dummy,), {}).outputs(model)
+    compressor = create_compressor(model, {"compressor": "int8_weight_only"}, dummy_input=dummy)
+    compressor.compress()
+    got = Example((dummy,), {}).outputs(model)
+    assert 0 < relative_difference(expected, got) < 0.02
+    compressor.export_model("m.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "b"))
+    sizes = bundle.read(tmp_path / "b")
+    assert sizes.after.size_bytes < share * sizes.before.size_bytes
+    again = Example((dummy,), {}).outputs(load(tmp_path / "b", kind()))
+    assert relative_difference(got, again) == 0
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_experts_are_stored_as_int8_in_the_onnx_file(is_transposed: bool, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, given = decoders.Mixture(is_transposed=is_transposed).eval(), decoders.ids()
+    expected = Example((given,), {}).outputs(model)
+    compressor = create_compressor(model, {"compressor": "ptq_dynamic"}, dummy_input=given)
+    compressor.compress()
+    assert 0 < relative_difference(expected, Example((given,), {}).outputs(model)) < 0.05
+    compressor.export_model("m.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "b"))
+    manifest = bundle.read(tmp_path / "b")
+    assert manifest.after.size_bytes < 0.4 * manifest.before.size_bytes
+    assert not any("stays float" in note for note in manifest.notes)

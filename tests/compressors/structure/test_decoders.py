@@ -14,8 +14,8 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.inspection import inspect
-from raycompress.errors import CompressionError
-from tests.support.models.decoders import WIDTH, WORDS, Gpt, Llama, ids
+from raycompress.errors import CompressionError, ExperimentError
+from tests.support.models.decoders import WIDTH, WORDS, Gpt, Llama, Mixture, ids
 
 DEFAULT = [{"sparsity": 0.5, "op_types": ["default"]}]
 
@@ -167,3 +167,42 @@ def test_heads_that_share_keys_are_one_block() -> None:
         of_group = {*queries[12 * group : 12 * (group + 1)].tolist()}
         assert of_group == {*keys[6 * group : 6 * (group + 1)].tolist()}
         assert len(of_group) == 1
+
+
+@pytest.mark.parametrize("is_transposed", [False, True])
+@pytest.mark.parametrize("name", ["group_l1", "group_taylor"])
+def test_all_experts_lose_the_same_channels(is_transposed: bool, name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Mixture(is_transposed=is_transposed).eval()
+    up = model.experts.gate_up_proj
+    with torch.no_grad():  # of the gates and of the values, in all experts: these are worth the least
+        up[(slice(None), slice(None), slice(0, 48, 2)) if is_transposed else (slice(None), slice(0, 48, 2))] *= 1e-3
+    before = up.detach()[0].movedim(int(is_transposed), 0)[1::2]
+    more = {"statistics_batch_num": 1} if name == "group_taylor" else {}
+    compressor = compressed(model, [{"sparsity": 0.5, "op_names": ["experts"]}], name, **more)
+    if more:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+        model.train()(ids()).square().mean().backward()
+        optimizer.step()
+    masked = answer(model)
+    compressor.apply_speedup()
+    torch.testing.assert_close(answer(model), masked, rtol=0, atol=1e-5)
+    up, down = model.experts.gate_up_proj, model.experts.down_proj
+    dims = (1, 2) if is_transposed else (2, 1)
+    assert (up.size(dims[1]), down.size(dims[0])) == (24, 12)
+    assert torch.equal(up.detach()[0].movedim(int(is_transposed), 0), before)
+    compressor.export_model("m.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "b"))
+    fresh = Mixture(is_transposed=is_transposed)
+    assert torch.equal(answer(load(tmp_path / "b", fresh)), answer(model))
+
+
+def test_experts_are_known_before_a_trial_and_taken_by_default() -> None:
+    model = seeded(Mixture)
+    layer = inspect(model, Example.from_dummy(ids())).layer("experts")
+    assert layer is not None
+    assert (layer.type, layer.base, layer.channels) == ("Experts", "Experts", 48)
+    compressed(model, DEFAULT).apply_speedup()
+    assert model.experts.gate_up_proj.shape == (4, 24, WIDTH)
+    with pytest.raises(ExperimentError, match="has no weight to prune"):
+        config = {"compressor": "level", "config_list": [{"sparsity": 0.5, "op_names": ["experts"]}]}
+        create_compressor(seeded(Mixture), config)

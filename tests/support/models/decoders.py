@@ -123,6 +123,42 @@ class LlamaBlock(nn.Module):
         return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y)), kept
 
 
+class Experts(nn.Module):
+    """The weights of all experts in two parameters; each token gathers those of its own."""
+
+    def __init__(self, experts: int, inner: int, *, is_transposed: bool = False) -> None:
+        super().__init__()
+        self.num_experts, self.is_transposed = experts, is_transposed
+        up, down = torch.randn(experts, 2 * inner, WIDTH) * 0.2, torch.randn(experts, WIDTH, inner) * 0.2
+        self.gate_up_proj = nn.Parameter(up.transpose(1, 2).contiguous() if is_transposed else up)
+        self.down_proj = nn.Parameter(down.transpose(1, 2).contiguous() if is_transposed else down)
+
+    def forward(self, x: Tensor, which: Tensor, weights: Tensor) -> Tensor:
+        up, down = self.gate_up_proj[which], self.down_proj[which]
+        if self.is_transposed:
+            up, down = up.transpose(-1, -2), down.transpose(-1, -2)
+        gate, value = (up @ x[:, None, :, None]).squeeze(-1).chunk(2, dim=-1)
+        answers = (down @ (F.silu(gate) * value).unsqueeze(-1)).squeeze(-1)
+        return (answers * weights.unsqueeze(-1)).sum(1)
+
+
+class Mixture(nn.Module):
+    """Two of four experts for each token, by a router."""
+
+    def __init__(self, *, is_transposed: bool = False) -> None:
+        super().__init__()
+        self.words, self.norm = nn.Embedding(WORDS, WIDTH), RmsNorm(WIDTH)
+        self.router = nn.Parameter(torch.randn(4, WIDTH))
+        self.experts = Experts(4, 24, is_transposed=is_transposed)
+        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens).flatten(0, 1)
+        weights, which = F.linear(self.norm(x), self.router).softmax(-1).topk(2, dim=-1)
+        answer: Tensor = self.head(x + self.experts(self.norm(x), which, weights))
+        return answer.unflatten(0, tuple(tokens.shape))
+
+
 class Llama(nn.Module):
     """Two blocks; called with a cache it appends to it the keys and values that it computes."""
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.compressors.layer_kinds import weight_names
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 
@@ -67,7 +68,7 @@ class Gradients:
             found = self._sums.get(name)
             parameter.grad = torch.zeros_like(parameter) if found is None else (found / self.seen).to(parameter)
         for name, entry in layers.items():
-            if f"{name}.weight" not in self._sums:
+            if f"{name}.{weight_names(model.get_submodule(name))[0]}" not in self._sums:
                 raise CompressionError(
                     f'no gradient reached "{name}" in {self.seen} batches',
                     where=f"config_list[{entry}]",
