@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
+from raycompress.compressors.layer_kinds import is_transposed_linear, is_weighted
 from raycompress.compressors.quantization.calibration import batch_size, part
 
 LINEAR, CONVOLUTION = 0.025, 0.1
@@ -44,7 +45,8 @@ class _Layer:
         step = max(self.high - self.low, _TINY) / _UNSIGNED
         rounded = torch.round((value - self.low) / step).clamp(0, _UNSIGNED) * step + self.low
         weight = self.module.get_parameter("weight")
-        dims = [dim for dim in range(weight.dim()) if dim != (1 if "Transpose" in type(self.module).__name__ else 0)]
+        is_transposed = "Transpose" in type(self.module).__name__ or is_transposed_linear(self.module)
+        dims = [dim for dim in range(weight.dim()) if dim != int(is_transposed)]
         scale = weight.abs().amax(dim=dims, keepdim=True).clamp(min=_TINY) / levels
         self.inside = True
         try:
@@ -54,7 +56,7 @@ class _Layer:
         finally:
             self.inside = False
         # row by row: the outputs of one large input would hide what its range costs all others
-        dims = [-1] if isinstance(self.module, nn.Linear) else list(range(1, expected.dim()))
+        dims = [-1] if self.is_linear else list(range(1, expected.dim()))
         lost, whole = ((one.square().sum(dim=dims)) for one in (expected - got, expected))
         self.error += float((lost / whole.clamp(min=_TINY)).sum())
         self.rows += whole.numel()
@@ -67,7 +69,12 @@ class _Layer:
     @property
     def is_sensitive(self) -> bool:
         """Whether the error is too large for a layer of this kind."""
-        return self.relative > (LINEAR if isinstance(self.module, nn.Linear) else CONVOLUTION)
+        return self.relative > (LINEAR if self.is_linear else CONVOLUTION)
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether the layer is a linear one, whose outputs are along the last dimension."""
+        return isinstance(self.module, nn.Linear) or is_transposed_linear(self.module)
 
 
 def sensitive(model: nn.Module, samples: list[Example], layers: Collection[str], levels: int) -> dict[str, float]:
@@ -79,8 +86,7 @@ def sensitive(model: nn.Module, samples: list[Example], layers: Collection[str],
         Largest whole number of a weight, which has a scale for each output channel.
     """
     modules = dict(model.named_modules())
-    kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-    looked_at = {name: _Layer(modules[name]) for name in layers if isinstance(modules[name], kinds)}
+    looked_at = {name: _Layer(modules[name]) for name in layers if is_weighted(modules[name])}
     few, left = [], _ENOUGH
     for sample in samples:
         if left > 0:

@@ -127,37 +127,44 @@ def _as_int8(layer: nn.Module, weight: nn.Parameter, torchao: Any) -> nn.Paramet
 
 
 def _compute(torchao: Any) -> None:
-    """Teach int8 weights what forward passes do with them beside a linear layer, which is all that torchao 0.18 knows.
+    """Teach int8 weights what forward passes do with them beside a linear layer, all that torchao 0.18 knows."""
+    aten, implements = torch.ops.aten, torchao.Int8Tensor.implements
+    implements([aten.embedding.default, aten.index.Tensor, aten.select.int])(_looked_up)
+    implements(aten.addmm.default)(_multiplied)
+    implements([getattr(getattr(aten, name), kind) for name, kind in _READERS])(_in_float)
 
-    A lookup turns the rows that it reads into float, torchao the whole table. GPT-2's linear layer multiplies by int8
-    weights and scales the sums. Whatever else reads a weight, as Mamba's own products do, gets it in float.
-    """
 
-    def embedding(_func: Any, _types: Any, args: tuple[Any, ...], _kwargs: Any) -> Tensor:
-        table, indices = args[:2]
-        rows = table.qdata[indices].to(table.dtype)
-        if table.zero_point is not None:
-            rows = rows - table.zero_point[indices]
-        floats: Tensor = (rows * table.scale[indices]).to(table.dtype)
-        return floats
+def _looked_up(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Turn the rows that are read into float; torchao's own lookup in a table turns the whole of it."""
+    weight, rest = args[0], args[1:]
+    if func is torch.ops.aten.embedding.default:
+        func, rest = torch.ops.aten.index.Tensor, ([rest[0]],)
+    if func is torch.ops.aten.select.int:
+        dims = [rest[0] % weight.dim()]
+    else:
+        dims = [dim for dim, index in enumerate(rest[0]) if index is not None]
+    if any(weight.scale.shape[dim] != weight.shape[dim] for dim in dims) or _is_shifted(weight):
+        return _in_float(func, types, (weight, *rest), kwargs)
+    return (func(weight.qdata, *rest).to(weight.dtype) * func(weight.scale, *rest)).to(weight.dtype)
 
-    def addmm(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        bias, inputs, weight = args
-        is_plain = not kwargs and isinstance(weight, torchao.Int8Tensor) and not isinstance(bias, torchao.Int8Tensor)
-        if not is_plain or weight.scale.shape != (1, weight.shape[1]) or _is_shifted(weight):
-            return in_float(func, types, args, kwargs)
-        return (inputs @ weight.qdata.to(inputs.dtype)) * weight.scale.to(inputs.dtype) + bias
 
-    def in_float(func: Any, _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
-        def floats(value: Any) -> Any:
-            return value.dequantize() if isinstance(value, torchao.Int8Tensor) else value
+def _multiplied(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Multiply by the whole numbers and scale the sums, as the linear layer of GPT-2 has its weights."""
+    bias, inputs, weight = args
+    has_scale_of_outputs = _is_int8(weight) and weight.scale.shape == (1, weight.shape[1])
+    if kwargs or _is_int8(bias) or not has_scale_of_outputs or _is_shifted(weight):
+        return _in_float(func, types, args, kwargs)
+    return (inputs @ weight.qdata.to(inputs.dtype)) * weight.scale.to(inputs.dtype) + bias
 
-        return func(*tree_map(floats, args), **tree_map(floats, kwargs or {}))
 
-    aten = torch.ops.aten
-    torchao.Int8Tensor.implements(aten.embedding.default)(embedding)
-    torchao.Int8Tensor.implements(aten.addmm.default)(addmm)
-    torchao.Int8Tensor.implements([getattr(getattr(aten, name), kind) for name, kind in _READERS])(in_float)
+def _in_float(func: Any, _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
+    """Give the whole weight in float, as to Mamba's own products."""
+    floats = tree_map(lambda value: value.dequantize() if _is_int8(value) else value, (args, kwargs or {}))
+    return func(*floats[0], **floats[1])
+
+
+def _is_int8(value: Any) -> bool:
+    return hasattr(value, "qdata")
 
 
 def _is_shifted(weight: Any) -> bool:
