@@ -350,7 +350,7 @@ class Flat(nn.Module):
             Flat,
             [{"sparsity": 0.5, "op_names": ["conv"]}],
             {},
-            'meet native_layer_norm in "norm", a norm over 3 dimensions',
+            'meet native_layer_norm in "norm" at test_torch_pruning.py:',
         ),
         (Mlp, FIRST, {"round_to": 48}, "it has 48 channels, and what stays is a multiple of round_to, 48"),
         (Mlp, FIRST, {"steps": 0}, '"steps" is a whole number from 1 on, not 0'),

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from raycompress.compressors.structure.axes.atoms import AtomTable
 from raycompress.compressors.structure.axes.labels import Labels
+
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
+_HERE = f"{Path(__file__).parent}{os.sep}"
+_OURS = f"{Path(__file__).parents[3]}{os.sep}"
 
 
 @dataclass
@@ -63,6 +71,15 @@ class Call:
     def plain(self, *first: Labels) -> list[Labels]:
         """Return these labels for the first results and none for the others."""
         return [*first, *(Labels(tuple(result.shape)) for result in self.results[len(first) :])]
+
+
+def source_line() -> str:
+    """Return `` at FILE:LINE`` of the model's own code that called the operation that runs; empty where none did."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
+        frame = frame.f_back
+    name = frame.f_code.co_filename
+    return "" if name.startswith(_OURS) else f" at {Path(name).name}:{frame.f_lineno}"
 
 
 def flat(value: Any) -> list[Any]:

@@ -16,7 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from raycompress.bundle.example import tensors_in
 from raycompress.compressors.structure.axes.atoms import AtomTable, Components
-from raycompress.compressors.structure.axes.call import Call, flat
+from raycompress.compressors.structure.axes.call import Call, flat, source_line
 from raycompress.compressors.structure.axes.functions import Functions, Reduction
 from raycompress.compressors.structure.axes.labels import Block, Labels
 from raycompress.compressors.structure.axes.resolving import Resolver
@@ -124,9 +124,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     @property
     def where(self) -> str:
-        """The module that is running, for messages."""
+        """The module that is running and the line of its source, for messages."""
         name = self.modules[-1] if self.modules else ""
-        return f' in "{name}"{self.computed.get(name, "")}' if name else ""
+        return (f' in "{name}"{self.computed.get(name, "")}' if name else "") + source_line()
 
     def makers(self, tensor: Tensor) -> frozenset[str]:
         """Return the modules whose parameters made a tensor."""

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
@@ -15,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from raycompress.compressors.structure.axes.call import source_line
 from raycompress.compressors.structure.axes.labels import Block, Labels
 from raycompress.compressors.structure.axes.sizes import (
     Attribute,
@@ -28,8 +26,6 @@ from raycompress.compressors.structure.axes.sizes import (
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import AtomTable, Ids
 
-_TORCH = f"{Path(torch.__file__).parent}{os.sep}"
-_HERE = f"{Path(__file__).parent}{os.sep}"
 _SHAPED = frozenset(["view", "reshape", "expand", "unflatten", "view_copy"])
 _CREATED = frozenset(["zeros", "ones", "empty", "full", "new_zeros", "new_ones", "new_empty", "new_full"])
 _COMPUTING = frozenset(
@@ -266,11 +262,7 @@ class SizeTracer(TorchFunctionMode):
     def _place(self) -> str:
         modules = self._recorder.modules
         module = modules[-1] if modules else ""
-        frame = sys._getframe(2)
-        while frame.f_back is not None and frame.f_code.co_filename.startswith((_TORCH, _HERE)):
-            frame = frame.f_back
-        where = f' in "{module}"' if module else ""
-        return f"{where} at {Path(frame.f_code.co_filename).name}:{frame.f_lineno}"
+        return f"""{f' in "{module}"' if module else ""}{source_line()}"""
 
 
 @contextmanager
