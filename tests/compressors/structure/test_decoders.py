@@ -15,7 +15,7 @@ from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError, ExperimentError
-from tests.support.models.decoders import WIDTH, WORDS, Gpt, Llama, Mixture, ids
+from tests.support.models.decoders import WIDTH, WORDS, Gpt, Latent, Llama, Mixture, ids
 
 DEFAULT = [{"sparsity": 0.5, "op_types": ["default"]}]
 
@@ -206,3 +206,15 @@ def test_experts_are_known_before_a_trial_and_taken_by_default() -> None:
     with pytest.raises(ExperimentError, match="has no weight to prune"):
         config = {"compressor": "level", "config_list": [{"sparsity": 0.5, "op_names": ["experts"]}]}
         create_compressor(seeded(Mixture), config)
+
+
+def test_heads_of_a_latent_attention_go() -> None:
+    model = seeded(Latent)
+    compressor = compressed(model, [{"sparsity": 0.5, "op_names": [f"attention.{name}" for name in ("query", "up")]}])
+    masked = answer(model)
+    compressor.apply_speedup()
+    torch.testing.assert_close(answer(model), masked, rtol=0, atol=1e-5)
+    attention = model.attention
+    assert attention.query.out_features == 2 * (6 + 4)
+    assert (attention.up.out_features, attention.out.in_features) == (2 * 2 * 6, 2 * 6)
+    assert (attention.own, attention.turned, attention.latent) == (6, 4, 10)

@@ -123,6 +123,42 @@ class LlamaBlock(nn.Module):
         return x + self.down_proj(F.silu(self.gate_proj(y)) * self.up_proj(y)), kept
 
 
+class LatentAttention(nn.Module):
+    """Keys and values of all heads from one narrow layer; a part of each key is shared, written beside it in place."""
+
+    def __init__(self, heads: int = 4, own: int = 6, turned: int = 4, latent: int = 10) -> None:
+        super().__init__()
+        self.own, self.turned, self.latent, self.value_dim = own, turned, latent, own
+        self.query = nn.Linear(WIDTH, heads * (own + turned), bias=False)
+        self.down = nn.Linear(WIDTH, latent + turned, bias=False)
+        self.up = nn.Linear(latent, heads * 2 * own, bias=False)
+        self.out = nn.Linear(heads * own, WIDTH, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q = self.query(x).view(*x.shape[:-1], -1, self.own + self.turned).transpose(1, 2)
+        latent, shared = torch.split(self.down(x), [self.latent, self.turned], dim=-1)
+        both = self.up(latent).view(*x.shape[:-1], -1, self.own + self.value_dim).transpose(1, 2)
+        key, value = torch.split(both, [self.own, self.value_dim], dim=-1)
+        keys = both.new_empty(*both.shape[:-1], self.own + self.turned)
+        keys[..., : self.own].copy_(key)
+        keys[..., self.own :].copy_(shared[:, None].expand(-1, key.shape[1], -1, -1))
+        mixed = F.scaled_dot_product_attention(q, keys, value, is_causal=True)
+        answer: Tensor = self.out(mixed.transpose(1, 2).reshape(*x.shape[:-1], -1))
+        return answer
+
+
+class Latent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.attention = nn.Embedding(WORDS, WIDTH), LatentAttention()
+        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens)
+        answer: Tensor = self.head(x + self.attention(x))
+        return answer
+
+
 class Experts(nn.Module):
     """The weights of all experts in two parameters; each token gathers those of its own."""
 

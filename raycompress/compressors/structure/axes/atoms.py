@@ -51,6 +51,7 @@ class AtomTable:
         self._reasons: list[tuple[Ids, str]] = []
         self._joints: list[tuple[Ids, str]] = []
         self._broadcasts: list[Broadcast] = []
+        self._stays = self._root, np.zeros(1, dtype=bool)  # components, and which of them cannot be removed
         self.unknown: set[str] = set()
         """Operations that had no rule."""
 
@@ -98,8 +99,8 @@ class AtomTable:
         """Settle what was deferred and return the components.
 
         Hard couplings come first. An axis of a joint array along which all atoms are one component by then is *rigid*:
-        what runs along it alone keeps its length. Otherwise the first meeting decides. What is still free keeps its
-        longest axis free, since that leaves the finest groups.
+        what runs along it alone keeps its length. So is one that meets what cannot be removed at all. Otherwise the
+        first meeting decides. What is still free keeps its longest axis free, since that leaves the finest groups.
         """
         found = self._connected()
         pending: list[Ids] = []  # components that were tied since then
@@ -152,6 +153,9 @@ class AtomTable:
             return
         rigid = [axis for axis in range(joint.ndim) if joint.shape[axis] > 1 and _is_constant(found[joint], axis)]
         along = [axis for axis in range(joint.ndim) if other.shape[axis] > 1]
+        if len(along) == 1 and bool(self._staying(found)[found[other]].all()):
+            self.collapse(joint, along[0], broadcast.reason)  # the axis keeps its length; the others may lose elements
+            return
         if any(axis in rigid for axis in along):
             for axis in (axis for axis in along if axis in rigid):
                 self.tie(other.take([0], axis), other, broadcast.reason)
@@ -160,6 +164,15 @@ class AtomTable:
                 self.freeze(broadcast.other, broadcast.reason)
                 return
         self.tie(joint, other, broadcast.reason)
+
+    def _staying(self, found: Ids) -> NDArray[np.bool_]:
+        """Return which components cannot be removed, by what was frozen before anything was settled."""
+        if self._stays[0] is not found:
+            stays = np.zeros(self.count, dtype=bool)
+            for atoms, _ in self._reasons:
+                stays[found[atoms]] = True
+            self._stays = found, stays
+        return self._stays[1]
 
     def _settle_joint(self, joint: Ids, reason: str, found: Ids) -> None:
         roots = found[joint]
