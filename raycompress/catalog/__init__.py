@@ -8,9 +8,19 @@ from __future__ import annotations
 
 from raycompress.catalog import keras, nni_pruners, nni_searching, nni_training, quantizers, torch_pruning
 from raycompress.catalog.catalogue import Catalogue
-from raycompress.catalog.entry import FRAMEWORKS, WEIGHTED_TYPES, Argument, CompressorEntry
+from raycompress.catalog.entry import EXPERTS, FRAMEWORKS, WEIGHTED_TYPES, Argument, CompressorEntry
 
-__all__ = ["CATALOG", "COMPRESSORS", "FRAMEWORKS", "WEIGHTED_TYPES", "Argument", "CompressorEntry", "find", "names"]
+__all__ = [
+    "CATALOG",
+    "COMPRESSORS",
+    "EXPERTS",
+    "FRAMEWORKS",
+    "WEIGHTED_TYPES",
+    "Argument",
+    "CompressorEntry",
+    "find",
+    "names",
+]
 
 CATALOG: tuple[CompressorEntry, ...] = (
     *nni_pruners.ENTRIES,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -28,6 +28,8 @@ WEIGHTED_TYPES = (
 NNI's list, and the linear layer of GPT-2, transformers' ``Conv1D``.
 """
 
+EXPERTS = "Experts"
+"""The type of whatever holds the weights of all experts of a mixture in one parameter each; its class has any name."""
 
 FRAMEWORKS = ("torch", "tensorflow")
 PRUNER = "raycompress.compressors.pruning.pruner:Pruner"
@@ -172,9 +174,11 @@ class CompressorEntry:
         """Tell whether it works on layers of a class, named `kind`, that is derived from torch's class `base`."""
         return not self.layer_types or self._is_of(self.layer_types, kind, base)
 
-    def is_default(self, kind: str, base: str = "") -> bool:
-        """Tell whether the type ``default`` stands for layers of such a class."""
-        return self._is_of(self.layer_types or WEIGHTED_TYPES, kind, base)
+    def is_named(self, types: Collection[str], kind: str, base: str = "") -> bool:
+        """Tell whether ``op_types`` name layers of such a class; ``default`` stands for all that it takes."""
+        if "default" in types and self._is_of(self.layer_types or WEIGHTED_TYPES, kind, base):
+            return True
+        return kind in types or (base == EXPERTS and base in types)
 
     def _is_of(self, types: tuple[str, ...], kind: str, base: str) -> bool:
         return kind in types or (self.takes_subclasses and base in types)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import nn
 
-EXPERTS = "Experts"
-"""The type that a module counts as which holds the weights of all experts of a mixture in one parameter each."""
+from raycompress.catalog import EXPERTS
+
 _NO_LAYERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 

@@ -21,9 +21,7 @@ def types_of(entry: Entry, compressor: CompressorEntry) -> tuple[str, ...] | Non
 
 def matches(entry: Entry, layer: Layer, compressor: CompressorEntry) -> bool:
     """Tell whether `entry` speaks of `layer`: every one of op_names and op_types that it has must."""
-    types = types_of(entry, compressor)
-    is_default = "default" in entry.get("op_types", ()) and compressor.is_default(layer.type, layer.base)
-    fits = types is None or layer.type in types or is_default
+    fits = "op_types" not in entry or compressor.is_named(entry["op_types"], layer.type, layer.base)
     return fits and ("op_names" not in entry or layer.name in entry["op_names"])
 
 

@@ -147,16 +147,10 @@ def _match(
     idle: list[Problem] = []
     targets: dict[str, Target] = {}
     for index, entry in enumerate(config_list):
-        types = {kind for name in entry.get("op_types", ()) for kind in (default if name == "default" else (name,))}
-        is_default = "default" in entry.get("op_types", ())
         matched = [
             name
             for name, kind in layers.types.items()
-            if (
-                "op_types" not in entry
-                or kind in types
-                or (is_default and compressor.is_default(kind, layers.bases.get(name, "")))
-            )
+            if ("op_types" not in entry or compressor.is_named(entry["op_types"], kind, layers.bases.get(name, "")))
             and ("op_names" not in entry or name in entry["op_names"])
         ]
         for name in matched:

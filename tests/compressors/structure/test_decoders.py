@@ -9,15 +9,23 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raycompress import create_compressor, load
+from raycompress import catalog, create_compressor, load
 from raycompress.bundle.example import Example
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.inspection import inspect
+from raycompress.config.matching import matches
 from raycompress.errors import CompressionError, ExperimentError
 from tests.support.models.decoders import WIDTH, WORDS, Gpt, Latent, Llama, Mixture, ids
 
 DEFAULT = [{"sparsity": 0.5, "op_types": ["default"]}]
+
+
+def find(name: str) -> CompressorEntry:
+    found = catalog.find(name, "torch")
+    assert found is not None
+    return found
 
 
 def seeded(kind: type[nn.Module]) -> Any:
@@ -134,6 +142,15 @@ def test_default_stands_for_classes_derived_from_torchs_too(tmp_path: Path) -> N
     assert torch.equal(answer(load(tmp_path / "b", Adapted())), answer(model))
 
 
+def test_a_search_s_checks_know_derived_classes() -> None:
+    layer = inspect(seeded(Adapted), Example.from_dummy(ids())).layer("first")
+    assert layer is not None
+    assert (layer.type, layer.base) == ("LowRank", "Linear")
+    assert matches({"op_types": ["default"]}, layer, find("group_l1"))
+    assert not matches({"op_types": ["Linear"]}, layer, find("group_l1"))
+    assert not matches({"op_types": ["default"]}, layer, find("amc"))  # NNI's: it knows classes by their names
+
+
 def test_a_derived_class_is_named_by_its_layer_and_not_by_the_other_s_type() -> None:
     model = seeded(Adapted)
     compressed(model, [{"sparsity": 0.5, "op_names": ["first", "first.up"]}]).apply_speedup()
@@ -201,8 +218,11 @@ def test_experts_are_known_before_a_trial_and_taken_by_default() -> None:
     layer = inspect(model, Example.from_dummy(ids())).layer("experts")
     assert layer is not None
     assert (layer.type, layer.base, layer.channels) == ("Experts", "Experts", 48)
-    compressed(model, DEFAULT).apply_speedup()
-    assert model.experts.gate_up_proj.shape == (4, 24, WIDTH)
+    for types in (["default"], ["Experts"]):
+        assert matches({"op_types": types}, layer, find("group_l1"))
+        again = seeded(Mixture)
+        compressed(again, [{"sparsity": 0.5, "op_types": types}]).apply_speedup()
+        assert again.experts.gate_up_proj.shape == (4, 24, WIDTH)
     with pytest.raises(ExperimentError, match="has no weight to prune"):
         config = {"compressor": "level", "config_list": [{"sparsity": 0.5, "op_names": ["experts"]}]}
         create_compressor(seeded(Mixture), config)
