@@ -147,7 +147,7 @@ def _compute_experts_by_products(model: nn.Module) -> None:
     By default they sort the tokens by expert and count them, by ``histc`` and grouped products, which ONNX lacks.
     """
     for module in model.modules():
-        config = vars(module).get("config")
+        config: Any = vars(module).get("config")
         if hasattr(module, "has_gate") and getattr(config, "_experts_implementation", None) == "grouped_mm":
             config._experts_implementation = "batched_mm"
 

@@ -65,8 +65,9 @@ def resized(module: nn.Module, sizes: Sizes) -> Values:
     """
     if not (sizes.shapes or sizes.weight or sizes.counted or sizes.reduced):
         return {}
-    rule = _transposed_linear if is_transposed_linear(module) else None
-    rule = rule or next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
+    rule = next((rule for kind, rule in _RULES if isinstance(module, kind)), None)
+    if is_transposed_linear(module):
+        rule = _transposed_linear
     found = rule(module, sizes) if rule is not None else {}
     for (name, place), value in sizes.counted.items():
         if place is None and (rule is None or name not in found):

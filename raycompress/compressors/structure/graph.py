@@ -198,8 +198,8 @@ class ChannelGraph:
         if not (makes_channels(module) or isinstance(module, (nn.Embedding, nn.PReLU, *_NORMED))):
             return None
         dim = output_dim(module)
-        keys = (*stacked_weights(module), *keys, "weight_v", "weight_orig")
-        found = (self._known(f"{prefix}{key}", dim) for key in keys)
+        every = (*stacked_weights(module), *keys, "weight_v", "weight_orig")
+        found = (self._known(f"{prefix}{key}", dim) for key in every)
         return next((place for place in found if place is not None), None)
 
     def _known(self, tensor: str, dim: int) -> tuple[str, int] | None:
