@@ -21,7 +21,7 @@ from raycompress.bundle.example import tensors_in
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import RaycompressError
 from tests.zoo.cell import randomize
-from tests.zoo.network import Network
+from tests.zoo.networks.network import Network
 from tests.zoo.slicing import answers
 
 COMPRESSORS = ("group_l1", "l1_filter")
@@ -82,7 +82,7 @@ def attempt(network: Network, compressor: str, folder: Path, progress: Progress)
         phase = progress.cell["phase"]
         result = "no network" if phase in _OF_THE_NETWORK else _TRAINING.get(phase, "traceback")
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:300]
-        progress.write(result=result, reason=reason, trace=traceback.format_exc()[-1500:])
+        progress.write(result=result, reason=reason, trace=traceback.format_exc()[-3000:])
 
 
 def _attempt(network: Network, compressor: str, folder: Path, progress: Progress) -> None:
@@ -97,7 +97,8 @@ def _attempt(network: Network, compressor: str, folder: Path, progress: Progress
     with progress.phase("plain step"):
         _train(network, model)
         model.zero_grad()
-    limit = FACTOR * size + max(progress.cell["growth"].values()) + ALLOWANCE
+    growth = progress.cell["growth"]
+    limit = FACTOR * size + max(growth["plain pass"], growth["plain step"]) + ALLOWANCE
     progress.write(bytes=size, limit=memory("VmRSS") + limit)
     used = int(time.process_time())
     resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, resource.RLIM_INFINITY))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import tensors_in
 from raycompress.compressors.structure.axes.recorder import Couplings, record
-from tests.zoo.network import Network
+from tests.zoo.networks.network import Network
 from tests.zoo.slicing import KeptOnly, answers, choose, masked, sliced
 
 TOLERANCE = 1e-3

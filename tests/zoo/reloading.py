@@ -17,7 +17,7 @@ import torch
 import raycompress
 from raycompress.bundle import bundle
 from raycompress.compressors.measure.difference import relative_difference
-from tests.zoo.catalogue import catalogue
+from tests.zoo.networks.catalogue import catalogue
 
 
 def main() -> None:

@@ -32,8 +32,8 @@ import torch
 
 from raycompress.compressors.measure.difference import TOLERANCE
 from tests.zoo.attempt import COMPRESSORS, SECONDS, Progress, attempt
-from tests.zoo.catalogue import catalogue
-from tests.zoo.network import Network
+from tests.zoo.networks.catalogue import catalogue
+from tests.zoo.networks.network import Network
 
 ENGINES = ("axes", *COMPRESSORS)
 SIDE_BY_SIDE = 2
@@ -87,7 +87,7 @@ def cells(names: Sequence[str], engines: Sequence[str] = ENGINES) -> Iterator[Ce
 
 def fingerprint() -> str:
     """Return a hash of all that a cell depends on: the sources of raycompress and of this folder."""
-    files = [*(_ROOT / "raycompress").rglob("*.py"), *Path(__file__).parent.glob("*.py")]
+    files = [*(_ROOT / "raycompress").rglob("*.py"), *Path(__file__).parent.rglob("*.py")]
     digest = hashlib.sha256()
     for file in sorted(file for file in files if file.name not in _NO_SOURCES):
         digest.update(file.relative_to(_ROOT).as_posix().encode() + file.read_bytes())

@@ -210,7 +210,7 @@ def _by_family(names: Sequence[str], columns: Sequence[str], row: Any, heading: 
 
 
 def _order(cells: Sequence[Cell]) -> dict[str, int]:
-    from tests.zoo.catalogue import catalogue
+    from tests.zoo.networks.catalogue import catalogue
 
     known = {name: place for place, name in enumerate(catalogue())}
     return {cell["network"]: known.get(cell["network"], len(known)) for cell in cells}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.zoo.network import Network, on_images
+from tests.zoo.networks.network import Network, on_images
 
 UNETS = "Unet UnetPlusPlus FPN PSPNet Linknet MAnet PAN DeepLabV3Plus UPerNet"
 DETECTORS = "yolov8n yolo11n yolo26n yolov8n-seg yolo11n-pose yolov5n yolov10n rtdetr-l"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from tests.zoo import other_networks, timm_networks, torchvision_networks, transformers_networks
-from tests.zoo.network import Network
+from tests.zoo.networks import from_timm, from_torchvision, from_transformers, others
+from tests.zoo.networks.network import Network
 
 
 def catalogue() -> dict[str, Network]:
     """Return name -> network. No library of networks is imported yet."""
-    modules = (torchvision_networks, timm_networks, transformers_networks, other_networks)
+    modules = (from_torchvision, from_timm, from_transformers, others)
     return {network.name: network for module in modules for network in module.networks()}

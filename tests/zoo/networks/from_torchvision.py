@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tests.zoo.network import Network, images, on_images
+from tests.zoo.networks.network import Network, images, on_images
 
 CLASSIFICATION = {
     64: """

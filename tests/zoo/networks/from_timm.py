@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from tests.zoo.network import Network, on_images
+from tests.zoo.networks.network import Network, on_images
 
 BY_SIZE = {
     64: """

@@ -1,0 +1,1 @@
+"""Networks that people have: which there are, how each is made and how it is called."""
