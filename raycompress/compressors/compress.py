@@ -27,6 +27,7 @@ from raycompress.compressors.layer_kinds import torch_base
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.groups import channel_groups
 from raycompress.config.keywords import config_list as config_list_of
+from raycompress.config.matching import round_to_of
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.script import context
 
@@ -87,7 +88,7 @@ def compress(
     example, dense = Example.from_dummy(example_inputs).with_least(model), clean_copy(model)
     _check_input(dense, example)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
-    asked = _config_list(dense, example, task.entry, layers) if config_list is None else list(config_list)
+    asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)
     metric_before = _metric(evaluator, dense)
     with _names_of_places(config_list is not None), _in_folder(folder, type(model).__name__) as place:
         small, metric_after, facts = task.run(clean_copy(model), asked, place, export)
@@ -202,9 +203,8 @@ def _place(where: str, has_config_list: bool) -> str:
     return f"{_CALLER}  {where}" if where else _CALLER
 
 
-def _config_list(
-    model: nn.Module, example: Example, entry: CompressorEntry, layers: Mapping[str, Any]
-) -> list[dict[str, Any]]:
+def _config_list(model: nn.Module, example: Example, task: _Task, layers: Mapping[str, Any]) -> list[dict[str, Any]]:
+    entry = task.entry
     sparsity, named = layers["sparsity"], layers["op_types"] is not None or layers["op_names"] is not None
     if "sparsity" not in entry.keys:
         if sparsity is not None:
@@ -222,17 +222,19 @@ def _config_list(
         sparsity = _SPARSITY
     if isinstance(sparsity, Mapping) or named or not entry.removes_channels:
         return config_list_of(entry, **{**layers, "sparsity": sparsity})
-    names = [name for name in _prunable(model, example, entry) if name not in (layers["exclude"] or ())]
+    names = [name for name in _prunable(model, example, task) if name not in (layers["exclude"] or ())]
     return [{"sparsity": sparsity, "op_names": names}]
 
 
-def _prunable(model: nn.Module, example: Example, entry: CompressorEntry) -> list[str]:
+def _prunable(model: nn.Module, example: Example, task: _Task) -> list[str]:
     """Return the layers that can lose channels, in the model's order."""
+    entry, round_to = task.entry, round_to_of(task.entry, task.arguments)
     modules = dict(model.named_modules())
     found: set[str] = set()
     for group in channel_groups(ChannelGraph(model, example)):
         layers = [modules[layer] for layer in group.layers]
-        if all(entry.takes(type(layer).__name__, torch_base(layer)) for layer in layers):
+        is_wide = group.multiple(round_to) < group.size
+        if is_wide and all(entry.takes(type(layer).__name__, torch_base(layer)) for layer in layers):
             found.update(group.layers)
     if not found:
         takes = ", ".join(entry.layer_types) or "every type of layer"

@@ -56,12 +56,15 @@ class PruningDecision:
         entry no layer is in it.
     round_to
         What the number of channels that stay has to be a multiple of, in each layer that loses any.
+    spared
+        Layer that ``default`` matches and that this method leaves whole -> why.
     """
 
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     weights: Mapping[str, Tensor] = field(default_factory=dict)
     asked: Mapping[str, int] = field(default_factory=dict)
     round_to: int = 1
+    spared: Mapping[str, str] = field(default_factory=dict)
 
 
 class PruningSchedule:

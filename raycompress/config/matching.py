@@ -25,10 +25,19 @@ def matches(entry: Entry, layer: Layer, compressor: CompressorEntry) -> bool:
     return fits and ("op_names" not in entry or layer.name in entry["op_names"])
 
 
-def ruled(config_list: Sequence[Entry], index: int, model: ModelInfo, compressor: CompressorEntry) -> list[Layer]:
+def round_to_of(compressor: CompressorEntry, arguments: Mapping[str, Any]) -> int:
+    """Return what the number of channels that stay is a multiple of; 1 where that is searched."""
+    argument = compressor.argument("round_to")
+    value = 1 if argument is None else arguments.get("round_to", argument.default)
+    return value if isinstance(value, int) and value > 0 else 1
+
+
+def ruled(
+    config_list: Sequence[Entry], index: int, model: ModelInfo, compressor: CompressorEntry, round_to: int = 1
+) -> list[Layer]:
     """Return the layers that entry `index` matches and no later entry does, in the model's order; see `spared`."""
     later = config_list[index + 1 :]
-    left_out = {name for _, name in spared(config_list, model, compressor)}
+    left_out = {name for _, name in spared(config_list, model, compressor, round_to)}
     return [
         layer
         for layer in model.layers
@@ -38,16 +47,32 @@ def ruled(config_list: Sequence[Entry], index: int, model: ModelInfo, compressor
     ]
 
 
-def spared(config_list: Sequence[Entry], model: ModelInfo, compressor: CompressorEntry) -> list[tuple[int, str]]:
+def is_narrow(layer: Layer, round_to: int) -> bool:
+    """Tell whether a layer has no more channels than have to stay."""
+    return 0 < layer.channels <= round_to > 1
+
+
+def is_half_taken(tie: Sequence[str], model: ModelInfo, compressor: CompressorEntry) -> bool:
+    """Tell whether a compressor takes some of the types of layers that are tied, and others not."""
+    takes = [compressor.takes(layer.type, layer.base) for layer in map(model.layer, tie) if layer is not None]
+    return any(takes) and not all(takes)
+
+
+def spared(
+    config_list: Sequence[Entry], model: ModelInfo, compressor: CompressorEntry, round_to: int = 1
+) -> list[tuple[int, str]]:
     """Return (entry, layer) of the layers that keep their channels though the type ``default`` of an entry matches.
 
-    It stands for what can lose channels: not for layers that make the model's outputs, or that no input reaches.
-    Where nothing else would be compressed there are none: that is a mistake to be told.
+    It stands for what can lose channels: not for layers that make the model's outputs, that no input reaches, that have
+    no more channels than have to stay, or that are tied to layers of a type that the compressor does not take. Where
+    nothing else would be compressed there are none: that is a mistake to be told.
     """
     by_default = any("default" in entry.get("op_types", ()) and "op_names" not in entry for entry in config_list)
     if not (compressor.removes_channels and by_default):  # as of every trial of a search over named layers
         return []
     whole = {*model.output_layers, *model.whole_layers}
+    whole |= {layer.name for layer in model.layers if is_narrow(layer, round_to)}
+    whole |= {name for tie in model.ties or () if is_half_taken(tie, model, compressor) for name in tie}
     found: list[tuple[int, str]] = []
     is_all = True
     for layer in model.layers:

@@ -11,7 +11,7 @@ from typing import Any
 from raycompress.catalog import CompressorEntry
 from raycompress.config.dimension import Dimension, grid
 from raycompress.config.experiment import Experiment
-from raycompress.config.matching import Entry, overruled_by_name, ruled
+from raycompress.config.matching import Entry, overruled_by_name, round_to_of, ruled
 from raycompress.config.schema.ranges import find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.model.info import ModelInfo
@@ -61,11 +61,12 @@ class SearchSpace:
             raise ValueError("the dimensions depend on the layers of the model")
         compression = experiment.compression
         names = _Names()
+        round_to = round_to_of(compression.entry, compression.arguments)
         entries: list[Config] = []
         for index, asked in enumerate(compression.config_list):
             home = f"config_list[{index}]"
             shared = _shared_slots(asked, compression.entry, home, names)
-            for entry, prefix in _expanded(compression.config_list, index, model, compression.entry):
+            for entry, prefix in _expanded(compression.config_list, index, model, compression.entry, round_to):
                 entries.append(_with_slots({**entry, **shared}, prefix, home, names))
         template = {
             "config_list": entries,
@@ -172,7 +173,7 @@ def _is_searched(entry: Entry) -> bool:
 
 
 def _expanded(
-    config_list: Sequence[Entry], index: int, model: ModelInfo | None, compressor: CompressorEntry
+    config_list: Sequence[Entry], index: int, model: ModelInfo | None, compressor: CompressorEntry, round_to: int
 ) -> Iterator[tuple[Config, str]]:
     """Yield the entries that entry `index` stands for, each with the name of its layers."""
     entry = dict(config_list[index])
@@ -182,7 +183,7 @@ def _expanded(
         return
     named: Sequence[str] = entry.get("op_names", ())
     if model is not None:
-        layers = [layer.name for layer in ruled(config_list, index, model, compressor)]
+        layers = [layer.name for layer in ruled(config_list, index, model, compressor, round_to)]
         named = [name for name in named if name in layers] if named else layers
     else:
         named = [name for name in named if not overruled_by_name(config_list, index, name)]

@@ -11,6 +11,7 @@ import pytest
 
 from raycompress.config.checks.preflight import check_files, check_model, load_checked, notes
 from raycompress.config.experiment import Experiment
+from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
 from raycompress.model.info import ModelInfo
 from tests.support.experiments import layer, network
@@ -386,6 +387,18 @@ def test_a_layer_of_no_more_channels_than_must_stay(sparsity: Any, load: Load) -
     ]
     finer = {**GROUP, "arguments": {"round_to": 2}}
     assert told(load({"sparsity": sparsity, "op_names": ["small", "fc1"]}, compression=finer), MIXED) == []
+
+
+@pytest.mark.parametrize("sparsity", [0.5, {"type": "float", "range": [0.4, 0.9]}])
+def test_default_does_not_stand_for_layers_of_no_more_channels_than_must_stay(sparsity: Any, load: Load) -> None:
+    experiment = load({"sparsity": sparsity, "op_types": ["default"]}, compression=GROUP)
+    found, notes = check_model(experiment, MIXED)
+    assert found == []
+    assert any('"default" leaves out "small": what stays is a multiple of round_to, 8' in note for note in notes)
+    searched = {dimension.name.partition(".")[0] for dimension in SearchSpace.of(experiment, MIXED).dimensions}
+    assert searched == (set() if sparsity == 0.5 else {"patch", "proj", "fc1"})
+    only = network(layer("small", "Linear", 8), outputs=())
+    assert "so that nothing can go from small" in told(experiment, only)[0][1]
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from raycompress import create_compressor
 from raycompress.compressors.measure.difference import relative_difference
 from tests.zoo.cell import randomize
-from tests.zoo.transformers_networks import DECODERS, EXPERT_DECODERS
+from tests.zoo.networks.from_transformers import DECODERS, EXPERT_DECODERS
 
 NETWORKS = (
     "LlamaForCausalLM",

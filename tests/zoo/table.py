@@ -81,7 +81,7 @@ RESULTS = {
     "traceback": "ended by a traceback",
     "no network": "not built",
 }
-_NOTHING = re.compile(r"matches no layer|every layer that it names keeps all of its channels")
+_NOTHING = re.compile(r"matches no layer|cannot be pruned: |tied to .*, which keep theirs$")
 
 Cell = Mapping[str, Any]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -78,7 +80,7 @@ def _flops(model: nn.Module, one: Example) -> dict[str, int]:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole encoder layer, which nothing counts
     try:
-        with evaluating(model), torch.no_grad(), counter:
+        with evaluating(model), _frozen(model), torch.no_grad(), counter:
             one.call(model)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -87,6 +89,19 @@ def _flops(model: nn.Module, one: Example) -> dict[str, int]:
     totals = {name: sum(counted.values()) // (2 * samples) for name, counted in counts.items()}
     by_module = {name.removeprefix(f"{root}."): total for name, total in totals.items() if name.startswith(f"{root}.")}
     return {**by_module, "": totals.get("Global", 0)}
+
+
+@contextmanager
+def _frozen(model: nn.Module) -> Iterator[None]:
+    """Let no parameter want a gradient: torch's counter hooks what wants one, and fails on a view of a parameter."""
+    wanting = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    try:
+        for parameter in wanting:
+            parameter.requires_grad = False
+        yield
+    finally:
+        for parameter in wanting:
+            parameter.requires_grad = True
 
 
 def first_of_batch(example: Example) -> Example:

@@ -54,6 +54,9 @@ def settle(
     passes channels on, a depthwise convolution, follows the layer before it where that one is a target as well. Where
     channels of one layer go together, as heads do, as many whole blocks go as there were channels chosen for.
 
+    A layer that ``default`` matches and that loses none of the channels that were chosen, for one of these reasons,
+    stays whole where others lose some: `Removal.whole` says why.
+
     Raises
     ------
     CompressionError
@@ -73,11 +76,7 @@ def settle(
     refused = _joined(refusals.values())
     agreed = np.setdiff1d(touched[~graph.fixed(touched)], refused)
     removal = {name: np.flatnonzero(np.isin(graph.components(name), agreed)) for name in targets}
-    settled = Removal(
-        {name: tuple(channels.tolist()) for name, channels in removal.items()},
-        {name: graph.channels(name) for name in targets},
-        {name: graph.whole_layers.get(name, OUTPUTS) for name in every if name not in targets},
-    )
+    channels = {name: tuple(gone.tolist()) for name, gone in removal.items()}
     blocked = {
         name: {
             *(f'"{other}"' for other, components in refusals.items() if np.isin(components, wanted[name]).any()),
@@ -85,9 +84,34 @@ def settle(
         }
         for name in targets
     }
-    _check(settled, choice, targets, blocked, compressor)
-    _check_rounded(settled, choice, targets, compressor)
+    left = _left_whole(channels, choice, targets, blocked, compressor)
+    whole = {name: graph.whole_layers.get(name, OUTPUTS) for name in every if name not in targets}
+    settled = Removal(channels, {name: graph.channels(name) for name in targets}, whole | dict(choice.spared) | left)
+    strict = {name: target for name, target in targets.items() if name not in left}
+    _check(settled, choice, strict, blocked, compressor)
+    _check_rounded(settled, choice, strict, compressor)
     return settled
+
+
+def _left_whole(
+    channels: Mapping[str, tuple[int, ...]],
+    choice: PruningDecision,
+    targets: Mapping[str, Target],
+    blocked: Mapping[str, set[str]],
+    compressor: CompressorEntry,
+) -> dict[str, str]:
+    """Return the layers that ``default`` matches and that lose nothing though they were asked to, and why."""
+    if not any(channels.values()):
+        return {}
+    tied = "layers that it is tied to keep their channels, or choose other ones"
+    if compressor.argument("dependency_aware") is not None:
+        tied += "; with dependency_aware=True they choose the same ones"
+    found = {}
+    for name, target in targets.items():
+        fixed = sorted(reason for reason in blocked[name] if not reason.startswith('"'))
+        if target.by_default and not channels[name] and (fixed or choice.asked.get(name, 0) >= 1):
+            found[name] = fixed[0] if fixed else tied
+    return found
 
 
 def without_whole_layers(graph: ChannelGraph, targets: Mapping[str, Target]) -> Mapping[str, Target]:
@@ -226,10 +250,13 @@ def _fix(name: str, compressor: CompressorEntry) -> str:
     return f"{together}; or {exclusion([name])}"
 
 
-def _why(name: str, choice: PruningDecision, blocked: Mapping[str, set[str]]) -> str:
+def _why(name: str, choice: PruningDecision, targets: Mapping[str, Target], blocked: Mapping[str, set[str]]) -> str:
     partners = sorted(blocker for blocker in blocked[name] if blocker.startswith('"') and blocker != f'"{name}"')
     if partners:
-        return f"they are tied to {', '.join(partners)}, which keep or choose other channels"
+        choosing = any(partner.strip('"') in targets for partner in partners)
+        return (
+            f"they are tied to {', '.join(partners)}, which keep {'or choose other channels' if choosing else 'theirs'}"
+        )
     if not choice.channels.get(name):
         return "the compressor found none that all layers tied to it could lose"
     return "they follow a layer that keeps its channels"

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterable, Sequence
 
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.instead import SELECTION, recommended
 from raycompress.config.experiment import Experiment
-from raycompress.config.matching import matches, ruled
+from raycompress.config.matching import matches, round_to_of, ruled
 from raycompress.model.info import Layer, ModelInfo
 from raycompress.text import closest_name, join_names
 
@@ -27,7 +26,7 @@ class LayerAdvice:
         self._compressor: CompressorEntry = compression.entry
         self._arguments = compression.arguments
         self._round_to = round_to_of(self._compressor, compression.arguments)
-        self._rules = ruled(self._entries, index, model, self._compressor)
+        self._rules = ruled(self._entries, index, model, self._compressor, self._round_to)
 
     def works_on(self, layer: Layer) -> bool:
         """Tell whether the compressor takes layers of this type."""
@@ -117,10 +116,3 @@ class LayerAdvice:
 def quoted(names: Iterable[str]) -> list[str]:
     """Return `names`, each in quotes."""
     return [f'"{name}"' for name in names]
-
-
-def round_to_of(compressor: CompressorEntry, arguments: Mapping[str, Any]) -> int:
-    """Return what the number of channels that stay is a multiple of; 1 where that is searched."""
-    argument = compressor.argument("round_to")
-    value = 1 if argument is None else arguments.get("round_to", argument.default)
-    return value if isinstance(value, int) and value > 0 else 1

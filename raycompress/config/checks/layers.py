@@ -7,9 +7,9 @@ from typing import Any
 
 from raycompress.catalog.quantizers import ACTIVATIONS
 from raycompress.catalog.rounding import removable
-from raycompress.config.checks.layer_advice import LayerAdvice, quoted, round_to_of
+from raycompress.config.checks.layer_advice import LayerAdvice, quoted
 from raycompress.config.experiment import Experiment
-from raycompress.config.matching import matches, ruled, spared, types_of
+from raycompress.config.matching import is_narrow, matches, round_to_of, ruled, spared, types_of
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
@@ -43,13 +43,13 @@ class _Fit:
         self.entries = compression.config_list
         self.entry = self.entries[index]
         self.compressor = compression.entry
-        self.rules = ruled(self.entries, index, model, self.compressor)
-        self.spared = spared(self.entries, model, self.compressor)
+        self.round_to = round_to_of(self.compressor, compression.arguments)
+        self.rules = ruled(self.entries, index, model, self.compressor, self.round_to)
+        self.spared = spared(self.entries, model, self.compressor, self.round_to)
         self.is_excluded = "exclude" in self.entry
         across = any(compression.arguments.get(name, False) for name in ("global", "isomorphic"))
         self.is_per_layer = self.compressor.removes_channels and self.compressor.per_layer and not across
         self.advice = LayerAdvice(experiment, model, index)
-        self.round_to = round_to_of(self.compressor, compression.arguments)
 
     def where(self, *path: str | int) -> str:
         return self.experiment.where(self._path(*path))
@@ -226,8 +226,21 @@ class _Fit:
         """Return why layers keep all their channels -> the layers."""
         found: dict[str, list[str]] = {}
         for name in names:
-            found.setdefault(self.model.whole_layers.get(name, "it makes outputs of the model"), []).append(name)
+            found.setdefault(self._reason(name), []).append(name)
         return found
+
+    def _reason(self, name: str) -> str:
+        if name in self.model.whole_layers:
+            return self.model.whole_layers[name]
+        if name not in self.model.output_layers and self._is_narrow(name):
+            return f"what stays is a multiple of round_to, {self.round_to}"
+        if name not in self.model.output_layers:
+            return f"it is tied to layers of a type that {self.compressor.name} does not take"
+        return "it makes outputs of the model"
+
+    def _is_narrow(self, name: str) -> bool:
+        layer = self.model.layer(name)
+        return layer is not None and is_narrow(layer, self.round_to)
 
     def _others(self) -> bool:
         """Whether any entry compresses a layer that makes no outputs."""
@@ -239,7 +252,7 @@ class _Fit:
         done: set[str] = set()
         for layer in self.rules:
             tie = self.model.tie_of(layer.name)
-            rest = [name for name in tie if not self._is_compressed(name)]
+            rest = [name for name in tie if not self._is_compressed(name) and not self._is_narrow(name)]
             if layer.name in done or not rest or not self._works_on(layer):
                 continue
             done.update(tie)
@@ -274,8 +287,8 @@ class _Fit:
 
     def _too_few(self) -> Iterator[Problem]:
         """Layers that can lose nothing at any sparsity, since so many channels have to stay."""
-        few = [layer for layer in self.rules if self._works_on(layer) and 0 < layer.channels <= self.round_to]
-        if few and self.entry.get("sparsity") != 0 and self.round_to > 1:
+        few = [layer for layer in self.rules if self._works_on(layer) and is_narrow(layer, self.round_to)]
+        if few and self.entry.get("sparsity") != 0:
             names = join_names(f"{layer.name} ({layer.channels} channels)" for layer in few)
             what = f"what stays is a multiple of round_to, {self.round_to}, so that nothing can go from {names}"
             fixes = ('write a smaller "round_to" in the arguments', self.advice.without([layer.name for layer in few]))

@@ -252,6 +252,6 @@ def _groups(model: nn.Module, outputs: str) -> tuple[list[GroupTarget], list[lis
     """Return the groups, and the order in which their blocks go."""
     graph = ChannelGraph(model, Subject.EXAMPLE)
     targets = {name: Target(0, 0.5, graph.type_of(name)) for name in graph.producers() if name != outputs}
-    groups = find_group_targets(graph, targets, norms=False, round_to=1)
+    groups, _ = find_group_targets(graph, targets, norms=False, round_to=1)
     scores = [block_scores(Cut(graph), model, target, GroupMagnitudeImportance(p=1)) for target in groups]
     return groups, [sorted(score, key=score.__getitem__) for score in scores]

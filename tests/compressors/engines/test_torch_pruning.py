@@ -329,6 +329,20 @@ def test_the_least_of_tied_layers_rules() -> None:
     assert (gone["conv1"], gone["layer1.0.conv2"], gone["layer1.0.conv1"]) == (8, 8, 12)
 
 
+def test_default_leaves_out_layers_too_narrow_for_round_to() -> None:
+    torch.manual_seed(0)
+    squeeze = [nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 4, 1), nn.ReLU(), nn.Conv2d(4, 16, 1), nn.ReLU()]
+    model = nn.Sequential(*squeeze, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    pruner = pruner_of(copy.deepcopy(model), "group_l1", [{"sparsity": 0.5, "op_types": ["default"]}])
+    pruner.compress()
+    assert {name: len(gone) for name, gone in removed(pruner).items()} == {"0": 8, "2": 0, "4": 8}
+    notes = pruner._about_whole_layers()  # type: ignore[attr-defined]
+    assert '"default" left out 2: it has 4 channels, and what stays is a multiple of round_to, 8' in notes
+    assert pruner.apply_speedup()[2].out_channels == 4
+    with pytest.raises(CompressionError, match='"2" can lose nothing: it has 4 channels'):
+        pruner_of(model, "group_l1", [{"sparsity": 0.5, "op_types": ["Conv2d"]}]).compress()
+
+
 class Flat(nn.Module):
     """A norm over channels and positions at once."""
 

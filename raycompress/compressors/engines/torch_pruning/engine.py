@@ -91,7 +91,8 @@ def rank(request: Request, example: Example, gradients: Gradients | None) -> Pru
     """Return the decision; where the method's gradients are not given, by the weights' magnitude."""
     graph = ChannelGraph(request.model, example)
     arguments = request.arguments
-    groups = find_group_targets(graph, request.targets, request.compressor.name == "bn_scale", arguments["round_to"])
+    is_of_norms = request.compressor.name == "bn_scale"
+    groups, narrow = find_group_targets(graph, request.targets, is_of_norms, arguments["round_to"])
     way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
     model = request.model if gradients is None and way.steps == 1 else clean_copy(request.model)
     if gradients is not None:
@@ -101,7 +102,8 @@ def rank(request: Request, example: Example, gradients: Gradients | None) -> Pru
         torch.manual_seed(arguments.get("seed", 0))
         remove_least(cut, model, groups, _importance(request.compressor.name, gradients), way)
     channels = {name: cut.removed(name) for name in request.targets if name in graph}
-    return PruningDecision(channels=channels, asked={name: len(removed) for name, removed in channels.items()})
+    asked = {name: len(removed) for name, removed in channels.items()}
+    return PruningDecision(channels=channels, asked=asked, spared=narrow)
 
 
 def _importance(name: str, gradients: Gradients | None) -> Importance:

@@ -49,11 +49,19 @@ class GroupTarget:
         """The root of the group."""
         return self.group.root
 
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it can lose nothing, since as many blocks have to stay as there are."""
+        return rounded(0, self.group.size, self.round_to) >= self.group.size
+
 
 def find_group_targets(
     graph: ChannelGraph, targets: Mapping[str, Target], norms: bool, round_to: int
-) -> list[GroupTarget]:
+) -> tuple[list[GroupTarget], dict[str, str]]:
     """Return the groups that the targets make up, in the order of the targets; those of sparsity 0 are left out.
+
+    With them come the layers that ``default`` matches and that are too narrow to lose any channel, and why: it stands
+    for layers that can.
 
     Parameters
     ----------
@@ -89,10 +97,23 @@ def find_group_targets(
         if ruling.sparsity > 0:
             multiple = group.multiple(round_to)
             found.append(GroupTarget(group, layers or (name,), ruling.entry, ruling.sparsity, multiple))
-            _need_some(found[-1], round_to)
     for reason, names in fixed.items():
         raise _refused(names, targets, f"cannot be pruned: {reason}")
-    return found
+    return _without_narrow(found, targets, round_to)
+
+
+def _without_narrow(
+    found: Sequence[GroupTarget], targets: Mapping[str, Target], round_to: int
+) -> tuple[list[GroupTarget], dict[str, str]]:
+    wide = [target for target in found if not target.is_narrow]
+    losing = {layer for target in wide for layer in target.layers}
+    spared: dict[str, str] = {}
+    for target in found:
+        if target.is_narrow and not losing.issuperset(target.layers):
+            if not wide or not all(targets[layer].by_default for layer in target.layers):
+                raise _too_narrow(target, round_to)
+            spared |= dict.fromkeys(target.layers, _width_of(target, round_to))
+    return wide, spared
 
 
 def _ruling(name: str, layers: Sequence[str], targets: Mapping[str, Target]) -> Target:
@@ -114,20 +135,24 @@ def _ruling(name: str, layers: Sequence[str], targets: Mapping[str, Target]) -> 
     )
 
 
-def _need_some(target: GroupTarget, round_to: int) -> None:
-    group = target.group
-    if rounded(0, group.size, target.round_to) < group.size:
-        return
-    width = len(group.root_blocks[0])
+def _width_of(target: GroupTarget, round_to: int) -> str:
+    """Return why a group is too narrow to lose anything."""
     if target.round_to == 1:
-        what = f'"{target.name}" has one channel, or one head of attention, which cannot go'
-        fix = ""
-    else:
-        count = f"{group.size} channels" + (f" in each of {width} groups or heads" if width > 1 else "")
-        what = f'"{target.name}" can lose nothing: it has {count}, and what stays is a multiple of round_to, {round_to}'
-        fix = f'write "arguments": {{"round_to": {max(1, group.size // 4)}}}, or '
-    where = f"config_list[{target.entry}]"
-    raise CompressionError(what, where=where, fix=f"{fix}exclude it: {exclusion(target.layers)}")
+        return "it has one channel, or one head of attention, which cannot go"
+    width = len(target.group.root_blocks[0])
+    count = f"{target.group.size} channels" + (f" in each of {width} groups or heads" if width > 1 else "")
+    return f"it has {count}, and what stays is a multiple of round_to, {round_to}"
+
+
+def _too_narrow(target: GroupTarget, round_to: int) -> CompressionError:
+    fix = f"exclude it: {exclusion(target.layers)}"
+    if target.round_to > 1:
+        fix = f'write "arguments": {{"round_to": {max(1, target.group.size // 4)}}}, or {fix}'
+    return CompressionError(
+        f'"{target.name}" can lose nothing: {_width_of(target, round_to)}',
+        where=f"config_list[{target.entry}]",
+        fix=fix,
+    )
 
 
 def _refused(names: list[str], targets: Mapping[str, Target], why: str) -> CompressionError:
