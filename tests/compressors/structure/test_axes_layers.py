@@ -364,7 +364,7 @@ MOVES: dict[str, tuple[Callable[[Tensor], Tensor], list[list[int]], str]] = {
     "masked": (lambda x: x[torch.arange(2) < 1], [], "index"),
     "windows along a side": (lambda x: x.unfold(2, 3, 3).mean(-1), one_by_one(8), ""),
     "windows along channels": (lambda x: x.unfold(1, 8, 1).movedim(-1, 1).squeeze(2), [], "unfold"),
-    "windows": (in_windows, [], "im2col"),
+    "windows": (in_windows, one_by_one(8), ""),
     "same layout": (lambda x: x.as_strided(x.shape, x.stride()), one_by_one(8), ""),
     "other layout": (lambda x: x.as_strided(x.shape, (x.stride(0), 36, 1, 6)), [], "as_strided"),
     "halves stacked": (lambda x: torch.stack(x.chunk(2, 1), 2).flatten(1, 2), spaced(8, 2), ""),

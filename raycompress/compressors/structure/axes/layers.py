@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -193,3 +194,33 @@ def regions(call: Call) -> Sequence[Labels]:
     source = call.labels(call.args[0]).rigid([0, 2, 3], call.table, call.reason)
     call.table.freeze(call.labels(call.args[1]).atoms, call.reason)
     return [Labels(tuple(result.shape), source.blocks) for result in call.results]
+
+
+def unfolded(call: Call) -> Sequence[Labels]:
+    """``im2col``: each channel becomes one row for each position in a window."""
+    channel = len(call.labels(call.args[0]).shape) - 3
+    found = _alone(call, channel)
+    rows = () if found is None else (Block((channel,), np.repeat(found.atoms, _window(call))),)
+    return call.plain(Labels(call.shape, rows))
+
+
+def folded(call: Call) -> Sequence[Labels]:
+    """``col2im``: the rows of all positions in a window become one channel."""
+    channel = len(call.labels(call.args[0]).shape) - 2
+    found = _alone(call, channel)
+    if found is None:
+        return call.plain()
+    rows = found.atoms.reshape(-1, _window(call))
+    call.table.tie(rows, rows[:, :1], call.reason)
+    return call.plain(Labels(call.shape, (Block((channel,), rows[:, 0]),)))
+
+
+def _alone(call: Call, channel: int) -> Block | None:
+    """Return the block of one dimension of the first operand; the others keep their lengths."""
+    source = call.labels(call.args[0])
+    rest = [dim for dim in range(len(source.shape)) if dim != channel]
+    return source.rigid(rest, call.table, call.reason).at(channel)
+
+
+def _window(call: Call) -> int:
+    return math.prod(call.argument("kernel_size"))

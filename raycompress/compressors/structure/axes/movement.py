@@ -179,7 +179,7 @@ def _positions(call: Call, rank: int) -> list[int]:
         indices = call.args[1]
         masked = any(index is not None and index.dtype == torch.bool for index in indices)
         return list(range(rank)) if masked else [place for place, index in enumerate(indices) if index is not None]
-    if call.name in ("im2col", "diagonal"):
+    if call.name == "diagonal":
         return list(range(rank))
     if call.name == "roll":
         return list(call.argument("dims")) or list(range(rank))

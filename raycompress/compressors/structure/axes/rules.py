@@ -23,11 +23,13 @@ from raycompress.compressors.structure.axes.layers import (
     attended,
     convolution,
     embedded,
+    folded,
     linear,
     normalized_batch,
     normalized_group,
     normalized_layer,
     regions,
+    unfolded,
     weight_norm,
 )
 from raycompress.compressors.structure.axes.movement import (
@@ -109,7 +111,7 @@ RULES = _table(
         moved: """
             view _unsafe_view reshape _reshape_alias slice select narrow split split_with_sizes unsafe_split chunk
             unsafe_chunk unbind roll flip movedim constant_pad_nd reflection_pad1d reflection_pad2d reflection_pad3d
-            replication_pad1d replication_pad2d replication_pad3d unfold im2col pixel_shuffle pixel_unshuffle
+            replication_pad1d replication_pad2d replication_pad3d unfold pixel_shuffle pixel_unshuffle
             channel_shuffle repeat repeat_interleave tile index index_select gather take_along_dim diagonal
         """,
         concatenated: "cat stack",
@@ -146,6 +148,8 @@ RULES = _table(
         normalized_layer: "native_layer_norm layer_norm _fused_rms_norm rms_norm",
         normalized_group: "native_group_norm group_norm",
         embedded: "embedding",
+        unfolded: "im2col",
+        folded: "col2im",
         regions: "roi_align roi_pool",
         grouped_product: "_grouped_mm",
         attended: """
