@@ -343,6 +343,31 @@ def test_default_leaves_out_layers_too_narrow_for_round_to() -> None:
         pruner_of(model, "group_l1", [{"sparsity": 0.5, "op_types": ["Conv2d"]}]).compress()
 
 
+class Split(nn.Module):
+    """Two halves of a layer go to different layers; all weights of the first half are small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(1, 32, 3), nn.Linear(16, 10), nn.Linear(16, 10)
+        self.first_width, self.second_width = 16, 16
+        self.conv.weight.data[:16] *= 0.01
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one, two = self.conv(x).mean([2, 3]).split([self.first_width, self.second_width], dim=1)
+        return self.one(one) + self.two(two)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("steps", [1, 3])
+def test_no_part_of_a_layer_is_left_empty(steps: int) -> None:
+    torch.manual_seed(0)
+    pruner = pruner_of(Split(), "group_l1", [{"sparsity": 0.5, "op_names": ["conv"]}], steps=steps)
+    pruner.compress()
+    gone = removed(pruner)["conv"]
+    assert len(gone) == 16 and sum(channel < 16 for channel in gone) == 15
+    small = pruner.apply_speedup()
+    assert (small.one.in_features, small.first_width, small.second_width) == (1, 1, 15)
+
+
 class Flat(nn.Module):
     """A norm over channels and positions at once."""
 

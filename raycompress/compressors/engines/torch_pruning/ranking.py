@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from raycompress.catalog.rounding import removable, removed_count, rounded
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
+from raycompress.compressors.engines.torch_pruning.parts import Parts
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer, scored_layers
 from raycompress.compressors.structure.cut import Cut
 from raycompress.errors import CompressionError
@@ -52,6 +53,7 @@ def remove_least(cut: Cut, model: nn.Module, targets: Sequence[GroupTarget], imp
         With several steps it is a copy: what is removed is set to zero before the next step.
     """
     scopes = _scopes(cut, targets, way)
+    parts = Parts(cut.graph, targets)
     for step in range(1, way.steps + 1):
         if step > 1:
             _clear(model, cut)
@@ -62,9 +64,9 @@ def remove_least(cut: Cut, model: nn.Module, targets: Sequence[GroupTarget], imp
             else:
                 counts = [_alone(target, len(scores[target.name]), step, way.steps) for target in scope]
             for target, count in zip(scope, counts, strict=True):
-                least = sorted(scores[target.name].items(), key=lambda scored: scored[1])[:count]
+                least = parts.least(target.name, scores[target.name], count)
                 blocks = target.group.root_blocks
-                cut.remove(target.name, [channel for block, _ in least for channel in blocks[block]])
+                cut.remove(target.name, [channel for block in least for channel in blocks[block]])
 
 
 def _clear(model: nn.Module, cut: Cut) -> None:

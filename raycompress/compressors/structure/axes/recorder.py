@@ -52,6 +52,8 @@ class Couplings:
         Module -> the modules whose parameters made its inputs.
     last
         The modules whose parameters made the outputs.
+    parts
+        Atoms along dimensions, and parts of dimensions, whose lengths the source names.
     """
 
     axes: Mapping[str, tuple[Ids, ...]]
@@ -62,6 +64,13 @@ class Couplings:
     reductions: Mapping[tuple[str, bool], Sequence[Reduction]] = field(default_factory=dict)
     sources: Mapping[str, frozenset[str]] = field(default_factory=dict)
     last: frozenset[str] = frozenset()
+    parts: Sequence[Ids] = ()
+
+    def lengths(self) -> Iterator[Ids]:
+        """Yield the atoms along whatever has a length that may not become 0."""
+        for axes in self.axes.values():
+            yield from axes
+        yield from self.parts
 
     def of(self, tensor: str, dim: int) -> Ids:
         """Return the component of each element along a dimension of a tensor."""
@@ -228,6 +237,7 @@ def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[b
         functions.reductions,
         recorder.sources,
         last,
+        [use.axis for use in tracer.uses],
     )
 
 
