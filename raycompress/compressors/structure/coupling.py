@@ -215,7 +215,7 @@ def _check(
             else f"was to lose {asked} of {of} channels and loses none"
         )
         raise CompressionError(
-            f'"{name}" {lost}: {_why(name, choice, blocked)}',
+            f'"{name}" {lost}: {_why(name, choice, targets, blocked)}',
             where=f"config_list[{targets[name].entry}]",
             fix=_fix(name, compressor),
         )
