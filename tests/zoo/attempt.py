@@ -18,9 +18,9 @@ from torch import nn
 import raycompress
 from raycompress.bundle import bundle
 from raycompress.bundle.example import tensors_in
-from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
+from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import RaycompressError
-from tests.zoo.cell import randomize
+from tests.zoo.cell import TOLERANCE, randomize
 from tests.zoo.networks.network import Network
 from tests.zoo.slicing import answers
 

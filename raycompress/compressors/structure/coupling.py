@@ -14,6 +14,7 @@ from raycompress.compressors.engine import PruningDecision
 from raycompress.compressors.structure.graph import OUTPUTS, ChannelGraph
 from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
+from raycompress.text import join_names
 
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import Ids
@@ -253,10 +254,8 @@ def _fix(name: str, compressor: CompressorEntry) -> str:
 def _why(name: str, choice: PruningDecision, targets: Mapping[str, Target], blocked: Mapping[str, set[str]]) -> str:
     partners = sorted(blocker for blocker in blocked[name] if blocker.startswith('"') and blocker != f'"{name}"')
     if partners:
-        choosing = any(partner.strip('"') in targets for partner in partners)
-        return (
-            f"they are tied to {', '.join(partners)}, which keep {'or choose other channels' if choosing else 'theirs'}"
-        )
+        ways = "keep or choose other channels" if any(one.strip('"') in targets for one in partners) else "keep theirs"
+        return f"they are tied to {join_names(partners)}, which {ways}"
     if not choice.channels.get(name):
         return "the compressor found none that all layers tied to it could lose"
     return "they follow a layer that keeps its channels"
