@@ -96,10 +96,10 @@ def main(config: rc.BasicConfig) -> None:
         calibration=train[0].split(BATCH),  # and learn from these inputs
     )
     flops_before, _, _ = compressor.count_flops_params(example.shape)
-    model = compressor.compress()
+    compressor.compress()
+    model = compressor.apply_speedup(dummy_input=example)  # the small model is what trains
     for _ in range(config.get("epochs", 2)):
         train_epoch(model, *train, optimizer)
-    model = compressor.apply_speedup(dummy_input=example)  # pruned channels are now cut out
 
     accuracy = evaluate(model, *held_out)
     flops_ratio = compressor.count_flops_params(example.shape)[0] / flops_before

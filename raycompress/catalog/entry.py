@@ -110,6 +110,8 @@ class CompressorEntry:
         Whether layers whose channels are tied lose the same ones, so that what a group loses is known beforehand.
     takes_subclasses
         Whether it works on classes that are derived from those of `layer_types` as well, such as a LoRA layer.
+    trains
+        Whether the method trains the model in order to choose what goes, in ``compress()`` or while the script trains.
     distribution
         Name and version of the distribution that a plug-in comes with; empty for our own.
     """
@@ -136,6 +138,7 @@ class CompressorEntry:
     spares_outputs: bool = False
     takes_groups: bool = False
     takes_subclasses: bool = False
+    trains: bool = False
     distribution: str = ""
 
     def of_plugin(self, plugin: Plugin, found: type) -> CompressorEntry:
@@ -182,6 +185,26 @@ class CompressorEntry:
 
     def _is_of(self, types: tuple[str, ...], kind: str, base: str) -> bool:
         return kind in types or (self.takes_subclasses and base in types)
+
+    def why_not_sliced(self, when: str) -> tuple[str, str]:
+        """Return (why ``"slice"`` cannot be `when`, what to do instead); empty texts where it can.
+
+        Parameters
+        ----------
+        when
+            ``before`` or ``after`` the script trains; see `raycompress.config.options.CompressionOptions`.
+        """
+        if self.framework != "torch":
+            return "no compressor of Keras models removes channels, so that there is nothing to slice", 'remove "slice"'
+        if not self.removes_channels:
+            as_given = f" where {self.base} is level" if self.base else ""
+            return f"{self.name} removes no channels{as_given}, so that there is nothing to slice", 'remove "slice"'
+        if when != "before" or not self.trains:
+            return "", ""
+        what = f"{self.name} trains the model to choose what goes, so that nothing can be sliced before"
+        if self.returns_small:
+            return what, 'remove "slice": its compress() returns the small model'
+        return what, 'write "slice": "after", or take a compressor that needs no training, such as group_l1'
 
     def argument(self, name: str) -> Argument | None:
         """Return the argument called `name`, or None."""

@@ -63,6 +63,7 @@ ENTRIES = (
         "Liu et al., Learning Efficient Convolutional Networks through Network Slimming, ICCV 2017",
         per_layer=False,
         instead="bn_scale",
+        trains=True,
     ),
     _filter_pruner(
         "l1_filter",

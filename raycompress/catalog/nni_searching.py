@@ -92,6 +92,7 @@ ENTRIES = (
         per_layer=False,
         shared_keys=("sparsity",),
         instead="group_l1",
+        trains=True,
     ),
     CompressorEntry(
         "simulated_annealing",
@@ -143,6 +144,7 @@ ENTRIES = (
         per_layer=False,
         shared_keys=("sparsity",),
         instead="group_l1",
+        trains=True,
     ),
     CompressorEntry(
         "amc",

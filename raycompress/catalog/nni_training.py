@@ -43,6 +43,7 @@ def _statistics_pruner(name: str, summary: str, arguments: tuple[Argument, ...],
         paper,
         acts=_WHILE,
         instead="group_taylor",
+        trains=True,
     )
 
 
@@ -93,6 +94,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         acts="in update_epoch(epoch), called at each epoch of the script; with trainer=, in compress()",
         base="pruning_algorithm",
         instead="group_l1",
+        trains=True,
     ),
     CompressorEntry(
         "lottery_ticket",
@@ -112,6 +114,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         needs=("sparsity", "prune_iterations"),
         shared_keys=("prune_iterations",),
         acts="in prune_iteration_start(), called for each of get_prune_iterations()",
+        trains=True,
     ),
     CompressorEntry(
         "admm",
@@ -143,5 +146,6 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "ECCV 2018",
         base="base_algo",
         instead="group_l1",
+        trains=True,
     ),
 )

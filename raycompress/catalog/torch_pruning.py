@@ -58,6 +58,7 @@ def _entry(
         acts=acts,
         takes_groups=True,
         takes_subclasses=True,
+        trains=arguments is _GRADIENTS,
     )
 
 

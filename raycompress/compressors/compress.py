@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -51,6 +51,7 @@ def compress(
     exclude: Sequence[str] | None = None,
     folder: str | Path | None = None,
     export: Sequence[str] = (),
+    slice: Literal["before", "after"] | None = None,
     **arguments: Any,
 ) -> Compressed:
     """Compress a copy of `model`, prove that the saved model is the compressed one, and measure both.
@@ -73,6 +74,9 @@ def compress(
     folder, export
         Where the bundle goes, by default into ``raycompress_results/compressed``; further forms of the model in it,
         such as ``onnx``.
+    slice
+        When removed channels are cut out: ``before`` or ``after`` `finetune`; by default before it, where what goes is
+        known then.
     **arguments
         The compressor's own (``raycompress compressors NAME``), such as ``round_to=8`` or ``calibration_data=``. An
         ``optimizer`` is given as a function of the model, since it is for the copy: ``lambda model: Adam(...)``.
@@ -84,7 +88,7 @@ def compress(
     CompressionError, SpeedupError, BundleError
         The compressor cannot work on this model or removes nothing, or the saved model gives other outputs.
     """
-    task = _Task(_entry(model, compressor).given(arguments), example_inputs, evaluator, finetune, arguments)
+    task = _Task(_entry(model, compressor).given(arguments), example_inputs, evaluator, finetune, arguments, slice)
     example, dense = Example.from_dummy(example_inputs).with_least(model), clean_copy(model)
     _check_input(dense, example)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
@@ -106,9 +110,11 @@ class _Task:
     evaluator: Evaluator | None
     finetune: Callable[..., Any] | None
     arguments: Mapping[str, Any]
+    slice: str | None
 
     def __post_init__(self) -> None:
         _check_free(self.finetune, self.entry, self.arguments)
+        _check_slice(self.entry, self.slice)
 
     def run(
         self, model: nn.Module, config_list: Sequence[Mapping[str, Any]], place: Path, export: Sequence[str]
@@ -118,7 +124,7 @@ class _Task:
         given = _for_the_copy(self.arguments, model) | ({} if self.evaluator is None else {"evaluator": self.evaluator})
         with _as_trial(place, export) as (trial, sent):
             made = create_compressor(model, config, dummy_input=self.example_inputs, **given)
-            small = _compressed(made, self.entry, self.finetune)
+            small = self._compressed(made)
             metric = _metric(self.evaluator, small)
             if metric is not None:
                 for hook in trial.on_report:
@@ -129,6 +135,16 @@ class _Task:
         facts = next(message for message in reversed(sent) if message["type"] == "candidate")
         removed = {layer: (removed, of) for layer, (removed, of) in facts["removed"].items()}
         return small, metric, {"removed": removed, "notes": tuple(facts["notes"])}
+
+    def _compressed(self, made: Compressor) -> nn.Module:
+        """Compress, slice where that can be done before the training, train, and slice at the latest then."""
+        model = made.compress()
+        cuts = self.entry.kind == "pruning" and self.entry.removes_channels
+        if cuts and made.is_decided and self.slice != "after":
+            model = made.apply_speedup()
+        if self.finetune is not None:
+            self.finetune(model, made) if _takes_two(self.finetune) else self.finetune(model)
+        return made.apply_speedup() if cuts else model
 
 
 def _entry(model: Any, compressor: str) -> CompressorEntry:
@@ -169,6 +185,16 @@ def _check_free(finetune: Any, entry: CompressorEntry, arguments: Mapping[str, A
             where=f"{_CALLER}  calibration_data",
             fix="calibration_data=, such as 256 training inputs or a DataLoader",
         )
+
+
+def _check_slice(entry: CompressorEntry, when: str | None) -> None:
+    if when is None:
+        return
+    what, fix = f'"{when}" is neither "before" nor "after"', "write one of the two"
+    if when in ("before", "after"):
+        what, fix = entry.why_not_sliced(when)
+    if what:
+        raise UsageError(what, where=f"{_CALLER}  slice", fix=fix.replace('"slice": ', "slice="))
 
 
 def _check_input(model: nn.Module, example: Example) -> None:
@@ -257,17 +283,6 @@ def _for_the_copy(arguments: Mapping[str, Any], model: nn.Module) -> dict[str, A
             fix="optimizer=lambda model: torch.optim.SGD(model.parameters(), lr=0.01)",
         )
     return {**arguments, "optimizer": optimizer(model)}
-
-
-def _compressed(made: Compressor, entry: CompressorEntry, finetune: Callable[..., Any] | None) -> nn.Module:
-    """Compress, slice where that can be done before the training, train, and slice at the latest then."""
-    model = made.compress()
-    cuts = entry.kind == "pruning" and entry.removes_channels
-    if cuts and made.is_decided:
-        model = made.apply_speedup()
-    if finetune is not None:
-        finetune(model, made) if _takes_two(finetune) else finetune(model)
-    return made.apply_speedup() if cuts else model
 
 
 def _takes_two(function: Callable[..., Any]) -> bool:

@@ -14,7 +14,7 @@ from raycompress.catalog import CompressorEntry
 from raycompress.compressors.given import send_given
 from raycompress.errors import ExperimentError, UsageError
 from raycompress.script import context
-from raycompress.script.config import unrecorded
+from raycompress.script.config import SLICE_KEY, unrecorded
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Setup:
         What the script passed under this name: evaluator(model) returns the metric. None where it passed none.
     calibration
         What the script passed under this name: inputs in batches, or tuples that begin with them; or None.
+    slice
+        When a pruner slices the model by itself: ``before`` or ``after`` the script trains it; None for never.
     """
 
     model: Any
@@ -52,6 +54,7 @@ class Setup:
     asked: Mapping[str, Any]
     evaluator: Callable[[Any], Any] | None = None
     calibration: Iterable[Any] | None = None
+    slice: str | None = None
 
 
 __all__ = ["create_compressor"]
@@ -130,8 +133,21 @@ def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], 
         optimizer=arguments.get("optimizer"),
         evaluator=evaluator_of(arguments),
         calibration=arguments.get("calibration"),
+        slice=_slice(config),
         asked={"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)},
     )
+
+
+def _slice(config: Mapping[str, Any]) -> str | None:
+    """Return when to slice: as the trial's own configuration says, of which a script may pass on a part only."""
+    trial = context.current()
+    own = config if trial is None or trial.config is None else trial.config
+    when = own.get(SLICE_KEY)
+    if when not in (None, "before", "after"):
+        raise ExperimentError(
+            f'"{SLICE_KEY}" must be "before" or "after", not {when!r}', where=SLICE_KEY, fix="write one of the two"
+        )
+    return when
 
 
 def _made(setup: Setup) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from raycompress.catalog import CompressorEntry, find
 from raycompress.config.objective import MEASURED, Objective
-from raycompress.config.options import SearchOptions, read_options
+from raycompress.config.options import CompressionOptions, SearchOptions, read_options
 from raycompress.config.places import Files, Storage
 from raycompress.config.schema.ranges import Finding, find_ranges
 from raycompress.config.stopping import Budgets, EarlyStop, Scheduler
@@ -41,7 +41,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Compression:
+class Compression(CompressionOptions):
     """What compresses the model; values of `config_list` and `arguments` may be search ranges."""
 
     framework: str
@@ -311,6 +311,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
             compression.compressor,
             tuple(_plain_entry(entry) for entry in compression.config_list) or found.without_entries,
             compression.arguments,
+            **read_options(CompressionOptions, compression),
         ),
         parameter_config=tuple(_written(parameter) for parameter in values.parameter_config),
         proposer=proposer,

@@ -17,7 +17,7 @@ from raycompress.config.places import is_remote
 from raycompress.config.schema.ranges import is_range
 from raycompress.errors import ExperimentError, Problem
 
-_COMPRESSION = ("compressor", "framework", "type", "config_list", "arguments")
+_COMPRESSION = ("compressor", "framework", "type", "config_list", "arguments", "slice")
 _LAYERS = ("sparsity", "op_types", "op_names", "exclude", "expand_op_names")
 _ALIASES = {"seed": "random_seed"}
 _RESULTS = "raycompress_results"
@@ -28,7 +28,7 @@ Data = dict[str, Any]
 def experiment_data(keywords: Mapping[str, Any], caller: str) -> Data:
     """Return the keys of an experiment file that `keywords` ask for.
 
-    ``compressor``, ``config_list``, ``arguments``, ``framework`` and ``type`` are those of ``compression``;
+    ``compressor``, ``config_list``, ``arguments``, ``slice``, ``framework`` and ``type`` are those of ``compression``;
     ``sparsity``, ``op_types``, ``op_names``, ``exclude`` and ``expand_op_names`` make a ``config_list``; every other
     keyword is a key of the file.
 

@@ -35,6 +35,17 @@ def read_options(options: type[Any], keys: Any) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CompressionOptions:
+    """When a trial cuts out the channels that its compressor removes."""
+
+    slice: Literal["before", "after"] | None = option(
+        None,
+        "When removed channels are cut out: before the script trains, so that it trains the small model, or after it, "
+        "when the model is saved. Left out, the script does it by apply_speedup(), or nobody.",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SearchOptions:
     """How a search proposes samples, and which of its trials it trains again."""
 

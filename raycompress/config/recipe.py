@@ -99,6 +99,7 @@ def _experiment(name: str, script: str, config_list: Sequence[Data], arguments: 
             "compressor": COMPRESSOR,
             "config_list": list(config_list),
             "arguments": arguments,
+            "slice": "before",
         },
         "proposer": "guided",
     }

@@ -12,6 +12,9 @@ from raycompress.errors import UsageError
 from raycompress.jsonc import as_json
 from raycompress.script import context
 
+SLICE_KEY = "compression_slice"
+"""What ``compression.slice`` of an experiment is called in the configuration of a trial."""
+
 
 class BasicConfig(dict[str, Any]):
     """A dictionary whose keys are attributes too.
@@ -264,6 +267,7 @@ def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "compression_type": compression.get("type"),
         "config_list": [_without_expansion(entry) for entry in compression.get("config_list", [])],
         "arguments": compression.get("arguments", {}),
+        **({SLICE_KEY: compression["slice"]} if "slice" in compression else {}),
         **({} if saving is None else {"save_model": saving}),
     }
 

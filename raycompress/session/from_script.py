@@ -32,9 +32,8 @@ from raycompress.text import did_you_mean, join_names
 
 _EXAMPLE_LINES = """\
 add these lines; config is what @rc.experiment gives to main(config), see "The script" in the README:
-        compressor = rc.create_compressor(model, config, optimizer=optimizer)
-        model = compressor.compress()  # before the fine-tuning
-        model = compressor.apply_speedup(dummy_input=x)  # after it; then rc.report(accuracy=...)
+        compressor = rc.create_compressor(model, config, optimizer=optimizer, dummy_input=x)
+        model = compressor.compress()  # before the fine-tuning; after it rc.report(accuracy=...)
         rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")"""
 
 

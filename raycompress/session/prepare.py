@@ -22,6 +22,7 @@ from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Wor
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.preload import environment_notes, prescript_notes
 from raycompress.runtime.protocol import Message, trial_config
+from raycompress.script.config import SLICE_KEY
 from raycompress.search.ownership import check_given
 from raycompress.search.plan import BUDGETED, notes
 from raycompress.search.unread import unread_notes
@@ -200,7 +201,8 @@ def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
         space = SearchSpace.of(unexpanded(experiment))
         # at the most that is searched: a layer that loses nothing at less is for the trial to tell
         built = space.build({**space.centre(), **{one.name: one.most for one in space.sparsities}})
-        analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"]}
+        when = {key: value for key, value in compression_config(experiment).items() if key == SLICE_KEY}
+        analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"], **when}
     return {"analysis": analysis} if analysis else {}
 
 

@@ -56,8 +56,8 @@ def launch(what: What, /, *, quiet: bool = False, **keywords: Any) -> SearchReco
         Print nothing.
     **keywords
         Keys of the experiment file: for a function all of it, otherwise what is to be another than `what` says. Those
-        of ``compression`` (``compressor``, ``config_list``, ``arguments``) are given as they are; in place of
-        ``config_list`` ``sparsity``, a number, ``(low, high)`` or a dict of layers to such, with ``op_types`` or
+        of ``compression`` (``compressor``, ``config_list``, ``arguments``, ``slice``) are given as they are; in place
+        of ``config_list`` ``sparsity``, a number, ``(low, high)`` or a dict of layers to such, with ``op_types`` or
         ``op_names``. ``seed`` stands for ``random_seed``.
 
     Raises

@@ -14,6 +14,7 @@ from raycompress.forecast.projection import ceilings
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
 from raycompress.runtime.preload import find_imports, imports_home
 from raycompress.runtime.protocol import Import, Message
+from raycompress.script.config import SLICE_KEY
 from raycompress.script.context import Mode
 
 _OF_TIES = (Import("raycompress.compressors.engines.nni.library", call="load_nni"),)
@@ -79,6 +80,7 @@ def compression_config(experiment: Experiment) -> dict[str, Any]:
         "compressor": compression.compressor,
         "compression_framework": compression.framework,
         "compression_type": compression.type,
+        **({} if compression.slice is None else {SLICE_KEY: compression.slice}),
     }
 
 

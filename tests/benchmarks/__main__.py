@@ -10,11 +10,22 @@ import time
 from pathlib import Path
 
 from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
-from tests.benchmarks.compression import budgeted, budgets, fronts, latency, tied
+from tests.benchmarks.compression import budgeted, budgets, fronts, latency, tied, training
 from tests.benchmarks.outcome import Outcome, describe_machine
 from tests.benchmarks.processes import CommandFailed
 
-SECTIONS = ("startup", "overhead", "controller", "resuming", "scaling", "tied", "budgets", "fronts", "latency")
+SECTIONS = (
+    "startup",
+    "overhead",
+    "controller",
+    "resuming",
+    "scaling",
+    "tied",
+    "budgets",
+    "fronts",
+    "latency",
+    "training",
+)
 
 
 def arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -39,6 +50,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
     parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
+    parser.add_argument("--steps", type=int, default=5, help="training: steps of each model")
     parser.add_argument("--output", type=Path, default=ROOT / "bench_results", help="folder of the JSON file")
     return parser.parse_args(argv)
 
@@ -72,6 +84,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         return fronts.measure(options.seeds, say, options.networks)
     if name == "latency":
         return latency.measure(options.passes, say)
+    if name == "training":
+        return training.measure(options.steps, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))
 
 

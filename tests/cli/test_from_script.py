@@ -157,19 +157,25 @@ def launch(folder: Path, *words: str | Path) -> Launched:
     return run_here(folder, "launch", *words)
 
 
-def test_a_script_is_launched_from_end_to_end(folder: Path) -> None:
+def test_a_script_that_never_slices_is_launched_from_end_to_end(folder: Path) -> None:
+    script = folder / "train.py"
+    lines = script.read_text().splitlines(keepends=True)
+    script.write_text("".join(line for line in lines if "apply_speedup" not in line))
     done = launch(
         folder, "--target-flops", "0.5", "--max-drop", "0.05", "--metric", "accuracy", "--trials", "3", "train.py"
     )
     assert done.code == 0, done.err
     file = folder / "train.compress.json"
     assert f"written to {file.name}:\n{file.read_text()}" in done.err
+    assert json.loads(file.read_text())["compression"]["slice"] == "before"
     assert "constraints:" in done.out
     record = done.record
     assert record.best is not None
     assert record.is_feasible(record.best)
     assert record.best.after["flops"] <= 0.5 * record.best.before["flops"]
     assert len(record.searched) == 3
+    assert all(trial.after["params"] < trial.before["params"] for trial in record.searched)
+    assert record.verified is not None and record.verified["relative_difference"] < 1e-4
 
 
 def test_a_dry_run_writes_and_runs_nothing_and_another_content_is_kept(folder: Path) -> None:

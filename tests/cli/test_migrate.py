@@ -132,7 +132,11 @@ def test_the_same_as_data(folder: Path) -> None:
         (4, "resource"),
         (11, "resource_args.async_run"),
     ]
-    assert {one["path"] for one in before["advice"] if one["line"] is None} == {"random_seed", "job_failure"}
+    assert {one["path"] for one in before["advice"] if one["line"] is None} == {
+        "compression.slice",
+        "random_seed",
+        "job_failure",
+    }
     assert before["remarks"][0]["path"] == "proposer"
     assert "script" in before["kept"]
     after = json.loads(raycompress(folder, "migrate", "exp.json", "--json", "--write").out)

@@ -379,7 +379,7 @@ def advice(folder: Path, **keys: Any) -> dict[str, str]:
 
 
 def test_advice_on_how_many_trials(tmp_path: Path) -> None:
-    quiet = {"random_seed": 1, "n_parallel": 2, "job_failure": {}}
+    quiet = {"random_seed": 1, "n_parallel": 2, "job_failure": {}, "compression": {"slice": "before"}}
     assert '"n_samples": 143 fills every bracket' in advice(tmp_path, proposer="hyperband", n_samples=5)["n_samples"]
     assert advice(tmp_path, proposer="hyperband", n_samples=143, **quiet) == {}
     fitting = advice(tmp_path, proposer="sequence", n_samples=5, **quiet)
@@ -397,17 +397,19 @@ def test_advice_on_dimensions(tmp_path: Path) -> None:
     shared = {**SEARCHED, "expand_op_names": False}
     assert '"dependency"' in advice(tmp_path, config_list=[shared])[f"{where}.expand_op_names"]
     for entry in ({**shared, "op_names": ["conv1"]}, SEARCHED, {**shared, "expand_op_names": "dependency"}):
-        assert not [path for path in advice(tmp_path, config_list=[entry]) if path.startswith("compression")]
+        assert not [path for path in advice(tmp_path, config_list=[entry]) if path.startswith(where)]
     level = {"compressor": "level"}
     assert f"{where}.expand_op_names" not in advice(tmp_path, config_list=[shared], compression=level)
 
 
 def test_advice_on_the_rest(tmp_path: Path) -> None:
     told = advice(tmp_path, resource_args={"save_model": True})
-    assert list(told) == ["resource_args.save_model", "proposer", "n_parallel", "random_seed", "job_failure"]
+    left_out = ["n_parallel", "random_seed", "job_failure"]
+    assert list(told) == ["resource_args.save_model", "compression.slice", "proposer", *left_out]
     for proposer in ("random", "hyperopt", "spearmint"):
         assert advice(tmp_path, proposer=proposer)["proposer"] == '"proposer": "optuna"'
-    assert advice(tmp_path, proposer="optuna", random_seed=1, n_parallel=2, job_failure={}) == {}
+    training = {"compressor": "admm"}  # which cannot be sliced before
+    assert advice(tmp_path, proposer="optuna", random_seed=1, n_parallel=2, job_failure={}, compression=training) == {}
     assert advice(tmp_path, config_list=[{"sparsity": 0.5, "op_names": ["a"]}]) == {}  # one-time: nothing is searched
 
 
@@ -416,7 +418,8 @@ def test_what_advice_says_can_be_written(tmp_path: Path) -> None:
     for key, text in advice(tmp_path, proposer="bohb").items():
         if text.startswith('"'):
             value, _ = json.JSONDecoder().raw_decode(text.partition(": ")[2])
-            check(write(tmp_path, **{"proposer": "bohb", key: value}))
+            group, _, inner = key.rpartition(".")
+            check(write(tmp_path, **{"proposer": "bohb", **({group: {inner: value}} if group else {key: value})}))
 
 
 def test_every_row_of_a_value_is_found() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,7 +24,7 @@ from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.optimizers import StepWatch, carry_over, refuse_stale
+from raycompress.compressors.structure.optimizers import Changed, StepWatch, carry_over, optimizers_of, refuse_stale
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
 from raycompress.config.objective import Bound
@@ -41,7 +42,8 @@ class Pruner(SavingCompressor, Compressor):
     ----------
     setup
         What `create_compressor` was given. Its ``optimizer`` goes on with the small model's parameters after the
-        speed-up; without ``dummy_input`` the first input of the model after `compress` is used.
+        speed-up; without ``dummy_input`` the first input of the model after `compress` is used. With ``slice`` the
+        speed-up happens by itself, in `compress` or when the model is saved, and every optimizer goes on.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -61,6 +63,8 @@ class Pruner(SavingCompressor, Compressor):
         self._kept: dict[str, Tensor] = {}
         self._dense: nn.Module | None = None
         self._small = False
+        self._slice_when = setup.slice if setup.entry.removes_channels else None
+        self._is_told = False
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
         self._join_trial(self._evaluations())
 
@@ -103,11 +107,17 @@ class Pruner(SavingCompressor, Compressor):
             self._watch = StepWatch(self.model, lambda: self._apply(outcome.after_step()))
         else:
             self._apply(outcome)
+        if self._slice_when == "before" and not self.is_decided:
+            raise CompressionError(
+                f"{self._entry.name} chooses what goes while the script trains, so that nothing can be sliced before",
+                where="slice",
+                fix='write "slice": "after"',
+            )
         example = self._given or next(iter(seen), None)
         if example is not None:
-            self._set_example(example)
+            self._meet(example)
         else:
-            self._first_call = FirstCall(self._set_example).watch(self.model)
+            self._first_call = FirstCall(self._meet).watch(self.model)
         return self.apply_speedup() if self._entry.returns_small else self.model
 
     def update_epoch(self, epoch: int) -> None:
@@ -135,6 +145,7 @@ class Pruner(SavingCompressor, Compressor):
                 fix="leave apply_speedup out, or use a compressor that removes channels, such as l1_filter",
             )
         if self._small:
+            self._tell_of_slice()
             return self.model
         if dummy_input is not None:
             dummy = self._check_input(Example.from_dummy(dummy_input).with_least(self.model))
@@ -161,7 +172,7 @@ class Pruner(SavingCompressor, Compressor):
 
     def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         self._need_decision("export_model")
-        if speedup:
+        if not self._small and (speedup or self._slice_when is not None):
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
             self._set_example(self._check_input(Example.from_dummy(dummy_input)))
@@ -210,6 +221,19 @@ class Pruner(SavingCompressor, Compressor):
             self._masks.hold({(layer, "weight"): removed for layer, removed in choice.weights.items()})
         elif self.example is not None:
             self._slice(self.example)
+
+    def _meet(self, example: Example) -> None:
+        """Take the first input that is known: what is removed is masked and, with ``slice`` before, cut out at once."""
+        self._set_example(example)
+        if self._slice_when == "before":
+            self.apply_speedup()
+
+    def _tell_of_slice(self) -> None:
+        """Print once, to the script's log, that it need not slice what was sliced by itself."""
+        if self._slice_when == "before" and not self._is_told:
+            self._is_told = True
+            note = '"slice": "before" has cut the model already, so that apply_speedup() changes nothing'
+            print(f"raycompress: {note}", file=sys.stderr)
 
     def _set_example(self, example: Example) -> None:
         """Extend the masks to the coupled layers, now that an input is known; the model has computed nothing yet."""
@@ -314,14 +338,19 @@ class Pruner(SavingCompressor, Compressor):
         self._masks.release()
         self._watch.cancel()
         changed = self._slicing.apply(self.model)
-        if self._optimizer is not None:
-            carry_over(self._optimizer, changed)
+        for optimizer in self._optimizers(changed):
+            carry_over(optimizer, changed)
         refuse_stale(changed)
         self._small = True
         if self._before is not None:
             _SLICED[self.model] = self._before
         if measure.parameters(self.model) >= before:
             raise SpeedupError("no parameter fell", where="apply_speedup", fix="raise the sparsities")
+
+    def _optimizers(self, changed: Changed) -> list[torch.optim.Optimizer]:
+        """Return those that go on with the small model: all that train it, where it is not the script that slices."""
+        found = [] if self._slice_when is None else optimizers_of(changed)
+        return found if self._optimizer is None or self._optimizer in found else [*found, self._optimizer]
 
     def _fingerprint(self) -> dict[str, tuple[float, float]]:
         self._masks.apply()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from raycompress.compressors.structure.cut import Sliced
 from raycompress.errors import CompressionError
+
+Changed = list[tuple[nn.Parameter, nn.Parameter, Sliced]]
+"""(old parameter, new parameter, what is left) of all that a slicing changed."""
 
 _GONE = "_raycompress_sliced_away"
 _watching = False
@@ -42,20 +46,41 @@ class StepWatch:
             self._stepped()
 
 
-def carry_over(optimizer: torch.optim.Optimizer, changed: list[tuple[nn.Parameter, nn.Parameter, Sliced]]) -> None:
-    """Replace old parameters in `optimizer` by the new ones, its state (momentum and the like) sliced as they are."""
+def optimizers_of(changed: Changed) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of this process that train one of the old parameters.
+
+    A script that does not slice by itself cannot know that its optimizer, made on the dense model, has to follow. No
+    registry of optimizers exists: those that are alive are found as the garbage collector knows them.
+    """
+    old = {id(parameter) for parameter, _, _ in changed}
+    # not isinstance, which asks an object for its __class__: that of a proxy may run anything
+    alive = [one for one in gc.get_objects() if issubclass(type(one), torch.optim.Optimizer)]
+    return [
+        one
+        for one in alive
+        if any(id(parameter) in old for group in getattr(one, "param_groups", ()) for parameter in group["params"])
+    ]
+
+
+def carry_over(optimizer: torch.optim.Optimizer, changed: Changed) -> None:
+    """Replace old parameters in `optimizer` by the new ones, its state (momentum and the like) sliced as they are.
+
+    State that cannot be sliced with its parameter, such as the history of LBFGS, starts afresh.
+    """
     by_id = {id(old): (new, sliced) for old, new, sliced in changed}
     for group in optimizer.param_groups:
         for place, old in enumerate(group["params"]):
             if id(old) in by_id:
                 new, sliced = by_id[id(old)]
                 group["params"][place] = new
-                if old in optimizer.state:
-                    state = optimizer.state.pop(old)
+                state = optimizer.state.pop(old, None)
+                if state is not None and all(_can_be_cut(value, old) for value in state.values()):
                     optimizer.state[new] = {key: _cut(value, old, sliced) for key, value in state.items()}
+    if "_numel_cache" in vars(optimizer):  # LBFGS remembers how many elements all its parameters have
+        vars(optimizer)["_numel_cache"] = None
 
 
-def refuse_stale(changed: list[tuple[nn.Parameter, nn.Parameter, Sliced]]) -> None:
+def refuse_stale(changed: Changed) -> None:
     """Make each later step of an optimizer that still holds an old parameter raise CompressionError.
 
     Without this it would silently train tensors that no model uses any more.
@@ -77,7 +102,19 @@ def _check(optimizer: torch.optim.Optimizer, _args: Any, _kwargs: Any) -> None:
         )
 
 
+def _can_be_cut(value: Any, old: nn.Parameter) -> bool:
+    """Tell whether a part of an optimizer's state is a number, or has the dimensions of its parameter or 1 for each."""
+    if isinstance(value, Tensor):
+        fits = all(own in (1, whole) for own, whole in zip(value.shape, old.shape, strict=False))
+        return value.numel() == 1 or (value.dim() == old.dim() and fits)
+    return value is None or isinstance(value, (int, float))
+
+
 def _cut(value: Any, old: nn.Parameter, sliced: Sliced) -> Any:
-    if isinstance(value, Tensor) and value.shape == old.shape:
-        return sliced.of(value)
-    return value
+    """Return what is left of a part of an optimizer's state; of Adafactor's only one dimension is the parameter's."""
+    if not isinstance(value, Tensor) or value.dim() != old.dim():
+        return value
+    kept = tuple(
+        places if own == whole else None for places, own, whole in zip(sliced.kept, value.shape, old.shape, strict=True)
+    )
+    return Sliced(kept, sliced.shape).of(value)

@@ -23,6 +23,7 @@ from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import PluginError
+from raycompress.script.config import SLICE_KEY
 from raycompress.text import abbreviate, closest_name, describe_value, dotted, join_names
 
 RESERVED = (
@@ -53,7 +54,8 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
         yield from _check_kind(compression, named)
     yield from _check_config_list(compression, compressor)
     yield from _check_arguments(compression, compressor)
-    yield from _check_parameters(data.get("parameter_config"))
+    yield from _check_slice(compression, compressor)
+    yield from _check_parameters(data)
     if not broken:
         yield from _check_export(data, framework)
     yield from check_objective(data, compressor)
@@ -218,15 +220,25 @@ def _values(value: Any) -> list[Any]:
     return ends if isinstance(ends, list) else []
 
 
-def _check_parameters(parameters: Any) -> Iterator[Finding]:
+def _check_slice(compression: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
+    when = compression.get("slice")
+    if compressor is not None and when in ("before", "after"):
+        what, fix = compressor.why_not_sliced(when)
+        if what:
+            yield Finding(("compression", "slice"), what, fix)
+
+
+def _check_parameters(data: Mapping[str, Any]) -> Iterator[Finding]:
     path: JsonPath = ("parameter_config",)
+    parameters = data.get("parameter_config")
+    taken = (*RESERVED, *((SLICE_KEY,) if "slice" in _dict(data.get("compression")) else ()))
     entries = [entry for entry in parameters if isinstance(entry, dict)] if isinstance(parameters, list) else []
     for index, entry in enumerate(parameters if entries else ()):
         if not isinstance(entry, dict):
             continue
         for found in check_range({key: value for key, value in entry.items() if key != "name"}):
             yield found._replace(path=(*path, index, *found.path))
-        if entry.get("name") in RESERVED:
+        if entry.get("name") in taken:
             what = f'the parameter name "{entry["name"]}" is taken: the script finds something else under it'
             yield Finding((*path, index, "name"), what, "choose another name")
     for name, count in _counted([entry.get("name") for entry in entries]):

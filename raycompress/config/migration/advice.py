@@ -24,6 +24,7 @@ def advice_on(experiment: Experiment) -> list[Advice]:
     """Return what can be better in an experiment; of a one-time experiment, only what is not about searching."""
     every: tuple[Callable[[Experiment], Iterator[Advice]], ...] = (
         _entries,
+        _slice,
         _proposer,
         _samples,
         _keys_left_out,
@@ -50,6 +51,15 @@ def _entries(experiment: Experiment) -> Iterator[Advice]:
             why = "one value for all of these layers; where that was to keep tied layers alike, only those need it"
             write = '"expand_op_names": "dependency": one dimension for each set of tied layers'
             yield Advice((*path, "expand_op_names"), why, write)
+
+
+def _slice(experiment: Experiment) -> Iterator[Advice]:
+    """Where what goes is known before the training, only the small model need be trained."""
+    compression = experiment.compression
+    if compression.slice is None and not compression.entry.why_not_sliced("before")[0]:
+        why = "masked channels are computed all the same, so that a trial costs as much as the dense model's training"
+        write = '"slice": "before": each trial trains the small model alone, and its optimizer follows'
+        yield Advice(("compression", "slice"), why, write)
 
 
 _SUCCESSORS = {

@@ -187,6 +187,7 @@ NEW_KEYS = (
         "trial_timeout_s",
         "time_budget_s",
         "compression.arguments",
+        "compression.slice",
     ),
     *("objectives", "constraints", "on_budget", "pareto_size", "repeats", "finalists", "exploration", "scheduler"),
     *("resource.cpu", "resource.gpu", "resource.memory_gb", "resource.accelerator_type", "search range: log"),

@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema
 from raycompress.catalog import FRAMEWORKS, names
 from raycompress.catalog.exports import EXPORTS
 from raycompress.catalog.proposers import PROPOSERS
-from raycompress.config.options import SearchOptions
+from raycompress.config.options import CompressionOptions, SearchOptions
 from raycompress.config.schema.fields import (
     SEARCH_RANGE,
     Bits,
@@ -70,6 +70,7 @@ class Entry(Keys):
     quant_dtype: Any = absent("qat: int or uint.")
 
 
+@with_options(CompressionOptions)
 class CompressionKeys(Keys):
     """What compresses the model, and what of it."""
 

@@ -97,9 +97,10 @@ def shrinks(entry: CompressorEntry) -> str:
         return "the file, by fewer bits"
     if entry.returns_small:
         return "yes, in compress() itself"
+    cut = "yes, by apply_speedup" + ", before training too" * (not entry.trains)
     if entry.base:
-        return f"yes, by apply_speedup, unless {entry.base} is level"
-    return "yes, by apply_speedup" if entry.removes_channels else "no, it sets weights to zero"
+        return f"{cut}, unless {entry.base} is level"
+    return cut if entry.removes_channels else "no, it sets weights to zero"
 
 
 def keys_of(entry: CompressorEntry) -> str:

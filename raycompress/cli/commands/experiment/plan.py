@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from raycompress.config.experiment import Experiment
     from raycompress.session.prepare import Prepared
 
+_SLICES = {
+    "before": "before the script trains, so that each trial trains its small model",
+    "after": "after the script has trained the masked model, when it is saved",
+}
+
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
@@ -53,6 +58,7 @@ def _facts(ready: Prepared) -> dict[str, Any]:
     return {
         "experiment": experiment.name,
         "compressor": experiment.compression.compressor,
+        "slice": experiment.compression.slice,
         "proposer": experiment.proposer,
         "trials": trials,
         "baseline": experiment.baseline,
@@ -118,6 +124,8 @@ def _text(facts: dict[str, Any]) -> str:
     if facts["reach"]:
         spans = ", ".join(f"{name} {low:.0%} to {high:.0%}" for name, (low, high) in facts["reach"].items())
         lines.append(f"reach:   {spans} of the dense model's")
+    if facts["slice"] is not None:
+        lines.append(f"slices:  {_SLICES[facts['slice']]}")
     lines += [f"wants:   {line}" for line in facts["wants"]]
     dense = " (the dense model's included)" if facts["baseline"] else ""
     lines.append(f"trials:  {facts['trials']}{dense}, {facts['parallel']} at a time")

@@ -59,6 +59,7 @@ def _found(experiment: Experiment) -> dict[str, Any]:
         "framework": compression.framework,
         "type": compression.type,
         "compressor": compression.compressor,
+        "slice": compression.slice,
         "proposer": experiment.proposer if experiment.is_automatic else None,
         "dimensions": None if space is None else [dimension.name for dimension in space.dimensions],
         "n_samples": experiment.n_samples if space is None else space.n_samples(experiment),
@@ -69,7 +70,8 @@ def _found(experiment: Experiment) -> dict[str, Any]:
 
 
 def _in_words(found: dict[str, Any]) -> str:
-    what = f"{found['type']} with {found['compressor']}"
+    sliced = "" if found["slice"] is None else f", sliced {found['slice']} training"
+    what = f"{found['type']} with {found['compressor']}{sliced}"
     if found["proposer"] is None:
         return f"{what}, one-time: one trial"
     dimensions = found["dimensions"]
