@@ -133,21 +133,25 @@ def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], 
         optimizer=arguments.get("optimizer"),
         evaluator=evaluator_of(arguments),
         calibration=arguments.get("calibration"),
-        slice=_slice(config),
+        slice=_slice(config, entry),
         asked={"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)},
     )
 
 
-def _slice(config: Mapping[str, Any]) -> str | None:
+def _slice(config: Mapping[str, Any], entry: CompressorEntry) -> str | None:
     """Return when to slice: as the trial's own configuration says, of which a script may pass on a part only."""
     trial = context.current()
     own = config if trial is None or trial.config is None else trial.config
     when = own.get(SLICE_KEY)
-    if when not in (None, "before", "after"):
-        raise ExperimentError(
-            f'"{SLICE_KEY}" must be "before" or "after", not {when!r}', where=SLICE_KEY, fix="write one of the two"
-        )
-    return when
+    if when is None:
+        return None
+    what, fix = f'"{SLICE_KEY}" must be "before" or "after", not {when!r}', "write one of the two"
+    if when in ("before", "after"):
+        # what of torch removes no channels may be one of several choices of an argument that is searched
+        what, fix = entry.why_not_sliced(when) if entry.framework != "torch" else ("", "")
+    if what:
+        raise ExperimentError(what, where=SLICE_KEY, fix=fix)
+    return str(when)
 
 
 def _made(setup: Setup) -> Any:

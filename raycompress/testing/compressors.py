@@ -25,6 +25,7 @@ from raycompress.compressors.measure.difference import TOLERANCE, relative_diffe
 from raycompress.compressors.measure.sizes import parameters
 from raycompress.compressors.targets.torch import Target, select
 from raycompress.errors import ExperimentError
+from raycompress.script.config import SLICE_KEY
 from raycompress.testing import models
 from raycompress.testing.lightness import heavy_imports
 
@@ -189,6 +190,19 @@ class CompressorSuite:
         small = made.apply_speedup()
         assert parameters(small) < before
         assert relative_difference(masked, Example.from_dummy(models.images(seed=5)).outputs(small)) <= TOLERANCE
+
+    def test_sliced_first_the_small_model_trains(self, model: nn.Module) -> None:
+        """``"slice": "before"`` cuts in ``compress()``, which needs a decision then; an optimizer of before follows."""
+        if not self.entry.removes_channels or self.entry.trains:
+            pytest.skip("it masks single weights, or its entry says that it trains to choose")
+        before = parameters(model)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+        config = {**self.config(model), SLICE_KEY: "before"}
+        create_compressor(model, config, dummy_input=models.images(), **self.arguments).compress()
+        small = [parameter.detach().clone() for parameter in model.parameters()]
+        models.train(model, optimizer, seed=1)
+        assert sum(parameter.numel() for parameter in small) < before
+        assert any(not torch.equal(old, new) for old, new in zip(small, model.parameters(), strict=True))
 
     def test_a_bundle_gives_the_model_back(self, model: nn.Module, tmp_path: Path) -> None:
         """What is saved loads into a fresh instance of the class, and computes the same."""
