@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 
 import pytest
@@ -255,19 +256,31 @@ def test_a_model_that_cannot_run_sliced_is_an_error() -> None:
         pruner.compress()
 
 
-def test_an_old_optimizer_is_refused_and_a_given_one_goes_on() -> None:
+@pytest.mark.parametrize("is_given", [True, False])
+def test_an_optimizer_goes_on_with_the_small_model_whether_it_was_given_or_not(is_given: bool) -> None:
     model = trained("cnn")
-    given = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
-    old = torch.optim.SGD(model.parameters(), lr=0.01)
-    pruner = compressor_of(model, "l1_filter", optimizer=given)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    pruner = compressor_of(model, "l1_filter", **({"optimizer": optimizer} if is_given else {}))
     pruner.compress()
-    train(model, 3, optimizer=given)
+    train(model, 3, optimizer=optimizer)
     pruner.apply_speedup()
     weight = model.conv1.weight.clone()  # type: ignore[union-attr, operator]
-    train(model, 2, optimizer=given)
+    train(model, 2, optimizer=optimizer)
     assert not torch.equal(weight, model.conv1.weight)  # type: ignore[union-attr, arg-type]
+
+
+def test_an_optimizer_that_cannot_be_found_is_refused() -> None:
+    model = trained("cnn")
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    pruner = compressor_of(model, "l1_filter", dummy_input=DUMMY)
+    pruner.compress()
+    gc.freeze()
+    try:
+        pruner.apply_speedup()
+    finally:
+        gc.unfreeze()
     with pytest.raises(CompressionError, match="made before apply_speedup"):
-        train(model, 1, optimizer=old)
+        train(model, 1, optimizer=optimizer)
 
 
 def test_copies_of_a_masked_model_are_the_users_own() -> None:

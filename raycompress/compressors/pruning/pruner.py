@@ -24,7 +24,7 @@ from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.optimizers import Changed, StepWatch, carry_over, optimizers_of, refuse_stale
+from raycompress.compressors.structure.optimizers import StepWatch, carry_over, optimizers_of, refuse_stale
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
 from raycompress.config.objective import Bound
@@ -41,9 +41,9 @@ class Pruner(SavingCompressor, Compressor):
     Parameters
     ----------
     setup
-        What `create_compressor` was given. Its ``optimizer`` goes on with the small model's parameters after the
-        speed-up; without ``dummy_input`` the first input of the model after `compress` is used. With ``slice`` the
-        speed-up happens by itself, in `compress` or when the model is saved, and every optimizer goes on.
+        What `create_compressor` was given. Without ``dummy_input`` the first input of the model after `compress` is
+        used. With ``slice`` the speed-up happens by itself, in `compress` or when the model is saved. Optimizers go on
+        with the small model's parameters after it.
     """
 
     def __init__(self, setup: Setup) -> None:
@@ -338,7 +338,7 @@ class Pruner(SavingCompressor, Compressor):
         self._masks.release()
         self._watch.cancel()
         changed = self._slicing.apply(self.model)
-        for optimizer in self._optimizers(changed):
+        for optimizer in optimizers_of(changed, self._optimizer):
             carry_over(optimizer, changed)
         refuse_stale(changed)
         self._small = True
@@ -346,11 +346,6 @@ class Pruner(SavingCompressor, Compressor):
             _SLICED[self.model] = self._before
         if measure.parameters(self.model) >= before:
             raise SpeedupError("no parameter fell", where="apply_speedup", fix="raise the sparsities")
-
-    def _optimizers(self, changed: Changed) -> list[torch.optim.Optimizer]:
-        """Return those that go on with the small model: all that train it, where it is not the script that slices."""
-        found = [] if self._slice_when is None else optimizers_of(changed)
-        return found if self._optimizer is None or self._optimizer in found else [*found, self._optimizer]
 
     def _fingerprint(self) -> dict[str, tuple[float, float]]:
         self._masks.apply()

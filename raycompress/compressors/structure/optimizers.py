@@ -46,18 +46,18 @@ class StepWatch:
             self._stepped()
 
 
-def optimizers_of(changed: Changed) -> list[torch.optim.Optimizer]:
-    """Return the optimizers of this process that train one of the old parameters.
+def optimizers_of(changed: Changed, given: torch.optim.Optimizer | None = None) -> list[torch.optim.Optimizer]:
+    """Return the optimizers of this process that train one of the old parameters; `given` is looked at in any case.
 
-    A script that does not slice by itself cannot know that its optimizer, made on the dense model, has to follow. No
-    registry of optimizers exists: those that are alive are found as the garbage collector knows them.
+    Where a trial slices by itself, its script cannot know that the optimizer that it made on the dense model has to
+    follow. No registry of optimizers exists: those that are alive are found as the garbage collector knows them.
     """
     old = {id(parameter) for parameter, _, _ in changed}
     # not isinstance, which asks an object for its __class__: that of a proxy may run anything
-    alive = [one for one in gc.get_objects() if issubclass(type(one), torch.optim.Optimizer)]
+    alive = [one for one in gc.get_objects() if issubclass(type(one), torch.optim.Optimizer) and one is not given]
     return [
         one
-        for one in alive
+        for one in (*alive, *([] if given is None else [given]))
         if any(id(parameter) in old for group in getattr(one, "param_groups", ()) for parameter in group["params"])
     ]
 
@@ -83,7 +83,7 @@ def carry_over(optimizer: torch.optim.Optimizer, changed: Changed) -> None:
 def refuse_stale(changed: Changed) -> None:
     """Make each later step of an optimizer that still holds an old parameter raise CompressionError.
 
-    Without this it would silently train tensors that no model uses any more.
+    Without this one that could not be found would silently train tensors that no model uses any more.
     """
     global _watching
     for old, _, _ in changed:
