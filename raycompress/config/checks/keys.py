@@ -230,7 +230,7 @@ def _check_slice(compression: Mapping[str, Any], compressor: CompressorEntry | N
 
 def _check_parameters(data: Mapping[str, Any]) -> Iterator[Finding]:
     path: JsonPath = ("parameter_config",)
-    parameters = data.get("parameter_config")
+    parameters: Any = data.get("parameter_config")
     taken = (*RESERVED, *((SLICE_KEY,) if "slice" in _dict(data.get("compression")) else ()))
     entries = [entry for entry in parameters if isinstance(entry, dict)] if isinstance(parameters, list) else []
     for index, entry in enumerate(parameters if entries else ()):
