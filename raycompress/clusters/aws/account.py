@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import boto3
 from botocore.config import Config
 
 from raycompress.clusters.file.files import ClusterFile
+from raycompress.results.s3.objects import new_session
 
 _CONFIG = Config(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2, "mode": "standard"})
 _CREDENTIALS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
@@ -80,7 +80,7 @@ class Account:
     def session(self) -> Any:
         """boto3's session, with the credentials of the cluster file or of the environment."""
         given = self.cluster.data["provider"].get("aws_credentials") or {}
-        return boto3.Session(region_name=self.region, **{key: given[key] for key in _CREDENTIALS if key in given})
+        return new_session(region_name=self.region, **{key: given[key] for key in _CREDENTIALS if key in given})
 
     @property
     def home(self) -> str:

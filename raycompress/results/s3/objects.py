@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import boto3
+import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, ResponseStreamingError
+from botocore.loaders import Loader, create_loader
 from s3transfer.exceptions import RetriesExceededError
 
 from raycompress.config.places import S3Address
@@ -241,7 +243,22 @@ def _client(_process: int) -> Any:
     """Return this process's client; a forked process must not share its parent's connections."""
     retries = {"mode": "standard", "max_attempts": ATTEMPTS}
     config = Config(retries=retries, connect_timeout=10, read_timeout=60, max_pool_connections=32)
-    return boto3.session.Session().client("s3", config=config)
+    return new_session().client("s3", config=config)
+
+
+def new_session(**options: str) -> boto3.Session:
+    """Return a session of boto3 with credentials of its own, which shares the service descriptions of all others.
+
+    A session alone parses them again, which takes longer than most requests; a forked process has its parent's.
+    """
+    inner = botocore.session.get_session()
+    inner.register_component("data_loader", _service_descriptions(inner.get_config_variable("data_path")))
+    return boto3.Session(botocore_session=inner, **options)
+
+
+@functools.cache
+def _service_descriptions(data_path: str | None) -> Loader:
+    return create_loader(data_path)
 
 
 def _age(answer: Any) -> float:
