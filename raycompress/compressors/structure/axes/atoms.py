@@ -57,6 +57,7 @@ class AtomTable:
 
     def create(self, number: int) -> Ids:
         """Return `number` new atoms."""
+        number = int(number)  # a traced size would make a trace of the count, longer with each tensor
         self.count += number
         return np.arange(self.count - number, self.count, dtype=np.int64)
 

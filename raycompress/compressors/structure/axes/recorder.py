@@ -151,12 +151,13 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _labels_of_own(self, tensor: Tensor) -> Labels:
         if id(tensor) not in self._own:
             name = self.named[id(tensor)][0]
+            shape = tuple(map(int, tensor.shape))  # plain sizes: asked for within a call, they would be traced ones
             axes = tuple(
-                self.table.create(length) if length > 1 else np.zeros(length, dtype=np.int64) for length in tensor.shape
+                self.table.create(length) if length > 1 else np.zeros(length, dtype=np.int64) for length in shape
             )
             self.axes[name] = axes
             blocks = tuple(Block((dim,), atoms) for dim, atoms in enumerate(axes) if len(atoms) > 1)
-            self._own[id(tensor)] = Labels(tuple(tensor.shape), blocks)
+            self._own[id(tensor)] = Labels(shape, blocks)
         return self._own[id(tensor)]
 
     def execute(self, func: Any, args: Any, kwargs: Any) -> Any:
