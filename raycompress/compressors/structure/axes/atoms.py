@@ -9,10 +9,15 @@ import numpy as np
 from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 
+from raycompress.compressors.structure.axes.allowance import Allowance, need_room
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Ids = NDArray[np.int64]
+
+_MOST_WAITING = 1 << 23
+"""Pairs that are kept before they are joined: 128 MiB of them."""
 
 FIXED = 0
 """The atom of whatever cannot be removed: a constant, a padded channel, a position in space."""
@@ -45,13 +50,15 @@ class AtomTable:
 
     def __init__(self) -> None:
         self.count = 1  # atom 0 is FIXED
+        self.allowance = Allowance()
         self._pairs: list[tuple[Ids, Ids]] = []
-        self._root: Ids = np.arange(1, dtype=np.int64)
-        self._joined: Ids = np.arange(1, dtype=np.int64)
+        self._waiting = 0
+        self._parent: Ids = np.arange(1, dtype=np.int64)  # atom -> one of its component that is not greater
         self._reasons: list[tuple[Ids, str]] = []
         self._joints: list[tuple[Ids, str]] = []
         self._broadcasts: list[Broadcast] = []
-        self._stays = self._root, np.zeros(1, dtype=bool)  # components, and which of them cannot be removed
+        self._stays = np.zeros(1, dtype=bool)  # which components cannot be removed, by what was frozen up to `_frozen`
+        self._frozen = 0
         self.unknown: set[str] = set()
         """Operations that had no rule."""
 
@@ -64,6 +71,7 @@ class AtomTable:
     def tie(self, first: Ids, second: Ids, reason: str) -> None:
         """Say that the atoms at equal positions go together only; one that is tied to FIXED stays."""
         first, second = np.broadcast_arrays(first, second)
+        need_room(first.shape)
         first, second = first.reshape(-1), second.reshape(-1)
         different = first != second
         first, second = first[different], second[different]
@@ -73,6 +81,9 @@ class AtomTable:
             first, second = first[~fixed], second[~fixed]
         if len(first):
             self._pairs.append((first, second))
+            self._waiting += len(first)
+            if self._waiting > _MOST_WAITING:
+                self._unite()
 
     def freeze(self, atoms: Ids, reason: str) -> None:
         """Say that atoms, and whatever is tied to them, cannot be removed."""
@@ -103,58 +114,58 @@ class AtomTable:
         what runs along it alone keeps its length. So is one that meets what cannot be removed at all. Otherwise the
         first meeting decides. What is still free keeps its longest axis free, since that leaves the finest groups.
         """
-        found = self._connected()
-        pending: list[Ids] = []  # components that were tied since then
         for broadcast in self._broadcasts:
-            found = self._current(found, pending, broadcast.joint, broadcast.other)
-            self._settle_broadcast(broadcast, found)
+            self.allowance.check(broadcast.reason)
+            self._settle_broadcast(broadcast)
         for joint, reason in self._joints:
-            found = self._current(found, pending, joint)
-            self._settle_joint(joint, reason, found)
-        found = self._connected()
+            self.allowance.check(reason)
+            self._settle_joint(joint, reason)
+        found = self._find(np.arange(self.count, dtype=np.int64))
+        self._parent = found.copy()
         reasons: dict[int, str] = {}
         for atoms, reason in self._reasons:
             for component in np.unique(found[atoms]).tolist():
                 reasons.setdefault(component, reason)
         return Components(found, reasons)
 
-    def _connected(self) -> Ids:
-        """Return atom -> its component: the least atom of it. What was joined before costs no search again."""
-        root = self._root
-        if len(root) < self.count:
-            root = np.concatenate([root, np.arange(len(root), self.count, dtype=np.int64)])
-        if self._pairs:
-            first = root[np.concatenate([pair[0] for pair in self._pairs])]
-            second = root[np.concatenate([pair[1] for pair in self._pairs])]
-            self._pairs = []
-            nodes, ends = _numbered(first, second, self.count)
-            graph = coo_matrix((np.ones(len(first), dtype=np.int8), ends), shape=(len(nodes),) * 2)
-            labels = connected_components(graph, directed=False)[1]
-            least = nodes[np.unique(labels, return_index=True)[1]]
-            self._joined = np.arange(self.count, dtype=np.int64) if len(self._joined) < self.count else self._joined
-            self._joined[nodes] = least[labels]
-            root = self._joined[root]
-            self._joined[nodes] = nodes
-        self._root = root
-        return root
+    def _find(self, atoms: Ids) -> Ids:
+        """Return the component of each atom as far as is known: the least atom of it."""
+        self._unite()
+        found = self._parent[atoms]
+        while True:
+            above = self._parent[found]
+            if bool((above == found).all()):
+                return found
+            found = above
 
-    def _current(self, found: Ids, pending: list[Ids], *arrays: Ids) -> Ids:
-        """Return the components, found again only where ties since then touch one of `arrays`."""
-        pending += [found[atoms] for pair in self._pairs[len(pending) // 2 :] for atoms in pair]
-        if pending:
-            met = np.unique(np.concatenate([found[array].reshape(-1) for array in arrays]))
-            if any(np.isin(met, atoms).any() for atoms in pending):
-                pending.clear()
-                return self._connected()
-        return found
+    def _unite(self) -> None:
+        """Join what was tied since the last time; the cost is that of these ties, however many atoms there are."""
+        if len(self._parent) < self.count:
+            new = np.arange(len(self._parent), self.count, dtype=np.int64)
+            self._parent = np.concatenate([self._parent, new])
+            self._stays = np.concatenate([self._stays, np.zeros(len(new), dtype=bool)])
+        if not self._pairs:
+            return
+        pairs, self._pairs, self._waiting = self._pairs, [], 0
+        first = self._find(np.concatenate([pair[0] for pair in pairs]))
+        second = self._find(np.concatenate([pair[1] for pair in pairs]))
+        nodes, ends = _numbered(first, second, self.count)
+        graph = coo_matrix((np.ones(len(first), dtype=np.int8), ends), shape=(len(nodes),) * 2)
+        labels = connected_components(graph, directed=False)[1]
+        least = nodes[np.unique(labels, return_index=True)[1]]
+        self._parent[nodes] = least[labels]
+        stay = np.zeros(len(least), dtype=bool)
+        np.logical_or.at(stay, labels, self._stays[nodes])
+        self._stays[least] = stay
 
-    def _settle_broadcast(self, broadcast: Broadcast, found: Ids) -> None:
+    def _settle_broadcast(self, broadcast: Broadcast) -> None:
         joint, other = broadcast.joint, broadcast.other
         if joint.size == 0:
             return
-        rigid = [axis for axis in range(joint.ndim) if joint.shape[axis] > 1 and _is_constant(found[joint], axis)]
+        roots = self._find(joint)
+        rigid = [axis for axis in range(joint.ndim) if joint.shape[axis] > 1 and _is_constant(roots, axis)]
         along = [axis for axis in range(joint.ndim) if other.shape[axis] > 1]
-        if len(along) == 1 and bool(self._staying(found)[found[other]].all()):
+        if len(along) == 1 and self._are_staying(other):
             self.collapse(joint, along[0], broadcast.reason)  # the axis keeps its length; the others may lose elements
             return
         if any(axis in rigid for axis in along):
@@ -166,17 +177,17 @@ class AtomTable:
                 return
         self.tie(joint, other, broadcast.reason)
 
-    def _staying(self, found: Ids) -> NDArray[np.bool_]:
-        """Return which components cannot be removed, by what was frozen before anything was settled."""
-        if self._stays[0] is not found:
-            stays = np.zeros(self.count, dtype=bool)
-            for atoms, _ in self._reasons:
-                stays[found[atoms]] = True
-            self._stays = found, stays
-        return self._stays[1]
+    def _are_staying(self, atoms: Ids) -> bool:
+        """Tell whether all of them are in components that cannot be removed, by what was frozen so far."""
+        found = self._find(atoms)
+        if self._frozen < len(self._reasons):
+            fresh = [frozen for frozen, _ in self._reasons[self._frozen :]]
+            self._stays[self._find(np.concatenate(fresh))] = True
+            self._frozen = len(self._reasons)
+        return bool(self._stays[found].all())
 
-    def _settle_joint(self, joint: Ids, reason: str, found: Ids) -> None:
-        roots = found[joint]
+    def _settle_joint(self, joint: Ids, reason: str) -> None:
+        roots = self._find(joint)
         free = [axis for axis in range(joint.ndim) if joint.shape[axis] > 1 and not _is_constant(roots, axis)]
         if len(free) < 2:
             return

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from raycompress.compressors.structure.axes.allowance import need_room
 from raycompress.compressors.structure.axes.call import Call, flat, with_length
 from raycompress.compressors.structure.axes.labels import Block, Labels, gathered, spread, unify
 
@@ -30,6 +31,9 @@ def moved(call: Call) -> Sequence[Labels]:
     found: list[list[Block]] = [[] for _ in call.results]
     for block in source.blocks:
         lengths, arguments = _narrowed(call, source, block)
+        for result in call.results if lengths == list(source.shape) else ():
+            need_room(result.shape)
+        need_room(lengths)
         atoms = torch.from_numpy(np.broadcast_to(spread(block, len(lengths)), lengths).copy())
         outcome = call.function(atoms, *arguments, **call.kwargs)
         for place, result in enumerate(value for value in flat([outcome]) if isinstance(value, Tensor)):
@@ -262,6 +266,7 @@ def concatenated(call: Call) -> Sequence[Labels]:
         array = np.zeros(shape, dtype=np.int64) if own is None else spread(own, len(shape))
         parts.append(np.broadcast_to(array, np.broadcast_shapes(array.shape, tuple(shape))))
     lengths = [max(part.shape[place] for part in parts) for place in range(len(call.shape))]
+    need_room(with_length(lengths, dim, call.shape[dim]))
     parts = [
         np.broadcast_to(part, [part.shape[place] if place == dim else length for place, length in enumerate(lengths)])
         for part in parts

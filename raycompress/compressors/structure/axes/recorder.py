@@ -172,14 +172,15 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = func._schema.name.split("::")[-1]
         self.operations[name] = self.operations.get(name, 0) + 1
         plain = name.rstrip("_") if name.endswith("_") and not name.endswith("__") else name
-        self._trace(flat((args, kwargs or {})), results)
-        if self.muted:
-            return outcome
         reason = f"{plain}{self.where}"
-        call = Call(plain, func, tuple(args), dict(kwargs or {}), results, self.labels, self.table, reason)
-        call.sized = self.sized
-        for result, labels in zip(results, follow(call), strict=True):
-            self.name(result, labels)
+        with self.table.allowance.spending(reason):
+            self._trace(flat((args, kwargs or {})), results)
+            if self.muted:
+                return outcome
+            call = Call(plain, func, tuple(args), dict(kwargs or {}), results, self.labels, self.table, reason)
+            call.sized = self.sized
+            for result, labels in zip(results, follow(call), strict=True):
+                self.name(result, labels)
         return outcome
 
     def _trace(self, operands: list[Any], results: list[Tensor]) -> None:
@@ -228,7 +229,8 @@ def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[b
             for tensor in outputs:
                 table.freeze(recorder.labels(tensor).atoms, OUTPUTS)
                 last |= recorder.makers(tensor)
-    components, sizes = Resolver(table, tracer.uses).resolve()
+    with table.allowance.spending("the sizes that its forward() uses"):
+        components, sizes = Resolver(table, tracer.uses).resolve()
     return Couplings(
         recorder.axes,
         components,

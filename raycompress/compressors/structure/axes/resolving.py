@@ -72,6 +72,7 @@ class Resolver:
         return self._components, {}
 
     def _settle(self) -> None:
+        self._table.allowance.check("the sizes that its forward() uses")
         self._components = self._table.components()
         self._varying.clear()
 

@@ -42,6 +42,7 @@ from raycompress.compressors.structure.axes.movement import (
     restrided,
     written,
 )
+from raycompress.errors import CompressionError
 
 Rule = Callable[[Call], Sequence[Labels]]
 
@@ -64,10 +65,17 @@ def follow(call: Call) -> Sequence[Labels]:
         rule = pointwise
     if rule is None:
         call.table.unknown.add(call.name)
-        for tensor in tensors:
-            call.table.freeze(call.labels(tensor).atoms, f"{call.reason}, which is not followed")
-        return call.plain()
-    return rule(call)
+        return _frozen(call, tensors, "which is not followed")
+    try:
+        return rule(call)
+    except CompressionError as error:  # too many positions at a time
+        return _frozen(call, tensors, f"where {error.problems[0].what}")
+
+
+def _frozen(call: Call, tensors: Sequence[Tensor], why: str) -> Sequence[Labels]:
+    for tensor in tensors:
+        call.table.freeze(call.labels(tensor).atoms, f"{call.reason}, {why}")
+    return call.plain()
 
 
 def _table(rules: dict[Rule, str]) -> dict[str, Rule]:
