@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.graph_cache import GraphCache
 from raycompress.compressors.targets.torch import Target
 
 
@@ -31,6 +33,8 @@ class Request:
         One input of the model, or None when none is known yet.
     call
         What the script passed to ``compress()`` by name.
+    graphs
+        The coupled channels of the model, shared with the compressor; see `graph`.
     """
 
     compressor: CompressorEntry
@@ -39,6 +43,11 @@ class Request:
     arguments: Mapping[str, Any]
     example: Example | None
     call: Mapping[str, Any] = field(default_factory=dict)
+    graphs: GraphCache | None = None
+
+    def graph(self, example: Example) -> ChannelGraph:
+        """Return the coupled channels of the model for one input of it, without following it twice."""
+        return (self.graphs or GraphCache(self.model)).graph(example)
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from raycompress.compressors.pruning import gate as rung_zero
 from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
+from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.graph_cache import GraphCache
 from raycompress.compressors.structure.optimizers import StepWatch, carry_over, optimizers_of, refuse_stale
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
@@ -60,6 +62,9 @@ class Pruner(SavingCompressor, Compressor):
         self._watch = StepWatch()
         self._before: measure.Sizes | None = None
         self._slicing: slicing.Slicing | None = None
+        self._graphs = GraphCache(model)
+        self._counted: tuple[Example, int] | None = None  # multiply-adds
+        self._proved: tuple[Example, Fingerprint] | None = None
         self._kept: dict[str, Tensor] = {}
         self._dense: nn.Module | None = None
         self._small = False
@@ -91,9 +96,10 @@ class Pruner(SavingCompressor, Compressor):
             self._dense = clean_copy(self.model)
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
-        request = Request(self._entry, self.model, self._targets, self._arguments, self._given, kwargs)
-        if self._given is not None and self._entry.removes_channels and self._arguments.get("trainer") is not None:
-            slicing.rehearse(self.model, self._given, self._targets, self._entry)
+        arguments, graphs = self._arguments, self._graphs
+        request = Request(self._entry, self.model, self._targets, arguments, self._given, kwargs, graphs)
+        if self._given is not None and self._entry.removes_channels and arguments.get("trainer") is not None:
+            self._rehearse(self._given)
         seen: list[Example] = []  # inputs of a method that trains the model inside choose()
         if self._given is None:
             self._first_call = FirstCall(seen.append).watch(self.model)
@@ -164,7 +170,8 @@ class Pruner(SavingCompressor, Compressor):
             )
         self._masks.apply()
         masked = fingerprint(self.model)
-        self._slicing.prove(self.model, self.example)
+        if self._proved is None or self._proved[0] is not self.example or self._proved[1] != masked:
+            self._slicing.prove(self.model, self.example)
         self._shrink()
         if self._saved_model_check is not None:
             self._saved_model_check.carry_over(masked, fingerprint(self.model))
@@ -239,17 +246,29 @@ class Pruner(SavingCompressor, Compressor):
         """Extend the masks to the coupled layers, now that an input is known; the model has computed nothing yet."""
         self._first_call.cancel()
         self.example = example
-        self._before = _SLICED.get(self.model) or measure.sizes(self.model, example)
+        self._before = _SLICED.get(self.model) or self._sizes(example)
         if self._entry.removes_channels:
             if self._decision is None and self._schedule is not None:
-                slicing.rehearse(self.model, example, self._targets, self._entry)
+                self._rehearse(example)
             self._slice(example)
+
+    def _sizes(self, example: Example) -> measure.Sizes:
+        """Return the model's sizes; its multiply-adds are known from the pass that checked an input of one sample."""
+        if self._counted is None or self._counted[0] is not example:
+            return measure.sizes(self.model, example)
+        return measure.Sizes(measure.parameters(self.model), self._counted[1], measure.size_bytes(self.model))
+
+    def _rehearse(self, example: Example) -> None:
+        slicing.rehearse(self.model, example, self._targets, self._entry, self._graphs.graph(example))
 
     def _slice(self, example: Example) -> None:
         if self._decision is not None:
-            self._slicing = slicing.make(self.model, example, self._decision, self._targets, self._entry)
+            graph = self._graphs.graph(example)
+            self._slicing = slicing.make(self.model, example, self._decision, self._targets, self._entry, graph)
             self._check_before_training(example)
             self._masks.hold(self._slicing.removed(self.model))
+            # the same weights need no second proof in apply_speedup
+            self._proved = (example, fingerprint(self.model)) if self.is_decided and self._slicing.tensors else None
 
     def _check_before_training(self, example: Example) -> None:
         """Raise BudgetError where the pruned model would be too large, and send its rung-0 score, if one is asked for.
@@ -281,7 +300,10 @@ class Pruner(SavingCompressor, Compressor):
 
     def _check_input(self, example: Example) -> Example:
         try:
-            example.outputs(self.model)
+            if example.batch == 1:
+                self._counted = example, measure.flops(self.model, example)[""]
+            else:
+                example.outputs(self.model)
         except Exception as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0]
             raise CompressionError(
@@ -342,6 +364,7 @@ class Pruner(SavingCompressor, Compressor):
             carry_over(optimizer, changed)
         refuse_stale(changed)
         self._small = True
+        self._graphs.clear()
         if self._before is not None:
             _SLICED[self.model] = self._before
         if measure.parameters(self.model) >= before:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from raycompress.compressors.saving.witness import Fingerprint
 
+_AT_ONCE = 1 << 20
+"""Elements that are converted at a time."""
+
 
 def fingerprint(model: nn.Module) -> Fingerprint:
     """Return the fingerprint of all floating-point parameters and buffers."""
@@ -19,12 +22,18 @@ def fingerprint(model: nn.Module) -> Fingerprint:
 
 def fingerprint_of(parts: Mapping[str, Tensor]) -> Fingerprint:
     """Return the fingerprint of tensors of any type."""
-    found = {}
     with torch.inference_mode(False):
-        for name, tensor in parts.items():
-            values = tensor.detach().double()
-            found[name] = (float(values.sum()), float(values.square().sum()))
-    return found
+        return {name: _sums(tensor.detach()) for name, tensor in parts.items()}
+
+
+def _sums(tensor: Tensor) -> tuple[float, float]:
+    """Return the sum of the elements and that of their squares, in float64; no large tensor is copied for it."""
+    total = squares = 0.0
+    for part in tensor.reshape(-1).split(_AT_ONCE):
+        values = part.double()
+        total += float(values.sum())
+        squares += float(values.dot(values))
+    return total, squares
 
 
 def fingerprint_of_bytes(data: bytes) -> Fingerprint:

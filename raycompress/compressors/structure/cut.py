@@ -71,12 +71,19 @@ class Sliced:
     def removed(self, tensor: Tensor) -> Tensor:
         """Return a bool tensor of the original's shape, True where an element goes."""
         mask = torch.zeros(tensor.shape, dtype=torch.bool, device=tensor.device)
+        self._fill(mask, True)
+        return mask
+
+    def clear(self, tensor: Tensor) -> None:
+        """Set what goes of a tensor of the original shape to zero, in place."""
+        self._fill(tensor, 0)
+
+    def _fill(self, tensor: Tensor, value: float) -> None:
         for dim, places in enumerate(self.kept):
             if places is not None:
                 gone = torch.ones(tensor.shape[dim], dtype=torch.bool)
                 gone[places] = False
-                mask.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), True)
-        return mask
+                tensor.index_fill_(dim, gone.nonzero().flatten().to(tensor.device), value)
 
 
 Tensors = dict[tuple[str, str], Sliced]
@@ -219,17 +226,32 @@ class Cut:
 
 
 def cut_tensors(
-    model: nn.Module, tensors: Mapping[tuple[str, str], Sliced], changes: Mapping[str, ModulePlan]
+    model: nn.Module,
+    tensors: Mapping[tuple[str, str], Sliced],
+    changes: Mapping[str, ModulePlan],
+    *,
+    spare_old: bool = True,
 ) -> Fresh:
-    """Slice `model` in place; returns id(old parameter) -> (old parameter, new one)."""
+    """Slice `model` in place; returns id(old parameter) -> (old parameter, new one).
+
+    Parameters
+    ----------
+    spare_old
+        Whether old parameters keep their values. Without it the memory of each is free once its part is copied.
+    """
     modules = dict(model.named_modules())
     fresh: Fresh = {}
     for (module, name), sliced in tensors.items():
         old = getattr(modules[module], name)
+        if id(old) in fresh:  # another name of it
+            replace_tensor(modules[module], name, fresh[id(old)][1], fresh)
+            continue
         value = sliced.of(old.detach())
         if sliced.factor is not None:
             value *= sliced.factor.to(value)
         replace_tensor(modules[module], name, value, fresh)
+        if not spare_old and isinstance(old, nn.Parameter):
+            old.data = old.data.new_empty(0)
     for module, change in changes.items():
         set_attributes(modules[module], change)
     return fresh

@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.layer_kinds import makes_channels, output_dim, stacked_weights
-from raycompress.compressors.masking import masked_calls
-from raycompress.compressors.masking.masks import drop_hooks, unhooked
+from raycompress.compressors.masking.masks import unhooked
 from raycompress.compressors.structure.attributes import is_size
 from raycompress.compressors.structure.axes.recorder import OUTPUTS, Couplings, record
 from raycompress.errors import CompressionError
@@ -100,6 +99,13 @@ class ChannelGraph:
 
     def __contains__(self, name: str) -> bool:
         return name in self._outputs
+
+    def fits(self) -> bool:
+        """Tell whether the model still has the modules, and the parameters and buffers the sizes, that were seen."""
+        tensors = dict([*self.model.named_parameters(), *self.model.named_buffers()])
+        sizes = {name: tuple(map(len, axes)) for name, axes in self.couplings.axes.items()}
+        same_sizes = all(name in tensors and tuple(tensors[name].shape) == size for name, size in sizes.items())
+        return same_sizes and dict(self.model.named_modules()) == self._modules
 
     @property
     def layers(self) -> list[str]:
@@ -301,14 +307,13 @@ class _Index:
 def clean_copy(model: nn.Module) -> nn.Module:
     """Return a deep copy of `model` without our hooks; raises CompressionError where it holds what cannot be copied."""
     try:
-        copied = copy.deepcopy(model)
+        with unhooked(model):  # masks are as large as a quarter of the model
+            copied = copy.deepcopy(model)
     except (RuntimeError, TypeError) as error:
         raise CompressionError(
             f"{type(model).__name__} cannot be copied: {error}",
             fix="keep no tensors with a history, locks, files or generators as attributes of the model",
         ) from error
-    drop_hooks(copied)
-    masked_calls.release(copied)
     return copied
 
 

@@ -85,7 +85,8 @@ class Slicing:
         copied = self._masked(model)
         examples = [example, *(example.random(seed) for seed in _SEEDS)]
         expected = [inputs.outputs(copied) for inputs in examples]
-        self.apply(copied)
+        masked_calls.release(copied)
+        cut_tensors(copied, self.tensors, self.plan.modules, spare_old=False)
         worst = 0.0
         for inputs, masked in zip(examples, expected, strict=True):
             try:
@@ -111,8 +112,13 @@ class Slicing:
 
     def _masked(self, model: nn.Module) -> nn.Module:
         copied = clean_copy(model)
-        for (module, name), mask in self.removed(copied).items():
-            getattr(copied.get_submodule(module), name).data.masked_fill_(mask, 0)
+        for (module, name), sliced in self.tensors.items():
+            tensor = getattr(copied.get_submodule(module), name)
+            if isinstance(tensor, nn.Parameter):
+                _divided(module, name, copied, sliced).clear(tensor.data)
+        masked_calls.hold(copied, self.reductions, {})
+        if self.tensors:
+            masked_calls.keep_padding(copied)
         return copied
 
 
@@ -129,8 +135,14 @@ def make(
     choice: PruningDecision,
     targets: Mapping[str, Target],
     compressor: CompressorEntry,
+    graph: ChannelGraph | None = None,
 ) -> Slicing:
-    """Return how to slice `model`, after a check on copies; `model` itself is left as it is.
+    """Return how to slice `model`, after a check on a copy; `model` itself is left as it is.
+
+    Parameters
+    ----------
+    graph
+        The coupled channels of `model`, where they are known already.
 
     Raises
     ------
@@ -141,7 +153,7 @@ def make(
     """
     if isinstance(choice, DeferredDecision):
         choice = choice.choose(example)
-    graph = ChannelGraph(model, example)
+    graph = graph or ChannelGraph(model, example)
     removal = settle(graph, choice, targets, compressor)
     cut = Cut(graph, removal.channels)
     tensors = cut.tensors()
@@ -156,7 +168,13 @@ def make(
     return slicing
 
 
-def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], compressor: CompressorEntry) -> None:
+def rehearse(
+    model: nn.Module,
+    example: Example,
+    targets: Mapping[str, Target],
+    compressor: CompressorEntry,
+    graph: ChannelGraph | None = None,
+) -> None:
     """Check before the training that `model` can be sliced; it is left as it is.
 
     Raises
@@ -166,7 +184,7 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
     SpeedupError
         With the first channels of each layer removed, the sliced model does not compute what the masked one does.
     """
-    graph = ChannelGraph(model, example)
+    graph = graph or ChannelGraph(model, example)
     targets = without_whole_layers(graph, targets)
     every = {
         name: tuple(range(graph.channels(name)))
@@ -180,7 +198,7 @@ def rehearse(model: nn.Module, example: Example, targets: Mapping[str, Target], 
         for name, channels in every.items()
         if len(channels) > 1
     }
-    make(model, example, PruningDecision(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor)
+    make(model, example, PruningDecision(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor, graph)
 
 
 def _parting(masked: nn.Module, small: nn.Module, example: Example) -> str:

@@ -17,7 +17,7 @@ from raycompress.compressors.engines.torch_pruning.ranking import Importance, Wa
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.cut import Cut
-from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
+from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import ExperimentError
 
 _GRADIENTS = {"group_taylor": False, "group_hessian": True}
@@ -83,13 +83,14 @@ class _Gathering(PruningSchedule):
     def _rehearse(self, example: Example) -> PruningDecision:
         self._example = example
         request = self._request
-        slicing.make(request.model, example, rank(request, example, None), request.targets, request.compressor)
+        decision, graph = rank(request, example, None), request.graph(example)
+        slicing.make(request.model, example, decision, request.targets, request.compressor, graph)
         return PruningDecision()
 
 
 def rank(request: Request, example: Example, gradients: Gradients | None) -> PruningDecision:
     """Return the decision; where the method's gradients are not given, by the weights' magnitude."""
-    graph = ChannelGraph(request.model, example)
+    graph = request.graph(example)
     arguments = request.arguments
     is_of_norms = request.compressor.name == "bn_scale"
     groups, narrow = find_group_targets(graph, request.targets, is_of_norms, arguments["round_to"])

@@ -106,8 +106,11 @@ def block_scores(cut: Cut, model: nn.Module, target: GroupTarget, importance: Im
         )
     places = {channel: place for place, channel in enumerate(left)}
     known = torch.nan_to_num(values.detach().double().cpu())  # a group of zeros only, divided by its mean
+    alone: list[float] = known.tolist()
     return {
-        index: float(known[[places[channel] for channel in block]].mean())
+        index: alone[places[block[0]]]
+        if len(block) == 1
+        else float(known[[places[channel] for channel in block]].mean())
         for index, block in enumerate(target.group.root_blocks)
         if block[0] in places
     }
