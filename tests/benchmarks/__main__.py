@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
-from tests.benchmarks.compression import budgeted, budgets, fronts, latency, tied, training
+from tests.benchmarks.compression import budgeted, budgets, fronts, graph, latency, tied, training
 from tests.benchmarks.outcome import Outcome, describe_machine
 from tests.benchmarks.processes import CommandFailed
 
@@ -25,6 +25,7 @@ SECTIONS = (
     "fronts",
     "latency",
     "training",
+    "graph",
 )
 
 
@@ -51,6 +52,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
     parser.add_argument("--steps", type=int, default=5, help="training: steps of each model")
+    parser.add_argument("--blocks", nargs="+", type=int, default=list(graph.DEPTHS), help="graph: depths")
     parser.add_argument("--output", type=Path, default=ROOT / "bench_results", help="folder of the JSON file")
     return parser.parse_args(argv)
 
@@ -82,6 +84,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         )
     if name == "fronts":
         return fronts.measure(options.seeds, say, options.networks)
+    if name == "graph":
+        return graph.measure(options.blocks, say)
     if name == "latency":
         return latency.measure(options.passes, say)
     if name == "training":
