@@ -32,6 +32,9 @@ def test_each_name_is_one_of_this_ray_and_is_put_back() -> None:
         usage.tag_callbacks,
         tune_controller._ObjectCache,
         controller._process_trial_failure,
+        controller._schedule_trial_task,
+        tune_controller._ActorClassCache,
+        tune_controller._get_trainable_kwargs,
         parameter.RayParams,
     )
     made = object()
@@ -41,14 +44,22 @@ def test_each_name_is_one_of_this_ray_and_is_put_back() -> None:
         private.without_telemetry_of_callbacks(),
         private.actor_cache(lambda: made),
         private.trials_of_dead_actors_begun_again(lambda _error: False),
+        private.actors_without_tune(SimpleNamespace, {}),
     ):
         assert all(vars(Node)[name] is not start for name, start in zip(private._SERVERS, before[0], strict=True))
         assert usage.tag_callbacks([]) is False
         assert parameter.RayParams().dashboard_agent_listen_port == 0
         assert tune_controller._ObjectCache(may_keep_one=True) is made
         assert controller._process_trial_failure is not before[3]
+        assert controller._schedule_trial_task is not before[4]
+        assert tune_controller._ActorClassCache().get(object).__ray_metadata__.class_name == "SimpleNamespace"
+        assert tune_controller._get_trainable_kwargs is not before[6]
     assert [vars(Node)[name] for name in private._SERVERS] == before[0]
-    after = (usage.tag_callbacks, tune_controller._ObjectCache, controller._process_trial_failure, parameter.RayParams)
+    after = (
+        *(usage.tag_callbacks, tune_controller._ObjectCache, controller._process_trial_failure),
+        *(controller._schedule_trial_task, tune_controller._ActorClassCache, tune_controller._get_trainable_kwargs),
+        parameter.RayParams,
+    )
     assert after == before[1:]
 
 
@@ -73,6 +84,9 @@ def test_a_server_that_ray_no_longer_knows_is_not_made_up(name: str, monkeypatch
             "_process_trial_failure",
             lambda: private.trials_of_dead_actors_begun_again(bool),
         ),
+        (tune_controller, "_ActorClassCache", lambda: private.actors_without_tune(object, {})),
+        (tune_controller, "_get_trainable_kwargs", lambda: private.actors_without_tune(object, {})),
+        (tune_controller.TuneController, "_schedule_trial_task", lambda: private.actors_without_tune(object, {})),
     ],
 )
 def test_a_name_that_is_gone_is_not_made_up(

@@ -8,8 +8,11 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 _AGENT_PORT = "dashboard_agent_listen_port"
@@ -88,6 +91,54 @@ def actor_cache(make: Callable[[], Any]) -> AbstractContextManager[None]:
     return _replaced(module, "_ObjectCache", lambda _cache: lambda may_keep_one=True: make())
 
 
+_OF_ACTORS = ("_ActorClassCache", "_get_trainable_kwargs")
+_CREDENTIALS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SECURITY_TOKEN", "AWS_SESSION_TOKEN")
+
+
+@contextmanager
+def actors_without_tune(actor: type, shared: Mapping[str, Any]) -> Iterator[None]:
+    """Have Tune start `actor` for its trials: a class that does what Tune calls of a Trainable, and does not import it.
+
+    Where a name is gone actors are those of the class that Tune was given: a second of CPU time more for each.
+
+    Parameters
+    ----------
+    shared
+        What each actor is given beside its config.
+    """
+    module = _attribute("ray.tune.execution.tune_controller")
+    controller = getattr(module, "TuneController", None)
+    if not all(hasattr(module, name) for name in _OF_ACTORS) or not hasattr(controller, "_schedule_trial_task"):
+        yield
+        return
+    import ray
+
+    variables = {name: os.environ[name] for name in _CREDENTIALS if name in os.environ}
+    remote = ray.remote(runtime_env={"env_vars": variables})(actor) if variables else ray.remote(actor)
+    references = {name: ray.put(value) for name, value in shared.items()}
+
+    def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in config.items() if not name.startswith("__")}  # objects of Tune's
+
+    def arguments(of_trial: Any) -> Any:
+        return lambda trial: {"config": plain(of_trial(trial)["config"]), **references}
+
+    def task(schedule: Any) -> Any:
+        def scheduled(self: Any, trial: Any, method_name: str, args: Any = (), kwargs: Any = None, **more: Any) -> Any:
+            if method_name == "reset":
+                args, kwargs = (plain(args[0]),), {}
+            return schedule(self, trial=trial, method_name=method_name, args=args, kwargs=kwargs, **more)
+
+        return scheduled
+
+    with (
+        _replaced(module, "_ActorClassCache", lambda _cache: lambda: SimpleNamespace(get=lambda _trainable: remote)),
+        _replaced(module, "_get_trainable_kwargs", arguments),
+        _replaced(controller, "_schedule_trial_task", task),
+    ):
+        yield
+
+
 def trials_of_dead_actors_begun_again(is_loss_of_node: Callable[[Any], bool]) -> AbstractContextManager[None]:
     """Have Tune begin a trial again that was given a dead actor, and not count the loss of a node as a failure of it.
 
@@ -97,6 +148,8 @@ def trials_of_dead_actors_begun_again(is_loss_of_node: Callable[[Any], bool]) ->
     def beginning_again(process_failure: Any) -> Any:
         def begin_again(self: Any, trial: Any, exception: Any) -> None:
             getattr(self, "_resetting_trials", set()).discard(trial)
+            if getattr(trial, "local_path", None):  # where Tune writes what happened
+                Path(trial.local_path).mkdir(parents=True, exist_ok=True)
             if is_loss_of_node(exception):
                 exception._preempted = True  # by which Tune does not count it among the trial's failures
             if trial.status == trial.PENDING and hasattr(self, "_set_trial_status"):

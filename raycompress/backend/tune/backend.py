@@ -28,6 +28,16 @@ _LIVES = 3
 """How often a trial is begun again because its actor died, with its node or by itself."""
 
 
+class TunesTrialActor(TrialActor, tune.Trainable):
+    """A trial actor as Tune starts it by itself, where `private.actors_without_tune` cannot have it start another."""
+
+    __init__ = tune.Trainable.__init__  # type: ignore[assignment]
+    train = tune.Trainable.train
+    reset = tune.Trainable.reset  # type: ignore[assignment]
+    stop = tune.Trainable.stop
+    get_auto_filled_metrics = tune.Trainable.get_auto_filled_metrics
+
+
 class TuneBackend:
     """Hands trials to Tune and its events back; Ray must run.
 
@@ -116,7 +126,7 @@ class TuneBackend:
     def _fit(self) -> None:
         resources = self._resources  # the function below is pickled, and this object cannot be
         trainable = tune.with_resources(
-            tune.with_parameters(TrialActor, plan=self._plan),
+            tune.with_parameters(TunesTrialActor, plan=self._plan),
             lambda config: slots.request(resources, config["slot"]),
         )
         trainable.__qualname__ = TrialActor.__qualname__  # in Ray's dashboard; Tune's own is of its wrapper
@@ -145,7 +155,11 @@ class TuneBackend:
         )
         # what it would print, with tracebacks, is in the journal, or is of Tune's own state, which nobody reads
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
-        with slots.kept_actors(self._slots), private.without_telemetry_of_callbacks():
+        with (
+            slots.kept_actors(self._slots),
+            private.without_telemetry_of_callbacks(),
+            private.actors_without_tune(TrialActor, {"plan": self._plan}),
+        ):
             tuner.fit()
 
     def next_config(self, trial_id: str) -> dict[str, Any] | None:
@@ -156,7 +170,7 @@ class TuneBackend:
             return None
         trial, slot = self._asked.popleft()
         self._number_of[trial_id] = trial.number
-        return {**config_of(trial), "slot": slot}
+        return {**config_of(trial), "slot": slot, "gpus": self._resources.gpu}
 
     @property
     def is_closing(self) -> bool:

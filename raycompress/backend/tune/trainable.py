@@ -1,16 +1,18 @@
-"""The trial actor: one a slot, reused from trial to trial. It hands each trial to its node's warm process."""
+"""The trial actor: one a slot, reused from trial to trial. It hands each trial to its node's warm process.
+
+Nothing here imports Ray Tune, which takes each actor a second of CPU time.
+"""
 
 from __future__ import annotations
 
 import fcntl
 import math
 import os
+import platform
 import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
-
-from ray import tune
 
 from raycompress.backend.ray.private import name_process
 from raycompress.config.objective import metrics_of
@@ -60,8 +62,10 @@ def config_of(trial: TrialRequest) -> dict[str, Any]:
     }
 
 
-class TrialActor(tune.Trainable):
+class TrialActor:
     """Runs trials one after another, each in a forked child of the warm process.
+
+    To Tune it is a Trainable: `train`, `reset`, `stop` and `get_auto_filled_metrics` are what Tune's controller calls.
 
     A trial whose config names ``budgets`` is a run of the script for each of them, every run from the start, with its
     budget in ``n_iterations``; after each the scheduler decides whether the trial goes on.
@@ -70,8 +74,36 @@ class TrialActor(tune.Trainable):
     away and started anew because a script had an exception.
     """
 
+    def __init__(self, config: dict[str, Any], **shared: TrialPlan) -> None:
+        self._count, self._total = 0, 0.0
+        self.setup(config, **shared)
+
+    def train(self) -> dict[str, Any]:
+        """Return the next result, with what Tune looks for in one."""
+        started = time.monotonic()
+        result = self.step()
+        seconds = time.monotonic() - started
+        self._count, self._total = self._count + 1, self._total + seconds
+        counted = {"training_iteration": self._count, "time_this_iter_s": seconds, "time_total_s": self._total}
+        return {**result, **counted, **self.get_auto_filled_metrics()}
+
+    def get_auto_filled_metrics(self, **_: Any) -> dict[str, Any]:
+        """Return where this actor runs."""
+        import ray
+
+        return {"pid": os.getpid(), "hostname": platform.node(), "node_ip": ray.util.get_node_ip_address()}
+
+    def reset(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial."""
+        self._count, self._total = 0, 0.0
+        return self.reset_config(new_config)
+
+    def stop(self) -> None:
+        """End."""
+        self.cleanup()
+
     def setup(self, config: dict[str, Any], **shared: TrialPlan) -> None:
-        """Connect to the node's warm process; Tune calls this once an actor."""
+        """Prepare for the first trial; the warm process is joined once it is needed."""
         self._plan = shared["plan"]
         self._worker: Worker | None = None
         self._begin(config)
@@ -97,7 +129,7 @@ class TrialActor(tune.Trainable):
         self._started = time.monotonic()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial; Tune calls this on an actor that it reuses."""
+        """End what is left of the trial before, and take the next."""
         self._stop_trial()
         self._plan.folder.clear(self._config["number"])
         self._begin(new_config)
@@ -208,8 +240,7 @@ class TrialActor(tune.Trainable):
     @property
     def trial_resources_gpu(self) -> float:
         """GPUs, or the fraction of one, that this trial was given."""
-        resources = self.trial_resources
-        return float(resources.required_resources.get("GPU", 0)) if resources is not None else 0.0
+        return float(self._config.get("gpus", 0.0))
 
     def _end_of_run(self, ending: Ending) -> dict[str, Any]:
         """Return what the run gave: the trial's end, or, where a larger budget follows, what it is judged by."""
