@@ -210,13 +210,23 @@ def _seed(spec: TrialSpec) -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         if spec.seed is not None:
-            torch.manual_seed(spec.seed)
+            _seed_torch(torch, spec.seed)
         # a script that says OMP_NUM_THREADS before it imports torch has chosen by that
         if spec.threads is not None and "OMP_NUM_THREADS" not in SET_BY_SCRIPT:
             torch.set_num_threads(spec.threads)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None and spec.seed is not None:
         tensorflow.random.set_seed(spec.seed)
+
+
+def _seed_torch(torch: Any, seed: int) -> None:
+    """Do what ``torch.manual_seed`` does; where torch is built for no GPU, without the 3 ms that notes for one take."""
+    names = ("cuda", "hip", "xpu")
+    of_another = hasattr(torch, torch._C._get_privateuse1_backend_name())
+    if of_another or any(getattr(torch.version, name, None) for name in names):
+        torch.manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)
 
 
 def _failure(error: BaseException, spec: TrialSpec) -> dict[str, Any] | None:

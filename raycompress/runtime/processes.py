@@ -166,6 +166,24 @@ def _has_children() -> bool:
     return True
 
 
+def join_pages() -> None:
+    """Have the kernel put the memory of this process into large pages, as far as it can, before it is forked often.
+
+    A fork copies an entry for each page, and the child's end frees them: for a process that holds torch some 20 ms, of
+    which 13 go. This takes half a second. A kernel before Linux 6.1 leaves everything as it is.
+    """
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        place, access, _offset, _device, _inode, *name = line.split(None, 5)
+        if access != "rw-p" or name not in ([], ["[heap]"]):
+            continue
+        start, end = (int(address, 16) for address in place.split("-"))
+        start, end = -(-start // _LARGE_PAGE) * _LARGE_PAGE, end // _LARGE_PAGE * _LARGE_PAGE
+        if start < end:
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE)
+
+
+_LARGE_PAGE = 2 << 20
+_MADV_COLLAPSE = 25
 _LARGEST_SCORE = 1000
 _TORCH_MESSAGES = ("can't allocate memory", "CUDA out of memory", "out of memory. Tried to allocate")
 

@@ -78,6 +78,8 @@ class WarmSpec:
         How long it waits for its first client, in seconds.
     probe_s
         How long the probe child may take, in seconds.
+    many_forks
+        Whether so many trials will follow that it is to make its forks cheaper first, which takes half a second.
     """
 
     name: str
@@ -87,6 +89,7 @@ class WarmSpec:
     env: Mapping[str, str | None] = field(default_factory=dict)
     idle_s: float = 30.0
     probe_s: float = 60.0
+    many_forks: bool = False
 
     @property
     def folder(self) -> Path:

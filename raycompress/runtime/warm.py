@@ -24,7 +24,13 @@ import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from raycompress.runtime.processes import ChildWatch, become_subreaper, die_with_parent, kill_descendants
+from raycompress.runtime.processes import (
+    ChildWatch,
+    become_subreaper,
+    die_with_parent,
+    join_pages,
+    kill_descendants,
+)
 from raycompress.runtime.protocol import SET_BY_SCRIPT, Hello, Import, PreloadProblem, WarmSpec
 from raycompress.runtime.supervisor import Supervisor
 from raycompress.script.node import runtime_folder
@@ -48,6 +54,8 @@ def main() -> None:
     _leave_finalizers_out()
     gc.collect()
     gc.freeze()  # so that a child's collector does not touch, and thereby copy, these pages
+    if spec.many_forks:
+        join_pages()
     modules = sum(item.module in sys.modules for item in spec.preload)
     server.serve(Hello(os.getpid(), modules, round(seconds, 3), tuple(problems), probe_result))
 

@@ -21,6 +21,10 @@ _OF_TIES = (Import("raycompress.compressors.engines.nni.library", call="load_nni
 """With ``dependency_aware`` NNI says which layers are tied; else the pruners that only rank do without it."""
 
 
+_MANY = 64
+"""From so many trials on, a process that is forked more cheaply is worth half a second at the start."""
+
+
 def warm_spec(experiment: Experiment) -> WarmSpec:
     """Return the specification of the warm process that an experiment's trials are forked from."""
     threads = str(max(1, int(experiment.resources.cpu)))
@@ -40,6 +44,7 @@ def warm_spec(experiment: Experiment) -> WarmSpec:
         ),
         sys_path=(str(imports_home(experiment.script_path, experiment.script_module)),),
         env={"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads, **_of_tensorflow(threads), **experiment.env},
+        many_forks=(experiment.n_samples or 0) >= _MANY,
     )
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -30,6 +31,17 @@ def test_nothing_that_a_trial_started_outlives_it(worker, spec, tmp_path, how, e
     expected = {"": "finished", "os._exit(3)": "failed", "time.sleep(600)": "timed out"}.get(end, "killed")
     assert ending.state == expected
     assert left(*pids(tmp_path / "pids")) == []
+
+
+def test_trials_of_a_process_with_large_pages_compute_as_those_of_any_other(warm_spec, spec):
+    preload = (*warm_spec.preload, Import("numpy"))
+    many = connect_or_start(replace(warm_spec, name="many forks", many_forks=True, preload=preload))
+    endings = [run(many, spec("import raycompress as rc, numpy\nrc.report(x=float(numpy.arange(1000).sum()))\n"))[1]]
+    endings.append(run(many, spec(DAEMON + "import os\nos.kill(os.getpid(), 11)"))[1])
+    endings.append(run(many, spec("import raycompress as rc\nrc.report(x=sum(bytearray(4 << 20)))\n"))[1])
+    many.close()
+    assert [ending.state for ending in endings] == ["finished", "killed", "finished"]
+    assert [ending.values for ending in endings if ending.values] == [{"x": 499500.0}, {"x": 0}]
 
 
 def test_two_clients_do_not_touch_each_other(warm_spec, worker, spec, tmp_path):
