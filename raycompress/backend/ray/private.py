@@ -114,7 +114,7 @@ def actors_without_tune(actor: type, shared: Mapping[str, Any]) -> Iterator[None
     import ray
 
     variables = {name: os.environ[name] for name in _CREDENTIALS if name in os.environ}
-    remote = ray.remote(runtime_env={"env_vars": variables})(actor) if variables else ray.remote(actor)
+    remote: Any = ray.remote(runtime_env={"env_vars": variables})(actor) if variables else ray.remote(actor)
     references = {name: ray.put(value) for name, value in shared.items()}
 
     def plain(config: Mapping[str, Any]) -> dict[str, Any]:

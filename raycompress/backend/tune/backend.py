@@ -31,11 +31,11 @@ _LIVES = 3
 class TunesTrialActor(TrialActor, tune.Trainable):
     """A trial actor as Tune starts it by itself, where `private.actors_without_tune` cannot have it start another."""
 
-    __init__ = tune.Trainable.__init__  # type: ignore[assignment]
+    __init__ = tune.Trainable.__init__
     train = tune.Trainable.train
-    reset = tune.Trainable.reset  # type: ignore[assignment]
+    reset = tune.Trainable.reset
     stop = tune.Trainable.stop
-    get_auto_filled_metrics = tune.Trainable.get_auto_filled_metrics
+    get_auto_filled_metrics = tune.Trainable.get_auto_filled_metrics  # type: ignore[assignment]
 
 
 class TuneBackend:

@@ -10,7 +10,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
@@ -91,7 +91,8 @@ class TrialActor:
         """Return where this actor runs."""
         import ray
 
-        return {"pid": os.getpid(), "hostname": platform.node(), "node_ip": ray.util.get_node_ip_address()}
+        address: Callable[[], str] = ray.util.get_node_ip_address
+        return {"pid": os.getpid(), "hostname": platform.node(), "node_ip": address()}
 
     def reset(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial."""

@@ -29,7 +29,7 @@ def fingerprint_of(parts: Mapping[str, Tensor]) -> Fingerprint:
 def _sums(tensor: Tensor) -> tuple[float, float]:
     """Return the sum of the elements and that of their squares, in float64; no large tensor is copied for it."""
     total = squares = 0.0
-    for part in tensor.reshape(-1).split(_AT_ONCE):
+    for part in torch.split(tensor.reshape(-1), _AT_ONCE):
         values = part.double()
         total += float(values.sum())
         squares += float(values.dot(values))
