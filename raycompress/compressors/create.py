@@ -12,7 +12,7 @@ from typing import Any
 from raycompress import catalog
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.given import send_given
-from raycompress.errors import ExperimentError, UsageError
+from raycompress.errors import CompressionError, ExperimentError, UsageError
 from raycompress.script import context
 from raycompress.script.config import SLICE_KEY, unrecorded
 
@@ -103,6 +103,8 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
         The compressor cannot work on this model.
     """
     framework = _framework(model)
+    if framework == "torch":
+        _check_is_plain(model)
     arguments = {**_positional(args), **kwargs}
     dummy = arguments.pop("dummy_input", None)
     config = unrecorded(config)
@@ -117,6 +119,23 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
 
         return importlib.import_module(_MODES[framework]).for_mode(model, trial, dummy, arguments, make)
     return _made(_setup(model, config, arguments, dummy))
+
+
+def _check_is_plain(model: Any) -> None:
+    """Raise CompressionError for a torch model whose layers, or whose weights, cannot be worked on."""
+    kind = type(model).__name__
+    if any(parent.__name__ == "ScriptModule" for parent in type(model).__mro__):
+        raise CompressionError(
+            f"{kind} is TorchScript, whose layers are fixed",
+            where="create_compressor",
+            fix="compress the module that it was made from, and call torch.jit.script or torch.jit.trace on the result",
+        )
+    if any(parameter.is_inference() for parameter in model.parameters()):
+        raise CompressionError(
+            f"the weights of {kind} were made inside torch.inference_mode(), so that nothing can change or train them",
+            where="create_compressor",
+            fix="make the model outside of it, or under torch.no_grad()",
+        )
 
 
 def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], dummy: Any) -> Setup:

@@ -306,9 +306,15 @@ class _Index:
 
 def clean_copy(model: nn.Module) -> nn.Module:
     """Return a deep copy of `model` without our hooks; raises CompressionError where it holds what cannot be copied."""
+    computed = {
+        id(value): value.detach().clone()  # as weight_norm and torch.nn.utils.prune compute a weight at each call
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
     try:
         with unhooked(model):  # masks are as large as a quarter of the model
-            copied = copy.deepcopy(model)
+            copied = copy.deepcopy(model, computed)
     except (RuntimeError, TypeError) as error:
         raise CompressionError(
             f"{type(model).__name__} cannot be copied: {error}",

@@ -96,6 +96,14 @@ def _loggers() -> list[logging.Logger]:
     return [logging.getLogger(name) for name in (*names, *_OTHER_LOGGERS)]
 
 
+def with_contiguous_weights(model: nn.Module) -> nn.Module:
+    """Return `model`, its weights laid out in order: NNI views them as vectors. Their values stay as they are."""
+    for parameter in model.parameters():
+        if not parameter.is_contiguous():
+            parameter.data = parameter.data.contiguous()
+    return model
+
+
 def positive(targets: Mapping[str, Target]) -> list[str]:
     """Return the names of the layers with a positive sparsity: NNI accepts 0 < sparsity < 1 only."""
     return [name for name, target in targets.items() if target.sparsity > 0]

@@ -8,7 +8,15 @@ from typing import Any
 from torch import Tensor, nn
 
 from raycompress.compressors.engine import Request
-from raycompress.compressors.engines.nni.library import aware_options, config_of, load_nni, masks_of, positive, quiet
+from raycompress.compressors.engines.nni.library import (
+    aware_options,
+    config_of,
+    load_nni,
+    masks_of,
+    positive,
+    quiet,
+    with_contiguous_weights,
+)
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 
@@ -28,7 +36,7 @@ def masks_at(request: Request, algorithm: str, sparsities: Mapping[str, float]) 
     sparsities
         By layer; layers with a sparsity of 0 have no mask.
     """
-    model = clean_copy(request.model).eval()
+    model = with_contiguous_weights(clean_copy(request.model)).eval()
     configs = {
         name: {**config_of(name, request.targets[name]), "sparsity": sparsity}
         for name, sparsity in sparsities.items()

@@ -14,6 +14,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.engine import DeferredDecision, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.engines.torch_pruning.group_targets import find_group_targets
 from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
+from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.cut import Cut
@@ -122,7 +123,13 @@ def _importance(name: str, gradients: Gradients | None) -> Importance:
         "bn_scale": importance.BNScaleImportance,
         "random": importance.RandomImportance,
     }[name]()
-    return found
+    # a weight that a parametrization computes has no gradient of its own
+    return found if name not in _GRADIENTS else lambda layers: found([one for one in layers if _has_gradient(one)])
+
+
+def _has_gradient(layer: ScoredLayer) -> bool:
+    weight = getattr(layer.dep.layer, "weight", None)
+    return weight is None or weight.grad is not None
 
 
 def _check(arguments: Mapping[str, Any]) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.layer_kinds import weight_names
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 
@@ -67,8 +66,10 @@ class Gradients:
         for name, parameter in model.named_parameters():
             found = self._sums.get(name)
             parameter.grad = torch.zeros_like(parameter) if found is None else (found / self.seen).to(parameter)
+        names = {id(parameter): name for name, parameter in model.named_parameters()}  # one of a shared weight's
         for name, entry in layers.items():
-            if f"{name}.{weight_names(model.get_submodule(name))[0]}" not in self._sums:
+            own = [names[id(one)] for key, one in model.get_submodule(name).named_parameters() if "bias" not in key]
+            if not any(one in self._sums for one in own):
                 raise CompressionError(
                     f'no gradient reached "{name}" in {self.seen} batches',
                     where=f"config_list[{entry}]",

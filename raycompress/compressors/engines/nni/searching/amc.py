@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.compressors.engine import PruningDecision, Request
-from raycompress.compressors.engines.nni.library import load_nni, quiet
+from raycompress.compressors.engines.nni.library import load_nni, quiet, with_contiguous_weights
 from raycompress.compressors.engines.nni.searching.amc_environment import Environment, Limits
 from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, positions
 from raycompress.compressors.engines.nni.searching.prunable import TiedChannels
@@ -73,6 +73,7 @@ class AmcPruner:
         ExperimentError
             Arguments that the method does not accept.
         """
+        with_contiguous_weights(request.model)
         limits, arguments = _limits(request.arguments), request.arguments
         if arguments["reward"] not in REWARDS:
             raise ExperimentError(

@@ -16,7 +16,7 @@ from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import PruningDecision, Request
-from raycompress.compressors.engines.nni.library import load_nni, quiet
+from raycompress.compressors.engines.nni.library import load_nni, quiet, with_contiguous_weights
 from raycompress.compressors.engines.nni.searching.annealing import anneal, check_annealing
 from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, has_argument
 from raycompress.compressors.engines.nni.searching.prunable import SCORES, TiedChannels
@@ -45,6 +45,7 @@ class AutoCompressPruner:
         ExperimentError
             Arguments or a config_list that the method does not accept.
         """
+        with_contiguous_weights(request.model)
         goal = goal_of(request, tuple(SCORES))
         rounds = whole(request.arguments, "num_iterations")
         check_annealing(request.arguments)

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from raycompress.compressors.engine import PruningDecision, Request
-from raycompress.compressors.engines.nni.library import load_nni, quiet
+from raycompress.compressors.engines.nni.library import load_nni, quiet, with_contiguous_weights
 from raycompress.compressors.engines.nni.searching.annealing import BasePruner, anneal, check_annealing, entries_of
 from raycompress.compressors.engines.nni.searching.bounds import Bound, bounded, positions
 from raycompress.compressors.engines.nni.searching.net_adapt import Adapted, adapt
@@ -56,6 +56,7 @@ class NniSearcher:
         ExperimentError
             Arguments or a config_list that the method does not accept.
         """
+        with_contiguous_weights(request.model)
         goal = goal_of(request, BASES)
         search = {"sensitivity": _sensitivity, "net_adapt": _net_adapt, "simulated_annealing": _annealing}
         with bounded(request.arguments["search_timeout_s"], request.compressor.name) as bound:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from raycompress.compressors.engine import PruningDecision, PruningSchedule, Request
-from raycompress.compressors.engines.nni.library import config_of, load_nni, positive, quiet
+from raycompress.compressors.engines.nni.library import config_of, load_nni, positive, quiet, with_contiguous_weights
 from raycompress.compressors.engines.nni.training.trainer import optimizer_of
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, ExperimentError
@@ -83,7 +83,7 @@ class _Rounds(PruningSchedule):
         self._pruner: Any = None
         if config_list:
             with quiet(request):
-                model = clean_copy(request.model)
+                model = with_contiguous_weights(clean_copy(request.model))
                 self._pruner = load_nni().LotteryTicketPruner(model, config_list, None, None, reset_weights=False)
 
     @property

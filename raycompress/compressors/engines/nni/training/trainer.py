@@ -13,7 +13,7 @@ from torch import nn
 
 from raycompress.bundle.example import evaluating
 from raycompress.compressors.engine import Request
-from raycompress.compressors.engines.nni.library import quiet
+from raycompress.compressors.engines.nni.library import quiet, with_contiguous_weights
 from raycompress.errors import CompressionError
 
 Trainer = Callable[..., None]
@@ -89,6 +89,7 @@ def train(request: Request, make: Callable[[Trainer], Any]) -> Any:
             raise _Raised from error
 
     pruner = None
+    with_contiguous_weights(request.model)
     with _unchanged(request):
         try:
             with quiet(request):
