@@ -71,8 +71,9 @@ class Example:
 
     @classmethod
     def from_dummy(cls, dummy: Any) -> Example:
-        """Read ``dummy_input``: a tensor, a tuple or list of arguments, or a dict of keyword arguments."""
-        copied = map_tensors(dummy, _copy)
+        """Read ``dummy_input``: a tensor, a tuple or list of arguments, or a mapping of keyword arguments."""
+        # tokenizers of transformers return a mapping of their own
+        copied = map_tensors(dict(dummy) if isinstance(dummy, Mapping) else dummy, _copy)
         if isinstance(copied, dict):
             return cls((), copied)
         return cls(tuple(copied) if isinstance(copied, (tuple, list)) else (copied,), {})

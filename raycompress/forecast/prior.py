@@ -29,7 +29,7 @@ _POWERS = (1.0, 2.0)
 _BALANCE = 0.5
 """What the width counts for, against the cheap score, each in its own spread."""
 _STEP = 0.025
-_STRIDES = (1, 2, 4)
+_FARTHEST = 4
 
 
 @dataclass(frozen=True)
@@ -244,13 +244,16 @@ def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget:
 
     def best_step(dimension: Dimension) -> tuple[float, float] | None:
         """Return (loss for what is saved, sparsity) of the best step; None where none saves anything."""
-        name, now = dimension.name, float(sample[dimension.name])
+        name, now, high = dimension.name, float(sample[dimension.name]), _high(dimension)
         steps: list[tuple[float, float]] = []
-        for stride in _STRIDES:
-            then = min(now + stride * _STEP, _high(dimension))
-            saved = left - cost({**sample, name: then}) if then > now else 0.0
+        stride, then = 1, now
+        # further than `_FARTHEST` only where no step saves anything yet: one of four heads is a quarter of them
+        while then < high and (stride <= _FARTHEST or not steps):
+            then = min(now + stride * _STEP, high)
+            saved = left - cost({**sample, name: then})
             if saved > 0:
                 steps.append(((loss(name, then) - loss(name, now)) / saved, then))
+            stride *= 2
         return min(steps, default=None)
 
     sample = {dimension.name: _low(dimension) for dimension in dimensions}

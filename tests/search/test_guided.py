@@ -223,6 +223,17 @@ def test_first_guesses_prune_what_bears_it() -> None:
     assert greedy[NAMES[2]] > greedy[NAMES[1]]
 
 
+def test_first_guesses_take_a_dimension_of_few_heads_too() -> None:
+    heads = NAMES[0]
+
+    def in_heads(sample: Sample) -> float:
+        return cost({**sample, heads: int(4 * sample[heads]) / 4})
+
+    weights = {**WEIGHTS, heads: 1e-3}
+    greedy, *_ = first_guesses(DIMENSIONS, prior(weights), cost=in_heads, project=lambda one: one, goal="max")
+    assert greedy[heads] >= 0.75
+
+
 def test_cheap_scores_cost_what_they_say() -> None:
     asked: list[Sample] = []
 

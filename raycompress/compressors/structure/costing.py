@@ -97,11 +97,16 @@ def _own_flops(model: nn.Module, counted: Mapping[str, int]) -> dict[str, int]:
     """Return the multiply-adds of each module without those of the modules inside it."""
     own = {}
     for name, module in model.named_modules():
-        prefix = f"{name}." if name else ""
-        inside = sum(counted.get(f"{prefix}{child}", 0) for child, _ in module.named_children())
-        if left := counted.get(name, 0) - inside:
+        if left := counted.get(name, 0) - (_inside(name, module, counted) if name in counted else 0):
             own[name] = left
     return own
+
+
+def _inside(name: str, module: nn.Module, counted: Mapping[str, int]) -> int:
+    """Return the multiply-adds of the modules in a module; a ModuleList is never called, and what is in it is."""
+    prefix = f"{name}." if name else ""
+    children = ((f"{prefix}{child}", inner) for child, inner in module.named_children())
+    return sum(counted[child] if child in counted else _inside(child, inner, counted) for child, inner in children)
 
 
 def _dimensions(graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> dict[tuple[str, str], list[tuple[int, Losses]]]:

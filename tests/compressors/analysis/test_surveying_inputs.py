@@ -6,6 +6,7 @@ import copy
 import itertools
 import json
 import math
+from collections import UserDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,16 @@ def test_an_evaluator_that_says_no_number_of_the_dense_model_is_told(enter: Any,
 def test_a_calibration_that_the_model_cannot_be_called_with_is_told(item: Any) -> None:
     with pytest.raises(CompressionError, match="cannot be called with what calibration= gives"):
         inputs_of(trained("cnn", 0), [item], lambda: [])
+
+
+def test_a_mapping_of_arguments_is_no_argument_itself() -> None:
+    model, tokens = trained("cnn", 0), UserDict(x=DUMMY)  # as tokenizers return one
+    assert [list(batch.kwargs) for batch in inputs_of(model, [tokens], lambda: [])] == [["x"]]
+    pruner = create_compressor(
+        model, {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_names": ["conv1"]}]}, dummy_input=tokens
+    )
+    pruner.compress()
+    assert pruner.apply_speedup().conv1.out_channels == 8
 
 
 def test_inputs_are_brought_to_where_the_model_is() -> None:

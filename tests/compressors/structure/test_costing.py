@@ -20,6 +20,35 @@ from raycompress.forecast.forecast import Forecast
 from raycompress.model.costs import CostModel
 from tests.support.models import networks
 
+
+class Layer(nn.Module):
+    """A layer of a Transformer, as libraries of them write it: four heads, and a product that is no torch layer's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.query, self.key, self.value, self.mixed = (nn.Linear(16, 16) for _ in range(4))
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (layer(x).view(*x.shape[:2], -1, 4).transpose(1, 2) for layer in (self.query, self.key, self.value))
+        read = nn.functional.scaled_dot_product_attention(q, k, v)
+        x = x + self.mixed(read.transpose(1, 2).reshape(*x.shape[:2], -1))
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Stacked(nn.Module):
+    """Layers in a ModuleList, which is never called itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers, self.out = nn.ModuleList(Layer() for _ in range(2)), nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return self.out(x)
+
+
 NETWORKS = {
     "cnn": (networks.Cnn, (2, 1, 8, 8)),
     "resnet": (networks.ResNet, (2, 1, 8, 8)),
@@ -29,6 +58,7 @@ NETWORKS = {
     "torch_vit": (networks.TorchVit, (2, 1, 8, 8)),
     "mlp": (networks.Mlp, (2, 1, 8, 8)),
     "sequences": (networks.Sequences, (2, 8, 8)),
+    "stacked": (Stacked, (2, 7, 16)),
 }
 
 
