@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes
 from raycompress.compressors.rehearsal import rehearse
 from raycompress.script import context
+from tests.support.models.networks import Attention, TorchAttention
 
 
 class Clips(nn.Module):
@@ -50,6 +52,16 @@ def test_as_few_are_kept_as_the_model_runs_on(model: nn.Module, shape: tuple[int
     model(torch.randn(shape))
     assert (seen[0].batch, seen[0].least) == (least, least)
     assert sizes.first_of_batch(Example.from_dummy(torch.randn(shape)).with_least(model)).batch == least
+
+
+@pytest.mark.parametrize("attention", [Attention, TorchAttention])
+def test_the_products_of_attention_count(attention: Callable[[int, int], nn.Module]) -> None:
+    linear, products = 7 * 16 * (48 + 16), 2 * 7 * 7 * 16
+    assert sizes.flops(attention(16, 4), Example.from_dummy(torch.randn(2, 7, 16)))[""] == linear + products
+
+
+def test_the_products_of_an_lstm_count() -> None:
+    assert sizes.flops(nn.LSTM(12, 8, batch_first=True), Example.from_dummy(torch.randn(2, 7, 12)))[""] == 7 * 32 * 20
 
 
 def test_flops_are_those_of_one_sample() -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raycompress.compressors.structure.axes.recorder import Couplings, _Recorder
+from raycompress.compressors.structure.axes.recorder import Couplings, Recorder
 
 
 def choose(couplings: Couplings, seed: int = 0) -> np.ndarray:
@@ -111,7 +111,7 @@ def masked(model: nn.Module, couplings: Couplings, gone: np.ndarray) -> nn.Modul
     return copied
 
 
-class KeptOnly(_Recorder):
+class KeptOnly(Recorder):
     """Executes what reduces over removed channels on the others only, as the sliced model will."""
 
     def __init__(self, couplings: Couplings, gone: np.ndarray, *rest: Any) -> None:

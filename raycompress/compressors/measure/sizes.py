@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -76,14 +77,9 @@ def flops(model: nn.Module, example: Example) -> dict[str, int]:
 
 def _flops(model: nn.Module, one: Example) -> dict[str, int]:
     samples = one.least
-    counter = FlopCounterMode(display=False)
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operation for a whole encoder layer, which nothing counts
-    try:
-        with evaluating(model), _frozen(model), torch.no_grad(), counter:
-            one.call(model)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+    with _in_plain_operations(model), evaluating(model), _frozen(model), torch.no_grad(), counter:
+        one.call(model)
     counts = counter.get_flop_counts()
     root = type(model).__name__
     totals = {name: sum(counted.values()) // (2 * samples) for name, counted in counts.items()}
@@ -102,6 +98,29 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanting:
             parameter.requires_grad = True
+
+
+@contextmanager
+def _in_plain_operations(model: nn.Module) -> Iterator[None]:
+    """Keep torch from computing an encoder layer, or an LSTM, in one operation, which nothing counts."""
+    fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    if any(isinstance(module, nn.RNNBase) for module in model.modules()):  # convolutions are slower without it
+        torch._C._set_mkldnn_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        torch._C._set_mkldnn_enabled(mkldnn)
+
+
+def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_rest: Any, **_more: Any) -> int:
+    """Return the FLOPs of both products of an attention, by the shapes [batch, heads, length, width]."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+# torch's counter knows the form of the operation on GPUs alone, so that on CPUs attention would cost nothing
+_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 
 
 def first_of_batch(example: Example) -> Example:

@@ -94,7 +94,7 @@ class Couplings:
         return found
 
 
-class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees each operation once it has run, and keeps the labels of the tensors that are alive."""
 
     def __init__(self, table: AtomTable, named: Mapping[int, tuple[str, Tensor]]) -> None:
@@ -117,6 +117,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return False  # torch would import its whole compiler to keep it away from here
 
     def labels(self, tensor: Any) -> Labels:
+        """Return the labels of a tensor; of anything else none."""
         if not isinstance(tensor, Tensor):
             return Labels(())
         known: Labels | None = self._known.get(tensor)
@@ -211,7 +212,7 @@ def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[b
         Values of ``training`` to follow.
     """
     table = AtomTable()
-    recorder, tracer = _observers(model, table, _Recorder)
+    recorder, tracer = _observers(model, table, Recorder)
     functions = Functions(recorder)
     last: frozenset[str] = frozenset()
     for training in modes:
@@ -244,7 +245,7 @@ def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[b
     )
 
 
-def followed(model: nn.Module, call: Callable[[nn.Module], Any], kind: Callable[..., _Recorder]) -> Any:
+def followed(model: nn.Module, call: Callable[[nn.Module], Any], kind: Callable[..., Recorder]) -> Any:
     """Call `model` in eval mode under a recorder of one's own, which numbers atoms as `record` does."""
     recorder, tracer = _observers(model, AtomTable(), kind)
     functions = Functions(recorder)
@@ -254,7 +255,7 @@ def followed(model: nn.Module, call: Callable[[nn.Module], Any], kind: Callable[
             return call(model)
 
 
-def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., _Recorder]) -> tuple[_Recorder, SizeTracer]:
+def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., Recorder]) -> tuple[Recorder, SizeTracer]:
     named: dict[int, tuple[str, Tensor]] = {}
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         named.setdefault(id(tensor), (name, tensor))
