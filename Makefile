@@ -5,7 +5,7 @@
 #             property tests, other ones each time
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
-# make zoo    docs/networks.md: networks that people have, in an environment of their own; half an hour
+# make zoo    docs/networks.md and docs/minilm.md: networks that people have, in an environment of their own; an hour
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 # with another Python: make demo PYTHON=python3.12 (3.11, 3.12 or 3.13; a name, or a path)
 PYTHON ?= python3.11
@@ -58,6 +58,7 @@ house: $(INSTALLED)
 
 zoo: $(ZOO)/.installed
 	$(ZOO)/bin/python -m tests.zoo
+	$(ZOO)/bin/python -m tests.zoo.minilm
 
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.tables

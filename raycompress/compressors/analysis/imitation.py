@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import math
 from collections.abc import Sequence
 
 import torch
@@ -13,6 +15,10 @@ from raycompress.compressors.analysis.statistics import recompute_statistics
 
 STEPS = 16
 """Of which fewer let candidates win that recover fast and end low."""
+RATES = (2e-3, 5e-4, 1.25e-4, 3e-5)
+"""Learning rates: what small networks recover fastest by ruins a Transformer that was trained for long."""
+_TRIED = 4
+"""Steps by which rates are compared."""
 
 
 class Imitation:
@@ -33,9 +39,30 @@ class Imitation:
     def __init__(self, model: nn.Module, batches: Sequence[Example]) -> None:
         self._batches = batches
         self._answers = [batch.outputs(model) for batch in batches]
+        self.learning_rate: float | None = None
 
-    def __call__(self, model: nn.Module, steps: int = STEPS, learning_rate: float = 2e-3) -> None:
-        """Train `model`, which is sliced and not masked, with Adam; it is in eval mode afterwards."""
+    def __call__(self, model: nn.Module, steps: int = STEPS) -> None:
+        """Train `model`, which is sliced and not masked, with Adam; it is in eval mode afterwards.
+
+        By `learning_rate`, which is chosen by the first model where it is None.
+        """
+        if steps and self.learning_rate is None:
+            self.choose_rate(model)
+        self._train(model, steps, self.learning_rate or RATES[0])
+
+    def choose_rate(self, model: nn.Module) -> None:
+        """Set the learning rate to the one that brings copies of `model` nearest to the dense one in a few steps."""
+        least = math.inf
+        for rate in RATES:
+            tried = copy.deepcopy(model)
+            self._train(tried, _TRIED, rate)
+            distance = self._distance(tried)
+            if distance < least:
+                least, self.learning_rate = distance, rate
+            elif self.learning_rate is not None:
+                return
+
+    def _train(self, model: nn.Module, steps: int, learning_rate: float) -> None:
         optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
         model.train()
         pairs = itertools.cycle(zip(self._batches, self._answers, strict=True))
@@ -46,10 +73,18 @@ class Imitation:
                 optimizer.step()
         recompute_statistics(model.eval(), self._batches)
 
+    def _distance(self, model: nn.Module) -> float:
+        """Return the mean difference to the dense model on the last batches, those that were trained on last."""
+        pairs = list(zip(self._batches, self._answers, strict=True))[-_TRIED:]
+        differences = [_difference(batch.outputs(model), expected, every=True) for batch, expected in pairs]
+        return float(torch.stack(differences).mean())
 
-def _difference(got: Sequence[Tensor], expected: Sequence[Tensor]) -> Tensor:
+
+def _difference(got: Sequence[Tensor], expected: Sequence[Tensor], *, every: bool = False) -> Tensor:
+    """Return the sum of the differences of the outputs that gradients flow from, or of `every` one of real numbers."""
     pairs = zip(got, expected, strict=True)
-    return torch.stack([_of_one(one, other) for one, other in pairs if one.requires_grad]).sum()
+    counts = (lambda one: one.is_floating_point()) if every else (lambda one: one.requires_grad)
+    return torch.stack([_of_one(one, other) for one, other in pairs if counts(one)]).sum()
 
 
 def _of_one(got: Tensor, expected: Tensor) -> Tensor:

@@ -89,6 +89,8 @@ class Surveyor(Analyser):
                 return level.ratio({**whole, **sample})
 
             first = first_guesses(guided, prior, cost=cost, project=project, goal=wanted["goal"])
+            if not place:  # by the same model in every process that scores a part of them
+                scorer.choose_rate({**whole, **first[-1]})
             found += score_cheaply(
                 guided,
                 first[wanted["part"] :: wanted["parts"]] if not wanted["levels"] else first,
@@ -169,6 +171,10 @@ class _Scorer:
     ) -> None:
         self._evaluate, self._imitation, self._trimmer, self._space = evaluate, imitation, trimmer, space
         self._worst = worst
+
+    def choose_rate(self, sample: Mapping[str, Any]) -> None:
+        """Choose the learning rate of the training by the model that `sample` asks for."""
+        self._imitation.choose_rate(self._trimmer.small(self._space.build(sample)))
 
     def __call__(self, sample: Mapping[str, Any], steps: int) -> float:
         """Return the metric of the model that `sample` asks for, after so many steps of training."""

@@ -11,7 +11,7 @@ from torch import nn
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.agreement import Agreement
-from raycompress.compressors.analysis.imitation import Imitation
+from raycompress.compressors.analysis.imitation import RATES, Imitation
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from tests.support.models.networks import DUMMY, digits, trained
 
@@ -58,8 +58,30 @@ def test_outputs_that_are_no_classes_are_followed() -> None:
     batches = [Example((torch.randn(32, 1, 16),), {}) for _ in range(4)]
     agreement = Agreement(dense, batches)
     before = agreement(other)
-    Imitation(dense, batches)(other, steps=40, learning_rate=1e-2)
+    imitation = Imitation(dense, batches)
+    imitation.learning_rate = 1e-2
+    imitation(other, steps=40)
     assert agreement(other) > before
+
+
+def test_weights_that_large_steps_would_ruin_are_trained_by_small_ones() -> None:
+    torch.manual_seed(0)
+    dense = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 1))
+    with torch.no_grad():
+        dense[0].weight *= 0.01
+    batches = [Example((100 * torch.randn(32, 16),), {}) for _ in range(16)]
+    slowly, fast = Imitation(dense, batches), Imitation(dense, batches)
+    fast.learning_rate = RATES[0]
+    found = []
+    for imitation in (slowly, fast):
+        other = copy.deepcopy(dense)
+        with torch.no_grad():
+            other[2].weight *= 1.1
+        imitation(other)
+        found.append(Agreement(dense, batches)(other))
+    assert slowly.learning_rate is not None
+    assert slowly.learning_rate < RATES[0]
+    assert found[0] > found[1] + 0.1
 
 
 def test_the_dense_model_stays() -> None:
