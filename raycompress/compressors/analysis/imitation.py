@@ -83,8 +83,8 @@ class Imitation:
 def _difference(got: Sequence[Tensor], expected: Sequence[Tensor], *, every: bool = False) -> Tensor:
     """Return the sum of the differences of the outputs that gradients flow from, or of `every` one of real numbers."""
     pairs = zip(got, expected, strict=True)
-    counts = (lambda one: one.is_floating_point()) if every else (lambda one: one.requires_grad)
-    return torch.stack([_of_one(one, other) for one, other in pairs if counts(one)]).sum()
+    known = [(one, other) for one, other in pairs if one.requires_grad or (every and one.is_floating_point())]
+    return torch.stack([_of_one(one, other) for one, other in known]).sum()
 
 
 def _of_one(got: Tensor, expected: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def _recorded(graph: ChannelGraph, example: Example) -> _Products:
     return made[-1]
 
 
-class _Products(Recorder):
+class _Products(Recorder):  # type: ignore[no-untyped-call]
     """Notes each product as it is computed: its multiply-adds, and the atoms along its axes.
 
     Torch's own attention is followed inside as well, where `Functions` mutes other recorders.
