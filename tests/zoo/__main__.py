@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 from tests.zoo import table
-from tests.zoo.run import cells
+from tests.zoo.run import EVERY, cells
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
         print(table.page(lines).partition("\n## Followed")[0])
         return
     started = time.monotonic()
-    table.write(cells(()))
+    table.write(cells((), EVERY))
     print(f"{table.PAGE} is written, after {(time.monotonic() - started) / 60:.0f} minutes")
 
 

@@ -3,8 +3,8 @@
     python -m tests.zoo.run [--engine NAME] [--lines FILE] [NAME ...]
 
 A name may be a part of one: `timm/` are all of timm; with a `$` behind it is a name's end. Engines are `axes`, which is
-what finds couplings, and the compressors. What was found is kept in build/zoo and not run again while the sources are
-the same.
+what finds couplings, and the compressors; quantizers run where they are named. What was found is kept in build/zoo and
+not run again while the sources are the same.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,10 @@ from raycompress.compressors.measure.difference import TOLERANCE
 from tests.zoo.attempt import COMPRESSORS, SECONDS, Progress, attempt
 from tests.zoo.networks.catalogue import catalogue
 from tests.zoo.networks.network import Network
+from tests.zoo.quantizing import QUANTIZERS, is_quantized, quantize
 
 ENGINES = ("axes", *COMPRESSORS)
+EVERY = (*ENGINES, *QUANTIZERS)
 SIDE_BY_SIDE = 2
 BATCH = 12
 """How many bundles one fresh process loads."""
@@ -51,7 +53,7 @@ def main() -> None:
     """Run the networks that were named, or all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--engine", action="append", choices=ENGINES)
+    parser.add_argument("--engine", action="append", choices=EVERY)
     parser.add_argument("--lines", type=Path)
     options = parser.parse_args()
     for cell in cells(options.names, options.engine or ENGINES):
@@ -68,12 +70,12 @@ def cells(names: Sequence[str], engines: Sequence[str] = ENGINES) -> Iterator[Ce
     sources = fingerprint()
     kept = {(cell["network"], cell["engine"]): cell for cell in _kept() if cell["sources"] == sources}
     networks = [one for name, one in catalogue().items() if not names or any(part in f"{name}$" for part in names)]
-    wanted = [(network, engine) for network in networks for engine in engines]
+    wanted = [(one, engine) for one in networks for engine in engines if engine in ENGINES or is_quantized(one.name)]
     yield from (kept[network.name, engine] for network, engine in wanted if (network.name, engine) in kept)
     wanted = [(network, engine) for network, engine in wanted if (network.name, engine) not in kept]
     if not wanted:
         return
-    _load_libraries({network.name.partition("/")[0] for network, _ in wanted})
+    _load_libraries({network.name.partition("/")[0] for network, _ in wanted}, {engine for _, engine in wanted})
     _KEPT.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         for cell in _Pool(wanted, Path(folder)).cells():
@@ -101,10 +103,16 @@ def _kept() -> list[Cell]:
 _LIBRARIES = {"smp": "segmentation_models_pytorch", "ultralytics": "ultralytics.nn.tasks"}
 
 
-def _load_libraries(families: Iterable[str]) -> None:
+def _load_libraries(families: Iterable[str], engines: Collection[str]) -> None:
     """Import what the networks and the compressors need once; a forked process has it."""
     warnings.simplefilter("ignore")
-    own = ("raycompress.compressors.pruning.pruner", "torch_pruning.pruner.importance", "torch.utils.flop_counter")
+    own: tuple[str, ...] = (
+        "raycompress.compressors.pruning.pruner",
+        "torch_pruning.pruner.importance",
+        "torch.utils.flop_counter",
+    )
+    if not set(QUANTIZERS).isdisjoint(engines):
+        own += ("torchao.quantization", "onnxruntime.quantization", "onnxscript", "torch.onnx.utils")
     for name in (*(_LIBRARIES.get(family, family) for family in sorted(families)), *own):
         try:
             __import__(name)
@@ -218,6 +226,9 @@ def _forked(work: Callable[[], None]) -> int:
 
 def _work(network: Network, engine: str, folder: Path, progress: Progress) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (2 * SECONDS, resource.RLIM_INFINITY))  # for building it, too
+    if engine in QUANTIZERS:
+        quantize(network, engine, folder, progress)
+        return
     if engine != "axes":
         attempt(network, engine, folder, progress)
         return

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.zoo import quantizing
 from tests.zoo.attempt import ALLOWANCE, COMPRESSORS, FACTOR, SECONDS
 from tests.zoo.cell import TOLERANCE
 
@@ -116,7 +117,8 @@ def page(cells: Sequence[Cell]) -> str:
     names = list(dict.fromkeys(name for found in compressed.values() for name in found))
     columns = ["network", *(column for name in compressed for column in (name, *OF_A_COMPRESSOR)), "plain s", "model"]
     text += _by_family(names, columns, lambda name: _compressed(name, compressed, numbers), "### ")
-    return text + _followed(followed)
+    quantized = {name: engines[name] for name in quantizing.QUANTIZERS if name in engines}
+    return text + _followed(followed) + quantizing.section(quantized)
 
 
 def summary(engine: str, cells: Sequence[Cell]) -> str:
