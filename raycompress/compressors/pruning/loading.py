@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
     _check_names(folder, state, model)
     apply_plan(model, plan)
     try:
-        model.load_state_dict(state, strict=True)
+        model.load_state_dict(_of_these_classes(state, model), strict=True)
     except RuntimeError as error:
         reason = str(error).splitlines()
         raise BundleError(
@@ -36,6 +37,13 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
             fix="give a fresh instance of the class that was compressed, made with the same arguments",
         ) from error
     return model
+
+
+def _of_these_classes(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+    """Return a state with the versions that the model's classes have, which some of them look for when they load."""
+    versioned = OrderedDict(state)
+    versioned._metadata = getattr(model.state_dict(), "_metadata", OrderedDict())  # type: ignore[attr-defined]
+    return versioned
 
 
 def _check_names(folder: Path, state: Mapping[str, Tensor], model: nn.Module) -> None:
