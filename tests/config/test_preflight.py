@@ -342,6 +342,18 @@ def test_layers_of_several_types_that_are_tied(load: Load) -> None:
     assert "tied to those of" in told(excluded, MIXED)[0][1]
 
 
+def test_default_does_not_stand_for_layers_tied_to_others_that_the_compressor_does_not_take(load: Load) -> None:
+    model = network(
+        layer("patch", channels=32), layer("proj", "Linear", 32), layer("conv"), ties=(("patch", "proj"),), outputs=()
+    )
+    for sparsity in (0.5, FLOAT):
+        experiment = load({"sparsity": sparsity, "op_types": ["default"]})
+        found, notes = check_model(experiment, model)
+        assert found == []
+        assert any('leaves out "patch": it is tied to layers of a type that l1_filter does not' in one for one in notes)
+        assert all(one.name.startswith("conv") for one in SearchSpace.of(experiment, model).dimensions)
+
+
 def test_a_tie_to_a_type_that_the_compressor_does_not_take_names_one_that_does(load: Load) -> None:
     _, what, fix = told(load({"sparsity": 0.5, "op_names": ["patch"]}), MIXED)[0]
     assert 'tied to those of "proj"' in what

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.catalog import find
 from raycompress.compressors.engine import PruningDecision, Request
@@ -173,3 +174,39 @@ NAMES = (
 def test_nni_is_not_imported() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT, *NAMES], capture_output=True, text=True, check=False)
     assert done.stdout == "[]\n", done.stderr
+
+
+class Residual(nn.Module):
+    """Two convolutions that are added, and one behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Conv2d(1, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 8, 1)
+        self.fc = nn.Linear(8, 3)
+        self.one.weight.data[:4] *= 0.01  # the smallest of one are the largest of the other
+        self.two.weight.data[4:] *= 0.01
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.one(x)
+        return self.fc(self.three(x + self.two(x).relu()).mean([2, 3]))
+
+
+def test_default_leaves_out_tied_layers_that_choose_other_channels() -> None:
+    torch.manual_seed(0)
+    config = {"compressor": "l1_filter", "config_list": [{"sparsity": 0.5, "op_types": ["default"]}]}
+    pruner: Any = create_compressor(Residual(), config, dummy_input=torch.randn(2, 1, 4, 4))
+    pruner.compress()
+    assert {name: len(gone) for name, gone in pruner._slicing.removal.channels.items()} == {
+        "one": 0,
+        "two": 0,
+        "three": 4,
+    }
+    (note,) = pruner._about_whole_layers()
+    assert note.startswith(
+        '"default" left out one, two: layers that it is tied to keep their channels, or choose other'
+    )
+    named = {"compressor": "l1_filter", "config_list": [{"sparsity": 0.5, "op_types": ["Conv2d"]}]}
+    with pytest.raises(
+        CompressionError, match='"one" was to lose 4 of 8 channels and loses none: they are tied to "two"'
+    ):
+        create_compressor(Residual(), named, dummy_input=torch.randn(2, 1, 4, 4)).compress()
