@@ -91,7 +91,7 @@ class Slicing:
         for inputs, masked in zip(examples, expected, strict=True):
             try:
                 got = inputs.outputs(copied)
-            except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            except Exception as error:  # whatever the user's forward raises, such as a division by no head at all
                 raise SpeedupError(
                     f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
                     where=_parting(self._masked(model), copied, inputs),
@@ -225,7 +225,7 @@ def _norms(model: nn.Module, example: Example) -> dict[str, float]:
     try:
         with evaluating(model), torch.no_grad():
             example.call(model)
-    except (RuntimeError, ValueError, IndexError, AssertionError):
+    except Exception:  # noqa: BLE001 - see `prove`
         return norms  # the layers that it came to
     finally:
         for handle in handles:
