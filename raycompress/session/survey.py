@@ -69,7 +69,9 @@ class Pace:
 LEVELS = 6
 """Sizes that candidates have, where no budget says how large they are to be."""
 CANDIDATES = 48
-"""Whole samples that are scored before the first trial."""
+"""Whole samples that are scored before the first trial, at most."""
+FEWEST, EACH = 12, 3
+"""How many of them at least, and for each trial: measuring is to cost less than what it is measured for."""
 _VERSION = 2
 _OPPOSITE = (
     "the more of a layer goes, the better the script's evaluator finds the model: by the objectives its number is to "
@@ -124,18 +126,25 @@ def _asked_of_candidates(wanted: dict[str, Any], ready: Prepared, known: Prior, 
         axis = projection.axis(experiment.objective)
         low, high = projection.span(axis)
         levels = [(axis, low * (high / low) ** ((place + 0.5) / LEVELS)) for place in range(LEVELS)]
-    count = min(n_slots, len(levels) or CANDIDATES)
+    number = candidates_of(experiment)
+    count = min(n_slots, len(levels) or number)
     shared = {**wanted, "curves": [], "prior": known.to_json(), "parts": count}
     return [
         {
             **shared,
             "part": part,
             "levels": levels[part::count],
-            "candidates": 12 * len(levels[part::count]) if levels else CANDIDATES // count,
+            "candidates": number // 4 * len(levels[part::count]) if levels else number // count,
             "seed": (experiment.seed or 0) * CANDIDATES + part * LEVELS,
         }
         for part in range(count)
     ]
+
+
+def candidates_of(experiment: Experiment) -> int:
+    """Return how many candidates are scored before the first trial of an experiment."""
+    trials = experiment.n_samples
+    return CANDIDATES if trials is None else min(CANDIDATES, max(FEWEST, EACH * trials))
 
 
 def _wanted(experiment: Experiment, model: ModelInfo) -> dict[str, Any]:
@@ -248,6 +257,7 @@ def _cache(experiment: Experiment, model: ModelInfo) -> Path:
             [dict(parameter) for parameter in experiment.parameter_config],
             dict(experiment.env),
             [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)],
+            *([number] if (number := candidates_of(experiment)) < CANDIDATES else []),
         ],
         sort_keys=True,
     )

@@ -68,7 +68,7 @@ def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(
     assert record.verified is not None
     prior = json.loads(record.folder.prior.read_text())
     assert len(prior["curves"]) == 6
-    assert len(prior["candidates"]) > 32
+    assert len(prior["candidates"]) > 8
     again = launch(experiment(tmp_path, constraints=constraints, n_samples=1, baseline=False))
     assert again.code == 0, again.err
     assert "measured by an earlier search" in again.err
