@@ -1,56 +1,42 @@
-"""One input of the user's model, as the model is called with it, and the tensors inside nested structures."""
+"""One input of the user's model, as the model is called with it."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.structures import containers, describe, rebuild
+from raycompress.bundle.structures import map_tensors as map_tensors
+from raycompress.bundle.structures import tensors_in as tensors_in
 from raycompress.errors import BundleError
-
-
-def tensors_in(value: Any) -> list[Tensor]:
-    """Return the tensors of a nested structure (tuples, lists, mappings, dataclasses), in order."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, Mapping):
-        return [tensor for member in value.values() for tensor in tensors_in(member)]
-    if isinstance(value, (list, tuple)):
-        return [tensor for member in value for tensor in tensors_in(member)]
-    if is_dataclass(value) and not isinstance(value, type):
-        return [tensor for field in fields(value) for tensor in tensors_in(getattr(value, field.name))]
-    return []
-
-
-def map_tensors(value: Any, change: Callable[[Tensor], Tensor]) -> Any:
-    """Return `value` with each tensor replaced by ``change(tensor)``; tuples, lists and mappings keep their type."""
-    if isinstance(value, Tensor):
-        return change(value)
-    if isinstance(value, dict):
-        return {key: map_tensors(member, change) for key, member in value.items()}
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_tensors(member, change) for member in value))
-    if isinstance(value, (list, tuple)):
-        return type(value)(map_tensors(member, change) for member in value)
-    return value
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Switch every module to eval mode, and back to what each of them was; the random state is left as it was."""
+    """Switch every module to eval mode, and back to what each of them was; the random state is left as it was.
+
+    Compiled models run as they are written.
+    """
     flags = [(module, module.training) for module in model.modules()]
     devices = [tensor.device for tensor in model.parameters() if tensor.device.type == "cuda"][:1]
     model.eval()
     try:
-        with torch.random.fork_rng(devices=devices), torch.inference_mode(False):
+        with torch.random.fork_rng(devices=devices), torch.inference_mode(False), uncompiled():
             yield
     finally:
         for module, training in flags:
             module.training = training
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Run compiled models as they are written; where nothing was compiled, the compiler is not imported for it."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -63,68 +49,128 @@ class Example:
         Positional and keyword arguments; tensors in them are detached copies.
     least
         How many samples the model needs at a time, where that is known to be more than one.
+    lists
+        Whether the batch are the members of lists, such as a detector's images, where that is known.
     """
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     least: int = 1
+    lists: bool = False
 
     @classmethod
     def from_dummy(cls, dummy: Any) -> Example:
         """Read ``dummy_input``: a tensor, a tuple or list of arguments, or a mapping of keyword arguments."""
-        # tokenizers of transformers return a mapping of their own
-        copied = map_tensors(dict(dummy) if isinstance(dummy, Mapping) else dummy, _copy)
-        if isinstance(copied, dict):
-            return cls((), copied)
-        return cls(tuple(copied) if isinstance(copied, (tuple, list)) else (copied,), {})
+        return next(_readings(map_tensors(dummy, _copy)))
+
+    @classmethod
+    def for_model(cls, dummy: Any, model: nn.Module) -> Example:
+        """Read ``dummy_input`` as `model` takes it, knowing how many of its batch it needs.
+
+        Where the plain reading (see `from_dummy`) does not run: a list may be one argument, such as a detector's
+        images, a mapping too, and a tuple may end with keyword arguments, as that of ``torch.onnx.export``.
+        """
+        readings = list(_readings(map_tensors(dummy, _copy)))
+        found = readings[0]
+        if len(readings) > 1:
+            found = next((one for one in readings if one.runs(model)), found)
+        return found.with_least(model)
 
     @classmethod
     def from_call(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
         """Keep the first of the batch of a real call; all of it where a tensor has its batch elsewhere, as RNNs do."""
-        found = tensors_in([args, kwargs])
-        batch = found[0].size(0) if found and found[0].dim() else 0
-        whole = any(tensor.dim() > 1 and tensor.size(0) != batch and batch in tensor.shape[1:] for tensor in found)
-
-        def first(tensor: Tensor) -> Tensor:
-            if whole:
-                return _copy(tensor)
-            return _copy(tensor[:1] if tensor.dim() and tensor.size(0) == batch else tensor)
-
-        return cls(map_tensors(args, first), map_tensors(kwargs, first))
+        return cls(args, kwargs).first().map(_copy)
 
     @classmethod
     def of_first_call(cls, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Example:
         """Keep as few of the batch of a real call as `model` runs on: clips and pairs come in fours and twos.
 
-        That is `from_call` for nearly every model, and for one that runs on no part of the batch either.
+        That is `first` for nearly every model, and for one that runs on no part of the batch either.
         """
-        whole = cls(map_tensors(args, _copy), map_tensors(kwargs, _copy))
-        return whole.runnable(model) or cls.from_call(args, kwargs)
+        whole = cls(map_tensors(args, _copy), map_tensors(kwargs, _copy)).with_lists(model)
+        return (whole.runnable(model) or whole.first()).map(_copy)
+
+    def first(self) -> Example:
+        """Return the example with a batch of one; all of it where a tensor has its batch elsewhere, as RNNs do."""
+        found = tensors_in([self.args, self.kwargs])
+        if self.lists:
+            return self.part(0, 1)
+        if self.is_list:  # of images: their first dimension are channels
+            return self
+        batch = found[0].size(0) if found and found[0].dim() else 0
+        whole = any(tensor.dim() > 1 and tensor.size(0) != batch and batch in tensor.shape[1:] for tensor in found)
+        return self if whole else self.part(0, 1)
 
     def runnable(self, model: nn.Module) -> Example | None:
         """Return the example with as few of its batch as `model` runs on, in eval mode; None where it runs on none."""
         sizes = [1 << power for power in range(1, self.batch.bit_length()) if 1 << power < self.batch]
-        parts = (Example.from_call(self.args, self.kwargs), *(next(self.pieces(size)) for size in sizes), self)
-        fits = next((part for part in parts if part._runs(model)), None)
+        parts = (self.first(), *(self.part(0, size) for size in sizes), self)
+        fits = next((part for part in parts if part.runs(model)), None)
         return None if fits is None else replace(fits, least=min(fits.batch, self.batch) if fits is not parts[0] else 1)
 
     def with_least(self, model: nn.Module) -> Example:
         """Return the example as it is, knowing how many of its batch `model` needs."""
-        fits = self.runnable(model) if self.batch > 1 else None
-        return self if fits is None else replace(self, least=fits.least)
+        known = self.with_lists(model)
+        fits = known.runnable(model) if known.batch > 1 else None
+        return known if fits is None else replace(known, least=fits.least)
 
-    def _runs(self, model: nn.Module) -> bool:
+    def with_lists(self, model: nn.Module) -> Example:
+        """Return the example, knowing whether the lists in it are its batch: a list twice as long has twice the answer.
+
+        Levels of a pyramid, which are a list as well, are not.
+        """
+        if not self.is_list or self.lists:
+            return self
+        twice = replace(
+            self, args=tuple(map(_doubled, self.args)), kwargs={k: _doubled(v) for k, v in self.kwargs.items()}
+        )
+        one, two = self._answers(model), twice._answers(model)
+        return replace(self, lists=one > 0 and two == 2 * one)
+
+    def _answers(self, model: nn.Module) -> int:
+        """Return how many samples the model answers: the length of a list, or of the first tensor; 0 for no answer."""
         try:
-            self.outputs(model)
-        except Exception:  # noqa: BLE001 - of the user's model: it may run on more
-            return False
-        return True
+            with evaluating(model), torch.no_grad():
+                answer = self.call(model)
+        except Exception:  # noqa: BLE001 - of the user's model
+            return 0
+        if isinstance(answer, list):
+            return len(answer)
+        found = tensors_in(answer)
+        return found[0].size(0) if found and found[0].dim() else 0
+
+    def runs(self, model: nn.Module) -> bool:
+        """Tell whether `model` computes the example, in eval mode."""
+        return self.try_outputs(model) is not None
+
+    def try_outputs(self, model: nn.Module) -> list[Tensor] | None:
+        """Return the output tensors as `outputs` does; None where the model does not take the example."""
+        try:
+            return self.outputs(model)
+        except Exception:  # noqa: BLE001 - whatever a user's model raises
+            return None
 
     @property
     def batch(self) -> int:
         """How many samples it has, by its first tensor; 1 where that has no dimension."""
+        if self.lists:
+            return len(self._first_value)
         found = tensors_in([self.args, self.kwargs])
         return found[0].size(0) if found and found[0].dim() else 1
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its first argument is a list that may be a batch: of images, or of mappings that hold tensors."""
+        first = self._first_value
+        if not isinstance(first, list) or not first:
+            return False
+        if all(isinstance(one, Tensor) for one in first):
+            return all(one.dim() == _IMAGE and one.size(0) in _CHANNELS for one in first)
+        return all(isinstance(one, Mapping) and tensors_in(one) for one in first)
+
+    @property
+    def _first_value(self) -> Any:
+        return next(iter([*self.args, *self.kwargs.values()]), None)
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -142,18 +188,29 @@ class Example:
 
     def map(self, change: Callable[[Tensor], Tensor]) -> Example:
         """Return the example with every tensor changed."""
-        return Example(map_tensors(self.args, change), map_tensors(self.kwargs, change), self.least)
+        return Example(map_tensors(self.args, change), map_tensors(self.kwargs, change), self.least, self.lists)
 
     def pieces(self, size: int) -> Iterator[Example]:
         """Yield the same samples in batches of at most `size`; what has no batch dimension is in each."""
+        for start in range(0, self.batch, size):
+            yield self.part(start, start + size)
+
+    def part(self, start: int, stop: int) -> Example:
+        """Return the samples from `start` to `stop`; what has no batch dimension is as it is."""
+        batch = self.batch
+        if self.lists:
+
+            def members(value: Any) -> Any:
+                is_batch = isinstance(value, (list, tuple)) and len(value) == batch
+                return value[start:stop] if is_batch else value
+
+            return replace(
+                self, args=tuple(map(members, self.args)), kwargs={k: members(v) for k, v in self.kwargs.items()}
+            )
         found = tensors_in([self.args, self.kwargs])
-        whole = found[0].size(0) if found and found[0].dim() else 1
-        for start in range(0, whole, size):
-
-            def cut(tensor: Tensor, start: int = start) -> Tensor:
-                return tensor[start : start + size] if tensor.dim() and tensor.size(0) == whole else tensor
-
-            yield self.map(cut)
+        if not found or not found[0].dim():
+            return self
+        return self.map(lambda one: one[start:stop] if one.dim() and one.size(0) == batch else one)
 
     def to(self, device: torch.device) -> Example:
         """Return the example on another device."""
@@ -175,53 +232,60 @@ class Example:
 
         return self.map(draw)
 
+    def check_storable(self, model: nn.Module) -> None:
+        """Raise BundleError where `model` cannot be called with what a bundle keeps of the example.
+
+        That are tensors, numbers, texts, tuples, lists and dicts; of a named tuple, or of another mapping, a plain one.
+        """
+        kept = Example.from_json(*self.to_json())
+        kind = next((type(one).__name__ for one in containers([self.args, self.kwargs]) if type(one) not in _PLAIN), "")
+        if kind and not kept.runs(model):
+            raise BundleError(
+                f"{type(model).__name__} is called with a {kind}, and cannot be called with what is stored of it "
+                "without pickle: plain tuples and dicts",
+                fix="let forward() take its tensors by name, or by index",
+            )
+
     def to_json(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return the structure as plain JSON data, and the tensors that it names."""
         tensors: dict[str, Tensor] = {}
-        return {"args": _describe(self.args, tensors), "kwargs": _describe(self.kwargs, tensors)}, tensors
+        return {"args": describe(self.args, tensors), "kwargs": describe(self.kwargs, tensors)}, tensors
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Example:
         """Rebuild what `to_json` returned; raises KeyError or TypeError on data that is not that."""
-        return cls(_rebuild(data["args"], tensors), _rebuild(data["kwargs"], tensors))
+        return cls(rebuild(data["args"], tensors), rebuild(data["kwargs"], tensors))
+
+
+_PLAIN = (dict, list, tuple)
+_IMAGE = 3
+_CHANNELS = (1, 3, 4)
+
+
+def _readings(dummy: Any) -> Iterator[Example]:
+    """Yield the calls that a ``dummy_input`` can stand for, the plain one first."""
+    if isinstance(dummy, Mapping):
+        if all(isinstance(key, str) for key in dummy):
+            yield Example((), dict(dummy))
+        yield Example((dummy,), {})
+    elif isinstance(dummy, (tuple, list)):
+        yield Example(tuple(dummy), {})
+        if dummy and isinstance(dummy[-1], Mapping) and all(isinstance(key, str) for key in dummy[-1]):
+            before = dummy[0] if len(dummy) == 2 and isinstance(dummy[0], (tuple, list)) else dummy[:-1]
+            yield Example(tuple(before), dict(dummy[-1]))
+        yield Example((dummy,), {})
+    else:
+        yield Example((dummy,), {})
+
+
+def _doubled(value: Any) -> Any:
+    return [*value, *value] if isinstance(value, list) else value
 
 
 def _copy(tensor: Tensor) -> Tensor:
     # outside inference mode: a tensor made inside cannot be traced later
     with torch.inference_mode(False):
         return tensor.detach().clone()
-
-
-def _describe(value: Any, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    if isinstance(value, Tensor):
-        name = f"input.{len(tensors)}"
-        tensors[name] = value
-        return {"tensor": name}
-    if isinstance(value, dict):
-        return {"dict": {str(key): _describe(member, tensors) for key, member in value.items()}}
-    if isinstance(value, (tuple, list)):
-        kind = "tuple" if isinstance(value, tuple) else "list"
-        return {kind: [_describe(member, tensors) for member in value]}
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return {"value": value}
-    raise BundleError(
-        f"the model is called with a {type(value).__name__}, which cannot be stored without pickle",
-        fix="pass dummy_input= to create_compressor, made of tensors, numbers, strings, tuples, lists and dicts",
-    )
-
-
-def _rebuild(data: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> Any:
-    ((kind, value),) = data.items()
-    if kind == "tensor":
-        return tensors[value]
-    if kind == "dict":
-        return {key: _rebuild(member, tensors) for key, member in value.items()}
-    if kind in ("tuple", "list"):
-        members = [_rebuild(member, tensors) for member in value]
-        return tuple(members) if kind == "tuple" else members
-    if kind == "value":
-        return value
-    raise KeyError(kind)
 
 
 def distinct(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
 
 _SAME = 1e-5
 """Relative difference up to which two answers are the same."""
@@ -97,11 +97,10 @@ def _neutral(
     model: nn.Module, signature: inspect.Signature, without: Mapping[str, Any], name: str, like: Tensor
 ) -> int | None:
     """Return the value of which a tensor changes nothing, against leaving the input out; None where there is none."""
-    expected = _answer(model, _ordered(signature, without))
+    expected = _ordered(signature, without).try_outputs(model)
     for value in (1, 0):
-        if expected and _same(
-            expected, _answer(model, _ordered(signature, {**without, name: torch.full_like(like, value)}))
-        ):
+        changed = _ordered(signature, {**without, name: torch.full_like(like, value)})
+        if expected and _same(expected, changed.try_outputs(model)):
             return value
     return None
 
@@ -111,21 +110,14 @@ def _matters(
 ) -> bool:
     """Tell whether the model reads the input: whether zeros and ones in turn change what it answers."""
     mixed = (torch.arange(first.numel()) % 2).reshape(first.shape)
-    answer = _answer(model, _ordered(signature, {**without, name: mixed}))
-    return bool(answer) and not _same(_answer(model, _ordered(signature, without)), answer)
+    answer = _ordered(signature, {**without, name: mixed}).try_outputs(model)
+    return answer is not None and not _same(answer, _ordered(signature, without).try_outputs(model))
 
 
-def _answer(model: nn.Module, example: Example) -> list[Tensor]:
-    try:
-        return example.outputs(model)
-    except Exception:  # noqa: BLE001 - whatever a model raises on an input that it does not take
-        return []
-
-
-def _same(one: list[Tensor], other: list[Tensor]) -> bool:
-    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+def _same(one: list[Tensor], other: list[Tensor] | None) -> bool:
+    if other is None or [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
         return False
     return all(
         float((a.double() - b.double()).norm()) <= _SAME * max(float(a.double().norm()), _SAME)
-        for a, b in zip(tensors_in(one), tensors_in(other), strict=True)
+        for a, b in zip(one, other, strict=True)
     )

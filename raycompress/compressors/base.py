@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Generic, NoReturn, TypeVar
 
+from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.witness import EvaluationsLike, Fingerprint, SavedModelCheck
 from raycompress.errors import CompressionError
@@ -133,6 +134,21 @@ class BaseCompressor(Generic[Model, Input]):
 
     def _export(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         """Save nothing."""
+
+    def refuse_ahead(self, ahead: Ahead) -> None:
+        """Raise what the script will be refused for what it calls, whatever its model is; called before `compress`."""
+
+    def rehearse(self, example: Any, ahead: Ahead) -> None:
+        """Compress, and raise what a trial would be refused; the model is left compressed.
+
+        Parameters
+        ----------
+        example
+            One input of the model.
+        ahead
+            What the script will call behind its training.
+        """
+        example.outputs(self.compress())
 
 
 class Inspection(Generic[Input]):

@@ -26,6 +26,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.layer_kinds import torch_base
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.groups import channel_groups
+from raycompress.compressors.wrappers import inside
 from raycompress.config.keywords import config_list as config_list_of
 from raycompress.config.matching import round_to_of
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
@@ -88,8 +89,10 @@ def compress(
     CompressionError, SpeedupError, BundleError
         The compressor cannot work on this model or removes nothing, or the saved model gives other outputs.
     """
-    task = _Task(_entry(model, compressor).given(arguments), example_inputs, evaluator, finetune, arguments, slice)
-    example, dense = Example.from_dummy(example_inputs).with_least(model), clean_copy(model)
+    entry = _entry(model, compressor)
+    model = inside(model)
+    task = _Task(entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice)
+    example, dense = Example.for_model(example_inputs, model), clean_copy(model)
     _check_input(dense, example)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)

@@ -83,12 +83,12 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     **kwargs
         The compressor's arguments (``raycompress compressors NAME`` lists them), and
 
-        ``dummy_input``: a tensor with the batch first, a tuple of arguments, or a dict of keyword arguments. Without
-        it, the first input of the model is used.
+        ``dummy_input``: a tensor with the batch first, a tuple of arguments, a mapping of keyword arguments, or a list
+        of images; see `raycompress.bundle.example.Example.for_model`. Without it, the first input of the model is used.
 
         ``evaluator``: evaluator(model) returns the metric; guided search and rung 0 judge models by it that are not
-        trained yet. ``calibration``: a loader of inputs, or of tuples that begin with them, which they learn from;
-        without it they use the inputs that the evaluator calls the model with.
+        trained yet. ``calibration``: a loader of inputs, see `raycompress.compressors.loaders.calls_in`, which they
+        learn from; without it they use the inputs that the evaluator calls the model with.
 
     Returns
     -------
@@ -103,8 +103,20 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
         The compressor cannot work on this model.
     """
     framework = _framework(model)
+    given = model
     if framework == "torch":
+        model = importlib.import_module("raycompress.compressors.wrappers").inside(model)
         _check_is_plain(model)
+    made = _for_mode(model, framework, config, args, kwargs)
+    if model is given:
+        return made
+    return importlib.import_module("raycompress.compressors.wrappers").ForWrapper(made, given)
+
+
+def _for_mode(
+    model: Any, framework: str, config: Mapping[str, Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> Any:
+    """Return the compressor for the mode of the trial that this process runs; by hand it is a trial's."""
     arguments = {**_positional(args), **kwargs}
     dummy = arguments.pop("dummy_input", None)
     config = unrecorded(config)
@@ -122,17 +134,11 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
 
 
 def _check_is_plain(model: Any) -> None:
-    """Raise CompressionError for a torch model whose layers, or whose weights, cannot be worked on."""
-    kind = type(model).__name__
-    if any(parent.__name__ == "ScriptModule" for parent in type(model).__mro__):
-        raise CompressionError(
-            f"{kind} is TorchScript, whose layers are fixed",
-            where="create_compressor",
-            fix="compress the module that it was made from, and call torch.jit.script or torch.jit.trace on the result",
-        )
+    """Raise CompressionError for a torch model whose weights cannot be worked on."""
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise CompressionError(
-            f"the weights of {kind} were made inside torch.inference_mode(), so that nothing can change or train them",
+            f"the weights of {type(model).__name__} were made inside torch.inference_mode(), so that nothing can change or "
+            "train them",
             where="create_compressor",
             fix="make the model outside of it, or under torch.no_grad()",
         )

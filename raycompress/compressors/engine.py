@@ -81,7 +81,14 @@ class PruningSchedule:
 
     Each method that returns a `PruningDecision` replaces the one before it. An engine removes its hooks from the model
     once it no longer needs them.
+
+    Attributes
+    ----------
+    needs
+        The method of the compressor that a script has to call for the schedule to come to its end; empty for none.
     """
+
+    needs: str = ""
 
     @property
     def rounds(self) -> int:

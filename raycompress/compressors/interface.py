@@ -38,7 +38,7 @@ class Compressor(BaseCompressor[nn.Module, Example]):
 
     def _example_of(self, shape: Any) -> Example:
         if not isinstance(shape, Sequence) or not all(isinstance(size, int) for size in shape):
-            return Example.from_dummy(shape)
+            return Example.for_model(shape, self.model)
         import torch
 
         known = self.example

@@ -52,7 +52,7 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
         from raycompress.compressors.analysis.surveyor import Surveyor
 
         return Surveyor(model, trial, dummy, arguments)
-    example = None if dummy is None else Example.from_dummy(dummy).with_least(model)
+    example = None if dummy is None else Example.for_model(dummy, model)
     return Inspector(model, trial, example, make, has_evaluator=arguments.get("evaluator") is not None)
 
 
@@ -70,7 +70,7 @@ class Inspector(Compressor):
         self._trial = trial
         self._has_evaluator = has_evaluator
         self._inspection: Inspection[Example] = Inspection(
-            trial, self._described, lambda known: rehearse(trial, make, known.outputs)
+            trial, self._described, lambda known: rehearse(trial, make, known)
         )
         self._first_call = FirstCall(self._leave)
         if example is not None:
@@ -80,7 +80,7 @@ class Inspector(Compressor):
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
         """Record the model with this input, and leave."""
         if dummy_input is not None:
-            self._leave(Example.from_dummy(dummy_input).with_least(self.model))
+            self._leave(Example.for_model(dummy_input, self.model))
         return self.model
 
     def _leave(self, example: Example) -> NoReturn:

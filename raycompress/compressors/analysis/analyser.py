@@ -38,7 +38,7 @@ class Analyser(Compressor):
         self._trial = trial
         self._wanted = dict(trial.analysis)
         self._sent = False
-        self._dummy = None if dummy is None else Example.from_dummy(dummy)
+        self._dummy = None if dummy is None else Example.for_model(dummy, model)
         self._calibration = arguments.get("calibration")
         evaluator = evaluator_of(arguments)
         if evaluator is not None:
@@ -112,7 +112,7 @@ def _first(calls: Calls) -> Example:
             where="create_compressor",
             fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32), and let evaluator(model) call its argument",
         )
-    return Example.from_call(calls.batches[0].args, calls.batches[0].kwargs)
+    return calls.batches[0].first()
 
 
 def _dependency(model: nn.Module, example: Example) -> tuple[Dependency | None, tuple[str, ...]]:

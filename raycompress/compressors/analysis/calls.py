@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
+from raycompress.compressors.wrappers import Uncompiled
 
 
 class Calls:
@@ -30,17 +31,18 @@ class Calls:
         self._missing = samples
         self._enough = enough
         self._handle: RemovableHandle | None = None
+        self._uncompiled = Uncompiled()
 
     def __call__(self, _module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Keep the inputs of one call."""
         if self._missing <= 0:
             return
         batch = Example(args, kwargs)
-        size = _batch_size(batch)
-        kept = min(size, self._missing)
+        if not batch.is_list:  # of images, which need not be cut
+            batch = batch.part(0, self._missing)
         # as dummy_input is: detached copies, made outside of inference mode
-        self.batches.append(batch.map(lambda tensor: _copy(_first(tensor, size, kept))))
-        self._missing -= kept
+        self.batches.append(batch.map(_copy))
+        self._missing -= batch.batch
         if self._missing <= 0:
             enough = self._enough
             self.cancel()
@@ -53,28 +55,21 @@ class Calls:
     @property
     def samples(self) -> int:
         """How many samples are kept so far."""
-        return sum(_batch_size(batch) for batch in self.batches)
+        return sum(batch.batch for batch in self.batches)
 
     def watch(self, model: nn.Module) -> Calls:
         """Keep the inputs of `model` from now on."""
         self._handle = model.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
+        self._uncompiled.hold()
         return self
 
     def cancel(self) -> None:
         """Stop keeping inputs."""
         self._missing = 0
+        self._uncompiled.release()
         if self._handle is not None:
             self._handle.remove()
             self._handle = None
-
-
-def _batch_size(batch: Example) -> int:
-    found = tensors_in([batch.args, batch.kwargs])
-    return found[0].size(0) if found and found[0].dim() else 1
-
-
-def _first(tensor: Tensor, size: int, kept: int) -> Tensor:
-    return tensor[:kept] if tensor.dim() and tensor.size(0) == size else tensor
 
 
 def _copy(tensor: Tensor) -> Tensor:

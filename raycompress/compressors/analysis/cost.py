@@ -32,7 +32,7 @@ def model_cost(model: nn.Module, dummy_input: Any, *, rounds: int = 30, warm_up:
     rounds, warm_up
         Forward passes that are measured, and passes before them.
     """
-    example = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
+    example = dummy_input if isinstance(dummy_input, Example) else Example.for_model(dummy_input, model)
     one = measure.first_of_batch(example.with_least(model))
     flops = measure.flops(model, one)
     times, whole = layer_times(model, one, rounds, warm_up)

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.calls import Calls
+from raycompress.compressors.loaders import calls_in
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 
@@ -63,7 +64,7 @@ def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any
 def _calibrating(model: nn.Module, calibration: Iterable[Any]) -> list[Example]:
     """Return the first inputs of a loader on the model's device; empty where the loader yields none."""
     device = next((parameter.device for parameter in model.parameters()), None)
-    found = [batch if device is None else batch.to(device) for batch in _first_of(calibration)]
+    found = [batch if device is None else batch.to(device) for batch in _first_of(calls_in(calibration, model))]
     try:
         for batch in found[:1]:
             batch.outputs(model)
@@ -73,18 +74,16 @@ def _calibrating(model: nn.Module, calibration: Iterable[Any]) -> list[Example]:
             f"{type(model).__name__} cannot be called with what calibration= gives: {reason}",
             where="create_compressor",
             fix="its items are inputs of the model, or tuples that begin with them; a tuple or a dict in that place "
-            "holds all arguments, and no labels",
+            "holds all arguments",
         ) from error
     return found
 
 
-def _first_of(loader: Iterable[Any]) -> Iterable[Example]:
-    """Yield the inputs of the first batches of a loader."""
+def _first_of(batches: Iterable[Example]) -> Iterable[Example]:
+    """Yield detached copies of the first batches."""
     seen = 0
-    for item in loader:
-        inputs = item[0] if isinstance(item, (tuple, list)) else item
-        yield Example.from_dummy(inputs)
-        sizes = [tensor.size(0) for tensor in tensors_in([inputs]) if tensor.dim()]
-        seen += max([1, *sizes[:1]])  # an empty batch counts too: a loader may have no end
+    for batch in batches:
+        yield batch.map(lambda tensor: tensor.detach().clone())
+        seen += max(1, batch.batch)  # an empty batch counts too: a loader may have no end
         if seen >= SAMPLES:
             return

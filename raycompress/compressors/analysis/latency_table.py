@@ -52,7 +52,7 @@ def latency_table(model: nn.Module, dummy_input: Any, *, round_to: int = 8, budg
         Approximate limit of seconds: where they are short the grid is coarser, down to its corners. Some fifty
         passes of the model are made in any case.
     """
-    given = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
+    given = dummy_input if isinstance(dummy_input, Example) else Example.for_model(dummy_input, model)
     example = measure.first_of_batch(given.with_least(model))
     end = time.monotonic() + budget_s
     dense = measure.latencies([model, clean_copy(model)], example, seconds=budget_s / 8)[0]  # in turn, as in a trial

@@ -77,7 +77,7 @@ def layer_sensitivity(
     with _left_as_it_was(model) as restore:
         dense, calls = _measured_dense(model, evaluate, samples if recompute_bn else 1, restore)
         measure = _Measurement(model, evaluate, calls.batches if recompute_bn else [], restore)
-        units = METHODS[method](model, _example(dummy_input, calls))
+        units = METHODS[method](model, _example(model, dummy_input, calls))
         chosen = _chosen(model, units, layers)
         counter = _ProgressCounter(progress, len(chosen) * len(shares))
         curves = [_curve(unit, shares, dense, measure, counter) for unit in chosen]
@@ -186,10 +186,10 @@ def number(answer: Any) -> float:
         ) from None
 
 
-def _example(dummy_input: Any, calls: Calls) -> Example | None:
+def _example(model: nn.Module, dummy_input: Any, calls: Calls) -> Example | None:
     if dummy_input is not None:
-        return dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
-    return Example.from_call(calls.batches[0].args, calls.batches[0].kwargs) if calls.batches else None
+        return dummy_input if isinstance(dummy_input, Example) else Example.for_model(dummy_input, model)
+    return calls.batches[0].first() if calls.batches else None
 
 
 def _checked(sparsities: Sequence[float], method: str) -> tuple[float, ...]:

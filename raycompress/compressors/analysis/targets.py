@@ -94,7 +94,7 @@ def channel_dependency(model: nn.Module, dummy_input: Any) -> Dependency:
     CompressionError
         The model's channels cannot be followed.
     """
-    example = dummy_input if isinstance(dummy_input, Example) else Example.from_dummy(dummy_input)
+    example = dummy_input if isinstance(dummy_input, Example) else Example.for_model(dummy_input, model)
     return Dependency(_sets(ChannelGraph(model, example), model, example))
 
 

@@ -40,7 +40,7 @@ class Inspector(KerasCompressor):
     def __init__(self, model: Any, trial: Trial, example: KerasExample | None, make: Make) -> None:
         super().__init__(model, example)
         inspection: Inspection[KerasExample] = Inspection(
-            trial, lambda known: describe(model, known), lambda known: rehearse(trial, make, known.outputs)
+            trial, lambda known: describe(model, known), lambda known: rehearse(trial, make, known)
         )
         if example is not None:
             inspection.leave(example)

@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.masking import masked_calls
+from raycompress.compressors.wrappers import Uncompiled
 
 Removed = Mapping[tuple[str, str], Tensor]
 """(module name, parameter name) -> bool tensor of the parameter's shape, True where the weight is removed."""
@@ -54,6 +55,7 @@ class Masks:
         self._model = model
         self._hooks: dict[str, MaskHook] = {}
         self._handles: list[RemovableHandle] = []
+        self._uncompiled = Uncompiled()
 
     def hold(self, removed: Removed) -> None:
         """Replace all masks by `removed`, and apply them."""
@@ -68,6 +70,7 @@ class Masks:
             self._handles.append(modules[module].register_forward_pre_hook(hook))
         if by_module:
             masked_calls.keep_padding(self._model)
+            self._uncompiled.hold()
         self.apply()
 
     def apply(self) -> None:
@@ -84,6 +87,7 @@ class Masks:
             handle.remove()
         self._handles.clear()
         self._hooks.clear()
+        self._uncompiled.release()
 
     def kept(self) -> dict[str, Tensor]:
         """Return ``{module.parameter: uint8 tensor}``, 1 where the weight stays."""
@@ -103,6 +107,7 @@ class FirstCall:
     def __init__(self, learn: Callable[[Example], None] | None = None) -> None:
         self._learn = learn
         self._handle: RemovableHandle | None = None
+        self._uncompiled = Uncompiled()
 
     def __call__(
         self, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any] = MappingProxyType({})
@@ -124,11 +129,13 @@ class FirstCall:
     def watch(self, model: nn.Module) -> FirstCall:
         """Wait for the first call of `model`."""
         self._handle = model.register_forward_pre_hook(self, with_kwargs=True, prepend=True)
+        self._uncompiled.hold()
         return self
 
     def cancel(self) -> None:
         """Stop waiting."""
         self._learn = None
+        self._uncompiled.release()
         if self._handle is not None:
             self._handle.remove()
             self._handle = None

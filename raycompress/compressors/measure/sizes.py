@@ -125,9 +125,7 @@ _UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _atten
 
 def first_of_batch(example: Example) -> Example:
     """Return the example with a batch of one, or of the fewest that its model is known to need."""
-    if example.least > 1:
-        return next(example.pieces(example.least))
-    return Example.from_call(example.args, example.kwargs)
+    return example.part(0, example.least) if example.least > 1 else example.first()
 
 
 def latencies(

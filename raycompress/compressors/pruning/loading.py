@@ -11,11 +11,13 @@ from torch import Tensor, nn
 
 from raycompress.bundle import bundle
 from raycompress.compressors.structure.plan import SlicingPlan, apply_plan
+from raycompress.compressors.wrappers import inside
 from raycompress.errors import BundleError
 
 
 def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
     """Give `model` the shapes and the weights of the bundle; see `raycompress.bundle.bundle.load`."""
+    wrapped, model = model, inside(model, str(folder))
     try:
         plan = SlicingPlan.from_json(json.loads((folder / bundle.PLAN).read_text()))
     except ValueError as error:
@@ -36,7 +38,7 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
             where=str(folder),
             fix="give a fresh instance of the class that was compressed, made with the same arguments",
         ) from error
-    return model
+    return wrapped
 
 
 def _of_these_classes(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

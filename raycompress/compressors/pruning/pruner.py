@@ -14,14 +14,17 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.create import Setup
 from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
+from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall, Masks, is_masked
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.pruning import gate as budget
 from raycompress.compressors.pruning import gate as rung_zero
+from raycompress.compressors.pruning import refusals
 from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
+from raycompress.compressors.saving.onnx_export import rehearse_onnx
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import clean_copy
@@ -31,7 +34,6 @@ from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
 from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
-from raycompress.text import join_names
 
 _SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
 """A model that a pruner has made small -> what it was before the first of them."""
@@ -53,7 +55,7 @@ class Pruner(SavingCompressor, Compressor):
         super().__init__(model)
         self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
         self._targets = select(model, setup.config_list, setup.entry)
-        self._given = None if setup.dummy_input is None else Example.from_dummy(setup.dummy_input).with_least(model)
+        self._given = None if setup.dummy_input is None else Example.for_model(setup.dummy_input, model)
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         self._masks = Masks(model)
         self._decision: PruningDecision | None = None
@@ -144,30 +146,19 @@ class Pruner(SavingCompressor, Compressor):
 
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
         """Make the model small, in place; see `Compressor.apply_speedup`."""
-        if not self._entry.removes_channels:
-            raise SpeedupError(
-                f"{self._entry.name} masks single weights, which cannot shrink a model",
-                where="apply_speedup",
-                fix="leave apply_speedup out, or use a compressor that removes channels, such as l1_filter",
-            )
+        refusals.need_channels(self._entry, "apply_speedup")
         if self._small:
             self._tell_of_slice()
             return self.model
         if dummy_input is not None:
-            dummy = self._check_input(Example.from_dummy(dummy_input).with_least(self.model))
+            dummy = self._check_input(Example.for_model(dummy_input, self.model))
             if self._slicing is None:
                 self._set_example(dummy)
             self.example = dummy
         self._need_decision("apply_speedup")
         self._need_example("apply_speedup")
         assert self._slicing is not None and self.example is not None
-        if not self._slicing.tensors:
-            raise SpeedupError(
-                "no parameter would fall: every sparsity rounds to no channel at all",
-                where="config_list",
-                fix="raise the sparsities: a layer of N channels loses int(N * sparsity) of them"
-                + ", and what stays is a multiple of round_to" * ("round_to" in self._arguments),
-            )
+        refusals.need_removal(self._slicing, self._arguments)
         self._masks.apply()
         masked = fingerprint(self.model)
         if self._proved is None or self._proved[0] is not self.example or self._proved[1] != masked:
@@ -177,38 +168,51 @@ class Pruner(SavingCompressor, Compressor):
             self._saved_model_check.carry_over(masked, fingerprint(self.model))
         return self.model
 
+    def refuse_ahead(self, ahead: Ahead) -> None:
+        """Raise SpeedupError for a speed-up of a compressor that masks single weights."""
+        if ahead.speedup:
+            refusals.need_channels(self._entry, ahead.speedup)
+
+    def rehearse(self, example: Example, ahead: Ahead) -> None:
+        """Compress, and raise what a trial would be refused; see `BaseCompressor.rehearse`."""
+        example.outputs(self.compress())
+        if self._is_final and self._slicing is not None:
+            refusals.need_removal(self._slicing, self._arguments)
+            if "speedup" in ahead.never and self._slice_when is None:
+                refusals.need_plain(self._slicing)
+        elif self._schedule is not None and self._schedule.needs in ahead.never:
+            self._need_decision("create_compressor")
+        example.check_storable(self.model)
+        if ahead.onnx:
+            rehearse_onnx(self.model, example)
+
     def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         self._need_decision("export_model")
         if not self._small and (speedup or self._slice_when is not None):
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
-            self._set_example(self._check_input(Example.from_dummy(dummy_input)))
+            self._set_example(self._check_input(Example.for_model(dummy_input, self.model)))
         self._need_example("export_model")
-        self._need_masks()
-        self._need_plain()
+        kept = self._kept or self._masks.kept()
+        refusals.need_masks(kept)
+        if not self._small:
+            refusals.need_plain(self._slicing)
         self._masks.apply()
         assert self.example is not None and self._before is not None
         removed = {} if self._slicing is None else self._slicing.removal.counts()
         saved = Export(
             model=self.model,
-            masks=self._kept or self._masks.kept(),
+            masks=kept,
             plan=plan_of(self.model),
             example=self.example,
             before=self._before,
             after=measure.sizes(self.model, self.example),
             removed=removed,
             asked=self._asked,
-            notes=(*self._notes, *self._about_whole_layers()),
+            notes=(*self._notes, *refusals.about_whole_layers(self._slicing)),
             dense=self._dense if self._trial is not None and self._trial.latency else None,
         )
         export(saved, self._trial, paths)
-
-    def _about_whole_layers(self) -> tuple[str, ...]:
-        """Return notes on the layers that ``default`` matches and that can lose no channel, by the reason."""
-        reasons: dict[str, list[str]] = {}
-        for name, why in ({} if self._slicing is None else self._slicing.removal.whole).items():
-            reasons.setdefault(why, []).append(name)
-        return tuple(f'"default" left out {join_names(names)}: {why}' for why, names in reasons.items())
 
     @property
     def _is_compressed(self) -> bool:
@@ -245,12 +249,14 @@ class Pruner(SavingCompressor, Compressor):
     def _set_example(self, example: Example) -> None:
         """Extend the masks to the coupled layers, now that an input is known; the model has computed nothing yet."""
         self._first_call.cancel()
-        self.example = example
+        if self._trial is not None and self._trial.save_model:
+            example.check_storable(self.model)
         self._before = _SLICED.get(self.model) or self._sizes(example)
         if self._entry.removes_channels:
             if self._decision is None and self._schedule is not None:
                 self._rehearse(example)
             self._slice(example)
+        self.example = example  # known only now: what failed here was no input of the model's
 
     def _sizes(self, example: Example) -> measure.Sizes:
         """Return the model's sizes; its multiply-adds are known from the pass that checked an input of one sample."""
@@ -275,9 +281,11 @@ class Pruner(SavingCompressor, Compressor):
 
         Of a method that decides in several steps only the last decision counts.
         """
-        trial, is_final = self._trial, self._schedule is None or not self._schedule.missing()[0]
-        if trial is None or self._slicing is None or self._before is None or not is_final:
+        trial = self._trial
+        if trial is None or self._slicing is None or self._before is None or not self._is_final:
             return
+        if trial.save_model:  # there would be nothing to save
+            refusals.need_removal(self._slicing, self._arguments)
         budget.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
         if trial.rung0 and self._dense is not None and self._evaluator is not None:
             found = rung_zero.score(self._dense, self.model, self._slicing, self._evaluator, self._calibration)
@@ -322,31 +330,17 @@ class Pruner(SavingCompressor, Compressor):
             if what:
                 raise CompressionError(f"{self._entry.name}: {what}", where=where, fix=fix)
 
+    @property
+    def _is_final(self) -> bool:
+        """Whether no schedule will change what is removed."""
+        return self._schedule is None or not self._schedule.missing()[0]
+
     def _need_example(self, where: str) -> None:
         if self.example is None:
             raise CompressionError(
                 "no input of the model is known: it was not called since compress()",
                 where=where,
                 fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
-            )
-
-    def _need_masks(self) -> None:
-        masks = self._kept or self._masks.kept()
-        if not any((mask == 0).any() for mask in masks.values()):
-            raise CompressionError(
-                "nothing was compressed: the masks cover no weight at all",
-                where="config_list",
-                fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
-            )
-
-    def _need_plain(self) -> None:
-        """Raise CompressionError where a norm is masked, since a fresh instance would compute over all channels."""
-        if self._slicing is not None and self._slicing.reductions and not self._small:
-            first = next(iter(self._slicing.reductions.calls))
-            raise CompressionError(
-                f'the masked model cannot be saved: its norm "{first}" loses channels, which weights alone do not hold',
-                where="export_model",
-                fix="call apply_speedup first, or pass speedup=True",
             )
 
     def _check_compressed(self) -> None:

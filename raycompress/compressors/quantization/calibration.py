@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from raycompress.bundle.example import Example, tensors_in
+from raycompress.compressors.loaders import calls_in
 from raycompress.errors import CompressionError
 
 SAMPLES = 256
@@ -24,36 +26,56 @@ def from_data(data: Any, model: nn.Module) -> list[Example]:
     Parameters
     ----------
     data
-        A tensor with the batch first, a DataLoader or another iterable of batches, or a data set of single samples. A
-        batch is a tensor, an (input, label) pair, or a mapping of arguments by name.
+        A tensor with the batch first, or a mapping of such by the arguments' names; a DataLoader or another iterable of
+        batches; or a data set of single samples. For batches see `raycompress.compressors.loaders.calls_in`.
 
     Raises
     ------
     CompressionError
         It holds no inputs.
     """
-    if isinstance(data, Tensor):
-        batches: Iterable[Any] = torch.split(data[:SAMPLES], _BATCH)
+    if isinstance(data, (Tensor, Mapping)) and tensors_in(data):
+        batches: Iterable[Any] = _split(data)
     elif isinstance(data, torch.utils.data.Dataset) and not isinstance(data, torch.utils.data.IterableDataset):
         batches = torch.utils.data.DataLoader(data, batch_size=_BATCH)
     elif isinstance(data, Iterable) and not isinstance(data, (str, bytes, Mapping)):
         batches = data
     else:
         raise _refused(f"calibration_data is a {type(data).__name__}")
-    parameters = inspect.signature(model.forward).parameters.values()
-    names = None if any(one.kind is one.VAR_KEYWORD for one in parameters) else {one.name for one in parameters}
     collected: list[Example] = []
     left = SAMPLES
-    for batch in batches:
+    for call in calls_in(batches, model):
+        example = call
+        if not collected:
+            _check_inputs(call, model)
+            example = call.with_lists(model)
+        example = _first(replace(example, lists=bool(collected and collected[0].lists) or example.lists), left)
+        if example.batch:
+            collected.append(example)
+        left -= example.batch
         if left <= 0:
             break
-        example = _first(_of_batch(batch, names), left)
-        left -= batch_size(example)
-        if batch_size(example):
-            collected.append(example)
     if not collected:
         raise _refused("calibration_data is empty")
     return collected
+
+
+def _split(data: Tensor | Mapping[str, Tensor]) -> Iterator[Any]:
+    for piece in Example((data,), {}).part(0, SAMPLES).pieces(_BATCH):
+        yield piece.args[0]
+
+
+def _check_inputs(example: Example, model: nn.Module) -> None:
+    """Raise CompressionError where a batch holds no tensor, or arguments that forward() does not have."""
+    first = next(iter([*example.args, *example.kwargs.values()]), None)
+    if not tensors_in([example.args, example.kwargs]):
+        raise _refused(f"a batch of calibration_data is a {type(first).__name__} without a tensor")
+    if isinstance(first, Mapping) and not example.runs(model):
+        names = ", ".join(sorted(inspect.signature(model.forward).parameters))
+        raise _refused(
+            f"a batch of calibration_data has {', '.join(map(str, first))}, none of which is an argument of forward()",
+            f"name them {names}",
+        )
 
 
 def check_fits(examples: list[Example], model: nn.Module) -> None:
@@ -72,7 +94,7 @@ def check_fits(examples: list[Example], model: nn.Module) -> None:
             raise _refused(
                 f"{type(model).__name__} cannot be called with calibration_data of shape {shapes}: {reason}",
                 "give inputs with the batch first, as the model is called with; several inputs of it in a tuple of "
-                "their own: ((first, second), label)",
+                "their own: ((first, second), label), or by name",
             ) from error
 
 
@@ -91,9 +113,10 @@ class Capture:
         """Keep the input."""
         if self._handle is None:
             return
-        example = _first(Example(args, kwargs), self._left).map(_copy)
+        call = Example(args, kwargs)
+        example = (call if call.is_list else _first(call, self._left)).map(_copy)
         self.examples.append(example)
-        self._left -= max(batch_size(example), 1)
+        self._left -= max(example.batch, 1)
         if self._left <= 0:
             self.stop()
 
@@ -113,44 +136,13 @@ class Capture:
             self._handle = None
 
 
-def batch_size(example: Example) -> int:
-    """Return the size of the first dimension of the example's first tensor; 0 where there is none."""
-    found = tensors_in([example.args, example.kwargs])
-    return found[0].size(0) if found and found[0].dim() else 0
-
-
 def singles(examples: list[Example]) -> list[Example]:
     """Return each member of each batch by itself."""
-    return [part(example, place, place + 1) for example in examples for place in range(batch_size(example))]
-
-
-def part(example: Example, start: int, stop: int) -> Example:
-    """Return a part of the batch."""
-    batch = batch_size(example)
-    return example.map(lambda tensor: tensor[start:stop] if tensor.dim() and tensor.size(0) == batch else tensor)
+    return [example.part(place, place + 1) for example in examples for place in range(example.batch)]
 
 
 def _first(example: Example, count: int) -> Example:
-    return example if batch_size(example) <= count else part(example, 0, count)
-
-
-def _of_batch(batch: Any, names: set[str] | None) -> Example:
-    if isinstance(batch, Mapping):
-        wanted = (set(batch) if names is None else names) - {"label", "labels"}
-        arguments = {key: value for key, value in batch.items() if key in wanted}
-        if not arguments:
-            keys = ", ".join(map(str, batch))
-            raise _refused(
-                f"a batch of calibration_data has {keys}, none of which is an argument of forward()",
-                f"name them {', '.join(sorted(wanted))}",
-            )
-        return Example((), arguments)
-    inputs = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-    if isinstance(inputs, Mapping):
-        return _of_batch(inputs, names)
-    if not tensors_in(inputs):
-        raise _refused(f"a batch of calibration_data is a {type(batch).__name__} without a tensor")
-    return Example(tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {})
+    return example if example.batch <= count else example.part(0, count)
 
 
 def _copy(tensor: Tensor) -> Tensor:

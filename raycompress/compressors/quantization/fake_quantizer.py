@@ -10,11 +10,12 @@ from torch import nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors.create import Setup
+from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import fake_quant, int8, session
 from raycompress.compressors.quantization.fake_quant import Activations, FakeQuant
-from raycompress.compressors.quantization.nni import Learnt, NniQuantization
+from raycompress.compressors.quantization.nni import Learnt, NniQuantization, single_input
 from raycompress.compressors.quantization.quantizer import (
     Quantized,
     Quantizer,
@@ -24,6 +25,7 @@ from raycompress.compressors.quantization.quantizer import (
 )
 from raycompress.compressors.quantization.targets import bits_of, parts_of, refuse_tied, refuse_types
 from raycompress.compressors.saving.fingerprint import fingerprint_of, fingerprint_of_bytes
+from raycompress.compressors.saving.onnx_export import rehearse_onnx
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError, SpeedupError
@@ -86,7 +88,7 @@ class FakeQuantizer(Quantizer):
         if self._int8 is not None:
             return self.model
         if dummy_input is not None:
-            self.example = Example.from_dummy(dummy_input)
+            self.example = Example.for_model(dummy_input, self._plain)
         example = self._need_example("apply_speedup")
         learnt, plain = self._final(example)
         try:
@@ -100,6 +102,22 @@ class FakeQuantizer(Quantizer):
         self._engine.unwrap(learnt)
         self._int8, self._learnt = made, learnt
         return session.install(self.model, session.make(self._plain, example, made.data))
+
+    def _rehearse_saving(self, ahead: Ahead) -> None:
+        """Make what `apply_speedup` or an export would make of the model as it is, before it is trained."""
+        example = self._need_example("apply_speedup")
+        assert self._engine is not None
+        if self._engine.trained and not self._engine.learnt().missing:
+            self._final(example)
+        if ahead.speedup:
+            try:
+                made = self._int8_of(clean_copy(self._plain).eval(), {}, example)
+                session.make(self._plain, example, made.data)
+            except CompressionError as error:
+                problem = error.problems[0]
+                raise SpeedupError(problem.what, where=ahead.speedup, fix=problem.fix) from error
+        if ahead.onnx:
+            rehearse_onnx(self._plain, example)
 
     def _quantized(self, example: Example) -> Quantized:
         before = measure.size_bytes(self._plain)
@@ -158,9 +176,10 @@ class FakeQuantizer(Quantizer):
             scheme = target.settings.get("quant_scheme", "")
             for part in parts_of(target):
                 chosen = scheme.get(part, "") if isinstance(scheme, dict) else scheme
-                if part != "weight" and chosen.startswith("per_channel") and self.example is None:
+                if part != "weight" and chosen.startswith("per_channel") and single_input(self.example) is None:
+                    known = "no input is known" if self.example is None else "the model has more inputs than a tensor"
                     raise CompressionError(
-                        f'the {part} of "{name}" is to have a scale for each channel, and no input is known',
+                        f'the {part} of "{name}" is to have a scale for each channel, and {known}',
                         where=f"config_list[{target.entry}].quant_scheme",
                         fix='pass dummy_input= to create_compressor, or write "per_tensor_affine"',
                     )
@@ -215,7 +234,14 @@ class FakeQuantizer(Quantizer):
 
     def _to_int8(self, learnt: Learnt, example: Example) -> int8.Int8:
         """Make the int8 model; grids of activations that int8 has not stay in it as float operations."""
-        model = self._float(learnt)
+        other = {
+            name: {place: grid for place, grid in grids.items() if grid.kind == "sign" or grid.bits != 8}
+            for name, grids in learnt.activations.items()
+        }
+        return self._int8_of(self._float(learnt), other, example)
+
+    def _int8_of(self, model: nn.Module, activations: Activations, example: Example) -> int8.Int8:
+        """Make the int8 model of a float one, some of whose activations are rounded to grids."""
         layers = [name for name in self._targets if self._fits(name)]
         if not layers:
             raise CompressionError(
@@ -223,11 +249,7 @@ class FakeQuantizer(Quantizer):
                 where="config_list",
                 fix='quantize "weight" with "quant_bits": 8',
             )
-        other = {
-            name: {place: grid for place, grid in grids.items() if grid.kind == "sign" or grid.bits != 8}
-            for name, grids in learnt.activations.items()
-        }
-        fake_quant.install(model, other)
+        fake_quant.install(model, activations)
         return int8.static(model, example, self._samples() or [example], layers, int8.Options())
 
     def _fits(self, name: str) -> bool:

@@ -12,6 +12,7 @@ from raycompress.bundle import bundle
 from raycompress.compressors.pruning.loading import load_into as load_plain
 from raycompress.compressors.quantization import fake_quant, session, weight_only
 from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.wrappers import inside
 from raycompress.errors import BundleError
 from raycompress.shapes import fits
 
@@ -22,6 +23,11 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
     A fake-quantized model gets weights on their grid, and hooks for its activations; an int8 one runs the ONNX file of
     the bundle in onnxruntime, and cannot be trained; of a weight-only one the linear layers get int8 weights.
     """
+    _load_into(folder, manifest, inside(model, str(folder)))
+    return model
+
+
+def _load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
     _need_listed(folder, manifest, bundle.QUANTIZATION)
     recipe = _recipe(folder)
     form = recipe.get("form")

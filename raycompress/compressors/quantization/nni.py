@@ -7,21 +7,21 @@ their grid, and a few numbers for the activations; the model is the user's own a
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, evaluating
+from raycompress.bundle.example import Example, evaluating, tensors_in
 from raycompress.compressors.engines.nni.library import load_nni, silent
 from raycompress.compressors.quantization.fake_quant import FakeQuant, Place, compute_layer_by_layer
 from raycompress.compressors.structure.optimizers import StepWatch
 from raycompress.compressors.targets.torch import Target
-from raycompress.errors import CompressionError
 
 _CLASSES = {
     "naive": "NaiveQuantizer",
@@ -76,7 +76,7 @@ class NniQuantization:
     optimizer
         The one that the script trains with, for step sizes that are learnt.
     example
-        An input, for the folding of BatchNorm; None leaves it alone.
+        An input, for the folding of BatchNorm; None, or one that is more than a tensor, leaves it alone.
 
     Raises
     ------
@@ -99,12 +99,15 @@ class NniQuantization:
         # NNI adds parameters to this one and patches its step; the script's own stays as it is
         stand_in = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.0)
         arguments: list[Any] = [model, config, stand_in]
-        if name in ("qat", "lsq") and example is not None:
-            arguments.append(_single(example, name))
-        with self._quiet(), evaluating(model):
+        single = single_input(example)
+        if name in ("qat", "lsq") and single is not None:
+            arguments.append(single)
+        with self._quiet(), evaluating(model), _answering_tensors(model):
             self._quantizer: Any = _class(name)(*arguments)
         del stand_in.step  # the patched one
         self._wrappers = {wrapper.name: wrapper for wrapper in self._quantizer.get_modules_wrapper()}
+        for wrapper in self._wrappers.values():
+            wrapper.__class__ = _with_attributes_of_layer(type(wrapper))
         for layer, wrapper in self._wrappers.items():
             wrapper.train(wrapper.module.training)
             self._keep_parameters(layer, wrapper.module, own)
@@ -240,6 +243,23 @@ def _class(name: str) -> Any:
     return quantizer if mend is None else mend(quantizer)
 
 
+@functools.cache
+def _with_attributes_of_layer(base: type) -> Any:
+    """Return NNI's wrapper of a layer, with the layer's attributes: forward() may read ``self.fc.weight.dtype``."""
+
+    of_base: Any = base.__getattr__  # type: ignore[attr-defined]
+
+    def attribute(self: Any, name: str) -> Any:
+        try:
+            return of_base(self, name)
+        except AttributeError:
+            if name == "module":
+                raise
+            return getattr(of_base(self, "module"), name)
+
+    return type(base.__name__, (base,), {"__getattr__": attribute, "__module__": base.__module__})
+
+
 def _qat(base: Any) -> Any:
     """Return NNI's QAT_Quantizer, changed to work without dummy_input and to compute in float until it starts."""
 
@@ -317,14 +337,28 @@ def _step_sizes(module: nn.Module) -> list[nn.Parameter]:
     return [p for name, p in module.named_parameters(recurse=False) if name.endswith("_scale")]
 
 
-def _single(example: Example, name: str) -> Tensor:
-    if len(example.args) == 1 and isinstance(example.args[0], Tensor) and not example.kwargs:
+@contextlib.contextmanager
+def _answering_tensors(model: nn.Module) -> Iterator[None]:
+    """Let a model answer a tuple of its tensors: NNI traces it, and torch's tracing knows no dataclasses."""
+
+    def flat(one: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
+        return tuple(tensors_in(type(one).forward(one, *args, **kwargs)))
+
+    before = vars(model).get("forward")
+    model.forward = MethodType(flat, model)  # of a copy it is the copy's
+    try:
+        yield
+    finally:
+        del model.forward
+        if before is not None:
+            model.forward = before
+
+
+def single_input(example: Example | None) -> Tensor | None:
+    """Return the one tensor that a model is called with; None for other calls, with which NNI cannot trace a model."""
+    if example is not None and len(example.args) == 1 and isinstance(example.args[0], Tensor) and not example.kwargs:
         return example.args[0]
-    raise CompressionError(
-        f"{name} folds BatchNorm on models with one input tensor only",
-        where="dummy_input",
-        fix="leave dummy_input= out: nothing is folded then",
-    )
+    return None
 
 
 def _restore(module: nn.Module, plain: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +16,22 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.create import Setup
+from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.measure.sizes import Sizes
 from raycompress.compressors.quantization import session
-from raycompress.compressors.quantization.calibration import Capture, check_fits, from_data, part
+from raycompress.compressors.quantization.calibration import Capture, check_fits, from_data
 from raycompress.compressors.quantization.fake_quant import InputHook, OutputHook
 from raycompress.compressors.quantization.targets import select
 from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.files import Paths
+from raycompress.compressors.saving.onnx_export import REHEARSED, rehearse_onnx
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
-from raycompress.errors import CompressionError
+from raycompress.compressors.wrappers import Uncompiled
+from raycompress.errors import CompressionError, RaycompressError
 
 
 @dataclass(frozen=True)
@@ -95,11 +98,13 @@ class Quantizer(SavingCompressor, Compressor):
         self._plain = clean_copy(model).cpu()
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         if setup.dummy_input is not None:
-            self.example = Example.from_dummy(setup.dummy_input)
+            self.example = Example.for_model(setup.dummy_input, model)
         data = self._arguments.get("calibration_data")
         self._given = None if data is None else from_data(data, model)
         if self._given is not None:
             check_fits(self._given, self._plain)
+        self._uncompiled = Uncompiled()
+        self._uncompiled.hold()
         self._capture = Capture().watch(model)
         self._compressed = False
         self._join_trial(self._evaluations())
@@ -112,12 +117,42 @@ class Quantizer(SavingCompressor, Compressor):
         """Return multiply-adds, parameters and a row a layer; quantizing changes none of them."""
         return measure.layer_table(self._plain, self._example_of(shape).to(torch.device("cpu")))
 
+    def rehearse(self, example: Example, ahead: Ahead) -> None:
+        """Compress, calibrated with one input, and raise what a trial would be refused; see `BaseCompressor.rehearse`.
+
+        A model of more than `REHEARSED` bytes is not quantized for it.
+        """
+        example.check_storable(self.model)
+        if measure.size_bytes(self._plain) > REHEARSED:
+            return
+        self._given = [example]
+        example.outputs(self.model)
+        model = self.compress()
+        try:
+            example.outputs(model)
+        except RaycompressError:
+            raise
+        except Exception as error:
+            raise CompressionError(
+                f"{type(model).__name__} does not compute as {self._entry.name} has it: {type(error).__name__}: "
+                f"{str(error).strip().partition(chr(10))[0]}",
+                where="config_list",
+                fix="leave out the layers whose weight forward() uses in another way than by calling them",
+            ) from error
+        self._rehearse_saving(ahead)
+
+    def _rehearse_saving(self, ahead: Ahead) -> None:
+        """Raise what `apply_speedup` or `export_model` would refuse."""
+        quantized = self._quantized(self._need_example("export_model"))
+        if ahead.onnx and quantized.onnx is None:
+            rehearse_onnx(quantized.traceable or quantized.model, self._need_example("export_model"))
+
     def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         calibration = paths.calibration or paths.mask
         if self.example is None and dummy_input is None and input_shape is not None and self._seen() is None:
             dummy_input = torch.randn(*input_shape)
         if self.example is None and dummy_input is not None:
-            self.example = Example.from_dummy(dummy_input)
+            self.example = Example.for_model(dummy_input, self._plain)
         if speedup:
             self.apply_speedup(dummy_input)
         example = self._need_example("export_model")
@@ -166,14 +201,16 @@ class Quantizer(SavingCompressor, Compressor):
         """Return the inputs to calibrate with, arguments in the order of forward's parameters, on the CPU."""
         signature = session.signature_of(self._plain)
         examples = self._given if self._given is not None else self._capture.examples
-        return [session.bound(example, signature).to(torch.device("cpu")) for example in examples]
+        found = [session.bound(example, signature).to(torch.device("cpu")) for example in examples]
+        lists = bool(found) and found[0].with_lists(self._plain).lists
+        return [replace(example, lists=lists) for example in found] if lists else found
 
     def _seen(self) -> Example | None:
         """Return one input of the model, a batch of one, if any is known."""
         if self.example is not None:
             return self.example
         samples = self._samples()
-        return part(samples[0], 0, 1) if samples else None
+        return Example.of_first_call(self._plain, samples[0].args, samples[0].kwargs) if samples else None
 
     def _need_example(self, where: str) -> Example:
         seen = self._seen()

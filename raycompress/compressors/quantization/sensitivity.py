@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.layer_kinds import is_transposed_linear, is_weighted
-from raycompress.compressors.quantization.calibration import batch_size, part
 
 LINEAR, CONVOLUTION = 0.025, 0.1
 """Relative error of a layer's output, by its norm, from which on it is sensitive.
@@ -90,8 +89,8 @@ def sensitive(model: nn.Module, samples: list[Example], layers: Collection[str],
     few, left = [], _ENOUGH
     for sample in samples:
         if left > 0:
-            few.append(part(sample, 0, left) if batch_size(sample) > left else sample)
-            left -= max(batch_size(sample), 1)
+            few.append(sample.part(0, left) if sample.batch > left else sample)
+            left -= max(sample.batch, 1)
     _watch(model, few, looked_at, None)
     _watch(model, few, looked_at, levels)
     return {name: layer.relative for name, layer in looked_at.items() if layer.is_sensitive}

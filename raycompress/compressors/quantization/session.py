@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 import inspect
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Iterator, Mapping, MutableMapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,14 +49,15 @@ class SessionForward:
         self.data = data
         self._structure = _structure(example)
         empty = iter([torch.empty(0)] * len(tensors_in(answer)))
-        self._answer = _filled(_without_caches(answer), empty)
+        held = _without_caches(answer)
+        self._answer = _filled(held, empty)
         self._name = name
         self._signature = signature
         self._names = optional_inputs.names_of(example, signature)
         self._neutral = dict(neutral or {})
         self._session: Any = None
         self._threads = 0
-        if not all(isinstance(leaf, Tensor) for leaf in _leaves(self._answer)):
+        if not all(isinstance(leaf, Tensor) for leaf in _leaves(held)):
             raise CompressionError(
                 f"{name} answers a {type(answer).__name__}, which the int8 model cannot give",
                 where="apply_speedup",
@@ -113,7 +113,7 @@ class SessionForward:
 def bound(example: Example, signature: inspect.Signature) -> Example:
     """Return the example with its arguments in the order of the parameters, however they were passed."""
     given = signature.bind(*example.args, **example.kwargs)
-    return Example(tuple(given.args), dict(given.kwargs))
+    return replace(example, args=tuple(given.args), kwargs=dict(given.kwargs))
 
 
 def signature_of(model: nn.Module) -> inspect.Signature:
@@ -221,7 +221,19 @@ def _refuse_alone(module: nn.Module, _args: Any) -> None:
 
 
 def _structure(example: Example) -> str:
-    return repr(map_tensors([example.args, example.kwargs], lambda _: _TENSOR))
+    return repr(_plain([example.args, example.kwargs]))
+
+
+def _plain(value: Any) -> Any:
+    """Return the structure of an input as a bundle keeps it: plain tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return _TENSOR
+    if isinstance(value, Mapping):
+        return {key: _plain(member) for key, member in value.items()}
+    if isinstance(value, (tuple, list)):
+        members = [_plain(member) for member in value]
+        return tuple(members) if isinstance(value, tuple) else members
+    return value
 
 
 class _Tensor(Tensor):
@@ -252,27 +264,12 @@ def _without_caches(answer: Any) -> Any:
 
 def _filled(value: Any, tensors: Iterator[Tensor]) -> Any:
     """Return `value`, the structure of an output, with each of its tensors replaced by the next of `tensors`."""
-    if isinstance(value, Tensor):
-        return next(tensors)
-    if isinstance(value, dict):
-        filled = copy.copy(value)
-        for key in value:
-            filled[key] = _filled(value[key], tensors)
-        return filled
-    if isinstance(value, (tuple, list)):
-        members = [_filled(member, tensors) for member in value]
-        return type(value)(*members) if hasattr(value, "_fields") else type(value)(members)
-    if is_dataclass(value) and not isinstance(value, type):
-        filled = copy.copy(cast("Any", value))
-        for one in fields(value):
-            object.__setattr__(filled, one.name, _filled(getattr(value, one.name), tensors))
-        return filled
-    return value
+    return map_tensors(value, lambda _: next(tensors))
 
 
 def _leaves(value: Any) -> list[Any]:
     """Return the tensors, and what `_filled` leaves as it is; numbers and strings are constants."""
-    if isinstance(value, dict):
+    if isinstance(value, MutableMapping):
         return [leaf for member in value.values() for leaf in _leaves(member)]
     if isinstance(value, (tuple, list)):
         return [leaf for member in value for leaf in _leaves(member)]

@@ -52,6 +52,7 @@ class WeightOnlyQuantizer(Quantizer):
         refuse_types(self.model, self._targets, (torch.float32, torch.float16, torch.bfloat16))
         quantize(self.model, self._targets)
         self._compressed = True
+        self._uncompiled.release()  # int8 weights are no hooks: what is compiled of them is theirs
         return session.eval_only(self.model)
 
     def _quantized(self, example: Example) -> Quantized:

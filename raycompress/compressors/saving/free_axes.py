@@ -62,7 +62,7 @@ def find(model: nn.Module, example: Example) -> FreeAxes:
             if not sizes.keys() & set(group):
                 _add(model, example, group, sizes, groups)
     found = FreeAxes(sizes, {place: f"axis_{number}" for number, group in enumerate(groups) for place in group})
-    return found if sizes and _runs(model, found.others(example)[0]) else FreeAxes({}, {})
+    return found if sizes and _computes(model, found.others(example)[0]) else FreeAxes({}, {})
 
 
 def resized(example: Example, sizes: dict[Place, int]) -> Example:
@@ -118,13 +118,11 @@ def _add(
     tensors = tensors_in([example.args, example.kwargs])
     size = tensors[group[0][0]].size(group[0][1])
     other = size // 2 if size >= _SMALLEST else size * 2
-    if _runs(model, resized(example, dict.fromkeys(group, other))):
+    if _computes(model, resized(example, dict.fromkeys(group, other))):
         sizes.update(dict.fromkeys(group, (size, other)))
         groups.append(group)
 
 
-def _runs(model: nn.Module, example: Example) -> bool:
-    try:
-        return all(bool(torch.isfinite(output).all()) for output in example.outputs(model))
-    except Exception:  # noqa: BLE001 - whatever a model raises on a size that it does not take
-        return False
+def _computes(model: nn.Module, example: Example) -> bool:
+    answer = example.try_outputs(model)
+    return answer is not None and all(bool(torch.isfinite(output).all()) for output in answer)

@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ OPSET = 17
 _PREFIX = "exported_model"
 """The attribute that `Flat` holds the model in: a name that no model has, as the exporter joins scopes of one name."""
 _WHAT = "writing ONNX"
+REHEARSED = 32 << 20
+"""Bytes of the parameters up to which a model is written for a rehearsal."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +119,13 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     )
 
 
+def rehearse_onnx(model: nn.Module, example: Example) -> None:
+    """Raise what `export_onnx` raises; a model of more bytes than `REHEARSED` is not tried, which would take long."""
+    if sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()) <= REHEARSED:
+        with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
+            export_onnx(model, example, Path(folder, "model.onnx"))
+
+
 def layer_nodes(path: Path, model: nn.Module, kinds: Collection[str]) -> dict[str, list[str]]:
     """Return layer name -> the names of the nodes of these kinds that it made in the ONNX file at `path`, in order."""
     onnx = load_extra("onnx", "onnx", _WHAT)
@@ -186,17 +196,8 @@ def _written(attempt: _Attempt, flat: Flat, example: Example, path: Path) -> flo
     larger = _repeated(example)
     attempt.write(flat, attempt.axes.largest(larger), path, {**names, **attempt.axes.names})
     others = attempt.axes.others(larger) if attempt.axes.sizes else []
-    return _difference(flat, path, [example, *others[:1], *_computable(flat.exported_model, others[1:]), larger])
-
-
-def _computable(model: nn.Module, examples: list[Example]) -> list[Example]:
-    """Return those of the examples that the model itself computes."""
-    found = []
-    for example in examples:
-        with contextlib.suppress(Exception):
-            example.outputs(model)
-            found.append(example)
-    return found
+    odd = [other for other in others[1:] if other.runs(flat.exported_model)]
+    return _difference(flat, path, [example, *others[:1], *odd, larger])
 
 
 def _trace(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place, str]) -> None:

@@ -88,6 +88,9 @@ class ChannelGraph:
             if not is_size(attribute.name):
                 for component in np.unique(components.root[axis[axis != 0]]).tolist():
                     self._reasons.setdefault(component, f"{attribute}, which slicing does not change")
+        for name, module in self._modules.items():
+            if isinstance(module, torch.jit.ScriptModule):
+                self._freeze_script(name, module)
         self._outputs = {
             name: (place[0], place[1], self._channels_of(name, *place))
             for name, module in self._modules.items()
@@ -96,6 +99,14 @@ class ChannelGraph:
         self._index = _Index({name: found for name, (_, _, found) in self._outputs.items()})
         self._inputs = _Index({name: found for name in self._outputs if (found := self._inputs_of(name)) is not None})
         self._followers = self._find_followers()
+
+    def _freeze_script(self, name: str, module: nn.Module) -> None:
+        """Keep all that the tensors of a TorchScript module belong to: no tensor of it can be replaced."""
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        for key, _ in tensors:
+            for atoms in self.couplings.axes.get(f"{name}.{key}".lstrip("."), ()):
+                for component in np.unique(self.couplings.components.root[atoms[atoms != 0]]).tolist():
+                    self._reasons.setdefault(component, f'the TorchScript module "{name}"')
 
     def __contains__(self, name: str) -> bool:
         return name in self._outputs

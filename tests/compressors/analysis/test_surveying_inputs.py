@@ -96,7 +96,7 @@ def test_an_evaluator_that_says_no_number_of_the_dense_model_is_told(enter: Any,
     assert "nan for the dense model" in message["problems"][0]["what"]
 
 
-@pytest.mark.parametrize("item", [{"x": DUMMY, "labels": DUMMY}, DUMMY.numpy()], ids=["labels", "numpy"])
+@pytest.mark.parametrize("item", [{"image": DUMMY}, DUMMY.numpy()], ids=["name", "numpy"])
 def test_a_calibration_that_the_model_cannot_be_called_with_is_told(item: Any) -> None:
     with pytest.raises(CompressionError, match="cannot be called with what calibration= gives"):
         inputs_of(trained("cnn", 0), [item], lambda: [])

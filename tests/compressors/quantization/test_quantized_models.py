@@ -175,10 +175,11 @@ def test_calibration_data_that_does_not_fit(data: Any, what: str) -> None:
 
 def test_calibration_data_of_several_inputs() -> None:
     a, b = torch.randn(4, 4), torch.randn(4, 4)
+    for item in ((a, b, torch.zeros(4)), ((a, b), torch.zeros(4))):
+        quantizer(Two(), "ptq_static", STATIC, calibration_data=[item]).compress()
     with pytest.raises(CompressionError, match="missing a required argument: 'b'") as error:
-        quantizer(Two(), "ptq_static", STATIC, calibration_data=[(a, b, torch.zeros(4))])
+        quantizer(Two(), "ptq_static", STATIC, calibration_data=[a])
     assert "((first, second), label)" in error.value.problems[0].fix
-    quantizer(Two(), "ptq_static", STATIC, calibration_data=[((a, b), torch.zeros(4))]).compress()
     assert set(from_data([{"x": a, "labels": b}], ByName())[0].kwargs) == {"x"}
 
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from raycompress import create_compressor, load
 from raycompress.bundle import bundle
 from raycompress.compressors.measure.difference import relative_difference
-from raycompress.compressors.quantization.calibration import SAMPLES, batch_size, from_data
+from raycompress.compressors.quantization.calibration import SAMPLES, from_data
 from raycompress.errors import BundleError, CompressionError, ExperimentError, MissingDependencyError
 from tests.support.models.networks import DUMMY, MODELS, trained
 from tests.support.models.quantizing import ALL_8, HELD_OUT, needs_torchao, quantized, quantizer, saved
@@ -42,7 +42,7 @@ PAIRS = TensorDataset(IMAGES, torch.zeros(300))
 def test_calibration_data_of_every_kind(data: Any) -> None:
     model = MODELS["cnn"]()
     examples = from_data(data, model)
-    assert sum(batch_size(example) for example in examples) == SAMPLES
+    assert sum(example.batch for example in examples) == SAMPLES
     together = torch.cat([example.args[0] if example.args else example.kwargs["x"] for example in examples])
     assert torch.equal(together, IMAGES[:SAMPLES])
     assert all(set(example.kwargs) <= {"x"} for example in examples)

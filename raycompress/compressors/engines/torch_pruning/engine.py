@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import DeferredDecision, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.engines.torch_pruning.group_targets import find_group_targets
 from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
-from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer
+from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer, no_gradient
+from raycompress.compressors.layer_kinds import weight_names
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import clean_copy
@@ -84,6 +86,11 @@ class _Gathering(PruningSchedule):
     def _rehearse(self, example: Example) -> PruningDecision:
         self._example = example
         request = self._request
+        for name, target in request.targets.items():
+            layer = request.model.get_submodule(name)
+            weight = getattr(layer, weight_names(layer)[0])
+            if target.sparsity > 0 and isinstance(weight, nn.Parameter) and not weight.requires_grad:
+                raise no_gradient(f'no gradient reaches "{name}", which is frozen', target.entry)
         decision, graph = rank(request, example, None), request.graph(example)
         slicing.make(request.model, example, decision, request.targets, request.compressor, graph)
         return PruningDecision()

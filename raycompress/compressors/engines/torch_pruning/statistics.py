@@ -70,11 +70,16 @@ class Gradients:
         for name, entry in layers.items():
             own = [names[id(one)] for key, one in model.get_submodule(name).named_parameters() if "bias" not in key]
             if not any(one in self._sums for one in own):
-                raise CompressionError(
-                    f'no gradient reached "{name}" in {self.seen} batches',
-                    where=f"config_list[{entry}]",
-                    fix="train all of the model, or use a compressor that needs no gradients, such as group_l2",
-                )
+                raise no_gradient(f'no gradient reached "{name}" in {self.seen} batches', entry)
+
+
+def no_gradient(what: str, entry: int) -> CompressionError:
+    """Return the error for a layer that is judged by a gradient which it does not get."""
+    return CompressionError(
+        what,
+        where=f"config_list[{entry}]",
+        fix="train all of the model, or use a compressor that needs no gradients, such as group_l2",
+    )
 
 
 class _EnoughError(Exception):

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from raycompress.bundle.example import tensors_in
+from raycompress.bundle.example import tensors_in, uncompiled
 from raycompress.compressors.structure.axes.atoms import AtomTable, Components
 from raycompress.compressors.structure.axes.call import Call, flat, source_line
 from raycompress.compressors.structure.axes.functions import Functions, Reduction
@@ -275,7 +274,7 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
     fast = torch.backends.mha.get_fastpath_enabled()  # torch's own attention in one operation, which says nothing
     torch.backends.mha.set_fastpath_enabled(False)
-    with torch.random.fork_rng(devices=[]), _uncompiled():
+    with torch.random.fork_rng(devices=[]), uncompiled():
         try:
             yield
         finally:
@@ -287,11 +286,6 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
                     buffer.copy_(value)
             for module, was in training.items():
                 module.training = was
-
-
-def _uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled models as they are written; where nothing was compiled, the compiler is not imported for it."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager

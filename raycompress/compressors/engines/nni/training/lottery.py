@@ -71,6 +71,8 @@ class _First:
 class _Rounds(PruningSchedule):
     """The first round trains the dense model; each further one begins with more weights removed."""
 
+    needs = "prune_iteration_start"
+
     def __init__(self, request: Request, rounds: int, first: _First | None) -> None:
         self._model: nn.Module = request.model
         self._first = first

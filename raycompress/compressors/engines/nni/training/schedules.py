@@ -158,6 +158,8 @@ def _schedule(target: Target) -> Schedule:
 class _Epochs(PruningSchedule):
     """Removes channels or weights at the epochs given to `update_epoch`."""
 
+    needs = "update_epoch"
+
     def __init__(self, request: Request, algorithm: str) -> None:
         self._request, self._algorithm = request, algorithm
         self._schedules = {name: _schedule(request.targets[name]) for name in positive(request.targets)}

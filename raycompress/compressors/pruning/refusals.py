@@ -1,0 +1,65 @@
+"""What a pruner refuses, and what it has to say of layers that it leaves whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from raycompress.catalog import CompressorEntry
+from raycompress.compressors.structure.slicing import Slicing
+from raycompress.errors import CompressionError, SpeedupError
+from raycompress.text import join_names
+
+
+def need_channels(entry: CompressorEntry, where: str) -> None:
+    """Raise SpeedupError for a compressor that masks single weights."""
+    if not entry.removes_channels:
+        base = entry.argument(entry.base)
+        other = "" if base is None else f', or give {entry.name} another {base.name}, such as "l1"'
+        raise SpeedupError(
+            f"{entry.name} masks single weights, which cannot shrink a model",
+            where=where,
+            fix=f"leave apply_speedup out{other}, or use a compressor that removes channels, such as l1_filter",
+        )
+
+
+def need_removal(slicing: Slicing | None, arguments: Mapping[str, Any]) -> None:
+    """Raise SpeedupError where the decision removes nothing."""
+    if slicing is not None and not slicing.tensors:
+        raise SpeedupError(
+            "no parameter would fall: every sparsity rounds to no channel at all",
+            where="config_list",
+            fix="raise the sparsities: a layer of N channels loses int(N * sparsity) of them"
+            + ", and what stays is a multiple of round_to" * ("round_to" in arguments),
+        )
+
+
+def need_masks(kept: Mapping[str, Tensor]) -> None:
+    """Raise CompressionError where the masks, 1 where a weight stays, remove nothing."""
+    if not any((mask == 0).any() for mask in kept.values()):
+        raise CompressionError(
+            "nothing was compressed: the masks cover no weight at all",
+            where="config_list",
+            fix="raise the sparsities; a layer of N channels loses int(N * sparsity) of them",
+        )
+
+
+def need_plain(slicing: Slicing | None) -> None:
+    """Raise CompressionError where a norm is masked, since a fresh instance would compute over all channels."""
+    if slicing is not None and slicing.reductions:
+        first = next(iter(slicing.reductions.calls))
+        raise CompressionError(
+            f'the masked model cannot be saved: its norm "{first}" loses channels, which weights alone do not hold',
+            where="export_model",
+            fix="call apply_speedup first, or pass speedup=True",
+        )
+
+
+def about_whole_layers(slicing: Slicing | None) -> tuple[str, ...]:
+    """Return notes on the layers that ``default`` matches and that can lose no channel, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, why in ({} if slicing is None else slicing.removal.whole).items():
+        reasons.setdefault(why, []).append(name)
+    return tuple(f'"default" left out {join_names(names)}: {why}' for why, names in reasons.items())
