@@ -137,8 +137,8 @@ def _check_is_plain(model: Any) -> None:
     """Raise CompressionError for a torch model whose weights cannot be worked on."""
     if any(parameter.is_inference() for parameter in model.parameters()):
         raise CompressionError(
-            f"the weights of {type(model).__name__} were made inside torch.inference_mode(), so that nothing can change or "
-            "train them",
+            f"the weights of {type(model).__name__} were made inside torch.inference_mode(), so that nothing can "
+            "change or train them",
             where="create_compressor",
             fix="make the model outside of it, or under torch.no_grad()",
         )

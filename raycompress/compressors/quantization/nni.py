@@ -7,7 +7,6 @@ their grid, and a few numbers for the activations; the model is the user's own a
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -243,7 +242,6 @@ def _class(name: str) -> Any:
     return quantizer if mend is None else mend(quantizer)
 
 
-@functools.cache
 def _with_attributes_of_layer(base: type) -> Any:
     """Return NNI's wrapper of a layer, with the layer's attributes: forward() may read ``self.fc.weight.dtype``."""
 
