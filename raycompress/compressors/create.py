@@ -135,13 +135,28 @@ def _for_mode(
 
 def _check_is_plain(model: Any) -> None:
     """Raise CompressionError for a torch model whose weights cannot be worked on."""
-    if any(parameter.is_inference() for parameter in model.parameters()):
-        raise CompressionError(
-            f"the weights of {type(model).__name__} were made inside torch.inference_mode(), so that nothing can "
-            "change or train them",
-            where="create_compressor",
-            fix="make the model outside of it, or under torch.no_grad()",
+    kind = type(model).__name__
+    for name, parameter in model.named_parameters():
+        what, fix = _wrong_weights(parameter)
+        if what:
+            raise CompressionError(f'"{name}" of {kind} {what}', where="create_compressor", fix=fix)
+
+
+def _wrong_weights(parameter: Any) -> tuple[str, str]:
+    """Return why nothing can be done with a parameter of torch, and what to do about it; empty texts where it can."""
+    if hasattr(parameter, "materialize"):  # of a Lazy module
+        return "has no values yet: a lazy layer makes them when it is first called", (
+            "call the model once, model(x), before create_compressor"
         )
+    if parameter.is_meta:
+        return "has no values: it is on the device meta", "load the weights before create_compressor"
+    if parameter.is_inference():
+        return "was made inside torch.inference_mode(), so that nothing can change or train it", (
+            "make the model outside of it, or under torch.no_grad()"
+        )
+    if parameter.is_floating_point() and bool(parameter.detach().isnan().any()):
+        return "holds NaN", "load sound weights: a training that diverged has left these"
+    return "", ""
 
 
 def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], dummy: Any) -> Setup:

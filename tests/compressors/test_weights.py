@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrizations, prune
 
 from raycompress import create_compressor
-from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.errors import CompressionError
 
@@ -139,7 +138,7 @@ def test_int8_weights_of_few_bits_are_as_exact_as_those(dtype: torch.dtype) -> N
     quantizer.export_model("model.pth", "mask.pth")
 
 
-def test_torchscript_and_weights_of_inference_mode_are_told_at_once() -> None:
+def test_torchscript_is_told_at_once() -> None:
     config = {"compressor": "group_l1", "config_list": [{"op_names": ["b"], "sparsity": 0.5}]}
     scripted = torch.jit.script(Net())
     traced = torch.jit.trace(Net().eval(), X[:1])
@@ -147,11 +146,59 @@ def test_torchscript_and_weights_of_inference_mode_are_told_at_once() -> None:
         with pytest.raises(CompressionError, match="is TorchScript") as caught:
             create_compressor(model, config)
         assert "torch.jit.trace on the result" in caught.value.problems[0].fix
+
+
+def of_inference_mode() -> nn.Module:
     with torch.inference_mode():
-        model = Net()
-    with pytest.raises(CompressionError, match=r"made inside torch\.inference_mode"):
-        create_compressor(model, config)
-    assert Example.from_dummy(X[:1]).outputs(model)
+        return Net()
+
+
+def lazy() -> nn.Module:
+    return nn.Sequential(nn.LazyConv2d(16, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(4))
+
+
+def without_values() -> nn.Module:
+    return Net().to("meta")
+
+
+def with_nan() -> nn.Module:
+    model = Net()
+    nn.init.constant_(model.b.weight[0], float("nan"))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "what"),
+    [
+        (of_inference_mode, r'"a\.weight" of Net was made inside torch\.inference_mode'),
+        (lazy, '"0.weight" of Sequential has no values yet'),
+        (without_values, "is on the device meta"),
+        (with_nan, r'"b\.weight" of Net holds NaN'),
+    ],
+)
+@pytest.mark.parametrize("compressor", ["group_l1", "qat"])
+def test_weights_that_are_none_are_told_at_once(model: Callable[[], nn.Module], what: str, compressor: str) -> None:
+    with pytest.raises(CompressionError, match=what):
+        create_compressor(
+            model(), {"compressor": compressor, "config_list": [{"op_types": ["Conv2d"], "sparsity": 0.5}]}
+        )
+
+
+def test_a_sequential_becomes_int8() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4))
+    config = {"compressor": "ptq_static", "config_list": [{"op_types": ["default"]}]}
+    quantizer = create_compressor(net, config, dummy_input=X[:2], calibration_data=X)
+    assert quantizer.compress()(X).shape == (8, 4)
+    quantizer.export_model("model.pth", "mask.pth")
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d(16, affine=False), nn.BatchNorm2d(16, track_running_stats=False)])
+def test_a_norm_that_cannot_be_folded_is_left_alone(norm: nn.Module) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), norm, nn.ReLU(), nn.Flatten(), nn.Linear(16 * 36, 4))
+    quantizer = made(net, "qat", "0", quant_types=["weight"], quant_bits=8)
+    trainer(quantizer.compress(), torch.optim.SGD(net.parameters(), 0.01))
+    quantizer.export_model("model.pth", "mask.pth")
 
 
 @pytest.fixture(autouse=True)

@@ -163,7 +163,7 @@ class FakeQuantizer(Quantizer):
 
     def _start(self) -> NniQuantization:
         self._capture.stop()  # NNI calls the model to trace it
-        folds = self.example if self._entry.name in ("qat", "lsq") else None
+        folds = self.example if self._entry.name in ("qat", "lsq") and _can_fold(self.model) else None
         self._refuse_shapeless()
         refuse_tied(self.model, [name for name, target in self._targets.items() if "weight" in parts_of(target)])
         engine = NniQuantization(self._entry.name, self.model, self._plain, self._targets, self._optimizer, folds)
@@ -282,3 +282,9 @@ def _range(grid: FakeQuant) -> tuple[float, float]:
         return -1.0, 1.0
     ends = [float(((end - grid.zero_point) * grid.scale).amin()) for end in (grid.low, grid.high)]
     return min(ends), max(ends)
+
+
+def _can_fold(model: nn.Module) -> bool:
+    """Tell whether NNI can fold each BatchNorm into the layer before: it asks for statistics and weights."""
+    norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+    return all(norm.affine and norm.running_var is not None for norm in norms)

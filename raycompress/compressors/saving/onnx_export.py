@@ -115,7 +115,8 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     raise CompressionError(
         f"{type(model).__name__} cannot be written as ONNX: {failures[0]}",
         where="torch.onnx.export",
-        fix="in forward(), keep to operations that ONNX has and to shapes that follow from the input",
+        fix="in forward(), keep to operations that ONNX has and to shapes that follow from the input, and draw no "
+        "random numbers in eval mode",
     )
 
 
@@ -306,7 +307,8 @@ def _layer_of(node: Any, names: set[str]) -> str:
         return ""
     layer = ""
     for part in parts[1:]:
-        layer = _inner(layer, part, names)
+        # a Sequential repeats its own name before those of its layers
+        layer = _inner(layer, part.removeprefix(f"{_PREFIX}."), names)
         if not layer:
             return ""
     return layer

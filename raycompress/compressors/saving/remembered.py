@@ -133,13 +133,7 @@ def _pairs_of(code: CodeType) -> tuple[_Pair, ...]:
     found = []
     for node in _scope(code):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target, value = node.targets[0], node.value
-            if _called(value) in ("max", "min") and isinstance(value, ast.Call) and len(value.args) == 2:
-                names = [ast.unparse(one) for one in value.args]
-                if ast.unparse(target) in names:
-                    last = value.args[1 - names.index(ast.unparse(target))]
-                    found.append(_Pair(target, last))
-            found += [_Pair(target, one.last) for one in _extremes(value)]
+            found += _of_assignment(node.targets[0], node.value)
         elif isinstance(node, ast.If):
             compared = [ast.unparse(one) for test in _compares(node.test) for one in (test.left, *test.comparators)]
             for best, last in _assigned(node.body):
@@ -148,6 +142,22 @@ def _pairs_of(code: CodeType) -> tuple[_Pair, ...]:
         elif isinstance(node, ast.Call) and _called(node) in _REPORTS:
             found += _extremes(node)
     return tuple(found)
+
+
+def _of_assignment(target: ast.expr, value: ast.expr) -> Iterator[_Pair]:
+    best = ast.unparse(target)
+    if isinstance(value, ast.IfExp):
+        yield from _of_assignment(target, value.body)
+        yield from _of_assignment(target, value.orelse)
+        compared = [ast.unparse(one) for test in _compares(value.test) for one in (test.left, *test.comparators)]
+        chosen = [one for one in (value.body, value.orelse) if ast.unparse(one) != best]
+        if best in compared and len(chosen) == 1 and ast.unparse(chosen[0]) in compared:
+            yield _Pair(target, chosen[0])
+    elif isinstance(value, ast.Call) and _called(value) in ("max", "min") and len(value.args) == 2:
+        names = [ast.unparse(one) for one in value.args]
+        if best in names:
+            yield _Pair(target, value.args[1 - names.index(best)])
+    yield from (_Pair(target, one.last) for one in _extremes(value))
 
 
 @functools.lru_cache(maxsize=1024)
