@@ -130,7 +130,7 @@ def _inside(root: ast.AST) -> Iterator[ast.AST]:
 @functools.lru_cache(maxsize=1024)
 def _pairs_of(code: CodeType) -> tuple[_Pair, ...]:
     """Return the numbers that a function remembers: ``b = max(b, a)``, ``if a > b: b = a``, ``max(numbers)``."""
-    found = []
+    found: list[_Pair] = []
     for node in _scope(code):
         if isinstance(node, ast.Assign) and len(node.targets) == 1:
             found += _of_assignment(node.targets[0], node.value)
