@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from raycompress.catalog import EXPERTS
 from raycompress.model.costs import CostModel
 from raycompress.model.latency_table import LatencyTable
 
@@ -44,6 +45,11 @@ class Layer:
     flops: int | None
     weight_shape: tuple[int, ...]
     base: str = ""
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        """The types that ``op_types`` can name it by: its class, or what stands for classes of any name."""
+        return (self.type, self.base) if self.base == EXPERTS and self.type != EXPERTS else (self.type,)
 
 
 @dataclass(frozen=True)

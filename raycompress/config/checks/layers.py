@@ -78,7 +78,7 @@ class _Fit:
             yield Problem("which layers are tied is not known", self.where("expand_op_names"), fix)
 
     def notes(self) -> Iterator[str]:
-        present = {layer.type for layer in self.model.layers}
+        present = {kind for layer in self.model.layers for kind in layer.types}
         absent = [kind for kind in self.entry.get("op_types", ()) if kind not in present and self._is_spare(kind)]
         if absent:
             types = join_names(absent)
@@ -120,7 +120,7 @@ class _Fit:
         return self.advice.works_on(layer)
 
     def _unknown_types(self) -> Iterator[Problem]:
-        present = list(dict.fromkeys(layer.type for layer in self.model.layers if self.advice.has_matter(layer)))
+        present = {kind for layer in self.model.layers if self.advice.has_matter(layer) for kind in layer.types}
         for position, kind in enumerate(self.entry.get("op_types", ())):
             if kind != "default" and kind not in present and not self._is_spare(kind):
                 what = f'the model has no layer of type "{kind}"'
@@ -134,7 +134,7 @@ class _Fit:
 
     def _matches_nothing(self) -> Iterator[Problem]:
         known = {layer.name for layer in self.model.layers}
-        types = {layer.type for layer in self.model.layers}
+        types = {kind for layer in self.model.layers for kind in layer.types}
         wrong = [name for name in self.entry.get("op_names", ()) if name not in known]
         wrong += [kind for kind in self.entry.get("op_types", ()) if kind != "default" and kind not in types]
         matched = [layer for layer in self.model.layers if matches(self.entry, layer, self.compressor)]
