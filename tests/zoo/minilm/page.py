@@ -21,7 +21,7 @@ sentences are those of Python's documentation and docstrings. The page is writte
 
 ## Searched
 
-`raycompress launch half.json`, and the same with 70 % of the multiply-adds, with `"proposer": "guided"`; the cosines
+`raycompress launch half.json` (half of the multiply-adds) or `seventy.json`, with `"proposer": "guided"`; the cosines
 are those by which models were chosen.
 
 """
@@ -50,9 +50,7 @@ def page(found: Mapping[str, Searched], rows: list[Row]) -> str:
     dense = rows[0]
     return (
         HEAD
-        + _table(
-            ("FLOPs", "trials", "minutes", "cosine, sliced only", "trained", "heads left", "channels left"), searches
-        )
+        + _table(("search", "trials", "cosine, sliced only", "trained", "heads left", "channels left"), searches)
         + MEASURED
         + _table(
             ("model", "cosine", "neighbours", "parameters", "FLOPs", "bytes", "ms, one", "", "ms, 16", ""),

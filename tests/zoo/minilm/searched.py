@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).parent
-SEARCHES = {"70 %": "seventy.json", "50 %": "half.json"}
+SEARCHES = ("seventy", "half")
+"""The experiment files, without their endings."""
 
 
 @dataclass(frozen=True)
@@ -26,23 +27,22 @@ class Searched:
         What its script reported.
     removed
         Layer -> (removed, of) output channels.
-    minutes, trials
-        How long the search took, from its first line to its last, and how many trials it made.
+    trials
+        How many trials it made, beside the dense model's.
     """
 
     bundle: Path
     values: dict[str, float]
     removed: dict[str, tuple[int, int]]
-    minutes: float
     trials: int
 
 
 def searched(name: str, folder: Path) -> Searched:
     """Run a search, verify what it found, and return it; one that has ended in `folder` is read."""
-    place = folder / SEARCHES[name].removesuffix(".json")
+    place = folder / name
     if not (place / "raycompress_results").exists():
         place.mkdir(parents=True, exist_ok=True)
-        _run(place, "launch", str(HERE / SEARCHES[name]))
+        _run(place, "launch", str(HERE / f"{name}.json"))
     outcome = json.loads(_run(place, "best", "--verify", "--json"))
     best = outcome["best"]
     assert best["feasible"], "the budget is kept"
@@ -51,16 +51,8 @@ def searched(name: str, folder: Path) -> Searched:
         Path(outcome["bundle"]),
         best["values"],
         {layer: tuple(counts) for layer, counts in best["removed"].items()},
-        _minutes(place),
         sum(outcome["trials"].values()),
     )
-
-
-def _minutes(place: Path) -> float:
-    (journal,) = place.glob("raycompress_results/*/journal.jsonl")
-    events = [json.loads(line) for line in journal.read_text().splitlines()]
-    end = next(event["t"] for event in events if event["event"] == "finished")
-    return (end - events[0]["t"]) / 60
 
 
 def _run(place: Path, *words: str) -> str:
