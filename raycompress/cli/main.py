@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from typing import Any
 
@@ -92,6 +93,8 @@ def cli() -> None:
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit; an error of ours is three lines on stderr and its own exit code."""
     open_standard_streams()
+    if argv is None:
+        _begin_in_utf8()
     try:
         result: Any = cli.main(args=argv, prog_name="raycompress", standalone_mode=False)
     except RaycompressError as error:
@@ -109,6 +112,16 @@ def main(argv: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(0)
     sys.exit(result if isinstance(result, int) else 0)
+
+
+def _begin_in_utf8() -> None:
+    """Begin this process again with UTF-8 names of files, where a locale has Python take them for something else.
+
+    Ray, torch and the trials take all paths for UTF-8.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 if __name__ == "__main__":

@@ -1,9 +1,12 @@
+import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from raycompress.cli.main import VERBS
+from tests.support.experiments import BASE
 from tests.support.launching import raycompress
 
 HEAVY = ("ray", "torch", "tensorflow", "nni", "optuna", "pandas")
@@ -49,3 +52,14 @@ def test_a_missing_argument_is_exit_code_2_without_traceback(tmp_path):
     done = raycompress(tmp_path, "launch")
     assert done.code == 2
     assert "Traceback" not in done.err
+
+
+@pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONUTF8": "0"}, {"LC_ALL": "POSIX"}, {"PYTHONUTF8": "1"}])
+def test_a_folder_in_any_script_is_named_in_any_locale(tmp_path, locale):
+    folder = tmp_path / "Pr\u00fcf \u65e5\u672c"
+    folder.mkdir()
+    (folder / "exp.json").write_text(json.dumps({**BASE, "script": "none.py"}))
+    command = [sys.executable, "-m", "raycompress", "validate", "exp.json"]
+    done = subprocess.run(command, cwd=folder, env={**os.environ, **locale}, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert f"there is no script {folder}/none.py" in done.stderr.decode()
