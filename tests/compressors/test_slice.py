@@ -204,6 +204,20 @@ def test_rung_zero_and_budgets_are_judged_before_it_is_cut(enter: Enter) -> None
     assert model.conv1.out_channels == 6
 
 
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda model: torch.compile(model, backend="eager")])
+def test_a_model_in_a_wrapper_is_cut_inside_at_its_first_call(wrap: Callable[[nn.Module], nn.Module]) -> None:
+    model = trained("cnn")
+    wrapped = wrap(model)
+    wrapped(digits()[0][:4])  # a compiled model has seen its large weights
+    optimizer = torch.optim.SGD(wrapped.parameters(), lr=0.1)
+    pruner_of(wrapped, "before").compress()
+    F.cross_entropy(wrapped(digits()[0][:64]), digits()[1][:64]).backward()
+    before = model.conv1.weight.detach().clone()
+    assert len(before) == 6
+    optimizer.step()
+    assert not torch.equal(before, model.conv1.weight)
+
+
 def test_a_method_that_decides_while_the_script_trains_is_refused_in_compress() -> None:
     pruner = pruner_of(trained("cnn"), "before", "activation_mean_rank_filter", dummy_input=DUMMY)
     with pytest.raises(CompressionError, match="nothing can be sliced before"):

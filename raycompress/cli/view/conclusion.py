@@ -82,7 +82,7 @@ def summary(record: SearchRecord) -> str:
     if best.removed:
         gone = (best.after or {}).get("params") != (best.before or {}).get("params")
         removed = ", ".join(f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items())
-        what = "channels removed" if gone else "channels masked, none cut out (no apply_speedup)"
+        what = "channels removed" if gone else 'channels masked, none cut out (no apply_speedup, no "slice")'
         lines += ["", textwrap.fill(f"{what}: {removed}", 79, subsequent_indent="    ")]
     measured = record.verified or {}
     slow = formatting.warning(measured.get("before"), measured.get("after"))
