@@ -24,6 +24,8 @@ from raycompress.errors import CompressionError
 from raycompress.model.info import UNUSED
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from raycompress.compressors.structure.axes.atoms import Ids
 
 __all__ = ["OUTPUTS", "ChannelGraph", "CoupledLayer", "clean_copy"]
@@ -181,7 +183,13 @@ class ChannelGraph:
 
     def fixed(self, components: Ids) -> Any:
         """Return a bool array, True for components that cannot be removed."""
-        return np.isin(components, np.fromiter(self._reasons, dtype=np.int64))
+        return self._is_fixed[components]
+
+    @functools.cached_property
+    def _is_fixed(self) -> NDArray[np.bool_]:
+        found = np.zeros(self._next, dtype=bool)
+        found[np.fromiter(self._reasons, dtype=np.int64)] = True
+        return found
 
     def reason(self, component: int) -> str:
         """Return why a component cannot be removed; empty where it can."""
