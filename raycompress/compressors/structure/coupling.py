@@ -254,8 +254,10 @@ def _fix(name: str, compressor: CompressorEntry) -> str:
 def _why(name: str, choice: PruningDecision, targets: Mapping[str, Target], blocked: Mapping[str, set[str]]) -> str:
     partners = sorted(blocker for blocker in blocked[name] if blocker.startswith('"') and blocker != f'"{name}"')
     if partners:
-        ways = "keep or choose other channels" if any(one.strip('"') in targets for one in partners) else "keep theirs"
-        return f"they are tied to {join_names(partners)}, which {ways}"
+        keeping = [partner for partner in partners if partner.strip('"') not in targets]
+        if keeping:
+            return f"they are tied to {join_names(keeping)}, which keep theirs"
+        return f"they are tied to {join_names(partners)}, which keep or choose other channels"
     if not choice.channels.get(name):
         return "the compressor found none that all layers tied to it could lose"
     return "they follow a layer that keeps its channels"
