@@ -60,6 +60,19 @@ def test_the_products_of_attention_count(attention: Callable[[int, int], nn.Modu
     assert sizes.flops(attention(16, 4), Example.from_dummy(torch.randn(2, 7, 16)))[""] == linear + products
 
 
+class Experts(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.randn(2, 16, 24))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch._grouped_mm(x.flatten(0, 1), self.weights, offs=torch.tensor([3, 7], dtype=torch.int32))
+
+
+def test_the_products_of_experts_count() -> None:
+    assert sizes.flops(Experts(), Example.from_dummy(torch.randn(1, 7, 16)))[""] == 7 * 16 * 24
+
+
 def test_the_products_of_an_lstm_count() -> None:
     assert sizes.flops(nn.LSTM(12, 8, batch_first=True), Example.from_dummy(torch.randn(2, 7, 12)))[""] == 7 * 32 * 20
 

@@ -119,8 +119,17 @@ def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_rest: An
     return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
-# torch's counter knows the form of the operation on GPUs alone, so that on CPUs attention would cost nothing
-_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+def _grouped(left: torch.Size, right: torch.Size, *_rest: Any, **_more: Any) -> int:
+    """Return the FLOPs of the products of experts: each row of `left` with one matrix of `right`."""
+    return 2 * math.prod(left) * right[-1]
+
+
+_UNCOUNTED = {
+    # torch's counter knows the form of the operation on GPUs alone, so that on CPUs attention would cost nothing
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._grouped_mm: _grouped,
+}
+"""What torch's counter passes over -> its FLOPs by the shapes of its operands."""
 
 
 def first_of_batch(example: Example) -> Example:

@@ -45,13 +45,12 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
     graph = ChannelGraph(model, example)
     groups = list(channel_groups(graph))
     dims = _dimensions(graph, groups)
-    flops = measure.flops(model, one)[""]
     known = CostModel(
         tuple(group.summary() for group in groups),
-        (*_tensor_parts(model, dims), *(_product_parts(graph, groups, products(graph, one), flops))),
+        (*_tensor_parts(model, dims), *_product_parts(graph, groups, products(graph, one), one.least)),
         tuple(_widths(model, dims)),
         measure.parameters(model),
-        flops,
+        measure.flops(model, one)[""],
         measure.size_bytes(model),
     )
     for fraction in (0.5, 0.25) if groups else ():
@@ -123,23 +122,16 @@ def _tensor_parts(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tupl
 
 
 def _product_parts(
-    graph: ChannelGraph, groups: Sequence[ChannelGroup], found: Sequence[Product], flops: int
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], found: Sequence[Product], samples: int
 ) -> Iterator[Part]:
-    """Yield the multiply-adds of the products that groups change, those of equal dimensions as one.
-
-    Parameters
-    ----------
-    flops
-        Of the whole model for one sample; `found` may be those of several.
-    """
+    """Yield the multiply-adds of the products of so many samples, those of equal dimensions as one, for one sample."""
     group_of = {int(graph.components(group.root, group.root_blocks[0][:1])[0]): i for i, group in enumerate(groups)}
     together: dict[tuple[tuple[int, tuple[tuple[int, float], ...]], ...], float] = {}
     for product in found:
         dims = tuple(sorted((len(axis), _losses(axis, group_of)) for axis in product.axes))
         together[dims] = together.get(dims, 0.0) + product.flops
-    whole = sum(product.flops for product in found)
     for dims, count in together.items():
-        yield from _part(0, count * flops / whole, 0, [(size, dict(losses)) for size, losses in dims])
+        yield from _part(0, count / samples, 0, [(size, dict(losses)) for size, losses in dims])
 
 
 def _losses(axis: Ids, group_of: Mapping[int, int]) -> tuple[tuple[int, float], ...]:

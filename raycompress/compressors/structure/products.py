@@ -175,6 +175,7 @@ _FACTORS: dict[str, _Factors] = {
     "bmm": _matrices(0),
     "addmm": _matrices(1),
     "baddbmm": _matrices(1),
+    "_grouped_mm": _matrices(0),
     "linear": _linear,
     "convolution": _convolution,
     "_convolution": _convolution,
