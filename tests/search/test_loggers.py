@@ -104,7 +104,8 @@ def test_mlflow_has_each_trial_and_how_it_ended(searched):
 
 
 def test_wandb_has_each_trial(searched):
-    files = {path.stem.rpartition("trial-")[2]: path for path in searched.folder.logs.glob("wandb/*/*.wandb")}
+    written = searched.folder.logs.glob("wandb/offline-run-*/*.wandb")
+    files = {path.stem.rpartition("trial-")[2]: path for path in written}
     good, numbers = expected(searched)
     assert len(files) == 3
     path = files[f"{good.number:04d}"]

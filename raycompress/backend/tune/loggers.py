@@ -88,7 +88,7 @@ class WandbLogger(WandbLoggerCallback):
         environment = {name: value for name, value in os.environ.items() if name.startswith("WANDB_")}
         # unlike Tune's, without restarts: one that died would begin its run again
         options: dict[str, Any] = {"num_cpus": 0, "scheduling_strategy": here, "runtime_env": {"env_vars": environment}}
-        self._remote_logger_class: Any = ray.remote(**options)(self._logger_actor_cls)
+        self._remote_logger_class: Any = ray.remote(**options)(_until_written(self._logger_actor_cls))
 
     def _cleanup_logging_actor(self, trial: Any) -> None:
         future = self._trial_logging_futures[trial]
@@ -97,3 +97,19 @@ class WandbLogger(WandbLoggerCallback):
         if not is_done:
             raise TimeoutError(f"{trial} was not sent within {self._upload_timeout} s")
         ray.get(future)
+
+
+def _until_written(actor: Any) -> type:
+    """Return Tune's class of logging actors, with a ``run`` that ends when W&B's process has written its file.
+
+    ``wandb.finish`` may come back before that, and Ray ends the processes that an actor has started with the actor.
+    """
+
+    class Actor(actor):  # type: ignore[misc]
+        def run(self) -> None:
+            super().run()
+            import wandb
+
+            wandb.teardown()
+
+    return Actor
