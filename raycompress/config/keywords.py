@@ -25,7 +25,7 @@ _RESULTS = "raycompress_results"
 Data = dict[str, Any]
 
 
-def experiment_data(keywords: Mapping[str, Any], caller: str) -> Data:
+def experiment_data(keywords: Mapping[str, Any], caller: str, known: Mapping[str, Any] | None = None) -> Data:
     """Return the keys of an experiment file that `keywords` ask for.
 
     ``compressor``, ``config_list``, ``arguments``, ``slice``, ``framework`` and ``type`` are those of ``compression``;
@@ -36,6 +36,9 @@ def experiment_data(keywords: Mapping[str, Any], caller: str) -> Data:
     ----------
     caller
         What was called, for the place of a mistake: ``rc.launch``.
+    known
+        ``compression`` of the file that the keywords change, where they do; ``arguments`` and ``slice`` alone leave the
+        rest of it.
 
     Raises
     ------
@@ -47,6 +50,8 @@ def experiment_data(keywords: Mapping[str, Any], caller: str) -> Data:
     layers = {key: keywords[key] for key in _LAYERS if key in keywords}
     if not compression and not layers:
         return data
+    if known and not layers and set(compression) <= {"arguments", "slice"}:
+        return {**data, "compression": {**known, **compression}}
     if "compressor" not in compression:
         raise ExperimentError(
             "no compressor is named", where=f"{caller}  compressor", fix='compressor="group_l1", for instance'

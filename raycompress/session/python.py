@@ -158,20 +158,23 @@ def _alone(caller: str) -> Iterator[None]:
 
 def _data_of(what: What, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], Path]:
     """Return the keys of the experiment, and the folder that its paths start from."""
-    asked = absolute(experiment_data(keywords, _CALLER), Path.cwd())
+    home = Path.cwd()
     if isinstance(what, Mapping):
-        return {**absolute(dict(what), Path.cwd()), **asked}, Path.cwd()
-    if isinstance(what, str | Path | Experiment):
+        data = dict(what)
+    elif isinstance(what, str | Path | Experiment):
         experiment = what if isinstance(what, Experiment) else Experiment.load(what)
-        home = experiment.path.parent
-        return {**absolute(read(experiment.text).value, home), **asked}, home
-    if callable(what):
-        return {"name": name_of(what), **asked}, Path.cwd()
-    raise UsageError(
-        f"rc.launch takes an experiment file, a dict, an Experiment or a function first, not {type(what).__name__}",
-        where=_CALLER,
-        fix='rc.launch("exp.json"), or rc.launch(main, compressor="group_l1", sparsity=(0.1, 0.9))',
-    )
+        home, data = experiment.path.parent, read(experiment.text).value
+    elif callable(what):
+        data = {"name": name_of(what)}
+    else:
+        raise UsageError(
+            f"rc.launch takes an experiment file, a dict, an Experiment or a function first, not {type(what).__name__}",
+            where=_CALLER,
+            fix='rc.launch("exp.json"), or rc.launch(main, compressor="group_l1", sparsity=(0.1, 0.9))',
+        )
+    known = data.get("compression")
+    asked = experiment_data(keywords, _CALLER, known if isinstance(known, Mapping) else None)
+    return {**absolute(data, home), **absolute(asked, Path.cwd())}, home
 
 
 def _launch_written(

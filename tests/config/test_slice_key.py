@@ -77,6 +77,8 @@ def test_it_is_in_the_config_of_each_trial_and_of_a_script_by_hand(load: Load, t
     assert json_schema()["$defs"]["CompressionKeys"]["properties"]["slice"]["enum"] == ["before", "after"]
     data = experiment_data({"compressor": "l1_filter", "sparsity": 0.5, "slice": "before"}, "rc.launch")
     assert data["compression"]["slice"] == "before" and "slice" not in data
+    known = {"compressor": "l1_filter", "config_list": [], "slice": "before"}
+    assert experiment_data({"slice": "after"}, "rc.launch", known) == {"compression": {**known, "slice": "after"}}
 
 
 def test_a_file_that_says_nothing_gives_trials_what_it_gave_them(load: Load) -> None:
