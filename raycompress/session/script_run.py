@@ -128,4 +128,11 @@ def messages_of(
 def last_lines(ending: Ending) -> str:
     """Return the end of a log for an error's fix; empty where nothing was printed."""
     lines = [f"        {line}" for line in ending.tail.splitlines()]
-    return "\n".join(["its last lines were", *lines]) if lines else ""
+    advice = _PARSER if "error: unrecognized arguments: " in ending.tail else ""
+    return "\n".join([f"{advice}its last lines were", *lines]) if lines else ""
+
+
+_PARSER = (
+    "the path of a trial's configuration stands on the script's command line: "
+    'parser.add_argument("config") takes it, parse_known_args() in place of parse_args() leaves it alone; '
+)

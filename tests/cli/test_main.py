@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -63,3 +64,12 @@ def test_a_folder_in_any_script_is_named_in_any_locale(tmp_path, locale):
     done = subprocess.run(command, cwd=folder, env={**os.environ, **locale}, capture_output=True, check=False)
     assert done.returncode == 2
     assert f"there is no script {folder}/none.py" in done.stderr.decode()
+
+
+def test_an_output_that_is_full_is_told_without_a_traceback():
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "raycompress", "compressors"], stdout=full, stderr=subprocess.PIPE, check=False
+        )
+    assert done.returncode == 1
+    assert done.stderr.decode() == "error: what was found cannot be printed: No space left on device\n"

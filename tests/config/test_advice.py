@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError, Problem
 from raycompress.results.folder import new_id
 from raycompress.runtime.preload import find_imports
+from raycompress.runtime.protocol import Ending
 from raycompress.script.packages import module_file, place_of
+from raycompress.session.script_run import last_lines
+from raycompress.states import TrialState
 
 Load = Callable[..., Experiment]
 Refused = Callable[..., list[Problem]]
@@ -325,3 +329,10 @@ def test_objectives_of_another_form(value: Any, refused: Refused) -> None:
 def test_a_key_for_layers_is_known_by_name(wrong: Any, fix: str, refused: Refused) -> None:
     problems = refused({"sparsity": 0.5, **wrong})
     assert [problem.fix for problem in problems] == [fix]
+
+
+def test_a_parser_that_does_not_know_the_configuration_is_told_of_it(tmp_path: Path) -> None:
+    ending = Ending(TrialState.FAILED, "exit code 2", tmp_path / "log.txt", 1.0)
+    wrong = replace(ending, tail="usage: train.py [-h]\ntrain.py: error: unrecognized arguments: /tmp/config.json")
+    assert last_lines(wrong).startswith("the path of a trial's configuration stands on the script's command line")
+    assert last_lines(replace(ending, tail="ValueError: no")) == "its last lines were\n        ValueError: no"
