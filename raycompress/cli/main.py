@@ -115,7 +115,7 @@ def main(argv: list[str] | None = None) -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EIO) or error.filename is not None:
             raise
-        sys.stdout = None  # type: ignore[assignment]  # what waits in it cannot be written at the end either
+        sys.stdout = None  # what waits in it cannot be written at the end either
         click.echo(f"error: what was found cannot be printed: {error.strerror}", err=True)
         sys.exit(1)
     sys.exit(result if isinstance(result, int) else 0)
