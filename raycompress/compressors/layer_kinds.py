@@ -6,6 +6,12 @@ from torch import nn
 
 from raycompress.catalog import EXPERTS
 
+_REMOVED_BY = {
+    "WeightNorm": "torch.nn.utils.remove_weight_norm({})",
+    "SpectralNorm": "torch.nn.utils.remove_spectral_norm({})",
+    "BasePruningMethod": 'torch.nn.utils.prune.remove({}, "weight")',
+}
+"""Class of the hook that computes a weight -> the call that ends it."""
 _NO_LAYERS = (nn.Module, nn.Sequential, nn.ModuleList, nn.ModuleDict)
 
 
@@ -68,3 +74,20 @@ def output_dim(module: nn.Module) -> int:
 def weight_names(module: nn.Module) -> tuple[str, ...]:
     """Return the names of a layer's weights, that by which it makes channels first."""
     return stacked_weights(module) or ("weight",)
+
+
+def made_plain_by(name: str, module: nn.Module) -> str:
+    """Return the call that gives a layer a weight of its own again, where it has one that is computed from others.
+
+    So it has by weight_norm, spectral_norm and other parametrizations, of either API, and by torch.nn.utils.prune.
+    """
+    path = f"model.{name}" if all(map(str.isidentifier, name.split("."))) else f'model.get_submodule("{name}")'
+    parametrized = module._modules.get("parametrizations")
+    if isinstance(parametrized, nn.ModuleDict) and "weight" in parametrized:
+        return f'torch.nn.utils.parametrize.remove_parametrizations({path}, "weight")'
+    for hook in module._forward_pre_hooks.values():
+        names = [kind.__name__ for kind in type(hook).__mro__ if kind.__module__.startswith("torch.nn.utils")]
+        if getattr(hook, "name", getattr(hook, "_tensor_name", "")) == "weight":
+            for kind in _REMOVED_BY.keys() & set(names):
+                return _REMOVED_BY[kind].format(path)
+    return ""

@@ -17,6 +17,9 @@ from raycompress.model.latency_table import LatencyTable
 UNUSED = "it takes no part in the forward pass"
 """Why a layer that no input reaches can lose no channel; nor can its values be quantized."""
 
+COMPUTED = "its weight is computed"
+"""How the reason of a layer begins that weight_norm and the like give a weight: it has none of its own to prune."""
+
 
 @dataclass(frozen=True)
 class Layer:

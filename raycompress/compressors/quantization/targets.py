@@ -11,6 +11,7 @@ from torch import nn
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import BITS, PARTS
 from raycompress.compressors.create import closest
+from raycompress.compressors.layer_kinds import made_plain_by
 from raycompress.compressors.targets.selection import Target, choose
 from raycompress.compressors.targets.torch import layers_of
 from raycompress.errors import CompressionError, ExperimentError, Problem
@@ -62,6 +63,21 @@ def refuse_tied(model: nn.Module, layers: Collection[str], together: bool = Fals
             where="config_list",
             fix=f'leave it out: {{"op_names": ["{tied}"], "exclude": true}}; or use "ptq_static"',
         )
+
+
+def refuse_computed(model: nn.Module, targets: Mapping[str, Target]) -> None:
+    """Raise ExperimentError where the weight of one of the layers is computed from others."""
+    problems = [
+        Problem(
+            f'"{name}" ({target.type}) has no weight to quantize: it is computed',
+            f"config_list[{target.entry}]",
+            f"{call} before create_compressor; or leave it out",
+        )
+        for name, target in targets.items()
+        if (call := made_plain_by(name, model.get_submodule(name)))
+    ]
+    if problems:
+        raise ExperimentError.of(problems)
 
 
 def refuse_types(
@@ -145,6 +161,7 @@ def _layer(name: str, module: nn.Module, target: Target) -> Iterator[Problem]:
         yield Problem(what, where, f'leave it out: {{"op_names": ["{name}"], "exclude": true}}')
     if "weight" in parts_of(target) and not isinstance(getattr(module, "weight", None), nn.Parameter):
         what = f'"{name}" ({target.type}) has no weight to quantize'
-        yield Problem(what, where, "quantize its output, or name layers that have a weight")
+        call, other = made_plain_by(name, module), "quantize its output, or name layers that have a weight"
+        yield Problem(what, where, f"{call} before create_compressor; or {other}" if call else other)
     if "input" in parts_of(target) and target.type in _INTEGER_INPUTS:
         yield Problem(f'the input of "{name}" ({target.type}) is integers already', where, "quantize its weight")

@@ -24,7 +24,7 @@ from raycompress.compressors.quantization.quantizer import (
     float_state,
     size_note,
 )
-from raycompress.compressors.quantization.targets import refuse_tied, refuse_types
+from raycompress.compressors.quantization.targets import refuse_computed, refuse_tied, refuse_types
 from raycompress.compressors.saving.fingerprint import fingerprint_of
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
@@ -48,6 +48,7 @@ class WeightOnlyQuantizer(Quantizer):
         if self._compressed:
             return self.model
         self._plain.load_state_dict(float_state(self.model))
+        refuse_computed(self.model, self._targets)
         refuse_tied(self.model, self._targets, together=True)
         refuse_types(self.model, self._targets, (torch.float32, torch.float16, torch.bfloat16))
         quantize(self.model, self._targets)

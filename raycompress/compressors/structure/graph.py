@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
-from raycompress.compressors.layer_kinds import makes_channels, output_dim, stacked_weights
+from raycompress.compressors.layer_kinds import made_plain_by, makes_channels, output_dim, stacked_weights
 from raycompress.compressors.masking.masks import unhooked
 from raycompress.compressors.structure.attributes import is_size
 from raycompress.compressors.structure.axes.recorder import OUTPUTS, Couplings, record
 from raycompress.errors import CompressionError
-from raycompress.model.info import UNUSED
+from raycompress.model.info import COMPUTED, UNUSED
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -156,7 +156,9 @@ class ChannelGraph:
         for name, module in self._modules.items():
             if self.is_producer(name):
                 components = self.components(name)
-                if self.fixed(components).all():
+                if call := made_plain_by(name, module):
+                    found[name] = f"{COMPUTED}: {call} before create_compressor gives it one of its own"
+                elif self.fixed(components).all():
                     found[name] = self.reasons(components)[0]
             elif makes_channels(module):
                 found[name] = UNUSED

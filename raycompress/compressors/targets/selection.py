@@ -52,11 +52,14 @@ class Layers:
         The names of those that have a weight to compress.
     bases
         Name of a layer -> the library's class that its class is derived from, of those that have one.
+    made_plain_by
+        Name of a layer whose weight is computed from others -> the call that gives it one of its own.
     """
 
     types: Mapping[str, str]
     weighted: Collection[str]
     bases: Mapping[str, str] = field(default_factory=dict)
+    made_plain_by: Mapping[str, str] = field(default_factory=dict)
 
 
 def choose(layers: Layers, config_list: Sequence[Mapping[str, Any]], compressor: CompressorEntry) -> dict[str, Target]:
@@ -161,11 +164,15 @@ def _match(
         if not matched:
             is_spare = compressor.kind == "quantization" and is_of_activations(entry)
             (idle if is_spare else problems).append(_nothing(where, layers, default, compressor))
+        by_default = "op_names" not in entry and "default" in entry["op_types"]
         for name in matched:
-            problems += _unfit(name, layers, compressor, where)
+            unfit = _unfit(name, layers, compressor, where)
+            if by_default and name in layers.made_plain_by and unfit:
+                idle += unfit  # "default" stands for what can be compressed
+                continue
+            problems += unfit
             sparsity = entry.get("sparsity", entry.get("final_sparsity", 0.0))
             settings = {key: entry[key] for key in compressor.keys if key in entry}
-            by_default = "op_names" not in entry and "default" in entry["op_types"]
             targets[name] = Target(index, float(sparsity), layers.types[name], settings, by_default)
     if not targets:
         problems += idle
@@ -194,9 +201,8 @@ def _unfit(name: str, layers: Layers, compressor: CompressorEntry, where: str) -
             fix = f"{fix}; {other} takes {kind}"
         return [Problem(what, where, fix)]
     if name not in layers.weighted:
-        fix = "name layers that have one"
-        if kind in WEIGHTED_TYPES:
-            fix = "what weight_norm and spectral_norm compute is none: torch.nn.utils.remove_weight_norm(layer), or "
-            fix += "remove_spectral_norm(layer), before create_compressor; or name other layers"
-        return [Problem(f'"{name}" ({kind}) has no weight to prune', where, fix)]
+        what, call = f'"{name}" ({kind}) has no weight to prune', layers.made_plain_by.get(name, "")
+        if call:
+            return [Problem(f"{what}: it is computed", where, f"{call} before create_compressor; or name other layers")]
+        return [Problem(what, where, "name layers that have one")]
     return []

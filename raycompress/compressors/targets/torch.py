@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.layer_kinds import stacked_weights, torch_base
+from raycompress.compressors.layer_kinds import made_plain_by, stacked_weights, torch_base
 from raycompress.compressors.targets.selection import Layers, Target, choose
 
 __all__ = ["Target", "layers_of", "select"]
@@ -29,4 +29,5 @@ def layers_of(modules: Mapping[str, nn.Module], weighted: Collection[str]) -> La
     """Return what a config_list can name of these modules."""
     types = {name: type(module).__name__ for name, module in modules.items()}
     bases = {name: base for name, module in modules.items() if (base := torch_base(module))}
-    return Layers(types, weighted, bases)
+    computed = {name: call for name, module in modules.items() if (call := made_plain_by(name, module))}
+    return Layers(types, weighted, bases, computed)

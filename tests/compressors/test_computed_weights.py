@@ -1,0 +1,78 @@
+"""Layers whose weight is computed: what is said of them names the call that makes them plain, and that call works."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import parametrizations, prune, spectral_norm, weight_norm
+
+from raycompress.bundle.example import Example
+from raycompress.compressors.create import create_compressor
+from raycompress.compressors.structure.inspection import inspect
+from raycompress.errors import CompressionError, ExperimentError
+from raycompress.model.info import COMPUTED
+
+WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight_norm": weight_norm,
+    "weight_norm, new": parametrizations.weight_norm,
+    "spectral_norm": spectral_norm,
+    "spectral_norm, new": parametrizations.spectral_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "pruned by torch": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+X = torch.rand(2, 3, 8, 8)
+
+
+def network(way: str) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(3, 8, 3), WAYS[way](nn.Conv2d(8, 8, 3)), nn.ReLU(), nn.Conv2d(8, 4, 3))
+
+
+def made(model: nn.Module, name: str, entry: dict[str, Any]) -> nn.Module:
+    pruned = {} if name == "int8_weight_only" else {"sparsity": 0.5}
+    config = {"compressor": name, "config_list": [{**pruned, **entry}]}
+    compressed: nn.Module = create_compressor(model, config, dummy_input=X).compress()
+    return compressed
+
+
+@pytest.mark.parametrize("compressor", ["l1_filter", "level"])
+@pytest.mark.parametrize("way", WAYS)
+def test_the_fix_names_the_call_and_the_call_works(way: str, compressor: str) -> None:
+    model = network(way)
+    if "new" in way or way == "orthogonal":
+        return_to = {"op_types": ["ParametrizedConv2d"]} if compressor == "level" else {"op_names": ["1"]}
+    else:
+        return_to = {"op_names": ["1"]}
+    with pytest.raises(ExperimentError) as error:
+        made(model, compressor, return_to)
+    fix = error.value.problems[0].fix
+    if compressor == "l1_filter" and "parametri" not in fix and ("new" in way or way == "orthogonal"):
+        assert "l1_filter takes Conv2d only" in error.value.problems[0].what  # its class is another
+        return
+    (call,) = re.findall(r"torch\.nn\.utils\.\S+\(.*?\)(?= before)", fix)
+    eval(call, {"torch": torch, "model": model})
+    made(model, compressor, {"op_names": ["1"]})
+
+
+@pytest.mark.parametrize("way", ["weight_norm", "spectral_norm", "pruned by torch"])
+def test_default_leaves_them_out_and_inspection_says_why(way: str) -> None:
+    model = network(way)
+    known = inspect(model, Example.from_dummy(X))
+    assert known.whole_layers["1"].startswith(COMPUTED)
+    compressed = made(model, "level", {"op_types": ["default"]})
+    assert float((compressed[3].weight == 0).float().mean()) > 0.4
+    alone = nn.Sequential(WAYS[way](nn.Conv2d(3, 8, 3)), nn.ReLU())
+    with pytest.raises(ExperimentError, match="no weight to prune: it is computed"):
+        made(alone, "level", {"op_types": ["default"]})
+
+
+def test_int8_weights_are_no_computed_ones() -> None:
+    pytest.importorskip("torchao")
+    model = nn.Sequential(weight_norm(nn.Linear(8, 8)), nn.Linear(8, 4))
+    config = {"compressor": "int8_weight_only", "config_list": [{"op_types": ["default"]}]}
+    with pytest.raises((ExperimentError, CompressionError), match="no weight to quantize: it is computed"):
+        create_compressor(model, config, dummy_input=torch.rand(2, 8)).compress()
