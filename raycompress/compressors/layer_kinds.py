@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from torch import nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from raycompress.catalog import EXPERTS
 
@@ -91,3 +94,29 @@ def made_plain_by(name: str, module: nn.Module) -> str:
             for kind in _REMOVED_BY.keys() & set(names):
                 return _REMOVED_BY[kind].format(path)
     return ""
+
+
+def make_plain(model: nn.Module) -> nn.Module:
+    """Give all layers of a model, in eval mode, weights of their own in place of computed ones; returns it."""
+    for module in list(model.modules()):
+        if "parametrizations" in module._modules:
+            _end_parametrizations(module)
+        for number, hook in list(module._forward_pre_hooks.items()):
+            if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):
+                hook.remove(module)
+                del module._forward_pre_hooks[number]
+    return model
+
+
+def _end_parametrizations(module: nn.Module) -> None:
+    """Do what torch does to end them, which would change the class of the model that this one is a copy of."""
+    computed = {key: getattr(module, key).detach() for key in module.get_submodule("parametrizations")._modules}
+    module.__class__ = type(module).__bases__[0]
+    del module._modules["parametrizations"]
+    for key, value in computed.items():
+        module.register_parameter(key, nn.Parameter(value))
+
+
+def is_plain(model: nn.Module) -> bool:
+    """Tell whether no layer of a model has a weight that is computed from others."""
+    return not any(made_plain_by("", module) for module in model.modules())

@@ -72,6 +72,8 @@ def _by_name(item: Mapping[Any, Any], parameters: Mapping[str, inspect.Parameter
         found["by name"] = Example((), given)
     if named:
         found["by parameter"] = Example((), named)
+    if len(given) < len(item):
+        found["without labels"] = Example((given,), {})
     return {**found, "a mapping": Example((item,), {})}
 
 

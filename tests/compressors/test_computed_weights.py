@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from typing import Any
@@ -76,3 +77,25 @@ def test_int8_weights_are_no_computed_ones() -> None:
     config = {"compressor": "int8_weight_only", "config_list": [{"op_types": ["default"]}]}
     with pytest.raises((ExperimentError, CompressionError), match="no weight to quantize: it is computed"):
         create_compressor(model, config, dummy_input=torch.rand(2, 8)).compress()
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_model_with_computed_weights_becomes_int8(way: str) -> None:
+    pytest.importorskip("onnxruntime")
+    model = network(way).eval()
+    expected = model(X)
+    config = {"compressor": "ptq_static", "config_list": [{"op_types": ["default"]}]}
+    int8 = create_compressor(model, config, dummy_input=X, calibration_data=X).compress()
+    assert float((int8(X) - expected).norm() / expected.norm()) < 0.1
+    assert torch.equal(network_like(model)(X), expected)  # what it was made of is as it was
+
+
+def network_like(int8: nn.Module) -> nn.Module:
+    """Return a model with the weights of the float one inside, computed as they were."""
+    plain = copy.deepcopy(int8)
+    del plain.forward
+    for module in plain.modules():
+        hooks = [key for key, hook in module._forward_pre_hooks.items() if hook.__module__.startswith("raycompress")]
+        for key in hooks:
+            del module._forward_pre_hooks[key]
+    return plain

@@ -180,7 +180,9 @@ def _floats(answer: Any) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("quantizer", ["ptq_static", "qat"])
-@pytest.mark.parametrize("name", ["dict", "several", "a dict as argument", "dataclass", "compiled"])
+@pytest.mark.parametrize(
+    "name", ["dict", "several", "a dict as argument", "dataclass", "images", "weight_norm", "compiled in place"]
+)
 def test_quantizers_take_them_too(name: str, quantizer: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     torch.manual_seed(0)
@@ -231,7 +233,7 @@ def test_the_batch_of_a_detector_is_its_list() -> None:
         (Two(), [(IMAGES, IMAGES)], ((IMAGES, IMAGES), {})),
         (Detector(), [(LIST, [{"boxes": IMAGES}] * 2)], ((LIST,), {})),
         (Detector(), [LIST], ((LIST,), {})),
-        (Mapped(), [{"image": IMAGES, "scale": 1.0}], (({"image": IMAGES, "scale": 1.0},), {})),
+        (Mapped(), [{"image": IMAGES, "scale": 1.0, "labels": 1}], (({"image": IMAGES, "scale": 1.0},), {})),
     ],
     ids=["pair", "alone", "named", "named, label", "masks", "two", "nested", "no label", "images", "list", "a dict"],
 )

@@ -136,9 +136,10 @@ class Capture:
             self._handle = None
 
 
-def singles(examples: list[Example]) -> list[Example]:
-    """Return each member of each batch by itself."""
-    return [example.part(place, place + 1) for example in examples for place in range(example.batch)]
+def pieces(examples: list[Example], size: int) -> list[Example]:
+    """Return the samples in batches of exactly `size`; what is left over of a batch is left out."""
+    whole = [example.pieces(size) for example in examples]
+    return [piece for found in whole for piece in found if piece.batch == size]
 
 
 def _first(example: Example, count: int) -> Example:

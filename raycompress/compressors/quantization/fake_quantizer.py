@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -163,26 +164,38 @@ class FakeQuantizer(Quantizer):
 
     def _start(self) -> NniQuantization:
         self._capture.stop()  # NNI calls the model to trace it
-        folds = self.example if self._entry.name in ("qat", "lsq") and _can_fold(self.model) else None
+        # NNI traces the model then, which many models do not bear
+        is_traced = self._entry.name in ("qat", "lsq") and _can_fold(self.model) and self._needs_tracing()
+        folds = self.example if is_traced else None
         self._refuse_shapeless()
         refuse_tied(self.model, [name for name, target in self._targets.items() if "weight" in parts_of(target)])
         engine = NniQuantization(self._entry.name, self.model, self._plain, self._targets, self._optimizer, folds)
         self._capture.watch(self.model)
         return engine
 
-    def _refuse_shapeless(self) -> None:
-        """Raise CompressionError where the number of channels, which a scale per channel needs, is unknown."""
+    def _needs_tracing(self) -> bool:
+        """Tell whether there is BatchNorm to fold, or activations whose number of channels has to be known."""
+        has_norm = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in self.model.modules())
+        return has_norm or next(self._activations_by_channel(), None) is not None
+
+    def _activations_by_channel(self) -> Iterator[tuple[str, str]]:
+        """Yield (layer, input or output) of the activations that get a scale for each channel."""
         for name, target in self._targets.items():
             scheme = target.settings.get("quant_scheme", "")
             for part in parts_of(target):
                 chosen = scheme.get(part, "") if isinstance(scheme, dict) else scheme
-                if part != "weight" and chosen.startswith("per_channel") and single_input(self.example) is None:
-                    known = "no input is known" if self.example is None else "the model has more inputs than a tensor"
-                    raise CompressionError(
-                        f'the {part} of "{name}" is to have a scale for each channel, and {known}',
-                        where=f"config_list[{target.entry}].quant_scheme",
-                        fix='pass dummy_input= to create_compressor, or write "per_tensor_affine"',
-                    )
+                if part != "weight" and chosen.startswith("per_channel"):
+                    yield name, part
+
+    def _refuse_shapeless(self) -> None:
+        """Raise CompressionError where the number of channels, which a scale per channel needs, is unknown."""
+        for name, part in self._activations_by_channel() if single_input(self.example) is None else ():
+            known = "no input is known" if self.example is None else "the model has more inputs than a tensor"
+            raise CompressionError(
+                f'the {part} of "{name}" is to have a scale for each channel, and {known}',
+                where=f"config_list[{self._targets[name].entry}].quant_scheme",
+                fix='pass dummy_input= to create_compressor, or write "per_tensor_affine"',
+            )
 
     def _observe(self) -> None:
         """Run the given data through the observers; without any, the script has called the model itself."""

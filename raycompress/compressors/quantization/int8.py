@@ -21,12 +21,14 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.quantization.calibration import singles
+from raycompress.compressors.layer_kinds import is_plain, make_plain
+from raycompress.compressors.quantization.calibration import pieces
 from raycompress.compressors.quantization.onnx_graph import Graph, compact, onnx
 from raycompress.compressors.quantization.row_quantization import quantize_products, quantize_tables
 from raycompress.compressors.quantization.sensitivity import sensitive
 from raycompress.compressors.quantization.targets import refuse_types
 from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
+from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError
 from raycompress.extras import load_extra
 
@@ -133,6 +135,7 @@ def static(
     CompressionError
         The model cannot be written as ONNX, or of no layer anything becomes int8.
     """
+    model = model if is_plain(model) else make_plain(clean_copy(model).eval())
     refuse_types(model, layers, (torch.float32,))
     quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
     spared = sensitive(model, samples, layers, options.levels) if options.spare else {}
@@ -145,7 +148,7 @@ def static(
         whole = [name for layer, names in nodes.items() if layer not in spared for name in names]
         whole = [name for name in whole if kinds[name] in _STATIC]
         if whole:
-            reader = _Reader(samples if parity.any_batch else singles(samples))
+            reader = _Reader(samples if parity.any_batch else pieces(samples, example.batch) or [example])
             with _quiet("static quantization"):
                 quantization.quantize_static(
                     str(source),
@@ -181,6 +184,7 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], options
     CompressionError
         As in `static`.
     """
+    model = model if is_plain(model) else make_plain(clean_copy(model).eval())
     refuse_types(model, layers, (torch.float32,))
     quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:

@@ -342,6 +342,9 @@ def _answering_tensors(model: nn.Module) -> Iterator[None]:
     def flat(one: nn.Module, *args: Any, **kwargs: Any) -> tuple[Tensor, ...]:
         return tuple(tensors_in(type(one).forward(one, *args, **kwargs)))
 
+    compiled = {one: one._compiled_call_impl for one in model.modules() if one._compiled_call_impl is not None}
+    for one in compiled:
+        one._compiled_call_impl = None  # by model.compile(), which torch does not trace
     before = vars(model).get("forward")
     model.forward = MethodType(flat, model)  # of a copy it is the copy's
     try:
@@ -350,6 +353,8 @@ def _answering_tensors(model: nn.Module) -> Iterator[None]:
         del model.forward
         if before is not None:
             model.forward = before
+        for one, call in compiled.items():
+            one._compiled_call_impl = call
 
 
 def single_input(example: Example | None) -> Tensor | None:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating, tensors_in
+from raycompress.compressors.layer_kinds import make_plain
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.saving import free_axes
 from raycompress.compressors.saving.traceable_attention import traceable_attention
@@ -146,7 +147,7 @@ def feed(example: Example) -> dict[str, Any]:
 
 
 def _flat(model: nn.Module, example: Example) -> tuple[Flat, Example]:
-    copied = clean_copy(model).cpu().eval()
+    copied = make_plain(clean_copy(model).cpu().eval())  # parametrizations compute by operators that ONNX lacks
     _compute_experts_by_products(copied)
     example = example.to(torch.device("cpu"))
     return Flat(copied, example).eval(), example
