@@ -71,7 +71,11 @@ def test_calibration_data_that_is_none(data: Any, what: str) -> None:
         ("lsq", {"quant_types": ["weight"], "quant_bits": 8, "quant_scheme": "x"}, 'unknown key "quant_scheme"'),
         ("ptq_static", {"quant_bits": 8}, 'unknown key "quant_bits"'),
         ("ptq_dynamic", {}, 'Embedding, Experts only, and "conv1" is Conv2d'),
-        ("int8_weight_only", {}, 'int8_weight_only takes Linear, Conv1D, Embedding, Experts only, and "conv1" is Conv2d'),
+        (
+            "int8_weight_only",
+            {},
+            'int8_weight_only takes Linear, Conv1D, Embedding, Experts only, and "conv1" is Conv2d',
+        ),
     ],
 )
 def test_mistakes_in_the_config_list(name: str, entry: dict[str, Any], what: str) -> None:
