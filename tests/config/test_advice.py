@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from raycompress.config.checks.preflight import check_files
+from raycompress.config.checks.preflight import check_files, check_model
 from raycompress.config.experiment import Experiment
 from raycompress.errors import ExperimentError, Problem
 from raycompress.results.folder import new_id
@@ -22,6 +22,7 @@ from raycompress.runtime.protocol import Ending
 from raycompress.script.packages import module_file, place_of
 from raycompress.session.script_run import last_lines
 from raycompress.states import TrialState
+from tests.support.experiments import layer, network
 
 Load = Callable[..., Experiment]
 Refused = Callable[..., list[Problem]]
@@ -336,3 +337,26 @@ def test_a_parser_that_does_not_know_the_configuration_is_told_of_it(tmp_path: P
     wrong = replace(ending, tail="usage: train.py [-h]\ntrain.py: error: unrecognized arguments: /tmp/config.json")
     assert last_lines(wrong).startswith("the path of a trial's configuration stands on the script's command line")
     assert last_lines(replace(ending, tail="ValueError: no")) == "its last lines were\n        ValueError: no"
+
+
+@pytest.mark.parametrize(
+    ("name", "fix"),
+    [
+        ("module.conv1", 'did you mean "conv1"?'),  # of DataParallel
+        ("model.net.conv2", 'did you mean "conv2"?'),
+        ("conv.*", 'no patterns are read: write "conv1", "conv2" in its place'),
+        ("conv*", 'no patterns are read: write "conv1", "conv2" in its place'),
+        ("*", 'no patterns are read: write "conv1", "conv2" in its place'),
+        ("conv[12]", 'no patterns are read: write "conv1", "conv2" in its place'),
+    ],
+)
+def test_a_layer_by_another_name_or_a_pattern(name: str, fix: str, load: Load) -> None:
+    model = network(layer("conv1"), layer("conv2"), layer("head", "Linear", 10), outputs=("head",))
+    problems = check_model(load({"sparsity": 0.5, "op_names": [name]}), model)[0]
+    assert [problem.fix[: len(fix)] for problem in problems] == [fix]
+
+
+def test_a_type_by_its_full_name(load: Load) -> None:
+    model = network(layer("conv1"), layer("head", "Linear", 10), outputs=("head",))
+    problems = check_model(load({"sparsity": 0.5, "op_types": ["torch.nn.Conv2d"]}), model)[0]
+    assert [problem.fix for problem in problems] == ['did you mean "Conv2d"? the types are Conv2d']

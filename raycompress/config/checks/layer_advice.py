@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
+import re
 from collections.abc import Collection, Iterable, Sequence
 
 from raycompress.catalog import CompressorEntry
@@ -14,6 +16,17 @@ from raycompress.text import closest_name, join_names
 
 PARAMETRIZED = "Parametrized"
 """How torch names the class of a layer with a parametrization: ``ParametrizedConv2d``."""
+
+
+def matching(pattern: str, names: Iterable[str]) -> list[str]:
+    """Return the names that a pattern, as of a shell or a regular expression, stands for; none for a plain name."""
+    if not set(pattern) & set("*?[^$|+\\"):
+        return []
+    try:
+        expression = re.compile(pattern)
+    except re.error:  # as "*" alone
+        expression = re.compile(fnmatch.translate(pattern))
+    return [name for name in names if fnmatch.fnmatch(name, pattern) or expression.fullmatch(name)]
 
 
 class LayerAdvice:
@@ -56,11 +69,14 @@ class LayerAdvice:
         """Return what to write for the unknown layer `name`."""
         choices = self.choices() or [layer.name for layer in self._model.layers]
         free = [one for one in choices if one not in self._entry.get("op_names", ())]
-        meant = closest_name(name, free)
+        if found := matching(name, free):
+            return f"no patterns are read: write {', '.join(map(json.dumps, found))} in its place"
+        meant = next((one for one in free if f".{name}".endswith(f".{one}")), None) or closest_name(name, free)
         return (f'did you mean "{meant}"? ' if meant else "") + f"the layers are {join_names(choices, 12)}"
 
     def type_meant(self, kind: str) -> str:
-        """Return what to write for the unknown type `kind`."""
+        """Return what to write for the unknown type `kind`, whose module may stand before it."""
+        kind = kind.rpartition(".")[2]
         known = {layer.type: None for layer in self._model.layers if self.has_matter(layer)}
         types = list(dict.fromkeys(layer.type for layer in self._model.layers if self.can_name(layer))) or list(known)
         free = [one for one in types if one not in self._entry.get("op_types", ())]
