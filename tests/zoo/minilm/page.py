@@ -22,7 +22,7 @@ sentences are those of Python's documentation and docstrings. The page is writte
 ## Searched
 
 `raycompress launch half.json` (half of the multiply-adds) or `seventy.json`, with `"proposer": "guided"`; the cosines
-are those by which models were chosen.
+are those by which models were chosen. *uniform* is the trial that took the same share of every dimension.
 
 """
 MEASURED = """
@@ -50,7 +50,10 @@ def page(found: Mapping[str, Searched], rows: list[Row]) -> str:
     dense = rows[0]
     return (
         HEAD
-        + _table(("search", "trials", "cosine, sliced only", "trained", "heads left", "channels left"), searches)
+        + _table(
+            ("search", "trials", "cosine, sliced only", "trained", "uniform, trained", "heads left", "channels left"),
+            searches,
+        )
         + MEASURED
         + _table(
             ("model", "cosine", "neighbours", "parameters", "FLOPs", "bytes", "ms, one", "", "ms, 16", ""),
@@ -60,12 +63,13 @@ def page(found: Mapping[str, Searched], rows: list[Row]) -> str:
 
 
 def _search(name: str, one: Searched) -> list[str]:
+    uniform = "" if one.uniform is None else f"{one.uniform:.4f}"
     values = (f"{one.values[key]:.4f}" for key in ("untrained", "cosine"))
     return [
         name,
         str(one.trials),
-        f"{one.minutes:.0f}",
         *values,
+        uniform,
         _left(one, "query", 32),
         _left(one, "intermediate", 1),
     ]

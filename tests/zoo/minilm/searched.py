@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import raycompress as rc
+
 HERE = Path(__file__).parent
 SEARCHES = ("seventy", "half")
 """The experiment files, without their endings."""
@@ -29,12 +31,15 @@ class Searched:
         Layer -> (removed, of) output channels.
     trials
         How many trials it made, beside the dense model's.
+    uniform
+        The cosine of the trial that took the same share of every dimension; None where there was none.
     """
 
     bundle: Path
     values: dict[str, float]
     removed: dict[str, tuple[int, int]]
     trials: int
+    uniform: float | None
 
 
 def searched(name: str, folder: Path) -> Searched:
@@ -52,7 +57,15 @@ def searched(name: str, folder: Path) -> Searched:
         best["values"],
         {layer: tuple(counts) for layer, counts in best["removed"].items()},
         sum(outcome["trials"].values()),
+        _uniform(place),
     )
+
+
+def _uniform(place: Path) -> float | None:
+    (root,) = place.glob("raycompress_results/minilm-*")
+    trials = rc.Experiment.open(root).searched
+    alike = [trial.values for trial in trials if len({round(value, 3) for value in trial.sample.values()}) == 1]
+    return next((values["cosine"] for values in alike if values), None)
 
 
 def _run(place: Path, *words: str) -> str:
