@@ -98,6 +98,25 @@ def test_quantizers_that_need_no_training(name: str, more: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize(
+    ("name", "more"),
+    [
+        ("ptq_dynamic", {}),
+        ("int8_weight_only", {}),
+        ("naive", {}),
+        ("group_l2", {"round_to": 1, "sparsity": 0.25}),
+    ],
+    ids=["dynamic", "weights", "rounded", "pruned"],
+)
+def test_a_model_that_was_pruned_before_is_loaded_into_a_fresh_one(name: str, more: dict[str, Any]) -> None:
+    small = rc.compress(Cnn().eval(), images(), "group_l1", sparsity=0.5, round_to=1)
+    done = rc.compress(rc.load(small.bundle, Cnn()), images(), name, **more)
+    loaded = rc.load(done.bundle, Cnn()).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(images(4)), done.model.eval()(images(4)))
+    assert sum(map(Tensor.numel, loaded.parameters())) < sum(map(Tensor.numel, Cnn().parameters()))
+
+
+@pytest.mark.parametrize(
     ("more", "kind", "what"),
     [
         ({"compressor": "group_l3"}, ExperimentError, "did you mean .group_l2."),

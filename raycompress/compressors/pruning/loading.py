@@ -18,10 +18,7 @@ from raycompress.errors import BundleError
 def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
     """Give `model` the shapes and the weights of the bundle; see `raycompress.bundle.bundle.load`."""
     wrapped, model = model, inside(model, str(folder))
-    try:
-        plan = SlicingPlan.from_json(json.loads((folder / bundle.PLAN).read_text()))
-    except ValueError as error:
-        raise bundle.broken(folder, f"{bundle.PLAN} is no JSON") from error
+    plan = plan_in(folder)
     state = bundle.tensors(folder, bundle.WEIGHTS)
     for name, source in manifest.aliases.items():
         if source not in state:
@@ -39,6 +36,14 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
             fix="give a fresh instance of the class that was compressed, made with the same arguments",
         ) from error
     return wrapped
+
+
+def plan_in(folder: Path) -> SlicingPlan:
+    """Return the slicing plan of a bundle; BundleError where it is none."""
+    try:
+        return SlicingPlan.from_json(json.loads((folder / bundle.PLAN).read_text()))
+    except ValueError as error:
+        raise bundle.broken(folder, f"{bundle.PLAN} is no JSON") from error
 
 
 def _of_these_classes(state: Mapping[str, Tensor], model: nn.Module) -> dict[str, Tensor]:

@@ -10,8 +10,10 @@ from torch import nn
 
 from raycompress.bundle import bundle
 from raycompress.compressors.pruning.loading import load_into as load_plain
+from raycompress.compressors.pruning.loading import plan_in
 from raycompress.compressors.quantization import fake_quant, session, weight_only
 from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.plan import apply_plan
 from raycompress.compressors.wrappers import inside
 from raycompress.errors import BundleError
 from raycompress.shapes import fits
@@ -41,6 +43,7 @@ def _load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.
         return model
     if type(model).__name__ != manifest.model:
         raise _misfit(folder, model, f"it is of {manifest.model}")
+    apply_plan(model, plan_in(folder))  # of one that was pruned before
     if form == "int8":
         _need_listed(folder, manifest, bundle.INT8_ONNX)
         example, _ = bundle.reference(folder)

@@ -29,7 +29,7 @@ from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.onnx_export import REHEARSED, rehearse_onnx
 from raycompress.compressors.structure.graph import clean_copy
-from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.wrappers import Uncompiled
 from raycompress.errors import CompressionError, RaycompressError
 
@@ -161,7 +161,7 @@ class Quantizer(SavingCompressor, Compressor):
         saved = Export(
             model=quantized.model,
             masks={},
-            plan=SlicingPlan({}, {}),
+            plan=plan_of(self.model),
             example=example,
             before=before,
             after=Sizes(before.params, before.flops, quantized.size_bytes),

@@ -20,6 +20,7 @@ from raycompress.compressors.layer_kinds import made_plain_by, makes_channels, o
 from raycompress.compressors.masking.masks import unhooked
 from raycompress.compressors.structure.attributes import is_size
 from raycompress.compressors.structure.axes.recorder import OUTPUTS, Couplings, record
+from raycompress.compressors.structure.plan import inherit
 from raycompress.errors import CompressionError
 from raycompress.model.info import COMPUTED, UNUSED
 
@@ -341,6 +342,7 @@ def clean_copy(model: nn.Module) -> nn.Module:
             f"{type(model).__name__} cannot be copied: {error}",
             fix="keep no tensors with a history, locks, files or generators as attributes of the model",
         ) from error
+    inherit(copied, model)
     return copied
 
 

@@ -105,6 +105,12 @@ def plan_of(model: nn.Module) -> SlicingPlan:
     return _PLANS.get(model, _EMPTY)
 
 
+def inherit(copied: nn.Module, model: nn.Module) -> None:
+    """Record that a copy was sliced as `model` was."""
+    if model in _PLANS:
+        _PLANS[copied] = _PLANS[model]
+
+
 def remember(model: nn.Module, plan: SlicingPlan) -> None:
     """Record that `model` was sliced by `plan`, on top of earlier plans of the same model."""
     before = plan_of(model)
@@ -122,7 +128,8 @@ def remember(model: nn.Module, plan: SlicingPlan) -> None:
 def apply_plan(model: nn.Module, plan: SlicingPlan) -> None:
     """Give `model`, a fresh instance of the original class, the shapes of the small one, in place.
 
-    The values are the leading part of what was there: load the small model's weights next.
+    The values are the leading part of what was there: load the small model's weights next. A model that was sliced by a
+    part of the plan before is taken as well.
 
     Raises
     ------
@@ -141,7 +148,10 @@ def apply_plan(model: nn.Module, plan: SlicingPlan) -> None:
             part = old.detach()[tuple(slice(size) for size in shape)].clone()
             replace_tensor(module, tensor_name, part, fresh)
         set_attributes(module, change)
-    remember(model, plan)
+    if plan_of(model).modules.keys() <= plan.modules.keys():
+        _PLANS[model] = plan
+    else:
+        remember(model, plan)
 
 
 def set_attributes(module: nn.Module, change: ModulePlan) -> None:
