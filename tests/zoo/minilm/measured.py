@@ -78,7 +78,7 @@ class Bench:
         """Measure all models, and yield their rows."""
         wanted = torch.cat(embed(self._models["dense"], self._test))
         models = list(self._models.values())
-        alone, together = (latencies(models, one, seconds=60.0) for one in (self._alone, self._together))
+        alone, together = (latencies(models, one, seconds=30.0) for one in (self._alone, self._together))
         for name, model, *times in zip(self._models, models, alone, together, strict=True):
             found, size = torch.cat(embed(model, self._test)), self._sizes[name]
             yield Row(
