@@ -18,6 +18,7 @@ from raycompress.catalog import find
 from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import load_nni
 from raycompress.compressors.engines.ranking.engine import Ranking
+from raycompress.compressors.pruning.refusals import about_whole_layers
 from raycompress.compressors.targets.torch import select
 from raycompress.errors import CompressionError
 from tests.support.models.networks import DUMMY, MODELS, trained
@@ -201,7 +202,7 @@ def test_default_leaves_out_tied_layers_that_choose_other_channels() -> None:
         "two": 0,
         "three": 4,
     }
-    (note,) = pruner._about_whole_layers()
+    (note,) = about_whole_layers(pruner._slicing)
     assert note.startswith(
         '"default" left out one, two: layers that it is tied to keep their channels, or choose other'
     )

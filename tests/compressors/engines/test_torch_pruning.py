@@ -21,6 +21,7 @@ from raycompress.catalog.rounding import removable
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
+from raycompress.compressors.pruning.refusals import about_whole_layers
 from raycompress.errors import CompressionError, ExperimentError
 from tests.support.models.networks import DUMMY, NETWORKS, Mlp, ResNet, digits, train, trained
 
@@ -336,7 +337,7 @@ def test_default_leaves_out_layers_too_narrow_for_round_to() -> None:
     pruner = pruner_of(copy.deepcopy(model), "group_l1", [{"sparsity": 0.5, "op_types": ["default"]}])
     pruner.compress()
     assert {name: len(gone) for name, gone in removed(pruner).items()} == {"0": 8, "2": 0, "4": 8}
-    notes = pruner._about_whole_layers()  # type: ignore[attr-defined]
+    notes = about_whole_layers(pruner._slicing)  # type: ignore[attr-defined]
     assert '"default" left out 2: it has 4 channels, and what stays is a multiple of round_to, 8' in notes
     assert pruner.apply_speedup()[2].out_channels == 4
     with pytest.raises(CompressionError, match='"2" can lose nothing: it has 4 channels'):
