@@ -108,6 +108,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "slip in a compressor": on("l1_fliter"),
     "of another framework": on("magnitude", ends="export_model"),
     "slip in an argument": on("group_l1", arguments={"rond_to": 2}),
+    "layers too narrow": on("group_l1", arguments={"round_to": 16}),
     "a required argument": on("lsq"),
     "no input": on("group_l1", called=False, steps=0),
     "no input, dependency aware": on("l1_filter", arguments={"dependency_aware": True}, called=False),
@@ -187,6 +188,8 @@ def applied(problem: Problem, script: dict[str, Any]) -> dict[str, Any]:
             script["compressor"] = found[1]
     elif found := re.match(r"take one of (\w+)", fix):
         script["compressor"] = found[1]
+    elif found := re.match(r'write "arguments": (\{.*?\})', fix):
+        script["arguments"].update(json.loads(found[1]))
     elif found := re.search(r"pass (\w+)=|^(\w+)(?:=|: )(?!\d)", fix):
         name = found[1] or found[2]
         script["wrong"].pop(name, None)
@@ -284,6 +287,7 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     "weights that are all alike": ("an entry of its own for",),
     "an attention in rounds: tests/compressors/engines": ("exclude the layers before it, or use group_l1",),
     "a folder": ("name a folder for the bundle",),
+    "a key of the file, which its checks tell as well": ('"slice": ', "slice="),
     "the call of the function, not its configuration": ("pass the rest by name",),
     "a layer that nothing is measured of is refused by its type before": ("use another compressor, such as group_l2",),
     "no operator with a weight in the ONNX file: tests/compressors/quantization": ("take another compressor: int8",),
