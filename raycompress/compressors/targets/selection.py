@@ -199,6 +199,8 @@ def _unfit(name: str, layers: Layers, compressor: CompressorEntry, where: str) -
         fix = f'name layers of type {takes}, or add {{"op_names": ["{name}"], "exclude": true}}'
         if other := recommended(compressor, [kind]) or (base and recommended(compressor, [base])):
             fix = f"{fix}; {other} takes {kind}"
+        if call := layers.made_plain_by.get(name, ""):
+            fix = f"{call} before create_compressor; or {fix}"
         return [Problem(what, where, fix)]
     if name not in layers.weighted:
         what, call = f'"{name}" ({kind}) has no weight to prune', layers.made_plain_by.get(name, "")
