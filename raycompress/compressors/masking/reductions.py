@@ -48,6 +48,9 @@ _DIM_THIRD = frozenset([*_named("norm"), torch.linalg.norm, torch.linalg.vector_
 _LAST = frozenset([functional.layer_norm, functional.rms_norm, torch.layer_norm, torch.rms_norm])
 
 
+_OF_ONE_SHAPE = frozenset([functional.normalize, functional.batch_norm])
+
+
 def reduced_by(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Tensor, tuple[int, ...]] | None:
     """Return the tensor that a call reduces and the dimensions, counted from 0; None for every other function."""
     tensor = args[0] if args else kwargs.get("input", kwargs.get("x"))
@@ -58,6 +61,9 @@ def reduced_by(function: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tu
         return tensor, tuple(range(tensor.dim() - count, tensor.dim()))
     if function is functional.group_norm:
         return tensor, (1,)
+    if function is functional.batch_norm:  # some standardize their weights by it: (1, filters, weights of each)
+        by_batch = kwargs.get("training", args[5] if len(args) > 5 else False)
+        return (tensor, (0, *range(2, tensor.dim()))) if by_batch else None
     if function is functional.normalize:
         dims: Any = args[2] if len(args) > 2 else kwargs.get("dim", 1)
     elif function in _DIM_SECOND:
@@ -86,7 +92,7 @@ def over_kept(function: Callable[..., Any], kept: Kept, args: tuple[Any, ...], k
     else:
         named = {key: value for key, value in kwargs.items() if key not in ("input", "x")}
         small = function(part, *args[1:], **named)
-        if function is not functional.normalize:
+        if function not in _OF_ONE_SHAPE:
             return small
     for dim, places in kept.places.items():
         shape = [*small.shape[:dim], whole.shape[dim], *small.shape[dim + 1 :]]

@@ -123,6 +123,36 @@ def test_a_masked_norm_is_the_sliced_one(name: str) -> None:
         assert torch.isclose(whole.abs().sum(), part.abs().sum(), rtol=1e-3) or whole.shape != part.shape
 
 
+class Standardized(nn.Conv2d):
+    """A convolution that standardizes its weights by a BatchNorm over them, as NFNets do."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1)
+        self.gain = nn.Parameter(torch.rand(outputs, 1, 1, 1) + 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, weight=self.gain.view(-1), training=True, momentum=0.0, eps=1e-6)
+        return F.conv2d(x, weight.reshape_as(self.weight), self.bias, padding=self.padding)
+
+
+def test_standardized_weights_are_masked_as_they_are_sliced() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 16, 3), Standardized(16, 24), nn.BatchNorm2d(24), nn.ReLU(), Standardized(24, 16)
+    )
+    model.append(nn.AdaptiveAvgPool2d(1)).append(nn.Flatten()).append(nn.Linear(16, 10))
+    config = {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_types": ["default"]}]}
+    pruner = create_compressor(model, config, dummy_input=DUMMY)
+    pruner.compress()
+    train(model, 2)
+    masked = copy.deepcopy(model)
+    small: Any = pruner.apply_speedup()
+    assert (small[1].in_channels, small[1].out_channels, small[4].out_channels) == (8, 16, 8)
+    for example in (EXAMPLE, EXAMPLE.random(3)):
+        assert relative_difference(example.outputs(masked), example.outputs(small)) <= TOLERANCE
+
+
 def test_a_module_that_raises_leaves_nothing_behind() -> None:
     model = Net(ByMoments())
     config = {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_names": ["a", "b"]}]}

@@ -104,6 +104,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.operations: dict[str, int] = {}
         self.modules: list[str] = []
         self.computed: dict[str, str] = {}
+        self.kernels: set[int] = set()
         self.sized = False
         self.sources: dict[str, frozenset[str]] = {}
         self.muted = False
@@ -152,11 +153,15 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if id(tensor) not in self._own:
             name = self.named[id(tensor)][0]
             shape = tuple(map(int, tensor.shape))  # plain sizes: asked for within a call, they would be traced ones
+            fixed = range(2, len(shape)) if id(tensor) in self.kernels else ()
             axes = tuple(
-                self.table.create(length) if length > 1 else np.zeros(length, dtype=np.int64) for length in shape
+                self.table.create(length) if length > 1 and dim not in fixed else np.zeros(length, dtype=np.int64)
+                for dim, length in enumerate(shape)
             )
             self.axes[name] = axes
-            blocks = tuple(Block((dim,), atoms) for dim, atoms in enumerate(axes) if len(atoms) > 1)
+            blocks = tuple(
+                Block((dim,), atoms) for dim, atoms in enumerate(axes) if len(atoms) > 1 and dim not in fixed
+            )
             self._own[id(tensor)] = Labels(shape, blocks)
         return self._own[id(tensor)]
 
@@ -260,6 +265,8 @@ def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., Recorder]
         named.setdefault(id(tensor), (name, tensor))
     recorder = kind(table, named)
     for name, module in model.named_modules():
+        if isinstance(module, nn.modules.conv._ConvNd) and module._parameters.get("weight") is not None:
+            recorder.kernels.add(id(module.weight))  # it keeps its extent, whatever is computed with it
         for hook in module._forward_pre_hooks.values():
             _, is_of_torch, way = type(hook).__module__.partition("torch.nn.utils.")  # its older way of parametrizing
             if is_of_torch:
