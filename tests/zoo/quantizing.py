@@ -27,19 +27,15 @@ from tests.zoo.slicing import answers
 
 QUANTIZERS = ("ptq_dynamic", "ptq_static", "int8_weight_only")
 NETWORKS = {
-    "transformers": """
-        BertForSequenceClassification DistilBertModel ElectraModel DebertaV2Model XLNetModel ModernBertModel
-        GPT2LMHeadModel GPTNeoXForCausalLM OPTForCausalLM BloomForCausalLM LlamaForCausalLM Qwen3ForCausalLM
-        Gemma3ForCausalLM Phi3ForCausalLM FalconForCausalLM CohereForCausalLM MixtralForCausalLM Qwen2MoeForCausalLM
-        DeepseekV3ForCausalLM MambaForCausalLM Mamba2ForCausalLM RwkvForCausalLM RecurrentGemmaForCausalLM
-        T5ForConditionalGeneration BartForConditionalGeneration ViTForImageClassification SwinModel
-        SegformerForSemanticSegmentation ConvNextModel PvtV2Model MobileViTModel CLIPModel Wav2Vec2Model WavLMModel
-        WhisperForConditionalGeneration ASTModel
-    """,
     "torchvision": """
-        resnet18 mobilenet_v3_small efficientnet_b0 shufflenet_v2_x0_5 squeezenet1_0 densenet121 convnext_tiny swin_t
-        vit_b_16 inception_v3 fcn_resnet50 lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large
-        ssdlite320_mobilenet_v3_large r3d_18
+        resnet18 mobilenet_v3_small efficientnet_b0 shufflenet_v2_x0_5 densenet121 convnext_tiny swin_t fcn_resnet50
+        lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large ssdlite320_mobilenet_v3_large
+    """,
+    "transformers": """
+        BertForSequenceClassification DebertaV2Model ModernBertModel GPT2LMHeadModel OPTForCausalLM LlamaForCausalLM
+        Qwen3ForCausalLM Gemma3ForCausalLM Phi3ForCausalLM MixtralForCausalLM DeepseekV3ForCausalLM MambaForCausalLM
+        RwkvForCausalLM T5ForConditionalGeneration BartForConditionalGeneration ViTForImageClassification SwinModel
+        SegformerForSemanticSegmentation CLIPModel Wav2Vec2Model WhisperForConditionalGeneration
     """,
 }
 """One or two of each family."""

@@ -173,6 +173,7 @@ def _attention(args: Sequence[Any], _outcome: Any) -> list[tuple[int, list[Facto
 _FACTORS: dict[str, _Factors] = {
     "mm": _matrices(0),
     "bmm": _matrices(0),
+    "_grouped_mm": _matrices(0),  # each row of the left one by one of the matrices on the right
     "addmm": _matrices(1),
     "baddbmm": _matrices(1),
     "_grouped_mm": _matrices(0),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from raycompress import catalog, create_compressor, load
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
+from raycompress.compressors.measure.sizes import flops
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.inspection import inspect
@@ -238,3 +239,44 @@ def test_heads_of_a_latent_attention_go() -> None:
     assert attention.query.out_features == 2 * (6 + 4)
     assert (attention.up.out_features, attention.out.in_features) == (2 * 2 * 6, 2 * 6)
     assert (attention.own, attention.turned, attention.latent) == (6, 4, 10)
+
+
+class Sorted(nn.Module):
+    """Experts as transformers computes them by default: tokens sorted by expert, one grouped product."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(WORDS, WIDTH)
+        self.experts = Grouped()
+        self.head = nn.Linear(WIDTH, WORDS, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        x = self.words(tokens)
+        answer: Tensor = self.head(x + self.experts(x.flatten(0, 1)).view(x.shape))
+        return answer
+
+
+class Grouped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_experts = 2
+        self.up, self.down = nn.Parameter(torch.randn(2, 48, WIDTH)), nn.Parameter(torch.randn(2, WIDTH, 48))
+
+    def forward(self, x: Tensor) -> Tensor:
+        ends = torch.tensor([len(x) // 2, len(x)], dtype=torch.int32)
+        hidden = torch.relu(torch._grouped_mm(x, self.up.transpose(1, 2), offs=ends))
+        return torch._grouped_mm(hidden, self.down.transpose(1, 2), offs=ends)
+
+
+@pytest.mark.skipif(not hasattr(torch, "_grouped_mm"), reason="this torch has no grouped products")
+def test_grouped_products_are_counted_and_foretold() -> None:
+    model, example = seeded(Sorted), Example.from_dummy(ids(1, 8))
+    whole = flops(model, example)
+    assert whole["experts"] == 8 * 2 * 48 * WIDTH
+    costs = cost_model(model, example)
+    group = next(place for place, group in enumerate(costs.groups) if group.layers == ("experts",))
+    removed = [0] * len(costs.groups)
+    removed[group] = 24
+    assert costs.sizes(removed)["flops"] == whole[""] - 8 * 2 * 24 * WIDTH
+    config = {"compressor": "group_l1", "config_list": DEFAULT}
+    create_compressor(model, config, dummy_input=ids(1, 8)).compress()
