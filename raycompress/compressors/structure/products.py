@@ -176,7 +176,6 @@ _FACTORS: dict[str, _Factors] = {
     "_grouped_mm": _matrices(0),  # each row of the left one by one of the matrices on the right
     "addmm": _matrices(1),
     "baddbmm": _matrices(1),
-    "_grouped_mm": _matrices(0),
     "linear": _linear,
     "convolution": _convolution,
     "_convolution": _convolution,
