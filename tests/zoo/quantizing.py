@@ -41,12 +41,11 @@ NETWORKS = {
 """One or two of each family."""
 CALIBRATION = 8
 """Random inputs that static quantization takes its ranges from; what is compared are others."""
+TITLE = "\n## int8\n"
 HEAD = """
-## int8
-
-Each quantizer by its defaults, on one or two networks of each family of transformers and of torchvision's: {count}
-networks with random weights. ptq_static takes its ranges from {calibration} random
-inputs. A fresh process loads each bundle into a fresh network and gets the outputs that were saved.
+Each quantizer by its defaults, on {count} networks of transformers and torchvision with random weights. ptq_static takes
+its ranges from {calibration} random inputs. A fresh process loads each bundle into a fresh network, and its outputs are
+compared with those that were saved.
 
 {summary}
 
@@ -134,7 +133,7 @@ def section(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     if not names:
         return ""
     summary = "\n".join(f"- {_summary(quantizer, list(of_one.values()))}" for quantizer, of_one in cells.items())
-    text = HEAD.format(count=len(names), calibration=CALIBRATION, summary=summary)
+    text = TITLE + HEAD.format(count=len(names), calibration=CALIBRATION, summary=summary)
     text += _refusals([cell for of_one in cells.values() for cell in of_one.values()])
     columns = ["network", *(column for name in cells for column in (name, "bytes", "float"))]
     families: dict[str, list[str]] = collections.defaultdict(list)
@@ -144,6 +143,12 @@ def section(cells: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         rows = [columns, ["---"] * len(columns), *(_row(name, cells) for name in members)]
         text += f"\n### {family}\n\n" + "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return text
+
+
+def section_of(page: str) -> str:
+    """Return the section of a page that has one; empty where it has none."""
+    _, title, rest = page.partition(TITLE)
+    return title + rest
 
 
 def _summary(quantizer: str, cells: Sequence[Mapping[str, Any]]) -> str:
@@ -189,7 +194,7 @@ def main() -> None:
     found: dict[str, dict[str, Mapping[str, Any]]] = {quantizer: {} for quantizer in QUANTIZERS}
     for cell in cells((), QUANTIZERS):
         found[cell["engine"]][cell["network"]] = cell
-    PAGE.write_text(PAGE.read_text().partition(HEAD[:9])[0] + section(found))
+    PAGE.write_text(PAGE.read_text().partition(TITLE)[0] + section(found))
 
 
 if __name__ == "__main__":

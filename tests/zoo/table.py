@@ -92,7 +92,10 @@ def write(cells: Iterable[Cell]) -> None:
     found = list(cells)
     if len({cell["sources"] for cell in found}) > 1:
         raise ValueError("these cells are of different sources: let one run make them all")
-    PAGE.write_text(page(found))
+    text = page(found)
+    if quantizing.TITLE not in text:
+        text += quantizing.section_of(PAGE.read_text())  # of a run of its own
+    PAGE.write_text(text)
 
 
 def page(cells: Sequence[Cell]) -> str:

@@ -125,7 +125,7 @@ def _grouped(left: torch.Size, right: torch.Size, *_rest: Any, **_more: Any) -> 
 
 
 # torch's counter knows the form of the operation on GPUs alone, so that on CPUs attention would cost nothing
-_UNCOUNTED = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+_UNCOUNTED: dict[Any, Any] = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
 """What torch's counter passes over -> its FLOPs by the shapes of its operands."""
 if hasattr(torch.ops.aten, "_grouped_mm"):  # torch 2.6 has none
     _UNCOUNTED[torch.ops.aten._grouped_mm] = _grouped
