@@ -43,8 +43,8 @@ CALIBRATION = 8
 """Random inputs that static quantization takes its ranges from; what is compared are others."""
 TITLE = "\n## int8\n"
 HEAD = """
-Each quantizer by its defaults, on {count} networks of transformers and torchvision with random weights. ptq_static takes
-its ranges from {calibration} random inputs. A fresh process loads each bundle into a fresh network, and its outputs are
+Each quantizer by its defaults, on {count} networks of transformers and torchvision with random weights. ptq_static
+takes its ranges from {calibration} random inputs. A fresh process loads each bundle into a fresh network, and its outputs are
 compared with those that were saved.
 
 {summary}
