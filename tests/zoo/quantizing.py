@@ -44,8 +44,8 @@ CALIBRATION = 8
 TITLE = "\n## int8\n"
 HEAD = """
 Each quantizer by its defaults, on {count} networks of transformers and torchvision with random weights. ptq_static
-takes its ranges from {calibration} random inputs. A fresh process loads each bundle into a fresh network, and its outputs are
-compared with those that were saved.
+takes its ranges from {calibration} random inputs. A fresh process loads each bundle into a fresh network, and its
+outputs are compared with those that were saved.
 
 {summary}
 
