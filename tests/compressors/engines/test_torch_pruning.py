@@ -369,6 +369,28 @@ def test_no_part_of_a_layer_is_left_empty(steps: int) -> None:
     assert (small.one.in_features, small.first_width, small.second_width) == (1, 1, 15)
 
 
+class HalfFixed(nn.Module):
+    """Half of what `two` makes is added to what `one` makes, and the other half meets a softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.head = nn.Linear(64, 16), nn.Linear(64, 32), nn.Linear(16, 10)
+        self.width = 16
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.two(x.flatten(1)).split([self.width, 16], dim=1)
+        left = left + self.one(x.flatten(1))
+        return self.head(left) * right.softmax(1).amax(1, True)  # type: ignore[no-any-return]
+
+
+def test_a_layer_may_keep_some_channels_for_good_and_lose_others_with_a_layer_before_it() -> None:
+    torch.manual_seed(0)
+    pruner = pruner_of(HalfFixed(), "group_l1", [{"sparsity": 0.5, "op_names": ["one", "two"]}])
+    pruner.compress()
+    assert {name: len(gone) for name, gone in removed(pruner).items()} == {"one": 8, "two": 8}
+    assert pruner.apply_speedup().two.out_features == 24
+
+
 class Flat(nn.Module):
     """A norm over channels and positions at once."""
 

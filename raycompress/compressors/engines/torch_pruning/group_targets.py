@@ -89,7 +89,8 @@ def find_group_targets(
             continue
         group = group_of(graph, name, free)
         if group.fixed:
-            fixed.setdefault(group.fixed, []).append(name)
+            if len(free) == graph.channels(name):  # else the others go with layers before it
+                fixed.setdefault(group.fixed, []).append(name)
             continue
         covered.update(channel for block in group.blocks for channel in block)
         layers = tuple(norm for norm in group.norms if norm not in group.followers) if norms else group.layers
