@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -262,18 +263,23 @@ def test_one_number_for_two_widths_ties_them(heads: int) -> None:
 
 
 class Shuffled(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, shuffle: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        self.one, self.two = nn.Conv2d(1, 6, 1), nn.Conv2d(6, 4, 1)
+        self.one, self.two, self.shuffle = nn.Conv2d(1, 6, 1), nn.Conv2d(6, 4, 1), shuffle
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.one(x)
-        x = x.view(len(x), 2, x.shape[1] // 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2)
-        return self.two(x)
+        return self.two(self.shuffle(self.one(x)))
 
 
-def test_shuffled_channels_keep_equal_halves() -> None:
-    couplings = followed(Shuffled(), torch.randn(2, 1, 4, 4))
+@pytest.mark.parametrize(
+    "shuffle",
+    [
+        lambda x: x.view(len(x), 2, x.shape[1] // 2, *x.shape[2:]).transpose(1, 2).flatten(1, 2),
+        lambda x: F.channel_shuffle(x, 2),
+    ],
+)
+def test_shuffled_channels_keep_equal_halves(shuffle: Callable[[Tensor], Tensor]) -> None:
+    couplings = followed(Shuffled(shuffle), torch.randn(2, 1, 4, 4))
     assert groups(couplings, "one.weight") == [[0, 3], [1, 4], [2, 5]]
     assert groups(couplings, "two.weight", 1) == [[0, 1], [2, 3], [4, 5]]
 

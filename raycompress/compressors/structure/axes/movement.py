@@ -195,7 +195,9 @@ def _positions(call: Call, rank: int) -> list[int]:
 
 
 def _parted(call: Call, source: Labels) -> Labels:
-    """Tie the elements at equal positions of the equal parts that ``split`` and ``slice`` cut a dimension into."""
+    """Tie the elements at equal positions of the equal parts that an operation cuts a dimension into."""
+    if call.name == "channel_shuffle":
+        return _tied(call, source, 1, int(call.args[1]))
     if call.name not in ("slice", "split", "split_with_sizes", "chunk", "narrow", "unsafe_split", "unsafe_chunk"):
         return source
     dim = int(call.argument("dim") or 0) % len(source.shape)
@@ -212,9 +214,16 @@ def _parted(call: Call, source: Labels) -> Labels:
     start = min(length, start + length if start < 0 else start)
     if not size or any(other % size for other in (*sizes, length, start)) or step != 1:
         return source.rigid([dim], call.table, call.reason)
-    axis = block.dims.index(dim)
-    parts = np.moveaxis(block.atoms, axis, 0).reshape(length // size, size, -1)
-    call.table.tie(parts, parts[:1], call.reason)
+    return _tied(call, source, dim, length // size)
+
+
+def _tied(call: Call, source: Labels, dim: int, n_parts: int) -> Labels:
+    """Tie the elements at equal positions of `n_parts` equal parts of a dimension."""
+    block = source.at(dim)
+    if block is not None:
+        atoms = np.moveaxis(block.atoms, block.dims.index(dim), 0)
+        parts = atoms.reshape(n_parts, len(atoms) // n_parts, -1)
+        call.table.tie(parts, parts[:1], call.reason)
     return source
 
 
