@@ -90,7 +90,7 @@ def test_what_is_written_fits_the_model_and_prunes_it(name: str, tmp_path: Path)
         ("mobilenet", ["Conv2d"], None, 2),
         ("vit", ["Conv2d", "Linear"], ["head"], 8),
         ("torch_vit", ["Conv2d", "Linear"], ["head"], 2),
-        ("awkward", ["Conv2d"], ["on_input", "tied"], 8),
+        ("awkward", ["Conv2d", "OwnConv2d"], ["on_input"], 8),
     ],
 )
 def test_what_can_go_is_named_and_the_rest_left_out(
