@@ -205,7 +205,7 @@ TOO_LITTLE = {"type": "choice", "range": [0.05, 0.06]}  # of eight channels, non
     [
         (SLICED + "model.gain = 3.0", 0.5, "other outputs than the saved ones"),
         ("pass", 0.5, "compress"),
-        ("compressor.compress()", TOO_LITTLE, "nothing was compressed"),
+        ("compressor.compress()", TOO_LITTLE, "no parameter would fall"),
     ],
 )
 def test_a_compression_that_is_not_what_it_says_is_an_error(tmp_path, body, sparsity, told):

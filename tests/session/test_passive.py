@@ -71,7 +71,11 @@ def test_a_debugger_works(tmp_path):
     path = passive(tmp_path, "import raycompress as rc\nvalue = 0.1\nbreakpoint()\nrc.report(score=value)\n")
     words = [sys.executable, "-m", "raycompress", "launch", str(path)]
     typed = "value = 0.75\ncontinue\n"
-    done = subprocess.run(words, cwd=tmp_path, input=typed, capture_output=True, text=True, timeout=120, env=os.environ)
+    # a Ray that another test has used in this process has set PYTHONBREAKPOINT to its own
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONBREAKPOINT"}
+    done = subprocess.run(
+        words, cwd=tmp_path, input=typed, capture_output=True, text=True, timeout=120, env=environment
+    )
     assert done.returncode == 0, done.stderr
     (folder,) = (tmp_path / "raycompress_results").iterdir()
     assert SearchRecord.open(folder).best.score == 0.75

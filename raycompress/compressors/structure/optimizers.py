@@ -53,13 +53,19 @@ def optimizers_of(changed: Changed, given: torch.optim.Optimizer | None = None) 
     follow. No registry of optimizers exists: those that are alive are found as the garbage collector knows them.
     """
     old = {id(parameter) for parameter, _, _ in changed}
-    # not isinstance, which asks an object for its __class__: that of a proxy may run anything
-    alive = [one for one in gc.get_objects() if issubclass(type(one), torch.optim.Optimizer) and one is not given]
+    # not isinstance, which asks each object for its __class__: that takes far longer, and a proxy's may run anything
+    kinds = _with_subclasses(torch.optim.Optimizer)
+    alive = [one for one in gc.get_objects() if type(one) in kinds and one is not given]
     return [
         one
         for one in (*alive, *([] if given is None else [given]))
         if any(id(parameter) in old for group in getattr(one, "param_groups", ()) for parameter in group["params"])
     ]
+
+
+def _with_subclasses(kind: type) -> set[type]:
+    derived: list[type] = kind.__subclasses__()
+    return {kind}.union(*map(_with_subclasses, derived))
 
 
 def carry_over(optimizer: torch.optim.Optimizer, changed: Changed) -> None:
