@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.structures import containers, describe, rebuild
-from raycompress.bundle.structures import map_tensors as map_tensors
-from raycompress.bundle.structures import tensors_in as tensors_in
+from raycompress.bundle.calling import uncompiled
+from raycompress.bundle.structures import containers, describe, map_tensors, rebuild, tensors_in
 from raycompress.errors import BundleError
 
 
@@ -32,11 +30,6 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in flags:
             module.training = training
-
-
-def uncompiled() -> AbstractContextManager[Any]:
-    """Run compiled models as they are written; where nothing was compiled, the compiler is not imported for it."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @dataclass(frozen=True)

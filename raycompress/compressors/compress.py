@@ -60,24 +60,21 @@ def compress(
     Parameters
     ----------
     model, example_inputs
-        A trained model, which is left as it is, and an input of it, on its device: a tensor with the batch first, a
-        tuple of arguments, or a dict of keyword arguments.
+        A trained model, which is left as it is, and an input of it on its device, as ``dummy_input`` is given.
     compressor, sparsity
         A name that ``raycompress compressors`` lists, and the share to remove, from 0 to below 1: of every layer that
         can lose channels (0.5 by default), or by layer. Some compressors have none.
     evaluator
         evaluator(model) returns the metric, a number; it is called before and after.
     finetune
-        finetune(model) trains the small model; of a compressor that chooses while it trains, the masked one. With two
-        parameters it is given the compressor as well, for ``compressor.update_epoch(epoch)`` and the like.
+        finetune(model) trains the small model, or the masked one of a compressor that chooses meanwhile; one with two
+        parameters is given the compressor too.
     config_list, op_types, op_names, exclude
         The layers to compress and those to leave alone, by default all that can be; or NNI's, with their sparsities.
     folder, export
-        Where the bundle goes, by default into ``raycompress_results/compressed``; further forms of the model in it,
-        such as ``onnx``.
+        Where the bundle goes (``raycompress_results/compressed``), and further forms of the model in it (``onnx``).
     slice
-        When removed channels are cut out: ``before`` or ``after`` `finetune`; by default before it, where what goes is
-        known then.
+        ``before`` or ``after``: when channels are cut out; by default before `finetune`, where what goes is known.
     **arguments
         The compressor's own (``raycompress compressors NAME``), such as ``round_to=8`` or ``calibration_data=``. An
         ``optimizer`` is given as a function of the model, since it is for the copy: ``lambda model: Adam(...)``.
@@ -99,8 +96,7 @@ def compress(
     metric_before = _metric(evaluator, dense)
     with _names_of_places(config_list is not None), _in_folder(folder, type(model).__name__) as place:
         small, metric_after, facts = task.run(clean_copy(model), asked, place, export)
-        measured = _reloaded(dense, place)
-    facts |= {"metric_before": metric_before, "metric_after": metric_after, **measured}
+        facts |= {"metric_before": metric_before, "metric_after": metric_after, **_reloaded(dense, place)}
     return Compressed(model=small, bundle=place, compressor=compressor, **facts)
 
 

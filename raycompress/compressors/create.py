@@ -106,7 +106,7 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     given = model
     if framework == "torch":
         model = importlib.import_module("raycompress.compressors.wrappers").inside(model)
-        _check_is_plain(model)
+        _check_weights(model)
     made = _for_mode(model, framework, config, args, kwargs)
     if model is given:
         return made
@@ -133,7 +133,7 @@ def _for_mode(
     return _made(_setup(model, config, arguments, dummy))
 
 
-def _check_is_plain(model: Any) -> None:
+def _check_weights(model: Any) -> None:
     """Raise CompressionError for a torch model whose weights cannot be worked on."""
     kind = type(model).__name__
     for name, parameter in model.named_parameters():

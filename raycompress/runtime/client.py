@@ -17,7 +17,8 @@ from typing import Any, Self
 
 from raycompress.errors import ScriptError, StorageError
 from raycompress.runtime import processes as memory
-from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, WarmSpec, encode, numbers
+from raycompress.runtime.messages import Lines
+from raycompress.runtime.protocol import Ending, Hello, Message, TrialSpec, WarmSpec, encode, numbers
 from raycompress.script.node import runtime_folder
 from raycompress.states import TrialState
 

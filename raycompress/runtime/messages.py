@@ -1,9 +1,9 @@
-"""Validation of the messages of a script's process, since anything can write to its pipe."""
+"""Reading of the messages of a script's process: lines of its pipe, checked, since anything can write to it."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raycompress.shapes import Shape, fits
@@ -88,3 +88,28 @@ def _is_sound(candidate: dict[str, Any]) -> bool:
     """Tell whether all that a candidate's sizes hold, latencies among them, are numbers, and what it lost are pairs."""
     measured = all(fits(candidate[side], {str: (float, None)}) for side in ("before", "after"))
     return measured and all(len(pair) == 2 for pair in candidate["removed"].values())
+
+
+class Lines:
+    """Cuts a stream of bytes into lines.
+
+    Parameters
+    ----------
+    limit
+        Of a line that is longer only the last part is kept: whoever writes without an end fills no memory.
+    """
+
+    def __init__(self, limit: int = 256 << 20) -> None:
+        self._rest = bytearray()
+        self._limit = limit
+
+    def feed(self, data: bytes) -> Iterator[bytes]:
+        """Yield the lines that `data` completes, without their ends."""
+        self._rest += data
+        if b"\n" not in data:
+            if len(self._rest) > self._limit:
+                del self._rest[: self._limit // 2]
+            return
+        *lines, rest = bytes(self._rest).split(b"\n")
+        self._rest = bytearray(rest)
+        yield from lines

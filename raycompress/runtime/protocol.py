@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
@@ -376,28 +376,3 @@ def encode(message: Mapping[str, Any]) -> bytes:
 def numbers(values: Mapping[str, Any]) -> dict[str, int | float]:
     """Return the values of a result, the words "nan", "inf" and "-inf" as the floats that they stand for."""
     return {name: float(value) if isinstance(value, str) else value for name, value in values.items()}
-
-
-class Lines:
-    """Cuts a stream of bytes into lines.
-
-    Parameters
-    ----------
-    limit
-        Of a line that is longer only the last part is kept: whoever writes without an end fills no memory.
-    """
-
-    def __init__(self, limit: int = 256 << 20) -> None:
-        self._rest = bytearray()
-        self._limit = limit
-
-    def feed(self, data: bytes) -> Iterator[bytes]:
-        """Yield the lines that `data` completes, without their ends."""
-        self._rest += data
-        if b"\n" not in data:
-            if len(self._rest) > self._limit:
-                del self._rest[: self._limit // 2]
-            return
-        *lines, rest = bytes(self._rest).split(b"\n")
-        self._rest = bytearray(rest)
-        yield from lines

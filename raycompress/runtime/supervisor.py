@@ -25,9 +25,9 @@ from raycompress.runtime import processes as memory
 from raycompress.runtime.folder.system_calls import HeldCalls, receive
 from raycompress.runtime.folder.workfolder import WorkFolder, tidy
 from raycompress.runtime.log import CappedLog
-from raycompress.runtime.messages import parse_message
+from raycompress.runtime.messages import Lines, parse_message
 from raycompress.runtime.processes import ChildWatch, become_subreaper, kill_descendants, let_descendants_end
-from raycompress.runtime.protocol import Ending, Hello, Lines, Message, TrialSpec, encode
+from raycompress.runtime.protocol import Ending, Hello, Message, TrialSpec, encode
 from raycompress.runtime.trial_messages import TrialMessages
 from raycompress.states import TrialState
 

@@ -176,7 +176,7 @@ def test_a_model_is_pruned_trained_sliced_saved_and_loaded(name: str, early: boo
 
 
 def _floats(answer: Any) -> list[Tensor]:
-    from raycompress.bundle.example import tensors_in
+    from raycompress.bundle.structures import tensors_in
 
     return [one for one in tensors_in(answer) if one.is_floating_point()]
 

@@ -126,7 +126,7 @@ class ExportedProgram:
         """Return the outputs of the program that was saved."""
         import torch
 
-        from raycompress.bundle.example import tensors_in
+        from raycompress.bundle.structures import tensors_in
 
         with torch.no_grad():
             return tensors_in(example.call(torch.export.load(path).module()))

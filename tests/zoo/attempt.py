@@ -17,7 +17,7 @@ from torch import nn
 
 import raycompress
 from raycompress.bundle import bundle
-from raycompress.bundle.example import tensors_in
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import RaycompressError
 from tests.zoo.cell import TOLERANCE, randomize

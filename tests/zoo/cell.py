@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import tensors_in
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.structure.axes.recorder import Couplings, record
 from tests.zoo.networks.network import Network
 from tests.zoo.slicing import KeptOnly, answers, choose, masked, sliced

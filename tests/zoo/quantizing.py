@@ -18,7 +18,8 @@ from torch import Tensor, nn
 
 import raycompress
 from raycompress.bundle import bundle
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
+from raycompress.bundle.structures import tensors_in
 from raycompress.errors import RaycompressError
 from tests.zoo.attempt import Progress, inputs_of
 from tests.zoo.cell import randomize

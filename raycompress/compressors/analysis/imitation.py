@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.analysis.statistics import recompute_statistics
 
 STEPS = 16

@@ -6,7 +6,7 @@ import itertools
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from raycompress.bundle.calling import without_fast_path, without_onednn
 from raycompress.bundle.example import Example, distinct, evaluating
 from raycompress.compressors.measure import timing
 from raycompress.compressors.measure.timing import Latency, Times
@@ -78,7 +79,9 @@ def flops(model: nn.Module, example: Example) -> dict[str, int]:
 def _flops(model: nn.Module, one: Example) -> dict[str, int]:
     samples = one.least
     counter = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
-    with _in_plain_operations(model), evaluating(model), _frozen(model), torch.no_grad(), counter:
+    is_recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
+    plain = without_onednn() if is_recurrent else nullcontext()
+    with without_fast_path(), plain, evaluating(model), _frozen(model), torch.no_grad(), counter:
         one.call(model)
     counts = counter.get_flop_counts()
     root = type(model).__name__
@@ -98,20 +101,6 @@ def _frozen(model: nn.Module) -> Iterator[None]:
     finally:
         for parameter in wanting:
             parameter.requires_grad = True
-
-
-@contextmanager
-def _in_plain_operations(model: nn.Module) -> Iterator[None]:
-    """Keep torch from computing an encoder layer, or an LSTM, in one operation, which nothing counts."""
-    fast, mkldnn = torch.backends.mha.get_fastpath_enabled(), torch._C._get_mkldnn_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    if any(isinstance(module, nn.RNNBase) for module in model.modules()):  # convolutions are slower without it
-        torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-        torch._C._set_mkldnn_enabled(mkldnn)
 
 
 def _attention(query: torch.Size, key: torch.Size, value: torch.Size, *_rest: Any, **_more: Any) -> int:

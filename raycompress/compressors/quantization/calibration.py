@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.loaders import calls_in
 from raycompress.errors import CompressionError
 

@@ -135,7 +135,7 @@ def static(
     CompressionError
         The model cannot be written as ONNX, or of no layer anything becomes int8.
     """
-    model = model if is_plain(model) else make_plain(clean_copy(model).eval())
+    model = _with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
     quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
     spared = sensitive(model, samples, layers, options.levels) if options.spare else {}
@@ -184,7 +184,7 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], options
     CompressionError
         As in `static`.
     """
-    model = model if is_plain(model) else make_plain(clean_copy(model).eval())
+    model = _with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
     quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
@@ -302,3 +302,8 @@ def _quiet(what: str) -> Iterator[None]:
         ) from error
     finally:
         logging.disable(disabled)
+
+
+def _with_plain_weights(model: nn.Module) -> nn.Module:
+    """Return `model`, or a copy of one in which weights are computed from others that has them as they are."""
+    return model if is_plain(model) else make_plain(clean_copy(model).eval())

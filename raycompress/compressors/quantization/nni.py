@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, evaluating, tensors_in
+from raycompress.bundle.example import Example, evaluating
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.engines.nni.library import load_nni, silent
 from raycompress.compressors.quantization.fake_quant import FakeQuant, Place, compute_layer_by_layer
 from raycompress.compressors.structure.optimizers import StepWatch

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from raycompress.bundle import optional_inputs
+from raycompress.bundle.calling import without_fast_path
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.quantization import int8, session
@@ -22,7 +23,6 @@ from raycompress.compressors.quantization.quantizer import (
     saved_int8,
 )
 from raycompress.compressors.saving.fingerprint import fingerprint_of, fingerprint_of_bytes
-from raycompress.compressors.saving.onnx_export import slow_path
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, ExperimentError
@@ -60,7 +60,7 @@ class OnnxQuantizer(Quantizer):
         example = self._need_example("compress")
         self._capture.stop()
         self._plain.load_state_dict(float_state(self.model))  # the script may have trained it meanwhile
-        with slow_path():
+        with without_fast_path():
             self._made, self.example = self._quantize(example, samples, options)
             forward = session.make(self._plain, self.example, self._made.data, self._neutral)
             as_int8 = session.install(clean_copy(self._plain), forward)

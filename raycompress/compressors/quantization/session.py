@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle import bundle, optional_inputs
-from raycompress.bundle.example import Example, evaluating, map_tensors, tensors_in
+from raycompress.bundle.example import Example, evaluating
+from raycompress.bundle.structures import map_tensors, tensors_in
 from raycompress.compressors.saving.onnx_export import feed, runtime, session_options
 from raycompress.errors import BundleError, CompressionError, MissingDependencyError
 from raycompress.extras import load_extra

@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from raycompress.bundle.example import Example, distinct
+from raycompress.bundle.structures import map_tensors
 from raycompress.compressors.layer_kinds import output_dim, stacked_weights, weight_names
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
@@ -162,7 +162,7 @@ def _multiplied(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, 
 
 def _in_float(func: Any, _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:
     """Give the whole weight in float, as to Mamba's own products."""
-    floats = tree_map(lambda value: value.dequantize() if _is_int8(value) else value, (args, kwargs or {}))
+    floats = map_tensors((args, kwargs or {}), lambda value: value.dequantize() if _is_int8(value) else value)
     return func(*floats[0], **floats[1])
 
 

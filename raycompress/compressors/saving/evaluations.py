@@ -166,7 +166,7 @@ def _watch_steps(evaluations: Evaluations) -> None:
         if (known := alive()) is not None:
             known.step()
 
-    register_optimizer_step_post_hook(stepped)
+    weakref.finalize(evaluations, register_optimizer_step_post_hook(stepped).remove)
 
 
 def _is_ours(frame: FrameType | None) -> bool:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
+from raycompress.bundle.structures import tensors_in
 
 Place = tuple[int, int]
 """An input tensor, counted in the order of the example's, and one of its dimensions."""

@@ -20,7 +20,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, evaluating, tensors_in
+from raycompress.bundle.calling import without_fast_path
+from raycompress.bundle.example import Example, evaluating
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.layer_kinds import make_plain
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.saving import free_axes
@@ -101,7 +103,7 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     runtime()
     flat, example = _flat(model, example)
     failures = []
-    with slow_path():
+    with without_fast_path():
         for attempt in _attempts(flat.exported_model, example):
             try:
                 worst = _written(attempt, flat, example, path)
@@ -271,17 +273,6 @@ def session_options(threads: int = 1) -> Any:
     options.inter_op_num_threads = 1
     options.log_severity_level = 4  # an input that does not fit raises an exception
     return options
-
-
-@contextlib.contextmanager
-def slow_path() -> Iterator[None]:
-    """Let torch's attention compute by operations that exporters know: its fast path fills padded places otherwise."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @contextlib.contextmanager

@@ -15,30 +15,20 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from raycompress.bundle.example import Example, tensors_in
+from raycompress.bundle.example import Example
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.measure.difference import relative_difference
 
-_CHOOSING = frozenset(
-    ["topk", "sort", "max", "min", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin"]
-)  # values along a dimension, and where they were
+_CHOOSING = frozenset(["topk", "sort", "max", "min", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin"])
+"""Values along a dimension, and where they were."""
 _ANSWERING = frozenset(
     [
-        *[
-            "argmax",
-            "argmin",
-            "argsort",
-            "nonzero",
-            "nms",
-            "bucketize",
-            "searchsorted",
-            "unique",
-            "_unique",
-            "_unique2",
-        ],
+        *["argmax", "argmin", "argsort", "nonzero", "nms", "bucketize", "searchsorted", "histc"],
+        *["unique", "_unique", "_unique2", "unique_dim", "unique_consecutive"],
         *["gt", "lt", "ge", "le", "eq", "ne", "sign", "floor", "ceil", "round", "trunc", "fix", "floor_divide"],
-        *["unique_dim", "unique_consecutive", "histc"],
     ]
 )
+"""Places, counts and comparisons."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, evaluating, tensors_in
+from raycompress.bundle.example import Example, evaluating
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.layer_kinds import made_plain_by, makes_channels, output_dim, stacked_weights
 from raycompress.compressors.masking.masks import unhooked
 from raycompress.compressors.structure.attributes import is_size

@@ -86,18 +86,6 @@ def _axis(components: Ids) -> Ids:
     return found
 
 
-def _recorded(graph: ChannelGraph, example: Example) -> _Products:
-    made: list[_Products] = []
-
-    def kind(*arguments: Any) -> _Products:
-        made.append(_Products(*arguments))
-        return made[-1]
-
-    with unhooked(graph.model), evaluating(graph.model):
-        followed(graph.model, example.call, kind)
-    return made[-1]
-
-
 class _Products(Recorder):  # type: ignore[no-untyped-call]
     """Notes each product as it is computed: its multiply-adds, and the atoms along its axes.
 

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, evaluating, tensors_in
+from raycompress.bundle.example import Example, evaluating
+from raycompress.bundle.structures import tensors_in
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import DeferredDecision, PruningDecision

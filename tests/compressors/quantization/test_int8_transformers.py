@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from raycompress import create_compressor, load
 from raycompress.bundle import bundle
+from raycompress.bundle.calling import without_fast_path
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.saving import free_axes
-from raycompress.compressors.saving.onnx_export import slow_path
 from raycompress.compressors.saving.traceable_attention import traceable_attention
 from raycompress.errors import BundleError, CompressionError, ExperimentError
 from tests.support.models import decoders
@@ -90,7 +90,7 @@ def test_any_length_and_every_way_of_calling(name: str, tmp_path: Path) -> None:
         ((given,), {"kinds": given % 2}),
     ]
     for args, kwargs in calls:
-        with slow_path(), torch.no_grad():
+        with without_fast_path(), torch.no_grad():
             expected, got = dense(*args, **kwargs), loaded(*args, **kwargs)
         assert list(got) == ["hidden", "scores"]
         assert relative_difference(list(expected.values()), list(got.values())) < 0.06
@@ -223,7 +223,7 @@ def test_axes_that_are_free() -> None:
 def test_weights_alone_with_a_table_that_the_output_layer_shares(tmp_path: Path) -> None:
     pytest.importorskip("torchao")
     folder, loaded = made("int8_weight_only", tmp_path)
-    with slow_path():
+    with without_fast_path():
         given = Example((ids(2, 9),), {})
         assert relative_difference(given.outputs(tokens()), given.outputs(loaded)) < 0.02
     assert loaded.head.weight is loaded.model["decoder"].words.weight

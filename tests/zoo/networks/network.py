@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import tensors_in
+from raycompress.bundle.structures import tensors_in
 
 
 @dataclass(frozen=True)

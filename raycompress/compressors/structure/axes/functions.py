@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from raycompress.bundle.example import tensors_in
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.masking.reductions import reduced_by
 from raycompress.compressors.structure.axes.atoms import AtomTable
 from raycompress.compressors.structure.axes.labels import Block, Labels

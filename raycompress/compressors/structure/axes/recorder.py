@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from raycompress.bundle.example import tensors_in, uncompiled
+from raycompress.bundle.calling import uncompiled, without_fast_path
+from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.structure.axes.atoms import AtomTable, Components
 from raycompress.compressors.structure.axes.call import Call, flat, source_line
 from raycompress.compressors.structure.axes.functions import Functions, Reduction
@@ -279,13 +280,10 @@ def _unchanged(model: nn.Module) -> Iterator[None]:
     training = {module: module.training for module in model.modules()}
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]
-    fast = torch.backends.mha.get_fastpath_enabled()  # torch's own attention in one operation, which says nothing
-    torch.backends.mha.set_fastpath_enabled(False)
-    with torch.random.fork_rng(devices=[]), uncompiled():
+    with torch.random.fork_rng(devices=[]), uncompiled(), without_fast_path():
         try:
             yield
         finally:
-            torch.backends.mha.set_fastpath_enabled(fast)
             with torch.no_grad():
                 for module, before in buffers:
                     module._buffers.update(before)

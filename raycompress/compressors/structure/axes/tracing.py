@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from raycompress.bundle.calling import without_onednn
 from raycompress.compressors.structure.axes.call import source_line
 from raycompress.compressors.structure.axes.labels import Block, Labels
 from raycompress.compressors.structure.axes.sizes import (
@@ -99,7 +100,7 @@ class SizeTracer(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         self._recorder.sized = _is_sized(name, args)
         try:
-            with _without_mkldnn() if name == "lstm" else nullcontext():
+            with without_onednn() if name == "lstm" else nullcontext():
                 result = func(*args, **kwargs)
         finally:
             self._recorder.sized = False
@@ -263,17 +264,6 @@ class SizeTracer(TorchFunctionMode):
         modules = self._recorder.modules
         module = modules[-1] if modules else ""
         return f"""{f' in "{module}"' if module else ""}{source_line()}"""
-
-
-@contextmanager
-def _without_mkldnn() -> Iterator[None]:
-    """Keep MKL-DNN from computing an LSTM in one operation, which says nothing."""
-    before = torch._C._get_mkldnn_enabled()
-    torch._C._set_mkldnn_enabled(False)
-    try:
-        yield
-    finally:
-        torch._C._set_mkldnn_enabled(before)
 
 
 def _is_sized(name: str, args: Any) -> bool:
