@@ -10,13 +10,15 @@ import pytest
 from ray._private import parameter
 from ray._private.node import Node
 from ray.air._internal import usage
-from ray.tune.execution import tune_controller
+from ray.tune.execution import tune_controller as _tune_controller
 
 from raycompress.backend.ray import private
 from raycompress.states import TrialState
 from tests.support.fake_search import X
 from tests.support.launching import number_experiment
 from tests.support.shared_ray import run_here
+
+tune_controller: Any = _tune_controller  # its private names, too
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ import pytest
 from raycompress.clusters.aws.checks import checks
 from raycompress.clusters.aws.policies import policies
 from raycompress.clusters.file.check import State
-from tests.support.outside.aws_files import GOOD, IMAGE, STORAGE, changed, furnish, written
+from tests.support.outside.aws_files import GOOD, STORAGE, changed, furnish, written
+from tests.support.outside.aws_server import IMAGE
 
 NODE = ("available_node_types", "gpu", "node_config")
 

@@ -19,7 +19,8 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.migration.layout import laid_out
 from raycompress.config.migration.report import Migration
 from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, old_key
-from raycompress.config.schema.keys import ENGINES, POLICIES, ExperimentKeys, Keys, ResourceArgsKeys
+from raycompress.config.schema.fields import Keys
+from raycompress.config.schema.keys import ENGINES, POLICIES, ExperimentKeys, ResourceArgsKeys
 from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.schema.spelling import inside, names

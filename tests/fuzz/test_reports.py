@@ -19,8 +19,8 @@ from raycompress.config.objective import Objective
 from raycompress.errors import ResultError
 from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
-from raycompress.runtime.messages import SHAPES, parse_message
-from raycompress.runtime.protocol import Ending, Lines, encode
+from raycompress.runtime.messages import SHAPES, Lines, parse_message
+from raycompress.runtime.protocol import Ending, encode
 from raycompress.runtime.trial_messages import TrialMessages
 from raycompress.script import context, report
 from raycompress.script.context import Mode, Trial

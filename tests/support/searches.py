@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from pathlib import Path
 from typing import Any
 
 from raycompress.results import store
 from raycompress.results.folder import ExperimentFolder
-from raycompress.results.journal import journal as journals
 from raycompress.results.journal.journal import VERSION, Journal
 from raycompress.results.record import SearchRecord
 
@@ -108,4 +108,4 @@ def ended(
 
 def without_waiting(monkeypatch: Any) -> None:
     """Have the journals of a test not wait for the disk, line by line."""
-    monkeypatch.setattr(journals.os, "fsync", lambda file: None)
+    monkeypatch.setattr(os, "fsync", lambda file: None)

@@ -75,13 +75,13 @@ def shared() -> Iterator[None]:
     """Have every Ray on this machine that is entered inside be the one that runs."""
     LocalRay.__enter__, LocalRay.__exit__ = _join, _leave
     for module in _ASK_FOR_WARM:
-        module.warm_spec = _kept_warm
+        module.warm_spec = _kept_warm  # type: ignore[attr-defined]
     try:
         yield
     finally:
         LocalRay.__enter__, LocalRay.__exit__ = _enter, _exit
         for module in _ASK_FOR_WARM:
-            module.warm_spec = script_run.warm_spec
+            module.warm_spec = script_run.warm_spec  # type: ignore[attr-defined]
 
 
 def _kept_warm(experiment: Experiment) -> WarmSpec:

@@ -15,7 +15,8 @@ from pathlib import Path
 from raycompress.cli.commands.experiment.migrate import text_of
 from raycompress.config.migration.report import Migration
 from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, OldKey
-from raycompress.config.schema.keys import SEARCH_RANGE, ExperimentKeys, Keys, ResourceKeys
+from raycompress.config.schema.fields import SEARCH_RANGE, Keys
+from raycompress.config.schema.keys import ExperimentKeys, ResourceKeys
 from raycompress.config.schema.spelling import inside
 from tests.tables.catalogue import table
 

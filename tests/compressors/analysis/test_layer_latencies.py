@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis import latency_table as module
 from raycompress.compressors.analysis.latency_table import latency_table
+from raycompress.compressors.measure.sizes import latencies
 from tests.support.models.networks import DUMMY, MODELS, NETWORKS
 
 
@@ -94,7 +96,7 @@ def test_what_cannot_be_narrowed_belongs_to_the_rest() -> None:
 @pytest.mark.parametrize(("share", "points"), [(60.0, 5), (0.0, 2)])
 def test_the_grid_is_as_fine_as_there_is_time_for(share: float, points: int) -> None:
     site = module._Site("it", nn.Conv2d(64, 64, 1), torch.randn(1, 64, 4, 4), 0)
-    axes, ms = module._grid(site, 8, module.time.thread_time, 1e-5, share)
+    axes, ms = module._grid(site, 8, time.thread_time, 1e-5, share)
     assert [len(axis) for axis in axes] == [points, points]
     assert axes[0] == {5: (8, 16, 24, 40, 64), 2: (8, 64)}[points]
     assert len(ms) == points**2
@@ -140,7 +142,7 @@ def test_narrower_models_are_predicted_to_be_faster_and_are() -> None:
         for m in models
     ]
     predicted = [table.predict(each, "cpu_ms") for each in widths]
-    measured = [one.cpu_ms for one in module.measure.latencies(models, Example.from_dummy(DUMMY))]
+    measured = [one.cpu_ms for one in latencies(models, Example.from_dummy(DUMMY))]
     assert predicted == sorted(predicted, reverse=True)
     assert measured == sorted(measured, reverse=True)
     assert predicted[2] < 0.5 * predicted[0]

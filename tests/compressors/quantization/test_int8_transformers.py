@@ -14,6 +14,7 @@ from raycompress import create_compressor, load
 from raycompress.bundle import bundle
 from raycompress.bundle.calling import without_fast_path
 from raycompress.bundle.example import Example
+from raycompress.bundle.manifest import listed
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.saving import free_axes
 from raycompress.compressors.saving.traceable_attention import traceable_attention
@@ -155,7 +156,7 @@ def test_values_for_missing_inputs_are_checked_when_a_bundle_is_loaded(tmp_path:
     assert recipe == {"form": "int8", "neutral": {"mask": 1, "kinds": 0}}
     (folder / bundle.QUANTIZATION).write_text(json.dumps({"form": "int8", "neutral": {"mask": "1"}}))
     manifest = json.loads((folder / bundle.MANIFEST).read_text())
-    manifest["files"].update(bundle.listed(folder, [folder / bundle.QUANTIZATION]))
+    manifest["files"].update(listed(folder, [folder / bundle.QUANTIZATION]))
     (folder / bundle.MANIFEST).write_text(json.dumps(manifest))
     with pytest.raises(BundleError, match="neutral maps parameters to whole numbers"):
         load(folder, Tokens())

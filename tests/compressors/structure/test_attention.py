@@ -291,5 +291,5 @@ def test_a_number_of_heads_in_the_source_is_named_with_its_line() -> None:
     config = {"compressor": "group_l2", "config_list": [{"sparsity": 0.5, "op_names": ["blocks.0.attn.qkv"]}]}
     with pytest.raises(CompressionError, match=r'the size 4 in reshape in "blocks\.0\.attn" at test_attention\.py:\d+'):
         create_compressor(vit_with(Stubborn)(), config, dummy_input=DUMMY).compress()
-    left_out = about_whole_layers(pruned(vit_with(Stubborn)())._slicing)
+    left_out = about_whole_layers(pruned(vit_with(Stubborn)())._slicing)  # type: ignore[attr-defined]
     assert any("blocks.0.attn.qkv" in note and "the size 4 in reshape" in note for note in left_out)

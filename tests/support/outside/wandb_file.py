@@ -9,7 +9,7 @@ _BEGINS = (1, 2)  # a whole record, or the first part of one; then follow 3, and
 
 
 def records(path: Path) -> list:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
     data, found, parts = path.read_bytes(), [], b""
     assert data[:4] == b":W&B"
