@@ -55,7 +55,10 @@ import os, subprocess, time
 def note():
     with open("pids", "a") as file:
         file.write(f"{os.getpid()}\\n")
+def noted():
+    return os.path.getsize("pids") if os.path.exists("pids") else 0
 def daemon():
+    before = noted()
     if os.fork() == 0:
         os.setsid()
         if os.fork() == 0:
@@ -66,6 +69,8 @@ def daemon():
             time.sleep(600)
         os._exit(0)
     os.wait()
+    while noted() == before:  # what follows may kill whoever could end before it is written
+        time.sleep(0.01)
 """
 LEAVES = {
     "a plain child": "p = subprocess.Popen(['sleep', '600'])\nopen('pids', 'w').write(f'{p.pid}\\n')\n",
