@@ -11,6 +11,7 @@
     │   └── ResultError             1   the script reported what is no result
     ├── CompressionError            1   a compression that did not, or could not, happen
     │   └── SpeedupError            1   the sliced model is not the masked one, or no smaller
+    ├── DeploymentError             1   a model that a target's runtime cannot convert, run or time
     ├── BundleError                 1   a bundle that is broken, foreign or does not fit the model
     ├── StorageError                1   results cannot be written or read
     ├── NoValidTrialError           1   a search that ended without one valid trial
@@ -127,6 +128,10 @@ class SpeedupError(CompressionError):
 
 class BudgetError(CompressionError):
     """The compressed model would be larger than the experiment allows."""
+
+
+class DeploymentError(RaycompressError):
+    """A model that a target's runtime cannot convert, run or time, or that computes something else in it."""
 
 
 class BundleError(RaycompressError):

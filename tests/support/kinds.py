@@ -29,6 +29,7 @@ ROOMS = {
     "compressors": "engine",
     "config": "unit",
     "configs": "engine",
+    "deployment": "engine",
     "doctor": "unit",
     "forecast": "unit",
     "fuzz": "unit",

@@ -82,7 +82,7 @@ class Flat(nn.Module):
         return tuple(tensors_in(filled.call(self.exported_model)))
 
 
-def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
+def export_onnx(model: nn.Module, example: Example, path: Path, *, fixed: bool = False) -> Parity:
     """Write `model`, as it computes in eval mode, to `path`; the model itself is left as it is.
 
     Inputs are called ``input.0`` and so on, in the order of the example's tensors, outputs ``output.0`` and so on.
@@ -91,6 +91,8 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     ----------
     example
         One input; the file accepts other batch sizes too, and other sizes of other axes, where the model does.
+    fixed
+        Whether the file shall accept the shapes of the example alone, which runtimes compute faster.
 
     Raises
     ------
@@ -101,10 +103,10 @@ def export_onnx(model: nn.Module, example: Example, path: Path) -> Parity:
     """
     load_extra("onnx", "onnx", _WHAT)
     runtime()
-    flat, example = _flat(model, example)
+    flat, example = flattened(model, example)
     failures = []
     with without_fast_path():
-        for attempt in _attempts(flat.exported_model, example):
+        for attempt in _FIXED if fixed else _attempts(flat.exported_model, example):
             try:
                 worst = _written(attempt, flat, example, path)
             except Exception as error:  # noqa: BLE001 - whatever an exporter or onnxruntime raises, the next one is tried
@@ -148,7 +150,8 @@ def feed(example: Example) -> dict[str, Any]:
     return {f"input.{index}": tensor.detach().cpu().numpy() for index, tensor in enumerate(tensors)}
 
 
-def _flat(model: nn.Module, example: Example) -> tuple[Flat, Example]:
+def flattened(model: nn.Module, example: Example) -> tuple[Flat, Example]:
+    """Return a copy of `model` for exporters, on the CPU, in eval mode and called by tensors alone; and its example."""
     copied = make_plain(clean_copy(model).cpu().eval())  # parametrizations compute by operators that ONNX lacks
     _compute_experts_by_products(copied)
     example = example.to(torch.device("cpu"))
@@ -246,6 +249,9 @@ def _export(flat: Flat, example: Example, path: Path, names: dict[free_axes.Plac
             output_names=[f"output.{index}" for index in range(count)],
             dynamic_shapes=(shapes,),
         )
+
+
+_FIXED = [_Attempt(write, False, free_axes.FreeAxes({}, {})) for write in (_trace, _export)]
 
 
 def _difference(flat: Flat, path: Path, examples: list[Example]) -> float:

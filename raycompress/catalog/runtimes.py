@@ -1,0 +1,94 @@
+"""Every inference runtime that a model can be deployed in, by its name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from raycompress.catalog.catalogue import Catalogue
+from raycompress.catalog.plugins import Plugin
+from raycompress.errors import PluginError
+
+Form = Literal["onnx", "program"]
+_AGENT = "raycompress.deployment.agent.runtimes"
+
+
+@dataclass(frozen=True)
+class RuntimeEntry:
+    """One inference runtime.
+
+    Attributes
+    ----------
+    name
+        The name in an experiment's ``target``.
+    summary
+        What it is, in a line.
+    make
+        ``module:Class`` of the `raycompress.deployment.agent.runtime.Runtime`; of a plug-in it is filled in.
+    form
+        What its converter reads: an ONNX file, or a program of ``torch.export``.
+    precisions
+        What it can compute in.
+    devices
+        Where it runs: ``cpu``, ``gpu``; a machine that is reached by ssh counts as ``cpu``.
+    libraries
+        The modules that must be installed for it.
+    install
+        What installs them, as pip takes it.
+    distribution
+        Name and version of the distribution that a plug-in comes with; empty for our own.
+    """
+
+    name: str
+    summary: str
+    make: str
+    form: Form
+    precisions: tuple[str, ...] = ("fp32",)
+    devices: tuple[str, ...] = ("cpu",)
+    libraries: tuple[str, ...] = ()
+    install: str = ""
+    distribution: str = ""
+
+    def of_plugin(self, plugin: Plugin, found: type) -> RuntimeEntry:
+        """Return the entry of a plug-in's class, complete.
+
+        Raises
+        ------
+        PluginError
+            A method is missing.
+        """
+        missing = [name for name in ("convert", "load", "missing") if not callable(getattr(found, name, None))]
+        if missing:
+            raise PluginError(
+                f"{plugin} cannot be used: it has no method {' and '.join(missing)}",
+                where=plugin.where,
+                fix="its author mends the class; see docs/plugins.md",
+            )
+        return replace(self, make=plugin.value, distribution=plugin.distribution)
+
+
+_BUILT_IN = (
+    RuntimeEntry(
+        "onnxruntime",
+        "ONNX Runtime, on its CPU or CUDA provider.",
+        f"{_AGENT}.onnxruntime:OnnxRuntime",
+        "onnx",
+        ("fp32", "fp16", "int8"),
+        ("cpu", "gpu"),
+        ("onnxruntime", "onnx"),
+        "raycompress[onnx]",
+    ),
+    RuntimeEntry(
+        "openvino",
+        "OpenVINO, on its CPU or GPU plug-in.",
+        f"{_AGENT}.openvino:OpenVino",
+        "onnx",
+        ("fp32", "fp16", "bf16", "int8"),
+        ("cpu", "gpu"),
+        ("openvino", "onnx", "onnxruntime"),
+        "raycompress[openvino]",
+    ),
+)
+
+RUNTIMES = Catalogue("raycompress.runtimes", RuntimeEntry, _BUILT_IN)
+"""All inference runtimes, those of plug-ins too."""

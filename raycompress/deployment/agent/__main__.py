@@ -1,0 +1,5 @@
+"""Starts the agent on the standard streams."""
+
+from .serve import main
+
+main()

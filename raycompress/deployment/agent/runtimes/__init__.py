@@ -1,0 +1,1 @@
+"""The runtimes, a class each."""

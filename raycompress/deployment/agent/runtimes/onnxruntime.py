@@ -1,0 +1,98 @@
+"""ONNX Runtime."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from ..frames import Array
+from ..runtime import Options, RefusedError, Runtime, Session
+
+FILE = "model.onnx"
+_PROVIDERS = {"cpu": ["CPUExecutionProvider"], "gpu": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
+
+
+class OnnxRuntime(Runtime):
+    """ONNX Runtime, with its CPU and its CUDA provider.
+
+    fp16 turns the weights and the operators into half precision, inputs and outputs staying as they are; int8 is
+    static quantization in QDQ form with a scale for each output channel.
+    """
+
+    distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
+    modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
+    converters: ClassVar[tuple[str, ...]] = ("onnx",)
+
+    def convert(self, source: Path, folder: Path, options: Options, samples: Sequence[Sequence[Array]]) -> None:
+        """Write the file with operators fused, in the precision asked for; see `Runtime.convert`."""
+        if options.precision == "int8":
+            quantize(source, folder / FILE, samples)
+        elif options.precision == "fp16":
+            onnx = importlib.import_module("onnx")
+            float16 = importlib.import_module("onnxruntime.transformers.float16")
+            onnx.save(float16.convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), folder / FILE)
+        else:
+            shutil.copyfile(source, folder / FILE)
+
+    def load(self, folder: Path, options: Options) -> Session:
+        """Open a session; see `Runtime.load`."""
+        ort = importlib.import_module("onnxruntime")
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = options.threads
+        settings.inter_op_num_threads = 1
+        settings.log_severity_level = 4  # what goes wrong raises an exception
+        wanted = _PROVIDERS[options.device]
+        if wanted[0] not in ort.get_available_providers():
+            raise RefusedError(f"this onnxruntime has no {wanted[0]}", "pip install onnxruntime-gpu")
+        return _Session(ort.InferenceSession(str(folder / FILE), settings, providers=wanted))
+
+
+class _Session(Session):
+    def __init__(self, session: Any) -> None:
+        self._session = session
+        self._names = {value.name for value in session.get_inputs()}
+
+    def run(self, inputs: Sequence[Array]) -> list[Array]:
+        return list(self._session.run(None, self.prepared(inputs)))
+
+    def prepared(self, inputs: Sequence[Array]) -> Any:
+        feed = {f"input.{index}": array for index, array in enumerate(inputs)}
+        return {name: array for name, array in feed.items() if name in self._names}
+
+    def step(self, prepared: Any) -> None:
+        self._session.run(None, prepared)
+
+
+def quantize(source: Path, path: Path, samples: Sequence[Sequence[Array]]) -> None:
+    """Write the ONNX file at `source` in int8 to `path`: QDQ, per channel, ranges from the samples."""
+    quantization = importlib.import_module("onnxruntime.quantization")
+    shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
+    onnx = importlib.import_module("onnx")
+    if not samples:
+        raise RefusedError("int8 needs inputs to calibrate with", "create_compressor(..., calibration=loader)")
+    known = {value.name for value in onnx.load(str(source), load_external_data=False).graph.input}
+    feeds = iter(
+        [{name: array for i, array in enumerate(sample) if (name := f"input.{i}") in known} for sample in samples]
+    )
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
+        def get_next(self) -> Any:
+            return next(feeds, None)
+
+    prepared = path.with_suffix(".prepared.onnx")
+    try:
+        shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        quantization.quantize_static(
+            str(prepared),
+            str(path),
+            Reader(),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    finally:
+        prepared.unlink(missing_ok=True)

@@ -1,0 +1,190 @@
+"""The agent's loop: reads one request after another, answers each, and ends with the stream."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import gc
+import importlib
+import os
+import platform
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from . import frames
+from .runtime import Options, RefusedError, Runtime, Session
+
+Answer = tuple[dict[str, Any], Sequence[bytes]]
+
+
+class Agent:
+    """What a client has given the agent: models as they were sent, those converted, those loaded.
+
+    Parameters
+    ----------
+    runtime
+        ``module:Class`` of the runtime that this agent is for.
+    folder
+        Where files go.
+    """
+
+    def __init__(self, runtime: str, folder: Path) -> None:
+        module, _, name = runtime.partition(":")
+        self._runtime: Runtime = getattr(importlib.import_module(module), name)()
+        self._folder = folder
+        self._sessions: dict[str, Session] = {}
+
+    def answer(self, message: dict[str, Any], blobs: list[bytes]) -> Answer:
+        """Return what a request asks for."""
+        return getattr(self, f"_{message['do']}")(message, blobs)  # type: ignore[no-any-return]
+
+    def _examine(self, message: dict[str, Any], _blobs: list[bytes]) -> Answer:
+        """Tell what this machine is, and what the runtime lacks."""
+        missing = self._runtime.missing(converting=message["converting"])
+        facts = {
+            "missing": missing,
+            "version": "" if missing else self._runtime.version(),
+            "python": platform.python_version(),
+            "machine": platform.node(),
+            "processor": _processor(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        }
+        return facts, []
+
+    def _put(self, message: dict[str, Any], blobs: list[bytes]) -> Answer:
+        """Store the files of a model, sent whole."""
+        folder = self._place(message["key"])
+        for name, blob in zip(message["names"], blobs, strict=True):
+            (folder / Path(name).name).write_bytes(blob)
+        return {}, []
+
+    def _get(self, message: dict[str, Any], _blobs: list[bytes]) -> Answer:
+        """Return the files of a model."""
+        paths = sorted(self._place(message["key"]).iterdir())
+        return {"names": [path.name for path in paths]}, [path.read_bytes() for path in paths]
+
+    def _convert(self, message: dict[str, Any], blobs: list[bytes]) -> Answer:
+        """Convert a model that was sent, and tell the seconds that it took."""
+        source = next(self._place(message["source"]).iterdir())
+        folder = self._place(message["key"])
+        arrays = frames.unpacked(blobs)
+        width = message["width"]
+        samples = [arrays[start : start + width] for start in range(0, len(arrays), width)] if width else []
+        begun = time.perf_counter()
+        self._runtime.convert(source, folder, Options(**message["options"]), samples)
+        size = sum(path.stat().st_size for path in folder.iterdir())
+        return {"seconds": time.perf_counter() - begun, "size_bytes": size}, []
+
+    def _load(self, message: dict[str, Any], _blobs: list[bytes]) -> Answer:
+        """Load a model that was converted."""
+        key = message["key"]
+        folder = self._place(key)
+        self._sessions[key] = self._runtime.load(folder, Options(**message["options"]))
+        return {"memory_mb": self._runtime.memory_mb(folder)}, []
+
+    def _drop(self, message: dict[str, Any], _blobs: list[bytes]) -> Answer:
+        """Forget a model, its files too."""
+        self._sessions.pop(message["key"], None)
+        shutil.rmtree(self._place(message["key"]), ignore_errors=True)
+        return {}, []
+
+    def _run(self, message: dict[str, Any], blobs: list[bytes]) -> Answer:
+        """Return the outputs of one pass."""
+        return {}, frames.packed(self._sessions[message["key"]].run(frames.unpacked(blobs)))
+
+    def _time(self, message: dict[str, Any], blobs: list[bytes]) -> Answer:
+        """Time models in turn, round by round: seconds by the clock and of CPU time, for each pass of each model."""
+        sessions = [self._sessions[key] for key in message["keys"]]
+        arrays = frames.unpacked(blobs)
+        prepared = [session.prepared(arrays) for session in sessions]
+        times: list[list[tuple[float, float]]] = [[] for _ in sessions]
+        end = time.monotonic() + message["seconds"]
+        with _alone(message["lock"]), _no_garbage():
+            for number in range(-message["warm_up"], message["rounds"]):
+                for session, inputs, measured in zip(sessions, prepared, times, strict=True):
+                    wall, cpu = time.perf_counter(), time.process_time()
+                    session.step(inputs)
+                    once = time.perf_counter() - wall, time.process_time() - cpu
+                    if number >= 0:
+                        measured.append(once)
+                if number >= 0 and time.monotonic() > end:
+                    break
+        return {"times": times}, []
+
+    def _peak(self, _message: dict[str, Any], _blobs: list[bytes]) -> Answer:
+        """Return the largest resident memory of this process so far, in MiB."""
+        with contextlib.suppress(OSError, StopIteration, ValueError):  # getrusage counts the parent's before exec, too
+            lines = Path("/proc/self/status").read_text().splitlines()
+            return {"peak_mb": int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024}, []
+        unit = 1 if sys.platform == "darwin" else 1024
+        return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}, []
+
+    def _place(self, key: str) -> Path:
+        folder = self._folder / Path(key).name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+
+def serve(runtime: str, source: IO[bytes], sink: IO[bytes]) -> None:
+    """Answer requests until the stream ends; what goes wrong in one is its answer."""
+    with tempfile.TemporaryDirectory(prefix="raycompress-agent-") as folder:
+        agent = Agent(runtime, Path(folder))
+        frames.write(sink, {"ready": True})
+        while True:
+            try:
+                message, blobs = frames.read(source)
+            except EOFError:
+                return
+            try:
+                answer, content = agent.answer(message, blobs)
+            except RefusedError as error:
+                answer, content = {"error": error.what, "fix": error.fix}, []
+            except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the client's to tell
+                lines = traceback.format_exception_only(type(error), error)
+                answer, content = {"error": lines[-1].strip(), "trace": traceback.format_exc()[-4000:]}, []
+            frames.write(sink, answer, content)
+
+
+def main() -> None:
+    """Serve on the standard streams; whatever a library prints goes to the standard error."""
+    sink = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    serve(sys.argv[1], sys.stdin.buffer, sink)
+
+
+@contextlib.contextmanager
+def _alone(lock: str) -> Iterator[None]:
+    """Hold the lock of whoever measures on this machine."""
+    path = lock or str(Path(tempfile.gettempdir(), f"raycompress-measuring-{os.getuid()}"))
+    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def _no_garbage() -> Iterator[None]:
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
