@@ -1,18 +1,20 @@
-"""The client of an agent: starts it here or on another machine, sends requests, and starts it again when it is lost."""
+"""The client of an agent: starts it here or on another machine, and sends requests."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import shlex
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from raycompress.catalog.runtimes import RUNTIMES, RuntimeEntry
-from raycompress.deployment import package
+from raycompress.deployment import package, remote
 from raycompress.deployment.agent import frames
 from raycompress.deployment.agent.frames import Array
 from raycompress.deployment.target import DeploymentTarget
@@ -21,7 +23,9 @@ from raycompress.script import node
 
 Files = Mapping[str, bytes]
 """The files of one converted model, by name."""
-_TIMEOUT_S = 600.0
+_START_S, _ANSWER_S = 60.0, 600.0
+_BYTES_PER_S = 200e3
+"""What the slowest connection is given credit for."""
 
 
 class Agent:
@@ -31,13 +35,15 @@ class Agent:
     ----------
     target
         Its runtime, device and interpreter decide which program is started where.
+    converting
+        Whether it is to convert, for which a runtime may need more than for running.
 
     Raises
     ------
     MissingDependencyError
         The runtime is not installed where the agent runs.
     DeploymentError
-        The agent cannot be started or reached.
+        The agent cannot be started or reached; a LostAgentError where another try may succeed.
     """
 
     def __init__(self, target: DeploymentTarget, *, converting: bool = True) -> None:
@@ -64,7 +70,8 @@ class Agent:
         process, self._process = self._process, None
         if process is not None:
             assert process.stdin is not None and process.stdout is not None
-            process.stdin.close()
+            with contextlib.suppress(OSError):  # what could not be sent to a lost one
+                process.stdin.close()
             try:
                 process.wait(10)
             except subprocess.TimeoutExpired:
@@ -136,19 +143,16 @@ class Agent:
         """
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
-        late = threading.Timer(_TIMEOUT_S, process.kill)
-        late.start()
-        try:
-            frames.write(process.stdin, message, blobs)
-            answer, content = frames.read(process.stdout)
-        except (OSError, EOFError, ValueError) as error:
-            raise LostAgentError(
-                f"the agent of {self.target.runtime} was lost while it was to {message['do']}: {self._last_words()}",
-                where=self.where,
-                fix=f"raycompress doctor --target {shlex.quote(self.target.name)}",
-            ) from error
-        finally:
-            late.cancel()
+        doing = f"while it was to {message['do']}"
+        seconds = _ANSWER_S + sum(map(len, blobs)) / _BYTES_PER_S
+        with self._bounded(process, seconds) as is_late:
+            try:
+                frames.write(process.stdin, message, blobs)
+                answer, content = frames.read(process.stdout)
+            except (OSError, EOFError, ValueError) as error:
+                if is_late.is_set():
+                    raise self._late(f"does not answer {doing}", seconds) from error
+                raise self._lost(doing) from error
         if "error" in answer:
             raise DeploymentError(
                 f"{self.entry.name} cannot {message['do']} the model: {answer['error']}",
@@ -164,41 +168,129 @@ class Agent:
 
     def _start(self) -> None:
         begun = time.monotonic()
-        self._process = subprocess.Popen(
-            self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log
-        )
-        assert self._process.stdout is not None
+        self._log.seek(0)
+        self._log.truncate()
+        command = self._command()
         try:
-            frames.read(self._process.stdout)
-        except (EOFError, ValueError) as error:
-            raise LostAgentError(
-                f"the agent of {self.target.runtime} does not start: {self._last_words()}",
+            process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log)
+        except OSError as error:
+            raise MissingDependencyError(
+                f"{command[0]} cannot be started: {error.strerror}",
                 where=self.where,
-                fix='"python" of the target names the interpreter of the environment that has the runtime',
+                fix="install OpenSSH's client" if self.target.host else '"python" of the target names an interpreter',
             ) from error
+        self._process = process
+        assert process.stdin is not None and process.stdout is not None
+        with self._bounded(process, _START_S) as is_late:
+            try:
+                if self.target.host:
+                    remote.send(process.stdout, process.stdin)
+                frames.read(process.stdout)
+            except (OSError, EOFError, ValueError) as error:
+                raise self._not_started(is_late=is_late.is_set()) from error
         self.facts, _ = self.request({"do": "examine", "converting": self._converting})
         self.facts["seconds"] = time.monotonic() - begun
         if self.facts["missing"]:
-            raise MissingDependencyError(
-                f"{self.target.runtime} needs {self.facts['missing']}, which is not installed",
-                where=self.target.python or sys.executable,
-                fix=f"pip install '{self.entry.install}' there, or name the Python of an environment that has it: "
-                '"target": {"runtime": "...", "python": "/path/to/bin/python"}',
-            )
+            raise self._missing(self.facts["missing"], self.facts["wheel"])
 
     def _command(self) -> list[str]:
+        if self.target.host:
+            return remote.command(self.target, self.entry.make)
         return [self.target.python or sys.executable, str(package.path()), self.entry.make]
+
+    @contextlib.contextmanager
+    def _bounded(self, process: subprocess.Popen[bytes], seconds: float) -> Iterator[threading.Event]:
+        """End the process after so long; the event tells that it was."""
+        is_late = threading.Event()
+
+        def end() -> None:
+            is_late.set()
+            process.kill()
+
+        late = threading.Timer(seconds, end)
+        late.start()
+        try:
+            yield is_late
+        finally:
+            late.cancel()
+
+    def _missing(self, what: str, wheel: str) -> MissingDependencyError:
+        """Return the error of a module that is not installed where the agent runs."""
+        if self.target.host:
+            pip = f"{remote.python_of(self.target)} -m pip install {wheel}"
+            return MissingDependencyError(
+                f"{self.target.runtime} needs {what}, which is not installed on {self.target.host}",
+                where=self.where,
+                fix=f"ssh {self.target.device} {shlex.quote(pip)}, or name the Python of an environment there that has "
+                'it: "device_python": "/path/to/bin/python" in the target',
+            )
+        return MissingDependencyError(
+            f"{self.target.runtime} needs {what}, which is not installed",
+            where=self.target.python or sys.executable,
+            fix=f"pip install '{self.entry.install}' there, or name the Python of an environment that has it: "
+            '"target": {"runtime": "...", "python": "/path/to/bin/python"}',
+        )
+
+    def _not_started(self, *, is_late: bool) -> DeploymentError | MissingDependencyError:
+        """Return the error of an agent that ended, or was ended, before it was ready."""
+        status = self._status()
+        if "No module named 'numpy'" in self._printed():
+            return self._missing("numpy", f"numpy {' '.join(self.entry.libraries[:1])}")
+        if self.target.host:
+            what, fix, may_pass = remote.problem(self.target, None if is_late else status, self._printed())
+            kind: type[DeploymentError] = DeploymentError
+            if may_pass:
+                kind = UnreachableError if is_late or status == remote.SSH_FAILED else LostAgentError
+            return kind(what, where=self.where, fix=fix)
+        if is_late:
+            return self._late("does not start", _START_S)
+        return LostAgentError(
+            f"the agent of {self.target.runtime} does not start: {self._last_words()}",
+            where=self.where,
+            fix='"python" of the target names the interpreter of the environment that has the runtime',
+        )
+
+    def _lost(self, doing: str) -> LostAgentError:
+        """Return the error of an agent, or a connection to it, that ended during a request."""
+        is_cut = self.target.host and self._status() == remote.SSH_FAILED
+        kind = UnreachableError if is_cut else LostAgentError
+        who = f"the connection to {self.target.host}" if is_cut else f"the agent of {self.target.runtime}"
+        return kind(f"{who} was lost {doing}: {self._last_words()}", where=self.where, fix=self._doctor)
+
+    def _late(self, what: str, seconds: float) -> DeploymentError:
+        return DeploymentError(
+            f"the agent of {self.target.runtime} {what}: {seconds:.0f} s have passed",
+            where=self.where,
+            fix=self._doctor,
+        )
+
+    @property
+    def _doctor(self) -> str:
+        return f"raycompress doctor --target {shlex.quote(json.dumps(self.target.to_json()))}"
+
+    def _status(self) -> int | None:
+        """Return how the process ended, which it is about to."""
+        if self._process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return self._process.wait(5)
+        return None
+
+    def _printed(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace").strip()
 
     def _last_words(self) -> str:
         """Return the last line that the agent printed, or how it ended."""
-        self._log.seek(0)
-        lines = self._log.read().decode(errors="replace").strip().splitlines()
-        code = None if self._process is None else self._process.poll()
-        return lines[-1] if lines else f"it ended with {code}"
+        lines = self._printed().splitlines()
+        return lines[-1] if lines else f"it ended with {self._status()}"
 
 
 class LostAgentError(DeploymentError):
-    """The agent, or the connection to it, is gone: what was asked may be asked again of a new one."""
+    """The agent is gone: what was asked may be asked again of a new one."""
+
+
+class UnreachableError(LostAgentError):
+    """The connection to the agent's device is gone, or cannot be made: it may be there again after a while."""
 
 
 def entry_of(target: DeploymentTarget) -> RuntimeEntry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -27,8 +27,10 @@ class DeploymentTarget:
     device
         ``cpu``, ``gpu``, or ``ssh://user@host[:port]`` for the CPU of another machine.
     python
-        The Python of the environment that has the runtime, where that is another than the one of raycompress; on
-        another machine ``python3`` by default.
+        The Python of the environment here that has the runtime, where that is another than the one of raycompress.
+        Models for another machine are converted in it.
+    device_python
+        The Python of another machine, ``python3`` by default. It needs numpy and the runtime, and no converter.
     """
 
     runtime: str
@@ -37,6 +39,7 @@ class DeploymentTarget:
     threads: int = 1
     device: str = "cpu"
     python: str = ""
+    device_python: str = ""
 
     @property
     def name(self) -> str:
@@ -53,6 +56,11 @@ class DeploymentTarget:
     def host(self) -> str:
         """``user@host[:port]`` of another machine; empty for this one."""
         return self.device.removeprefix("ssh://") if self.device.startswith("ssh://") else ""
+
+    @property
+    def converting(self) -> DeploymentTarget:
+        """The target in which models for this one are converted: on this machine, with all else as it is."""
+        return replace(self, device="cpu", device_python="") if self.host else self
 
     def options(self) -> dict[str, Any]:
         """Return what the agent's `Options` are made of."""

@@ -30,6 +30,7 @@ ROOMS = {
     "config": "unit",
     "configs": "engine",
     "deployment": "engine",
+    "deployment/test_devices.py": "external",
     "doctor": "unit",
     "forecast": "unit",
     "fuzz": "unit",

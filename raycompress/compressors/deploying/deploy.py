@@ -20,8 +20,9 @@ from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.measure.timing import Latency, Times
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.deployment.agent.frames import Array
-from raycompress.deployment.client import Agent, Files
+from raycompress.deployment.client import Files
 from raycompress.deployment.conversions import Conversions
+from raycompress.deployment.lasting import PATIENCE_S, LastingAgent
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
 
@@ -72,6 +73,8 @@ class Deployment:
         Examples to find the ranges of int8 with.
     conversions
         What was converted before.
+    patience_s, waits_at_start
+        As in `LastingAgent`: for a trial of a search, whose target was reached before it began, `waits_at_start`.
     """
 
     def __init__(
@@ -81,16 +84,24 @@ class Deployment:
         *,
         calibration: Sequence[Example] = (),
         conversions: Conversions | None = None,
+        patience_s: float = PATIENCE_S,
+        waits_at_start: bool = False,
     ) -> None:
         self.target = target
         self.example = of_batch(example.to(torch.device("cpu")), target.batch)
         self._calibration = calibration
         self._conversions = conversions or Conversions(None)
         self._open = ExitStack()
-        self._agent = Agent(target)
+        self._agent = LastingAgent(
+            target, converting=not target.host, patience_s=patience_s, waits_at_start=waits_at_start
+        )
+        self._converter = LastingAgent(target.converting) if target.host else self._agent
 
     def __enter__(self) -> Self:
-        self._open.enter_context(self._agent)
+        with ExitStack() as opened:
+            for agent in dict.fromkeys([self._converter, self._agent]):
+                opened.enter_context(agent)
+            self._open = opened.pop_all()
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -100,6 +111,11 @@ class Deployment:
     def version(self) -> str:
         """Name and version of the runtime."""
         return str(self._agent.facts["version"])
+
+    @property
+    def notes(self) -> list[str]:
+        """What happened to the agents, a line each: connections that were lost, and measurements repeated for it."""
+        return [*self._converter.notes, *(self._agent.notes if self._agent is not self._converter else ())]
 
     def deploy(self, model: nn.Module, key: str, *, onnx: bytes | None = None) -> Deployed:
         """Convert `model`, load it under `key`, and prove that it computes what it does in torch.
@@ -153,13 +169,14 @@ class Deployment:
             content = source_of(model, self.example, self._agent.entry.form).content
         is_int8 = self.target.precision == "int8" and onnx is None
         samples = samples_of(self._calibration, self.example) if is_int8 else []
-        files, seconds = self._agent.convert(content, samples, as_it_is=onnx is not None)
+        files, seconds = self._converter.convert(content, samples, as_it_is=onnx is not None)
         self._conversions.keep(name, files)
         return files, seconds
 
     def _identity(self, model: nn.Module, onnx: bytes | None) -> str:
         """Return a hash of all that decides what the conversion gives."""
-        told = [self.version, self.target.to_json(), str(model), self.example.shapes, fingerprint(model)]
+        converter = [self._converter.facts["version"], self.target.converting.to_json()]
+        told = [*converter, str(model), self.example.shapes, fingerprint(model)]
         found = hashlib.sha256(repr(told).encode())
         for tensor in model.state_dict().values():
             found.update(array_of(tensor).tobytes())
@@ -187,7 +204,7 @@ class Deployment:
         """Return which layer is the first to differ, as the end of a sentence."""
 
         def differs(part: nn.Module, example: Example) -> bool:
-            files, _ = self._agent.convert(source_of(part, example, self._agent.entry.form).content, samples)
+            files, _ = self._converter.convert(source_of(part, example, self._agent.entry.form).content, samples)
             self._agent.load("part", files)
             try:
                 return not self._difference(part, "part", [example]) <= bound

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import gc
 import importlib
 import os
 import platform
 import resource
 import shutil
+import signal
 import sys
-import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import frames
+from .places import alone, own_folder
 from .runtime import Options, RefusedError, Runtime, Session
 
+_IDLE_S = 3600
 Answer = tuple[dict[str, Any], Sequence[bytes]]
 
 
@@ -50,6 +52,7 @@ class Agent:
         missing = self._runtime.missing(converting=message["converting"])
         facts = {
             "missing": missing,
+            "wheel": self._runtime.distributions[-1],
             "version": "" if missing else self._runtime.version(),
             "python": platform.python_version(),
             "machine": platform.node(),
@@ -106,7 +109,7 @@ class Agent:
         prepared = [session.prepared(arrays) for session in sessions]
         times: list[list[tuple[float, float]]] = [[] for _ in sessions]
         end = time.monotonic() + message["seconds"]
-        with _alone(message["lock"]), _no_garbage():
+        with alone(message["lock"]), _no_garbage():
             for number in range(-message["warm_up"], message["rounds"]):
                 for session, inputs, measured in zip(sessions, prepared, times, strict=True):
                     wall, cpu = time.perf_counter(), time.process_time()
@@ -134,12 +137,13 @@ class Agent:
 
 def serve(runtime: str, source: IO[bytes], sink: IO[bytes]) -> None:
     """Answer requests until the stream ends; what goes wrong in one is its answer."""
-    with tempfile.TemporaryDirectory(prefix="raycompress-agent-") as folder:
-        agent = Agent(runtime, Path(folder))
+    with own_folder() as folder:
+        agent = Agent(runtime, folder)
         frames.write(sink, {"ready": True})
         while True:
             try:
-                message, blobs = frames.read(source)
+                with _ended_when_idle():
+                    message, blobs = frames.read(source)
             except EOFError:
                 return
             try:
@@ -154,21 +158,30 @@ def serve(runtime: str, source: IO[bytes], sink: IO[bytes]) -> None:
 
 def main() -> None:
     """Serve on the standard streams; whatever a library prints goes to the standard error."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: sys.exit(128 + number))  # so that the folder is removed
     sink = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    serve(sys.argv[1], sys.stdin.buffer, sink)
+    with contextlib.suppress(BrokenPipeError):  # the client is gone
+        serve(sys.argv[1], sys.stdin.buffer, sink)
 
 
 @contextlib.contextmanager
-def _alone(lock: str) -> Iterator[None]:
-    """Hold the lock of whoever measures on this machine."""
-    path = lock or str(Path(tempfile.gettempdir(), f"raycompress-measuring-{os.getuid()}"))
-    file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def _ended_when_idle() -> Iterator[None]:
+    """Raise EOFError after an hour: of a connection that was cut this end hears nothing, and the models stay loaded."""
+
+    def end(_number: int, _frame: object) -> None:
+        raise EOFError("no request for an hour")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGALRM, end)
+    signal.alarm(_IDLE_S)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
         yield
     finally:
-        os.close(file)
+        signal.alarm(0)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,168 @@
+"""Another machine as a target's device, by real sshd in namespaces: cut off, restarted, locked, mistaken."""
+
+from __future__ import annotations
+
+import subprocess
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from raycompress.deployment import package
+from tests.support.outside.device import PORT, PYTHON, Device, Inside, device, trust
+from tests.support.outside.namespaces import Lab, lab, missing
+
+pytestmark = pytest.mark.timeout(600)
+
+if reason := missing():
+    pytest.skip(f"no device on this machine: {reason}", allow_module_level=True)
+
+CACHE = "/root/.cache/raycompress"
+OLD = "import sys; sys.version_info = (3, 8, 0); sys.argv = sys.argv[2:]; exec(sys.argv[0])"
+AWAY_S = 4.0
+
+
+@pytest.fixture(scope="module")
+def hosts() -> Iterator[Lab]:
+    with lab(1) as made:
+        yield made
+
+
+@pytest.fixture
+def board(hosts: Lab) -> Iterator[Device]:
+    """A device that has nothing of ours yet."""
+    with device(hosts, hosts.hosts["head"]) as made:
+        made.shell(f"rm -rf {CACHE} /root/.bashrc")
+        yield made
+
+
+def target(board: Device, **changes: str) -> dict[str, str]:
+    return {"runtime": "onnxruntime", "device": board.url, "device_python": PYTHON, **changes}
+
+
+def started(hosts: Lab, board: Device, **changes: str) -> dict[str, str]:
+    """Start an agent on the device, and return its facts, or what the error says."""
+    (found,) = Inside(hosts, "start", target(board, **changes)).rest()
+    return found.get("facts") or {name: str(found[name]) for name in ("error", "what", "fix")}
+
+
+def test_every_measurement_ends_with_a_value_though_the_device_restarts(hosts: Lab, board: Device) -> None:
+    running = Inside(hosts, "series", target(board), 6)
+    running.line()  # deployed
+    seen = [running.line()]
+    for _ in range(2):
+        board.cut()
+        board.shell(f"rm -rf {CACHE}")  # as a disk in memory loses it
+        time.sleep(AWAY_S)
+        board.start()
+        seen.append(running.line())
+        seen.append(running.line())
+    seen += running.rest()
+    assert len(seen) == 6
+    assert all(latency > 0 for line in seen for latency in line["latencies"])
+    notes = seen[-1]["notes"]
+    assert len(notes) == 2
+    assert all("was lost while it was to" in note and "repeated after" in note for note in notes)
+
+
+def test_a_device_that_does_not_come_back_is_an_error_after_its_bound(hosts: Lab, board: Device) -> None:
+    running = Inside(hosts, "series", target(board), 100, 3)
+    running.line()
+    running.line()
+    board.cut()
+    *_, last = running.rest()
+    assert last["error"] == "DeploymentError" and "Connection refused" in last["what"] and "times in" in last["what"]
+
+
+def test_one_measures_at_a_time_on_a_device_and_each_device_by_itself(hosts: Lab, board: Device) -> None:
+    with device(hosts, hosts.hosts["worker-1"]) as other:
+        trust(hosts, board, other)
+        holding = board.host.command(["flock", "/tmp/raycompress-measuring", "sh", "-c", "echo held; exec cat"])
+        holder = subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        waiting = Inside(hosts, "series", target(board), 1)
+        waiting.line()
+        assert len(Inside(hosts, "series", target(other), 1).rest()) == 2
+        assert waiting.process.poll() is None
+        holder.communicate()
+        assert waiting.line()["latencies"][0] > 0
+        waiting.rest()
+
+
+def test_the_agent_is_sent_once_a_version_and_the_old_one_removed(hosts: Lab, board: Device) -> None:
+    current = f"agent-{package.version()}.pyz"
+    board.shell(f"mkdir -p -m 700 {CACHE}; echo old > {CACHE}/agent-000000000000.pyz; echo half > {CACHE}/{current}")
+    assert started(hosts, board)["machine"] == "head"
+    stat = f"ls {CACHE}; stat -c %i%Y%s {CACHE}/*; sha256sum < {CACHE}/{current}"
+    first = board.shell(stat)
+    assert first.splitlines()[0] == current and first.splitlines()[-1].startswith(package.version())
+    assert started(hosts, board)["machine"] == "head"
+    assert board.shell(stat) == first
+    assert not board.shell("ls -d /tmp/raycompress-agent-*/ 2>/dev/null")
+
+
+def test_banners_come_before_the_frames(hosts: Lab, board: Device) -> None:
+    board.cut()
+    board.shell("echo 'Authorized use only' > /tmp/banner; echo 'echo welcome; printf no-newline' > /root/.bashrc")
+    board.start("Banner=/tmp/banner", "SetEnv=XDG_CACHE_HOME=/proc/nowhere")
+    assert started(hosts, board)["machine"] == "head"
+    assert package.version() in board.shell("ls /tmp/raycompress-0")  # no cache folder can be made there
+
+
+@pytest.mark.parametrize(
+    ("case", "what", "fix"),
+    [
+        ("unknown", "the key of root@10.77.0.1:2222 is not known", "`ssh ssh://root@10.77.0.1:2222` once"),
+        ("changed", "is not the one that is known", "ssh-keygen -R '[10.77.0.1]:2222'"),
+        ("no key", "does not let us in", "ssh-copy-id"),
+        ("refused", "Connection refused", "sshd"),
+        ("no name", "Could not resolve", "check the name"),
+    ],
+)
+def test_a_device_that_cannot_be_reached_is_told_with_the_fix(
+    hosts: Lab, board: Device, case: str, what: str, fix: str
+) -> None:
+    known, changes = "/root/.ssh/known_hosts", {}
+    if case == "unknown":
+        hosts.here.run(["rm", known])
+    elif case == "changed":
+        key = f"[10.77.0.1]:{PORT} $(cut -d' ' -f1,2 /tmp/o.pub)"
+        another = f'rm -f /tmp/o*; ssh-keygen -q -t ed25519 -N "" -f /tmp/o; echo "{key}" > {known}'
+        hosts.here.run(["bash", "-c", another])
+    elif case == "no key":
+        hosts.here.run(["rm", "/root/.ssh/id_ed25519"])
+    elif case == "refused":
+        board.cut()
+    else:
+        changes["device"] = "ssh://root@no-such-host.invalid"
+    found = started(hosts, board, **changes)
+    assert what in found["what"]
+    assert fix in found["fix"]
+
+
+@pytest.mark.parametrize(
+    ("python", "what", "fix"),
+    [
+        ("/no/python", "there is no /no/python", '"device_python"'),
+        ("/root/old", "is older than 3.10", '"device_python"'),
+        (
+            "/root/bare/bin/python",
+            "needs numpy, which is not installed on root@10.77.0.1:2222",
+            "-m pip install numpy onnxruntime",
+        ),
+        ("/root/no runtime/bin/python", "needs onnxruntime, which is not installed", "-m pip install onnxruntime"),
+    ],
+)
+def test_a_device_that_lacks_something_is_told_with_the_fix(
+    hosts: Lab, board: Device, python: str, what: str, fix: str
+) -> None:
+    numpy = board.host.run([PYTHON, "-c", "import numpy; print(numpy.__path__[0])"]).stdout.strip()
+    board.shell(f"""
+        mkdir -p /root/lib && ln -sfn {numpy} /root/lib/numpy && ln -sfn {numpy}.libs /root/lib/numpy.libs
+        {PYTHON} -m venv --without-pip /root/bare && {PYTHON} -m venv --without-pip '/root/no runtime'
+        for site in '/root/no runtime'/lib/python3*/site-packages; do echo /root/lib > "$site/lib.pth"; done
+        printf '%s\\n' '#!/bin/sh' 'exec {PYTHON} -c "{OLD}" "$@"' > /root/old && chmod +x /root/old
+    """)
+    found = started(hosts, board, device_python=python)
+    assert what in found["what"]
+    assert fix in found["fix"]
