@@ -39,3 +39,7 @@ class Conversions:
             aside.rename(self._folder / name)
         except OSError:  # it is there already
             shutil.rmtree(aside, ignore_errors=True)
+
+    def beside(self, name: str) -> Path | None:
+        """Return the place of a file that is kept beside the conversions; None where nothing is kept."""
+        return None if self._folder is None else self._folder / name

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from statistics import median
 from typing import Any, Self
 
 import torch
@@ -23,11 +25,15 @@ from raycompress.deployment.agent.frames import Array
 from raycompress.deployment.client import Files
 from raycompress.deployment.conversions import Conversions
 from raycompress.deployment.lasting import PATIENCE_S, LastingAgent
+from raycompress.deployment.pace import SLOWER, Pace
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
 
 BOUNDS = {"fp32": 1e-3, "fp16": 2e-2, "bf16": 1e-1, "int8": 3e-1}
 """Precision -> how far outputs may lie from those of the measured model, relative to their norm."""
+
+PAUSES_THERE_S, PAUSES_HERE_S = (5.0, 10.0, 20.0, 40.0, 60.0), (2.0, 4.0, 8.0)
+"""How long a device that throttles is left to cool down before each further measurement; here trials wait for it."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,8 @@ class Deployed:
         Of its outputs to those of the model in torch, relative to their norm.
     memory_mb
         What the runtime plans for one pass; None where it does not tell.
+    identity
+        A hash of all that decided the conversion.
     """
 
     key: str
@@ -53,11 +61,28 @@ class Deployed:
     seconds: float
     difference: float
     memory_mb: float | None
+    identity: str = ""
 
     @property
     def size_bytes(self) -> int:
         """Bytes of the files."""
         return sum(map(len, self.files.values()))
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Latencies of models that were timed in turn.
+
+    Attributes
+    ----------
+    latencies
+        One for each model.
+    notes
+        What a reader should know, a line each: that a connection was lost meanwhile, that the device was slow.
+    """
+
+    latencies: list[Latency]
+    notes: list[str]
 
 
 class Deployment:
@@ -92,6 +117,7 @@ class Deployment:
         self._calibration = calibration
         self._conversions = conversions or Conversions(None)
         self._open = ExitStack()
+        self._paces: dict[str, Pace] = {}
         self._agent = LastingAgent(
             target, converting=not target.host, patience_s=patience_s, waits_at_start=waits_at_start
         )
@@ -130,7 +156,8 @@ class Deployment:
         DeploymentError
             It cannot be converted or run, or computes something else; then the first layer that differs is named.
         """
-        files, seconds = self._converted(model, onnx)
+        identity = self._identity(model, onnx)
+        files, seconds = self._converted(identity, model, onnx)
         memory = self._agent.load(key, files)
         difference = self._difference(model, key, self._examples())
         bound = BOUNDS[self.target.precision if onnx is None else "int8"]
@@ -141,26 +168,65 @@ class Deployment:
                 where=f"target {self.target.name}",
                 fix="another precision or runtime, or leave this layer as it is",
             )
-        return Deployed(key, files, seconds, difference, memory)
+        return Deployed(key, files, seconds, difference, memory, identity)
 
     def latencies(self, deployed: Sequence[Deployed], *, most: int = 240, seconds: float = 10.0) -> list[Latency]:
         """Time the models in turn until their intervals are narrow; see `timing.rounds`."""
+        return [Latency.of(one) for one in self._times(deployed, most, seconds)[0]]
+
+    def measure(self, deployed: Sequence[Deployed], *, most: int = 240, seconds: float = 10.0) -> Measurement:
+        """Time the models in turn, as `latencies` does, and again after a while where the device is slower than it was.
+
+        It is told by the first model, the dense one: by its blocks, and by its median in other measurements. A device
+        that stays slow is accepted, with a note: all models were timed in turn, so that their shares stand.
+        """
+        pace, known = self._pace(deployed[0]), len(self.notes)
+        pauses, worst, begun = iter(PAUSES_THERE_S if self.target.host else PAUSES_HERE_S), 1.0, time.monotonic()
+        while True:
+            times, blocks = self._times(deployed, most, seconds)
+            slowdown = pace.slowdown(blocks)
+            pause = next(pauses, None)
+            if slowdown <= SLOWER or pause is None:
+                break
+            worst = max(worst, slowdown)
+            time.sleep(pause)
+        notes, where = self.notes[known:], self.target.host or "this machine"
+        if worst > 1:
+            notes.append(_slow(where, worst, slowdown, time.monotonic() - begun))
+        if slowdown <= SLOWER < pace.excess(blocks):
+            notes.append(_still_slow(where, pace.excess(blocks)))
+        pace.accept(blocks)
+        return Measurement([Latency.of(one) for one in times], notes)
+
+    def _times(self, deployed: Sequence[Deployed], most: int, seconds: float) -> tuple[list[Times], list[float]]:
+        """Return the times of each model, and the median of the first in each block; see `latencies`."""
         times: list[Times] = [[] for _ in deployed]
+        blocks: list[float] = []
         inputs, keys = arrays_of(self.example), [one.key for one in deployed]
         block, left = 30, seconds
         while True:
             found = self._agent.time(keys, inputs, rounds=block, warm_up=5 if not times[0] else 1, seconds=left)
             for known, new in zip(times, found, strict=True):
                 known += new
+            if len(found[0]) >= timing.FEWEST or not blocks:
+                blocks.append(median(max(wall if self.target.device == "gpu" else cpu, 1e-9) for wall, cpu in found[0]))
             left -= sum(wall for one in found for wall, _ in one)
             done = len(times[0])
             is_sharp = all(Latency.of(one).is_sharp for one in times)
             if done >= timing.FEWEST and (is_sharp or done >= most or left <= 0):
-                return [Latency.of(one) for one in times]
+                return times, blocks
             block = max(min(done, most - done), timing.FEWEST - done)
 
-    def _converted(self, model: nn.Module, onnx: bytes | None) -> tuple[Files, float]:
-        name = self._identity(model, onnx)
+    def _pace(self, dense: Deployed) -> Pace:
+        """Return the pace of the dense model on this very machine."""
+        if dense.identity not in self._paces:
+            facts = self._agent.facts
+            where = [self.target.to_json(), dense.identity, *(facts[n] for n in ("machine", "processor", "version"))]
+            name = f"pace-{hashlib.sha256(repr(where).encode()).hexdigest()[:16]}.json"
+            self._paces[dense.identity] = Pace(self._conversions.beside(name))
+        return self._paces[dense.identity]
+
+    def _converted(self, name: str, model: nn.Module, onnx: bytes | None) -> tuple[Files, float]:
         known = self._conversions.find(name)
         if known is not None:
             return known, 0.0
@@ -220,3 +286,18 @@ def measured(latency: Latency, deployed: Deployed) -> dict[str, Any]:
     """Return what a trial's message and a manifest say of a deployed model: its latency, size and memory."""
     memory = {} if deployed.memory_mb is None else {"peak_memory_mb": deployed.memory_mb}
     return {**latency.to_json(), "size_bytes": deployed.size_bytes, **memory}
+
+
+def _slow(where: str, worst: float, last: float, seconds: float) -> str:
+    """Return the note of a measurement that was repeated."""
+    was = f"{where} ran the dense model up to {worst - 1:.0%} slower than usual"
+    if last <= SLOWER:
+        return f"{was}; measured again after {seconds:.0f} s, when it did no longer"
+    return (
+        f"{was}, and still {last - 1:.0%} slower after {seconds:.0f} s: times are of the slower machine, shares stand"
+    )
+
+
+def _still_slow(where: str, excess: float) -> str:
+    """Return the note of a measurement at a slower pace that was accepted before."""
+    return f"{where} runs the dense model {excess - 1:.0%} slower than its fastest: shares stand, times are of now"

@@ -1,0 +1,71 @@
+"""Agents that are lost: started again with their models, but not for ever; what they leave on disk is removed."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from raycompress.bundle.example import Example
+from raycompress.compressors.deploying.forms import source_of
+from raycompress.deployment.client import Agent
+from raycompress.deployment.lasting import LastingAgent
+from raycompress.deployment.target import DeploymentTarget
+from raycompress.errors import DeploymentError
+from tests.support.models.networks import DUMMY, MODELS
+
+
+def kill(agent: Agent) -> None:
+    assert agent._process is not None
+    os.kill(agent._process.pid, 9)
+    agent._process.wait()
+
+
+def test_an_agent_that_is_lost_is_started_again_with_its_models() -> None:
+    with LastingAgent(DeploymentTarget("onnxruntime")) as agent:
+        source = source_of(MODELS["cnn"]().eval(), Example.from_dummy(DUMMY), "onnx").content
+        agent.load("net", agent.convert(source)[0])
+        before = agent.run("net", [DUMMY.numpy()])
+        kill(agent)
+        (after,) = agent.run("net", [DUMMY.numpy()])
+        assert (after == before[0]).all()
+        kill(agent)
+        assert len(agent.time(["net"], [DUMMY.numpy()], rounds=3, warm_up=0, seconds=1)[0]) == 3
+        kill(agent)
+        assert agent.convert(source)[0].keys() == {"model.onnx"}
+        assert len(agent.notes) == 3
+        assert "was lost while it was to run" in agent.notes[0]
+
+
+def test_an_agent_that_is_lost_again_and_again_is_an_error(tmp_path: Path) -> None:
+    starts, python = tmp_path / "starts", tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho >> {starts}\n[ -e {tmp_path}/broken ] || exec {sys.executable} "$@"\nexit 3\n')
+    python.chmod(0o700)
+    with LastingAgent(DeploymentTarget("onnxruntime", python=str(python))) as agent:
+        (tmp_path / "broken").touch()
+        kill(agent)
+        with pytest.raises(DeploymentError, match=r"does not start: it ended with 3 \(2 times in") as caught:
+            agent.peak_mb()
+        assert starts.read_text() == "\n\n"
+        assert '"python"' in caught.value.problems[0].fix
+        (tmp_path / "broken").unlink()
+        assert agent.peak_mb() > 0
+
+
+def test_what_a_killed_agent_leaves_the_next_one_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+
+    def folders() -> set[Path]:
+        return {path for path in tmp_path.glob("raycompress-agent-*") if path.is_dir()}
+
+    with Agent(DeploymentTarget("onnxruntime")) as living, Agent(DeploymentTarget("onnxruntime")) as killed:
+        assert len(folders()) == 2
+        kill(killed)
+        with Agent(DeploymentTarget("onnxruntime")):
+            assert len(folders()) == 2
+        assert len(folders()) == 1
+        assert living.peak_mb() > 0
+    assert not folders()
