@@ -43,7 +43,8 @@ class Agent:
     MissingDependencyError
         The runtime is not installed where the agent runs.
     DeploymentError
-        The agent cannot be started or reached; a LostAgentError where another try may succeed.
+        The runtime has no such precision or cannot run there; or the agent cannot be started or reached, which is a
+        LostAgentError where another try may succeed.
     """
 
     def __init__(self, target: DeploymentTarget, *, converting: bool = True) -> None:
@@ -167,6 +168,7 @@ class Agent:
         return f"target {self.target.name}"
 
     def _start(self) -> None:
+        self._check()
         begun = time.monotonic()
         self._log.seek(0)
         self._log.truncate()
@@ -188,10 +190,27 @@ class Agent:
                 frames.read(process.stdout)
             except (OSError, EOFError, ValueError) as error:
                 raise self._not_started(is_late=is_late.is_set()) from error
-        self.facts, _ = self.request({"do": "examine", "converting": self._converting})
+        options = self.target.options()
+        self.facts, _ = self.request({"do": "examine", "converting": self._converting, "options": options})
         self.facts["seconds"] = time.monotonic() - begun
         if self.facts["missing"]:
             raise self._missing(self.facts["missing"], self.facts["wheel"])
+        if self.facts["refused"]:
+            raise DeploymentError(
+                f"{self.target.runtime} cannot run on {self.facts['machine']}: {self.facts['refused']}",
+                where=self.where,
+                fix=self.facts["fix"] or "another runtime or device",
+            )
+
+    def _check(self) -> None:
+        """Raise where the runtime, by the catalogue, has no such precision or device."""
+        mine, entry = self.target, self.entry
+        device = mine.options()["device"]
+        for what, wanted, known in (("precision", mine.precision, entry.precisions), ("device", device, entry.devices)):
+            if wanted not in known:
+                raise DeploymentError(
+                    f'{mine.runtime} has no {what} "{wanted}"', where=self.where, fix=f"one of {', '.join(known)}"
+                )
 
     def _command(self) -> list[str]:
         if self.target.host:

@@ -90,6 +90,15 @@ class Runtime(ABC):
                 continue
         return self.distributions[0]
 
+    def check(self, options: Options) -> None:  # noqa: B027 - most run wherever they are installed
+        """Raise what keeps the runtime, installed as it is, from running here with such options.
+
+        Raises
+        ------
+        RefusedError
+            The device, the system or a tool that it needs is not there.
+        """
+
     @abstractmethod
     def convert(self, source: Path, folder: Path, options: Options, samples: Sequence[Sequence[Array]]) -> None:
         """Write the model at `source` into `folder`, as the runtime reads it.
@@ -109,3 +118,9 @@ class Runtime(ABC):
     def memory_mb(self, folder: Path) -> float | None:
         """Return the memory that the runtime plans for one pass, in MiB; None where it does not tell."""
         return None
+
+
+def require_samples(samples: Sequence[Sequence[Array]]) -> None:
+    """Raise RefusedError where there is nothing to calibrate int8 with."""
+    if not samples:
+        raise RefusedError("int8 needs inputs to calibrate with", "create_compressor(..., calibration=loader)")

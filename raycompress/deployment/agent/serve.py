@@ -48,11 +48,14 @@ class Agent:
         return getattr(self, f"_{message['do']}")(message, blobs)  # type: ignore[no-any-return]
 
     def _examine(self, message: dict[str, Any], _blobs: list[bytes]) -> Answer:
-        """Tell what this machine is, and what the runtime lacks."""
+        """Tell what this machine is, what the runtime lacks, and why it cannot run here."""
         missing = self._runtime.missing(converting=message["converting"])
+        refused, fix = ("", "") if missing else self._refusal(Options(**message["options"]))
         facts = {
             "missing": missing,
             "wheel": self._runtime.distributions[-1],
+            "refused": refused,
+            "fix": fix,
             "version": "" if missing else self._runtime.version(),
             "python": platform.python_version(),
             "machine": platform.node(),
@@ -60,6 +63,14 @@ class Agent:
             "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         }
         return facts, []
+
+    def _refusal(self, options: Options) -> tuple[str, str]:
+        """Return why the runtime cannot run here with such options, and the remedy; nothing where it can."""
+        try:
+            self._runtime.check(options)
+        except RefusedError as error:
+            return error.what, error.fix
+        return "", ""
 
     def _put(self, message: dict[str, Any], blobs: list[bytes]) -> Answer:
         """Store the files of a model, sent whole."""

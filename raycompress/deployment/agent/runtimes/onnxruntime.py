@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..frames import Array
-from ..runtime import Options, RefusedError, Runtime, Session
+from ..runtime import Options, RefusedError, Runtime, Session, require_samples
 
 FILE = "model.onnx"
 _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "gpu": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
@@ -25,6 +25,12 @@ class OnnxRuntime(Runtime):
     distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
     modules: ClassVar[tuple[str, ...]] = ("onnxruntime",)
     converters: ClassVar[tuple[str, ...]] = ("onnx",)
+
+    def check(self, options: Options) -> None:
+        """Refuse a GPU where the installed package has no provider for it; see `Runtime.check`."""
+        wanted = _PROVIDERS[options.device][0]
+        if wanted not in importlib.import_module("onnxruntime").get_available_providers():
+            raise RefusedError(f"this onnxruntime has no {wanted}", '"device": "cpu", or pip install onnxruntime-gpu')
 
     def convert(self, source: Path, folder: Path, options: Options, samples: Sequence[Sequence[Array]]) -> None:
         """Write the file with operators fused, in the precision asked for; see `Runtime.convert`."""
@@ -44,10 +50,7 @@ class OnnxRuntime(Runtime):
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 4  # what goes wrong raises an exception
-        wanted = _PROVIDERS[options.device]
-        if wanted[0] not in ort.get_available_providers():
-            raise RefusedError(f"this onnxruntime has no {wanted[0]}", "pip install onnxruntime-gpu")
-        return _Session(ort.InferenceSession(str(folder / FILE), settings, providers=wanted))
+        return _Session(ort.InferenceSession(str(folder / FILE), settings, providers=_PROVIDERS[options.device]))
 
 
 class _Session(Session):
@@ -71,8 +74,7 @@ def quantize(source: Path, path: Path, samples: Sequence[Sequence[Array]]) -> No
     quantization = importlib.import_module("onnxruntime.quantization")
     shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
     onnx = importlib.import_module("onnx")
-    if not samples:
-        raise RefusedError("int8 needs inputs to calibrate with", "create_compressor(..., calibration=loader)")
+    require_samples(samples)
     known = {value.name for value in onnx.load(str(source), load_external_data=False).graph.input}
     feeds = iter(
         [{name: array for i, array in enumerate(sample) if (name := f"input.{i}") in known} for sample in samples]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..frames import Array
-from ..runtime import Options, Runtime, Session
+from ..runtime import Options, RefusedError, Runtime, Session
 from .onnxruntime import quantize
 
 FILE = "model.xml"
@@ -24,6 +24,15 @@ class OpenVino(Runtime):
 
     distributions: ClassVar[tuple[str, ...]] = ("openvino",)
     modules: ClassVar[tuple[str, ...]] = ("openvino",)
+
+    def check(self, options: Options) -> None:
+        """Refuse a device that OpenVINO does not see; see `Runtime.check`."""
+        found = importlib.import_module("openvino").Core().available_devices
+        if not any(name.partition(".")[0] == options.device.upper() for name in found):
+            raise RefusedError(
+                f"OpenVINO sees no {options.device.upper()} here: {', '.join(found) or 'nothing'}",
+                '"device": "cpu", or the drivers of an Intel GPU',
+            )
 
     def convert(self, source: Path, folder: Path, options: Options, samples: Sequence[Sequence[Array]]) -> None:
         """Write OpenVINO's intermediate representation, ``model.xml`` and ``model.bin``; see `Runtime.convert`."""

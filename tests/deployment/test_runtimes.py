@@ -1,0 +1,167 @@
+"""Every runtime beside ONNX Runtime and OpenVINO: converts, proves and times small models, and refuses what it must."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from raycompress.bundle.example import Example
+from raycompress.compressors.deploying.deploy import BOUNDS, Deployment
+from raycompress.compressors.deploying.forms import arrays_of, source_of
+from raycompress.deployment.client import Agent
+from raycompress.deployment.target import DeploymentTarget
+from raycompress.errors import DeploymentError
+from tests.deployment.test_agent import EXAMPLE, Overflowing
+from tests.support.models.networks import DUMMY, NETWORKS, EncoderBlock, TorchAttention
+from tests.support.targets import PYTHON, needs_compiler, needs_targets
+
+WHERE = {
+    "executorch": pytest.param("executorch", PYTHON, marks=needs_targets),
+    "litert": pytest.param("litert", PYTHON, marks=needs_targets),
+    "torch": pytest.param("torch", "", id="torch"),
+    "torch.compile": pytest.param("torch.compile", "", marks=needs_compiler),
+}
+ALL = [*WHERE.values()]
+
+
+class Encoder(nn.Module):
+    """A small BERT: token numbers, one of them padding, and a weight of each; two outputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.block = nn.Embedding(40, 32), EncoderBlock(32, TorchAttention(32, 4))
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, weights: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.block(self.words(tokens) + torch.where(tokens == 0, -1.0, 0.0).unsqueeze(-1))
+        pooled = (x * weights.unsqueeze(-1)).sum(1)
+        return self.head(pooled), torch.tanh(pooled)
+
+
+def network(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    return (Encoder if name == "encoder" else NETWORKS[name])().eval()
+
+
+def samples(count: int = 16) -> list[Example]:
+    torch.manual_seed(1)
+    return [Example.from_dummy(torch.randn(count, *DUMMY.shape[1:]))]
+
+
+TOKENS = Example((torch.linspace(0, 1, 7)[None], torch.tensor([[5, 3, 0, 9, 39, 1, 0]])), {})
+
+
+@pytest.mark.parametrize(("runtime", "python"), ALL)
+def test_networks_are_converted_proved_and_timed(runtime: str, python: str) -> None:
+    with Deployment(DeploymentTarget(runtime, python=python), EXAMPLE) as deployment:
+        deployed = [deployment.deploy(network(name), name) for name in ("resnet", "vit")]
+        latencies = deployment.latencies(deployed, seconds=1.0)
+    for one, latency in zip(deployed, latencies, strict=True):
+        assert one.difference <= BOUNDS["fp32"]
+        assert one.size_bytes > 0 and one.seconds > 0
+        assert 0 < latency.low_ms <= latency.wall_ms <= latency.high_ms
+
+
+@pytest.mark.parametrize(("runtime", "python"), ALL)
+def test_inputs_of_several_types_and_outputs_keep_their_order(runtime: str, python: str) -> None:
+    with Deployment(DeploymentTarget(runtime, python=python), TOKENS) as deployment:
+        assert deployment.deploy(network("encoder"), "encoder").difference <= 1e-4
+
+
+@pytest.mark.parametrize(("runtime", "python"), ALL)
+def test_half_precision_stays_within_its_bound_and_is_no_float32(runtime: str, python: str) -> None:
+    with Deployment(DeploymentTarget(runtime, precision="fp16", python=python), EXAMPLE) as deployment:
+        found = deployment.deploy(network("vit"), "vit")
+    assert 1e-5 < found.difference <= BOUNDS["fp16"]
+    floats = sum(parameter.numel() * 4 for parameter in network("vit").parameters())
+    assert found.size_bytes < floats * 2  # the graph itself is much of so small a file
+
+
+def test_torch_computes_in_bfloat16() -> None:
+    with Deployment(DeploymentTarget("torch", precision="bf16"), EXAMPLE) as deployment:
+        assert 1e-4 < deployment.deploy(network("resnet"), "net").difference <= BOUNDS["bf16"]
+
+
+@pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"]])
+def test_int8_is_calibrated_by_the_samples_and_stays_within_its_bound(runtime: str, python: str) -> None:
+    target = DeploymentTarget(runtime, precision="int8", python=python)
+    with Deployment(target, EXAMPLE, calibration=samples()) as deployment:
+        found = {name: deployment.deploy(network(name), name) for name in ("resnet", "vit")}
+    for one in found.values():
+        assert 1e-4 < one.difference <= BOUNDS["int8"]
+    floats = sum(parameter.numel() * 4 for parameter in network("resnet").parameters())
+    assert found["resnet"].size_bytes < 0.5 * floats
+
+
+@pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"]])
+def test_int8_without_samples_is_refused(runtime: str, python: str) -> None:
+    with Agent(DeploymentTarget(runtime, precision="int8", python=python)) as agent:
+        source = source_of(network("cnn"), EXAMPLE, "program")
+        with pytest.raises(DeploymentError, match="int8 needs inputs to calibrate with"):
+            agent.convert(source.content)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"], WHERE["torch"]])
+def test_a_model_runs_with_the_threads_asked_for(runtime: str, python: str, threads: int) -> None:
+    net = network("resnet")
+    with Agent(DeploymentTarget(runtime, python=python, threads=threads)) as agent:
+        agent.load("net", agent.convert(source_of(net, EXAMPLE, "program").content)[0])
+        (found,) = agent.run("net", arrays_of(EXAMPLE))
+    assert torch.allclose(torch.as_tensor(found), net(DUMMY), atol=1e-4)
+
+
+@pytest.mark.parametrize(("runtime", "python"), [WHERE["torch"], WHERE["executorch"]])
+def test_the_first_layer_of_a_program_that_differs_is_named(runtime: str, python: str) -> None:
+    target = DeploymentTarget(runtime, precision="fp16", python=python)
+    layer = r'in fp16: .*the first layer that differs is "big" \(conv2d\)'
+    with Deployment(target, EXAMPLE) as deployment, pytest.raises(DeploymentError, match=layer):
+        deployment.deploy(Overflowing().eval(), "net")
+
+
+class Branching(nn.Module):
+    """Takes one of two ways by a value that it computes."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + 1 if x.sum() > 0 else x - 1
+
+
+def test_what_torch_export_cannot_follow_is_an_error_of_ours() -> None:
+    with (
+        Deployment(DeploymentTarget("torch"), EXAMPLE) as deployment,
+        pytest.raises(DeploymentError, match="cannot follow Branching"),
+    ):
+        deployment.deploy(Branching(), "net")
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (DeploymentTarget("torch", precision="int8"), 'torch has no precision "int8"'),
+        (DeploymentTarget("executorch", precision="bf16"), 'executorch has no precision "bf16"'),
+        (DeploymentTarget("litert", device="gpu"), 'litert has no device "gpu"'),
+    ],
+)
+def test_what_a_runtime_does_not_have_is_told_before_it_starts(target: DeploymentTarget, message: str) -> None:
+    with pytest.raises(DeploymentError, match=message), Agent(target):
+        pass
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+@pytest.mark.parametrize(
+    ("runtime", "reason"),
+    [("torch", "no CUDA GPU"), ("onnxruntime", "no CUDAExecutionProvider"), ("openvino", "OpenVINO sees no GPU")],
+)
+def test_a_gpu_that_is_not_there_is_told_when_the_agent_starts(runtime: str, reason: str) -> None:
+    with pytest.raises(DeploymentError, match=f"{runtime} cannot run on .*: .*{reason}"):
+        Agent(DeploymentTarget(runtime, device="gpu")).__enter__()
+
+
+def test_torch_compile_without_a_compiler_is_told_when_the_agent_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(DeploymentError, match="there is no no-such-compiler") as caught:
+        Agent(DeploymentTarget("torch.compile", python=sys.executable)).__enter__()
+    assert "CXX" in caught.value.problems[0].fix
