@@ -6,9 +6,11 @@ import hashlib
 import os
 from collections.abc import Container, Iterable, Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from raycompress.model.measures import target_of
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -20,9 +22,11 @@ QUANTIZATION = "quantization.json"
 ONNX = "model.onnx"
 INT8_ONNX = "model.int8.onnx"
 TFLITE = "model.tflite"
+DEPLOYED = "deployed"
+"""The folder with the files that the runtimes of targets read, in a folder each."""
 FILES = (MANIFEST, PLAN, WEIGHTS, MASKS, REFERENCE)
 """What every bundle has."""
-RESERVED = (*FILES, QUANTIZATION, ONNX, INT8_ONNX, TFLITE)
+RESERVED = (*FILES, QUANTIZATION, ONNX, INT8_ONNX, TFLITE, DEPLOYED)
 """The names that a script's own files cannot have: the further ones are there for a quantized model, or on request."""
 
 Kind = Literal["torch", "quantized", "keras"]
@@ -49,9 +53,15 @@ class Size(BaseModel):
         Median time of one pass for a batch of one, and a 95 % confidence interval of it.
     cpu_ms
         Its CPU time.
+    peak_memory_mb
+        Memory that the target's runtime plans for one pass, where it tells.
+
+    Of a model that was deployed, bytes and latency are those in its first target, and there are measures in each target
+    and in eager torch as well, such as ``latency_ms@openvino``; see `raycompress.model.measures`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
+    __pydantic_extra__: dict[str, float] = Field(init=False)
 
     params: int
     flops: int
@@ -60,6 +70,14 @@ class Size(BaseModel):
     latency_low_ms: float | None = None
     latency_high_ms: float | None = None
     cpu_ms: float | None = None
+    peak_memory_mb: float | None = None
+
+    @model_validator(mode="after")
+    def _measured(self) -> Self:
+        unknown = [name for name in self.__pydantic_extra__ if not target_of(name)]
+        if unknown:
+            raise ValueError(f"{unknown[0]} is no measure")
+        return self
 
 
 class Manifest(BaseModel):
@@ -89,6 +107,9 @@ class Manifest(BaseModel):
         Structure of the reference input.
     files
         Name -> hash and size; the manifest itself left out.
+    targets
+        What it was deployed on: name -> the target, the runtime's version, how far its outputs are from the saved ones,
+        seconds of converting, the files in ``deployed/NAME/``.
     trial
         What is known of the trial that made it: metrics, number, experiment, seconds. Empty until `seal`.
     """
@@ -107,6 +128,7 @@ class Manifest(BaseModel):
     aliases: dict[str, str]
     inputs: dict[str, Any]
     files: dict[str, File]
+    targets: dict[str, dict[str, Any]] = {}
     trial: dict[str, Any] = {}
 
     @field_validator("format")

@@ -346,7 +346,7 @@ def _as_trial(place: Path, export: Sequence[str]) -> Iterator[tuple[context.Tria
 
 def _reloaded(dense: nn.Module, place: Path) -> dict[str, Any]:
     """Load the bundle into a copy of the dense model, compare it with what was saved, and measure both."""
-    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place)
+    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place, {})
     difference = measured["relative_difference"]
     if not difference <= bundle.TOLERANCE:
         raise BundleError(

@@ -9,12 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-_NAMES = {
-    "params": "parameters",
-    "flops": "FLOPs (multiply-adds)",
-    "size_bytes": "bytes of weights",
-    "latency_ms": "latency, ms",
-}
+from raycompress.model.measures import label, shown
 
 
 @dataclass(frozen=True)
@@ -59,11 +54,11 @@ class Compressed:
         found = []
         if self.metric_before is not None and self.metric_after is not None:
             found.append(("metric", f"{self.metric_before:.5g}", f"{self.metric_after:.5g}", ""))
-        for key, name in _NAMES.items():
-            if key in self.before and key in self.after:
+        for key in shown(self.after):
+            if key in self.before and key != "cpu_ms":
                 before, after = self.before[key], self.after[key]
                 left = f"{100 * after / before:.0f} %" if before else ""
-                found.append((name, _number(before), _number(after), left))
+                found.append((label(key), _number(before), _number(after), left))
         return found
 
     def __str__(self) -> str:

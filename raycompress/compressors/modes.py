@@ -16,6 +16,7 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.base import Inspection, verify
+from raycompress.compressors.deploying.in_trial import rehearse_deployment, verify_in
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
@@ -25,6 +26,7 @@ from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
 from raycompress.errors import CompressionError
 from raycompress.model.info import ModelInfo
+from raycompress.model.measures import beside_eager
 from raycompress.script.context import Trial
 
 
@@ -43,7 +45,7 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
     if trial.mode == "baseline":
         return DenseCompressor(model)
     if trial.mode == "verify":
-        verify(trial, lambda folder: _loaded_and_compared(model, folder))
+        verify(trial, lambda folder: _loaded_and_compared(model, folder, arguments))
     if trial.mode == "analyze":
         from raycompress.compressors.analysis.analyser import Analyser
 
@@ -53,7 +55,7 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
 
         return Surveyor(model, trial, dummy, arguments)
     example = None if dummy is None else Example.for_model(dummy, model)
-    return Inspector(model, trial, example, make, has_evaluator=arguments.get("evaluator") is not None)
+    return Inspector(model, trial, example, make, arguments)
 
 
 class DenseCompressor(Compressor):
@@ -64,14 +66,12 @@ class Inspector(Compressor):
     """Records the model as soon as one input of it is known, and leaves the script there; see `Inspection`."""
 
     def __init__(
-        self, model: nn.Module, trial: Trial, example: Example | None, make: Make, *, has_evaluator: bool
+        self, model: nn.Module, trial: Trial, example: Example | None, make: Make, arguments: Mapping[str, Any]
     ) -> None:
         super().__init__(model)
         self._trial = trial
-        self._has_evaluator = has_evaluator
-        self._inspection: Inspection[Example] = Inspection(
-            trial, self._described, lambda known: rehearse(trial, make, known)
-        )
+        self._make, self._arguments = make, arguments
+        self._inspection: Inspection[Example] = Inspection(trial, self._described, self._rehearse)
         self._first_call = FirstCall(self._leave)
         if example is not None:
             self._leave(example)
@@ -87,8 +87,13 @@ class Inspector(Compressor):
         self._first_call.cancel()  # looking at the model calls it
         self._inspection.leave(example)
 
+    def _rehearse(self, example: Example) -> None:
+        if self._trial.targets and "rehearse" in self._trial.analysis:
+            rehearse_deployment(self._trial, self.model, example, self._arguments)
+        rehearse(self._trial, self._make, example)
+
     def _described(self, example: Example | None) -> ModelInfo:
-        known = replace(inspect(self.model, example), has_evaluator=self._has_evaluator)
+        known = replace(inspect(self.model, example), has_evaluator=self._arguments.get("evaluator") is not None)
         if self._trial.analysis.get("costs") and example is not None:
             known = _with_costs(known, self.model, example)
         if known.costs is not None and self._trial.latency and example is not None:
@@ -106,14 +111,22 @@ def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelIn
         return replace(known, costs_unknown=error.problems[0].what)
 
 
-def _loaded_and_compared(model: nn.Module, folder: Path) -> dict[str, Any]:
+def _loaded_and_compared(model: nn.Module, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     dense = copy.deepcopy(model)
     bundle.load(folder, model)
-    return compare(dense, model, folder)
+    return compare(dense, model, folder, arguments)
 
 
-def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:
-    """Compare `small` with the bundle's stored outputs, and measure it beside `dense`; plain JSON data."""
+def compare(dense: nn.Module, small: nn.Module, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Compare `small` with the bundle's stored outputs, and measure it beside `dense`; plain JSON data.
+
+    The files of a bundle that was deployed run in their runtimes.
+
+    Parameters
+    ----------
+    arguments
+        What `create_compressor` was given by name: ``calibration`` and ``evaluator`` are for targets in int8.
+    """
     example, outputs = bundle.reference(folder)
     device = next((parameter.device for parameter in small.parameters()), None)
     if device is not None:
@@ -130,4 +143,10 @@ def compare(dense: nn.Module, small: nn.Module, folder: Path) -> dict[str, Any]:
         timed = small
     times = measure.latencies([dense, timed], measure.first_of_batch(example.with_least(small)))
     before, after = ({**size, **time.to_json()} for size, time in zip(sizes, times, strict=True))
-    return {"relative_difference": difference, "before": before, "after": after}
+    facts: dict[str, Any] = {"relative_difference": difference, "before": before, "after": after}
+    deployed = verify_in(folder, dense, small, example, arguments)
+    if deployed.about:
+        for side, there in (("before", deployed.before), ("after", deployed.after)):
+            facts[side] = beside_eager(facts[side], there)
+        facts["targets"] = {name: about["relative_difference"] for name, about in deployed.about.items()}
+    return facts

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from raycompress.catalog import CompressorEntry, find
-from raycompress.config.objective import MEASURED, Objective
+from raycompress.config.objective import Direction, Objective, is_measured
 from raycompress.config.options import CompressionOptions, SearchOptions, read_options
 from raycompress.config.places import Files, Storage
 from raycompress.config.schema.ranges import Finding, find_ranges
 from raycompress.config.stopping import Budgets, EarlyStop, Scheduler
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import text_of, where_in
+from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import ExperimentError, Problem
 from raycompress.model.latency_table import LATENCY
 from raycompress.text import describe_value, dotted
@@ -68,8 +69,12 @@ class Experiment(SearchOptions):
     ----------
     path, text
         The file, absolute, and what it says to the letter.
-    name, compression, proposer, n_parallel, target, baseline, trial_timeout_s, time_budget_s, env
+    name, compression, proposer, n_parallel, baseline, trial_timeout_s, time_budget_s, env
         As in the file, defaults filled in; times in seconds, None where there is no limit.
+    target
+        Whether a high or a low result is better.
+    targets
+        What models are deployed on; the first is the one that ``latency_ms`` and ``size_bytes`` are measured in.
     script_path, script_args
         The script, absolute, and the arguments that follow it.
     script_module
@@ -130,6 +135,7 @@ class Experiment(SearchOptions):
     n_samples_given: bool
     n_parallel: int
     target: Literal["max", "min"]
+    targets: tuple[DeploymentTarget, ...]
     seed: int | None
     job_retries: int
     ignore_failures: bool
@@ -204,13 +210,13 @@ class Experiment(SearchOptions):
     @property
     def wants_sizes(self) -> bool:
         """Whether what a proposal costs has to be known before it is trained."""
-        return self.proposer == "guided" or any(name in MEASURED for name in self.objective.metrics)
+        return self.proposer == "guided" or any(is_measured(name) for name in self.objective.metrics)
 
     @property
     def evaluated(self) -> Literal["max", "min"]:
         """Which end of the script's evaluator is wanted: that of the first metric that the script itself reports."""
-        goals = [goal.direction for goal in self.objective.goals if goal.metric not in MEASURED]
-        bounds = [bound.is_ceiling for bound in self.objective.bounds if bound.metric not in MEASURED]
+        goals = [goal.direction for goal in self.objective.goals if not is_measured(goal.metric)]
+        bounds = [bound.is_ceiling for bound in self.objective.bounds if not is_measured(bound.metric)]
         return goals[0] if goals else "min" if bounds and bounds[0] else "max"
 
     @property
@@ -221,7 +227,7 @@ class Experiment(SearchOptions):
     @property
     def wants_latency(self) -> bool:
         """Whether each trial measures how fast its model is."""
-        return LATENCY in self.objective.metrics
+        return LATENCY in self.objective.metrics or bool(self.targets)
 
     @property
     def is_automatic(self) -> bool:
@@ -319,6 +325,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         n_samples_given=given,
         n_parallel=values.n_parallel,
         target=objective.goal,
+        targets=_targets(values.target),
         objective=objective,
         seed=values.random_seed,
         job_retries=values.job_failure.job_retries,
@@ -350,9 +357,15 @@ def _objective(values: Any) -> Objective:
     objectives = values.objectives or {}
     kept = values.finalists if values.repeats > 1 else 1
     constraints = {metric: _written(each) for metric, each in values.constraints.items()}
-    return Objective.from_keys(
-        values.target, objectives, constraints, values.pareto_size if len(objectives) > 1 else kept
-    )
+    direction: Direction = "min" if values.target == "min" else "max"
+    return Objective.from_keys(direction, objectives, constraints, values.pareto_size if len(objectives) > 1 else kept)
+
+
+def _targets(target: Any) -> tuple[DeploymentTarget, ...]:
+    if isinstance(target, str):
+        return ()
+    every = target if isinstance(target, list) else [target]
+    return tuple(DeploymentTarget(**{k: v for k, v in one.model_dump().items() if v is not None}) for one in every)
 
 
 def _early_stop(values: Any) -> EarlyStop | None:

@@ -9,9 +9,16 @@ from typing import Any, Literal
 
 from raycompress.model.costs import SIZES
 from raycompress.model.latency_table import LATENCY
+from raycompress.model.measures import MEMORY, measure_of
 
-MEASURED = (*SIZES, LATENCY)
+MEASURED = (*SIZES, LATENCY, MEMORY)
 """What we measure of a model, by the names of an experiment file; every other metric is the script's to report."""
+
+
+def is_measured(metric: str) -> bool:
+    """Tell whether we measure `metric`, of the model as it is or in one of its targets: ``latency_ms@openvino``."""
+    return measure_of(metric) in MEASURED
+
 
 Direction = Literal["max", "min"]
 Metrics = Mapping[str, float]
@@ -189,7 +196,7 @@ class Objective:
     @property
     def needs_dense_result(self) -> bool:
         """Whether a trial can be judged only once the dense model's trial has ended."""
-        return any(bound.is_relative and bound.metric not in MEASURED for bound in self.bounds)
+        return any(bound.is_relative and not is_measured(bound.metric) for bound in self.bounds)
 
     @property
     def goal(self) -> Direction:
@@ -220,6 +227,19 @@ class Objective:
         """Return the metrics that it looks at and that are not there."""
         return [name for name in self.metrics if name not in metrics]
 
+    def undecided(self, metrics: Metrics) -> list[str]:
+        """Return the metrics that are lacking for a judgement.
+
+        A model that breaks a constraint on what the script reports is not measured in its target: what is measured
+        there is not lacking then.
+        """
+        is_broken = any(
+            bound.excess(metrics[bound.metric], 0.0) > 0
+            for bound in self.bounds
+            if not bound.is_relative and not is_measured(bound.metric) and bound.metric in metrics
+        )
+        return [name for name in self.lacking(metrics) if not (is_broken and is_measured(name))]
+
     def judge(self, metrics: Metrics, dense: Metrics) -> Judgement | None:
         """Return what a trial is worth; None where a metric of it, or of the dense model, is not known.
 
@@ -228,12 +248,13 @@ class Objective:
         metrics, dense
             See `metrics_of`.
         """
-        if self.lacking(metrics) or any(bound.is_relative and bound.metric not in dense for bound in self.bounds):
+        if self.undecided(metrics) or any(bound.is_relative and bound.metric not in dense for bound in self.bounds):
             return None
-        costs = tuple(goal.cost(metrics[goal.metric]) for goal in self.goals)
+        costs = tuple(goal.cost(metrics.get(goal.metric, math.nan)) for goal in self.goals)
         costs = tuple(math.inf if cost != cost else cost for cost in costs)
         excesses = tuple(
-            bound.excess(metrics[bound.metric], dense.get(bound.metric, math.nan)) for bound in self.bounds
+            bound.excess(metrics[bound.metric], dense.get(bound.metric, math.nan)) if bound.metric in metrics else 0.0
+            for bound in self.bounds
         )
         return Judgement(costs, excesses)
 
@@ -276,7 +297,7 @@ def metrics_of(values: Metrics | None, sizes: Sizes | None) -> dict[str, float]:
     sizes
         ``params``, ``flops``, ``size_bytes``, and ``latency_ms`` where that was measured.
     """
-    measured = {name: float(value) for name, value in (sizes or {}).items() if name in MEASURED and value is not None}
+    measured = {name: float(value) for name, value in (sizes or {}).items() if is_measured(name) and value is not None}
     reported = dict(values or {})
     first = {FIRST: next(iter(reported.values()))} if reported else {}
     return {**measured, **reported, **first}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
@@ -77,5 +77,6 @@ class DeploymentTarget:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> DeploymentTarget:
-        """Rebuild what `to_json` returned."""
-        return cls(**data)
+        """Rebuild what `to_json` returned, or read a ``target`` of an experiment; other keys are passed over."""
+        known = [one.name for one in fields(cls)]
+        return cls(**{key: value for key, value in data.items() if key in known and value is not None})

@@ -9,7 +9,7 @@ from typing import Any
 
 from raycompress.config.dimension import Dimension
 from raycompress.config.experiment import Experiment
-from raycompress.config.objective import MEASURED, Bound, Objective
+from raycompress.config.objective import Bound, Objective, is_measured
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import Problem
 from raycompress.forecast.forecast import Forecast
@@ -47,7 +47,7 @@ class Projection:
         """Return the budgets of an experiment; there may be none."""
         objective = experiment.objective
         known = tuple(bound for bound in objective.bounds if bound.metric in forecast.dense and bound.is_ceiling)
-        return cls(space, forecast, known, not any(goal.metric in MEASURED for goal in objective.goals))
+        return cls(space, forecast, known, not any(is_measured(goal.metric) for goal in objective.goals))
 
     def sizes(self, sample: Sample) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of what `sample` asks for."""
@@ -115,7 +115,7 @@ class Projection:
 def has_one_size(experiment: Experiment, projection: Projection) -> bool:
     """Return whether all models are to be of one size: a budget, and one objective that the script reports."""
     goals = experiment.objective.goals
-    return bool(projection.ceilings) and len(goals) == 1 and goals[0].metric not in MEASURED
+    return bool(projection.ceilings) and len(goals) == 1 and not is_measured(goals[0].metric)
 
 
 def ceilings(experiment: Experiment) -> tuple[Bound, ...]:

@@ -34,6 +34,11 @@ class TrialOptions:
     analysis
         What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
         see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted.
+    targets
+        What the model will be deployed on, the first one first: `raycompress.deployment.target.DeploymentTarget` as
+        plain JSON data.
+    unless
+        Constraints on what the script reports, as in `budget`: a model that breaks one is not deployed.
     rung0
         Whether the model is scored before it is trained.
     budget
@@ -44,6 +49,8 @@ class TrialOptions:
     result_labels: tuple[str, ...] = ()
     exports: tuple[str, ...] = ()
     latency: bool = False
+    targets: tuple[Mapping[str, Any], ...] = ()
+    unless: tuple[tuple[str, str, float], ...] = ()
     analysis: Mapping[str, Any] = field(default_factory=dict)
     rung0: bool = False
     budget: tuple[tuple[str, str, float], ...] = ()
@@ -94,6 +101,8 @@ class Trial(TrialOptions):
         The trial's configuration, and the file that it stands in; None where there is none, as in `rc.compress`.
     reads
         What the script has read of it.
+    reported
+        What the script reported last.
     on_report
         Called with the values of each result before it is sent.
     exported
@@ -111,6 +120,7 @@ class Trial(TrialOptions):
     config_path: Path | None = None
     reads: Reads = field(default_factory=Reads)
     exported: bool = False
+    reported: Mapping[str, float] = field(default_factory=dict)
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)
 

@@ -89,6 +89,7 @@ def _deliver(values: Mapping[str, Number]) -> None:
             print(f"{name}: {value}")
         sys.stdout.flush()
         return
+    trial.reported = dict(values)
     for hook in trial.on_report:
         hook(values)
     if trial.mode in ("inspect", "verify"):  # a result comes after all that there is to learn

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raycompress.config.objective import MEASURED, Objective
+from raycompress.config.objective import Objective, is_measured
 from raycompress.errors import BundleError, RaycompressError
 from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.protocol import Ending
@@ -64,14 +64,14 @@ def facts_of(ending: Ending, objective: Objective, *, baseline: bool, seconds: f
     if not finished:
         return facts
     metrics = objective.metrics_of(ending.values, candidate and candidate["before"], candidate and candidate["after"])
-    lacking = [name for name in objective.lacking(metrics) if not (baseline and name in MEASURED)]
+    lacking = [name for name in objective.undecided(metrics) if not (baseline and is_measured(name))]
     if lacking:
         return {**failed(_missing_metric_cause(lacking, ending.values), facts), "state": TrialState.BAD_RESULT}
     return {**facts, "score": objective.score(metrics)}
 
 
 def _missing_metric_cause(lacking: Sequence[str], values: Mapping[str, float] | None) -> str:
-    if lacking[0] in MEASURED:
+    if is_measured(lacking[0]):
         return f'no model was saved whose "{lacking[0]}" could be measured: call export_model at the end of the script'
     reported = f"it reports {join_names(values or ())}"
     return f'the script reports no "{lacking[0]}", which the objectives or constraints name: {reported}'

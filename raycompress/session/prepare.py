@@ -14,7 +14,14 @@ from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
-from raycompress.errors import CompressionError, ExperimentError, Problem, RaycompressError, ScriptError
+from raycompress.errors import (
+    CompressionError,
+    DeploymentError,
+    ExperimentError,
+    Problem,
+    RaycompressError,
+    ScriptError,
+)
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
@@ -208,8 +215,11 @@ def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
 
 def refusal(experiment: Experiment, message: Message) -> RaycompressError:
     """Return the error that the compressor of a trial would raise, with places in the file."""
-    kind = ExperimentError if message["error"] == "ExperimentError" else CompressionError
     problems = [Problem(**problem) for problem in message["problems"]]
+    if problems[0].where.startswith("target "):  # the runtime's, or the agent's
+        place = experiment.where(("target",))
+        return DeploymentError.of([replace(problem, where=place) for problem in problems])
+    kind = ExperimentError if message["error"] == "ExperimentError" else CompressionError
     return kind.of([replace(problem, where=_in_file(experiment, problem.where)) for problem in problems])
 
 
@@ -235,7 +245,7 @@ def _inspection_config(experiment: Experiment, sample: Mapping[str, Any]) -> dic
 
 def _with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
     """Return the experiment with the dense model's latency, which trials' own are told by."""
-    if model is None or model.latency is None:
+    if model is None or model.latency is None or experiment.targets:  # the table is of eager torch
         return experiment
     known = replace(experiment.objective, dense_latency_ms=model.latency.dense_ms["latency_ms"])
     return replace(experiment, objective=known)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from raycompress.config.experiment import Experiment
+from raycompress.config.objective import is_measured
 from raycompress.config.plugins import plugins_of
 from raycompress.forecast.projection import ceilings
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
@@ -72,6 +73,12 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "own_folder": experiment.own_folder,
         "rung0": experiment.rung0,
         "latency": experiment.wants_latency,
+        "targets": tuple(target.to_json() for target in experiment.targets),
+        "unless": tuple(
+            (bound.metric, bound.limit, bound.value)
+            for bound in experiment.objective.bounds
+            if not bound.is_relative and not is_measured(bound.metric)
+        ),
         "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),
         "prescript": experiment.prescript,
         "postscript": experiment.postscript,

@@ -114,6 +114,15 @@ SITUATIONS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
         {"compressor": "agp"},
         {},
     ),
+    "device": ([on("conv4")], {}, {"target": {"runtime": "openvino", "device": "phone"}}),
+    "device of torch": ([on("conv4")], {}, {"target": {"runtime": "openvino", "device": "cuda:0"}}),
+    "memory of no target": ([on("conv4")], {}, {"constraints": {"peak_memory_mb": {"max": 10}}}),
+    "target that is not there": (
+        [on("conv4")],
+        {},
+        {"target": {"runtime": "openvino"}, "constraints": {"latency_ms@opnvino": {"max": 1}}},
+    ),
+    "runtime": ([on("conv4")], {}, {"target": {"runtime": "openvin"}}),
     "unfit type": ([{"sparsity": 0.5, "op_types": ["Conv2d", "BatchNorm2d"]}, EXCLUDED], {}, {}),
 }
 
@@ -151,7 +160,7 @@ def applied(problem: Problem, data: dict[str, Any]) -> dict[str, Any] | None:
     entries = data["compression"]["config_list"]
     entry: Any = entries[path[2]] if path[:2] == ["compression", "config_list"] and len(path) > 2 else None
     if found := re.match(r'did you mean "([^"]+)"(?:, with "framework": "(\w+)" and "type": "(\w+)")?', fix):
-        if problem.what.startswith("unknown key") or "argument" in problem.what:
+        if re.match('unknown key|"[^"]+" is measured in', problem.what) or "argument" in problem.what:
             home[found[1]] = home.pop(path[-1])
         else:
             home[path[-1]] = found[1]

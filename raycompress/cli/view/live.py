@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from raycompress.cli.view.tables import display_path, duration, number, share, value
-from raycompress.config.objective import FIRST, MEASURED, Objective
+from raycompress.config.objective import FIRST, Objective, is_measured
+from raycompress.model.measures import EAGER, measure_of, target_of
 from raycompress.results.journal.journal import Event
 from raycompress.results.ranking import Ranking
 from raycompress.states import TrialState
@@ -96,7 +97,7 @@ class Progress:
     def sizes(self) -> tuple[str, ...]:
         """What is measured of models and named by the objectives and constraints."""
         names = Objective.from_header(self.header).metrics
-        return tuple(name for name in names if name in MEASURED)
+        return tuple(name for name in names if is_measured(name))
 
     def same_failure(self, event: Event) -> int | None:
         """Return the first trial that ended just as this one did; None where this one is the first."""
@@ -320,7 +321,7 @@ def _ended(event: Event, progress: Progress) -> str:
         values = ", ".join(f"{name} {number(metric)}" for name, metric in _sought_first(event, progress).items())
         before, after = event["before"] or {}, event["after"] or {}
         names = progress.sizes or ("size_bytes",)
-        lefts = [(share(after.get(name), before.get(name)), _SIZES[name]) for name in names]
+        lefts = [(share(after.get(name), before.get(name)), _size(name)) for name in names]
         rest = "".join(f", {left} of the {label}" for left, label in lefts if left)
         rest += f"; {event['cause']}" if event["cause"] else ""
         return f"{done} trial {event['trial']}: {values}{rest}"
@@ -333,6 +334,13 @@ def _ended(event: Event, progress: Progress) -> str:
 
 
 _SIZES = {"size_bytes": "size", "flops": "FLOPs", "params": "parameters", "latency_ms": "latency"}
+
+
+def _size(metric: str) -> str:
+    """Return what a size or a latency is called in a sentence: ``latency in openvino``."""
+    target = target_of(metric)
+    there = f" in {'eager torch' if target == EAGER else target}" if target else ""
+    return f"{_SIZES.get(measure_of(metric), measure_of(metric))}{there}"
 
 
 def _sought_first(event: Event, progress: Progress) -> dict[str, float]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.config.places import is_remote
+from raycompress.model.measures import label, shown
 from raycompress.results.record import SearchRecord
 from raycompress.results.trial import TrialRecord
 
@@ -61,16 +62,9 @@ def before_and_after(record: SearchRecord) -> list[tuple[str, str, str, str]]:
 def _measured(record: SearchRecord, best: TrialRecord) -> list[tuple[str, str, str, str]]:
     before: Mapping[str, float] = (record.verified or {}).get("before") or best.before or {}
     after: Mapping[str, float] = (record.verified or {}).get("after") or best.after or {}
-    names = {
-        "params": "parameters",
-        "flops": "FLOPs (multiply-adds)",
-        "size_bytes": "bytes of weights",
-        "latency_ms": "latency, ms",
-        "cpu_ms": "CPU time, ms",
-    }
     return [
-        (label, number(before.get(name)), number(after.get(name)), share(after.get(name), before.get(name)))
-        for name, label in names.items()
+        (label(name), number(before.get(name)), number(after.get(name)), share(after.get(name), before.get(name)))
+        for name in shown(after)
     ]
 
 

@@ -158,9 +158,37 @@ class Deployment:
         """
         identity = self._identity(model, onnx)
         files, seconds = self._converted(identity, model, onnx)
+        return self.load(model, key, files, seconds=seconds, is_int8=onnx is not None, identity=identity)
+
+    def load(
+        self,
+        model: nn.Module,
+        key: str,
+        files: Files,
+        *,
+        seconds: float = 0.0,
+        is_int8: bool = False,
+        identity: str = "",
+    ) -> Deployed:
+        """Load converted files under `key`, and prove that they compute what `model` does in torch.
+
+        Parameters
+        ----------
+        seconds
+            What converting took.
+        is_int8
+            Whether they are int8, whatever the target's precision: a quantizer has made them.
+        identity
+            As in `Deployed`.
+
+        Raises
+        ------
+        DeploymentError
+            As `deploy`.
+        """
         memory = self._agent.load(key, files)
         difference = self._difference(model, key, self._examples())
-        bound = BOUNDS[self.target.precision if onnx is None else "int8"]
+        bound = BOUNDS["int8" if is_int8 else self.target.precision]
         if not difference <= bound:
             raise DeploymentError(
                 f"{self.version} computes something else in {self.target.precision}: outputs differ by "
@@ -250,10 +278,13 @@ class Deployment:
         return found.hexdigest()
 
     def _examples(self) -> list[Example]:
-        """Return the inputs to compare on: the example, and what calibrates or, in float, a random one."""
+        """Return the inputs to compare on: the example and a random one, or for int8 what it is calibrated with.
+
+        Int8 cuts off what lies outside of the ranges that it was calibrated for, and scripts pass noise as an example.
+        """
         if self.target.precision == "int8":
             known = [piece for one in self._calibration[:1] for piece in one.pieces(self.target.batch)]
-            return [self.example, *[one for one in known[:3] if one.shapes == self.example.shapes]]
+            return [one for one in known[:4] if one.shapes == self.example.shapes] or [self.example]
         return [self.example, self.example.random(1)]
 
     def _difference(self, model: nn.Module, key: str, examples: Sequence[Example]) -> float:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.create import Setup
+from raycompress.compressors.deploying.in_trial import calibration_of, targets_of
 from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.interface import Compressor
@@ -74,6 +75,7 @@ class Pruner(SavingCompressor, Compressor):
         self._is_told = False
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
         self._join_trial(self._evaluations())
+        self._int8_inputs: list[Example] = []
 
     @property
     def is_decided(self) -> bool:
@@ -96,6 +98,8 @@ class Pruner(SavingCompressor, Compressor):
             self._check_input(self._given)
         if self._trial is not None and (self._trial.latency or self._trial.rung0):
             self._dense = clean_copy(self.model)
+        targets = targets_of(self._trial)
+        self._int8_inputs = calibration_of(targets, self.model, self._calibration, self._evaluator)
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
         arguments, graphs = self._arguments, self._graphs
@@ -211,6 +215,7 @@ class Pruner(SavingCompressor, Compressor):
             asked=self._asked,
             notes=(*self._notes, *refusals.about_whole_layers(self._slicing)),
             dense=self._dense if self._trial is not None and self._trial.latency else None,
+            calibration=self._int8_inputs,
         )
         export(saved, self._trial, paths)
 

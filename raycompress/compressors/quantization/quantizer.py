@@ -158,6 +158,7 @@ class Quantizer(SavingCompressor, Compressor):
         example = self._need_example("export_model")
         quantized = self._quantized(example)
         before = measure.sizes(self._plain, example)
+        dense, timed = self._latency(quantized, example)
         saved = Export(
             model=quantized.model,
             masks={},
@@ -174,8 +175,10 @@ class Quantizer(SavingCompressor, Compressor):
             files=_files(quantized),
             named={} if calibration is None else {calibration: _saver(quantized.calibration)},
             onnx=quantized.onnx,
+            int8=quantized.int8,
             traceable=quantized.traceable,
-            **self._latency(quantized, example),
+            dense=dense,
+            timed=timed,
         )
         export(saved, self._trial, paths)
 
@@ -184,14 +187,14 @@ class Quantizer(SavingCompressor, Compressor):
         self._notes = (note,)
         self.export_model("model.pth", calibration_path="calibration.pth")
 
-    def _latency(self, quantized: Quantized, example: Example) -> dict[str, nn.Module]:
-        """Return what is measured where the trial asks for it; see `raycompress.compressors.saving.export.Export`."""
+    def _latency(self, quantized: Quantized, example: Example) -> tuple[nn.Module | None, nn.Module | None]:
+        """Return (dense, timed) of `raycompress.compressors.saving.export.Export`, where the trial asks for it."""
         if self._trial is None or not self._trial.latency:
-            return {}
+            return None, None
         timed = quantized.model
         if quantized.int8 is not None and session.installed(timed) is None:
             timed = session.install(clean_copy(self._plain), session.make(self._plain, example, quantized.int8))
-        return {"dense": clean_copy(self._plain), "timed": timed}
+        return clean_copy(self._plain), timed
 
     @abstractmethod
     def _quantized(self, example: Example) -> Quantized:

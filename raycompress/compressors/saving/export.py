@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,16 @@ from torch import Tensor, nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
+from raycompress.compressors.deploying.in_trial import InTargets, deploy_in
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.sizes import Sizes
 from raycompress.compressors.saving.files import Paths, Writer, inside
 from raycompress.compressors.saving.files import write as write_files
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError
+from raycompress.model.measures import beside_eager
 from raycompress.script.context import Trial
 
 
@@ -61,6 +64,10 @@ class Export:
         The same function as `model`, for ONNX; by default that model.
     dense
         The model before it was compressed, where a trial measures latencies.
+    calibration
+        Inputs to find the ranges of int8 with, where a target of the trial computes in it.
+    int8
+        The int8 ONNX file, where a quantizer has made one.
     timed
         What is measured beside it; by default a copy of `model` without hooks, as the bundle gives it.
     """
@@ -82,6 +89,8 @@ class Export:
     onnx: bytes | None = None
     traceable: nn.Module | None = None
     dense: nn.Module | None = None
+    calibration: Sequence[Example] = ()
+    int8: bytes | None = None
     timed: nn.Module | None = None
 
 
@@ -103,7 +112,9 @@ def export(saved: Export, trial: Trial | None, paths: Paths) -> None:
         saved, data = _with_onnx(saved)
         files.update(dict.fromkeys(onnx_names, _byte_writer(data)))
     files.update(_by_plugins(saved, trial))
-    facts = _facts(saved)
+    deployed = _deployed(saved, trial)
+    files.update({name: _byte_writer(data) for name, data in deployed.files.items()})
+    facts = _facts(saved, deployed)
     write_files(files, lambda: _content(saved, state, facts), saved.files, trial, paths)
 
 
@@ -118,15 +129,36 @@ def _byte_writer(data: bytes) -> Writer:
     return write
 
 
-def _facts(saved: Export) -> dict[str, Any]:
+def _facts(saved: Export, deployed: InTargets) -> dict[str, Any]:
     """Return the facts of the saved model that both the bundle and the trial's message contain."""
-    before, after = _latencies(saved)
+    before: dict[str, float] = {**saved.before.to_json()}
+    after: dict[str, float] = {**saved.after.to_json()}
+    for found, latency in zip((before, after), _latencies(saved), strict=True):
+        found.update(latency)
+    if deployed.about or deployed.is_left_out:
+        before, after = beside_eager(before, deployed.before), beside_eager(after, deployed.after)
     return {
-        "before": {**saved.before.to_json(), **before},
-        "after": {**saved.after.to_json(), **after},
+        "before": before,
+        "after": after,
         "removed": {layer: list(counts) for layer, counts in saved.removed.items()},
-        "notes": list(saved.notes),
+        "notes": [*saved.notes, *deployed.notes],
+        "targets": deployed.about,
     }
+
+
+def _deployed(saved: Export, trial: Trial | None) -> InTargets:
+    """Return the model in the targets of its trial; nothing of one that breaks a constraint on what was reported."""
+    if trial is None or not trial.targets or saved.dense is None:
+        return InTargets()
+    if broken := [bound for bound in trial.unless if _is_broken(Bound(*bound), trial)]:
+        return InTargets(notes=[f"not deployed, as it breaks a constraint: {Bound(*broken[0])}"], is_left_out=True)
+    small = saved.traceable or saved.model
+    return deploy_in(trial, saved.dense, small, saved.example, calibration=saved.calibration, onnx=saved.int8)
+
+
+def _is_broken(bound: Bound, trial: Trial) -> bool:
+    value = trial.reported.get(bound.metric)
+    return value is not None and bound.excess(value, 0.0) > 0
 
 
 def _latencies(saved: Export) -> tuple[dict[str, float], dict[str, float]]:

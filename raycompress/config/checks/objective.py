@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
-from raycompress.config.objective import LIMITS, MEASURED, Objective
+from raycompress.config.checks.targets import check_targets
+from raycompress.config.objective import LIMITS, MEASURED, Objective, is_measured
 from raycompress.config.schema.ranges import Finding
 from raycompress.config.text.reader import JsonPath
 from raycompress.model.costs import SIZES
@@ -27,7 +28,7 @@ _ALIASES = {
 def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
     """Yield what is wrong in the experiment `data`; values of a wrong type are passed over."""
     objectives, constraints = _dict(data.get("objectives")), _dict(data.get("constraints"))
-    if objectives and "target" in data:
+    if objectives and isinstance(data.get("target"), str):
         what = '"objectives" says of each metric whether it is to be large or small, and "target" says it again'
         yield Finding(("target",), what, "remove it")
     for metric, each in constraints.items():
@@ -36,6 +37,7 @@ def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None)
     if compressor is not None:
         yield from _check_sizes(objectives, constraints, compressor)
     yield from _check_measured(objectives, constraints, data)
+    yield from check_targets(objectives, constraints, data, compressor)
     yield from _check_scheduler(data, compressor)
     yield from _check_repeats(data)
     cuts = compressor is None or (compressor.framework == "torch" and compressor.removes_channels)
@@ -50,7 +52,7 @@ def _check_constraint(
     if not each:
         yield Finding(path, f'nothing is said of "{metric}"', f"write one of {join_names(LIMITS)}")
     relative = [limit for limit in LIMITS[2:] if limit in each]
-    if relative and metric not in MEASURED:
+    if relative and not is_measured(metric):
         compares = f'"{relative[0]}" compares "{metric}" with the dense model\'s'
         if data.get("baseline") is False:
             what = f'{compares}, and "baseline": false leaves its trial out'
@@ -86,13 +88,13 @@ def _check_measured(
     measured = [
         (key, name) for key, named in (("objectives", objectives), ("constraints", constraints)) for name in named
     ]
-    measured = [(key, name) for key, name in measured if name in MEASURED]
+    measured = [(key, name) for key, name in measured if is_measured(name)]
     if measured and _dict(data.get("resource_args")).get("save_model") is False:
         what = f'"save_model" is false, so that there is no model whose "{measured[0][1]}" could be measured'
         yield Finding(("resource_args", "save_model"), what, "remove it")
     first = next(iter(objectives), None)
     early = "scheduler" in data or "early_stop" in _dict(data.get("resource_args"))
-    if first in MEASURED and (early or data.get("proposer") in ("hyperband", "bohb")):
+    if first is not None and is_measured(first) and (early or data.get("proposer") in ("hyperband", "bohb")):
         what = f'trials are ended early by the first objective, and "{first}" is known at a trial\'s end only'
         yield Finding(("objectives", str(first)), what, "put a metric that the script reports first")
 
@@ -131,7 +133,7 @@ def check_reported(objective: Objective, script: Path, labels: tuple[str, ...]) 
         return
     known = [*reported, *labels]
     for metric in objective.metrics:
-        if metric and metric not in MEASURED and metric not in known:
+        if metric and not is_measured(metric) and metric not in known:
             meant = _ALIASES.get(metric)
             fix = f'did you mean "{meant}"?' if meant else did_you_mean(metric, [*known, *MEASURED])
             what = f'the script reports no "{metric}", and it is none of what we measure ({join_names(MEASURED)})'

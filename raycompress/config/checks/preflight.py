@@ -12,7 +12,7 @@ from raycompress.config.checks.layers import check_fit, notes_on_fit
 from raycompress.config.checks.objective import check_reported, reported_names
 from raycompress.config.checks.script import check_script
 from raycompress.config.experiment import Experiment
-from raycompress.config.objective import MEASURED
+from raycompress.config.objective import is_measured
 from raycompress.config.places import Files, exists, is_folder
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import where_in
@@ -58,7 +58,7 @@ def _check_metrics(experiment: Experiment) -> Iterator[Problem]:
                 yield Problem(what, experiment.where((key, metric)), fix)
     reported = reported_names(experiment.script_path) or ()
     for bound in experiment.objective.bounds:
-        if bound.is_relative and bound.metric in MEASURED and bound.metric in reported and not experiment.baseline:
+        if bound.is_relative and is_measured(bound.metric) and bound.metric in reported and not experiment.baseline:
             yield Problem(
                 f'the script reports "{bound.metric}" itself, which counts instead of our measure, and '
                 '"baseline": false leaves out the trial that would report it of the dense model',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from types import NoneType
@@ -171,6 +172,16 @@ def no_nul(value: str) -> str:
     if "\0" in value:
         raise complaint("a NUL character, which no name, path or command can hold", "remove \\u0000")
     return value
+
+
+def device_name(value: str) -> str:
+    """Return `value`; raise where it names no device of a target."""
+    host = value.removeprefix("ssh://")
+    if value in ("cpu", "gpu") or (host != value and re.fullmatch(r"([\w.-]+@)?[\w.-]+(:\d{1,5})?", host)):
+        return value
+    other = did_you_mean(value, ("cpu", "gpu")) or 'write "device": "cpu", or "gpu", or "ssh://user@host"'
+    fix = 'write "device": "gpu"' if value.startswith("cuda") else other
+    raise complaint(f'"{value}" is no device', fix)
 
 
 Text = Annotated[str, Field(min_length=1), AfterValidator(no_nul)]

@@ -19,6 +19,7 @@ from pydantic_core import CoreSchema
 from raycompress.catalog import FRAMEWORKS, names
 from raycompress.catalog.exports import EXPORTS
 from raycompress.catalog.proposers import PROPOSERS
+from raycompress.catalog.runtimes import RUNTIMES
 from raycompress.config.options import CompressionOptions, SearchOptions
 from raycompress.config.schema.fields import (
     SEARCH_RANGE,
@@ -36,11 +37,13 @@ from raycompress.config.schema.fields import (
     Text,
     Texts,
     absent,
+    device_name,
     name_or_object,
     no_nul,
     with_options,
 )
 from raycompress.config.stopping import EarlyStop, Scheduler
+from raycompress.deployment.target import PRECISIONS
 
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
 ENGINES = ("tpe", "random", "rand", "anneal", "mix")
@@ -172,6 +175,30 @@ class ConstraintKeys(Keys):
     max_rise: Annotated[float, Field(ge=0)] = absent("At most so much above the dense model's.")
 
 
+class TargetKeys(Keys):
+    """What a model will be deployed on, and is measured in."""
+
+    runtime: Annotated[str, OneOf("runtime", RUNTIMES.names)] = Field(
+        description="The inference runtime: a name that `raycompress doctor --target` lists."
+    )
+    precision: Annotated[str, OneOf("precision", PRECISIONS)] = Field("fp32", description="What it computes in.")
+    batch: Count = Field(1, description="Samples of one pass.")
+    threads: Count = Field(1, description="Threads of one pass.")
+    device: Annotated[Text, AfterValidator(device_name)] = Field(
+        "cpu", description="cpu, gpu, or ssh://user@host[:port] for the CPU of another machine."
+    )
+    python: Text = absent("The Python of the environment that has the runtime, where that is another one.")
+
+
+Direction = Literal["max", "min"]
+TargetOrDirection = Annotated[
+    Annotated[Direction, Tag("<name>")]
+    | Annotated[TargetKeys, Tag("<object>")]
+    | Annotated[Annotated[list[TargetKeys], Field(min_length=1)], Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else name_or_object(value)),
+]
+
+
 @with_options(Scheduler)
 class SchedulerKeys(Keys):
     """Which trials are ended before their end; the settings are those of early_stop."""
@@ -216,7 +243,11 @@ class ExperimentKeys(Keys):
     min_bandwidth: Annotated[float, Field(gt=0)] = Field(0.001, description="bohb: how narrow its model may become.")
     n_samples: Count = Field(10, description="How many samples; with sequence by default the whole grid.")
     n_parallel: Count = Field(1, description="How many trials at a time.")
-    target: Literal["max", "min"] = Field("max", description="Whether a high or a low result is better.")
+    target: TargetOrDirection = Field(
+        "max",
+        description="What the model will be deployed on, one target or several: models are converted for it, and "
+        "latency_ms and size_bytes are measured in it. Or max or min: whether a high or a low result is better.",
+    )
     objectives: Annotated[dict[Text, Literal["max", "min"]], Field(min_length=1)] = absent(
         "Metric -> max or min: what the script reports, or params, flops, size_bytes, latency_ms, which we measure; "
         "with several, the Pareto front is kept."

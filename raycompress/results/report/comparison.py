@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from raycompress.results import pareto
-from raycompress.results.report.formatting import measure, number
+from raycompress.model.measures import label, shown
+from raycompress.results.report.formatting import number
 
 if TYPE_CHECKING:
     from raycompress.results.record import SearchRecord
@@ -36,9 +36,8 @@ def rows(record: SearchRecord) -> list[Row]:
     before: Mapping[str, Any] = {**(best.before or {}), **(verified.get("before") or {})}
     after: Mapping[str, Any] = {**(best.after or {}), **(verified.get("after") or {})}
     return reported + [
-        Row(measure(name), before.get(name), after.get(name), _left(before.get(name), after.get(name)))
-        for name in dict.fromkeys([*before, *after])
-        if name in pareto.MEASURES  # not the ends of intervals
+        Row(label(name), before.get(name), after.get(name), _left(before.get(name), after.get(name)))
+        for name in shown({**before, **after})  # not the ends of intervals
     ]
 
 

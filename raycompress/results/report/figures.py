@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raycompress.model.measures import in_first_target, label
 from raycompress.results import pareto
-from raycompress.results.report.formatting import LOOKS, Look, duration, measure, number, short
+from raycompress.results.report.formatting import LOOKS, Look, duration, number, short
 from raycompress.results.report.lanes import Span
 from raycompress.states import TrialState
 
@@ -66,14 +67,15 @@ def against(record: SearchRecord, name: str, objective: str) -> Figure:
         size = (dense.after or dense.before or next((trial.before for trial in found if trial.before), {})).get(name)
         mark = {"symbol": "square-open", "size": 12, "color": "--dense", "line": {"width": 2.5}}
         data.append({**_points([dense], name, "dense model", mark), "x": [size]})
+    called = label(in_first_target(name, found[0].after or {}) if found else name)
     layout = {
-        "xaxis": {"title": {"text": text(measure(name)), "standoff": 8}, "exponentformat": "SI"},
+        "xaxis": {"title": {"text": text(called), "standoff": 8}, "exponentformat": "SI"},
         "yaxis": {"title": {"text": text(short(objective, 40)), "standoff": 8}, "automargin": True},
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
         "margin": {"t": 44, "r": 16, "l": 64, "b": 52},
     }
-    return Figure(data, layout, 380, f"{objective} against {measure(name)}")
+    return Figure(data, layout, 380, f"{objective} against {called}")
 
 
 def before_and_after_training(pairs: Sequence[tuple[int, float, float]], objective: str) -> Figure:

@@ -8,14 +8,6 @@ from typing import Any
 
 from raycompress.states import TrialState
 
-_MEASURES = {
-    "params": "parameters",
-    "flops": "FLOPs (multiply-adds)",
-    "size_bytes": "bytes of weights",
-    "latency_ms": "latency, ms",
-    "cpu_ms": "CPU time, ms",
-}
-
 
 @dataclass(frozen=True)
 class Look:
@@ -49,11 +41,6 @@ LOOKS = {
     TrialState.NOT_A_NUMBER: Look("◇", "diamond-open", "/", "--odd"),
     TrialState.BAD_RESULT: Look("□", "square-open", "x", "--odd"),
 }
-
-
-def measure(name: str) -> str:
-    """Return what the measure `name` is called."""
-    return _MEASURES.get(name, name)
 
 
 def number(value: Any) -> str:

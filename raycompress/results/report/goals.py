@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
+from raycompress.model.measures import label
 from raycompress.results.ranking import rank_correlation
-from raycompress.results.report.formatting import measure
 from raycompress.results.report.formatting import number as _number
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def _front(record: SearchRecord) -> Iterator[str]:
         )
         for trial in front[:_MOST]
     ]
-    yield _table(("trial", *(measure(goal.metric) for goal in goals), ""), rows)
+    yield _table(("trial", *(label(goal.metric) for goal in goals), ""), rows)
     more = f" {len(front) - _MOST} more are in the table of all trials." if len(front) > _MOST else ""
     yield (
         '<p class="quiet">The front: no trial is better in all of these at once. The knee gives up least of every '

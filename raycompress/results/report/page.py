@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 
 from raycompress import disk
 from raycompress.extras import load_extra
+from raycompress.model.measures import label
 from raycompress.results import pareto
 from raycompress.results.report import comparison, figures, goals, reproduce, table
-from raycompress.results.report.formatting import duration, measure
+from raycompress.results.report.formatting import duration
 from raycompress.results.report.importance import METHOD, Importance, importance
 from raycompress.results.report.lanes import spans
 from raycompress.states import TrialState
@@ -154,7 +155,7 @@ class _Page:
         facts = {
             "state": f"{record.state}{detail}",
             "trials": f"{len(ended)} of {header['n_trials']} ended" + (f", {failed} failed" if failed else ""),
-            "objective" + "s" * (len(wanted) > 1): "; ".join(f"{measure(name)}, {end}" for name, end in wanted.items()),
+            "objective" + "s" * (len(wanted) > 1): "; ".join(f"{label(name)}, {end}" for name, end in wanted.items()),
             "compressor": header.get("compressor", "–"),
             "proposer": header.get("proposer", "–"),
             "dimensions": str(len(self._dimensions())),
@@ -186,7 +187,7 @@ class _Page:
             for place, name in enumerate(names)
         )
         count = len(self.record.pareto)
-        every = ", ".join(measure(name) for name in names)
+        every = ", ".join(label(name) for name in names)
         hint = (
             "The line joins the trials that no other one beats in both numbers of its picture. Over all of them "
             f"({escape(self.objective)}, {escape(every)}) {count} {'is' if count == 1 else 'are'} not beaten, marked ◆ "

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from raycompress.results.report.formatting import LOOKS, duration, measure, number, short
+from raycompress.model.measures import label, shown, targets_in
+from raycompress.results.report.formatting import LOOKS, duration, number, short
 from raycompress.states import TrialState
 
 if TYPE_CHECKING:
@@ -83,8 +84,9 @@ def _columns(
     # the first value is the score
     others = list(dict.fromkeys(key for trial in trials for key in list(trial.values or {})[1:]))
     sizes = list(dict.fromkeys(key for trial in trials for key in trial.after or {}))
+    sizes = [key for key in sizes if key in shown(dict.fromkeys(sizes))] if targets_in(sizes) else sizes
     columns += [_Column(key, _of("values", key)) for key in others]
-    columns += [_Column(measure(key), _of("after", key)) for key in sizes]
+    columns += [_Column(label(key), _of("after", key)) for key in sizes]
     if any(trial.cause for trial in trials):
         columns.append(_Column("cause", lambda trial: trial.cause, word=True, kind="cause"))
     columns += [

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from raycompress.config.dimension import Dimension
-from raycompress.config.objective import MEASURED, Judgement, Objective
+from raycompress.config.objective import Judgement, Objective, is_measured
 from raycompress.forecast.prior import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
 from raycompress.forecast.projection import Projection
 from raycompress.search.proposers.optuna_proposer import OptunaProposer
@@ -207,7 +207,7 @@ class TradeOffProposer:
 
 def _border(objective: Objective) -> int | None:
     """Return the place of the constraint on what the script reports, where there is one, and one objective."""
-    places = [place for place, bound in enumerate(objective.bounds) if bound.metric not in MEASURED]
+    places = [place for place, bound in enumerate(objective.bounds) if not is_measured(bound.metric)]
     return places[0] if len(objective.goals) == 1 and len(places) == 1 else None
 
 

@@ -274,7 +274,7 @@ def test_another_model_is_told_from_the_saved_one(tmp_path: Path) -> None:
     folder = saved(quantized("qat")[1], tmp_path)
     loaded = load(folder, MODELS["cnn"]())
     loaded.conv1.weight.data.mul_(1.1)
-    assert compare(MODELS["cnn"](), loaded, folder)["relative_difference"] > 1e-3
+    assert compare(MODELS["cnn"](), loaded, folder, {})["relative_difference"] > 1e-3
 
 
 def test_dynamic_quantization_takes_lstms(tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Checks of the deployment targets, and of the metrics that are measured in them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from raycompress.catalog import CompressorEntry
+from raycompress.catalog.runtimes import RUNTIMES, RuntimeEntry
+from raycompress.config.objective import is_measured
+from raycompress.config.schema.ranges import Finding
+from raycompress.config.text.reader import JsonPath
+from raycompress.deployment.target import PRECISIONS, DeploymentTarget
+from raycompress.model.measures import EAGER, MEMORY, at, measure_of, target_of
+from raycompress.text import did_you_mean, join_names
+
+
+def check_targets(
+    objectives: Mapping[str, Any],
+    constraints: Mapping[str, Any],
+    data: Mapping[str, Any],
+    compressor: CompressorEntry | None,
+) -> Iterator[Finding]:
+    """Yield what a target cannot do, and metrics in a target that is not there."""
+    given = data.get("target")
+    written: list[tuple[JsonPath, Mapping[str, Any]]] = [(("target",), given)] if isinstance(given, dict) else []
+    if isinstance(given, list):
+        written += [(("target", place), one) for place, one in enumerate(given) if isinstance(one, dict)]
+    names = [EAGER] if written else []
+    for path, one in written:
+        entries = RUNTIMES.find(one["runtime"]) if one.get("runtime") in RUNTIMES.names() else ()
+        for entry in entries:
+            yield from _check_target(path, one, entry)
+        if entries and all(isinstance(value, str | int) for value in one.values()):
+            name = DeploymentTarget.from_json(one).name
+            if name in names:
+                yield Finding(path, f"the target {name} is there twice", "remove one of the two")
+            names.append(name)
+    if written and compressor is not None and compressor.framework != "torch":
+        yield Finding(("target",), "models of torch alone are converted for a target", "remove it")
+    for key, named in (("objectives", objectives), ("constraints", constraints)):
+        for metric in named:
+            where = target_of(metric)
+            if is_measured(metric) and where and where not in names:
+                every = [at(measure_of(metric), name) for name in names]
+                what = f'"{metric}" is measured in the target "{where}", which "target" does not name'
+                yield Finding((key, metric), what, did_you_mean(metric, every) or f"use one of {join_names(every)}")
+            if measure_of(metric) == MEMORY and not written:
+                what = f'"{metric}" is known in the runtime of a target alone'
+                yield Finding((key, metric), what, 'remove it, or say in "target" what the model will run on')
+
+
+def _check_target(path: JsonPath, one: Mapping[str, Any], entry: RuntimeEntry) -> Iterator[Finding]:
+    precision, device = one.get("precision", "fp32"), one.get("device", "cpu")
+    if precision in PRECISIONS and precision not in entry.precisions:
+        fix = f"use one of {join_names(entry.precisions)}"
+        yield Finding((*path, "precision"), f"{entry.name} does not compute in {precision}", fix)
+    if device == "gpu" and "gpu" not in entry.devices:
+        yield Finding((*path, "device"), f"{entry.name} runs on no GPU here", 'write "device": "cpu"')

@@ -1,0 +1,85 @@
+"""Searches for a deployment target, from the experiment file to the bundle's deployed files."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnxruntime
+import pytest
+import torch
+
+from raycompress.bundle import bundle
+from raycompress.bundle.manifest import DEPLOYED
+from raycompress.compressors.deploying.forms import arrays_of
+from raycompress.compressors.measure.difference import relative_difference
+from raycompress.states import TrialState
+from tests.support.launching import Launched, digits_experiment
+from tests.support.shared_ray import run_here
+
+Launch = Callable[..., Launched]
+TARGETS = [{"runtime": "onnxruntime"}, {"runtime": "openvino", "precision": "int8"}]
+
+
+@pytest.fixture
+def write(tmp_path: Path, small_resnet: Path) -> Callable[..., Path]:
+    """Write the shipped experiment as a random search for targets."""
+
+    def write(**changes: Any) -> Path:
+        keys = {"proposer": "random", "n_samples": 2, "constraints": {}, "target": TARGETS, **changes}
+        return digits_experiment(tmp_path, "budget.json", small_resnet, **keys)
+
+    return write
+
+
+def test_every_trial_is_converted_proved_and_timed(launch: Launch, write: Callable[..., Path], tmp_path: Path) -> None:
+    done = launch(write(objectives={"latency_ms": "min", "size_bytes@openvino-int8": "min"}))
+    assert done.code == 0, done.err
+    record = done.record
+    for trial in record.searched:
+        before, after = trial.before or {}, trial.after or {}
+        for target in ("onnxruntime", "openvino-int8", "eager"):
+            assert 0 < after[f"latency_low_ms@{target}"] <= after[f"latency_ms@{target}"]
+            assert after[f"size_bytes@{target}"] < before[f"size_bytes@{target}"]
+        assert after["latency_ms"] == after["latency_ms@onnxruntime"] != after["latency_ms@eager"]
+        assert after["size_bytes"] == after["size_bytes@onnxruntime"]
+        assert after["size_bytes@openvino-int8"] < 0.9 * before["size_bytes@onnxruntime"]
+    assert record.verified is not None
+    assert set(record.verified["targets"]) == {"onnxruntime", "openvino-int8"}
+    assert "onnxruntime, ms" in done.out
+    assert record.bundle is not None
+    manifest = bundle.read(record.bundle)
+    assert manifest.targets["onnxruntime"]["relative_difference"] < 1e-3
+    example, outputs = bundle.reference(record.bundle)
+    session = onnxruntime.InferenceSession(str(record.bundle / DEPLOYED / "onnxruntime" / "model.onnx"))
+    found = session.run(None, {"input.0": arrays_of(example)[0]})
+    assert relative_difference(outputs, [torch.as_tensor(one) for one in found]) < 1e-3
+
+    again = run_here(tmp_path, "best", "--verify", "--json")
+    assert again.code == 0, again.err
+    assert json.loads(again.out)["verified"]["targets"]["onnxruntime"] < 1e-3
+    path = record.bundle / DEPLOYED / "onnxruntime" / "model.onnx"
+    path.write_bytes(path.read_bytes()[:-1])
+    broken = run_here(tmp_path, "best", "--verify")
+    assert broken.code == 1
+    assert "deployed/onnxruntime/model.onnx" in broken.err
+
+
+def test_a_model_that_breaks_a_constraint_is_not_converted(launch: Launch, write: Callable[..., Path]) -> None:
+    done = launch(write(constraints={"accuracy": {"min": 1.1}}, target=TARGETS[:1], n_samples=1, baseline=False))
+    (trial,) = done.record.searched
+    assert trial.state is TrialState.FINISHED, done.err
+    reported = list(trial.values or {})
+    assert "accuracy" in reported
+    if "latency_ms" not in (trial.after or {}):  # the script reports before it saves
+        assert any("not deployed" in note for note in trial.notes)
+    assert not done.record.is_feasible(trial)
+
+
+def test_a_target_that_cannot_be_met_is_told_before_the_first_trial(launch: Launch, write: Callable[..., Path]) -> None:
+    done = launch(write(target={"runtime": "openvino", "python": "/no/such/python"}))
+    assert done.code != 0
+    assert "/no/such/python" in done.err
+    assert "trial 0" not in done.err + done.out
