@@ -113,13 +113,15 @@ def deploy_in(
         A target's runtime cannot convert or run one of them, or computes something else.
     """
     found = InTargets()
-    for place, (target, deployment) in enumerate(_deployments(trial, example, calibration)):
+    # a target was reached at inspection: one that is gone now is waited for
+    for place, (target, deployment) in enumerate(_deployments(trial, example, calibration, waits_at_start=True)):
         is_onnx = entry_of(target).form == "onnx"
         with deployment:
             whole = deployment.deploy(dense, "dense")
             rest = deployment.deploy(small, "small", onnx=onnx if is_onnx else None)
             found.add(place, target, (whole, rest), deployment.latencies([whole, rest]))
             version = deployment.version
+            found.notes += [f"{target.name}: {note}" for note in deployment.notes]
         found.files |= {f"{DEPLOYED}/{target.name}/{name}": content for name, content in rest.files.items()}
         found.about[target.name] = _about(target, version, rest)
     return found
@@ -179,11 +181,14 @@ def rehearse_deployment(trial: Trial, model: nn.Module, example: Example, argume
 
 
 def _deployments(
-    trial: Trial, example: Example, calibration: Sequence[Example]
+    trial: Trial, example: Example, calibration: Sequence[Example], *, waits_at_start: bool = False
 ) -> Iterator[tuple[DeploymentTarget, Deployment]]:
     kept = Conversions(None if trial.shared is None else trial.shared / "conversions")
     for target in targets_of(trial):
-        yield target, Deployment(target, example, calibration=calibration, conversions=kept)
+        yield (
+            target,
+            Deployment(target, example, calibration=calibration, conversions=kept, waits_at_start=waits_at_start),
+        )
 
 
 def _about(target: DeploymentTarget, version: str, deployed: Deployed) -> dict[str, Any]:

@@ -187,7 +187,8 @@ class TargetKeys(Keys):
     device: Annotated[Text, AfterValidator(device_name)] = Field(
         "cpu", description="cpu, gpu, or ssh://user@host[:port] for the CPU of another machine."
     )
-    python: Text = absent("The Python of the environment that has the runtime, where that is another one.")
+    python: Text = absent("The Python of the environment here that has the runtime, where that is another one.")
+    device_python: Text = absent("ssh: the Python of the other machine; python3 by default.")
 
 
 Direction = Literal["max", "min"]
