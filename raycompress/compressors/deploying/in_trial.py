@@ -13,8 +13,7 @@ from raycompress.bundle.bundle import read
 from raycompress.bundle.example import Example
 from raycompress.bundle.manifest import DEPLOYED
 from raycompress.compressors.analysis.inputs import inputs_of, watched
-from raycompress.compressors.deploying.deploy import Deployed, Deployment, measured
-from raycompress.compressors.measure.timing import Latency
+from raycompress.compressors.deploying.deploy import Deployed, Deployment, Measurement, measured
 from raycompress.deployment.client import entry_of
 from raycompress.deployment.conversions import Conversions
 from raycompress.deployment.target import DeploymentTarget
@@ -50,13 +49,14 @@ class InTargets:
     is_left_out: bool = False
 
     def add(
-        self, place: int, target: DeploymentTarget, deployed: tuple[Deployed, Deployed], latencies: Sequence[Latency]
+        self, place: int, target: DeploymentTarget, deployed: tuple[Deployed, Deployed], measurement: Measurement
     ) -> None:
         """Add what was measured in one target: of the dense model, and of the other one."""
-        for side, one, latency in zip((self.before, self.after), deployed, latencies, strict=True):
+        for side, one, latency in zip((self.before, self.after), deployed, measurement.latencies, strict=True):
             facts = measured(latency, one)
             side.update({at(name, target.name): value for name, value in facts.items()})
             side.update(facts if place == 0 else {})
+        self.notes += [f"{target.name}: {note}" for note in measurement.notes]
 
 
 def targets_of(trial: Trial | None) -> list[DeploymentTarget]:
@@ -119,9 +119,8 @@ def deploy_in(
         with deployment:
             whole = deployment.deploy(dense, "dense")
             rest = deployment.deploy(small, "small", onnx=onnx if is_onnx else None)
-            found.add(place, target, (whole, rest), deployment.latencies([whole, rest]))
+            found.add(place, target, (whole, rest), deployment.measure([whole, rest]))
             version = deployment.version
-            found.notes += [f"{target.name}: {note}" for note in deployment.notes]
         found.files |= {f"{DEPLOYED}/{target.name}/{name}": content for name, content in rest.files.items()}
         found.about[target.name] = _about(target, version, rest)
     return found
@@ -156,7 +155,7 @@ def verify_in(
         with Deployment(target, example, calibration=calibration) as deployment:
             whole = deployment.deploy(dense, "dense")
             rest = deployment.load(small, "small", files, is_int8=manifest.kind == "quantized")
-            found.add(place, target, (whole, rest), deployment.latencies([whole, rest]))
+            found.add(place, target, (whole, rest), deployment.measure([whole, rest]))
         found.about[name] = {**about, "relative_difference": rest.difference}
     return found
 
