@@ -108,17 +108,21 @@ class Example:
         return known if fits is None else replace(known, least=fits.least)
 
     def with_lists(self, model: nn.Module) -> Example:
-        """Return the example, knowing whether the lists in it are its batch: a list twice as long has twice the answer.
+        """Return the example, knowing whether the lists in it are its batch: as many answers as there are members.
 
-        Levels of a pyramid, which are a list as well, are not.
+        The first member alone, or twice the list, has to have its own number of answers: levels of a pyramid, which
+        are a list as well, have not.
         """
         if not self.is_list or self.lists:
             return self
+        batched = replace(self, lists=True)
+        answers = self._answers(model)
+        if answers and batched.batch > 1 and (alone := batched.part(0, 1)._answers(model)):
+            return replace(self, lists=answers == alone * batched.batch)
         twice = replace(
             self, args=tuple(map(_doubled, self.args)), kwargs={k: _doubled(v) for k, v in self.kwargs.items()}
         )
-        one, two = self._answers(model), twice._answers(model)
-        return replace(self, lists=one > 0 and two == 2 * one)
+        return replace(self, lists=answers > 0 and twice._answers(model) == 2 * answers)
 
     def _answers(self, model: nn.Module) -> int:
         """Return how many samples the model answers: the length of a list, or of the first tensor; 0 for no answer."""

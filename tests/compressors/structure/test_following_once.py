@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ class Counted(nn.Module):
     """A small network that counts the calls of itself and of its copies."""
 
     calls = 0
+    samples: ClassVar[list[int]] = []
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,6 +36,7 @@ class Counted(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         Counted.calls += 1
+        Counted.samples.append(len(x))
         return self.head(torch.relu(self.norm(self.second(torch.relu(self.first(x))))).mean((2, 3)))
 
 
@@ -58,7 +61,7 @@ def test_a_model_that_is_sliced_at_once_is_checked_followed_and_proved_once() ->
     assert small.first.out_channels == 4
 
 
-def test_weights_that_changed_since_are_proved_again() -> None:
+def test_weights_that_changed_since_are_proved_again_on_the_example_and_an_input_of_its_own() -> None:
     model = Counted()
     made = compressor(model)
     made.compress()
@@ -66,7 +69,14 @@ def test_weights_that_changed_since_are_proved_again() -> None:
     with torch.no_grad():
         model.head.bias.add_(1)
     made.apply_speedup()
-    assert Counted.calls == before + 6
+    assert Counted.calls == before + 2 + 2
+
+
+def test_of_a_batch_one_sample_is_proved() -> None:
+    Counted.samples = []
+    made = compressor(Counted(), IMAGE.repeat(8, 1, 1, 1))
+    made.compress()
+    assert Counted.samples[-6:] == [1] * 6
 
 
 def test_a_graph_is_kept_for_the_input_and_the_modules_that_it_was_made_of() -> None:
