@@ -16,7 +16,7 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.base import Inspection, verify
-from raycompress.compressors.deploying.in_trial import rehearse_deployment, verify_in
+from raycompress.compressors.deploying.in_trial import calibration_of, rehearse_deployment, targets_of, verify_in
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
@@ -24,7 +24,8 @@ from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.rehearsal import Make, rehearse
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
-from raycompress.errors import CompressionError
+from raycompress.errors import CompressionError, RaycompressError
+from raycompress.model.costs import CostModel
 from raycompress.model.info import ModelInfo
 from raycompress.model.measures import beside_eager
 from raycompress.script.context import Trial
@@ -97,8 +98,31 @@ class Inspector(Compressor):
         if self._trial.analysis.get("costs") and example is not None:
             known = _with_costs(known, self.model, example)
         if known.costs is not None and self._trial.latency and example is not None:
-            known = replace(known, latency=latency_table(self.model, example))
+            known = self._with_latency(known, known.costs, example)
         return known
+
+    def _with_latency(self, known: ModelInfo, costs: CostModel, example: Example) -> ModelInfo:
+        """Add what predicts the latency: in the first deployment target, where there is one, else in torch."""
+        targets = targets_of(self._trial)[:1]
+        if not targets:
+            return replace(known, latency=latency_table(self.model, example))
+        if not self._trial.analysis.get("deployed"):
+            return known
+        from raycompress.compressors.analysis.latency_model import latency_model
+
+        try:
+            inputs = calibration_of(
+                targets, self.model, self._arguments.get("calibration"), self._arguments.get("evaluator")
+            )
+            found = latency_model(
+                self.model, example, targets[0], costs=costs, calibration=inputs, progress=self._progress
+            )
+        except RaycompressError as error:  # where the dense model cannot be deployed the rehearsal refuses it
+            return replace(known, latency_unknown=error.problems[0].what)
+        return replace(known, latency=found)
+
+    def _progress(self, done: int, total: int, what: str) -> None:
+        self._trial.send({"type": "progress", "done": done, "total": total, "layer": what})
 
 
 def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelInfo:

@@ -38,7 +38,8 @@ class Forecast:
     def sizes(self, config: Config) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of the model that `config` asks for.
 
-        ``latency_ms`` is there too where a table of the layers' latencies is; it is nearly right, the others exactly.
+        ``latency_ms`` is there too where the model's latency is known; it is nearly right, the others exactly. Of a
+        model that is made for a deployment target ``size_bytes`` are those of the deployed file, nearly right too.
 
         Parameters
         ----------
@@ -46,19 +47,20 @@ class Forecast:
             ``config_list`` and ``arguments``, concrete; see `SearchSpace.build`.
         """
         removed = self.removed(config)
-        return {**self.costs.sizes(removed), **self._latency(removed)}
+        return self._deployed(self.costs.sizes(removed), removed)
 
     @property
     def dense(self) -> dict[str, float]:
         """The sizes of the dense model."""
-        table = self.model.latency
-        return {**self.costs.dense, **({} if table is None else {LATENCY: table.dense_ms[LATENCY]})}
+        return self._deployed(self.costs.dense, [0] * len(self.costs.groups))
 
-    def _latency(self, removed: Sequence[int]) -> dict[str, float]:
-        table = self.model.latency
-        if table is None:
-            return {}
-        return {LATENCY: table.predict({layer.name: layer.at(removed) for layer in self.costs.widths})}
+    def _deployed(self, sizes: dict[str, float], removed: Sequence[int]) -> dict[str, float]:
+        """Add the latency, where it is known, and put the bytes of the deployed file in the place of the weights'."""
+        known = self.model.latency
+        if known is None:
+            return sizes
+        latency = known.predict({layer.name: layer.at(removed) for layer in self.costs.widths})
+        return {**sizes, "size_bytes": known.file_bytes(sizes["size_bytes"]), LATENCY: latency}
 
     def removed(self, config: Config) -> list[int]:
         """Return how many blocks go of each group of `costs`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from raycompress.catalog import EXPERTS
 from raycompress.model.costs import CostModel
-from raycompress.model.latency_table import LatencyTable
+from raycompress.model.latency_model import LatencyPredictor, latency_predictor
 
 UNUSED = "it takes no part in the forward pass"
 """Why a layer that no input reaches can lose no channel; nor can its values be quantized."""
@@ -78,7 +78,8 @@ class ModelInfo:
     costs_unknown
         Why it cannot; empty where it can, or was not asked for.
     latency
-        The times of its layers at several widths, where that was asked for.
+        What predicts the latency of a narrow one, where that was asked for: the times of its layers at several widths,
+        or, for a deployment target, those of whole networks.
     weights
         Tells one state of the weights from another, where that was asked for.
     has_evaluator
@@ -94,7 +95,7 @@ class ModelInfo:
     input_shapes: tuple[tuple[int, ...], ...] | None
     costs: CostModel | None = None
     costs_unknown: str = ""
-    latency: LatencyTable | None = None
+    latency: LatencyPredictor | None = None
     weights: str = ""
     has_evaluator: bool = False
     whole_layers: Mapping[str, str] = field(default_factory=dict)
@@ -109,7 +110,10 @@ class ModelInfo:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
-        return {**asdict(self), "costs": None if self.costs is None else self.costs.to_json()}
+        parts = {
+            name: None if (part := getattr(self, name)) is None else part.to_json() for name in ("costs", "latency")
+        }
+        return {**asdict(self), **parts}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
@@ -130,7 +134,7 @@ class ModelInfo:
             input_shapes=shapes(data["input_shapes"]),
             costs=None if data.get("costs") is None else CostModel.from_json(data["costs"]),
             costs_unknown=data.get("costs_unknown", ""),
-            latency=None if data.get("latency") is None else LatencyTable.from_json(data["latency"]),
+            latency=None if data.get("latency") is None else latency_predictor(data["latency"]),
             weights=data.get("weights", ""),
             has_evaluator=data.get("has_evaluator", False),
             whole_layers=dict(data.get("whole_layers", {})),

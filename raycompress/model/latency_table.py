@@ -96,6 +96,11 @@ class LatencyTable:
         """Return the milliseconds of one pass; see `share`."""
         return self.dense_ms[clock] * self.share(widths)
 
+    @staticmethod
+    def file_bytes(weight_bytes: float) -> float:
+        """Return the bytes of the file of a model whose weights have so many: as many, in torch."""
+        return weight_bytes
+
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
         return asdict(self)

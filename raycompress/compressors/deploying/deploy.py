@@ -49,7 +49,7 @@ class Deployed:
     seconds
         What converting took; 0 where the conversion was known.
     difference
-        Of its outputs to those of the model in torch, relative to their norm.
+        Of its outputs to those of the model in torch, relative to their norm; NaN where they were not compared.
     memory_mb
         What the runtime plans for one pass; None where it does not tell.
     identity
@@ -143,13 +143,15 @@ class Deployment:
         """What happened to the agents, a line each: connections that were lost, and measurements repeated for it."""
         return [*self._converter.notes, *(self._agent.notes if self._agent is not self._converter else ())]
 
-    def deploy(self, model: nn.Module, key: str, *, onnx: bytes | None = None) -> Deployed:
+    def deploy(self, model: nn.Module, key: str, *, onnx: bytes | None = None, proving: bool = True) -> Deployed:
         """Convert `model`, load it under `key`, and prove that it computes what it does in torch.
 
         Parameters
         ----------
         onnx
             The model as ONNX, where it is that already, in the precision that it shall have.
+        proving
+            Without it nothing is compared: of a model that is only timed, and has no weights to speak of.
 
         Raises
         ------
@@ -187,6 +189,8 @@ class Deployment:
             As `deploy`.
         """
         memory = self._agent.load(key, files)
+        if not proving:
+            return Deployed(key, files, seconds, math.nan, memory)
         difference = self._difference(model, key, self._examples())
         bound = BOUNDS["int8" if is_int8 else self.target.precision]
         if not difference <= bound:

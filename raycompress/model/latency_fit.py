@@ -1,0 +1,264 @@
+"""Fits a `raycompress.model.latency_model.LatencyModel` to networks whose times are known.
+
+A few dozen networks against dozens of layers: few quantities that mean something, whose shares of the time are found by
+non-negative least squares (Lawson and Hanson, Solving Least Squares Problems, 1974, chapter 23), and a Gaussian process
+of the widths for what is left (Rasmussen and Williams, Gaussian Processes for Machine Learning, 2006). What multiples
+channels are rounded to, and whether the process is of use, is decided by leaving networks out.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import nnls
+
+from raycompress.model.latency_model import (
+    Accuracy,
+    Correction,
+    LatencyModel,
+    LayerWork,
+    kernel,
+    output_shares,
+    quantities,
+)
+from raycompress.model.latency_table import Clock, Widths
+
+Numbers = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+STEPS = (1, 4, 8, 16, 32)
+"""Candidates for what a runtime computes channels in multiples of."""
+_FOLDS = 10
+_DENSE = 2.0
+_LEAST = 1e-6
+_BETTER = 0.95
+"""What must be left of the mean squared error for a more complicated model to be worth it."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A network that was timed.
+
+    Attributes
+    ----------
+    widths
+        Its layers' widths.
+    share
+        Its time as a share of the dense one's.
+    weight_bytes, file_bytes
+        Bytes of its weights, and of its deployed file.
+    """
+
+    widths: Widths
+    share: float
+    weight_bytes: float
+    file_bytes: float
+
+
+def fitted(
+    works: Sequence[LayerWork], samples: Sequence[Sample], *, target: str, dense_ms: Mapping[Clock, float]
+) -> LatencyModel:
+    """Return the model that fits the samples best.
+
+    Parameters
+    ----------
+    works
+        What the layers of the dense model compute.
+    samples
+        Networks that were timed, a dozen at least.
+    target
+        The name of what they were timed in.
+    dense_ms
+        The dense model's time, by each clock.
+    """
+    table = _Table.of(works, samples)
+    every = np.arange(len(samples))
+    predicted = np.empty(len(samples))
+    for fold in _folds(len(samples), _FOLDS):
+        predicted[fold] = _best(table, np.setdiff1d(every, fold)).predict(table, fold)
+    errors = np.abs(predicted / table.shares - 1)
+    tau = kendall_tau(predicted.tolist(), table.shares.tolist())
+    best = _best(table, every)
+    return LatencyModel(
+        target=target,
+        works=tuple(works),
+        step=best.step,
+        parts={name: float(share) for name, share in zip(table.names, best.parts, strict=True) if share},
+        correction=best.correction,
+        dense_ms=dict(dense_ms),
+        file=_line(samples),
+        accuracy=Accuracy(len(samples), float(np.median(errors)), float(np.quantile(errors, 0.9)), tau),
+        is_stepped=best.step > 1 and _is_less(np.abs(best.errors[best.step]), np.abs(best.errors[1])),
+    )
+
+
+@dataclass(frozen=True)
+class _Table:
+    """The samples as arrays.
+
+    Attributes
+    ----------
+    names
+        The quantities.
+    amounts
+        Step -> samples by quantities.
+    layers
+        Of layers whose output widths always go together, one.
+    places
+        Samples by `layers`: the output widths as shares of the dense ones.
+    shares
+        The times as shares of the dense one.
+    """
+
+    names: tuple[str, ...]
+    amounts: Mapping[int, Numbers]
+    layers: tuple[str, ...]
+    places: Numbers
+    shares: Numbers
+
+    @classmethod
+    def of(cls, works: Sequence[LayerWork], samples: Sequence[Sample]) -> _Table:
+        names = tuple(quantities(works, {}, 1))
+        found = {
+            step: np.array([[quantities(works, one.widths, step)[name] for name in names] for one in samples])
+            for step in STEPS
+        }
+        rows = [output_shares(works, one.widths) for one in samples]
+        distinct: dict[tuple[float, ...], str] = {}
+        for work in works:
+            distinct.setdefault(tuple(row[work.name] for row in rows), work.name)
+        layers = tuple(name for column, name in distinct.items() if min(column) < 1)
+        places = np.array([[row[name] for name in layers] for row in rows]).reshape(len(rows), -1)
+        return cls(names, found, layers, places, np.array([one.share for one in samples]))
+
+
+@dataclass(frozen=True)
+class _Process:
+    """A Gaussian process of the relative errors that the quantities leave.
+
+    Attributes
+    ----------
+    length, noise
+        The length scale, and the variance of the noise as a multiple of that of the process.
+    """
+
+    length: float
+    noise: float
+
+    def weights(self, places: Numbers, errors: Numbers) -> Numbers:
+        """Return the weight of each network in the mean."""
+        return np.asarray(np.linalg.solve(self._covariance(places), errors))
+
+    def left_out(self, places: Numbers, errors: Numbers) -> Numbers:
+        """Return what is left of each error by the process of the others (Rasmussen and Williams, equation 5.12)."""
+        inverse = np.linalg.inv(self._covariance(places))
+        return np.asarray(inverse @ errors / np.diag(inverse))
+
+    def _covariance(self, places: Numbers) -> Numbers:
+        return np.asarray(kernel(places, places, self.length) + self.noise * np.eye(len(places)))
+
+
+_PROCESSES = [_Process(length, noise) for length in (0.15, 0.3, 0.6) for noise in (0.1, 0.5, 2.0)]
+
+
+@dataclass(frozen=True)
+class _Best:
+    """What fits some of the samples best.
+
+    Attributes
+    ----------
+    step, parts
+        See `LatencyModel`.
+    correction
+        See there, too.
+    errors
+        Step -> the relative error of each network, left out of the fit in its turn; without a correction.
+    """
+
+    step: int
+    parts: Numbers
+    correction: Correction | None
+    errors: Mapping[int, Numbers]
+
+    def predict(self, table: _Table, rows: Rows) -> Numbers:
+        """Return the shares of some of the samples."""
+        base = table.amounts[self.step][rows] @ self.parts / self.parts.sum()
+        if self.correction is None:
+            return base
+        factors = [self.correction.at(dict(zip(table.layers, place, strict=True))) for place in table.places[rows]]
+        return base * np.array(factors) / self.correction.at({})
+
+
+def _best(table: _Table, rows: Rows) -> _Best:
+    """Return what fits some of the samples best, found by leaving each of them out in its turn."""
+    shares, places = table.shares[rows], table.places[rows]
+    errors = {step: _left_out(amounts[rows], shares) for step, amounts in table.amounts.items()}
+    step = min(STEPS, key=lambda one: _square(errors[one]))
+    process = min(_PROCESSES, key=lambda one: _square(one.left_out(places, errors[step])))
+    correction = None
+    if _square(process.left_out(places, errors[step])) <= _BETTER * _square(errors[step]):
+        weights = process.weights(places, errors[step])
+        points = tuple(map(tuple, places.tolist()))
+        correction = Correction(table.layers, process.length, points, tuple(weights.tolist()))
+    return _Best(step, _parts(table.amounts[step][rows], shares), correction, errors)
+
+
+def _left_out(amounts: Numbers, shares: Numbers) -> Numbers:
+    """Return how far each share lies above what a fit to the others predicts, relative to that."""
+    found = np.empty(len(shares))
+    for index in range(len(shares)):
+        others = np.arange(len(shares)) != index
+        found[index] = shares[index] / max(amounts[index] @ _parts(amounts[others], shares[others]), _LEAST) - 1
+    return found
+
+
+def _square(errors: Numbers) -> float:
+    return float(np.square(errors).mean())
+
+
+def _parts(amounts: Numbers, shares: Numbers) -> Numbers:
+    """Return the share of the time that goes along with each quantity, by the least squares of relative errors.
+
+    The dense network, of which all are known to be 1, counts as much as `_DENSE` squared others.
+    """
+    dense = np.full((1, amounts.shape[1]), _DENSE)
+    found, _ = nnls(np.vstack([amounts / shares[:, None], dense]), np.append(np.ones(len(shares)), _DENSE))
+    return np.asarray(found)
+
+
+def _line(samples: Sequence[Sample]) -> tuple[float, float]:
+    """Return the bytes of a file beside the weights, and for each byte of the weights."""
+    weights = np.array([[1.0, one.weight_bytes] for one in samples])
+    scale = weights.max(0)
+    found, _ = nnls(weights / scale, np.array([one.file_bytes for one in samples], float))
+    beside, each = (found / scale).tolist()
+    return beside, each
+
+
+def _is_less(errors: Numbers, others: Numbers) -> bool:
+    """Tell whether errors are smaller than others of the same networks, beyond chance: the sign test, at 1 of 100."""
+    count, smaller = len(errors), int((errors < others).sum())
+    chance = sum(math.comb(count, one) for one in range(smaller, count + 1)) / 2**count
+    return chance < 0.01 and float(np.median(errors)) < float(np.median(others))
+
+
+def kendall_tau(left: Sequence[float], right: Sequence[float]) -> float:
+    """Return Kendall's rank correlation: of all pairs, those in the same order less those in the opposite one.
+
+    Examples
+    --------
+    >>> kendall_tau([1, 2, 3], [10, 30, 20])
+    0.3333333333333333
+    """
+    pairs = list(itertools.combinations(zip(left, right, strict=True), 2))
+    signs = [(one[0] - other[0]) * (one[1] - other[1]) for one, other in pairs]
+    return (sum(sign > 0 for sign in signs) - sum(sign < 0 for sign in signs)) / max(1, len(pairs))
+
+
+def _folds(count: int, most: int) -> list[Rows]:
+    return np.array_split(np.random.default_rng(0).permutation(count), min(most, count))
