@@ -187,11 +187,11 @@ class _Best:
 
     def predict(self, table: _Table, rows: Rows) -> Numbers:
         """Return the shares of some of the samples."""
-        base = table.amounts[self.step][rows] @ self.parts / self.parts.sum()
+        base: Numbers = table.amounts[self.step][rows] @ self.parts / self.parts.sum()
         if self.correction is None:
             return base
         factors = [self.correction.at(dict(zip(table.layers, place, strict=True))) for place in table.places[rows]]
-        return base * np.array(factors) / self.correction.at({})
+        return np.asarray(base * np.array(factors) / self.correction.at({}))
 
 
 def _best(table: _Table, rows: Rows) -> _Best:

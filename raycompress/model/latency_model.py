@@ -6,7 +6,7 @@ machine that counts; nothing is trained or run here.
 
 from __future__ import annotations
 
-import math
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -135,10 +135,18 @@ class LatencyModel:
 
     def share(self, widths: Widths) -> float:
         """Return the share of the dense model's time; layers that `widths` leaves out are as wide as in that one."""
-        return self._raw(widths) / self._raw({})
+        return self._raw(widths) / self._raw_of_dense
+
+    @functools.cached_property
+    def _whole(self) -> dict[str, float]:
+        return _totals(self.works, {}, self.step)
+
+    @functools.cached_property
+    def _raw_of_dense(self) -> float:
+        return self._raw({})
 
     def _raw(self, widths: Widths) -> float:
-        found = quantities(self.works, widths, self.step)
+        found = _shares(_totals(self.works, widths, self.step), self._whole)
         base = sum(share * found[name] for name, share in self.parts.items())
         if self.correction is None:
             return base
@@ -195,20 +203,25 @@ def quantities(works: Sequence[LayerWork], widths: Widths, step: int) -> dict[st
     A constant; the multiply-adds of each kind of layer, the numbers that layers put out, and the weights; where `step`
     is above 1 with all channels rounded up to its multiples.
     """
-    left: dict[str, float] = {}
-    whole: dict[str, float] = {}
-    for work in works:
-        for name, amount in _amounts(work, widths.get(work.name, work.width), step):
-            left[name] = left.get(name, 0.0) + amount
-        for name, amount in _amounts(work, work.width, step):
-            whole[name] = whole.get(name, 0.0) + amount
+    return _shares(_totals(works, widths, step), _totals(works, {}, step))
+
+
+def _shares(left: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, float]:
     return {"constant": 1.0, **{name: left[name] / total for name, total in whole.items() if total}}
 
 
+def _totals(works: Sequence[LayerWork], widths: Widths, step: int) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for work in works:
+        for name, amount in _amounts(work, widths.get(work.name, work.width), step):
+            found[name] = found.get(name, 0.0) + amount
+    return found
+
+
 def _amounts(work: LayerWork, width: tuple[int, int], step: int) -> list[tuple[str, float]]:
-    inputs, outputs = (
-        math.ceil(one / step) * step if full > 1 else one for one, full in zip(width, work.width, strict=True)
-    )
+    inputs, outputs = width
+    if step > 1:  # a single input channel is that of a depthwise convolution
+        inputs, outputs = -(-inputs // step) * step if work.width[0] > 1 else 1, -(-outputs // step) * step
     if work.kind == "fused":
         return []
     if work.kind == "norm":

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any
 
 from raycompress.config.experiment import Experiment
 from raycompress.errors import CompressionError, Problem, RaycompressError, ScriptError, UsageError
@@ -21,14 +21,7 @@ from raycompress.states import TrialState
 _MODULE = "raycompress.compressors.analysis.analyser"
 
 
-class AnalysisView(View, Protocol):
-    """Shows an analysis."""
-
-    def progress(self, done: int, total: int, layer: str) -> None:
-        """Show how many measurements are done, of how many, and the layer that is next."""
-
-
-def analyze(experiment: Experiment, wanted: Mapping[str, Any], view: AnalysisView) -> Analysis:
+def analyze(experiment: Experiment, wanted: Mapping[str, Any], view: View) -> Analysis:
     """Measure the sensitivity and the cost of each layer of the model of an experiment's script.
 
     Parameters

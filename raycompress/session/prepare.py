@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -25,6 +25,7 @@ from raycompress.errors import (
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
+from raycompress.model.latency_model import LatencyModel
 from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.preload import environment_notes, prescript_notes
@@ -99,12 +100,12 @@ def prepared(
         view.note(note)
     view.phase("loading the script's libraries")
     with ThreadPoolExecutor(1) as pool, closing(WarmProcess.start(warm)) as process:
-        inspected = pool.submit(_inspected, experiment, process)
+        inspected = pool.submit(_inspected, experiment, process, view)
         with meanwhile or nullcontext():
             view.phase("inspecting the model")
             worker, model, unread = inspected.result()
             with closing(worker):
-                for note in unread:
+                for note in (*unread, *_latency_notes(model)):
                     view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
                 space = checked_space(experiment, model, view)
@@ -114,12 +115,12 @@ def prepared(
                 yield Prepared(_with_latency(experiment, model), model, space, projection, warm, worker)
 
 
-def _inspected(experiment: Experiment, process: WarmProcess) -> tuple[Worker, ModelInfo | None, list[str]]:
+def _inspected(experiment: Experiment, process: WarmProcess, view: View) -> tuple[Worker, ModelInfo | None, list[str]]:
     worker = process.connect()
     try:
         given: list[Message] = []
         left: list[Message] = []
-        model = inspect(experiment, worker, given=given, left=left, rehearse=True)
+        model = inspect(experiment, worker, given=given, left=left, rehearse=True, progress=view.progress)
         check_given(given, SearchSpace.of(unexpanded(experiment)), lambda sample: _given(experiment, worker, sample))
         return worker, model, unread_notes(experiment, left[-1]["reads"] if left else None)
     except BaseException:
@@ -146,6 +147,7 @@ def inspect(
     given: list[Message] | None = None,
     left: list[Message] | None = None,
     rehearse: bool = False,
+    progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
 ) -> ModelInfo | None:
     """Run the script up to its first batch and return its model's layers; None when it makes no compressor.
 
@@ -155,6 +157,8 @@ def inspect(
         Take the script's messages of these types.
     rehearse
         Whether the compressor is made as in a trial, too.
+    progress
+        Called with how far the inspection is, where that takes long.
 
     Raises
     ------
@@ -165,13 +169,19 @@ def inspect(
     """
     refused: list[Message] = []
     kept = {"given": [] if given is None else given, "left": [] if left is None else left, "refused": refused}
+
+    def heed(message: Message) -> None:
+        if message["type"] == "progress":
+            progress(message["done"], message["total"], message["layer"])
+        kept.get(message["type"], []).append(message)
+
     found, ending = run_for_answer(
         worker,
         experiment,
         "inspect",
         centre_config(experiment),
         answer="model",
-        on_message=lambda message: kept.get(message["type"], []).append(message),
+        on_message=heed,
         **_wanted(experiment, rehearse=rehearse),
     )
     if found is not None:
@@ -249,6 +259,12 @@ def _with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment
         return experiment
     known = replace(experiment.objective, dense_latency_ms=model.latency.dense_ms["latency_ms"])
     return replace(experiment, objective=known)
+
+
+def _latency_notes(model: ModelInfo | None) -> list[str]:
+    """Return what the networks that were timed in a deployment target tell."""
+    known = None if model is None else model.latency
+    return [known.note] if isinstance(known, LatencyModel) else []
 
 
 def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpace, view: View) -> Projection | None:

@@ -143,15 +143,13 @@ class Deployment:
         """What happened to the agents, a line each: connections that were lost, and measurements repeated for it."""
         return [*self._converter.notes, *(self._agent.notes if self._agent is not self._converter else ())]
 
-    def deploy(self, model: nn.Module, key: str, *, onnx: bytes | None = None, proving: bool = True) -> Deployed:
+    def deploy(self, model: nn.Module, key: str, *, onnx: bytes | None = None) -> Deployed:
         """Convert `model`, load it under `key`, and prove that it computes what it does in torch.
 
         Parameters
         ----------
         onnx
             The model as ONNX, where it is that already, in the precision that it shall have.
-        proving
-            Without it nothing is compared: of a model that is only timed, and has no weights to speak of.
 
         Raises
         ------
@@ -161,6 +159,11 @@ class Deployment:
         identity = self._identity(model, onnx)
         files, seconds = self._converted(identity, model, onnx)
         return self.load(model, key, files, seconds=seconds, is_int8=onnx is not None, identity=identity)
+
+    def deploy_unproved(self, model: nn.Module, key: str) -> Deployed:
+        """Convert a model that is only timed, whose weights may be anything, and load it under `key`."""
+        files, seconds = self._converted(self._identity(model, None), model, None)
+        return Deployed(key, files, seconds, math.nan, self._agent.load(key, files))
 
     def load(
         self,
@@ -189,8 +192,6 @@ class Deployment:
             As `deploy`.
         """
         memory = self._agent.load(key, files)
-        if not proving:
-            return Deployed(key, files, seconds, math.nan, memory)
         difference = self._difference(model, key, self._examples())
         bound = BOUNDS["int8" if is_int8 else self.target.precision]
         if not difference <= bound:
@@ -205,6 +206,11 @@ class Deployment:
     def latencies(self, deployed: Sequence[Deployed], *, most: int = 240, seconds: float = 10.0) -> list[Latency]:
         """Time the models in turn until their intervals are narrow; see `timing.rounds`."""
         return [Latency.of(one) for one in self._times(deployed, most, seconds)[0]]
+
+    def passes(self, deployed: Sequence[Deployed], *, rounds: int, seconds: float) -> list[Times]:
+        """Return the times of up to so many passes of each model, one at least; the models run in turn."""
+        keys = [one.key for one in deployed]
+        return self._agent.time(keys, arrays_of(self.example), rounds=rounds, warm_up=2, seconds=seconds)
 
     def measure(self, deployed: Sequence[Deployed], *, most: int = 240, seconds: float = 10.0) -> Measurement:
         """Time the models in turn, as `latencies` does, and again after a while where the device is slower than it was.

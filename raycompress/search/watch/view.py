@@ -9,7 +9,7 @@ from raycompress.results.journal.journal import Event
 
 
 class View(Protocol):
-    """Shows phases and notes."""
+    """Shows phases, how far they are, and notes."""
 
     def phase(self, text: str) -> None:
         """Show what is being done now, outside of the trials."""
@@ -17,12 +17,12 @@ class View(Protocol):
     def note(self, text: str) -> None:
         """Show a note."""
 
+    def progress(self, done: int, total: int, what: str) -> None:
+        """Show how much of the phase is done, and what comes next; 0 of 0 clears it."""
+
 
 class SearchView(View, Protocol):
     """Shows a search."""
-
-    def progress(self, done: int, total: int, what: str) -> None:
-        """Show how much of the phase is done, and what comes next; 0 of 0 clears it."""
 
     def history(self, events: Iterable[Event]) -> None:
         """Add the events of earlier runs of a search that is resumed."""

@@ -109,12 +109,12 @@ class AnalysisView:
         """Say something worth knowing."""
         self._line(f"note: {text}")
 
-    def progress(self, done: int, total: int, layer: str) -> None:
+    def progress(self, done: int, total: int, what: str) -> None:
         """Show how far it is; off a terminal once a layer."""
-        self._bar.update(self._task, completed=done, total=total, description=printable(layer))
-        if not self._console.is_terminal and layer not in ("", self._layer):
-            self._line(f"[{done}/{total}] {layer}")
-        self._layer = layer
+        self._bar.update(self._task, completed=done, total=total, description=printable(what))
+        if not self._console.is_terminal and what not in ("", self._layer):
+            self._line(f"[{done}/{total}] {what}")
+        self._layer = what
 
     def _line(self, text: str) -> None:
         from rich.text import Text
