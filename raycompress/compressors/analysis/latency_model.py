@@ -6,12 +6,12 @@ by themselves says little of what a network takes.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
@@ -26,17 +26,18 @@ from raycompress.compressors.structure.groups import channel_groups
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
 from raycompress.model.costs import CostModel, LayerWidth
-from raycompress.model.groups import ChannelGroup
 from raycompress.model.latency_fit import Sample, fitted
 from raycompress.model.latency_model import Kind, LatencyModel, LayerWork
 from raycompress.model.latency_table import Clock
 
 FEWEST, MOST = 12, 40
 """Networks that are timed at least, whatever that takes, and at most."""
+_AT_ONCE = 8
+"""Networks that are loaded at a time, and timed in turns."""
+_TURNS, _PASSES, _TURN_S = 5, 20, 0.2
+"""Turns of each network, its passes in a turn beside as many of the dense one, and about the most seconds of a turn."""
 _STEPS = (1, 8, 16, 32)
 """What the widths of a network are multiples of, one after another: so that it shows which multiples are faster."""
-_PASSES, _PASSES_S = 100, 0.8
-"""The most passes of one network, beside as many of the dense one, and about the most seconds of both."""
 _NARROWEST, _SPREAD = 0.1, 0.25
 """The share of the channels that the narrowest network keeps, and how far groups lie from their network's."""
 _PROJECTION = ".out_proj"
@@ -73,7 +74,7 @@ def latency_model(
     most
         The number of networks that are timed where there is time.
     progress
-        Called with how many are done, of how many, and what is done next.
+        Called with how many are done, of how many, and what is done.
 
     Raises
     ------
@@ -83,107 +84,128 @@ def latency_model(
         The runtime cannot convert or run the model, or most of its narrow copies.
     """
     end = time.monotonic() + budget_s
-    costs = cost_model(model, example) if costs is None else costs
-    graph = ChannelGraph(model, example)
-    groups = list(channel_groups(graph))
-    what = f"random widths for {target.name}"
+    networks = Networks(model, example, costs)
+    what = f"networks at random widths in {target.name}"
+    samples: list[Sample] = []
     with Deployment(target, example) as deployment:
         progress(0, most, what)
         dense = deployment.deploy(model, "dense", proving=False)
-        samples: list[Sample] = []
-        failures: list[DeploymentError] = []
-        for removed in _draws(groups, most):
-            if len(samples) >= FEWEST and time.monotonic() > end:
-                break
-            progress(len(samples) + len(failures), most, what)
-            try:
-                samples.append(_sample(deployment, dense, _narrow(graph, groups, removed), removed, costs))
-            except DeploymentError as error:  # what it refuses of some widths need not be what is proposed
-                failures.append(error)
-                if len(failures) > FEWEST:
-                    raise
-        alone = deployment.latencies([dense], seconds=_PASSES_S)[0]
-        works = _works(model, deployment.example, costs)
+        for sample in networks.timed(deployment, dense, networks.draws(most), lambda: time.monotonic() > end):
+            samples.append(sample)
+            progress(len(samples), most, what)
+        alone = deployment.latencies([dense], seconds=2.0)[0]
     progress(0, 0, "")
     dense_ms: dict[Clock, float] = {"latency_ms": alone.wall_ms, "cpu_ms": alone.cpu_ms}
-    return fitted(works, samples, target=target.name, dense_ms=dense_ms)
+    return fitted(networks.works(), samples, target=target.name, dense_ms=dense_ms)
 
 
-def _sample(
-    deployment: Deployment, dense: Deployed, narrow: nn.Module, removed: Sequence[int], costs: CostModel
-) -> Sample:
-    one = deployment.deploy(narrow, "narrow", proving=False)
-    reference, found = deployment.passes([dense, one], rounds=_PASSES, seconds=_PASSES_S)
-    is_alone = deployment.target.threads == 1 and deployment.target.device != "gpu"
-    share = undisturbed(found, cpu=is_alone) / undisturbed(reference, cpu=is_alone)
-    widths = {layer.name: layer.at(removed) for layer in costs.widths}
-    return Sample(widths, share, costs.sizes(removed)["size_bytes"], one.size_bytes)
-
-
-def undisturbed(times: Times, *, cpu: bool) -> float:
-    """Return the seconds that a pass takes where nothing else runs: the 10 % quantile of many passes.
-
-    What shares a core and its caches slows small models down by more than the dense one, so that even the share of the
-    medians moves with the load (in OpenVINO from 0.20 to 0.30 of a dense model for one network); this one hardly does.
+class Networks:
+    """Copies of a model at other widths.
 
     Parameters
     ----------
-    cpu
-        Whether it is the CPU time; not of several threads, nor of a GPU, for which one waits otherwise.
+    model, example, costs
+        See `latency_model`.
     """
-    return float(np.quantile([one[cpu] for one in times], 0.1))
 
+    def __init__(self, model: nn.Module, example: Example, costs: CostModel | None = None) -> None:
+        self.model, self.example = model, example
+        self.costs = cost_model(model, example) if costs is None else costs
+        self._graph = ChannelGraph(model, example)
+        self._groups = list(channel_groups(self._graph))
 
-def _draws(groups: Sequence[ChannelGroup], count: int) -> Iterator[list[int]]:
-    """Yield how many blocks go of each group: networks from narrow to dense, each group narrower or wider than most."""
-    random = np.random.default_rng(0)
-    for number, level in enumerate(random.permutation(count)):
-        share = _NARROWEST + (1 - _NARROWEST) * (level + random.random()) / count
-        kept = np.clip(share + random.normal(0, _SPREAD, len(groups)), _NARROWEST / 2, 1)
-        step = _STEPS[number % len(_STEPS)]
-        yield [
-            group.size - rounded(max(1, round(group.size * float(part))), group.size, group.multiple(step))
-            for group, part in zip(groups, kept, strict=True)
+    def draws(self, count: int, seed: int = 0) -> Iterator[list[int]]:
+        """Yield how many blocks go of each group: of networks from narrow to dense, in a random order.
+
+        Each group is narrower or wider than its network on the whole.
+        """
+        random = np.random.default_rng(seed)
+        for number, level in enumerate(random.permutation(count)):
+            share = _NARROWEST + (1 - _NARROWEST) * (level + random.random()) / count
+            kept = np.clip(share + random.normal(0, _SPREAD, len(self._groups)), _NARROWEST / 2, 1)
+            step = _STEPS[number % len(_STEPS)]
+            yield [
+                group.size - rounded(max(1, round(group.size * float(part))), group.size, group.multiple(step))
+                for group, part in zip(self._groups, kept, strict=True)
+            ]
+
+    def narrow(self, removed: Sequence[int]) -> nn.Module:
+        """Return a copy without the first blocks of each group."""
+        cut = Cut(self._graph)
+        for group, count in zip(self._groups, removed, strict=True):
+            cut.remove(group.root, [channel for block in group.root_blocks[:count] for channel in block])
+        return cut.small().eval().cpu()
+
+    def timed(
+        self,
+        deployment: Deployment,
+        dense: Deployed,
+        draws: Iterator[list[int]],
+        is_late: Callable[[], bool] = lambda: False,
+    ) -> Iterator[Sample]:
+        """Yield the networks that are drawn, timed, until it is late, but `FEWEST` in any case.
+
+        Raises
+        ------
+        DeploymentError
+            The runtime refuses more of them than `FEWEST`: what it refuses of some widths need not be what is proposed.
+        """
+        done = refused = 0
+        while done < FEWEST or not is_late():
+            loaded: list[tuple[list[int], Deployed]] = []
+            for removed in itertools.islice(draws, _AT_ONCE):
+                try:
+                    one = deployment.deploy(self.narrow(removed), f"narrow{len(loaded)}", proving=False)
+                except DeploymentError:
+                    refused += 1
+                    if refused > FEWEST:
+                        raise
+                else:
+                    loaded.append((removed, one))
+                if done + len(loaded) >= FEWEST and is_late():
+                    break
+            if not loaded:
+                return
+            shares = _shares(deployment, dense, [one for _, one in loaded])
+            for (removed, one), share in zip(loaded, shares, strict=True):
+                yield Sample(self.widths(removed), share, self.costs.sizes(removed)["size_bytes"], one.size_bytes)
+            done += len(loaded)
+
+    def widths(self, removed: Sequence[int]) -> dict[str, tuple[int, int]]:
+        """Return the widths of the layers without so many blocks of each group."""
+        return {layer.name: layer.at(removed) for layer in self.costs.widths}
+
+    def works(self) -> list[LayerWork]:
+        """Call the model, and return what each layer computes that loses width."""
+        outputs: dict[str, int] = {}
+
+        def note(name: str, _layer: nn.Module, _inputs: object, output: object) -> None:
+            first = output[0] if isinstance(output, tuple) else output
+            if isinstance(first, Tensor):
+                outputs[name] = outputs.get(name, 0) + first.numel()
+
+        called = {one.name: one.name.removesuffix(_PROJECTION) for one in self.costs.widths}
+        handles = [
+            self.model.get_submodule(name).register_forward_hook(partial(note, name))
+            for name in {*called.keys(), *called.values()}
+        ]
+        try:
+            self.example.outputs(self.model)
+        finally:
+            for handle in handles:
+                handle.remove()
+        found = [(one, outputs.get(one.name), outputs.get(called[one.name])) for one in self.costs.widths]
+        return [
+            _work(self.model.get_submodule(one.name), one, own or around, is_attention=own is None)
+            for one, own, around in found
+            if own or around
         ]
 
 
-def _narrow(graph: ChannelGraph, groups: Sequence[ChannelGroup], removed: Sequence[int]) -> nn.Module:
-    """Return a copy without the first blocks of each group."""
-    cut = Cut(graph)
-    for group, count in zip(groups, removed, strict=True):
-        cut.remove(group.root, [channel for block in group.root_blocks[:count] for channel in block])
-    return cut.small().eval().cpu()
-
-
-def _works(model: nn.Module, example: Example, costs: CostModel) -> list[LayerWork]:
-    """Call the model, and return what each layer computes that loses width."""
-    outputs: dict[str, int] = {}
-
-    def note(name: str, _layer: nn.Module, _inputs: object, output: object) -> None:
-        first = output[0] if isinstance(output, tuple) else output
-        if isinstance(first, Tensor):
-            outputs[name] = outputs.get(name, 0) + first.numel()
-
-    layers = {layer.name: model.get_submodule(layer.name) for layer in costs.widths}
-    inside = {name: name.removesuffix(_PROJECTION) for name in layers if name.endswith(_PROJECTION)}
-    called = {**{name: name for name in layers}, **inside}
-    handles = [model.get_submodule(one).register_forward_hook(partial(note, one)) for one in {*called.values()}]
-    try:
-        example.to(next((one.device for one in model.parameters()), torch.device("cpu"))).outputs(model)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [
-        _work(layers[width.name], width, outputs[called[width.name]], is_attention=width.name in inside)
-        for width in costs.widths
-        if called[width.name] in outputs
-    ]
-
-
-def _work(layer: nn.Module, width: LayerWidth, outputs: int, *, is_attention: bool) -> LayerWork:
+def _work(layer: nn.Module, width: LayerWidth, outputs: int | None, *, is_attention: bool) -> LayerWork:
     inputs, channels = width.inputs[0], width.outputs[0]
     weight = layer.weight
-    assert isinstance(weight, Tensor)
+    assert isinstance(weight, Tensor) and outputs
     kernel = weight.numel() / (inputs * channels)
     positions = outputs / channels
     if is_attention:
@@ -195,3 +217,31 @@ def _work(layer: nn.Module, width: LayerWidth, outputs: int, *, is_attention: bo
     if inputs == 1 and not width.inputs[1] and getattr(layer, "groups", 1) > 1:
         kind = "depthwise"
     return LayerWork(width.name, kind, (inputs, channels), positions, kernel)
+
+
+def _shares(deployment: Deployment, dense: Deployed, loaded: Sequence[Deployed]) -> list[float]:
+    """Return the time of each network as a share of the dense one's, by several turns of all of them."""
+    is_cpu_time = deployment.target.threads == 1 and deployment.target.device != "gpu"
+    reference: Times = []
+    own: list[Times] = [[] for _ in loaded]
+    for _ in range(_TURNS):
+        for one, times in zip(loaded, own, strict=True):
+            both = deployment.passes([dense, one], rounds=_PASSES, seconds=_TURN_S, warm_up=2)
+            reference += both[0]
+            times += both[1]
+    least = undisturbed(reference, cpu=is_cpu_time)
+    return [undisturbed(times, cpu=is_cpu_time) / least for times in own]
+
+
+def undisturbed(times: Times, *, cpu: bool) -> float:
+    """Return the seconds that a pass takes where nothing else runs: the 5 % quantile of many passes, minutes apart.
+
+    What shares a core and its caches slows small models down by more than the dense one, so that even the share of the
+    medians moves with the load (in OpenVINO from 0.20 to 0.30 of a dense model for one network); this one hardly does.
+
+    Parameters
+    ----------
+    cpu
+        Whether it is the CPU time; not of several threads, nor of a GPU, for which one waits otherwise.
+    """
+    return float(np.quantile([one[cpu] for one in times], 0.05))
