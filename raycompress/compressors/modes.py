@@ -106,7 +106,8 @@ class Inspector(Compressor):
         targets = targets_of(self._trial)[:1]
         if not targets:
             return replace(known, latency=latency_table(self.model, example))
-        if not self._trial.analysis.get("deployed"):
+        budget_s = self._trial.analysis.get("deployed")
+        if budget_s is None:
             return known
         from raycompress.compressors.analysis.latency_model import latency_model
 
@@ -115,7 +116,13 @@ class Inspector(Compressor):
                 targets, self.model, self._arguments.get("calibration"), self._arguments.get("evaluator")
             )
             found = latency_model(
-                self.model, example, targets[0], costs=costs, calibration=inputs, progress=self._progress
+                self.model,
+                example,
+                targets[0],
+                costs=costs,
+                calibration=inputs,
+                budget_s=budget_s,
+                progress=self._progress,
             )
         except RaycompressError as error:  # where the dense model cannot be deployed the rehearsal refuses it
             return replace(known, latency_unknown=error.problems[0].what)

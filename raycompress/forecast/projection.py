@@ -119,8 +119,13 @@ def has_one_size(experiment: Experiment, projection: Projection) -> bool:
 
 
 def ceilings(experiment: Experiment) -> tuple[Bound, ...]:
-    """Return the constraints that are upper bounds on the sizes of a model."""
-    return tuple(bound for bound in experiment.objective.bounds if bound.metric in SIZES and bound.is_ceiling)
+    """Return the constraints that are upper bounds on sizes that are known exactly before a model is trained."""
+    return tuple(bound for bound in experiment.objective.bounds if bound.is_ceiling and _is_exact(bound, experiment))
+
+
+def _is_exact(bound: Bound, experiment: Experiment) -> bool:
+    """Tell whether the size is known exactly: not of the file for a deployment target, whose weights may be int8."""
+    return bound.metric in SIZES and not (experiment.targets and bound.metric == "size_bytes")
 
 
 def _scaled(sample: Sample, dimensions: list[Dimension], factor: float) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Pr
     }
     sizes, dense = projection.sizes(smallest), projection.forecast.dense
     for bound in projection.ceilings:
-        if bound.metric not in SIZES:  # the latency is predicted roughly only
+        if not _is_exact(bound, experiment):  # it is predicted roughly only
             continue
         size, end = sizes[bound.metric], bound.end(dense[bound.metric])
         if size <= end * (1 + 1e-9):

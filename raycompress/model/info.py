@@ -80,6 +80,8 @@ class ModelInfo:
     latency
         What predicts the latency of a narrow one, where that was asked for: the times of its layers at several widths,
         or, for a deployment target, those of whole networks.
+    latency_unknown
+        Why it cannot be predicted; empty where it can, or was not asked for.
     weights
         Tells one state of the weights from another, where that was asked for.
     has_evaluator
@@ -96,6 +98,7 @@ class ModelInfo:
     costs: CostModel | None = None
     costs_unknown: str = ""
     latency: LatencyPredictor | None = None
+    latency_unknown: str = ""
     weights: str = ""
     has_evaluator: bool = False
     whole_layers: Mapping[str, str] = field(default_factory=dict)
@@ -135,6 +138,7 @@ class ModelInfo:
             costs=None if data.get("costs") is None else CostModel.from_json(data["costs"]),
             costs_unknown=data.get("costs_unknown", ""),
             latency=None if data.get("latency") is None else latency_predictor(data["latency"]),
+            latency_unknown=data.get("latency_unknown", ""),
             weights=data.get("weights", ""),
             has_evaluator=data.get("has_evaluator", False),
             whole_layers=dict(data.get("whole_layers", {})),

@@ -33,7 +33,8 @@ class TrialOptions:
         Whether what is saved is measured beside the dense model, for a metric of the trial.
     analysis
         What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
-        see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted.
+        see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted, and for how many
+        seconds networks are timed in the first of `targets`, to predict latency and size there (``deployed``).
     targets
         What the model will be deployed on, the first one first: `raycompress.deployment.target.DeploymentTarget` as
         plain JSON data.

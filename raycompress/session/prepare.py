@@ -13,6 +13,7 @@ from typing import Any
 from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
+from raycompress.config.objective import Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import (
     CompressionError,
@@ -26,6 +27,7 @@ from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel
+from raycompress.model.latency_table import LATENCY
 from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.preload import environment_notes, prescript_notes
@@ -43,6 +45,10 @@ _WITHOUT_EVALUATOR = (
     "copy agrees with the dense model. create_compressor(..., evaluator=lambda model: accuracy(model)) measures by "
     "your own metric, which finds better models in fewer trials; calibration=loader says which inputs to measure with"
 )
+
+
+_TIMING_S = 60.0
+"""The most seconds that networks are timed in a deployment target, to predict those that are proposed."""
 
 
 @dataclass(frozen=True)
@@ -191,7 +197,7 @@ def inspect(
         )  # trials run on another device than this script did
         if refused and not preflight.check_model(experiment, model)[0]:  # which has places and fixes of its own
             raise refusal(experiment, refused[0])
-        return replace(model, latency=None) if elsewhere else model
+        return replace(model, latency=None) if elsewhere and not experiment.targets else model
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
         return None
     raise ScriptError(
@@ -214,6 +220,9 @@ def _given(experiment: Experiment, worker: Worker, sample: Mapping[str, Any]) ->
 def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
     """Return what is asked of the inspection: costs, and keys of a config to make the compressor with."""
     analysis: dict[str, Any] = {"costs": True} if experiment.wants_sizes else {}
+    if experiment.targets and _needs_deployed(experiment.objective, experiment.proposer):
+        # no more than the search itself is worth
+        analysis["deployed"] = min(_TIMING_S, 2.0 * (experiment.n_samples or math.inf))
     if rehearse:
         space = SearchSpace.of(unexpanded(experiment))
         # at the most that is searched: a layer that loses nothing at less is for the trial to tell
@@ -221,6 +230,14 @@ def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
         when = {key: value for key, value in compression_config(experiment).items() if key == SLICE_KEY}
         analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"], **when}
     return {"analysis": analysis} if analysis else {}
+
+
+def _needs_deployed(objective: Objective, proposer: str) -> bool:
+    """Tell whether what a model costs in its target decides which ones are proposed."""
+    asked = (
+        objective.metrics if proposer == "guided" else [bound.metric for bound in objective.bounds if bound.is_ceiling]
+    )
+    return LATENCY in asked or "size_bytes" in asked
 
 
 def refusal(experiment: Experiment, message: Message) -> RaycompressError:
@@ -255,14 +272,18 @@ def _inspection_config(experiment: Experiment, sample: Mapping[str, Any]) -> dic
 
 def _with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
     """Return the experiment with the dense model's latency, which trials' own are told by."""
-    if model is None or model.latency is None or experiment.targets:  # the table is of eager torch
+    if model is None or model.latency is None:
         return experiment
     known = replace(experiment.objective, dense_latency_ms=model.latency.dense_ms["latency_ms"])
     return replace(experiment, objective=known)
 
 
 def _latency_notes(model: ModelInfo | None) -> list[str]:
-    """Return what the networks that were timed in a deployment target tell."""
+    """Return what the networks that were timed in a deployment target tell, or why there are none."""
+    if model is not None and model.latency_unknown:
+        return [
+            f"latencies cannot be predicted before training, and are measured in each trial: {model.latency_unknown}"
+        ]
     known = None if model is None else model.latency
     return [known.note] if isinstance(known, LatencyModel) else []
 

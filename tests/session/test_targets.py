@@ -13,6 +13,7 @@ import torch
 
 from raycompress.bundle import bundle
 from raycompress.bundle.manifest import DEPLOYED
+from raycompress.compressors.analysis.latency_model import FEWEST
 from raycompress.compressors.deploying.forms import arrays_of
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.states import TrialState
@@ -65,6 +66,19 @@ def test_every_trial_is_converted_proved_and_timed(launch: Launch, write: Callab
     broken = run_here(tmp_path, "best", "--verify")
     assert broken.code == 1
     assert "deployed/onnxruntime/model.onnx" in broken.err
+
+
+def test_latency_and_bytes_are_predicted_in_the_target(launch: Launch, write: Callable[..., Path]) -> None:
+    bounds = {"latency_ms": {"max_ratio": 2.0}, "size_bytes": {"max_ratio": 0.7}}
+    done = launch(write(constraints=bounds, target=TARGETS[:1], n_samples=1, baseline=False))
+    assert done.code == 0, done.err
+    assert f"onnxruntime: latencies are predicted from those of {FEWEST} networks" in done.err
+    (trial,) = done.record.searched
+    assert trial.before and trial.after and trial.predicted
+    assert trial.predicted["latency_ms"] > 0
+    assert trial.after["size_bytes"] == trial.after["size_bytes@onnxruntime"]
+    assert trial.predicted["size_bytes"] == pytest.approx(trial.after["size_bytes"], rel=0.02)
+    assert trial.after["size_bytes"] < 0.72 * trial.before["size_bytes"]
 
 
 def test_a_model_that_breaks_a_constraint_is_not_converted(launch: Launch, write: Callable[..., Path]) -> None:

@@ -52,6 +52,7 @@ def latency_model(
     target: DeploymentTarget,
     *,
     costs: CostModel | None = None,
+    calibration: Sequence[Example] = (),
     budget_s: float = 60.0,
     most: int = MOST,
     progress: Progress = lambda _done, _total, _what: None,
@@ -69,6 +70,8 @@ def latency_model(
         One input of it.
     costs
         Its cost model, where that is known.
+    calibration
+        Examples to find the ranges of int8 with.
     budget_s
         Approximate limit of seconds; a dozen networks are timed in any case.
     most
@@ -87,9 +90,9 @@ def latency_model(
     networks = Networks(model, example, costs)
     what = f"networks at random widths in {target.name}"
     samples: list[Sample] = []
-    with Deployment(target, example) as deployment:
+    with Deployment(target, example, calibration=calibration) as deployment:
         progress(0, most, what)
-        dense = deployment.deploy(model, "dense", proving=False)
+        dense = deployment.deploy_unproved(model, "dense")
         for sample in networks.timed(deployment, dense, networks.draws(most), lambda: time.monotonic() > end):
             samples.append(sample)
             progress(len(samples), most, what)
@@ -155,7 +158,7 @@ class Networks:
             loaded: list[tuple[list[int], Deployed]] = []
             for removed in itertools.islice(draws, _AT_ONCE):
                 try:
-                    one = deployment.deploy(self.narrow(removed), f"narrow{len(loaded)}", proving=False)
+                    one = deployment.deploy_unproved(self.narrow(removed), f"narrow{len(loaded)}")
                 except DeploymentError:
                     refused += 1
                     if refused > FEWEST:
@@ -226,7 +229,7 @@ def _shares(deployment: Deployment, dense: Deployed, loaded: Sequence[Deployed])
     own: list[Times] = [[] for _ in loaded]
     for _ in range(_TURNS):
         for one, times in zip(loaded, own, strict=True):
-            both = deployment.passes([dense, one], rounds=_PASSES, seconds=_TURN_S, warm_up=2)
+            both = deployment.passes([dense, one], rounds=_PASSES, seconds=_TURN_S)
             reference += both[0]
             times += both[1]
     least = undisturbed(reference, cpu=is_cpu_time)
