@@ -94,3 +94,36 @@ def test_the_ray_of_the_nodes_is_the_one_here(tmp_path, cluster_file):
     other = diagnosed(tmp_path, "--cluster", cluster_file("2.9.0"))[1]["Ray of the nodes"]
     assert other["state"] == "warning"
     assert "the nodes get Ray 2.9.0" in other["problem"]["what"]
+
+
+@pytest.mark.engine
+def test_the_targets_of_an_experiment(tmp_path):
+    targets = [{"runtime": "onnxruntime"}, {"runtime": "openvino", "python": str(tmp_path / "python")}]
+    (tmp_path / "exp.jsonc").write_text('{// where it will run\n"target": ' + json.dumps(targets) + "}")
+    done, found = diagnosed(tmp_path, "--target", "exp.jsonc")
+    assert done.code == 1
+    assert list(found)[:5] == [
+        f"onnxruntime {what}" for what in ("runs", "device", "round trip", "converts", "small model")
+    ]
+    assert all(check["state"] == "ok" for name, check in found.items() if name.startswith("onnxruntime"))
+    assert re.search(r"^[\d.]+ ms, 95 % interval [\d.]+ to [\d.]+, in fp32", found["onnxruntime small model"]["detail"])
+    openvino = found["openvino runs"]
+    assert openvino["state"] == "failed" and "cannot be started" in openvino["problem"]["what"]
+
+
+@pytest.mark.parametrize(
+    ("target", "what", "fix"),
+    [
+        ("onnxruntme", '"onnxruntme" is no runtime', 'did you mean "onnxruntime"?'),
+        ('{"runtime": "openvino", "devise": "cpu"}', 'a target has no key "devise"', 'did you mean "device"?'),
+        ('{"runtime": "openvino", "precision": "fp8"}', '"fp8" is no precision', "fp16"),
+        ('{"runtime": "openvino", "device": "cuda"}', '"cuda" is no device', "cpu, gpu or ssh://user@host[:port]"),
+        ("ex.json", "there is no such file", 'did you mean "exp.json"?'),
+        ("exp.json", "this experiment has no deployment target", '"target": {"runtime"'),
+    ],
+)
+def test_a_target_with_a_mistake(tmp_path, target, what, fix):
+    (tmp_path / "exp.json").write_text('{"target": "max"}')
+    done = raycompress(tmp_path, "doctor", "--target", target)
+    assert done.code == 2
+    assert what in done.err and fix in done.err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
 import time
 from collections.abc import Iterator
 
@@ -47,22 +47,24 @@ def started(hosts: Lab, board: Device, **changes: str) -> dict[str, str]:
 
 
 def test_every_measurement_ends_with_a_value_though_the_device_restarts(hosts: Lab, board: Device) -> None:
-    running = Inside(hosts, "series", target(board), 6)
+    board.hold()
+    running = Inside(hosts, "series", target(board), 4)
     running.line()  # deployed
-    seen = [running.line()]
-    for _ in range(2):
+    board.wait_for_measuring()
+    for is_again in (True, False):
         board.cut()
         board.shell(f"rm -rf {CACHE}")  # as a disk in memory loses it
         time.sleep(AWAY_S)
+        if is_again:
+            board.hold()
         board.start()
-        seen.append(running.line())
-        seen.append(running.line())
-    seen += running.rest()
-    assert len(seen) == 6
+        if is_again:
+            board.wait_for_measuring()
+    seen = running.rest()
+    assert len(seen) == 4
     assert all(latency > 0 for line in seen for latency in line["latencies"])
-    notes = seen[-1]["notes"]
-    assert len(notes) == 2
-    assert all("was lost while it was to" in note and "repeated after" in note for note in notes)
+    (note,) = seen[-1]["notes"]
+    assert "the connection to root@10.77.0.1:2222 was lost while it was to time" in note and "repeated after" in note
 
 
 def test_a_device_that_does_not_come_back_is_an_error_after_its_bound(hosts: Lab, board: Device) -> None:
@@ -77,14 +79,12 @@ def test_a_device_that_does_not_come_back_is_an_error_after_its_bound(hosts: Lab
 def test_one_measures_at_a_time_on_a_device_and_each_device_by_itself(hosts: Lab, board: Device) -> None:
     with device(hosts, hosts.hosts["worker-1"]) as other:
         trust(hosts, board, other)
-        holding = board.host.command(["flock", "/tmp/raycompress-measuring", "sh", "-c", "echo held; exec cat"])
-        holder = subprocess.Popen(holding, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        release = board.hold()
         waiting = Inside(hosts, "series", target(board), 1)
         waiting.line()
         assert len(Inside(hosts, "series", target(other), 1).rest()) == 2
         assert waiting.process.poll() is None
-        holder.communicate()
+        release()
         assert waiting.line()["latencies"][0] > 0
         waiting.rest()
 
@@ -166,3 +166,19 @@ def test_a_device_that_lacks_something_is_told_with_the_fix(
     found = started(hosts, board, device_python=python)
     assert what in found["what"]
     assert fix in found["fix"]
+
+
+def test_the_doctor_examines_a_device(hosts: Lab, board: Device) -> None:
+    command = [PYTHON, "-m", "raycompress", "doctor", "--json", "--target"]
+    done = hosts.here.run([*command, json.dumps(target(board))], timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    checks = json.loads(done.stdout)
+    names = [check["name"].rpartition("_2222 ")[2] for check in checks]
+    assert names == ["runs", "device", "round trip", "converts", "small model"]
+    assert "on root@10.77.0.1:2222" in checks[0]["detail"] and checks[1]["detail"].startswith("head: Python ")
+    board.cut()
+    done = hosts.here.run([*command, json.dumps(target(board))], timeout=120)
+    assert done.returncode == 1
+    runs, converts = json.loads(done.stdout)
+    assert runs["state"] == "failed" and "Connection refused" in runs["problem"]["what"] and runs["problem"]["fix"]
+    assert converts["state"] == "ok"

@@ -78,7 +78,8 @@ class Measurement:
     latencies
         One for each model.
     notes
-        What a reader should know, a line each: that a connection was lost meanwhile, that the device was slow.
+        What a reader should know that happened since the measurement before, a line each: a connection that was lost,
+        a device that was slow.
     """
 
     latencies: list[Latency]
@@ -100,6 +101,11 @@ class Deployment:
         What was converted before.
     patience_s, waits_at_start
         As in `LastingAgent`: for a trial of a search, whose target was reached before it began, `waits_at_start`.
+
+    Attributes
+    ----------
+    notes
+        What happened so far, see `Measurement`.
     """
 
     def __init__(
@@ -118,10 +124,12 @@ class Deployment:
         self._conversions = conversions or Conversions(None)
         self._open = ExitStack()
         self._paces: dict[str, Pace] = {}
+        self._measured_notes = 0
         self._agent = LastingAgent(
             target, converting=not target.host, patience_s=patience_s, waits_at_start=waits_at_start
         )
         self._converter = LastingAgent(target.converting) if target.host else self._agent
+        self.notes = self._converter.notes = self._agent.notes
 
     def __enter__(self) -> Self:
         with ExitStack() as opened:
@@ -137,11 +145,6 @@ class Deployment:
     def version(self) -> str:
         """Name and version of the runtime."""
         return str(self._agent.facts["version"])
-
-    @property
-    def notes(self) -> list[str]:
-        """What happened to the agents, a line each: connections that were lost, and measurements repeated for it."""
-        return [*self._converter.notes, *(self._agent.notes if self._agent is not self._converter else ())]
 
     def deploy(self, model: nn.Module, key: str, *, onnx: bytes | None = None) -> Deployed:
         """Convert `model`, load it under `key`, and prove that it computes what it does in torch.
@@ -218,7 +221,7 @@ class Deployment:
         It is told by the first model, the dense one: by its blocks, and by its median in other measurements. A device
         that stays slow is accepted, with a note: all models were timed in turn, so that their shares stand.
         """
-        pace, known = self._pace(deployed[0]), len(self.notes)
+        pace, where = self._pace(deployed[0]), self.target.host or "this machine"
         pauses, worst, begun = iter(PAUSES_THERE_S if self.target.host else PAUSES_HERE_S), 1.0, time.monotonic()
         while True:
             times, blocks = self._times(deployed, most, seconds)
@@ -228,13 +231,13 @@ class Deployment:
                 break
             worst = max(worst, slowdown)
             time.sleep(pause)
-        notes, where = self.notes[known:], self.target.host or "this machine"
         if worst > 1:
-            notes.append(_slow(where, worst, slowdown, time.monotonic() - begun))
+            self.notes.append(_slow(where, worst, slowdown, time.monotonic() - begun))
         if slowdown <= SLOWER < pace.excess(blocks):
-            notes.append(_still_slow(where, pace.excess(blocks)))
+            self.notes.append(_still_slow(where, pace.excess(blocks)))
         pace.accept(blocks)
-        return Measurement([Latency.of(one) for one in times], notes)
+        begin, self._measured_notes = self._measured_notes, len(self.notes)
+        return Measurement([Latency.of(one) for one in times], self.notes[begin:])
 
     def _times(self, deployed: Sequence[Deployed], most: int, seconds: float) -> tuple[list[Times], list[float]]:
         """Return the times of each model, and the median of the first in each block; see `latencies`."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 import pytest
 
+from raycompress.deployment.agent.places import MEASURING
 from tests.support.outside.namespaces import _SSHD, Host, Lab, clean_environment
 
 PORT = 2222
@@ -55,6 +56,18 @@ class Device:
         """Stop sshd, if it runs."""
         if self._sshd is not None and self._sshd.poll() is None:
             self.cut()
+
+    def hold(self) -> Callable[[], object]:
+        """Hold the lock of whoever measures on the device; return what releases it."""
+        command = self.host.command(["flock", f"/tmp/{MEASURING}", "sh", "-c", "echo held; exec cat"])
+        holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+        return holder.communicate
+
+    def wait_for_measuring(self) -> None:
+        """Wait until somebody wants to measure on the device, whose lock is held."""
+        wanted = ["sh", "-c", "until grep -q -e '->' /proc/locks; do sleep 0.05; done"]
+        assert self.host.run(wanted, timeout=_SLOWEST_S).returncode == 0
 
     def shell(self, script: str) -> str:
         """Return what a script prints on the device."""

@@ -1,0 +1,144 @@
+"""Checks of deployment targets: the device and its runtime, the converter here, and what a small model takes there."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Generator, Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from raycompress.catalog.runtimes import RUNTIMES
+from raycompress.clusters.file.check import Check, State, warning
+from raycompress.compressors.deploying.probe import probe
+from raycompress.config.text.reader import read
+from raycompress.config.text.source import text_of
+from raycompress.deployment.client import Agent
+from raycompress.deployment.target import PRECISIONS, DeploymentTarget
+from raycompress.errors import ExperimentError, RaycompressError, UsageError
+from raycompress.text import did_you_mean, join_names
+
+_FILES = (".json", ".jsonc")
+_TRIPS = 9
+
+
+def examine_targets(text: str) -> Iterator[Check]:
+    """Yield the checks of every target that `text` names; see `targets_in`."""
+    for target in targets_in(text):
+        yield from _examine(target)
+
+
+def targets_in(text: str) -> list[DeploymentTarget]:
+    """Return the targets that a person names.
+
+    Parameters
+    ----------
+    text
+        An experiment file with the key ``target``, the name of a runtime, or a target as JSON: an object, or a list of
+        several.
+
+    Raises
+    ------
+    UsageError, ExperimentError
+        It is none of these.
+    """
+    stripped = text.strip()
+    if stripped.startswith(("{", "[")):
+        return _of_json(read(stripped).value, "--target")
+    if Path(text).is_file() or text.endswith(_FILES):
+        content = read(text_of(Path(text))).value
+        found = content.get("target") if isinstance(content, Mapping) else None
+        if not isinstance(found, Mapping | list):
+            raise ExperimentError(
+                "this experiment has no deployment target",
+                where=text,
+                fix='"target": {"runtime": "onnxruntime"}, or --target with the name of a runtime',
+            )
+        return _of_json(found, text)
+    return _of_json({"runtime": text}, "--target")
+
+
+def _of_json(data: Any, where: str) -> list[DeploymentTarget]:
+    every = data if isinstance(data, list) else [data]
+    known = [field.name for field in fields(DeploymentTarget)]
+    for one in every:
+        runtime = one.get("runtime") if isinstance(one, Mapping) else None
+        if runtime not in RUNTIMES.names():
+            fix = did_you_mean(runtime, RUNTIMES.names()) or f"use one of {join_names(RUNTIMES.names())}"
+            raise UsageError(f"{json.dumps(runtime)} is no runtime", where=where, fix=fix)
+        for key in set(one) - set(known):
+            fix = did_you_mean(key, known) or f"use {join_names(known)}"
+            raise UsageError(f'a target has no key "{key}"', where=where, fix=fix)
+        for key, right in (("precision", one.get("precision", "fp32") in PRECISIONS), ("device", _is_device(one))):
+            if not right:
+                fix = join_names(PRECISIONS) if key == "precision" else "cpu, gpu or ssh://user@host[:port]"
+                raise UsageError(f"{json.dumps(one[key])} is no {key}", where=where, fix=f"use {fix}")
+    return [DeploymentTarget.from_json(one) for one in every]
+
+
+def _is_device(target: Mapping[str, Any]) -> bool:
+    device = target.get("device", "cpu")
+    return device in ("cpu", "gpu") or (isinstance(device, str) and device.startswith("ssh://") and len(device) > 6)
+
+
+def _examine(target: DeploymentTarget) -> Iterator[Check]:
+    running = yield from _device(target)
+    converter = yield from _converter(target, running)
+    if running and converter:
+        yield _small_model(target)
+
+
+def _device(target: DeploymentTarget) -> Generator[Check, None, str]:
+    """Look at the device; return the version of the runtime there, empty where it cannot run."""
+    begun = time.monotonic()
+    try:
+        with Agent(target, converting=False) as agent:
+            facts = agent.facts
+            took = time.monotonic() - begun
+            where = f"on {target.host}" if target.host else "here"
+            yield Check(f"{target.name} runs", State.OK, f"{facts['version']} {where}, ready in {took:.1f} s")
+            machine = f"{facts['machine']}: Python {facts['python']}, {facts['cores']} cores, {facts['processor']}"
+            yield Check(f"{target.name} device", State.OK, machine)
+            trips = []
+            for _ in range(_TRIPS):
+                begun = time.perf_counter()
+                agent.peak_mb()
+                trips.append(1e3 * (time.perf_counter() - begun))
+            yield Check(f"{target.name} round trip", State.OK, f"{median(trips):.2f} ms")
+            return str(facts["version"])
+    except RaycompressError as error:
+        yield _failed(f"{target.name} runs", error)
+        return ""
+
+
+def _converter(target: DeploymentTarget, running: str) -> Generator[Check, None, str]:
+    """Look at what converts models here; return its version, empty where it cannot."""
+    name = f"{target.name} converts"
+    try:
+        with Agent(target.converting) as agent:
+            version = str(agent.facts["version"])
+    except RaycompressError as error:
+        yield _failed(name, error)
+        return ""
+    if running and version != running:
+        what = f"{version} converts here what {running} runs on {target.host}: it may not read it"
+        yield warning(name, what, fix="install the same version in both places")
+    else:
+        yield Check(name, State.OK, f"{version} here")
+    return version
+
+
+def _small_model(target: DeploymentTarget) -> Check:
+    name = f"{target.name} small model"
+    try:
+        latency, notes = probe(target)
+    except RaycompressError as error:
+        return _failed(name, error)
+    found = f"{latency.wall_ms:.3f} ms, 95 % interval {latency.low_ms:.3f} to {latency.high_ms:.3f}"
+    return Check(name, State.OK, "; ".join([f"{found}, in {target.precision}", *notes]))
+
+
+def _failed(name: str, error: RaycompressError) -> Check:
+    return Check(name, State.FAILED, error.problems[0].what, error.problems[0])
