@@ -6,6 +6,9 @@
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make zoo    docs/networks.md and docs/minilm.md: networks that people have, in an environment of their own; an hour
+# make targets  .venv-targets: inference runtimes that cannot be installed beside the rest, for the tests of deployment;
+#             without it they leave out, by name, what needs it
+# make deployment  the table of docs/deployment.md: six networks in every runtime, in the environments of zoo and targets
 # make docs   the tables of docs/compressors.md and docs/coming-from-auptimizer.md, from the code and from runs
 # with another Python: make demo PYTHON=python3.12 (3.11, 3.12 or 3.13; a name, or a path)
 PYTHON ?= python3.11
@@ -19,11 +22,13 @@ CORE := $(VENV)/.core
 INSTALLED := $(VENV)/.installed
 # networks of other libraries, with the versions of torch that these need
 ZOO := .venv-zoo
+# inference runtimes whose requirements conflict with those of the other environments; the agent alone runs there
+TARGETS := .venv-targets
 # the first that starts: the one on the PATH, which may be a shim of pyenv's that does not, or the newest of pyenv's
 FIND = $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
 	ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*[0-9]/bin/python$(VERSION) 2>/dev/null | sort -V | tail -n 1
 
-.PHONY: demo test unit nightly lint bench tools house zoo docs format clean
+.PHONY: demo test unit nightly lint bench tools house zoo targets deployment docs format clean
 
 demo: $(CORE)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -60,6 +65,11 @@ zoo: $(ZOO)/.installed
 	$(ZOO)/bin/python -m tests.zoo
 	$(ZOO)/bin/python -m tests.zoo.minilm
 
+targets: $(TARGETS)/.installed
+
+deployment: $(ZOO)/.installed $(TARGETS)/.installed
+	$(ZOO)/bin/python -m tests.benchmarks.deployment
+
 docs: $(INSTALLED)
 	$(BIN)/python -m tests.tables
 
@@ -77,6 +87,11 @@ $(ZOO)/.installed: tests/zoo/requirements.txt
 	@python=$$($(FIND)); "$$python" -m venv $(ZOO)
 	$(ZOO)/bin/pip install --quiet --requirement tests/zoo/requirements.txt
 	$(ZOO)/bin/pip install --quiet --no-deps ultralytics==8.4.190
+	touch $@
+
+$(TARGETS)/.installed: tests/deployment/requirements.txt
+	@python=$$($(FIND)); "$$python" -m venv $(TARGETS)
+	$(TARGETS)/bin/pip install --quiet --requirement tests/deployment/requirements.txt
 	touch $@
 
 $(INSTALLED): $(CORE)

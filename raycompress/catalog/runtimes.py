@@ -128,6 +128,26 @@ _BUILT_IN = (
         ("torch",),
         "torch",
     ),
+    RuntimeEntry(
+        "tensorrt",
+        "TensorRT, on a CUDA GPU; written to its documentation, run by nobody yet.",
+        f"{_AGENT}.tensorrt:TensorRt",
+        "onnx",
+        ("fp32", "fp16", "int8"),
+        ("gpu",),
+        ("tensorrt", "torch", "onnx", "onnxruntime"),
+        "raycompress[tensorrt]",
+    ),
+    RuntimeEntry(
+        "coreml",
+        "Core ML, on macOS; converted here, run by nobody yet.",
+        f"{_AGENT}.coreml:CoreMl",
+        "program",
+        ("fp32", "fp16", "int8"),
+        ("cpu", "gpu"),
+        ("coremltools", "torch"),
+        "raycompress[coreml]",
+    ),
 )
 
 RUNTIMES = Catalogue("raycompress.runtimes", RuntimeEntry, _BUILT_IN)

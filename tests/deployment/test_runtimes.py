@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
+import zipfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +15,8 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.deploying.deploy import BOUNDS, Deployment
 from raycompress.compressors.deploying.forms import arrays_of, source_of
+from raycompress.deployment.agent.runtime import RefusedError
+from raycompress.deployment.agent.runtimes.programs import load_program
 from raycompress.deployment.client import Agent
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
@@ -71,7 +77,7 @@ def test_inputs_of_several_types_and_outputs_keep_their_order(runtime: str, pyth
         assert deployment.deploy(network("encoder"), "encoder").difference <= 1e-4
 
 
-@pytest.mark.parametrize(("runtime", "python"), ALL)
+@pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"], WHERE["torch"]])
 def test_half_precision_stays_within_its_bound_and_is_no_float32(runtime: str, python: str) -> None:
     with Deployment(DeploymentTarget(runtime, precision="fp16", python=python), EXAMPLE) as deployment:
         found = deployment.deploy(network("vit"), "vit")
@@ -120,6 +126,32 @@ def test_the_first_layer_of_a_program_that_differs_is_named(runtime: str, python
     layer = r'in fp16: .*the first layer that differs is "big" \(conv2d\)'
     with Deployment(target, EXAMPLE) as deployment, pytest.raises(DeploymentError, match=layer):
         deployment.deploy(Overflowing().eval(), "net")
+
+
+class Evil:
+    """Writes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (self.path, "evil")
+
+
+def test_nothing_but_tensors_is_unpickled_from_a_program(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    content, evil = io.BytesIO(source_of(network("cnn"), EXAMPLE, "program").content), io.BytesIO()
+    torch.save(((Evil(tmp_path / "written"),), {}), evil)
+    with zipfile.ZipFile(content) as old, zipfile.ZipFile(tmp_path / "model.pt2", "w") as new:
+        for name in old.namelist():
+            new.writestr(name, evil.getvalue() if "sample_inputs" in name else old.read(name))
+    with pytest.raises(Exception, match=r"weights_only|Weights only|unsupported"):
+        load_program(tmp_path / "model.pt2")
+    assert not (tmp_path / "written").exists()
+    with zipfile.ZipFile(tmp_path / "model.pt2", "a") as archive:
+        archive.writestr("model/data/constants/opaque_obj_0", b"")
+    with pytest.raises(RefusedError, match="opaque_obj_0"):
+        load_program(tmp_path / "model.pt2")
 
 
 class Branching(nn.Module):

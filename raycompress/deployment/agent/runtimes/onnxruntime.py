@@ -12,6 +12,7 @@ from ..frames import Array
 from ..runtime import Options, RefusedError, Runtime, Session, require_samples
 
 FILE = "model.onnx"
+_SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True}
 _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "gpu": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 
 
@@ -37,9 +38,7 @@ class OnnxRuntime(Runtime):
         if options.precision == "int8":
             quantize(source, folder / FILE, samples)
         elif options.precision == "fp16":
-            onnx = importlib.import_module("onnx")
-            float16 = importlib.import_module("onnxruntime.transformers.float16")
-            onnx.save(float16.convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), folder / FILE)
+            to_half(source, folder / FILE)
         else:
             shutil.copyfile(source, folder / FILE)
 
@@ -69,8 +68,21 @@ class _Session(Session):
         self._session.run(None, prepared)
 
 
-def quantize(source: Path, path: Path, samples: Sequence[Sequence[Array]]) -> None:
-    """Write the ONNX file at `source` in int8 to `path`: QDQ, per channel, ranges from the samples."""
+def to_half(source: Path, path: Path) -> None:
+    """Write the ONNX file at `source` in half precision to `path`, inputs and outputs staying as they are."""
+    onnx = importlib.import_module("onnx")
+    float16 = importlib.import_module("onnxruntime.transformers.float16")
+    onnx.save(float16.convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), path)
+
+
+def quantize(source: Path, path: Path, samples: Sequence[Sequence[Array]], *, is_symmetric: bool = False) -> None:
+    """Write the ONNX file at `source` in int8 to `path`: QDQ, per channel, ranges from the samples.
+
+    Parameters
+    ----------
+    is_symmetric
+        Whether zero is zero in all of it, and biases stay in float, which TensorRT asks for.
+    """
     quantization = importlib.import_module("onnxruntime.quantization")
     shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
     onnx = importlib.import_module("onnx")
@@ -93,8 +105,9 @@ def quantize(source: Path, path: Path, samples: Sequence[Sequence[Array]]) -> No
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,
+            activation_type=quantization.QuantType.QInt8 if is_symmetric else quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
+            extra_options=dict(_SYMMETRIC) if is_symmetric else None,
         )
     finally:
         prepared.unlink(missing_ok=True)

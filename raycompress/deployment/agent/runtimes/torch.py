@@ -63,11 +63,8 @@ class TorchCompile(Torch):
     def check(self, options: Options) -> None:
         """Refuse where inductor lacks what it compiles with; see `Runtime.check`."""
         super().check(options)
-        if options.device == "gpu":
-            try:
-                importlib.import_module("triton")
-            except ImportError as error:
-                raise RefusedError(f"torch.compile needs triton on a GPU: {error}", "pip install triton") from error
+        if options.device == "gpu" and not importlib.import_module("torch.utils._triton").has_triton():
+            raise RefusedError("torch.compile needs triton on a GPU", "pip install triton")
         compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
         if shutil.which(compiler) is None:
             raise RefusedError(
@@ -76,10 +73,7 @@ class TorchCompile(Torch):
             )
 
     def _runnable(self, module: Any) -> Any:
-        torch = importlib.import_module("torch")
-        config: Any = importlib.import_module("torch._inductor.config")
-        config.compile_threads = 1  # no pool of processes beside the agent
-        return torch.compile(module, fullgraph=True, dynamic=False)
+        return importlib.import_module("torch").compile(module, fullgraph=True, dynamic=False)
 
 
 class _Session(Session):

@@ -1,0 +1,31 @@
+"""``python -m tests.benchmarks.deployment``, in the environment of ``make zoo``: measure, and write the table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from tests.benchmarks import ROOT
+from tests.benchmarks.deployment import table
+from tests.benchmarks.deployment.measuring import measure
+from tests.benchmarks.outcome import describe_machine
+from tests.support.targets import PYTHON
+
+
+def main() -> None:
+    """Measure what is not known yet, and write the page."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.deployment", description=__doc__)
+    parser.add_argument("--lines", type=Path, default=ROOT / "bench_results" / "deployment.jsonl", help="go on with")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of timing, for each network in each runtime")
+    options = parser.parse_args()
+    options.lines.parent.mkdir(parents=True, exist_ok=True)
+    lines = measure(
+        PYTHON, options.lines, lambda text: print(text, file=sys.stderr, flush=True), seconds=options.seconds
+    )
+    table.write(lines, describe_machine()["machine"])
+    print(f"{table.PAGE} is written")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,133 @@
+"""The six networks, with random weights, and what `group_l1` leaves of them at half and a quarter of the FLOPs."""
+
+from __future__ import annotations
+
+import importlib.util
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from raycompress import compress
+from raycompress.bundle.example import Example
+from tests.benchmarks import ROOT
+
+SHARES = (0.5, 0.25)
+STEPS = 3
+_SIDE = 128
+
+
+@dataclass(frozen=True)
+class Network:
+    """One network.
+
+    Attributes
+    ----------
+    name
+        As the table has it.
+    build
+        Makes it.
+    example
+        One input.
+    exclude
+        Layers that keep their outputs.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    example: Callable[[], Example]
+    exclude: tuple[str, ...] = ()
+
+
+def networks() -> list[Network]:
+    """Return them; an import of a library waits until one is built."""
+    return [
+        Network("ResNet of configs/digits_resnet", _example_resnet, lambda: _images(8, channels=1), ("fc",)),
+        Network("torchvision mobilenet_v3_small", _torchvision("mobilenet_v3_small"), _images, ("classifier.3",)),
+        Network("torchvision resnet18", _torchvision("resnet18"), _images, ("fc",)),
+        Network("timm regnety_002", _timm("regnety_002"), _images, ("head.fc",)),
+        Network("timm vit_tiny_patch16_224", _timm("vit_tiny_patch16_224", img_size=_SIDE), _images, ("head",)),
+        Network("transformers BertModel", _bert, _tokens),
+    ]
+
+
+def pruned(network: Network) -> Iterator[tuple[float, nn.Module]]:
+    """Yield (share of the multiply-adds, model): the dense network, then about half and a quarter of it."""
+    torch.manual_seed(0)
+    dense = network.build().eval()
+    for module in dense.modules():  # as after training: what is 1 and 0 everywhere would be folded away
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean, 0, 0.2)
+    yield 1.0, dense
+    for share in SHARES:
+        yield _pruned(dense, network, share)
+
+
+def _pruned(dense: nn.Module, network: Network, share: float) -> tuple[float, nn.Module]:
+    """Return the share that is nearest to the one wanted, of some sparsities tried, and the model."""
+    found: list[tuple[float, nn.Module]] = []
+    low, high, sparsity = 0.0, 0.95, 1 - share**0.5
+    for _ in range(STEPS):
+        with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
+            one = compress(
+                dense,
+                network.example().args,
+                "group_l1",
+                sparsity,
+                exclude=network.exclude or None,
+                folder=folder,
+                round_to=8,
+            )
+        left = one.after["flops"] / one.before["flops"]
+        found.append((left, one.model.eval()))
+        if abs(left - share) < 0.04:
+            break
+        low, high = (sparsity, high) if left > share else (low, sparsity)
+        sparsity = (low + high) / 2
+    return min(found, key=lambda one: abs(one[0] - share))
+
+
+def _example_resnet() -> nn.Module:
+    spec = importlib.util.spec_from_file_location("digits_resnet", ROOT / "configs" / "digits_resnet" / "train.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.ResNet()
+
+
+def _torchvision(name: str) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import torchvision
+
+        return getattr(torchvision.models, name)(weights=None)
+
+    return build
+
+
+def _timm(name: str, **keys: int) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import timm
+
+        return timm.create_model(name, pretrained=False, **keys)
+
+    return build
+
+
+def _bert() -> nn.Module:
+    from transformers import BertConfig, BertModel
+
+    size = {"hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 1024}
+    return BertModel(BertConfig(vocab_size=2000, **size))
+
+
+def _images(side: int = _SIDE, channels: int = 3) -> Example:
+    torch.manual_seed(1)
+    return Example((torch.randn(1, channels, side, side),), {})
+
+
+def _tokens() -> Example:
+    torch.manual_seed(1)
+    return Example((torch.randint(0, 2000, (1, 64)),), {})
