@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import signal
 import subprocess
 import sys
 import tempfile
@@ -301,7 +302,7 @@ class Agent:
     def _last_words(self) -> str:
         """Return the last line that the agent printed, or how it ended."""
         lines = self._printed().splitlines()
-        return lines[-1] if lines else f"it ended with {self._status()}"
+        return lines[-1].rstrip(".") if lines else _ending(self._status())
 
 
 class LostAgentError(DeploymentError):
@@ -310,6 +311,15 @@ class LostAgentError(DeploymentError):
 
 class UnreachableError(LostAgentError):
     """The connection to the agent's device is gone, or cannot be made: it may be there again after a while."""
+
+
+def _ending(status: int | None) -> str:
+    """Return how a process ended; a shell, and the agent's starter on a device, tell a signal as 128 and its number."""
+    number = 0 if status is None else -status if status < 0 else status - 128
+    if number not in set(signal.Signals):
+        return f"it ended with {status}"
+    want = ", perhaps for want of memory" if number == signal.SIGKILL else ""
+    return f"it was ended by {signal.Signals(number).name}{want}"
 
 
 def entry_of(target: DeploymentTarget) -> RuntimeEntry:

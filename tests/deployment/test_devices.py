@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
 from raycompress.deployment import package
+from raycompress.results.record import SearchRecord
 from tests.support.outside.device import PORT, PYTHON, Device, Inside, device, trust
-from tests.support.outside.namespaces import Lab, lab, missing
+from tests.support.outside.namespaces import Lab, clean_environment, lab, missing
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -20,6 +22,25 @@ if reason := missing():
 CACHE = "/root/.cache/raycompress"
 OLD = "import sys; sys.version_info = (3, 8, 0); sys.argv = sys.argv[2:]; exec(sys.argv[0])"
 AWAY_S = 4.0
+SCRIPT = """
+import torch
+import raycompress as rc
+
+
+@rc.experiment
+def main(config):
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    compressor = rc.create_compressor(model, config)
+    compressor.compress()
+    compressor.apply_speedup(dummy_input=torch.randn(1, 1, 8, 8))
+    rc.report(score=1 - abs(config.config_list[0]["sparsity"] - 0.5))
+    rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
+
+
+if __name__ == "__main__":
+    main()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +86,35 @@ def test_every_measurement_ends_with_a_value_though_the_device_restarts(hosts: L
     assert all(latency > 0 for line in seen for latency in line["latencies"])
     (note,) = seen[-1]["notes"]
     assert "the connection to root@10.77.0.1:2222 was lost while it was to time" in note and "repeated after" in note
+
+
+def test_a_search_ends_with_every_trial_measured_though_the_device_restarts(hosts: Lab, board: Device) -> None:
+    home = hosts.folder / "search"
+    home.mkdir()
+    (home / "train.py").write_text(SCRIPT)
+    sparsity = {"sparsity": {"type": "float", "range": [0.2, 0.8]}, "op_types": ["Conv2d"], "op_names": ["0"]}
+    compression = {"framework": "torch", "type": "pruning", "compressor": "l1_filter", "config_list": [sparsity]}
+    data = {"name": "tiny", "script": "train.py", "compression": compression, "target": target(board), "n_samples": 3}
+    (home / "exp.json").write_text(json.dumps({**data, "random_seed": 1}))
+    board.hold()
+    with (home / "printed").open("w+") as printed:
+        launch = [PYTHON, "-m", "raycompress", "launch", "exp.json"]
+        environment = clean_environment()
+        running = subprocess.Popen(hosts.here.command(launch, home), stdout=printed, stderr=printed, env=environment)
+        board.wait_for_measuring()
+        board.cut()
+        time.sleep(AWAY_S)
+        board.start()
+        code = running.wait(400)
+        printed.seek(0)
+        assert code == 0, printed.read()
+    (folder,) = home.glob("raycompress_results/*/")
+    trials = SearchRecord.open(folder).searched
+    name = "onnxruntime-10.77.0.1_2222"
+    assert len(trials) == 3
+    assert all(trial.after and trial.after[f"latency_ms@{name}"] > 0 for trial in trials), home
+    lost = [note for trial in trials for note in trial.notes if "was lost" in note]
+    assert lost and all(note.startswith(f"{name}: the connection to root@10.77.0.1:2222 was lost") for note in lost)
 
 
 def test_a_device_that_does_not_come_back_is_an_error_after_its_bound(hosts: Lab, board: Device) -> None:

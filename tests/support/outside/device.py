@@ -17,7 +17,7 @@ from tests.support.outside.namespaces import _SSHD, Host, Lab, clean_environment
 
 PORT = 2222
 PYTHON = "/root/venv/bin/python"
-_SLOWEST_S = 60
+_SLOWEST_S = 200
 
 
 class Device:
