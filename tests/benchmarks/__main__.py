@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
-from tests.benchmarks.compression import budgeted, budgets, fronts, graph, latency, tied, training
+from tests.benchmarks.compression import budgeted, budgets, fronts, graph, latency, predicted, tied, training
 from tests.benchmarks.outcome import Outcome, describe_machine
 from tests.benchmarks.processes import CommandFailed
 
@@ -24,6 +24,7 @@ SECTIONS = (
     "budgets",
     "fronts",
     "latency",
+    "predicted",
     "training",
     "graph",
 )
@@ -51,6 +52,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
     parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
+    parser.add_argument("--seen", type=int, default=40, help="predicted: networks that are timed to predict others")
+    parser.add_argument("--unseen", type=int, default=30, help="predicted: networks that are predicted")
     parser.add_argument("--steps", type=int, default=5, help="training: steps of each model")
     parser.add_argument("--blocks", nargs="+", type=int, default=list(graph.DEPTHS), help="graph: depths")
     parser.add_argument("--output", type=Path, default=ROOT / "bench_results", help="folder of the JSON file")
@@ -88,6 +91,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         return graph.measure(options.blocks, say)
     if name == "latency":
         return latency.measure(options.passes, say)
+    if name == "predicted":
+        return predicted.measure(options.seen, options.unseen, options.networks, say)
     if name == "training":
         return training.measure(options.steps, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))

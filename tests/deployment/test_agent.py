@@ -70,6 +70,15 @@ def test_another_batch_is_computed_as_torch_computes_it(runtime: str) -> None:
         assert deployment.deploy(net, "net").difference < 1e-5
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="children are read from Linux's /proc")
+def test_a_conversion_starts_no_process() -> None:  # OpenVINO's own would send telemetry, from a process for each call
+    with Agent(DeploymentTarget("openvino")) as agent:
+        agent.convert(source_of(model(), EXAMPLE, "onnx").content)
+        assert agent._process is not None
+        tasks = Path(f"/proc/{agent._process.pid}/task").iterdir()
+        assert "".join((task / "children").read_text() for task in tasks) == ""
+
+
 def test_the_first_layer_that_differs_is_named() -> None:
     net = Overflowing().eval()
     layer = r'in fp16: .*the first layer that differs is "big" \(conv2d\)'

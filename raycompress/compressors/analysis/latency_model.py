@@ -223,21 +223,22 @@ def _work(layer: nn.Module, width: LayerWidth, outputs: int | None, *, is_attent
 
 
 def _shares(deployment: Deployment, dense: Deployed, loaded: Sequence[Deployed]) -> list[float]:
-    """Return the time of each network as a share of the dense one's, by several turns of all of them."""
+    """Return the time of each network as a share of the dense one's, by several turns of all of them.
+
+    Each is compared with the passes of the dense one beside it: what runs before leaves it more or less of the caches.
+    """
     is_cpu_time = deployment.target.threads == 1 and deployment.target.device != "gpu"
-    reference: Times = []
-    own: list[Times] = [[] for _ in loaded]
+    own: list[tuple[Times, Times]] = [([], []) for _ in loaded]
     for _ in range(_TURNS):
-        for one, times in zip(loaded, own, strict=True):
+        for one, (reference, times) in zip(loaded, own, strict=True):
             both = deployment.passes([dense, one], rounds=_PASSES, seconds=_TURN_S)
             reference += both[0]
             times += both[1]
-    least = undisturbed(reference, cpu=is_cpu_time)
-    return [undisturbed(times, cpu=is_cpu_time) / least for times in own]
+    return [undisturbed(times, cpu=is_cpu_time) / undisturbed(reference, cpu=is_cpu_time) for reference, times in own]
 
 
 def undisturbed(times: Times, *, cpu: bool) -> float:
-    """Return the seconds that a pass takes where nothing else runs: the 5 % quantile of many passes, minutes apart.
+    """Return the seconds that a pass takes where nothing else runs: the 10 % quantile of many passes at several times.
 
     What shares a core and its caches slows small models down by more than the dense one, so that even the share of the
     medians moves with the load (in OpenVINO from 0.20 to 0.30 of a dense model for one network); this one hardly does.
@@ -247,4 +248,4 @@ def undisturbed(times: Times, *, cpu: bool) -> float:
     cpu
         Whether it is the CPU time; not of several threads, nor of a GPU, for which one waits otherwise.
     """
-    return float(np.quantile([one[cpu] for one in times], 0.05))
+    return float(np.quantile([one[cpu] for one in times], 0.1))

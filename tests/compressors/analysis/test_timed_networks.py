@@ -85,6 +85,6 @@ def test_narrower_networks_are_predicted_to_be_faster() -> None:
 
 
 def test_the_undisturbed_time_is_among_the_fastest_passes() -> None:
-    times = [(1.0 + place, 10.0 + place) for place in range(21)]
+    times = [(1.0 + place, 10.0 + place) for place in range(11)]
     assert undisturbed(times, cpu=False) == 2.0
     assert undisturbed(times, cpu=True) == 11.0

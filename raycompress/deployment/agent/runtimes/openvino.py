@@ -42,7 +42,8 @@ class OpenVino(Runtime):
             if options.precision == "int8":
                 quantize(source, quantized, samples)
                 source = quantized
-            model = openvino.convert_model(str(source))
+            # not convert_model: it sends telemetry out of this machine, by forks that stay behind
+            model = openvino.Core().read_model(str(source))
             openvino.save_model(model, str(folder / FILE), compress_to_fp16=options.precision == "fp16")
         finally:
             quantized.unlink(missing_ok=True)
