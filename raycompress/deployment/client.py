@@ -18,13 +18,14 @@ from raycompress.catalog.runtimes import RUNTIMES, RuntimeEntry
 from raycompress.deployment import package, remote
 from raycompress.deployment.agent import frames
 from raycompress.deployment.agent.frames import Array
+from raycompress.deployment.agent.places import MEASURING
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError, MissingDependencyError
 from raycompress.script import node
 
 Files = Mapping[str, bytes]
 """The files of one converted model, by name."""
-_START_S, _ANSWER_S = 60.0, 600.0
+_START_S, _ANSWER_S, _TURN_S = 60.0, 600.0, 3600.0
 _BYTES_PER_S = 200e3
 """What the slowest connection is given credit for."""
 
@@ -125,10 +126,23 @@ class Agent:
     def time(
         self, keys: Sequence[str], inputs: Sequence[Array], *, rounds: int, warm_up: int, seconds: float
     ) -> list[list[tuple[float, float]]]:
-        """Return seconds of each pass, by the clock and of CPU time, for each model; the models run in turn."""
+        """Return seconds of each pass, by the clock and of CPU time, for each model; the models run in turn.
+
+        Nothing else of ours is timed on the device meanwhile; a DeploymentError tells where its turn does not come.
+        """
         lock = "" if self.target.host else str(node.runtime_folder() / node.MEASURING)
         asked = {"do": "time", "keys": list(keys), "rounds": rounds, "warm_up": warm_up, "seconds": seconds}
-        answer, _ = self.request({**asked, "lock": lock}, frames.packed(inputs))
+        end = time.monotonic() + _TURN_S
+        while True:
+            answer, _ = self.request({**asked, "lock": lock}, frames.packed(inputs))
+            if not answer.get("is_busy"):
+                break
+            if time.monotonic() > end:
+                raise DeploymentError(
+                    f"others have measured on {self.facts['machine']} for {_TURN_S:.0f} s",
+                    where=self.where,
+                    fix=f"end what holds {lock or f'/tmp/{MEASURING}'} there: `fuser -v` tells",
+                )
         return [[(wall, cpu) for wall, cpu in times] for times in answer["times"]]
 
     def peak_mb(self) -> float:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,23 @@ from raycompress.deployment.client import Agent
 from raycompress.deployment.lasting import LastingAgent
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
+from raycompress.script import node
 from tests.support.models.networks import DUMMY, MODELS
+
+WAITING = """
+import sys
+from raycompress.deployment.agent.places import BusyError, alone
+
+with alone(sys.argv[1], 60):
+    for _ in range(2):
+        try:
+            with alone(sys.argv[1], 0.2):
+                print("had it twice")
+        except BusyError:
+            print("busy")
+with alone(sys.argv[1], 60):
+    print("free")
+"""
 
 
 def kill(agent: Agent) -> None:
@@ -69,3 +88,21 @@ def test_what_a_killed_agent_leaves_the_next_one_removes(tmp_path: Path, monkeyp
         assert len(folders()) == 1
         assert living.peak_mb() > 0
     assert not folders()
+
+
+def test_whoever_waits_for_its_turn_measures_as_long_as_it_would_have() -> None:
+    """The lock is held by another file of this process; the agent's seconds begin when it has it."""
+    source = source_of(MODELS["cnn"]().eval(), Example.from_dummy(DUMMY), "onnx").content
+    with LastingAgent(DeploymentTarget("onnxruntime")) as agent, ThreadPoolExecutor() as pool:
+        agent.load("net", agent.convert(source)[0])
+        with node.locked(node.MEASURING):
+            waiting = pool.submit(agent.time, ["net"], [DUMMY.numpy()], rounds=40, warm_up=0, seconds=0.5)
+            time.sleep(1.5)
+            assert not waiting.done()
+        assert len(waiting.result()[0]) > 1
+
+
+def test_whoever_waits_too_long_for_its_turn_is_told(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", WAITING, str(tmp_path / "lock")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.split() == ["busy", "busy", "free"]

@@ -6,7 +6,9 @@ import contextlib
 import fcntl
 import os
 import shutil
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,17 +39,44 @@ def own_folder() -> Iterator[Path]:
         os.close(alive)
 
 
+class BusyError(Exception):
+    """Others have measured on this machine all the while."""
+
+
 @contextlib.contextmanager
-def alone(lock: str) -> Iterator[None]:
-    """Hold the lock of whoever measures on this machine.
+def alone(lock: str, patience_s: float) -> Iterator[None]:
+    """Hold the lock of whoever measures on this machine; raise BusyError where it is not to be had in time.
 
     Parameters
     ----------
     lock
         Its file; by default one that all users of this machine share.
     """
-    with _locked(Path(lock) if lock else _shared_place() / MEASURING):
+    file = _open(Path(lock) if lock else _shared_place() / MEASURING)
+    try:
+        with after(patience_s, BusyError()):
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
+    finally:
+        os.close(file)
+
+
+@contextlib.contextmanager
+def after(seconds: float, error: Exception) -> Iterator[None]:
+    """Raise `error` where the block, which waits in a call of the system, has not ended after so many seconds."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise error
+
+    if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
+        yield
+        return
+    signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _shared_place() -> Path:
@@ -72,7 +101,9 @@ def _open(path: Path) -> int:
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         with contextlib.suppress(FileExistsError):  # another was quicker
-            return os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            file = os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+            os.fchmod(file, 0o644)  # whatever the umask: others must be able to wait for it
+            return file
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
 

@@ -11,7 +11,6 @@ import resource
 import shutil
 import signal
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Iterator, Sequence
@@ -19,10 +18,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from . import frames
-from .places import alone, own_folder
+from .places import BusyError, after, alone, own_folder
 from .runtime import Options, RefusedError, Runtime, Session
 
-_IDLE_S = 3600
+_IDLE_S, _BUSY_S = 3600.0, 60.0
+"""Of a connection that was cut this end may hear nothing, and the models stay loaded; a client is told to ask again."""
 Answer = tuple[dict[str, Any], Sequence[bytes]]
 
 
@@ -118,19 +118,11 @@ class Agent:
         sessions = [self._sessions[key] for key in message["keys"]]
         arrays = frames.unpacked(blobs)
         prepared = [session.prepared(arrays) for session in sessions]
-        times: list[list[tuple[float, float]]] = [[] for _ in sessions]
-        end = time.monotonic() + message["seconds"]
-        with alone(message["lock"]), _no_garbage():
-            for number in range(-message["warm_up"], message["rounds"]):
-                for session, inputs, measured in zip(sessions, prepared, times, strict=True):
-                    wall, cpu = time.perf_counter(), time.process_time()
-                    session.step(inputs)
-                    once = time.perf_counter() - wall, time.process_time() - cpu
-                    if number >= 0:
-                        measured.append(once)
-                if number >= 0 and time.monotonic() > end:
-                    break
-        return {"times": times}, []
+        try:
+            with alone(message["lock"], _BUSY_S), _no_garbage():
+                return {"times": _timed(sessions, prepared, message)}, []
+        except BusyError:
+            return {"is_busy": True}, []
 
     def _peak(self, _message: dict[str, Any], _blobs: list[bytes]) -> Answer:
         """Return the largest resident memory of this process so far, in MiB."""
@@ -146,6 +138,24 @@ class Agent:
         return folder
 
 
+def _timed(
+    sessions: Sequence[Session], prepared: Sequence[Any], message: dict[str, Any]
+) -> list[list[tuple[float, float]]]:
+    """Return the times of each session's passes; see `Agent._time`."""
+    times: list[list[tuple[float, float]]] = [[] for _ in sessions]
+    end = time.monotonic() + message["seconds"]
+    for number in range(-message["warm_up"], message["rounds"]):
+        for session, inputs, measured in zip(sessions, prepared, times, strict=True):
+            wall, cpu = time.perf_counter(), time.process_time()
+            session.step(inputs)
+            once = time.perf_counter() - wall, time.process_time() - cpu
+            if number >= 0:
+                measured.append(once)
+        if number >= 0 and time.monotonic() > end:
+            break
+    return times
+
+
 def serve(runtime: str, source: IO[bytes], sink: IO[bytes]) -> None:
     """Answer requests until the stream ends; what goes wrong in one is its answer."""
     with own_folder() as folder:
@@ -153,7 +163,7 @@ def serve(runtime: str, source: IO[bytes], sink: IO[bytes]) -> None:
         frames.write(sink, {"ready": True})
         while True:
             try:
-                with _ended_when_idle():
+                with after(_IDLE_S, EOFError("no request for an hour")):
                     message, blobs = frames.read(source)
             except EOFError:
                 return
@@ -175,24 +185,6 @@ def main() -> None:
     os.dup2(2, 1)
     with contextlib.suppress(BrokenPipeError):  # the client is gone
         serve(sys.argv[1], sys.stdin.buffer, sink)
-
-
-@contextlib.contextmanager
-def _ended_when_idle() -> Iterator[None]:
-    """Raise EOFError after an hour: of a connection that was cut this end hears nothing, and the models stay loaded."""
-
-    def end(_number: int, _frame: object) -> None:
-        raise EOFError("no request for an hour")
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    signal.signal(signal.SIGALRM, end)
-    signal.alarm(_IDLE_S)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
 
 
 @contextlib.contextmanager
