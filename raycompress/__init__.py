@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from raycompress.compressors.compress import compress as compress
     from raycompress.compressors.compressed import Compressed as Compressed
     from raycompress.compressors.create import create_compressor as create_compressor
+    from raycompress.compressors.deploying.measuring import measure as measure
     from raycompress.results.record import Experiment as Experiment
     from raycompress.results.record import SearchRecord as SearchRecord
     from raycompress.script.config import BasicConfig as BasicConfig
@@ -36,6 +37,7 @@ _HOMES = {
     "launch": "raycompress.session.python",
     "load": "raycompress.bundle.bundle",
     "local_ray": "raycompress.backend.ray.process",
+    "measure": "raycompress.compressors.deploying.measuring",
     "print_result": "raycompress.script.report",
     "report": "raycompress.script.report",
     "resume": "raycompress.session.python",

@@ -36,6 +36,10 @@ VERBS: dict[str, tuple[str, str]] = {
         "raycompress.cli.commands.results.best",
         "Show the best model of an experiment; --verify reloads and compares it.",
     ),
+    "measure": (
+        "raycompress.cli.commands.results.measure",
+        "Run and time a model in an inference runtime, here or on another machine.",
+    ),
     "fetch": (
         "raycompress.cli.commands.results.fetch",
         "Download the best model of an experiment on S3, and check its hashes.",

@@ -22,6 +22,7 @@ from raycompress.catalog import CompressorEntry
 from raycompress.compressors import modes
 from raycompress.compressors.compressed import Compressed
 from raycompress.compressors.create import closest, create_compressor
+from raycompress.compressors.deploying.measuring import target_of
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.layer_kinds import torch_base
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
@@ -53,6 +54,7 @@ def compress(
     folder: str | Path | None = None,
     export: Sequence[str] = (),
     slice: Literal["before", "after"] | None = None,
+    target: str | Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Compressed:
     """Compress a copy of `model`, prove that the saved model is the compressed one, and measure both.
@@ -75,6 +77,9 @@ def compress(
         Where the bundle goes (``raycompress_results/compressed``), and further forms of the model in it (``onnx``).
     slice
         ``before`` or ``after``: when channels are cut out; by default before `finetune`, where what goes is known.
+    target
+        What the model will be deployed on: the name of a runtime, or a target as in an experiment file. It is converted
+        for it and proved in it, and size and latency are measured there.
     **arguments
         The compressor's own (``raycompress compressors NAME``), such as ``round_to=8`` or ``calibration_data=``. An
         ``optimizer`` is given as a function of the model, since it is for the copy: ``lambda model: Adam(...)``.
@@ -91,12 +96,15 @@ def compress(
     task = _Task(entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice)
     example, dense = Example.for_model(example_inputs, model), clean_copy(model)
     _check_input(dense, example)
+    targets = () if target is None else (target_of(target).to_json(),)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)
     metric_before = _metric(evaluator, dense)
     with _names_of_places(config_list is not None), _in_folder(folder, type(model).__name__) as place:
-        small, metric_after, facts = task.run(clean_copy(model), asked, place, export)
-        facts |= {"metric_before": metric_before, "metric_after": metric_after, **_reloaded(dense, place)}
+        small, metric_after, facts = task.run(clean_copy(model), asked, place, export, targets)
+        reloaded = _reloaded(dense, place, arguments | {"evaluator": evaluator})
+        reloaded.pop("targets", None)
+        facts |= {"metric_before": metric_before, "metric_after": metric_after, **reloaded}
     return Compressed(model=small, bundle=place, compressor=compressor, **facts)
 
 
@@ -116,12 +124,17 @@ class _Task:
         _check_slice(self.entry, self.slice)
 
     def run(
-        self, model: nn.Module, config_list: Sequence[Mapping[str, Any]], place: Path, export: Sequence[str]
+        self,
+        model: nn.Module,
+        config_list: Sequence[Mapping[str, Any]],
+        place: Path,
+        export: Sequence[str],
+        targets: tuple[Mapping[str, Any], ...],
     ) -> tuple[nn.Module, float | None, dict[str, Any]]:
         """Compress `model` and save it into `place`; return it, its metric, and what was removed, with notes."""
         config = {"compressor": self.entry.name, "config_list": config_list}
         given = _for_the_copy(self.arguments, model) | ({} if self.evaluator is None else {"evaluator": self.evaluator})
-        with _as_trial(place, export) as (trial, sent):
+        with _as_trial(place, export, targets) as (trial, sent):
             made = create_compressor(model, config, dummy_input=self.example_inputs, **given)
             small = self._compressed(made)
             metric = _metric(self.evaluator, small)
@@ -333,10 +346,18 @@ def _new_folder(name: str) -> Path:
 
 
 @contextmanager
-def _as_trial(place: Path, export: Sequence[str]) -> Iterator[tuple[context.Trial, list[Mapping[str, Any]]]]:
+def _as_trial(
+    place: Path, export: Sequence[str], targets: tuple[Mapping[str, Any], ...]
+) -> Iterator[tuple[context.Trial, list[Mapping[str, Any]]]]:
     """Make this process a trial that saves into `place`; yield it and what it sends."""
     sent: list[Mapping[str, Any]] = []
-    trial = context.Trial(mode="trial", candidate=place, send=sent.append, exports=tuple(export))
+    saving: dict[str, Any] = {
+        "candidate": place,
+        "exports": tuple(export),
+        "latency": bool(targets),
+        "targets": targets,
+    }
+    trial = context.Trial(mode="trial", send=sent.append, **saving)
     context.enter(trial)
     try:
         yield trial, sent
@@ -344,9 +365,9 @@ def _as_trial(place: Path, export: Sequence[str]) -> Iterator[tuple[context.Tria
         context.enter(None)
 
 
-def _reloaded(dense: nn.Module, place: Path) -> dict[str, Any]:
+def _reloaded(dense: nn.Module, place: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Load the bundle into a copy of the dense model, compare it with what was saved, and measure both."""
-    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place, {})
+    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place, arguments)
     difference = measured["relative_difference"]
     if not difference <= bundle.TOLERANCE:
         raise BundleError(

@@ -40,6 +40,8 @@ class Wanted:
         By how much the metric may be worse than the dense model's; None where that is left open.
     trials
         How many samples are tried.
+    deployment
+        What the model will be deployed on, as the key ``target`` has it; None for nothing.
     """
 
     ratios: Mapping[str, float] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Wanted:
     direction: Direction = "max"
     max_drop: float | None = None
     trials: int = 16
+    deployment: Any = None
 
     def keys(self) -> Data:
         """Return the keys of an experiment file that say so."""
@@ -54,10 +57,12 @@ class Wanted:
         if self.metric is not None and self.max_drop is not None:
             limit = "max_drop" if self.direction == "max" else "max_rise"
             constraints[self.metric] = {limit: self.max_drop}
+        there = {} if self.deployment is None else {"target": self.deployment}
         if not self.ratios:  # how good the model must be is said, so that the smallest such model is wanted
-            return {"objectives": {"flops": "min"}, "constraints": constraints}
+            smallest = "latency_ms" if there else "flops"
+            return {"objectives": {smallest: "min"}, "constraints": constraints, **there}
         goal = {"target": self.direction} if self.metric is None else {"objectives": {self.metric: self.direction}}
-        return {**goal, "constraints": constraints}
+        return {**goal, "constraints": constraints, **there}
 
 
 def to_inspect(name: str, script: str, gpus: int) -> Data:

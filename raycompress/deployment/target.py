@@ -52,6 +52,10 @@ class DeploymentTarget:
         parts += ["gpu"] if self.device == "gpu" else []
         return "-".join(parts)
 
+    def __str__(self) -> str:
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"{self.runtime}, {self.precision}, batch of {self.batch}, {threads}, {self.device}"
+
     @property
     def host(self) -> str:
         """``user@host[:port]`` of another machine; empty for this one."""

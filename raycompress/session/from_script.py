@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from raycompress.config.checks.objective import reported_names
 from raycompress.config.checks.preflight import check_files
@@ -54,6 +55,8 @@ class Targets:
         Whether a small metric is better.
     n_samples
         How many samples are tried; None for the default.
+    deployment
+        What the model will be deployed on, as an experiment's ``target``; None for nothing.
     options
         Metric, or ``max_drop`` or ``metric`` -> the option that the caller knows it by, for errors.
     """
@@ -63,6 +66,7 @@ class Targets:
     metric: str | None = None
     minimize: bool = False
     n_samples: int | None = None
+    deployment: Any = None
     options: Mapping[str, str] = field(default_factory=dict)
 
     def option(self, name: str) -> str:
@@ -187,7 +191,11 @@ def _wanted(script: Path, targets: Targets) -> tuple[Wanted, str]:
         others = join_names(reported[1:])
         note = f'the metric is "{metric}", which the script reports first; others ({option}): {others}'
     direction: Direction = "min" if targets.minimize else "max"
-    return Wanted(targets.ratios, metric, direction, targets.max_drop, targets.n_samples or Wanted.trials), note
+    if targets.deployment is not None and metric is None and targets.minimize:
+        what = "which metric is to be small is not known, as the script does not name what it reports"
+        raise UsageError(what, where="--minimize", fix=f"say which it is: {option} NAME")
+    trials = targets.n_samples or Wanted.trials
+    return Wanted(targets.ratios, metric, direction, targets.max_drop, trials, targets.deployment), note
 
 
 def _inspected(experiment: Experiment, view: View) -> tuple[ModelInfo, CostModel]:

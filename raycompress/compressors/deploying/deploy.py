@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.deploying.bisection import first_difference
@@ -198,13 +198,40 @@ class Deployment:
         difference = self._difference(model, key, self._examples())
         bound = BOUNDS["int8" if is_int8 else self.target.precision]
         if not difference <= bound:
-            raise DeploymentError(
-                f"{self.version} computes something else in {self.target.precision}: outputs differ by "
-                f"{difference:.2g} of their norm, where {bound:g} is allowed{self._first(model, bound)}",
-                where=f"target {self.target.name}",
-                fix="another precision or runtime, or leave this layer as it is",
-            )
+            raise self._something_else(difference, bound, self._first(model, bound))
         return Deployed(key, files, seconds, difference, memory, identity)
+
+    def load_known(
+        self, key: str, files: Files, outputs: Sequence[Tensor], *, seconds: float = 0.0, is_int8: bool = False
+    ) -> Deployed:
+        """Load converted files of a model whose outputs for the example are known, as `load` does.
+
+        For int8 the difference is found and not judged: the example may be noise, outside of the calibrated ranges.
+
+        Parameters
+        ----------
+        outputs
+            Of the example as it was given; for a larger batch they are repeated, as it is.
+        """
+        memory = self._agent.load(key, files)
+        expected = of_batch(Example(tuple(outputs), {}), self.target.batch)
+        found = self._agent.run(key, arrays_of(self.example))
+        difference = relative_difference(arrays_of(expected), found)
+        if not is_int8 and not difference <= (bound := BOUNDS[self.target.precision]):
+            raise self._something_else(difference, bound, "")
+        return Deployed(key, files, seconds, difference, memory)
+
+    def convert(self, onnx: bytes) -> tuple[Files, float]:
+        """Return an ONNX file as the runtime reads it, in the precision that it has, and the seconds that it took."""
+        return self._converter.convert(onnx, as_it_is=True)
+
+    def _something_else(self, difference: float, bound: float, layer: str) -> DeploymentError:
+        return DeploymentError(
+            f"{self.version} computes something else in {self.target.precision}: outputs differ by "
+            f"{difference:.2g} of their norm, where {bound:g} is allowed{layer}",
+            where=f"target {self.target.name}",
+            fix="another precision or runtime, or leave this layer as it is",
+        )
 
     def latencies(self, deployed: Sequence[Deployed], *, most: int = 240, seconds: float = 10.0) -> list[Latency]:
         """Time the models in turn until their intervals are narrow; see `timing.rounds`."""

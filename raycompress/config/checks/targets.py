@@ -9,8 +9,9 @@ from raycompress.catalog import CompressorEntry
 from raycompress.catalog.runtimes import RUNTIMES, RuntimeEntry
 from raycompress.config.objective import is_measured
 from raycompress.config.schema.ranges import Finding
-from raycompress.config.text.reader import JsonPath
+from raycompress.config.text.reader import JsonPath, read
 from raycompress.deployment.target import PRECISIONS, DeploymentTarget
+from raycompress.errors import Problem, UsageError
 from raycompress.model.measures import EAGER, MEMORY, at, measure_of, target_of
 from raycompress.text import did_you_mean, join_names
 
@@ -48,6 +49,41 @@ def check_targets(
             if measure_of(metric) == MEMORY and not written:
                 what = f'"{metric}" is known in the runtime of a target alone'
                 yield Finding((key, metric), what, 'remove it, or say in "target" what the model will run on')
+
+
+def read_targets(text: str, where: str) -> list[dict[str, Any]]:
+    """Return the targets that a person writes on a command line, as an experiment file has them.
+
+    Parameters
+    ----------
+    text
+        The name of a runtime, or a target as JSON: an object, or a list of several.
+    where
+        The option that it stands behind, for errors.
+
+    Raises
+    ------
+    UsageError
+        It is neither.
+    """
+    from pydantic import ValidationError
+
+    from raycompress.config.schema.keys import TargetKeys
+    from raycompress.config.schema.messages import findings_of
+
+    given: Any = read(text).value if text.strip().startswith(("{", "[")) else {"runtime": text}
+    found: list[dict[str, Any]] = given if isinstance(given, list) and given else [given]
+    problems = []
+    for one in found:
+        try:
+            TargetKeys.model_validate(one)
+        except ValidationError as error:
+            problems += list(findings_of(error.errors(include_url=False)))
+    if not problems:
+        problems = list(check_targets({}, {}, {"target": found}, None))
+    if problems:
+        raise UsageError.of([Problem(what, where, fix) for _, what, fix in problems])
+    return found
 
 
 def _check_target(path: JsonPath, one: Mapping[str, Any], entry: RuntimeEntry) -> Iterator[Finding]:

@@ -67,6 +67,7 @@ def _facts(ready: Prepared) -> dict[str, Any]:
         "model": None
         if model is None
         else {"parameters": model.parameters, "flops": model.flops, "size_bytes": model.size_bytes},
+        "targets": [str(target) for target in experiment.targets],
         "wants": [
             *(f"{goal.metric} {goal.direction}" for goal in experiment.objective.goals if goal.metric),
             *map(str, experiment.objective.bounds),
@@ -126,6 +127,7 @@ def _text(facts: dict[str, Any]) -> str:
         lines.append(f"reach:   {spans} of the dense model's")
     if facts["slice"] is not None:
         lines.append(f"slices:  {_SLICES[facts['slice']]}")
+    lines += [f"target:  {line}" for line in facts["targets"]]
     lines += [f"wants:   {line}" for line in facts["wants"]]
     dense = " (the dense model's included)" if facts["baseline"] else ""
     lines.append(f"trials:  {facts['trials']}{dense}, {facts['parallel']} at a time")

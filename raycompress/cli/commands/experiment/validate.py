@@ -65,6 +65,7 @@ def _found(experiment: Experiment) -> dict[str, Any]:
         "n_samples": experiment.n_samples if space is None else space.n_samples(experiment),
         "n_parallel": experiment.n_parallel,
         "target": experiment.target,
+        "deployed": [target.to_json() for target in experiment.targets],
         "notes": list(experiment.accepted),
     }
 

@@ -43,6 +43,7 @@ class ScriptOptions:
     metric: str | None = None
     minimize: bool = False
     trials: int | None = None
+    target: str | None = None
     write: Path | None = None
 
     @property
@@ -50,7 +51,16 @@ class ScriptOptions:
         """What the model is to become, not checked."""
         from raycompress.session.from_script import Targets
 
-        return Targets(self._ratios, self.max_drop, self.metric, self.minimize, self.trials, _OPTIONS)
+        given = (self._ratios, self.max_drop, self.metric, self.minimize, self.trials)
+        return Targets(*given, self.deployment, _OPTIONS)
+
+    @property
+    def deployment(self) -> Any:
+        """What the model will be deployed on, as the key ``target`` has it; None where that is not said."""
+        from raycompress.config.checks.targets import read_targets
+
+        found = [] if self.target is None else read_targets(self.target, "--target")
+        return (found[0] if len(found) == 1 else found) or None
 
     @property
     def _ratios(self) -> dict[str, float]:
@@ -62,7 +72,11 @@ class ScriptOptions:
         has_goals = bool(self._ratios) or self.max_drop is not None
         if file.suffix == ".py" or (file.suffix not in (".json", ".jsonc") and has_goals):
             return True
-        given = [f"--{one.name.replace('_', '-')}" for one in fields(self) if getattr(self, one.name) != one.default]
+        given = [
+            f"--{one.name.replace('_', '-')}"
+            for one in fields(self)
+            if getattr(self, one.name) != one.default and one.name != "target"
+        ]
         if given:
             what = f"{file.name} is an experiment file, which says by itself what is wanted"
             fix = 'put targets into its "constraints", as in {"flops": {"max_ratio": 0.5}}, or name the script instead'
@@ -88,6 +102,11 @@ def script_options(command: Command) -> Command:
         click.option("--max-drop", type=float, metavar="X", help="How much worse the metric may get."),
         click.option("--metric", metavar="NAME", help="The metric's name; the first that is reported by default."),
         click.option("--minimize", is_flag=True, help="Smaller is better, as for a loss."),
+        click.option(
+            "--target",
+            metavar="RUNTIME|JSON",
+            help="What the model will be deployed on: latency and size are measured there.",
+        ),
         click.option("--trials", type=click.IntRange(min=1), metavar="N", help="How many trials; 16 by default."),
         click.option("--write", type=click.Path(path_type=Path), metavar="FILE", help="The experiment file to write."),
     )
@@ -111,3 +130,22 @@ def write_experiment(script: Path, options: ScriptOptions) -> Path:
     print_text(f"written to {place}:" if is_new else f"{place} says the same already:", err=True)
     print_text(text, err=True)
     return file
+
+
+def with_target(file: Path, options: ScriptOptions) -> Path:
+    """Return the experiment file with the target of the command line: a copy beside it, where it has another one."""
+    from raycompress.config.checks.preflight import load_checked
+    from raycompress.config.recipe import as_text
+    from raycompress.session.from_script import write_new
+
+    target = options.deployment
+    data = load_checked(file).data
+    if target is None or data.get("target") == target:
+        return file
+    every = target if isinstance(target, list) else [target]
+    copy = file.with_name(f"{file.stem}.{'-'.join(one['runtime'] for one in every)}{file.suffix}")
+    text = as_text({**data, "target": target}) + "\n"
+    is_new = write_new(copy, text, fix=f"run what it says, `raycompress launch {copy}`, or remove it")
+    how = "written to" if is_new else "the same as"
+    print_text(f"{how} {display_path(copy)}: {file.name} with this target", err=True)
+    return copy

@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from raycompress.cli.commands.search.from_script import ScriptOptions, script_options, write_experiment
+from raycompress.cli.commands.search.from_script import (
+    ScriptOptions,
+    script_options,
+    with_target,
+    write_experiment,
+)
 from raycompress.cli.options import cluster_options, dashboard_option, job_options, ray_of, watching
 from raycompress.cli.view.conclusion import conclude
 from raycompress.errors import UsageError
@@ -50,6 +55,8 @@ def launch(
         file = write_experiment(file, script)
         if cluster is None and cluster_settings["dry_run"]:
             return
+    elif script.target is not None:
+        file = with_target(file, script)
     if cluster is not None:
         from raycompress.cli.commands.search.on_cluster import Options, launch_on_cluster
 
