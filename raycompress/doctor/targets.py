@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import fields
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from raycompress.catalog.runtimes import RUNTIMES
 from raycompress.clusters.file.check import Check, State, warning
 from raycompress.compressors.deploying.probe import probe
+from raycompress.config.checks.targets import checked_targets, read_targets
 from raycompress.config.text.reader import read
 from raycompress.config.text.source import text_of
 from raycompress.deployment.client import Agent
-from raycompress.deployment.target import PRECISIONS, DeploymentTarget
-from raycompress.errors import ExperimentError, RaycompressError, UsageError
-from raycompress.text import did_you_mean, join_names
+from raycompress.deployment.target import DeploymentTarget
+from raycompress.errors import ExperimentError, RaycompressError
 
 _FILES = (".json", ".jsonc")
 _TRIPS = 9
@@ -44,10 +40,8 @@ def targets_in(text: str) -> list[DeploymentTarget]:
     UsageError, ExperimentError
         It is none of these.
     """
-    stripped = text.strip()
-    if stripped.startswith(("{", "[")):
-        return _of_json(read(stripped).value, "--target")
-    if Path(text).is_file() or text.endswith(_FILES):
+    is_json = text.strip().startswith(("{", "["))
+    if not is_json and (Path(text).is_file() or text.endswith(_FILES)):
         content = read(text_of(Path(text))).value
         found = content.get("target") if isinstance(content, Mapping) else None
         if not isinstance(found, Mapping | list):
@@ -56,31 +50,8 @@ def targets_in(text: str) -> list[DeploymentTarget]:
                 where=text,
                 fix='"target": {"runtime": "onnxruntime"}, or --target with the name of a runtime',
             )
-        return _of_json(found, text)
-    return _of_json({"runtime": text}, "--target")
-
-
-def _of_json(data: Any, where: str) -> list[DeploymentTarget]:
-    every = data if isinstance(data, list) else [data]
-    known = [field.name for field in fields(DeploymentTarget)]
-    for one in every:
-        runtime = one.get("runtime") if isinstance(one, Mapping) else None
-        if runtime not in RUNTIMES.names():
-            fix = did_you_mean(runtime, RUNTIMES.names()) or f"use one of {join_names(RUNTIMES.names())}"
-            raise UsageError(f"{json.dumps(runtime)} is no runtime", where=where, fix=fix)
-        for key in set(one) - set(known):
-            fix = did_you_mean(key, known) or f"use {join_names(known)}"
-            raise UsageError(f'a target has no key "{key}"', where=where, fix=fix)
-        for key, right in (("precision", one.get("precision", "fp32") in PRECISIONS), ("device", _is_device(one))):
-            if not right:
-                fix = join_names(PRECISIONS) if key == "precision" else "cpu, gpu or ssh://user@host[:port]"
-                raise UsageError(f"{json.dumps(one[key])} is no {key}", where=where, fix=f"use {fix}")
-    return [DeploymentTarget.from_json(one) for one in every]
-
-
-def _is_device(target: Mapping[str, Any]) -> bool:
-    device = target.get("device", "cpu")
-    return device in ("cpu", "gpu") or (isinstance(device, str) and device.startswith("ssh://") and len(device) > 6)
+        return [DeploymentTarget.from_json(one) for one in checked_targets(found, text)]
+    return [DeploymentTarget.from_json(one) for one in read_targets(text, "--target")]
 
 
 def _examine(target: DeploymentTarget) -> Iterator[Check]:

@@ -66,15 +66,22 @@ def read_targets(text: str, where: str) -> list[dict[str, Any]]:
     UsageError
         It is neither.
     """
+    given: Any = read(text).value if text.strip().startswith(("{", "[")) else {"runtime": text}
+    return checked_targets(given, where)
+
+
+def checked_targets(given: Any, where: str) -> list[dict[str, Any]]:
+    """Return the targets in the value of a key ``target``, one or a list; UsageError where it is none."""
     from pydantic import ValidationError
 
     from raycompress.config.schema.keys import TargetKeys
     from raycompress.config.schema.messages import findings_of
+    from raycompress.config.schema.spelling import respell
 
-    given: Any = read(text).value if text.strip().startswith(("{", "[")) else {"runtime": text}
-    found: list[dict[str, Any]] = given if isinstance(given, list) and given else [given]
-    problems = []
-    for one in found:
+    spelled = respell({"target": given if isinstance(given, list) and given else [given]})
+    found: list[dict[str, Any]] = spelled.data["target"]
+    problems = list(spelled.findings)
+    for one in () if problems else found:
         try:
             TargetKeys.model_validate(one)
         except ValidationError as error:

@@ -29,6 +29,7 @@ from raycompress.config.schema.keys import (
     ResourceKeys,
     RuntimeArgsKeys,
     SchedulerKeys,
+    TargetKeys,
 )
 from raycompress.config.schema.ranges import KEYS as RANGE_KEYS
 from raycompress.config.schema.ranges import Finding, Note, is_range
@@ -45,6 +46,7 @@ _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
         "resource_args": ResourceArgsKeys,
         "runtime_args": RuntimeArgsKeys,
         "scheduler": SchedulerKeys,
+        "target": TargetKeys,
     },
     CompressionKeys: {"config_list": Entry},
     ResourceArgsKeys: {"early_stop": EarlyStopKeys},
