@@ -190,6 +190,8 @@ NEW_KEYS = (
         "compression.slice",
     ),
     *("objectives", "constraints", "on_budget", "pareto_size", "repeats", "finalists", "exploration", "scheduler"),
+    *("target.runtime", "target.precision", "target.batch", "target.threads", "target.device"),
+    *("target.python", "target.device_python"),
     *("resource.cpu", "resource.gpu", "resource.memory_gb", "resource.accelerator_type", "search range: log"),
     *(f"{_ENTRY}.quant_scheme", f"{_ENTRY}.quant_dtype", "runtime_args.own_folder"),
 )
