@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from raycompress.bundle.example import Example, distinct
 from raycompress.bundle.structures import map_tensors
@@ -134,6 +135,7 @@ def _compute(torchao: Any) -> None:
     aten, implements = torch.ops.aten, torchao.Int8Tensor.implements
     implements([aten.embedding.default, aten.index.Tensor, aten.select.int])(_looked_up)
     implements(aten.addmm.default)(_multiplied)
+    torchao.Int8Tensor.implements_torch_function(functional.linear)(_linear)
     implements([getattr(getattr(aten, name), kind) for name, kind in _READERS])(_in_float)
 
 
@@ -158,6 +160,20 @@ def _multiplied(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, 
     if kwargs or _is_int8(bias) or not has_scale_of_outputs or _is_shifted(weight):
         return _in_float(func, types, args, kwargs)
     return (inputs @ weight.qdata.to(inputs.dtype)) * weight.scale.to(inputs.dtype) + bias
+
+
+def _linear(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Multiply as a linear layer does; torchao wants the weight in its place, and some forward passes name it."""
+    inputs, weight, bias = _arguments(*args, **kwargs)
+    has_scale_of_outputs = _is_int8(weight) and weight.scale.numel() == weight.shape[0]
+    if not has_scale_of_outputs or _is_int8(inputs) or _is_int8(bias) or _is_shifted(weight):
+        return _in_float(func, types, (inputs, weight, bias), {})
+    product = func(inputs, weight.qdata.to(inputs.dtype)) * weight.scale.to(inputs.dtype).flatten()
+    return product if bias is None else product + bias
+
+
+def _arguments(input: Any, weight: Any, bias: Any = None) -> tuple[Any, Any, Any]:
+    return input, weight, bias
 
 
 def _in_float(func: Any, _types: Any, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> Any:

@@ -245,9 +245,22 @@ class Multiplied(nn.Module):
         return answer
 
 
+class Named(nn.Module):
+    """Passes a weight by its name, as timm's Swin V2 and BEiT do, with a bias and without."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(WIDTH, 64), nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = nn.functional.linear(x, weight=self.first.weight, bias=torch.zeros(64))
+        return nn.functional.linear(hidden, weight=self.head.weight)
+
+
 @pytest.mark.parametrize(
     ("kind", "share", "dummy"),
     [
+        (Named, 0.4, torch.randn(2, 3, WIDTH)),
         (decoders.Gpt, 0.35, decoders.ids()),
         (decoders.Mixture, 0.35, decoders.ids()),
         (Multiplied, 0.4, torch.randn(2, 3, WIDTH)),
