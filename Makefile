@@ -6,6 +6,7 @@
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make zoo    docs/networks.md and docs/minilm.md: networks that people have, in an environment of their own; an hour
+# make zoo-dozen  a dozen of them, as CI does, in two minutes once the environment (7 GB) is there
 # make targets  .venv-targets: inference runtimes that cannot be installed beside the rest, for the tests of deployment;
 #             without it they leave out, by name, what needs it
 # make deployment  the table of docs/deployment.md: six networks in every runtime, in the environments of zoo and targets
@@ -28,7 +29,7 @@ TARGETS := .venv-targets
 FIND = $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
 	ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*[0-9]/bin/python$(VERSION) 2>/dev/null | sort -V | tail -n 1
 
-.PHONY: demo test unit nightly lint bench tools house zoo targets deployment docs format clean
+.PHONY: demo test unit nightly lint bench tools house zoo zoo-dozen targets deployment docs format clean
 
 demo: $(CORE)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -65,6 +66,9 @@ zoo: $(ZOO)/.installed
 	$(ZOO)/bin/python -m tests.zoo
 	$(ZOO)/bin/python -m tests.zoo.minilm
 
+zoo-dozen: $(INSTALLED) $(ZOO)/.installed
+	$(BIN)/pytest -n 0 --durations=0 tests/zoo/test_zoo.py
+
 targets: $(TARGETS)/.installed
 
 deployment: $(ZOO)/.installed $(TARGETS)/.installed
@@ -85,8 +89,8 @@ $(CORE): pyproject.toml constraints.txt
 
 $(ZOO)/.installed: tests/zoo/requirements.txt
 	@python=$$($(FIND)); "$$python" -m venv $(ZOO)
-	$(ZOO)/bin/pip install --quiet --requirement tests/zoo/requirements.txt
-	$(ZOO)/bin/pip install --quiet --no-deps ultralytics==8.4.190
+	$(ZOO)/bin/pip install --quiet --no-compile --requirement tests/zoo/requirements.txt
+	$(ZOO)/bin/pip install --quiet --no-compile --no-deps ultralytics==8.4.190
 	touch $@
 
 $(TARGETS)/.installed: tests/deployment/requirements.txt

@@ -11,7 +11,11 @@ import pytest
 from tests.support.launching import REPOSITORY
 from tests.zoo.generating import NETWORKS
 
-PYTHON = REPOSITORY / ".venv-zoo" / "bin" / "python"
+ENVIRONMENT = REPOSITORY / ".venv-zoo"
+PYTHON = ENVIRONMENT / "bin" / "python"
+needs_environment = pytest.mark.skipif(
+    not (ENVIRONMENT / ".installed").exists(), reason="no .venv-zoo: `make zoo-dozen` builds it"
+)
 DOZEN = (
     "torchvision/resnet50",
     "torchvision/vit_b_16",
@@ -28,7 +32,7 @@ DOZEN = (
 )
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-zoo: `make zoo` builds it")
+@needs_environment
 @pytest.mark.timeout(900)
 def test_a_dozen_networks_are_followed_compressed_trained_on_and_loaded_again(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
@@ -43,7 +47,7 @@ def test_a_dozen_networks_are_followed_compressed_trained_on_and_loaded_again(tm
     assert len(convolutional) >= 6
 
 
-@pytest.mark.skipif(not PYTHON.exists(), reason="no .venv-zoo: `make zoo` builds it")
+@needs_environment
 @pytest.mark.timeout(300)
 def test_decoders_with_grouped_keys_write_the_same_once_they_are_sliced() -> None:
     command = [PYTHON, "-m", "tests.zoo.generating"]
