@@ -95,6 +95,8 @@ def test_torch_computes_in_bfloat16() -> None:
 def test_int8_is_calibrated_by_the_samples_and_stays_within_its_bound(runtime: str, python: str) -> None:
     target = DeploymentTarget(runtime, precision="int8", python=python)
     with Deployment(target, EXAMPLE, calibration=samples()) as deployment:
+        with pytest.raises(DeploymentError, match="int8 needs inputs to calibrate with"):
+            deployment._agent.convert(source_of(network("resnet"), EXAMPLE, "program").content)
         found = {name: deployment.deploy(network(name), name) for name in ("resnet", "vit")}
     for one in found.values():
         assert 1e-4 < one.difference <= BOUNDS["int8"]
@@ -102,25 +104,26 @@ def test_int8_is_calibrated_by_the_samples_and_stays_within_its_bound(runtime: s
     assert found["resnet"].size_bytes < 0.5 * floats
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc, which counts the threads of a process")
 @pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"]])
-def test_int8_without_samples_is_refused(runtime: str, python: str) -> None:
-    with Agent(DeploymentTarget(runtime, precision="int8", python=python)) as agent:
-        source = source_of(network("cnn"), EXAMPLE, "program")
-        with pytest.raises(DeploymentError, match="int8 needs inputs to calibrate with"):
-            agent.convert(source.content)
+def test_a_model_runs_with_the_threads_asked_for(runtime: str, python: str) -> None:
+    with Agent(DeploymentTarget(runtime, python=python)) as agent:
+        files, _ = agent.convert(source_of(network("resnet"), EXAMPLE, "program").content)
+    counts = {}
+    for threads in (1, 3):
+        with Agent(DeploymentTarget(runtime, python=python, threads=threads), converting=False) as agent:
+            agent.load("net", files)
+            (found,) = agent.run("net", arrays_of(EXAMPLE))
+            assert agent._process is not None
+            counts[threads] = len(list(Path(f"/proc/{agent._process.pid}/task").iterdir()))
+        assert torch.allclose(torch.as_tensor(found), network("resnet")(DUMMY), atol=1e-4)
+    assert counts[3] == counts[1] + 2
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"], WHERE["torch"]])
-def test_a_model_runs_with_the_threads_asked_for(runtime: str, python: str, threads: int) -> None:
-    net = network("resnet")
-    with Agent(DeploymentTarget(runtime, python=python, threads=threads)) as agent:
-        agent.load("net", agent.convert(source_of(net, EXAMPLE, "program").content)[0])
-        (found,) = agent.run("net", arrays_of(EXAMPLE))
-    assert torch.allclose(torch.as_tensor(found), net(DUMMY), atol=1e-4)
+BY_NIGHT = pytest.param("executorch", PYTHON, marks=[needs_targets, pytest.mark.night])  # a conversion for each cut
 
 
-@pytest.mark.parametrize(("runtime", "python"), [WHERE["torch"], WHERE["executorch"]])
+@pytest.mark.parametrize(("runtime", "python"), [WHERE["torch"], BY_NIGHT])
 def test_the_first_layer_of_a_program_that_differs_is_named(runtime: str, python: str) -> None:
     target = DeploymentTarget(runtime, precision="fp16", python=python)
     layer = r'in fp16: .*the first layer that differs is "big" \(conv2d\)'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.benchmarks import ROOT
 from tests.benchmarks.deployment import table
-from tests.benchmarks.deployment.measuring import measure
+from tests.benchmarks.deployment.measuring import RUNTIMES, measure
 from tests.benchmarks.outcome import describe_machine
 from tests.support.targets import PYTHON
 
@@ -18,6 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.deployment", description=__doc__)
     parser.add_argument("--lines", type=Path, default=ROOT / "bench_results" / "deployment.jsonl", help="go on with")
     parser.add_argument("--seconds", type=float, default=8.0, help="of timing, for each network in each runtime")
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="some of them")
     options = parser.parse_args()
     options.lines.parent.mkdir(parents=True, exist_ok=True)
     lines = measure(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +24,28 @@ def lines_of(path: Path) -> list[Line]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def measure(python: str, path: Path, say: Callable[[str], None], *, seconds: float = 8.0) -> list[Line]:
+def measure(
+    python: str,
+    path: Path,
+    say: Callable[[str], None],
+    *,
+    runtimes: Sequence[str] = RUNTIMES,
+    seconds: float = 8.0,
+) -> list[Line]:
     """Measure what `path` does not have yet, add it there, and return all.
 
     Parameters
     ----------
     python
         The interpreter of the environment with the runtimes.
+    runtimes
+        Names of some; all by default.
     seconds
         Of timing, for each network in each runtime.
     """
     known = {(line["network"], line["runtime"]) for line in lines_of(path)}
     for network in networks():
-        todo = [runtime for runtime in RUNTIMES if (network.name, runtime) not in known]
+        todo = [runtime for runtime in runtimes if (network.name, runtime) not in known]
         if not todo:
             continue
         begun = time.monotonic()

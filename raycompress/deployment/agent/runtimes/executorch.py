@@ -30,6 +30,8 @@ class ExecuTorch(Runtime):
 
     def convert(self, source: Path, folder: Path, options: Options, samples: Sequence[Sequence[Array]]) -> None:
         """Write the program, lowered to XNNPACK; see `Runtime.convert`."""
+        if options.precision == "int8":
+            require_samples(samples)
         exir = importlib.import_module("executorch.exir")
         partition = importlib.import_module(f"{_XNNPACK}.partition.xnnpack_partitioner")
         program = load_program(source)
@@ -59,7 +61,6 @@ def _quantized(program: Any, samples: Sequence[Sequence[Array]]) -> Any:
     torch = importlib.import_module("torch")
     pt2e = importlib.import_module("torchao.quantization.pt2e.quantize_pt2e")
     xnnpack = importlib.import_module(f"{_XNNPACK}.quantizer.xnnpack_quantizer")
-    require_samples(samples)
     config = xnnpack.get_symmetric_quantization_config(is_per_channel=True)
     inputs = tuple(program.example_inputs[0])
     with torch.no_grad():

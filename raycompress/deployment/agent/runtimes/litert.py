@@ -29,12 +29,13 @@ class LiteRt(Runtime):
 
     def convert(self, source: Path, folder: Path, options: Options, samples: Sequence[Sequence[Array]]) -> None:
         """Write the flatbuffer; see `Runtime.convert`."""
+        if options.precision == "int8":
+            require_samples(samples)
         litert_torch = importlib.import_module("litert_torch")
         program = load_program(source)
         converted = litert_torch.convert(module_of(program), tuple(program.example_inputs[0]))
         converted.export(str(folder / FILE))
         if options.precision == "int8":
-            require_samples(samples)
             _quantize(folder / FILE, samples, options.threads)
         elif options.precision == "fp16":
             _halve(folder / FILE)
