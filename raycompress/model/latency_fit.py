@@ -9,7 +9,6 @@ channels are rounded to, and whether the process is of use, is decided by leavin
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -250,10 +249,14 @@ def _line(samples: Sequence[Sample]) -> tuple[float, float]:
 
 
 def _is_less(errors: Numbers, others: Numbers) -> bool:
-    """Tell whether errors are smaller than others of the same networks, beyond chance: the sign test, at 1 of 100."""
-    count, smaller = len(errors), int((errors < others).sum())
-    chance = sum(math.comb(count, one) for one in range(smaller, count + 1)) / 2**count
-    return chance < 0.01 and float(np.median(errors)) < float(np.median(others))
+    """Tell whether errors are smaller than others of the same networks by a tenth, and beyond chance.
+
+    By the permutation test of pairs (Fisher, The Design of Experiments, 1935, section 21), at 1 of 100.
+    """
+    gains = others - errors
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (2000, len(gains)))
+    is_sure = float((signs @ gains >= gains.sum()).mean()) < 0.01
+    return is_sure and float(errors.mean()) <= 0.9 * float(others.mean())
 
 
 def kendall_tau(left: Sequence[float], right: Sequence[float]) -> float:

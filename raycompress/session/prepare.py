@@ -111,7 +111,7 @@ def prepared(
             view.phase("inspecting the model")
             worker, model, unread = inspected.result()
             with closing(worker):
-                for note in (*unread, *_latency_notes(model)):
+                for note in (*unread, *_latency_notes(experiment, model)):
                     view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
                 space = checked_space(experiment, model, view)
@@ -278,14 +278,22 @@ def _with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment
     return replace(experiment, objective=known)
 
 
-def _latency_notes(model: ModelInfo | None) -> list[str]:
+def _latency_notes(experiment: Experiment, model: ModelInfo | None) -> list[str]:
     """Return what the networks that were timed in a deployment target tell, or why there are none."""
-    if model is not None and model.latency_unknown:
+    if model is None:
+        return []
+    if model.latency_unknown:
         return [
             f"latencies cannot be predicted before training, and are measured in each trial: {model.latency_unknown}"
         ]
-    known = None if model is None else model.latency
-    return [known.note] if isinstance(known, LatencyModel) else []
+    known, compression = model.latency, experiment.compression
+    if not isinstance(known, LatencyModel):
+        return []
+    argument = compression.entry.argument("round_to")
+    rounds = None if argument is None else compression.arguments.get("round_to", argument.default)
+    if known.is_stepped and isinstance(rounds, int) and rounds % known.step:
+        return [f'{known.note}; "round_to": {known.step} keeps to those']
+    return [known.note]
 
 
 def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpace, view: View) -> Projection | None:
