@@ -30,8 +30,13 @@ from raycompress.model.latency_table import Clock, Widths
 Numbers = NDArray[np.float64]
 Rows = NDArray[np.intp]
 
-STEPS = (1, 4, 8, 16, 32)
-"""Candidates for what a runtime computes channels in multiples of."""
+Multiples = tuple[int, int]
+"""What a runtime computes channels in multiples of, and what it needs multiples of: `step` and `even`."""
+
+MULTIPLES = [(step, even) for even in (1, 4, 8, 16) for step in (1, 4, 8, 16, 32)]
+"""Candidates, simple ones first."""
+_SURELY = 0.97
+"""What must be left of the mean error for a less simple candidate to be worth it."""
 _FOLDS = 10
 _DENSE = 2.0
 _REWEIGHTED = 3
@@ -87,13 +92,14 @@ def fitted(
     return LatencyModel(
         target=target,
         works=tuple(works),
-        step=best.step,
+        step=best.multiples[0],
+        even=best.multiples[1],
         parts={name: float(share) for name, share in zip(table.names, best.parts, strict=True) if share},
         correction=best.correction,
         dense_ms=dict(dense_ms),
         file=_line(samples),
         accuracy=Accuracy(len(samples), float(np.median(errors)), float(np.quantile(errors, 0.9)), tau),
-        is_stepped=best.step > 1 and _is_less(np.abs(best.errors[best.step]), np.abs(best.errors[1])),
+        is_stepped=_is_less(np.abs(best.errors[best.multiples]), np.abs(best.errors[MULTIPLES[0]])),
     )
 
 
@@ -106,7 +112,9 @@ class _Table:
     names
         The quantities.
     amounts
-        Step -> samples by quantities.
+        Multiples -> samples by quantities.
+    dense
+        Multiples -> the quantities of the dense network.
     layers
         Of layers whose output widths always go together, one.
     places
@@ -116,7 +124,8 @@ class _Table:
     """
 
     names: tuple[str, ...]
-    amounts: Mapping[int, Numbers]
+    amounts: Mapping[Multiples, Numbers]
+    dense: Mapping[Multiples, Numbers]
     layers: tuple[str, ...]
     places: Numbers
     shares: Numbers
@@ -124,17 +133,20 @@ class _Table:
     @classmethod
     def of(cls, works: Sequence[LayerWork], samples: Sequence[Sample]) -> _Table:
         names = tuple(quantities(works, {}, 1))
-        found = {
-            step: np.array([[quantities(works, one.widths, step)[name] for name in names] for one in samples])
-            for step in STEPS
-        }
+
+        def row(widths: Widths, multiples: Multiples) -> list[float]:
+            found = quantities(works, widths, *multiples)
+            return [found[name] for name in names]
+
+        amounts = {each: np.array([row(one.widths, each) for one in samples]) for each in MULTIPLES}
+        dense = {each: np.array(row({}, each)) for each in MULTIPLES}
         rows = [output_shares(works, one.widths) for one in samples]
         distinct: dict[tuple[float, ...], str] = {}
         for work in works:
             distinct.setdefault(tuple(row[work.name] for row in rows), work.name)
         layers = tuple(name for column, name in distinct.items() if min(column) < 1)
         places = np.array([[row[name] for name in layers] for row in rows]).reshape(len(rows), -1)
-        return cls(names, found, layers, places, np.array([one.share for one in samples]))
+        return cls(names, amounts, dense, layers, places, np.array([one.share for one in samples]))
 
 
 @dataclass(frozen=True)
@@ -172,22 +184,22 @@ class _Best:
 
     Attributes
     ----------
-    step, parts
-        See `LatencyModel`.
-    correction
+    multiples
+        `step` and `even` of the `LatencyModel`.
+    parts, correction
         See there, too.
     errors
-        Step -> the relative error of each network, left out of the fit in its turn; without a correction.
+        Multiples -> the relative error of each network, left out of the fit in its turn; without a correction.
     """
 
-    step: int
+    multiples: Multiples
     parts: Numbers
     correction: Correction | None
-    errors: Mapping[int, Numbers]
+    errors: Mapping[Multiples, Numbers]
 
     def predict(self, table: _Table, rows: Rows) -> Numbers:
         """Return the shares of some of the samples."""
-        base: Numbers = table.amounts[self.step][rows] @ self.parts / self.parts.sum()
+        base: Numbers = table.amounts[self.multiples][rows] @ self.parts / (table.dense[self.multiples] @ self.parts)
         if self.correction is None:
             return base
         factors = [self.correction.at(dict(zip(table.layers, place, strict=True))) for place in table.places[rows]]
@@ -197,23 +209,29 @@ class _Best:
 def _best(table: _Table, rows: Rows) -> _Best:
     """Return what fits some of the samples best, found by leaving each of them out in its turn."""
     shares, places = table.shares[rows], table.places[rows]
-    errors = {step: _left_out(amounts[rows], shares) for step, amounts in table.amounts.items()}
-    step = min(STEPS, key=lambda one: _size(errors[one]))
-    process = min(_PROCESSES, key=lambda one: _size(one.left_out(places, errors[step])))
+    errors = {each: _left_out(amounts[rows], shares, table.dense[each]) for each, amounts in table.amounts.items()}
+    chosen = MULTIPLES[0]
+    for each in MULTIPLES:
+        if _size(errors[each]) < _SURELY * _size(errors[chosen]):
+            chosen = each
+    parts, base = _parts(table.amounts[chosen][rows], shares, table.dense[chosen]), _size(errors[chosen])
+    # the dense network is one more point, whose share is known
+    points = np.vstack([places, np.ones(places.shape[1])])
+    left = np.append(errors[chosen], 1 / max(float(table.dense[chosen] @ parts), _LEAST) - 1)
+    process = min(_PROCESSES, key=lambda one: _size(one.left_out(points, left)[:-1]))
     correction = None
-    if _size(process.left_out(places, errors[step])) <= _BETTER * _size(errors[step]):
-        weights = process.weights(places, errors[step])
-        points = tuple(map(tuple, places.tolist()))
-        correction = Correction(table.layers, process.length, points, tuple(weights.tolist()))
-    return _Best(step, _parts(table.amounts[step][rows], shares), correction, errors)
+    if _size(process.left_out(points, left)[:-1]) <= _BETTER * base:
+        weights = tuple(process.weights(points, left).tolist())
+        correction = Correction(table.layers, process.length, tuple(map(tuple, points.tolist())), weights)
+    return _Best(chosen, parts, correction, errors)
 
 
-def _left_out(amounts: Numbers, shares: Numbers) -> Numbers:
+def _left_out(amounts: Numbers, shares: Numbers, dense: Numbers) -> Numbers:
     """Return how far each share lies above what a fit to the others predicts, relative to that."""
     found = np.empty(len(shares))
     for index in range(len(shares)):
         others = np.arange(len(shares)) != index
-        found[index] = shares[index] / max(amounts[index] @ _parts(amounts[others], shares[others]), _LEAST) - 1
+        found[index] = shares[index] / max(amounts[index] @ _parts(amounts[others], shares[others], dense), _LEAST) - 1
     return found
 
 
@@ -221,18 +239,17 @@ def _size(errors: Numbers) -> float:
     return float(np.abs(errors).mean())
 
 
-def _parts(amounts: Numbers, shares: Numbers) -> Numbers:
+def _parts(amounts: Numbers, shares: Numbers, dense: Numbers) -> Numbers:
     """Return the share of the time that goes along with each quantity, by the least squares of relative errors.
 
     Networks that lie far off, which something disturbed as they were timed, weigh less (Huber, Robust Estimation of a
-    Location Parameter, 1964, by reweighting). The dense network, of which all are known to be 1, counts as much as
-    `_DENSE` squared others.
+    Location Parameter, 1964, by reweighting). The dense network, whose share is 1, counts as much as `_DENSE` squared
+    others.
     """
     relative = amounts / shares[:, None]
-    dense = np.full((1, amounts.shape[1]), _DENSE)
     weights = np.ones(len(shares))
     for _ in range(_REWEIGHTED):
-        found, _ = nnls(np.vstack([relative * weights[:, None], dense]), np.append(weights, _DENSE))
+        found, _ = nnls(np.vstack([relative * weights[:, None], _DENSE * dense]), np.append(weights, _DENSE))
         errors = np.abs(relative @ found - 1)
         usual = 1.5 * 1.4826 * max(float(np.median(errors)), _LEAST)
         weights = np.sqrt(np.minimum(1, usual / np.maximum(errors, _LEAST)))

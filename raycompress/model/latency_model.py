@@ -7,6 +7,7 @@ machine that counts; nothing is trained or run here.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
@@ -19,6 +20,7 @@ Kind = Literal["spatial", "pointwise", "depthwise", "norm", "fused"]
 """What a layer is to a runtime: a convolution over positions, one of a single position or a linear layer, one of each
 channel by itself, a norm, and what the layer before it absorbs."""
 _TAG = "networks"
+_UNEVEN = ("spatial", "pointwise", "depthwise")
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,8 @@ class LatencyModel:
         The layers that pruning makes narrower.
     step
         What the runtime computes channels in multiples of, as far as its times show; 1 where they show nothing.
+    even
+        What numbers of channels have to be multiples of for its fast operators; 1 where its times show nothing.
     parts
         Quantity of `quantities` -> the share of the dense model's time that goes along with it.
     correction
@@ -120,12 +124,13 @@ class LatencyModel:
     accuracy
         Of networks that it has not seen.
     is_stepped
-        Whether the networks show beyond chance that multiples of `step` are faster.
+        Whether the networks show beyond chance that `multiple` is so.
     """
 
     target: str
     works: tuple[LayerWork, ...]
     step: int
+    even: int
     parts: Mapping[str, float]
     correction: Correction | None
     dense_ms: Mapping[Clock, float]
@@ -137,16 +142,21 @@ class LatencyModel:
         """Return the share of the dense model's time; layers that `widths` leaves out are as wide as in that one."""
         return self._raw(widths) / self._raw_of_dense
 
+    @property
+    def multiple(self) -> int:
+        """What channels are to be multiples of: by `step` and `even`."""
+        return math.lcm(self.step, self.even)
+
     @functools.cached_property
     def _whole(self) -> dict[str, float]:
-        return _totals(self.works, {}, self.step)
+        return _totals(self.works, {}, self.step, 0)
 
     @functools.cached_property
     def _raw_of_dense(self) -> float:
         return self._raw({})
 
     def _raw(self, widths: Widths) -> float:
-        found = _shares(_totals(self.works, widths, self.step), self._whole)
+        found = _shares(_totals(self.works, widths, self.step, self.even), self._whole)
         base = sum(share * found[name] for name, share in self.parts.items())
         if self.correction is None:
             return base
@@ -170,7 +180,7 @@ class LatencyModel:
             f"that was left out they are wrong by {found.median:.1%}, in nine of ten cases by less than "
             f"{found.ninth:.1%} (Kendall's tau {found.tau:.2f})"
         )
-        return f"{how}; it is fastest at multiples of {self.step} channels" if self.is_stepped else how
+        return f"{how}; it is fastest at multiples of {self.multiple} channels" if self.is_stepped else how
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
@@ -197,24 +207,32 @@ def latency_predictor(data: Mapping[str, Any]) -> LatencyPredictor:
     return LatencyModel.from_json(data) if data.get("of") == _TAG else LatencyTable.from_json(data)
 
 
-def quantities(works: Sequence[LayerWork], widths: Widths, step: int) -> dict[str, float]:
-    """Return what the time of a network may go along with, each as a share of the dense network's.
+def quantities(works: Sequence[LayerWork], widths: Widths, step: int, even: int = 1) -> dict[str, float]:
+    """Return what the time of a network may go along with, each as a share of all that there is in the dense network.
 
-    A constant; the multiply-adds of each kind of layer, the numbers that layers put out, and the weights; where `step`
-    is above 1 with all channels rounded up to its multiples.
+    A constant; the multiply-adds of each kind of layer, the numbers that layers put out, and the weights: all where
+    `step` is above 1 with channels rounded up to its multiples. And of layers whose output channels are no multiple of
+    `even` the numbers that they put out, which are brought into another order, and the multiply-adds of depthwise
+    ones, for which a runtime may have no fast operator then.
     """
-    return _shares(_totals(works, widths, step), _totals(works, {}, step))
+    return _shares(_totals(works, widths, step, even), _totals(works, {}, step, 0))
 
 
 def _shares(left: Mapping[str, float], whole: Mapping[str, float]) -> dict[str, float]:
-    return {"constant": 1.0, **{name: left[name] / total for name, total in whole.items() if total}}
+    return {"constant": 1.0, **{name: left.get(name, 0.0) / total for name, total in whole.items() if total}}
 
 
-def _totals(works: Sequence[LayerWork], widths: Widths, step: int) -> dict[str, float]:
+def _totals(works: Sequence[LayerWork], widths: Widths, step: int, even: int) -> dict[str, float]:
+    """Return each quantity; with an `even` of 0 all layers count as uneven."""
     found: dict[str, float] = {}
     for work in works:
-        for name, amount in _amounts(work, widths.get(work.name, work.width), step):
+        width = widths.get(work.name, work.width)
+        for name, amount in _amounts(work, width, step):
             found[name] = found.get(name, 0.0) + amount
+        if work.kind in _UNEVEN and (not even or width[1] % even):
+            for name, amount in _amounts(work, width, 1):
+                if name in ("depthwise", "outputs"):
+                    found[f"uneven {name}"] = found.get(f"uneven {name}", 0.0) + amount
     return found
 
 

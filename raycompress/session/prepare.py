@@ -291,8 +291,8 @@ def _latency_notes(experiment: Experiment, model: ModelInfo | None) -> list[str]
         return []
     argument = compression.entry.argument("round_to")
     rounds = None if argument is None else compression.arguments.get("round_to", argument.default)
-    if known.is_stepped and isinstance(rounds, int) and rounds % known.step:
-        return [f'{known.note}; "round_to": {known.step} keeps to those']
+    if known.is_stepped and isinstance(rounds, int) and rounds % known.multiple:
+        return [f'{known.note}; "round_to": {known.multiple} keeps to those']
     return [known.note]
 
 

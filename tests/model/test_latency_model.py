@@ -65,7 +65,7 @@ def fit(known: Sequence[Sample]) -> LatencyModel:
 def test_the_step_of_a_runtime_is_found_and_unseen_widths_are_predicted(step: int) -> None:
     law = rounded(step)
     model = fit(samples(law))
-    assert model.step == step or (step == 1 and not model.is_stepped)
+    assert model.multiple == step or (step == 1 and not model.is_stepped)
     assert model.is_stepped is (step > 1)
     assert ("fastest at multiples of" in model.note) is (step > 1)
     unseen = networks(40, seed=1)
@@ -111,9 +111,10 @@ def test_the_dense_model_has_its_own_latency_and_a_file_is_predicted_by_its_weig
 def test_quantities_are_shares_of_the_dense_ones() -> None:
     works = (WORKS[1], LayerWork("bn", "fused", (96, 96), 256, 1), LayerWork("ln", "norm", (96, 96), 256, 1))
     narrow = {"conv1": (64, 48), "bn": (48, 48), "ln": (24, 24)}
-    assert set(quantities(works, {}, 1).values()) == {1.0}
-    found = quantities(works, narrow, 1)
-    assert found == {"constant": 1.0, "spatial": 0.5, "outputs": 0.5, "weights": 0.5, "norms": 0.25}
+    even = {"constant": 1.0, "spatial": 0.5, "outputs": 0.5, "weights": 0.5, "norms": 0.25, "uneven outputs": 0.0}
+    assert quantities(works, {}, 1) == {**dict.fromkeys(even, 1.0), "uneven outputs": 0.0}
+    assert quantities(works, narrow, 1) == quantities(works, narrow, 1, 16) == even
+    assert quantities(works, narrow, 1, 32) == {**even, "uneven outputs": 0.5}
     assert quantities(works, narrow, 32)["spatial"] == 64 / 96
     assert quantities((), {}, 8) == {"constant": 1.0}
 

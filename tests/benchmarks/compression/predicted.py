@@ -171,10 +171,10 @@ def _in_runtime(
     predicted = [model.share(one.widths) for one in tested]
     ours, peer = Agreement.of(predicted, measured), Agreement.of(by_table, measured)
     tau = kendall_tau(eager, measured)
-    step = str(model.step) if model.is_stepped or model.step == 1 else f"({model.step})"
+    step = str(model.multiple) if model.is_stepped or model.multiple == 1 else f"({model.multiple})"
     facts = {
         **{"model": asdict(ours), "table": asdict(peer), "tau_of_eager": tau, "seconds": seconds},
-        **{"step": model.step, "is_stepped": model.is_stepped, "accuracy": asdict(model.accuracy)},
+        **{"step": model.step, "even": model.even, "is_stepped": model.is_stepped, "accuracy": asdict(model.accuracy)},
         **{"predicted": predicted, "measured": measured, "eager": list(eager), "by_table": list(by_table)},
     }
     return [f"{seconds:.0f}", step, *ours.cells(), *peer.cells(), f"{tau:.2f}"], facts
