@@ -128,13 +128,29 @@ class Agent:
     ) -> list[list[tuple[float, float]]]:
         """Return seconds of each pass, by the clock and of CPU time, for each model; the models run in turn.
 
-        Nothing else of ours is timed on the device meanwhile; a DeploymentError tells where its turn does not come.
+        Nothing else of ours is timed on the device meanwhile.
         """
-        lock = "" if self.target.host else str(node.runtime_folder() / node.MEASURING)
         asked = {"do": "time", "keys": list(keys), "rounds": rounds, "warm_up": warm_up, "seconds": seconds}
+        answer, _ = self.request(asked, frames.packed(inputs))
+        return [[(wall, cpu) for wall, cpu in times] for times in answer["times"]]
+
+    def peak_mb(self) -> float:
+        """Return the largest resident memory of the agent so far, in MiB."""
+        return float(self.request({"do": "peak"})[0]["peak_mb"])
+
+    def request(self, message: dict[str, Any], blobs: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
+        """Send one request, again until it has its turn on the device, and return its answer.
+
+        Raises
+        ------
+        DeploymentError
+            The runtime raised an error, the agent was lost, or the request's turn did not come.
+        """
+        lock = self._lock(message["do"])
+        asked = message if lock is None else {**message, "lock": lock}
         end = time.monotonic() + _TURN_S
         while True:
-            answer, _ = self.request({**asked, "lock": lock}, frames.packed(inputs))
+            answer, content = self._answered(asked, blobs)
             if not answer.get("is_busy"):
                 break
             if time.monotonic() > end:
@@ -143,32 +159,6 @@ class Agent:
                     where=self.where,
                     fix=f"end what holds {lock or f'/tmp/{MEASURING}'} there: `fuser -v` tells",
                 )
-        return [[(wall, cpu) for wall, cpu in times] for times in answer["times"]]
-
-    def peak_mb(self) -> float:
-        """Return the largest resident memory of the agent so far, in MiB."""
-        return float(self.request({"do": "peak"})[0]["peak_mb"])
-
-    def request(self, message: dict[str, Any], blobs: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
-        """Send one request and return its answer.
-
-        Raises
-        ------
-        DeploymentError
-            The runtime raised an error, or the agent was lost.
-        """
-        process = self._process
-        assert process is not None and process.stdin is not None and process.stdout is not None
-        doing = f"while it was to {message['do']}"
-        seconds = _ANSWER_S + sum(map(len, blobs)) / _BYTES_PER_S
-        with self._bounded(process, seconds) as is_late:
-            try:
-                frames.write(process.stdin, message, blobs)
-                answer, content = frames.read(process.stdout)
-            except (OSError, EOFError, ValueError) as error:
-                if is_late.is_set():
-                    raise self._late(f"does not answer {doing}", seconds) from error
-                raise self._lost(doing) from error
         if "error" in answer:
             raise DeploymentError(
                 f"{self.entry.name} cannot {message['do']} the model: {answer['error']}",
@@ -176,6 +166,26 @@ class Agent:
                 fix=answer.get("fix") or "another runtime or precision, or leave out the layers that it does not know",
             )
         return answer, content
+
+    def _lock(self, do: str) -> str | None:
+        """Return the lock that a request is answered under: on another machine its own; None where it needs none."""
+        if self.target.host:  # compiling a model, too, would disturb whoever measures there
+            return "" if do in ("time", "load", "run") else None
+        return str(node.runtime_folder() / node.MEASURING) if do == "time" else None
+
+    def _answered(self, message: dict[str, Any], blobs: Sequence[bytes]) -> tuple[dict[str, Any], list[bytes]]:
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        doing = f"while it was to {message['do']}"
+        seconds = _ANSWER_S + sum(map(len, blobs)) / _BYTES_PER_S
+        with self._bounded(process, seconds) as is_late:
+            try:
+                frames.write(process.stdin, message, blobs)
+                return frames.read(process.stdout)
+            except (OSError, EOFError, ValueError) as error:
+                if is_late.is_set():
+                    raise self._late(f"does not answer {doing}", seconds) from error
+                raise self._lost(doing) from error
 
     @property
     def where(self) -> str:

@@ -57,30 +57,37 @@ def board(hosts: Lab) -> Iterator[Device]:
         yield made
 
 
+@pytest.fixture
+def other(hosts: Lab, board: Device) -> Iterator[Device]:
+    """A second device."""
+    with device(hosts, hosts.hosts["worker-1"]) as made:
+        trust(hosts, board, made)
+        yield made
+
+
 def target(board: Device, **changes: str) -> dict[str, str]:
     return {"runtime": "onnxruntime", "device": board.url, "device_python": PYTHON, **changes}
 
 
 def started(hosts: Lab, board: Device, **changes: str) -> dict[str, str]:
     """Start an agent on the device, and return its facts, or what the error says."""
-    (found,) = Inside(hosts, "start", target(board, **changes)).rest()
+    (found,) = Inside(hosts, "start", [target(board, **changes)]).rest()
     return found.get("facts") or {name: str(found[name]) for name in ("error", "what", "fix")}
 
 
 def test_every_measurement_ends_with_a_value_though_the_device_restarts(hosts: Lab, board: Device) -> None:
-    board.hold()
-    running = Inside(hosts, "series", target(board), 4)
+    running = Inside(hosts, "series", [target(board)], 4)
     running.line()  # deployed
-    board.wait_for_measuring()
+    board.hold()
+    running.go()
     for is_again in (True, False):
+        board.wait_for_waiting()
         board.cut()
         board.shell(f"rm -rf {CACHE}")  # as a disk in memory loses it
         time.sleep(AWAY_S)
         if is_again:
             board.hold()
         board.start()
-        if is_again:
-            board.wait_for_measuring()
     seen = running.rest()
     assert len(seen) == 4
     assert all(latency > 0 for line in seen for latency in line["latencies"])
@@ -94,49 +101,61 @@ def test_a_search_ends_with_every_trial_measured_though_the_device_restarts(host
     (home / "train.py").write_text(SCRIPT)
     sparsity = {"sparsity": {"type": "float", "range": [0.2, 0.8]}, "op_types": ["Conv2d"], "op_names": ["0"]}
     compression = {"framework": "torch", "type": "pruning", "compressor": "l1_filter", "config_list": [sparsity]}
-    data = {"name": "tiny", "script": "train.py", "compression": compression, "target": target(board), "n_samples": 3}
+    data = {"name": "tiny", "script": "train.py", "compression": compression, "target": target(board), "n_samples": 4}
     (home / "exp.json").write_text(json.dumps({**data, "random_seed": 1}))
-    board.hold()
     with (home / "printed").open("w+") as printed:
         launch = [PYTHON, "-m", "raycompress", "launch", "exp.json"]
         environment = clean_environment()
         running = subprocess.Popen(hosts.here.command(launch, home), stdout=printed, stderr=printed, env=environment)
-        board.wait_for_measuring()
+        while not list(home.glob("raycompress_results/*/trials/*")):  # inspection has deployed the dense model by then
+            assert running.poll() is None, (home / "printed").read_text()
+            time.sleep(0.1)
+        board.hold()
+        board.wait_for_waiting()
         board.cut()
         time.sleep(AWAY_S)
         board.start()
         code = running.wait(400)
-        printed.seek(0)
-        assert code == 0, printed.read()
+    assert code == 0, (home / "printed").read_text()
     (folder,) = home.glob("raycompress_results/*/")
     trials = SearchRecord.open(folder).searched
     name = "onnxruntime-10.77.0.1_2222"
-    assert len(trials) == 3
+    assert len(trials) == 4
     assert all(trial.after and trial.after[f"latency_ms@{name}"] > 0 for trial in trials), home
     lost = [note for trial in trials for note in trial.notes if "was lost" in note]
     assert lost and all(note.startswith(f"{name}: the connection to root@10.77.0.1:2222 was lost") for note in lost)
 
 
 def test_a_device_that_does_not_come_back_is_an_error_after_its_bound(hosts: Lab, board: Device) -> None:
-    running = Inside(hosts, "series", target(board), 100, 3)
+    running = Inside(hosts, "series", [target(board)], 1, 3)
     running.line()
-    running.line()
+    board.hold()
+    running.go()
+    board.wait_for_waiting()
     board.cut()
-    *_, last = running.rest()
+    (last,) = running.rest()
     assert last["error"] == "DeploymentError" and "Connection refused" in last["what"] and "times in" in last["what"]
 
 
-def test_one_measures_at_a_time_on_a_device_and_each_device_by_itself(hosts: Lab, board: Device) -> None:
-    with device(hosts, hosts.hosts["worker-1"]) as other:
-        trust(hosts, board, other)
-        release = board.hold()
-        waiting = Inside(hosts, "series", target(board), 1)
-        waiting.line()
-        assert len(Inside(hosts, "series", target(other), 1).rest()) == 2
-        assert waiting.process.poll() is None
-        release()
-        assert waiting.line()["latencies"][0] > 0
-        waiting.rest()
+def test_one_measures_at_a_time_on_a_device_and_each_device_by_itself(hosts: Lab, board: Device, other: Device) -> None:
+    waiting = Inside(hosts, "series", [target(board)], 1)
+    waiting.line()
+    release = board.hold()
+    waiting.go()
+    board.wait_for_waiting()
+    found = Inside(hosts, "series", [target(other)], 1)
+    found.go()
+    assert len(found.rest()) == 2
+    assert waiting.process.poll() is None
+    release()
+    assert waiting.line()["latencies"][0] > 0
+    waiting.rest()
+
+
+def test_a_trial_measures_on_several_devices_at_the_same_time(hosts: Lab, board: Device, other: Device) -> None:
+    (found,) = Inside(hosts, "together", [target(board), target(other)]).rest()
+    assert sorted(found) == ["onnxruntime-10.77.0.1_2222", "onnxruntime-10.77.0.2_2222"]
+    assert all(latency > 0 for latency in found.values())
 
 
 def test_the_agent_is_sent_once_a_version_and_the_old_one_removed(hosts: Lab, board: Device) -> None:

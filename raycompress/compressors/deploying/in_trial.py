@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -98,7 +100,7 @@ def deploy_in(
     calibration: Sequence[Example] = (),
     onnx: bytes | None = None,
 ) -> InTargets:
-    """Convert both models for each target of the trial, prove them, and time them in turn.
+    """Convert both models for each target of the trial, prove them, and time them in turn; several devices at a time.
 
     Parameters
     ----------
@@ -113,16 +115,25 @@ def deploy_in(
         A target's runtime cannot convert or run one of them, or computes something else.
     """
     found = InTargets()
-    # a target was reached at inspection: one that is gone now is waited for
-    for place, (target, deployment) in enumerate(_deployments(trial, example, calibration, waits_at_start=True)):
-        is_onnx = entry_of(target).form == "onnx"
-        with deployment:
-            whole = deployment.deploy(dense, "dense")
-            rest = deployment.deploy(small, "small", onnx=onnx if is_onnx else None)
-            found.add(place, target, (whole, rest), deployment.measure([whole, rest]))
-            version = deployment.version
-        found.files |= {f"{DEPLOYED}/{target.name}/{name}": content for name, content in rest.files.items()}
-        found.about[target.name] = _about(target, version, rest)
+    with ExitStack() as opened, ThreadPoolExecutor() as pool:
+        running = []
+        # a target was reached at inspection: one that is gone now is waited for
+        for target, deployment in _deployments(trial, example, calibration, waits_at_start=True):
+            is_onnx = entry_of(target).form == "onnx"
+            with ExitStack() as this:
+                this.enter_context(deployment)
+                whole = deployment.deploy(dense, "dense")
+                rest = deployment.deploy(small, "small", onnx=onnx if is_onnx else None)
+                measuring = pool.submit(deployment.measure, [whole, rest])
+                if target.host:  # while it measures, this machine goes on with the next
+                    opened.push(this.pop_all())
+                else:
+                    measuring.result()
+            running.append((target, deployment.version, (whole, rest), measuring))
+        for place, (target, version, pair, measuring) in enumerate(running):
+            found.add(place, target, pair, measuring.result())
+            found.files |= {f"{DEPLOYED}/{target.name}/{name}": content for name, content in pair[1].files.items()}
+            found.about[target.name] = _about(target, version, pair[1])
     return found
 
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -44,8 +44,15 @@ class Agent:
         self._sessions: dict[str, Session] = {}
 
     def answer(self, message: dict[str, Any], blobs: list[bytes]) -> Answer:
-        """Return what a request asks for."""
-        return getattr(self, f"_{message['do']}")(message, blobs)  # type: ignore[no-any-return]
+        """Return what a request asks for; one with a lock while nobody else does such a thing on this machine."""
+        do: Callable[[dict[str, Any], list[bytes]], Answer] = getattr(self, f"_{message['do']}")
+        if "lock" not in message:
+            return do(message, blobs)
+        try:
+            with alone(message["lock"], _BUSY_S):
+                return do(message, blobs)
+        except BusyError:
+            return {"is_busy": True}, []
 
     def _examine(self, message: dict[str, Any], _blobs: list[bytes]) -> Answer:
         """Tell what this machine is, what the runtime lacks, and why it cannot run here."""
@@ -118,11 +125,8 @@ class Agent:
         sessions = [self._sessions[key] for key in message["keys"]]
         arrays = frames.unpacked(blobs)
         prepared = [session.prepared(arrays) for session in sessions]
-        try:
-            with alone(message["lock"], _BUSY_S), _no_garbage():
-                return {"times": _timed(sessions, prepared, message)}, []
-        except BusyError:
-            return {"is_busy": True}, []
+        with _no_garbage():
+            return {"times": _timed(sessions, prepared, message)}, []
 
     def _peak(self, _message: dict[str, Any], _blobs: list[bytes]) -> Answer:
         """Return the largest resident memory of this process so far, in MiB."""

@@ -64,8 +64,8 @@ class Device:
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         return holder.communicate
 
-    def wait_for_measuring(self) -> None:
-        """Wait until somebody wants to measure on the device, whose lock is held."""
+    def wait_for_waiting(self) -> None:
+        """Wait until somebody waits for the lock."""
         wanted = ["sh", "-c", "until grep -q -e '->' /proc/locks; do sleep 0.05; done"]
         assert self.host.run(wanted, timeout=_SLOWEST_S).returncode == 0
 
@@ -101,15 +101,22 @@ def trust(lab: Lab, *devices: Device) -> None:
 class Inside:
     """One of the functions of `device_inside`, running on `here`."""
 
-    def __init__(self, lab: Lab, what: str, target: dict[str, str], *words: object) -> None:
-        command = [PYTHON, "-u", "-m", "tests.support.outside.device_inside", what, json.dumps(target)]
+    def __init__(self, lab: Lab, what: str, targets: list[dict[str, str]], *words: object) -> None:
+        command = [PYTHON, "-u", "-m", "tests.support.outside.device_inside", what, json.dumps(targets)]
         self.process = subprocess.Popen(
             lab.here.command([*command, *map(str, words)], Path(__file__).parents[3]),
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
             env=clean_environment(),
         )
+
+    def go(self) -> None:
+        """Let the measurements begin."""
+        assert self.process.stdin is not None
+        self.process.stdin.write("\n")
+        self.process.stdin.flush()
 
     def line(self) -> dict[str, Any]:
         """Return the next thing that it did."""

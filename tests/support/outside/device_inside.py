@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
+from collections.abc import Sequence
 from typing import Any
+from unittest.mock import patch
 
 from raycompress.deployment.lasting import LastingAgent
 from raycompress.deployment.target import DeploymentTarget
@@ -32,9 +35,35 @@ def series(target: DeploymentTarget, number: str, patience_s: str = "120") -> No
     with Deployment(target, Example.from_dummy(DUMMY), patience_s=float(patience_s)) as deployment:
         deployed = [deployment.deploy(model, name) for name, model in models.items()]
         show({"deployed": [one.difference for one in deployed]})
+        sys.stdin.readline()
         for _ in range(int(number)):
             latencies = deployment.latencies(deployed, seconds=1.0)
             show({"latencies": [one.wall_ms for one in latencies], "notes": deployment.notes})
+
+
+def together(*targets: DeploymentTarget) -> None:
+    """Measure in several targets as a trial does; no measurement begins before all others are about to."""
+    import torch
+
+    from raycompress.bundle.example import Example
+    from raycompress.compressors.deploying.deploy import Deployed, Deployment, Measurement
+    from raycompress.compressors.deploying.in_trial import deploy_in
+    from raycompress.script.context import Trial
+    from tests.support.models.networks import DUMMY, MODELS
+
+    class Measured(Deployment):
+        def measure(self, deployed: Sequence[Deployed], **options: Any) -> Measurement:
+            everyone.wait(120)
+            return super().measure(deployed, seconds=1.0, **options)
+
+    everyone = threading.Barrier(len(targets))
+    torch.manual_seed(0)
+    small, dense = (MODELS[name]().eval() for name in ("cnn", "resnet"))
+    trial = Trial.__new__(Trial)
+    trial.targets, trial.shared = [one.to_json() for one in targets], None
+    with patch("raycompress.compressors.deploying.in_trial.Deployment", Measured):
+        found = deploy_in(trial, dense, small, Example.from_dummy(DUMMY))
+    show({name: found.after[f"latency_ms@{name}"] for name in found.about})
 
 
 def show(data: dict[str, Any]) -> None:
@@ -42,9 +71,9 @@ def show(data: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    what, target, *words = sys.argv[1:]
+    what, targets, *words = sys.argv[1:]
     try:
-        globals()[what](DeploymentTarget.from_json(json.loads(target)), *words)
+        globals()[what](*map(DeploymentTarget.from_json, json.loads(targets)), *words)
     except RaycompressError as error:
         (problem,) = error.problems
         show({"error": type(error).__name__, "what": problem.what, "fix": problem.fix})
