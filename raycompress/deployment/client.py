@@ -39,6 +39,8 @@ class Agent:
         Its runtime, device and interpreter decide which program is started where.
     converting
         Whether it is to convert, for which a runtime may need more than for running.
+    running
+        Whether it is to run models, which some runtimes do on some machines only.
 
     Raises
     ------
@@ -49,10 +51,10 @@ class Agent:
         LostAgentError where another try may succeed.
     """
 
-    def __init__(self, target: DeploymentTarget, *, converting: bool = True) -> None:
+    def __init__(self, target: DeploymentTarget, *, converting: bool = True, running: bool = True) -> None:
         self.target = target
         self.entry = entry_of(target)
-        self._converting = converting
+        self._converting, self._running = converting, running
         self._process: subprocess.Popen[bytes] | None = None
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - it lives as long as the agent, and ends with it
         self.facts: dict[str, Any] = {}
@@ -220,7 +222,7 @@ class Agent:
         self.facts["seconds"] = time.monotonic() - begun
         if self.facts["missing"]:
             raise self._missing(self.facts["missing"], self.facts["wheel"])
-        if self.facts["refused"]:
+        if self._running and self.facts["refused"]:
             raise DeploymentError(
                 f"{self.target.runtime} cannot run on {self.facts['machine']}: {self.facts['refused']}",
                 where=self.where,

@@ -28,7 +28,7 @@ class LastingAgent(Agent):
 
     Parameters
     ----------
-    target, converting
+    target, converting, running
         As in `Agent`.
     patience_s
         How long a connection that is lost is tried again, in seconds.
@@ -52,10 +52,11 @@ class LastingAgent(Agent):
         target: DeploymentTarget,
         *,
         converting: bool = True,
+        running: bool = True,
         patience_s: float = PATIENCE_S,
         waits_at_start: bool = False,
     ) -> None:
-        super().__init__(target, converting=converting)
+        super().__init__(target, converting=converting, running=running)
         self.notes: list[str] = []
         self._loaded: dict[str, Files] = {}
         self._is_fresh = False

@@ -88,7 +88,7 @@ def _converter(target: DeploymentTarget, running: str) -> Generator[Check, None,
     """Look at what converts models here; return its version, empty where it cannot."""
     name = f"{target.name} converts"
     try:
-        with Agent(target.converting) as agent:
+        with Agent(target.converting, running=False) as agent:
             version = str(agent.facts["version"])
     except RaycompressError as error:
         yield _failed(name, error)

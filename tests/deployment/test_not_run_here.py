@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -143,6 +145,14 @@ def test_coremltools_converts_in_every_precision(net, tmp_path: Path) -> None:
     assert 0.95 * floats < found["fp32"] < 1.15 * floats
     assert found["fp16"] < 0.55 * floats
     assert found["int8"] < 0.35 * floats
+
+
+@needs_targets
+def test_a_model_for_core_ml_is_converted_where_core_ml_does_not_run(net) -> None:
+    with Agent(DeploymentTarget("coreml", precision="fp16", python=PYTHON), running=False) as agent:
+        files, _ = agent.convert(source_of(net, EXAMPLE, "program").content)
+    with zipfile.ZipFile(io.BytesIO(files["model.mlpackage.zip"])) as archive:
+        assert "model.mlpackage/Manifest.json" in archive.namelist()
 
 
 @needs_targets

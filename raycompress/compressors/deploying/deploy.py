@@ -128,7 +128,7 @@ class Deployment:
         self._agent = LastingAgent(
             target, converting=not target.host, patience_s=patience_s, waits_at_start=waits_at_start
         )
-        self._converter = LastingAgent(target.converting) if target.host else self._agent
+        self._converter = LastingAgent(target.converting, running=False) if target.host else self._agent
         self.notes = self._converter.notes = self._agent.notes
 
     def __enter__(self) -> Self:
