@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
 from tests.benchmarks.compression import budgeted, budgets, fronts, graph, latency, predicted, tied, training
+from tests.benchmarks.deployment import section as deployment
 from tests.benchmarks.outcome import Outcome, describe_machine
 from tests.benchmarks.processes import CommandFailed
 
@@ -27,6 +28,7 @@ SECTIONS = (
     "predicted",
     "training",
     "graph",
+    "deployment",
 )
 
 
@@ -89,6 +91,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         return fronts.measure(options.seeds, say, options.networks)
     if name == "graph":
         return graph.measure(options.blocks, say)
+    if name == "deployment":
+        return deployment.measure(options.output / "deployment.jsonl", say)
     if name == "latency":
         return latency.measure(options.passes, say)
     if name == "predicted":

@@ -19,13 +19,15 @@ def main() -> None:
     parser.add_argument("--lines", type=Path, default=ROOT / "bench_results" / "deployment.jsonl", help="go on with")
     parser.add_argument("--seconds", type=float, default=8.0, help="of timing, for each network in each runtime")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="some of them")
+    parser.add_argument("--no-page", action="store_true", help="leave the page as it is")
     options = parser.parse_args()
     options.lines.parent.mkdir(parents=True, exist_ok=True)
     lines = measure(
         PYTHON, options.lines, lambda text: print(text, file=sys.stderr, flush=True), seconds=options.seconds
     )
-    table.write(lines, describe_machine()["machine"])
-    print(f"{table.PAGE} is written")
+    if not options.no_page:
+        table.write(lines, describe_machine()["machine"])
+        print(f"{table.PAGE} is written")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from tests.benchmarks import ROOT
 from tests.benchmarks.deployment.measuring import RUNTIMES, Line
 
 PAGE = ROOT / "docs" / "deployment.md"
-START, END = "<!-- made by `make deployment`: the table -->", "<!-- the end of the table -->"
+START, END = "<!-- networks -->", "<!-- end -->"
 COLUMNS = (
     *("network", "runtime", "converting, s", "difference", "dense, ms"),
     *("half: FLOPs left", "faster", "than eager", "quarter: FLOPs left", "faster", "than eager"),
@@ -22,19 +22,37 @@ _HOW = (
 
 
 def write(lines: Sequence[Line], machine: str) -> None:
-    """Put the table between its markers, or at the end of the page where it has none."""
-    text = PAGE.read_text() if PAGE.exists() else "# Deployment\n"
-    before, start, rest = text.partition(START)
-    after = rest.partition(END)[2] if start else "\n"
-    PAGE.write_text(f"{before.rstrip()}\n\n{START}\n\n{section(lines, machine)}\n{END}{after}")
+    """Put the table between its markers.
+
+    Raises
+    ------
+    ValueError
+        The page has no such markers.
+    """
+    before, start, rest = PAGE.read_text().partition(START)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise ValueError(f"{PAGE} has no {START} with {END} behind it")
+    PAGE.write_text(f"{before}{start}\n{section(lines, machine)}{end}{after}")
 
 
 def section(lines: Sequence[Line], machine: str) -> str:
-    """Return the table with how to read it, as markdown."""
+    """Return how to read the table, and it, as markdown."""
     rows = ["| " + " | ".join(COLUMNS) + " |", "|---|---|" + "---:|" * (len(COLUMNS) - 2)]
     rows += ["| " + " | ".join(row) + " |" for row in cells(lines)]
     versions = sorted({line["version"] for line in lines if "version" in line})
-    return "\n".join([*rows, "", _HOW, "", f"Measured on {machine}, with {', '.join(versions)}.", ""])
+    return "\n".join(
+        [
+            "## Six networks in every runtime",
+            "",
+            _HOW,
+            "",
+            *rows,
+            "",
+            f"Measured on {machine}, with {', '.join(versions)}.",
+            "",
+        ]
+    )
 
 
 def cells(lines: Sequence[Line]) -> list[list[str]]:
