@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 OLDEST = (3, 10)
@@ -26,19 +27,18 @@ def main(version: str, length: int, make: str) -> int:
     """Store the agent where it is not there yet, run it, and return its exit status: of a signal 128 and its number."""
     if sys.version_info < OLDEST:
         return TOO_OLD
-    path = folder() / f"agent-{version}.pyz"
-    has = is_whole(path, version)
-    answer = json.dumps({"has": has, "lengths": []})
+    name = f"agent-{version}.pyz"
+    known = next((place / name for place in folders() if is_whole(place / name, version)), None)
+    answer = json.dumps({"has": known is not None, "lengths": []})
     os.write(1, f"raycompress-frame {answer}\n".encode())
-    if not has:
-        store(path, read(length))
+    path = known or store(name, read(length))
     remove_others(path)
     status = subprocess.call([sys.executable, str(path), make])
     return 128 - status if status < 0 else status
 
 
-def folder() -> Path:
-    """Return a folder of this user alone: in the cache where that can be written, else among temporary files."""
+def folders() -> Iterator[Path]:
+    """Yield folders of this user alone: in the cache where that can be written, and among temporary files."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
     for place in (cache / "raycompress", Path(tempfile.gettempdir(), f"raycompress-{os.getuid()}")):
         try:
@@ -48,8 +48,7 @@ def folder() -> Path:
             continue
         is_ours = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
         if is_ours and os.access(place, os.W_OK | os.X_OK):
-            return place
-    return Path(tempfile.mkdtemp(prefix="raycompress-"))
+            yield place
 
 
 def is_whole(path: Path, version: str) -> bool:
@@ -71,14 +70,22 @@ def read(length: int) -> bytes:
     return content
 
 
-def store(path: Path, content: bytes) -> None:
-    """Write the file in one step: at any kill there is nothing or the whole."""
-    aside = path.with_name(f"{path.name}.{os.getpid()}")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+def store(name: str, content: bytes) -> Path:
+    """Write the file in one step, where there is room; at any kill there is nothing or the whole."""
+    failure = OSError("no folder can be written")
+    for place in folders():
+        aside = place / f"{name}.{os.getpid()}"
+        try:
+            with aside.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            return aside.replace(place / name)
+        except OSError as error:  # the disk is full
+            failure = error
+            with contextlib.suppress(OSError):
+                aside.unlink()
+    raise failure
 
 
 def remove_others(path: Path) -> None:

@@ -85,8 +85,15 @@ def problem(target: DeploymentTarget, status: int | None, output: str) -> tuple[
             f'name another: "device_python": "/path/to/bin/python{oldest}" in the target',
             False,
         )
-    if status not in (SSH_FAILED, None):
-        return f"the agent does not start on {target.host}: {last or f'status {status}'}", f"try `{login}`", True
+    if status is None:
+        what = f"{target.host} answers, and starts nothing: its login waits for something, or it is very slow"
+        return what, f"see what `{login} true` waits for", True
+    if status != SSH_FAILED:
+        return (
+            f"the agent does not start on {target.host}: {last or f'status {status}'}",
+            f"see that it has room and memory: `{login} df`",
+            True,
+        )
     for mark, what, fix, may_pass in _REFUSALS:
         if mark in output:
             return what.format(host=target.host, last=last), fix.format(login=login, host=_bare(target)), may_pass

@@ -178,6 +178,15 @@ def test_banners_come_before_the_frames(hosts: Lab, board: Device) -> None:
     assert package.version() in board.shell("ls /tmp/raycompress-0")  # no cache folder can be made there
 
 
+def test_where_the_cache_is_full_the_agent_is_a_temporary_file(hosts: Lab, board: Device) -> None:
+    board.shell("rm -rf /tmp/raycompress-0; mkdir -p /root/.cache && mount -t tmpfs -o size=8k tmpfs /root/.cache")
+    try:
+        assert started(hosts, board)["machine"] == "head"
+        assert not board.shell(f"ls {CACHE}") and package.version() in board.shell("ls /tmp/raycompress-0")
+    finally:
+        board.shell("umount /root/.cache")
+
+
 @pytest.mark.parametrize(
     ("case", "what", "fix"),
     [

@@ -23,7 +23,7 @@ def show(checks: Sequence[Check]) -> None:
     """Print `checks` as a table on stdout, and then where each fault is and its fix: whole, to be copied."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("")
-    table.add_column("looked at", max_width=_NAME_WIDTH)
+    table.add_column("looked at", max_width=_NAME_WIDTH, overflow="fold")
     table.add_column("found", overflow="fold")
     for check in checks:
         table.add_row(
