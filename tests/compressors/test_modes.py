@@ -15,6 +15,7 @@ from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.modes import DenseCompressor
 from raycompress.errors import BundleError, CompressionError, UsageError
 from raycompress.model.info import ModelInfo
+from raycompress.model.latency_model import LatencyModel
 from raycompress.script.context import EndOfInspection, Trial
 from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, MobileNet, ResNet, train, trained
 
@@ -151,7 +152,7 @@ def test_the_baseline_prunes_and_saves_nothing(enter: Any) -> None:
 
 
 def inspected(sent: list[dict[str, Any]]) -> ModelInfo:
-    (message,) = sent
+    (message,) = (message for message in sent if message["type"] != "progress")
     assert message["type"] == "model"
     return ModelInfo.from_json(message["model"])
 
@@ -183,6 +184,26 @@ def test_inspection_with_a_dummy_input_ends_at_once(enter: Any) -> None:
     with pytest.raises(EndOfInspection):
         create_compressor(MobileNet(), CONFIG, dummy_input=DUMMY)
     assert inspected(sent).tie_of("depthwise") == ("expand", "depthwise")
+
+
+def test_inspection_times_networks_in_the_target_or_says_why_it_cannot(enter: Any) -> None:
+    wanted = {"analysis": {"costs": True, "deployed": 0}, "latency": True}
+    _, sent = enter("inspect", targets=({"runtime": "onnxruntime"},), **wanted)
+    with pytest.raises(EndOfInspection):
+        create_compressor(MobileNet(), CONFIG, dummy_input=DUMMY)
+    info = inspected(sent)
+    assert isinstance(info.latency, LatencyModel)
+    assert info.latency.target == "onnxruntime"
+    assert ModelInfo.from_json(info.to_json()) == info
+    assert {message["type"] for message in sent} == {"model", "progress"}
+
+    _, sent = enter("inspect", targets=({"runtime": "openvino", "python": "/no/such/python"},), **wanted)
+    with pytest.raises(EndOfInspection):
+        create_compressor(MobileNet(), CONFIG, dummy_input=DUMMY)
+    info = inspected(sent)
+    assert info.latency is None
+    assert "/no/such/python" in info.latency_unknown
+    assert ModelInfo.from_json(info.to_json()) == info
 
 
 def test_inspection_of_a_script_whose_first_input_is_that_of_the_speedup(enter: Any) -> None:
