@@ -122,6 +122,13 @@ SITUATIONS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
         {},
         {"target": {"runtime": "openvino"}, "constraints": {"latency_ms@opnvino": {"max": 1}}},
     ),
+    "runtime by its name": ([on("conv4")], {}, {"target": "openvin"}),
+    "runtime that reads no ONNX": (
+        [{"op_names": ["conv4"]}],
+        {"compressor": "ptq_static", "type": "quantization"},
+        {"target": {"runtime": "executorch"}},
+    ),
+    "device of a runtime": ([on("conv4")], {}, {"target": {"runtime": "litert", "device": "gpu"}}),
     "runtime": ([on("conv4")], {}, {"target": {"runtime": "openvin"}}),
     "unfit type": ([{"sparsity": 0.5, "op_types": ["Conv2d", "BatchNorm2d"]}, EXCLUDED], {}, {}),
 }

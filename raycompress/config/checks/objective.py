@@ -28,7 +28,7 @@ _ALIASES = {
 def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
     """Yield what is wrong in the experiment `data`; values of a wrong type are passed over."""
     objectives, constraints = _dict(data.get("objectives")), _dict(data.get("constraints"))
-    if objectives and isinstance(data.get("target"), str):
+    if objectives and data.get("target") in ("max", "min"):
         what = '"objectives" says of each metric whether it is to be large or small, and "target" says it again'
         yield Finding(("target",), what, "remove it")
     for metric, each in constraints.items():

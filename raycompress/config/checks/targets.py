@@ -24,6 +24,7 @@ def check_targets(
 ) -> Iterator[Finding]:
     """Yield what a target cannot do, and metrics in a target that is not there."""
     given = data.get("target")
+    given = {"runtime": given} if given in RUNTIMES.names() else given
     written: list[tuple[JsonPath, Mapping[str, Any]]] = [(("target",), given)] if isinstance(given, dict) else []
     if isinstance(given, list):
         written += [(("target", place), one) for place, one in enumerate(given) if isinstance(one, dict)]
@@ -32,11 +33,19 @@ def check_targets(
         entries = RUNTIMES.find(one["runtime"]) if one.get("runtime") in RUNTIMES.names() else ()
         for entry in entries:
             yield from _check_target(path, one, entry)
+            if compressor is not None and compressor.kind == "quantization" and entry.form != "onnx":
+                what = f"what {compressor.name} makes is saved as ONNX, which {entry.name} does not read"
+                fix = 'write "runtime": "onnxruntime", or "openvino"; a pruner with "precision": "int8" goes to any'
+                yield Finding((*path, "runtime"), what, fix)
         if entries and all(isinstance(value, str | int) for value in one.values()):
             name = DeploymentTarget.from_json(one).name
             if name in names:
                 yield Finding(path, f"the target {name} is there twice", "remove one of the two")
             names.append(name)
+    resource_args = data.get("resource_args")
+    if written and isinstance(resource_args, dict) and resource_args.get("save_model") is False:
+        what = '"save_model" is false, so that there is no model for the target'
+        yield Finding(("resource_args", "save_model"), what, "remove it")
     if written and compressor is not None and compressor.framework != "torch":
         yield Finding(("target",), "models of torch alone are converted for a target", "remove it")
     for key, named in (("objectives", objectives), ("constraints", constraints)):

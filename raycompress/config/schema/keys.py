@@ -11,10 +11,11 @@ from pydantic import (
     AfterValidator,
     Discriminator,
     Field,
+    GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     Tag,
 )
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, core_schema
 
 from raycompress.catalog import FRAMEWORKS, names
 from raycompress.catalog.exports import EXPORTS
@@ -37,6 +38,7 @@ from raycompress.config.schema.fields import (
     Text,
     Texts,
     absent,
+    complaint,
     device_name,
     name_or_object,
     no_nul,
@@ -44,6 +46,7 @@ from raycompress.config.schema.fields import (
 )
 from raycompress.config.stopping import EarlyStop, Scheduler
 from raycompress.deployment.target import PRECISIONS
+from raycompress.text import did_you_mean
 
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
 ENGINES = ("tpe", "random", "rand", "anneal", "mix")
@@ -191,12 +194,34 @@ class TargetKeys(Keys):
     device_python: Text = absent("ssh: the Python of the other machine; python3 by default.")
 
 
+class RuntimeNames:
+    """Marks a target that the name of a runtime may stand for."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(runtime_as_target, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"enum": list(RUNTIMES.names())}]}
+
+
+def runtime_as_target(value: Any) -> Any:
+    """Return the target that the name of a runtime stands for; anything else as it is."""
+    if not isinstance(value, str) or value in ("max", "min"):
+        return value
+    if value in RUNTIMES.names():
+        return {"runtime": value}
+    if meant := did_you_mean(value, RUNTIMES.names()):
+        raise complaint(f'unknown runtime "{value}"', meant)
+    return value
+
+
 Direction = Literal["max", "min"]
 TargetOrDirection = Annotated[
     Annotated[Direction, Tag("<name>")]
     | Annotated[TargetKeys, Tag("<object>")]
     | Annotated[Annotated[list[TargetKeys], Field(min_length=1)], Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else name_or_object(value)),
+    RuntimeNames(),
 ]
 
 
