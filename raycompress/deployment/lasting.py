@@ -8,7 +8,7 @@ from typing import Self, TypeVar
 
 from raycompress.deployment.agent.frames import Array
 from raycompress.deployment.client import Agent, Files, LostAgentError, UnreachableError
-from raycompress.deployment.target import DeploymentTarget
+from raycompress.deployment.target import AWAY, DeploymentTarget
 from raycompress.errors import DeploymentError
 
 PATIENCE_S = 300.0
@@ -171,6 +171,9 @@ class _Patience:
         self._restarts -= not is_away
         if self._restarts < 0 or (is_away and self.seconds >= self._bound):
             again = f" ({self.tries} times in {self.seconds:.0f} s)" if self.tries > 1 else ""
-            raise DeploymentError(what + again, where=error.problems[0].where, fix=error.problems[0].fix) from error
+            away = f"{AWAY}: " if is_away else ""
+            raise DeploymentError(
+                away + what + again, where=error.problems[0].where, fix=error.problems[0].fix
+            ) from error
         pause = min(0.5 * float(2 ** (self.tries - 1)), _LONGEST_PAUSE_S)
         return min(pause, max(self._bound - self.seconds, 0.5)) if is_away else pause

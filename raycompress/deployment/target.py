@@ -8,6 +8,8 @@ from typing import Any, Literal, get_args
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+AWAY = "the device is away"
+"""How the error of a device begins that did not come back in time: the cause lies outside of the trial."""
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.config.objective import Objective, is_measured
+from raycompress.deployment.target import AWAY
 from raycompress.errors import BundleError, RaycompressError
 from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.protocol import Ending
@@ -139,8 +140,8 @@ def named(cause: str, folder: Path) -> str:
 
 
 def is_outside(cause: str) -> bool:
-    """Tell whether a failure comes from outside the trial (full disk, missing script); `cause` is from `named`."""
-    return cause.startswith((FULL, GONE))
+    """Tell whether a failure comes from outside the trial (full disk, missing script, device); see `named`."""
+    return cause.startswith((FULL, GONE, AWAY))
 
 
 def _is_full(folder: Path) -> bool:

@@ -11,6 +11,7 @@ import pytest
 
 from raycompress.deployment import package
 from raycompress.results.record import SearchRecord
+from raycompress.search.outcome import is_outside
 from tests.support.outside.device import PORT, PYTHON, Device, Inside, device, trust
 from tests.support.outside.namespaces import Lab, clean_environment, lab, missing
 
@@ -135,6 +136,7 @@ def test_a_device_that_does_not_come_back_is_an_error_after_its_bound(hosts: Lab
     board.cut()
     (last,) = running.rest()
     assert last["error"] == "DeploymentError" and "Connection refused" in last["what"] and "times in" in last["what"]
+    assert is_outside(last["what"])  # the trial is made again by `resume`
 
 
 def test_one_measures_at_a_time_on_a_device_and_each_device_by_itself(hosts: Lab, board: Device, other: Device) -> None:
