@@ -28,6 +28,7 @@ from raycompress.compressors.quantization.quantizer import (
 from raycompress.compressors.quantization.targets import refuse_computed, refuse_tied, refuse_types
 from raycompress.compressors.saving.fingerprint import fingerprint_of
 from raycompress.compressors.saving.witness import Fingerprint
+from raycompress.compressors.structure.decisions import difference_of_same_decisions
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError
 from raycompress.extras import load_extra
@@ -65,7 +66,10 @@ class WeightOnlyQuantizer(Quantizer):
         plain.load_state_dict(dequantized(copied, self._targets))
         difference = relative_difference(example.outputs(copied), example.outputs(plain.eval()))
         coarsest = max(torch.finfo(weight.dtype).eps for weight in self._plain.parameters())
-        if not difference <= max(TOLERANCE, 2 * coarsest):
+        allowed = max(TOLERANCE, 2 * coarsest)
+        if not difference <= allowed:  # a detector may sort nearly equal boxes in another order
+            difference = min(difference, difference_of_same_decisions(copied, plain, example))
+        if not difference <= allowed:
             raise CompressionError(
                 f"torchao computes something else than int8 weights times their scales: {difference:.2g} of the norm",
                 where=type(self.model).__name__,

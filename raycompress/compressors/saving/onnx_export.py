@@ -27,6 +27,7 @@ from raycompress.compressors.layer_kinds import make_plain
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.saving import free_axes
 from raycompress.compressors.saving.traceable_attention import traceable_attention
+from raycompress.compressors.structure.decisions import choosing_operators
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 from raycompress.extras import load_extra
@@ -104,7 +105,7 @@ def export_onnx(model: nn.Module, example: Example, path: Path, *, fixed: bool =
     load_extra("onnx", "onnx", _WHAT)
     runtime()
     flat, example = flattened(model, example)
-    failures = []
+    failures, chosen = [], ""
     with without_fast_path():
         for attempt in _FIXED if fixed else _attempts(flat.exported_model, example):
             try:
@@ -115,14 +116,23 @@ def export_onnx(model: nn.Module, example: Example, path: Path, *, fixed: bool =
             if worst <= TOLERANCE:
                 free = tuple((f"input.{index}", dim) for index, dim in attempt.axes.sizes)
                 return Parity(worst, attempt.any_batch, free)
-            failures.append(f"the outputs of the file differ by {worst:.2g} of their norm")
+            chosen = _chosen(flat, example)
+            failures.append(f"the outputs of the file differ by {worst:.2g} of their norm{chosen}")
     path.unlink(missing_ok=True)
     raise CompressionError(
         f"{type(model).__name__} cannot be written as ONNX: {failures[0]}",
         where="torch.onnx.export",
-        fix="in forward(), keep to operations that ONNX has and to shapes that follow from the input, and draw no "
+        fix="export the part of the model that comes before them: nearly equal numbers are chosen in another order"
+        if chosen
+        else "in forward(), keep to operations that ONNX has and to shapes that follow from the input, and draw no "
         "random numbers in eval mode",
     )
+
+
+def _chosen(flat: Flat, example: Example) -> str:
+    """Return by which operators the model sorts and selects, as a part of a sentence; empty where by none."""
+    found = choosing_operators(flat, Example(tuple(tensors_in([example.args, example.kwargs])), {}))
+    return f", and they are chosen by {', '.join(found)}" if found else ""
 
 
 def rehearse_onnx(model: nn.Module, example: Example) -> None:
@@ -182,7 +192,10 @@ def _batch(example: Example) -> int:
 
 def _attempts(model: nn.Module, example: Example) -> list[_Attempt]:
     """Return the ways to write the file, those with the most free axes first."""
-    none, axes = free_axes.FreeAxes({}, {}), free_axes.find(model, example)
+    none = free_axes.FreeAxes({}, {})
+    if example.is_list:  # of images: the file has an input for each, so that no axis is the batch
+        return [_Attempt(_trace, False, none)]
+    axes = free_axes.find(model, example)
     plain = [_Attempt(_trace, True, none), _Attempt(_export, True, none), _Attempt(_trace, False, none)]
     if not axes.sizes:
         return plain

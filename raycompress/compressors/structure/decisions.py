@@ -114,6 +114,15 @@ def difference_of_same_decisions(first: nn.Module, second: nn.Module, example: E
     return max(relative_difference(expected, found), *numbers, key=lambda number: (math.isnan(number), number))
 
 
+def choosing_operators(model: nn.Module, example: Example) -> list[str]:
+    """Return the operators by which `model` sorts and selects on `example`, in order: ``topk``, ``sort``, ``nms``."""
+    noting = _Deciding()
+    with noting:
+        example.outputs(model)
+    chosen = (*_CHOOSING, "argmax", "argmin", "argsort", "nms")
+    return list(dict.fromkeys(one.name for one in noting.decisions if one.name in chosen))
+
+
 def _is_decision(name: str, outcome: Any) -> bool:
     if name in _CHOOSING:
         return isinstance(outcome, (list, tuple))

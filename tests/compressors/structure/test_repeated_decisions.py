@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
-from raycompress.compressors.structure.decisions import difference_of_same_decisions
+from raycompress.compressors.structure.decisions import choosing_operators, difference_of_same_decisions
 
 NEARLY = torch.ones(2, 9) + 1e-6 * torch.arange(9)
 OTHERS = torch.arange(18.0).reshape(2, 9)
@@ -69,3 +69,15 @@ def test_models_that_decide_nothing_or_not_alike_are_not_excused() -> None:
     plain = Example((torch.randn(2, 9),), {})
     assert difference_of_same_decisions(nn.Linear(9, 2), nn.Linear(9, 2), plain) == float("inf")
     assert difference_of_same_decisions(Selecting("topk"), Selecting("sort"), EXAMPLE) == float("inf")
+
+
+def test_the_operators_that_choose_are_named() -> None:
+    named = {way: choosing_operators(Selecting(way), EXAMPLE) for way in WAYS}
+    assert named == {
+        "topk": ["topk"],
+        "sort": ["sort"],
+        "max": ["max"],
+        "threshold": [],
+        "where": [],
+        "argmax": ["argmax"],
+    }
