@@ -11,9 +11,12 @@ import pytest
 from tests.support.launching import REPOSITORY
 
 VARIABLE = "RAYCOMPRESS_TARGETS_PYTHON"
-PYTHON = os.environ.get(VARIABLE) or str(REPOSITORY / ".venv-targets" / "bin" / "python")
+_BUILT = REPOSITORY / ".venv-targets"
+PYTHON = os.environ.get(VARIABLE) or str(_BUILT / "bin" / "python")
+IS_THERE = Path(PYTHON).exists() and (VARIABLE in os.environ or (_BUILT / ".installed").exists())
+"""Whether there is such an environment; one whose installation was broken off does not count."""
 needs_targets = pytest.mark.skipif(
-    not Path(PYTHON).exists(), reason=f"no .venv-targets: `make targets` builds it, or {VARIABLE} names its Python"
+    not IS_THERE, reason=f"no .venv-targets: `make targets` builds it, or {VARIABLE} names its Python"
 )
 needs_compiler = pytest.mark.skipif(
     shutil.which(os.environ.get("CXX") or "g++") is None, reason="no C++ compiler, which torch.compile needs"

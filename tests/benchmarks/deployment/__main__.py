@@ -18,12 +18,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.deployment", description=__doc__)
     parser.add_argument("--lines", type=Path, default=ROOT / "bench_results" / "deployment.jsonl", help="go on with")
     parser.add_argument("--seconds", type=float, default=8.0, help="of timing, for each network in each runtime")
+    parser.add_argument("--networks", nargs="+", default=(), help="some of them, by parts of their names")
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="some of them")
     parser.add_argument("--no-page", action="store_true", help="leave the page as it is")
     options = parser.parse_args()
     options.lines.parent.mkdir(parents=True, exist_ok=True)
     lines = measure(
-        PYTHON, options.lines, lambda text: print(text, file=sys.stderr, flush=True), seconds=options.seconds
+        PYTHON,
+        options.lines,
+        lambda text: print(text, file=sys.stderr, flush=True),
+        names=options.networks,
+        runtimes=options.runtimes,
+        seconds=options.seconds,
     )
     if not options.no_page:
         table.write(lines, describe_machine()["machine"])

@@ -29,6 +29,7 @@ def measure(
     path: Path,
     say: Callable[[str], None],
     *,
+    names: Sequence[str] = (),
     runtimes: Sequence[str] = RUNTIMES,
     seconds: float = 8.0,
 ) -> list[Line]:
@@ -38,15 +39,15 @@ def measure(
     ----------
     python
         The interpreter of the environment with the runtimes.
-    runtimes
-        Names of some; all by default.
+    names, runtimes
+        Of some networks, or parts of their names, and of some runtimes; all by default.
     seconds
         Of timing, for each network in each runtime.
     """
     known = {(line["network"], line["runtime"]) for line in lines_of(path)}
     for network in networks():
         todo = [runtime for runtime in runtimes if (network.name, runtime) not in known]
-        if not todo:
+        if not todo or (names and not any(name in network.name for name in names)):
             continue
         begun = time.monotonic()
         models = list(pruned(network))

@@ -12,7 +12,7 @@ from tests.benchmarks.deployment.measuring import lines_of
 from tests.benchmarks.deployment.table import COLUMNS, cells
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
-from tests.support.targets import PYTHON
+from tests.support.targets import IS_THERE
 
 TITLE = "Six networks in every runtime"
 ZOO = ROOT / ".venv-zoo" / "bin" / "python"
@@ -26,11 +26,9 @@ def measure(path: Path, say: Callable[[str], None]) -> Outcome:
     CommandFailed
         The measuring has failed.
     """
-    missing = [str(one) for one in (ZOO, Path(PYTHON)) if not one.exists()]
-    if missing:
-        return Outcome(
-            TITLE, COLUMNS, [], notes=[f"left out: no {' and no '.join(missing)}; `make deployment` builds them"]
-        )
+    if not (ZOO.exists() and IS_THERE):
+        missing = "left out: no environment of the networks or of the runtimes; `make deployment` builds both"
+        return Outcome(TITLE, COLUMNS, [], notes=[missing])
     command = [ZOO, "-m", "tests.benchmarks.deployment", "--lines", path, "--no-page"]
     if subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode:
         raise CommandFailed("tests.benchmarks.deployment has failed; what it said stands above")
