@@ -49,6 +49,8 @@ _WITHOUT_EVALUATOR = (
 
 _TIMING_S = 60.0
 """The most seconds that networks are timed in a deployment target, to predict those that are proposed."""
+_LONGEST_S = 1800.0
+"""What the dozen networks that are timed in any case may take beside the script, where converting one takes minutes."""
 
 
 @dataclass(frozen=True)
@@ -229,6 +231,9 @@ def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
         built = space.build({**space.centre(), **{one.name: one.most for one in space.sparsities}})
         when = {key: value for key, value in compression_config(experiment).items() if key == SLICE_KEY}
         analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"], **when}
+    timeout_s = experiment.trial_timeout_s
+    if "deployed" in analysis and timeout_s is not None:
+        return {"analysis": analysis, "timeout_s": timeout_s + _LONGEST_S}
     return {"analysis": analysis} if analysis else {}
 
 

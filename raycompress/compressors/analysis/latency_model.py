@@ -32,8 +32,8 @@ from raycompress.model.latency_table import Clock
 
 FEWEST, MOST = 12, 40
 """Networks that are timed at least, whatever that takes, and at most."""
-_AT_ONCE = 8
-"""Networks that are loaded at a time, and timed in turns."""
+_AT_ONCE, _BYTES_AT_ONCE = 8, 256 << 20
+"""Networks that are loaded at a time, and timed in turns, and about the most bytes of their files."""
 _TURNS, _PASSES, _TURN_S = 5, 20, 0.2
 """Turns of each network, its passes in a turn beside as many of the dense one, and about the most seconds of a turn."""
 _STEPS = (1, 8, 16, 32)
@@ -165,7 +165,8 @@ class Networks:
                         raise
                 else:
                     loaded.append((removed, one))
-                if done + len(loaded) >= FEWEST and is_late():
+                is_enough = done + len(loaded) >= FEWEST and is_late()
+                if is_enough or sum(one.size_bytes for _, one in loaded) > _BYTES_AT_ONCE:
                     break
             if not loaded:
                 return
