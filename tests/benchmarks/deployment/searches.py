@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -17,8 +18,8 @@ from raycompress.errors import RaycompressError
 from raycompress.results.record import SearchRecord
 from tests.benchmarks import ROOT
 from tests.benchmarks.deployment.networks import Network, networks
-from tests.support.targets import PYTHON
 
+PYTHON = os.environ.get("RAYCOMPRESS_TARGETS_PYTHON") or str(ROOT / ".venv-targets" / "bin" / "python")
 RUNTIMES = ("onnxruntime", "openvino", "executorch", "litert")
 
 
