@@ -32,7 +32,8 @@ def main() -> None:
         seconds=options.seconds,
     )
     if not options.no_page:
-        table.write(lines, describe_machine()["machine"])
+        machine = describe_machine()
+        table.write(lines, f"{machine['machine']} ({machine['load']})")
         print(f"{table.PAGE} is written")
 
 

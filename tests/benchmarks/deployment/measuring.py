@@ -82,6 +82,7 @@ def _line(network: Network, models: list[tuple[float, nn.Module]], target: Deplo
                 "whole_seconds": whole,
                 "difference": max(one.difference for one in deployed),
                 "bytes": [one.size_bytes for one in deployed],
+                "cpu_ms": [latency.cpu_ms for latency in latencies],
                 "ms": [latency.wall_ms for latency in latencies],
                 "low_ms": [latency.low_ms for latency in latencies],
                 "high_ms": [latency.high_ms for latency in latencies],
