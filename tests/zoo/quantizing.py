@@ -30,14 +30,27 @@ QUANTIZERS = ("ptq_dynamic", "ptq_static", "int8_weight_only")
 NETWORKS = {
     "torchvision": """
         resnet18 mobilenet_v3_small efficientnet_b0 shufflenet_v2_x0_5 densenet121 convnext_tiny swin_t fcn_resnet50
-        lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large ssdlite320_mobilenet_v3_large
+        lraspp_mobilenet_v3_large deeplabv3_mobilenet_v3_large ssdlite320_mobilenet_v3_large vit_b_16 r3d_18
+        fasterrcnn_mobilenet_v3_large_320_fpn raft_small
+    """,
+    "timm": """
+        convnextv2_atto res2net50_26w_4s xcit_nano_12_p16_224 efficientvit_b0 mobilevit_xxs ghostnet_050 hrnet_w18_small
+        regnety_002 edgenext_xx_small poolformer_s12 resnest14d nfnet_l0 deit_tiny_distilled_patch16_224 levit_128s
+        mixer_s16_224 coat_lite_tiny halonet26t swinv2_tiny_window8_256 mobileone_s0 sequencer2d_s fastvit_t8
+        beit_base_patch16_224
     """,
     "transformers": """
         BertForSequenceClassification DebertaV2Model ModernBertModel GPT2LMHeadModel OPTForCausalLM LlamaForCausalLM
         Qwen3ForCausalLM Gemma3ForCausalLM Phi3ForCausalLM MixtralForCausalLM DeepseekV3ForCausalLM MambaForCausalLM
         RwkvForCausalLM T5ForConditionalGeneration BartForConditionalGeneration ViTForImageClassification SwinModel
         SegformerForSemanticSegmentation CLIPModel Wav2Vec2Model WhisperForConditionalGeneration
+        XLNetModel AlbertModel BloomForCausalLM FalconForCausalLM Qwen2MoeForCausalLM Mamba2ForCausalLM
+        RecurrentGemmaForCausalLM MarianMTModel M2M100ForConditionalGeneration BeitModel ConvNextModel HubertModel
+        WavLMModel ASTModel
     """,
+    "smp": "Unet UnetPlusPlus FPN DeepLabV3Plus MAnet UPerNet",
+    "ultralytics": "yolov8n yolo11n yolo26n yolov8n-seg yolo11n-pose yolov10n rtdetr-l",
+    "torch": "LSTM GRU RNN TransformerEncoder TransformerDecoder",
 }
 """One or two of each family."""
 CALIBRATION = 8
