@@ -130,10 +130,14 @@ def make(model: nn.Module, example: Example, data: bytes, neutral: Mapping[str, 
 
 
 def install(model: nn.Module, forward: SessionForward) -> nn.Module:
-    """Let `model` compute with `forward`, as a whole and in eval mode alone; returns it."""
+    """Let `model` compute with `forward`, as a whole and in eval mode alone; returns it.
+
+    Parts without weights compute as they did: an activation may be one object for all models of a library, as YOLO's is.
+    """
     model.forward = forward
     for module in model.modules():
-        if module is not model:
+        has_weights = any(True for _ in module.parameters()) or any(True for _ in module.buffers())
+        if module is not model and has_weights:
             module.register_forward_pre_hook(_refuse_alone, prepend=True)
     return eval_only(model)
 

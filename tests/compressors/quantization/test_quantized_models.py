@@ -250,3 +250,28 @@ def test_a_class_that_answers_something_else_by_now_is_told(tmp_path: Path) -> N
 
     with pytest.raises(BundleError, match="answers 2 tensors, the saved model 1"):
         load(folder, Cnn())
+
+
+class Shared(nn.Module):
+    """Has its activation from the class, one object for all models, as ultralytics' networks have."""
+
+    activation = nn.SiLU()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.act, self.head = nn.Linear(6, 16), self.activation, nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.head(self.act(self.first(x)))
+        return answer
+
+
+def test_an_activation_that_all_models_of_a_class_share_goes_on_computing_for_the_others() -> None:
+    torch.manual_seed(0)
+    rows, model, other = torch.randn(4, 6), Shared().eval(), Shared().eval()
+    expected = other(rows)
+    compressor = create_compressor(model, {"compressor": "ptq_dynamic"}, dummy_input=rows)
+    compressor.compress()
+    assert torch.equal(other(rows), expected)
+    with pytest.raises(CompressionError, match="cannot compute by itself"):
+        model.head(torch.randn(4, 16))
