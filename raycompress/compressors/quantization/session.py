@@ -132,7 +132,7 @@ def make(model: nn.Module, example: Example, data: bytes, neutral: Mapping[str, 
 def install(model: nn.Module, forward: SessionForward) -> nn.Module:
     """Let `model` compute with `forward`, as a whole and in eval mode alone; returns it.
 
-    Parts without weights compute as they did: an activation may be one object for all models of a library, as YOLO's is.
+    Parts without weights compute as they did: an activation may be one object for all models, as YOLO's is.
     """
     model.forward = forward
     for module in model.modules():

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from raycompress import load
+from raycompress import create_compressor, load
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.difference import relative_difference
