@@ -80,6 +80,39 @@ class Size(BaseModel):
         return self
 
 
+class InTarget(BaseModel):
+    """What a bundle says of one target that its model was deployed on.
+
+    Attributes
+    ----------
+    target
+        As `raycompress.deployment.target.DeploymentTarget.to_json` has it.
+    version
+        Name and version of the runtime.
+    relative_difference
+        Of its outputs to those of the measured model.
+    conversion_s
+        What converting took; 0 where the conversion was known.
+    files
+        The files in ``deployed/NAME/``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    target: dict[str, str | int]
+    version: str
+    relative_difference: float
+    conversion_s: float = Field(ge=0)
+    files: tuple[str, ...]
+
+    @field_validator("target")
+    @classmethod
+    def _has_runtime(cls, value: dict[str, str | int]) -> dict[str, str | int]:
+        if not isinstance(value.get("runtime"), str):
+            raise ValueError("it names no runtime")  # noqa: TRY004 - pydantic takes this one
+        return value
+
+
 class Manifest(BaseModel):
     """The description of a bundle: what it holds, how it was made, and the hashes of its files.
 
@@ -108,8 +141,7 @@ class Manifest(BaseModel):
     files
         Name -> hash and size; the manifest itself left out.
     targets
-        What it was deployed on: name -> the target, the runtime's version, how far its outputs are from the saved ones,
-        seconds of converting, the files in ``deployed/NAME/``.
+        What it was deployed on: the target's name -> what was found there.
     trial
         What is known of the trial that made it: metrics, number, experiment, seconds. Empty until `seal`.
     """
@@ -128,7 +160,7 @@ class Manifest(BaseModel):
     aliases: dict[str, str]
     inputs: dict[str, Any]
     files: dict[str, File]
-    targets: dict[str, dict[str, Any]] = {}
+    targets: dict[str, InTarget] = {}
     trial: dict[str, Any] = {}
 
     @field_validator("format")
@@ -157,6 +189,12 @@ def listed(folder: Path, paths: Iterable[Path]) -> dict[str, dict[str, Any]]:
         path.relative_to(folder).as_posix(): {"sha256": sha256(path), "bytes": path.stat().st_size}
         for path in sorted(paths)
     }
+
+
+def deployed_files(folder: Path, manifest: Manifest, name: str) -> dict[str, bytes]:
+    """Return the files for the target `name` that the manifest lists; empty where it lists none."""
+    start = f"{DEPLOYED}/{name}/"
+    return {file.removeprefix(start): (folder / file).read_bytes() for file in manifest.files if file.startswith(start)}
 
 
 def others(folder: Path, known: Container[str] = ()) -> Iterator[Path]:

@@ -30,6 +30,7 @@ from raycompress.compressors.structure.groups import channel_groups
 from raycompress.compressors.wrappers import inside
 from raycompress.config.keywords import config_list as config_list_of
 from raycompress.config.matching import round_to_of
+from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.script import context
 
@@ -102,7 +103,7 @@ def compress(
     metric_before = _metric(evaluator, dense)
     with _names_of_places(config_list is not None), _in_folder(folder, type(model).__name__) as place:
         small, metric_after, facts = task.run(clean_copy(model), asked, place, export, targets)
-        reloaded = _reloaded(dense, place, arguments | {"evaluator": evaluator})
+        reloaded = _reloaded(dense, place, arguments | {"evaluator": evaluator}, targets)
         reloaded.pop("targets", None)
         facts |= {"metric_before": metric_before, "metric_after": metric_after, **reloaded}
     return Compressed(model=small, bundle=place, compressor=compressor, **facts)
@@ -365,9 +366,12 @@ def _as_trial(
         context.enter(None)
 
 
-def _reloaded(dense: nn.Module, place: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _reloaded(
+    dense: nn.Module, place: Path, arguments: Mapping[str, Any], targets: tuple[Mapping[str, Any], ...]
+) -> dict[str, Any]:
     """Load the bundle into a copy of the dense model, compare it with what was saved, and measure both."""
-    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place, arguments)
+    there = [DeploymentTarget.from_json(one) for one in targets]
+    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place, arguments, there)
     difference = measured["relative_difference"]
     if not difference <= bundle.TOLERANCE:
         raise BundleError(

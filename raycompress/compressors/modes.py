@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -24,6 +24,7 @@ from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.rehearsal import Make, rehearse
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
+from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.model.costs import CostModel
 from raycompress.model.info import ModelInfo
@@ -46,7 +47,7 @@ def for_mode(model: nn.Module, trial: Trial, dummy: Any, arguments: Mapping[str,
     if trial.mode == "baseline":
         return DenseCompressor(model)
     if trial.mode == "verify":
-        verify(trial, lambda folder: _loaded_and_compared(model, folder, arguments))
+        verify(trial, lambda folder: _loaded_and_compared(model, folder, arguments, trial))
     if trial.mode == "analyze":
         from raycompress.compressors.analysis.analyser import Analyser
 
@@ -142,13 +143,19 @@ def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelIn
         return replace(known, costs_unknown=error.problems[0].what)
 
 
-def _loaded_and_compared(model: nn.Module, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _loaded_and_compared(model: nn.Module, folder: Path, arguments: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     dense = copy.deepcopy(model)
     bundle.load(folder, model)
-    return compare(dense, model, folder, arguments)
+    return compare(dense, model, folder, arguments, targets_of(trial))
 
 
-def compare(dense: nn.Module, small: nn.Module, folder: Path, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def compare(
+    dense: nn.Module,
+    small: nn.Module,
+    folder: Path,
+    arguments: Mapping[str, Any],
+    targets: Sequence[DeploymentTarget] = (),
+) -> dict[str, Any]:
     """Compare `small` with the bundle's stored outputs, and measure it beside `dense`; plain JSON data.
 
     The files of a bundle that was deployed run in their runtimes.
@@ -157,6 +164,8 @@ def compare(dense: nn.Module, small: nn.Module, folder: Path, arguments: Mapping
     ----------
     arguments
         What `create_compressor` was given by name: ``calibration`` and ``evaluator`` are for targets in int8.
+    targets
+        What the model was deployed on.
     """
     example, outputs = bundle.reference(folder)
     device = next((parameter.device for parameter in small.parameters()), None)
@@ -175,7 +184,7 @@ def compare(dense: nn.Module, small: nn.Module, folder: Path, arguments: Mapping
     times = measure.latencies([dense, timed], measure.first_of_batch(example.with_least(small)))
     before, after = ({**size, **time.to_json()} for size, time in zip(sizes, times, strict=True))
     facts: dict[str, Any] = {"relative_difference": difference, "before": before, "after": after}
-    deployed = verify_in(folder, dense, small, example, arguments)
+    deployed = verify_in(targets, folder, dense, small, example, arguments)
     if deployed.about:
         for side, there in (("before", deployed.before), ("after", deployed.after)):
             facts[side] = beside_eager(facts[side], there)

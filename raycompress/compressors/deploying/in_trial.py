@@ -13,7 +13,7 @@ from torch import nn
 
 from raycompress.bundle.bundle import read
 from raycompress.bundle.example import Example
-from raycompress.bundle.manifest import DEPLOYED
+from raycompress.bundle.manifest import DEPLOYED, deployed_files
 from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.deploying.deploy import Deployed, Deployment, Measurement, measured
 from raycompress.deployment.client import entry_of
@@ -138,12 +138,20 @@ def deploy_in(
 
 
 def verify_in(
-    folder: Path, dense: nn.Module, small: nn.Module, example: Example, arguments: Mapping[str, Any]
+    targets: Iterable[DeploymentTarget],
+    folder: Path,
+    dense: nn.Module,
+    small: nn.Module,
+    example: Example,
+    arguments: Mapping[str, Any],
 ) -> InTargets:
     """Run the files of a bundle in the runtimes that they are for, beside conversions of the dense model.
 
     Parameters
     ----------
+    targets
+        Of the experiment. What a bundle itself says of its targets is not followed: it may come from a stranger, and a
+        target names a program to start and a machine to reach.
     folder
         The bundle.
     small
@@ -158,16 +166,15 @@ def verify_in(
     """
     found = InTargets()
     manifest = read(folder)
-    targets = {name: DeploymentTarget.from_json(about["target"]) for name, about in manifest.targets.items()}
-    calibration = calibration_of(targets.values(), dense, arguments.get("calibration"), arguments.get("evaluator"))
-    for place, (name, about) in enumerate(manifest.targets.items()):
-        target = targets[name]
-        files = {file: (folder / DEPLOYED / name / file).read_bytes() for file in about["files"]}
+    there = [target for target in targets if target.name in manifest.targets]
+    calibration = calibration_of(there, dense, arguments.get("calibration"), arguments.get("evaluator"))
+    for place, target in enumerate(there):
+        files = deployed_files(folder, manifest, target.name)
         with Deployment(target, example, calibration=calibration) as deployment:
             whole = deployment.deploy(dense, "dense")
             rest = deployment.load(small, "small", files, is_int8=manifest.kind == "quantized")
             found.add(place, target, (whole, rest), deployment.measure([whole, rest]))
-        found.about[name] = {**about, "relative_difference": rest.difference}
+        found.about[target.name] = {"relative_difference": rest.difference}
     return found
 
 

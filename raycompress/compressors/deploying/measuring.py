@@ -12,7 +12,7 @@ from torch import nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
-from raycompress.bundle.manifest import DEPLOYED, Manifest
+from raycompress.bundle.manifest import DEPLOYED, Manifest, deployed_files
 from raycompress.compressors.deploying.deploy import BOUNDS, Deployed, Deployment
 from raycompress.compressors.deploying.in_trial import calibration_of
 from raycompress.config.checks.targets import read_targets
@@ -145,9 +145,9 @@ def _of_bundle(
 def _deployed_files(folder: Path, manifest: Manifest, target: DeploymentTarget) -> Files | None:
     """Return the files that the bundle holds for such a target, on whatever device; None where there are none."""
     for name, about in manifest.targets.items():
-        known = DeploymentTarget.from_json(about["target"])
+        known = DeploymentTarget.from_json(about.target)
         if (known.runtime, known.precision, known.batch) == (target.runtime, target.precision, target.batch):
-            return {file: (folder / DEPLOYED / name / file).read_bytes() for file in about["files"]}
+            return deployed_files(folder, manifest, name)
     return None
 
 
@@ -157,7 +157,7 @@ def _onnx_of(folder: Path, manifest: Manifest, target: DeploymentTarget) -> byte
     names += [
         f"{DEPLOYED}/{name}/model.onnx"
         for name, about in manifest.targets.items()
-        if about["target"].get("runtime") == "onnxruntime" and "precision" not in about["target"]
+        if about.target["runtime"] == "onnxruntime" and "precision" not in about.target
     ]
     there = [name for name in names if name in manifest.files]
     if entry_of(target).form == "onnx" and target.precision == "fp32" and there:
