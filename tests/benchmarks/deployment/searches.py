@@ -25,9 +25,8 @@ RUNTIMES = ("onnxruntime", "openvino", "executorch", "litert")
 
 def search(place: int, network: Network, trials: int, folder: Path) -> SearchRecord:
     """Run a random search of `trials` samples, each converted for all runtimes; the first one's latency is wanted."""
-    types = ["Linear"] if network.name.endswith("BertModel") else ["default"]
     exclude = [{"op_names": list(network.exclude), "exclude": True}] if network.exclude else []
-    entry = {"sparsity": {"type": "float", "range": [0.0, 0.8]}, "op_types": types, "expand_op_names": False}
+    entry = {"sparsity": {"type": "float", "range": [0.0, 0.8]}, "op_types": ["default"], "expand_op_names": False}
     experiment: dict[str, Any] = {
         "name": "searched",
         "script": f"{Path(__file__).with_name('searched.py')} {place}",
