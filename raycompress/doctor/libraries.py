@@ -70,7 +70,10 @@ def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
     """Look at each extra: there, absent, or there in part, which is a fault."""
     there, absent, lacking = [], [], []
     for extra in sorted(set(extras) - {_EXTRA_OF_DEVELOPERS}):
-        found = [_version(one) for one in asked if _is_of(one, extra)]
+        of_extra = [one for one in asked if _is_of(one, extra)]
+        found = [_version(one) for one in of_extra]
+        # the library that it is named after; others may come with another extra, or with the core as sqlalchemy does
+        main = next((place for place, one in enumerate(of_extra) if one.name == extra), 0)
         faults = [fault for _, fault in found if fault]
         lacking += [
             f"{extra} without {name}, which needs Python {' or '.join(pythons)}"
@@ -80,7 +83,7 @@ def _extras(extras: list[str], asked: list[Requirement]) -> Iterator[Check]:
             continue
         if not faults:
             there.append(extra)
-        elif found[0][0] == _ABSENT:  # others come with libraries of the core, as sqlalchemy does
+        elif found[main][0] == _ABSENT:
             absent.append(extra)
         else:
             yield warning(f"extra {extra}", "; ".join(faults), fix=f"pip install 'raycompress[{extra}]'")

@@ -10,11 +10,12 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, TypeAlias
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from raycompress.model.latency_table import Clock, LatencyTable, Widths
+
+if TYPE_CHECKING:
+    import numpy as np
 
 Kind = Literal["spatial", "pointwise", "depthwise", "norm", "fused"]
 """What a layer is to a runtime: a convolution over positions, one of a single position or a linear layer, one of each
@@ -69,12 +70,16 @@ class Correction:
 
     def at(self, shares: Mapping[str, float]) -> float:
         """Return the factor for a network; 1 far from all that were timed."""
+        import numpy as np  # a file is checked without it
+
         place = np.array([shares.get(name, 1.0) for name in self.layers])
         return 1.0 + float(kernel(place[None], np.array(self.points), self.length)[0] @ np.array(self.weights))
 
 
 def kernel(left: np.ndarray, right: np.ndarray, length: float) -> np.ndarray:
     """Return the squared exponential covariance of all pairs of rows."""
+    import numpy as np
+
     distances = ((left[:, None] - right[None]) ** 2).mean(-1)
     return np.asarray(np.exp(-distances / (2 * length**2)))
 

@@ -279,6 +279,7 @@ BY_HAND: dict[str, tuple[str, ...]] = {
         *("bundle/*", "compressors/analysis/*", "compressors/structure/*", "compressors/saving/*", "script/*"),
         *("compressors/quantization/session.py", "compressors/quantization/nni.py", "session/python.py"),
     ),
+    "of a runtime, or the environment that has it: tests/deployment": ("deployment/*", "compressors/deploying/*"),
     "of Keras models: tests/compressors/keras": ("compressors/keras/*",),
     "of another machine, an account or a cluster": ("clusters/*", "doctor/*", "backend/*", "cli/commands/machine/*"),
     "the results of a search are put right by a person": ("results/*",),

@@ -26,7 +26,7 @@ from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError, MissingDependencyError
 from tests.deployment.test_agent import EXAMPLE
 from tests.support.models.networks import DUMMY, MODELS
-from tests.support.targets import PYTHON, needs_targets
+from tests.support.outside.targets import PYTHON, needs_targets
 
 try:
     import tensorrt

@@ -22,7 +22,7 @@ from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
 from tests.deployment.test_agent import EXAMPLE, Overflowing
 from tests.support.models.networks import DUMMY, NETWORKS, EncoderBlock, TorchAttention
-from tests.support.targets import PYTHON, needs_compiler, needs_targets
+from tests.support.outside.targets import PYTHON, needs_compiler, needs_targets
 
 WHERE = {
     "executorch": pytest.param("executorch", PYTHON, marks=needs_targets),

@@ -31,6 +31,7 @@ ROOMS = {
     "configs": "engine",
     "deployment": "engine",
     "deployment/test_devices.py": "external",
+    "deployment/test_searches.py": "ray",
     "doctor": "unit",
     "forecast": "unit",
     "fuzz": "unit",

@@ -12,7 +12,7 @@ from tests.benchmarks.deployment.measuring import lines_of
 from tests.benchmarks.deployment.table import COLUMNS, cells
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
-from tests.support.targets import IS_THERE
+from tests.support.outside.targets import IS_THERE
 
 TITLE = "Six networks in every runtime"
 ZOO = ROOT / ".venv-zoo" / "bin" / "python"
