@@ -25,12 +25,19 @@ from tests.support.models.networks import DUMMY, NETWORKS, EncoderBlock, TorchAt
 from tests.support.outside.targets import PYTHON, needs_compiler, needs_targets
 
 WHERE = {
-    "executorch": pytest.param("executorch", PYTHON, marks=needs_targets),
-    "litert": pytest.param("litert", PYTHON, marks=needs_targets),
+    "executorch": pytest.param("executorch", PYTHON, id="executorch", marks=needs_targets),
+    "litert": pytest.param("litert", PYTHON, id="litert", marks=needs_targets),
     "torch": pytest.param("torch", "", id="torch"),
-    "torch.compile": pytest.param("torch.compile", "", marks=needs_compiler),
+    "torch.compile": pytest.param("torch.compile", "", id="torch.compile", marks=needs_compiler),
 }
-ALL = [*WHERE.values()]
+
+
+def at_night(*names: str) -> list[Any]:
+    """Return all runtimes, these for the night: a conversion by ExecuTorch or LiteRT takes long, a compilation too."""
+    return [
+        pytest.param(*one.values, id=one.id, marks=[*one.marks, pytest.mark.night]) if name in names else one
+        for name, one in WHERE.items()
+    ]
 
 
 class Encoder(nn.Module):
@@ -60,7 +67,7 @@ def samples(count: int = 16) -> list[Example]:
 TOKENS = Example((torch.linspace(0, 1, 7)[None], torch.tensor([[5, 3, 0, 9, 39, 1, 0]])), {})
 
 
-@pytest.mark.parametrize(("runtime", "python"), ALL)
+@pytest.mark.parametrize(("runtime", "python"), at_night("torch.compile"))
 def test_networks_are_converted_proved_and_timed(runtime: str, python: str) -> None:
     with Deployment(DeploymentTarget(runtime, python=python), EXAMPLE) as deployment:
         deployed = [deployment.deploy(network(name), name) for name in ("resnet", "vit")]
@@ -71,13 +78,13 @@ def test_networks_are_converted_proved_and_timed(runtime: str, python: str) -> N
         assert 0 < latency.low_ms <= latency.wall_ms <= latency.high_ms
 
 
-@pytest.mark.parametrize(("runtime", "python"), ALL)
+@pytest.mark.parametrize(("runtime", "python"), at_night("executorch", "litert", "torch.compile"))
 def test_inputs_of_several_types_and_outputs_keep_their_order(runtime: str, python: str) -> None:
     with Deployment(DeploymentTarget(runtime, python=python), TOKENS) as deployment:
         assert deployment.deploy(network("encoder"), "encoder").difference <= 1e-4
 
 
-@pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"], WHERE["torch"]])
+@pytest.mark.parametrize(("runtime", "python"), at_night("executorch", "litert")[:3])
 def test_half_precision_stays_within_its_bound_and_is_no_float32(runtime: str, python: str) -> None:
     with Deployment(DeploymentTarget(runtime, precision="fp16", python=python), EXAMPLE) as deployment:
         found = deployment.deploy(network("vit"), "vit")
