@@ -32,6 +32,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
+def device_of(model: nn.Module) -> torch.device | None:
+    """Return where the model's parameters are; None for one that has none."""
+    return next((parameter.device for parameter in model.parameters()), None)
+
+
 @dataclass(frozen=True)
 class Example:
     """The arguments of one forward call, batch dimension first.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from raycompress.catalog.catalogue import Catalogue
-from raycompress.catalog.plugins import Plugin
+from raycompress.catalog.plugins import Plugin, missing_methods
 from raycompress.errors import PluginError
 
 
@@ -51,14 +51,12 @@ class ExportEntry:
         PluginError
             The file is no plain name, the models are not torch's, or a method is missing.
         """
-        missing = [name for name in ("write", "run") if not callable(getattr(found, name, None))]
-        what = ""
-        if missing:
-            what = f"it has no method {' and '.join(missing)}"
-        elif self.framework != "torch":
-            what = "only torch models are exported by plug-ins"
-        elif PurePosixPath(self.file).name != self.file or self.file in ("", ".."):
-            what = f'"{self.file}" is no name for a file in a bundle'
+        is_name = PurePosixPath(self.file).name == self.file and self.file not in ("", "..")
+        what = (
+            missing_methods(found, ("write", "run"))
+            or ("" if self.framework == "torch" else "only torch models are exported by plug-ins")
+            or ("" if is_name else f'"{self.file}" is no name for a file in a bundle')
+        )
         if what:
             raise PluginError(
                 f"{plugin} cannot be used: {what}",

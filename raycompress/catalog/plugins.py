@@ -33,7 +33,7 @@ class Plugin:
     Attributes
     ----------
     group
-        ``raycompress.compressors``, ``raycompress.proposers`` or ``raycompress.exports``.
+        ``raycompress.compressors``, ``.proposers``, ``.exports`` or ``.runtimes``.
     name
         The name that users write.
     value
@@ -189,6 +189,12 @@ def checked_arguments(plugin: Plugin, arguments: Iterable[_Argument]) -> None:
             fix = f"its author writes one of {', '.join(TYPES)}, a default of it, and each name once"
             raise PluginError(f"{plugin} cannot be used: {what}", where=plugin.where, fix=fix)
         seen.add(argument.name)
+
+
+def missing_methods(found: type, names: Iterable[str]) -> str:
+    """Return what is wrong with the class of a plug-in that lacks some of these methods; empty where it has all."""
+    missing = [name for name in names if not callable(getattr(found, name, None))]
+    return f"it has no method {' and '.join(missing)}" if missing else ""
 
 
 def is_of(kind: str, value: Any) -> bool:

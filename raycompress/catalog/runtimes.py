@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raycompress.catalog.catalogue import Catalogue
-from raycompress.catalog.plugins import Plugin
+from raycompress.catalog.plugins import Plugin, missing_methods
 from raycompress.errors import PluginError
 
 Form = Literal["onnx", "program"]
@@ -35,6 +35,8 @@ class RuntimeEntry:
         The modules that must be installed for it.
     install
         What installs them, as pip takes it.
+    tells_memory
+        Whether it tells how much memory a pass takes: its `memory_mb` returns a number.
     distribution
         Name and version of the distribution that a plug-in comes with; empty for our own.
     """
@@ -47,6 +49,7 @@ class RuntimeEntry:
     devices: tuple[str, ...] = ("cpu",)
     libraries: tuple[str, ...] = ()
     install: str = ""
+    tells_memory: bool = False
     distribution: str = ""
 
     def of_plugin(self, plugin: Plugin, found: type) -> RuntimeEntry:
@@ -57,10 +60,9 @@ class RuntimeEntry:
         PluginError
             A method is missing.
         """
-        missing = [name for name in ("convert", "load", "missing") if not callable(getattr(found, name, None))]
-        if missing:
+        if what := missing_methods(found, ("convert", "load", "missing")):
             raise PluginError(
-                f"{plugin} cannot be used: it has no method {' and '.join(missing)}",
+                f"{plugin} cannot be used: {what}",
                 where=plugin.where,
                 fix="its author mends the class; see docs/plugins.md",
             )

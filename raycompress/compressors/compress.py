@@ -22,7 +22,7 @@ from raycompress.catalog import CompressorEntry
 from raycompress.compressors import modes
 from raycompress.compressors.compressed import Compressed
 from raycompress.compressors.create import closest, create_compressor
-from raycompress.compressors.deploying.measuring import target_of
+from raycompress.compressors.deploying.measuring import target_from
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.layer_kinds import torch_base
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
@@ -70,17 +70,15 @@ def compress(
     evaluator
         evaluator(model) returns the metric, a number; it is called before and after.
     finetune
-        finetune(model) trains the small model, or the masked one of a compressor that chooses meanwhile; one with two
-        parameters is given the compressor too.
+        finetune(model), or finetune(model, compressor), trains the small model, or the masked one where what goes is
+        chosen meanwhile.
     config_list, op_types, op_names, exclude
         The layers to compress and those to leave alone, by default all that can be; or NNI's, with their sparsities.
-    folder, export
-        Where the bundle goes (``raycompress_results/compressed``), and further forms of the model in it (``onnx``).
-    slice
-        ``before`` or ``after``: when channels are cut out; by default before `finetune`, where what goes is known.
+    folder, export, slice
+        Where the bundle goes (``raycompress_results/compressed``), further forms of the model in it (``onnx``), and
+        whether channels are cut out ``before`` (by default, where what goes is known) or ``after`` `finetune`.
     target
-        What the model will be deployed on: the name of a runtime, or a target as in an experiment file. It is converted
-        for it and proved in it, and size and latency are measured there.
+        What the model will be deployed on and measured in: the name of a runtime, or a target as in an experiment file.
     **arguments
         The compressor's own (``raycompress compressors NAME``), such as ``round_to=8`` or ``calibration_data=``. An
         ``optimizer`` is given as a function of the model, since it is for the copy: ``lambda model: Adam(...)``.
@@ -92,21 +90,16 @@ def compress(
     CompressionError, SpeedupError, BundleError
         The compressor cannot work on this model or removes nothing, or the saved model gives other outputs.
     """
-    entry = _entry(model, compressor)
-    model = inside(model)
-    task = _Task(entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice)
-    example, dense = Example.for_model(example_inputs, model), clean_copy(model)
-    _check_input(dense, example)
-    targets = () if target is None else (target_of(target).to_json(),)
+    entry, model = _entry(model, compressor), inside(model)
+    task = _Task(entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice, _targets(target))
+    example, dense = _input_and_copy(model, example_inputs)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)
-    metric_before = _metric(evaluator, dense)
+    before = _metric(evaluator, dense)
     with _names_of_places(config_list is not None), _in_folder(folder, type(model).__name__) as place:
-        small, metric_after, facts = task.run(clean_copy(model), asked, place, export, targets)
-        reloaded = _reloaded(dense, place, arguments | {"evaluator": evaluator}, targets)
-        reloaded.pop("targets", None)
-        facts |= {"metric_before": metric_before, "metric_after": metric_after, **reloaded}
-    return Compressed(model=small, bundle=place, compressor=compressor, **facts)
+        small, after, facts = task.run(clean_copy(model), asked, place, export)
+        facts |= {"metric_before": before, "metric_after": after, **task.reload(dense, place)}
+    return Compressed(small, place, compressor, **facts)
 
 
 @dataclass(frozen=True)
@@ -119,6 +112,7 @@ class _Task:
     finetune: Callable[..., Any] | None
     arguments: Mapping[str, Any]
     slice: str | None
+    targets: tuple[DeploymentTarget, ...]
 
     def __post_init__(self) -> None:
         _check_free(self.finetune, self.entry, self.arguments)
@@ -130,12 +124,11 @@ class _Task:
         config_list: Sequence[Mapping[str, Any]],
         place: Path,
         export: Sequence[str],
-        targets: tuple[Mapping[str, Any], ...],
     ) -> tuple[nn.Module, float | None, dict[str, Any]]:
         """Compress `model` and save it into `place`; return it, its metric, and what was removed, with notes."""
         config = {"compressor": self.entry.name, "config_list": config_list}
         given = _for_the_copy(self.arguments, model) | ({} if self.evaluator is None else {"evaluator": self.evaluator})
-        with _as_trial(place, export, targets) as (trial, sent):
+        with _as_trial(place, export, self.targets) as (trial, sent):
             made = create_compressor(model, config, dummy_input=self.example_inputs, **given)
             small = self._compressed(made)
             metric = _metric(self.evaluator, small)
@@ -149,6 +142,19 @@ class _Task:
         removed = {layer: (removed, of) for layer, (removed, of) in facts["removed"].items()}
         return small, metric, {"removed": removed, "notes": tuple(facts["notes"])}
 
+    def reload(self, dense: nn.Module, place: Path) -> dict[str, Any]:
+        """Load the bundle into a copy of the dense model, compare it with what was saved, and measure both."""
+        given = {**self.arguments, "evaluator": self.evaluator}
+        measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place, given, self.targets)
+        difference = measured["relative_difference"]
+        if not difference <= bundle.TOLERANCE:
+            raise BundleError(
+                f"the model, reloaded, gives other outputs than the saved ones (relative difference {difference:.2g})",
+                where=str(place),
+                fix="keep what the model computes with in parameters and buffers, or set it before rc.compress",
+            )
+        return {name: measured[name] for name in ("relative_difference", "before", "after")}
+
     def _compressed(self, made: Compressor) -> nn.Module:
         """Compress, slice where that can be done before the training, train, and slice at the latest then."""
         model = made.compress()
@@ -158,6 +164,10 @@ class _Task:
         if self.finetune is not None:
             self.finetune(model, made) if _takes_two(self.finetune) else self.finetune(model)
         return made.apply_speedup() if cuts else model
+
+
+def _targets(target: str | Mapping[str, Any] | None) -> tuple[DeploymentTarget, ...]:
+    return () if target is None else (target_from(target),)
 
 
 def _entry(model: Any, compressor: str) -> CompressorEntry:
@@ -210,9 +220,11 @@ def _check_slice(entry: CompressorEntry, when: str | None) -> None:
         raise UsageError(what, where=f"{_CALLER}  slice", fix=fix.replace('"slice": ', "slice="))
 
 
-def _check_input(model: nn.Module, example: Example) -> None:
+def _input_and_copy(model: nn.Module, example_inputs: Any) -> tuple[Example, nn.Module]:
+    """Return the input, with which the model can be called, and a copy of the model."""
+    example, copied = Example.for_model(example_inputs, model), clean_copy(model)
     try:
-        example.outputs(model)
+        example.outputs(copied)
     except Exception as error:
         text = f"{type(error).__name__}: {error}".splitlines()[0]
         raise CompressionError(
@@ -221,6 +233,7 @@ def _check_input(model: nn.Module, example: Example) -> None:
             fix="pass what its forward() takes: a tensor with the batch first, a tuple of arguments, or a dict of "
             "keyword arguments",
         ) from error
+    return example, copied
 
 
 @contextmanager
@@ -348,7 +361,7 @@ def _new_folder(name: str) -> Path:
 
 @contextmanager
 def _as_trial(
-    place: Path, export: Sequence[str], targets: tuple[Mapping[str, Any], ...]
+    place: Path, export: Sequence[str], targets: tuple[DeploymentTarget, ...]
 ) -> Iterator[tuple[context.Trial, list[Mapping[str, Any]]]]:
     """Make this process a trial that saves into `place`; yield it and what it sends."""
     sent: list[Mapping[str, Any]] = []
@@ -364,19 +377,3 @@ def _as_trial(
         yield trial, sent
     finally:
         context.enter(None)
-
-
-def _reloaded(
-    dense: nn.Module, place: Path, arguments: Mapping[str, Any], targets: tuple[Mapping[str, Any], ...]
-) -> dict[str, Any]:
-    """Load the bundle into a copy of the dense model, compare it with what was saved, and measure both."""
-    there = [DeploymentTarget.from_json(one) for one in targets]
-    measured = modes.compare(dense, bundle.load(place, clean_copy(dense)), place, arguments, there)
-    difference = measured["relative_difference"]
-    if not difference <= bundle.TOLERANCE:
-        raise BundleError(
-            f"the model, reloaded, gives other outputs than the saved ones (relative difference {difference:.2g})",
-            where=str(place),
-            fix="keep what the model computes with in parameters and buffers, or set it before rc.compress",
-        )
-    return measured

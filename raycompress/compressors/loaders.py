@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, device_of
 
 _LABELS = frozenset({"label", "labels", "target", "targets"})
 
@@ -21,7 +21,7 @@ def calls_in(items: Iterable[Any], model: nn.Module) -> Iterator[Example]:
     on counts for all; where it runs on none, the most usual one.
     """
     parameters = inspect.signature(model.forward).parameters
-    device = next((parameter.device for parameter in model.parameters()), None)
+    device = device_of(model)
     way: str | None = None
     for item in items:
         calls = _calls(item, parameters)

@@ -7,13 +7,14 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
 from torch import nn
 
 from raycompress.bundle import bundle
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.base import Inspection, verify
 from raycompress.compressors.deploying.in_trial import calibration_of, rehearse_deployment, targets_of, verify_in
@@ -91,8 +92,14 @@ class Inspector(Compressor):
 
     def _rehearse(self, example: Example) -> None:
         if self._trial.targets and "rehearse" in self._trial.analysis:
-            rehearse_deployment(self._trial, self.model, example, self._arguments)
+            rehearse_deployment(self._trial, self.model, example, lambda: self._int8_inputs)
         rehearse(self._trial, self._make, example)
+
+    @cached_property
+    def _int8_inputs(self) -> list[Example]:
+        arguments = self._arguments
+        targets = targets_of(self._trial)
+        return calibration_of(targets, self.model, arguments.get("calibration"), arguments.get("evaluator"))
 
     def _described(self, example: Example | None) -> ModelInfo:
         known = replace(inspect(self.model, example), has_evaluator=self._arguments.get("evaluator") is not None)
@@ -113,15 +120,12 @@ class Inspector(Compressor):
         from raycompress.compressors.analysis.latency_model import latency_model
 
         try:
-            inputs = calibration_of(
-                targets, self.model, self._arguments.get("calibration"), self._arguments.get("evaluator")
-            )
             found = latency_model(
                 self.model,
                 example,
                 targets[0],
                 costs=costs,
-                calibration=inputs,
+                calibration=self._int8_inputs,
                 budget_s=budget_s,
                 progress=self._progress,
             )
@@ -168,7 +172,7 @@ def compare(
         What the model was deployed on.
     """
     example, outputs = bundle.reference(folder)
-    device = next((parameter.device for parameter in small.parameters()), None)
+    device = device_of(small)
     if device is not None:
         example = example.to(device)
     difference = relative_difference(outputs, example.outputs(small))

@@ -6,6 +6,7 @@ from raycompress.catalog import COMPRESSORS
 from raycompress.catalog.exports import EXPORTS
 from raycompress.catalog.plugins import Plugin
 from raycompress.catalog.proposers import PROPOSERS
+from raycompress.catalog.runtimes import RUNTIMES
 from raycompress.config.experiment import Experiment
 
 
@@ -17,7 +18,9 @@ def plugins_of(experiment: Experiment, *, in_trials: bool = True) -> tuple[Plugi
     in_trials
         Whether only those count that trials need: the proposer's work is done where the search is.
     """
+    runtimes = dict.fromkeys(target.runtime for target in experiment.targets)
     found = [COMPRESSORS.plugin(experiment.compression.compressor), *map(EXPORTS.plugin, experiment.exports)]
+    found += map(RUNTIMES.plugin, runtimes)
     if not in_trials:
         found.append(PROPOSERS.plugin(experiment.proposer))
     return tuple(plugin for plugin in found if plugin is not None)

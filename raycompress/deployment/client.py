@@ -136,9 +136,9 @@ class Agent:
         answer, _ = self.request(asked, frames.packed(inputs))
         return [[(wall, cpu) for wall, cpu in times] for times in answer["times"]]
 
-    def peak_mb(self) -> float:
-        """Return the largest resident memory of the agent so far, in MiB."""
-        return float(self.request({"do": "peak"})[0]["peak_mb"])
+    def ping(self) -> None:
+        """Send a request that asks for nothing; it returns when the answer is there."""
+        self.request({"do": "ping"})
 
     def request(self, message: dict[str, Any], blobs: Sequence[bytes] = ()) -> tuple[dict[str, Any], list[bytes]]:
         """Send one request, again until it has its turn on the device, and return its answer.

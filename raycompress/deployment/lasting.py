@@ -107,9 +107,9 @@ class LastingAgent(Agent):
 
         return self._repeated(act)
 
-    def peak_mb(self) -> float:
-        """See `Agent.peak_mb`; of an agent that was started again it is the new one's."""
-        return self._repeated(super().peak_mb)
+    def ping(self) -> None:
+        """See `Agent.ping`."""
+        self._repeated(super().ping)
 
     def _repeated(self, act: Callable[[], T]) -> T:
         """Return what `act` does, with an agent that is started, and has its models, where it is not."""

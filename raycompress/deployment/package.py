@@ -14,6 +14,7 @@ from raycompress.script import node
 
 _PACKAGE = "raycompress.deployment.agent"
 _MAIN = f"from {_PACKAGE}.serve import main\n\nmain()\n"
+_PARTLY = "__path__ = __import__('pkgutil').extend_path(__path__, __name__)\n"
 _DATE = (1980, 1, 1, 0, 0, 0)
 
 
@@ -21,10 +22,12 @@ _DATE = (1980, 1, 1, 0, 0, 0)
 def content() -> bytes:
     """Return the zip; the same sources give the same bytes.
 
-    Its modules have the names that they have here, so that the class of a plug-in finds its base class in both places.
+    Its modules have the names that they have here, so that the class of a plug-in finds its base class in both places;
+    what is not in it is raycompress's own where that is installed beside the plug-in.
     """
     inside = _PACKAGE.replace(".", "/")
-    files = {"__main__.py": _MAIN.encode(), "raycompress/__init__.py": b"", "raycompress/deployment/__init__.py": b""}
+    files = {"__main__.py": _MAIN.encode()}
+    files |= dict.fromkeys(("raycompress/__init__.py", "raycompress/deployment/__init__.py"), _PARTLY.encode())
     root = resources.files(_PACKAGE)
     for folder, prefix in ((root, ""), (root / "runtimes", "runtimes/")):
         for file in folder.iterdir():

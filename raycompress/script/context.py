@@ -38,7 +38,7 @@ class TrialOptions:
     targets
         What the model will be deployed on, the first one first: `raycompress.deployment.target.DeploymentTarget` as
         plain JSON data.
-    unless
+    reported_bounds
         Constraints on what the script reports, as in `budget`: a model that breaks one is not deployed.
     rung0
         Whether the model is scored before it is trained.
@@ -51,7 +51,7 @@ class TrialOptions:
     exports: tuple[str, ...] = ()
     latency: bool = False
     targets: tuple[Mapping[str, Any], ...] = ()
-    unless: tuple[tuple[str, str, float], ...] = ()
+    reported_bounds: tuple[tuple[str, str, float], ...] = ()
     analysis: Mapping[str, Any] = field(default_factory=dict)
     rung0: bool = False
     budget: tuple[tuple[str, str, float], ...] = ()

@@ -74,7 +74,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "rung0": experiment.rung0,
         "latency": experiment.wants_latency,
         "targets": tuple(target.to_json() for target in experiment.targets),
-        "unless": tuple(
+        "reported_bounds": tuple(
             (bound.metric, bound.limit, bound.value)
             for bound in experiment.objective.bounds
             if not bound.is_relative and not is_measured(bound.metric)

@@ -8,7 +8,9 @@ import sys
 import tomllib
 
 import pytest
+import torch
 
+import raycompress as rc
 from raycompress.catalog import COMPRESSORS, find
 from raycompress.catalog.plugins import require
 from raycompress.catalog.proposers import PROPOSERS
@@ -20,6 +22,7 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.errors import PluginError
 from raycompress.search.proposers.searchers import make_proposer
 from tests.support.launching import REPOSITORY, digits_experiment, raycompress
+from tests.support.models.networks import DUMMY, MODELS
 from tests.support.plugin import PROJECT, broken_project, install, write_wheel
 
 
@@ -53,6 +56,14 @@ class TestPlugin:
         assert "alike" in schema["$defs"]["CompressionKeys"]["properties"]["compressor"]["enum"]
         assert "halton" in schema["properties"]["proposer"]["enum"]
         assert schema["properties"]["export"]["items"]["enum"] == ["onnx", "tflite", "pt2"]
+        assert "unfused" in schema["$defs"]["TargetKeys"]["properties"]["runtime"]["enum"]
+
+    def test_a_model_is_deployed_in_its_runtime(self):
+        torch.manual_seed(0)
+        found = rc.measure(MODELS["resnet"](), "unfused", example_inputs=DUMMY, seconds=0.5)
+        assert found.target == "unfused"
+        assert found.version.startswith("onnxruntime")
+        assert found.relative_difference < 1e-5
 
     def test_validate_knows_its_arguments_and_loads_no_torch(self, tmp_path):
         path = digits_experiment(tmp_path, compression=alike(), proposer="halton", export=["pt2"])
@@ -109,9 +120,9 @@ class TestPlugin:
         assert sum(parameter.numel() for parameter in program.parameters()) == manifest["after"]["params"]
 
     def test_a_node_without_it_says_so(self, tmp_path):
-        experiment = Experiment.load(digits_experiment(tmp_path, compression=alike(), export=["pt2"]))
+        experiment = Experiment.load(digits_experiment(tmp_path, compression=alike(), export=["pt2"], target="unfused"))
         needed = [(one.group, one.name, one.distribution) for one in plugins_of(experiment)]
-        assert [name for _, name, _ in needed] == ["alike", "pt2"]
+        assert [name for _, name, _ in needed] == ["alike", "pt2", "unfused"]
         require(needed)
         with pytest.raises(PluginError, match=r"pip install raycompress-example==0\.2 on every node"):
             require([(needed[0][0], "alike", "raycompress-example 0.2")])
@@ -234,7 +245,7 @@ def test_the_documentation_shows_the_plugin_that_is_tested():
     page = (REPOSITORY / "docs" / "plugins.md").read_text()
     source = (PROJECT / "raycompress_example.py").read_text()
     shown = re.findall(r"<!-- (\w+) -->\n```python\n(.*?)```", page, re.DOTALL)
-    assert [name for name, _ in shown] == ["Alike", "Halton", "ExportedProgram"]
+    assert [name for name, _ in shown] == ["Alike", "Halton", "ExportedProgram", "Unfused"]
     assert all(text in source for _, text in shown)
     (declared,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
     project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]

@@ -44,7 +44,7 @@ def kill(agent: Agent) -> None:
 
 def test_an_agent_that_is_lost_is_started_again_with_its_models() -> None:
     with LastingAgent(DeploymentTarget("onnxruntime")) as agent:
-        source = source_of(MODELS["cnn"]().eval(), Example.from_dummy(DUMMY), "onnx").content
+        source = source_of(MODELS["cnn"]().eval(), Example.from_dummy(DUMMY), "onnx")
         agent.load("net", agent.convert(source)[0])
         before = agent.run("net", [DUMMY.numpy()])
         kill(agent)
@@ -66,11 +66,11 @@ def test_an_agent_that_is_lost_again_and_again_is_an_error(tmp_path: Path) -> No
         (tmp_path / "broken").touch()
         kill(agent)
         with pytest.raises(DeploymentError, match=r"does not start: it ended with 3 \(2 times in") as caught:
-            agent.peak_mb()
+            agent.ping()
         assert starts.read_text() == "\n\n"
         assert '"python"' in caught.value.problems[0].fix
         (tmp_path / "broken").unlink()
-        assert agent.peak_mb() > 0
+        agent.ping()
 
 
 def test_what_a_killed_agent_leaves_the_next_one_removes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,13 +86,13 @@ def test_what_a_killed_agent_leaves_the_next_one_removes(tmp_path: Path, monkeyp
         with Agent(DeploymentTarget("onnxruntime")):
             assert len(folders()) == 2
         assert len(folders()) == 1
-        assert living.peak_mb() > 0
+        living.ping()
     assert not folders()
 
 
 def test_whoever_waits_for_its_turn_measures_as_long_as_it_would_have() -> None:
     """The lock is held by another file of this process; the agent's seconds begin when it has it."""
-    source = source_of(MODELS["cnn"]().eval(), Example.from_dummy(DUMMY), "onnx").content
+    source = source_of(MODELS["cnn"]().eval(), Example.from_dummy(DUMMY), "onnx")
     with LastingAgent(DeploymentTarget("onnxruntime")) as agent, ThreadPoolExecutor() as pool:
         agent.load("net", agent.convert(source)[0])
         with node.locked(node.MEASURING):

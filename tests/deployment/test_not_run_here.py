@@ -70,7 +70,7 @@ def samples() -> list[list[np.ndarray]]:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_the_file_for_tensorrt_computes_what_the_model_does(net, samples, tmp_path: Path, precision: str) -> None:
     source = tmp_path / "source.onnx"
-    source.write_bytes(source_of(net, EXAMPLE, "onnx").content)
+    source.write_bytes(source_of(net, EXAMPLE, "onnx"))
     typed_onnx(source, tmp_path / FILE, precision, samples)
     found = OnnxRuntime().load(tmp_path, Options()).run([array_of(DUMMY)])
     assert relative_difference([array_of(net(DUMMY))], found) <= BOUNDS[precision]
@@ -79,7 +79,7 @@ def test_the_file_for_tensorrt_computes_what_the_model_does(net, samples, tmp_pa
 def test_int8_for_tensorrt_is_symmetric_and_leaves_biases_in_float(net, samples, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     source, path = tmp_path / "source.onnx", tmp_path / FILE
-    source.write_bytes(source_of(net, EXAMPLE, "onnx").content)
+    source.write_bytes(source_of(net, EXAMPLE, "onnx"))
     typed_onnx(source, path, "int8", samples)
     graph = onnx.load(path).graph
     values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
@@ -97,7 +97,7 @@ def test_int8_for_tensorrt_is_symmetric_and_leaves_biases_in_float(net, samples,
 @pytest.mark.skipif(tensorrt is None, reason="TensorRT: its wheel is not installed, so that its parser was not asked")
 def test_tensorrts_parser_takes_the_files(net, samples, tmp_path: Path) -> None:
     source = tmp_path / "source.onnx"
-    source.write_bytes(source_of(net, EXAMPLE, "onnx").content)
+    source.write_bytes(source_of(net, EXAMPLE, "onnx"))
     for precision in ("fp32", "fp16", "int8"):
         typed_onnx(source, tmp_path / FILE, precision, samples)
         logger = tensorrt.Logger(tensorrt.Logger.ERROR)
@@ -114,7 +114,7 @@ def test_tensorrts_parser_takes_the_files(net, samples, tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_an_engine_computes_what_the_model_does(net, samples, precision: str) -> None:
     with Agent(DeploymentTarget("tensorrt", precision=precision, device="gpu")) as agent:
-        agent.load("net", agent.convert(source_of(net, EXAMPLE, "onnx").content, samples)[0])
+        agent.load("net", agent.convert(source_of(net, EXAMPLE, "onnx"), samples)[0])
         found = agent.run("net", [array_of(DUMMY)])
         assert agent.time(["net"], [array_of(DUMMY)], rounds=3, warm_up=1, seconds=5)[0]
     assert relative_difference([array_of(net(DUMMY))], found) <= BOUNDS[precision]
@@ -130,7 +130,7 @@ def test_tensorrt_that_is_not_installed_is_told_with_its_extra_before_anything_i
 @needs_targets
 def test_coremltools_converts_in_every_precision(net, tmp_path: Path) -> None:
     source = tmp_path / "source.pt2"
-    source.write_bytes(source_of(net, EXAMPLE, "program").content)
+    source.write_bytes(source_of(net, EXAMPLE, "program"))
     done = subprocess.run(
         [PYTHON, "-c", CONVERT, source, tmp_path],
         env={"PYTHONPATH": str(package.path()), "PATH": "/usr/bin:/bin"},
@@ -150,7 +150,7 @@ def test_coremltools_converts_in_every_precision(net, tmp_path: Path) -> None:
 @needs_targets
 def test_a_model_for_core_ml_is_converted_where_core_ml_does_not_run(net) -> None:
     with Agent(DeploymentTarget("coreml", precision="fp16", python=PYTHON), running=False) as agent:
-        files, _ = agent.convert(source_of(net, EXAMPLE, "program").content)
+        files, _ = agent.convert(source_of(net, EXAMPLE, "program"))
     with zipfile.ZipFile(io.BytesIO(files["model.mlpackage.zip"])) as archive:
         assert "model.mlpackage/Manifest.json" in archive.namelist()
 
@@ -167,6 +167,6 @@ def test_core_ml_on_another_system_is_told_when_the_agent_starts() -> None:
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_core_ml_computes_what_the_model_does(net, samples, precision: str) -> None:
     with Agent(DeploymentTarget("coreml", precision=precision, python=PYTHON)) as agent:
-        agent.load("net", agent.convert(source_of(net, EXAMPLE, "program").content, samples)[0])
+        agent.load("net", agent.convert(source_of(net, EXAMPLE, "program"), samples)[0])
         found = agent.run("net", [array_of(DUMMY)])
     assert relative_difference([array_of(net(DUMMY))], found) <= BOUNDS[precision]

@@ -103,7 +103,7 @@ def test_int8_is_calibrated_by_the_samples_and_stays_within_its_bound(runtime: s
     target = DeploymentTarget(runtime, precision="int8", python=python)
     with Deployment(target, EXAMPLE, calibration=samples()) as deployment:
         with pytest.raises(DeploymentError, match="int8 needs inputs to calibrate with"):
-            deployment._agent.convert(source_of(network("resnet"), EXAMPLE, "program").content)
+            deployment._agent.convert(source_of(network("resnet"), EXAMPLE, "program"))
         found = {name: deployment.deploy(network(name), name) for name in ("resnet", "vit")}
     for one in found.values():
         assert 1e-4 < one.difference <= BOUNDS["int8"]
@@ -115,7 +115,7 @@ def test_int8_is_calibrated_by_the_samples_and_stays_within_its_bound(runtime: s
 @pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"]])
 def test_a_model_runs_with_the_threads_asked_for(runtime: str, python: str) -> None:
     with Agent(DeploymentTarget(runtime, python=python)) as agent:
-        files, _ = agent.convert(source_of(network("resnet"), EXAMPLE, "program").content)
+        files, _ = agent.convert(source_of(network("resnet"), EXAMPLE, "program"))
     counts = {}
     for threads in (1, 3):
         with Agent(DeploymentTarget(runtime, python=python, threads=threads), converting=False) as agent:
@@ -150,7 +150,7 @@ class Evil:
 
 def test_nothing_but_tensors_is_unpickled_from_a_program(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    content, evil = io.BytesIO(source_of(network("cnn"), EXAMPLE, "program").content), io.BytesIO()
+    content, evil = io.BytesIO(source_of(network("cnn"), EXAMPLE, "program")), io.BytesIO()
     torch.save(((Evil(tmp_path / "written"),), {}), evil)
     with zipfile.ZipFile(content) as old, zipfile.ZipFile(tmp_path / "model.pt2", "w") as new:
         for name in old.namelist():

@@ -1,4 +1,4 @@
-"""A plug-in of raycompress: a compressor, a proposer and an export. Importing it imports no torch."""
+"""A plug-in of raycompress: a compressor, a proposer, an export and a runtime. Importing it imports no torch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from raycompress.catalog.entry import Argument, CompressorEntry
 from raycompress.catalog.exports import ExportEntry
 from raycompress.catalog.proposers import ProposerEntry
 from raycompress.catalog.rounding import removable
+from raycompress.catalog.runtimes import RuntimeEntry
+from raycompress.deployment.agent.runtime import Options
+from raycompress.deployment.agent.runtimes.onnxruntime import OnnxRuntime
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -130,3 +133,24 @@ class ExportedProgram:
 
         with torch.no_grad():
             return tensors_in(example.call(torch.export.load(path).module()))
+
+
+class Unfused(OnnxRuntime):
+    """ONNX Runtime without its own rewriting of the graph, as a build for a small device may be."""
+
+    entry = RuntimeEntry(
+        name="unfused",
+        summary="ONNX Runtime that fuses nothing.",
+        make="raycompress_example:Unfused",
+        form="onnx",
+        libraries=("onnxruntime", "onnx"),
+        install="raycompress[onnx]",
+    )
+
+    def settings(self, options: Options) -> Any:
+        """Return the session's options, without optimizations."""
+        import onnxruntime
+
+        found = super().settings(options)
+        found.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return found

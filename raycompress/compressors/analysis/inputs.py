@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.analysis.calls import Calls
 from raycompress.compressors.loaders import calls_in
 from raycompress.compressors.structure.graph import clean_copy
@@ -63,7 +63,7 @@ def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any
 
 def _calibrating(model: nn.Module, calibration: Iterable[Any]) -> list[Example]:
     """Return the first inputs of a loader on the model's device; empty where the loader yields none."""
-    device = next((parameter.device for parameter in model.parameters()), None)
+    device = device_of(model)
     found = [batch if device is None else batch.to(device) for batch in _first_of(calls_in(calibration, model))]
     try:
         for batch in found[:1]:

@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.deploying.bisection import first_difference
 from raycompress.compressors.deploying.forms import array_of, arrays_of, of_batch, samples_of, source_of
 from raycompress.compressors.measure import timing
@@ -300,7 +300,7 @@ class Deployment:
             return known, 0.0
         content = onnx
         if content is None:
-            content = source_of(model, self.example, self._agent.entry.form).content
+            content = source_of(model, self.example, self._agent.entry.form)
         is_int8 = self.target.precision == "int8" and onnx is None
         samples = samples_of(self._calibration, self.example) if is_int8 else []
         files, seconds = self._converter.convert(content, samples, as_it_is=onnx is not None)
@@ -310,8 +310,8 @@ class Deployment:
     def _identity(self, model: nn.Module, onnx: bytes | None) -> str:
         """Return a hash of all that decides what the conversion gives."""
         converter = [self._converter.facts["version"], self.target.converting.to_json()]
-        told = [*converter, str(model), self.example.shapes, fingerprint(model)]
-        found = hashlib.sha256(repr(told).encode())
+        facts = [*converter, str(model), self.example.shapes, fingerprint(model)]
+        found = hashlib.sha256(repr(facts).encode())
         for tensor in model.state_dict().values():
             found.update(array_of(tensor).tobytes())
         found.update(onnx or b"")
@@ -329,7 +329,7 @@ class Deployment:
 
     def _difference(self, model: nn.Module, key: str, examples: Sequence[Example]) -> float:
         worst = 0.0
-        device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+        device = device_of(model) or torch.device("cpu")
         for example in examples:
             expected = [array_of(tensor) for tensor in example.to(device).outputs(model)]
             found: list[Array] = self._agent.run(key, arrays_of(example))
@@ -341,7 +341,7 @@ class Deployment:
         """Return which layer is the first to differ, as the end of a sentence."""
 
         def differs(part: nn.Module, example: Example) -> bool:
-            files, _ = self._converter.convert(source_of(part, example, self._agent.entry.form).content, samples)
+            files, _ = self._converter.convert(source_of(part, example, self._agent.entry.form), samples)
             self._agent.load("part", files)
             try:
                 return not self._difference(part, "part", [example]) <= bound

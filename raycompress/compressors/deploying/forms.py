@@ -6,7 +6,6 @@ import io
 import tempfile
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +21,7 @@ from raycompress.deployment.agent.frames import Array
 from raycompress.errors import DeploymentError
 
 
-@dataclass(frozen=True)
-class Source:
-    """A model as a converter reads it.
-
-    Attributes
-    ----------
-    model
-        The model that it was made of, or whose file it is.
-    form
-        ``onnx`` or ``program``.
-    content
-        The file.
-    """
-
-    model: nn.Module
-    form: Form
-    content: bytes
-
-
-def source_of(model: nn.Module, example: Example, form: Form) -> Source:
+def source_of(model: nn.Module, example: Example, form: Form) -> bytes:
     """Return `model`, as it computes in eval mode, in a form that a converter reads.
 
     Its inputs are the tensors of `example` in their order, its outputs the tensors of the model's answer.
@@ -53,8 +33,7 @@ def source_of(model: nn.Module, example: Example, form: Form) -> Source:
     DeploymentError
         ``torch.export`` cannot follow it.
     """
-    content = _onnx(model, example) if form == "onnx" else _program(model, example)
-    return Source(model, form, content)
+    return _onnx(model, example) if form == "onnx" else _program(model, example)
 
 
 def arrays_of(example: Example) -> list[Array]:

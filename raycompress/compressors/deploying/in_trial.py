@@ -157,7 +157,7 @@ def verify_in(
     small
         The model that it gives.
     arguments
-        As of `rehearse_deployment`.
+        What the script passed by name, ``calibration`` and ``evaluator`` among them.
 
     Raises
     ------
@@ -178,18 +178,18 @@ def verify_in(
     return found
 
 
-def rehearse_deployment(trial: Trial, model: nn.Module, example: Example, arguments: Mapping[str, Any]) -> None:
+def rehearse_deployment(
+    trial: Trial, model: nn.Module, example: Example, int8_inputs: Callable[[], Sequence[Example]]
+) -> None:
     """Deploy the dense model in each target; send what goes wrong as a message of type ``refused``.
 
     Parameters
     ----------
-    arguments
-        What the script passed by name, ``calibration`` and ``evaluator`` among them.
+    int8_inputs
+        Returns what `calibration_of` does, or raises its error.
     """
     try:
-        targets = targets_of(trial)
-        inputs = calibration_of(targets, model, arguments.get("calibration"), arguments.get("evaluator"))
-        for _, deployment in _deployments(trial, example, inputs):
+        for _, deployment in _deployments(trial, example, int8_inputs()):
             with deployment:
                 deployment.deploy(model, "dense")
     except RaycompressError as error:

@@ -13,9 +13,9 @@ from torch import nn
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example
 from raycompress.bundle.manifest import DEPLOYED, Manifest, deployed_files
-from raycompress.compressors.deploying.deploy import BOUNDS, Deployed, Deployment
+from raycompress.compressors.deploying.deploy import BOUNDS, Deployed, Deployment, measured
 from raycompress.compressors.deploying.in_trial import calibration_of
-from raycompress.config.checks.targets import read_targets
+from raycompress.config.checks.targets import checked_targets, read_targets
 from raycompress.deployment.client import Files, entry_of
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError, UsageError
@@ -42,10 +42,10 @@ class Measured:
         Its CPU time.
     size_bytes
         Bytes of the files that the runtime reads.
-    peak_memory_mb
-        What the runtime plans for one pass; None where it does not tell.
     relative_difference
         Of its outputs to the bundle's, or to the model's in torch.
+    peak_memory_mb
+        What the runtime plans for one pass; None where it does not tell.
     notes
         What happened meanwhile: a lost connection, a device that was slow.
     """
@@ -57,8 +57,8 @@ class Measured:
     latency_high_ms: float
     cpu_ms: float
     size_bytes: int
-    peak_memory_mb: float | None
     relative_difference: float
+    peak_memory_mb: float | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -102,7 +102,7 @@ def measure(
     --------
     >>> measure("raycompress_results/digits-auto-20260101-120000/best", "openvino")  # doctest: +SKIP
     """
-    place = target_of(target)
+    place = target_from(target)
     if isinstance(what, nn.Module):
         if example_inputs is None:
             raise UsageError("a model is measured with an input of it", where="rc.measure", fix="example_inputs=")
@@ -115,12 +115,10 @@ def measure(
     return _of_bundle(folder, place, model, calibration, seconds)
 
 
-def target_of(given: str | Mapping[str, Any]) -> DeploymentTarget:
+def target_from(given: str | Mapping[str, Any]) -> DeploymentTarget:
     """Return the target that a caller names, checked; UsageError where it is none."""
-    import json
-
-    (one,) = read_targets(given if isinstance(given, str) else json.dumps(dict(given)), "target")[:1]
-    return DeploymentTarget.from_json(one)
+    found = read_targets(given, "target") if isinstance(given, str) else checked_targets(dict(given), "target")
+    return DeploymentTarget.from_json(found[0])
 
 
 def _of_bundle(
@@ -177,9 +175,7 @@ def _measured(deployment: Deployment, deployed: Deployed, seconds: float) -> Mea
     return Measured(
         target=deployment.target.name,
         version=deployment.version,
-        size_bytes=deployed.size_bytes,
-        peak_memory_mb=deployed.memory_mb,
         relative_difference=deployed.difference,
         notes=tuple(notes),
-        **latency.to_json(),
+        **measured(latency, deployed),
     )

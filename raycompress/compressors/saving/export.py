@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle import bundle
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.deploying.in_trial import InTargets, deploy_in
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.sizes import Sizes
@@ -150,7 +150,7 @@ def _deployed(saved: Export, trial: Trial | None) -> InTargets:
     """Return the model in the targets of its trial; nothing of one that breaks a constraint on what was reported."""
     if trial is None or not trial.targets or saved.dense is None:
         return InTargets()
-    if broken := [bound for bound in trial.unless if _is_broken(Bound(*bound), trial)]:
+    if broken := [bound for bound in trial.reported_bounds if _is_broken(Bound(*bound), trial)]:
         return InTargets(notes=[f"not deployed, as it breaks a constraint: {Bound(*broken[0])}"], is_left_out=True)
     small = saved.traceable or saved.model
     return deploy_in(trial, saved.dense, small, saved.example, calibration=saved.calibration, onnx=saved.int8)
@@ -165,7 +165,7 @@ def _latencies(saved: Export) -> tuple[dict[str, float], dict[str, float]]:
     """Return how fast both models are for a batch of one; nothing where that is not asked for."""
     if saved.dense is None:
         return {}, {}
-    device = next((parameter.device for parameter in saved.model.parameters()), torch.device("cpu"))
+    device = device_of(saved.model) or torch.device("cpu")
     dense, timed = (model.to(device) for model in (saved.dense, saved.timed or clean_copy(saved.model)))
     example = measure.first_of_batch(saved.example.to(device))
     before, after = measure.latencies([dense, timed], example)

@@ -29,9 +29,11 @@ def check_targets(
     if isinstance(given, list):
         written += [(("target", place), one) for place, one in enumerate(given) if isinstance(one, dict)]
     names = [EAGER] if written else []
+    tells_memory = False
     for path, one in written:
         entries = RUNTIMES.find(one["runtime"]) if one.get("runtime") in RUNTIMES.names() else ()
         for entry in entries:
+            tells_memory |= entry.tells_memory
             yield from _check_target(path, one, entry)
             if compressor is not None and compressor.kind == "quantization" and entry.form != "onnx":
                 what = f"what {compressor.name} makes is saved as ONNX, which {entry.name} does not read"
@@ -55,9 +57,9 @@ def check_targets(
                 every = [at(measure_of(metric), name) for name in names]
                 what = f'"{metric}" is measured in the target "{where}", which "target" does not name'
                 yield Finding((key, metric), what, did_you_mean(metric, every) or f"use one of {join_names(every)}")
-            if measure_of(metric) == MEMORY and not written:
-                what = f'"{metric}" is known in the runtime of a target alone'
-                yield Finding((key, metric), what, 'remove it, or say in "target" what the model will run on')
+            if measure_of(metric) == MEMORY and not tells_memory:
+                what = f'no runtime of "target" tells "{metric}"'
+                yield Finding((key, metric), what, "remove it")
 
 
 def read_targets(text: str, where: str) -> list[dict[str, Any]]:

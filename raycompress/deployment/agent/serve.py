@@ -7,7 +7,6 @@ import gc
 import importlib
 import os
 import platform
-import resource
 import shutil
 import signal
 import sys
@@ -100,8 +99,7 @@ class Agent:
         samples = [arrays[start : start + width] for start in range(0, len(arrays), width)] if width else []
         begun = time.perf_counter()
         self._runtime.convert(source, folder, Options(**message["options"]), samples)
-        size = sum(path.stat().st_size for path in folder.iterdir())
-        return {"seconds": time.perf_counter() - begun, "size_bytes": size}, []
+        return {"seconds": time.perf_counter() - begun}, []
 
     def _load(self, message: dict[str, Any], _blobs: list[bytes]) -> Answer:
         """Load a model that was converted."""
@@ -128,13 +126,9 @@ class Agent:
         with _no_garbage():
             return {"times": _timed(sessions, prepared, message)}, []
 
-    def _peak(self, _message: dict[str, Any], _blobs: list[bytes]) -> Answer:
-        """Return the largest resident memory of this process so far, in MiB."""
-        with contextlib.suppress(OSError, StopIteration, ValueError):  # getrusage counts the parent's before exec, too
-            lines = Path("/proc/self/status").read_text().splitlines()
-            return {"peak_mb": int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) / 1024}, []
-        unit = 1 if sys.platform == "darwin" else 1024
-        return {"peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}, []
+    def _ping(self, _message: dict[str, Any], _blobs: list[bytes]) -> Answer:
+        """Answer nothing."""
+        return {}, []
 
     def _place(self, key: str) -> Path:
         folder = self._folder / Path(key).name
@@ -177,7 +171,7 @@ def serve(runtime: str, source: IO[bytes], sink: IO[bytes]) -> None:
                 answer, content = {"error": error.what, "fix": error.fix}, []
             except Exception as error:  # noqa: BLE001 - whatever a runtime raises is the client's to tell
                 lines = traceback.format_exception_only(type(error), error)
-                answer, content = {"error": lines[-1].strip(), "trace": traceback.format_exc()[-4000:]}, []
+                answer, content = {"error": lines[-1].strip()}, []
             frames.write(sink, answer, content)
 
 

@@ -42,13 +42,18 @@ class OnnxRuntime(Runtime):
         else:
             shutil.copyfile(source, folder / FILE)
 
-    def load(self, folder: Path, options: Options) -> Session:
-        """Open a session; see `Runtime.load`."""
-        ort = importlib.import_module("onnxruntime")
-        settings = ort.SessionOptions()
+    def settings(self, options: Options) -> Any:
+        """Return the options of a session."""
+        settings = importlib.import_module("onnxruntime").SessionOptions()
         settings.intra_op_num_threads = options.threads
         settings.inter_op_num_threads = 1
         settings.log_severity_level = 4  # what goes wrong raises an exception
+        return settings
+
+    def load(self, folder: Path, options: Options) -> Session:
+        """Open a session; see `Runtime.load`."""
+        ort = importlib.import_module("onnxruntime")
+        settings = self.settings(options)
         return _Session(ort.InferenceSession(str(folder / FILE), settings, providers=_PROVIDERS[options.device]))
 
 

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.example import device_of
 from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.nni.library import load_nni, quiet, with_contiguous_weights
 from raycompress.compressors.engines.nni.searching.amc_environment import Environment, Limits
@@ -141,7 +142,7 @@ def inner(request: Request, graph: ChannelGraph) -> dict[str, Target]:
 
 def _batches(bound: Bound, model: nn.Module, loader: Any, count: int) -> Sequence[Tensor]:
     """Return the inputs of the first batches."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    device = device_of(model) or torch.device("cpu")
     inputs: list[Tensor] = []
 
     def read() -> None:
