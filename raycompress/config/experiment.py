@@ -365,7 +365,7 @@ def _targets(target: Any) -> tuple[DeploymentTarget, ...]:
     if isinstance(target, str):
         return ()
     every = target if isinstance(target, list) else [target]
-    return tuple(DeploymentTarget(**{k: v for k, v in one.model_dump().items() if v is not None}) for one in every)
+    return tuple(DeploymentTarget.from_json(one.model_dump()) for one in every)
 
 
 def _early_stop(values: Any) -> EarlyStop | None:

@@ -78,11 +78,6 @@ def beside_eager(eager: Mapping[str, Any], there: Mapping[str, Any]) -> dict[str
     return {**sizes, **there, **{at(name, EAGER): value for name, value in eager.items() if name not in _OF_MODEL}}
 
 
-def in_target(measured: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """Return what was measured in one target, under plain names."""
-    return {measure_of(name): value for name, value in measured.items() if target_of(name) == target}
-
-
 def in_first_target(metric: str, measured: Mapping[str, Any]) -> str:
     """Return a plain metric with the name of the target that it was measured in, where there are targets."""
     first = next(iter(targets_in(measured)), "")

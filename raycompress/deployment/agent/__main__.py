@@ -1,5 +1,0 @@
-"""Starts the agent on the standard streams."""
-
-from .serve import main
-
-main()
