@@ -77,6 +77,7 @@ _SPARE = Argument(
 )
 _OF_TRANSFORMERS = ("MultiheadAttention", "Conv1D", "Embedding", "Experts")
 """Further layers of which the ONNX file has weights: torch's attention, the linear layer of GPT-2, tables, mixtures."""
+_RECURRENT = ("LSTM", "GRU", "RNN")
 _EVERYTHING: tuple[Mapping[str, Any], ...] = ({"op_types": ["default"]},)
 
 
@@ -171,6 +172,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         ),
         (
             *("Conv1d", "Conv2d", "Conv3d", "ConvTranspose1d", "ConvTranspose2d", "ConvTranspose3d", "Linear"),
+            *_RECURRENT,
             *_OF_TRANSFORMERS,
         ),
         False,
@@ -186,13 +188,13 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "torch",
         "quantization",
         "raycompress.compressors.quantization.int8:dynamic",
-        "Turns a trained model's linear layers, embeddings and LSTMs into int8, with no data; onnxruntime computes it.",
+        "Turns a trained model's linear, recurrent and embedding layers into int8, with no data, for onnxruntime.",
         (
             Argument("calibration_data", None, "inputs; one of them shows the model's form", from_script=True),
             _PER_CHANNEL,
             _REDUCE_RANGE,
         ),
-        ("Linear", "LSTM", *_OF_TRANSFORMERS),
+        ("Linear", *_RECURRENT, *_OF_TRANSFORMERS),
         False,
         "a scale for each row of activations, after Yao et al., ZeroQuant, NeurIPS 2022; LSTMs by onnxruntime",
         compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",

@@ -24,7 +24,12 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.layer_kinds import is_plain, make_plain
 from raycompress.compressors.quantization.calibration import pieces
 from raycompress.compressors.quantization.onnx_graph import Graph, compact, onnx
-from raycompress.compressors.quantization.row_quantization import quantize_products, quantize_tables
+from raycompress.compressors.quantization.row_quantization import (
+    RECURRENT,
+    quantize_products,
+    quantize_tables,
+    store_recurrent,
+)
 from raycompress.compressors.quantization.sensitivity import sensitive
 from raycompress.compressors.quantization.targets import refuse_types
 from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
@@ -121,6 +126,8 @@ def static(
 ) -> Int8:
     """Quantize the weights and activations of `layers`, and the tables of those that are embeddings.
 
+    The weights of recurrent layers are stored as int8, and computed with as floats.
+
     Parameters
     ----------
     model
@@ -142,7 +149,7 @@ def static(
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
-        nodes, missing = _nodes(source, model, layers, _STATIC | _TABLES)
+        nodes, missing = _nodes(source, model, layers, _STATIC | _TABLES | RECURRENT)
         graph = Graph(onnx().load(str(source)))
         kinds = {node.name: node.op_type for node in graph.nodes}
         whole = [name for layer, names in nodes.items() if layer not in spared for name in names]
@@ -167,17 +174,19 @@ def static(
                 )
             graph = Graph(onnx().load(str(target)))
         tables = quantize_tables(graph, _of(nodes))
+        stored = store_recurrent(graph, _of(nodes))
         by_rows = quantize_products(graph, _of(nodes, spared), options.levels, options.per_channel)
-        done = {*whole, *by_rows, *tables}
+        done = {*whole, *by_rows, *tables, *stored}
         found = tuple(layer for layer, names in nodes.items() if done.intersection(names))
-        notes = (*_spared(spared, found), *_left(missing))
+        notes = (*_spared(spared, found), *_stored(nodes, stored), *_left(missing))
         return Int8(compact(graph.model), found, parity.any_batch, parity.free, notes, options)
 
 
 def dynamic(model: nn.Module, example: Example, layers: Collection[str], options: Options) -> Int8:
     """Quantize the weights of `layers`; activations are quantized row by row as they come, see `row_quantization`.
 
-    Of embeddings the table is quantized. LSTMs are left to onnxruntime, which takes one range for a tensor.
+    Of embeddings the table is quantized. LSTMs are left to onnxruntime, which takes one range for a tensor; of other
+    recurrent layers the weights are stored as int8, as it has no int8 arithmetic for them.
 
     Raises
     ------
@@ -190,7 +199,7 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], options
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
-        nodes, missing = _nodes(source, model, layers, _PRODUCTS | _TABLES | {"LSTM"})
+        nodes, missing = _nodes(source, model, layers, _PRODUCTS | _TABLES | RECURRENT)
         graph = Graph(onnx().load(str(source)))
         recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(_of(nodes))]
         if recurrent:
@@ -206,8 +215,10 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], options
                 )
             graph = Graph(onnx().load(str(target)))
         quantize_tables(graph, _of(nodes))
+        stored = store_recurrent(graph, set(_of(nodes)).difference(recurrent))
         quantize_products(graph, _of(nodes), options.levels, options.per_channel)
-        return Int8(compact(graph.model), tuple(nodes), parity.any_batch, parity.free, _left(missing), options)
+        notes = (*_stored(nodes, stored), *_left(missing))
+        return Int8(compact(graph.model), tuple(nodes), parity.any_batch, parity.free, notes, options)
 
 
 def _of(nodes: Mapping[str, list[str]], layers: Collection[str] | None = None) -> list[str]:
@@ -222,6 +233,12 @@ def _spared(spared: Mapping[str, float], found: Collection[str]) -> tuple[str, .
     why = "where calibration shows what one range for all inputs would cost their outputs"
     notes = [f"int8 with a range for each row, {why}: {', '.join(rows)}"] if rows else []
     return (*notes, *([f"left float, {why}: {', '.join(left)}"] if left else []))
+
+
+def _stored(nodes: Mapping[str, list[str]], stored: Collection[str]) -> tuple[str, ...]:
+    """Return notes on the recurrent layers whose weights alone are int8."""
+    names = [layer for layer, own in nodes.items() if not set(stored).isdisjoint(own)]
+    return (f"weights stored as int8, computed in float: {', '.join(names)}",) if names else ()
 
 
 def _left(missing: Mapping[str, Collection[str]]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from raycompress.extras import load_extra
 
 Array = npt.NDArray[Any]
 _FLOAT = 1
-_KEPT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM"})
+_KEPT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
 """Operators whose nodes keep the name of their layer."""
 
 
@@ -91,14 +91,12 @@ class Graph:
         return onnx().helper.make_node(kind, inputs, [output], **attributes)
 
     def replace(self, node: Any, by: list[Any]) -> None:
-        """Note that `by`, whose last output is that of `node`, comes in its place; `finish` does it."""
-        self._new[node.output[0]] = by
+        """Note that `by`, whose last node has the outputs of `node`, comes in its place; `finish` does it."""
+        self._new[_first_output(node)] = by
 
     def finish(self) -> None:
         """Put the new nodes in, and drop what nothing reads any more."""
-        nodes = [
-            new for node in self._graph.node for new in self._new.get(node.output[0] if node.output else "", [node])
-        ]
+        nodes = [new for node in self._graph.node for new in self._new.get(_first_output(node), [node])]
         wanted = {value.name for value in self._graph.output}
         kept: list[Any] = []
         for node in reversed(nodes):
@@ -143,6 +141,11 @@ def compact(model: Any) -> bytes:
         tensor.name, tensor.doc_string = short(tensor.name), ""
     del graph.value_info[:]
     return bytes(model.SerializeToString())
+
+
+def _first_output(node: Any) -> str:
+    """Return the first output that has a name: what nothing reads of an LSTM has none."""
+    return next(filter(None, node.output), "")
 
 
 def _content(array: Array) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""int8 with a scale for each row: of activations as they come, of tables of embeddings.
+"""int8 with a scale for each row: of activations as they come, of tables of embeddings, of recurrent weights.
 
 A row is one token of a sequence, or one member of a batch: its range is that of its own values, so that one large value
 costs the others nothing, and what a sample gives does not depend on its neighbours in the batch. onnxruntime's own
@@ -21,6 +21,7 @@ _LEVELS = 127
 _MIDDLE = 128
 _TINY = 1e-12
 _FLOAT = 1
+RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _AXES_ARE_INPUTS = 18
 """Opset from which ReduceMax takes its axes as an input."""
 
@@ -77,6 +78,37 @@ def quantize_tables(graph: Graph, names: Collection[str]) -> set[str]:
             ],
         )
         done.add(node.name)
+    graph.finish()
+    return done
+
+
+def store_recurrent(graph: Graph, names: Collection[str]) -> set[str]:
+    """Store both weights of the recurrent nodes called `names` as int8, with a scale for each row of a gate.
+
+    The arithmetic stays float: a step depends on the one before it, so that what rounding its inputs costs adds up.
+
+    Returns
+    -------
+    set of str
+        The names of those that are.
+    """
+    done = set()
+    for node in graph.nodes:
+        if node.name not in names or node.op_type not in RECURRENT:
+            continue
+        changed = type(node).FromString(node.SerializeToString())
+        nodes: list[Any] = []
+        for place, source in enumerate(node.input[1:3], 1):  # directions by gates by inputs, and by hidden states
+            weight = graph.constant(source)
+            if weight is not None:
+                stored, output = _whole(weight, _LEVELS, axis=-1), f"{node.name}.{place}"
+                whole, scales = (graph.store(f"{output}.{index}", array) for index, array in enumerate(stored))
+                nodes.append(graph.node("Cast", [whole], f"{output}.float", to=_FLOAT))
+                nodes.append(graph.node("Mul", [f"{output}.float", scales], output))
+                changed.input[place] = output
+        if nodes:
+            graph.replace(node, [*nodes, changed])
+            done.add(node.name)
     graph.finish()
     return done
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import sys
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -50,17 +52,36 @@ def optimizers_of(changed: Changed, given: torch.optim.Optimizer | None = None) 
     """Return the optimizers of this process that train one of the old parameters; `given` is looked at in any case.
 
     Where a trial slices by itself, its script cannot know that the optimizer that it made on the dense model has to
-    follow. No registry of optimizers exists: those that are alive are found as the garbage collector knows them.
+    follow. No registry of optimizers exists: those that are alive are found as the garbage collector knows them. Of a
+    heap of torch's size that takes longer than slicing a small network, and is left out where nothing holds a
+    parameter that an optimizer could.
     """
     old = {id(parameter) for parameter, _, _ in changed}
-    # not isinstance, which asks each object for its __class__: that takes far longer, and a proxy's may run anything
-    kinds = _with_subclasses(torch.optim.Optimizer)
-    alive = [one for one in gc.get_objects() if type(one) in kinds and one is not given]
+    alive: list[torch.optim.Optimizer] = []
+    if _are_held(changed, given):
+        # not isinstance, which asks each object for its __class__: far slower, and a proxy's may run anything
+        kinds = _with_subclasses(torch.optim.Optimizer)
+        alive = [one for one in gc.get_objects() if type(one) in kinds and one is not given]
     return [
         one
         for one in (*alive, *([] if given is None else [given]))
         if any(id(parameter) in old for group in getattr(one, "param_groups", ()) for parameter in group["params"])
     ]
+
+
+def _are_held(changed: Changed, given: torch.optim.Optimizer | None) -> bool:
+    """Tell whether anything but `changed` and `given` refers to one of the old parameters, as an optimizer would."""
+    # how many there are of a parameter that only stands in such a list
+    (alone,) = _references([(nn.Parameter(torch.empty(0)), nn.Parameter(torch.empty(0)), Sliced((), ()))])
+    held = [] if given is None else [*given.state, *(one for group in given.param_groups for one in group["params"])]
+    by_given = Counter(map(id, held))
+    del held
+    counts = _references(changed)
+    return any(count > alone + by_given[id(one[0])] for count, one in zip(counts, changed, strict=True))
+
+
+def _references(changed: Changed) -> list[int]:
+    return [sys.getrefcount(one[0]) for one in changed]
 
 
 def _with_subclasses(kind: type) -> set[type]:

@@ -6,11 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example, evaluating
-from raycompress.bundle.structures import tensors_in
+from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import DeferredDecision, PruningDecision
@@ -18,6 +16,7 @@ from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.masking.masked_calls import Reductions
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.measure.sizes import first_of_batch
+from raycompress.compressors.structure.axes.parting import parting
 from raycompress.compressors.structure.coupling import Removal, first_blocks, settle, without_whole_layers
 from raycompress.compressors.structure.cut import Cut, Sliced, cut_tensors
 from raycompress.compressors.structure.decisions import difference_of_same_decisions
@@ -86,7 +85,8 @@ class Slicing:
         Raises
         ------
         SpeedupError
-            It is above `TOLERANCE`, or the small model cannot run; the message names where the models part.
+            It is above `TOLERANCE`, or the small model cannot run; the message names the operation, with its
+            source line, where the models part.
         """
         copied = self._masked(model)
         one = first_of_batch(example)
@@ -101,7 +101,7 @@ class Slicing:
             except Exception as error:  # whatever the user's forward raises, such as a division by no head at all
                 raise SpeedupError(
                     f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
-                    where=_parting(self._masked(model), copied, inputs),
+                    where=parting(self._masked(model), copied, inputs),
                     fix="sizes written into forward() do not follow the channels; exclude the layer before them",
                 ) from error
             difference = relative_difference(masked, got)
@@ -110,9 +110,9 @@ class Slicing:
             if not difference <= TOLERANCE:
                 raise SpeedupError(
                     f"the sliced model is not the masked one: its outputs differ by {difference:.2g} of their norm",
-                    where=_parting(self._masked(model), copied, inputs),
-                    fix="exclude that layer; operations that mix channels (a softmax or a norm over them), or that "
-                    "draw random numbers in eval mode, cannot be sliced through",
+                    where=parting(self._masked(model), copied, inputs),
+                    fix="exclude the layer before it; operations that mix channels (a softmax or a norm over them), or "
+                    "that draw random numbers in eval mode, cannot be sliced through",
                 )
             worst = max(worst, difference)
         return worst
@@ -206,35 +206,3 @@ def rehearse(
         if len(channels) > 1
     }
     make(model, example, PruningDecision(channels=one, asked=dict.fromkeys(one, 0)), targets, compressor, graph)
-
-
-def _parting(masked: nn.Module, small: nn.Module, example: Example) -> str:
-    """Return the name of the first layer whose output norm differs in the small model, or that does not run there."""
-    full, cut = _norms(masked, example), _norms(small, example)
-    for name, norm in full.items():
-        if name not in cut:
-            return f'at or before "{name}"'
-        if abs(norm - cut[name]) > 1e-3 * max(norm, 1e-12):
-            return f'from "{name}" on'
-    return "at the model's output"
-
-
-def _norms(model: nn.Module, example: Example) -> dict[str, float]:
-    norms: dict[str, float] = {}
-    handles = []
-    for name, module in model.named_modules():
-        if name and not any(module.children()):
-
-            def note(_module: nn.Module, _inputs: object, output: object, name: str = name) -> None:
-                norms.setdefault(name, sum(float(tensor.double().norm()) for tensor in tensors_in(output)))
-
-            handles.append(module.register_forward_hook(note))
-    try:
-        with evaluating(model), torch.no_grad():
-            example.call(model)
-    except Exception:  # noqa: BLE001 - see `prove`
-        return norms  # the layers that it came to
-    finally:
-        for handle in handles:
-            handle.remove()
-    return norms

@@ -297,6 +297,31 @@ def test_dynamic_quantization_takes_lstms(tmp_path: Path) -> None:
     assert bundle.read(folder).after.size_bytes < 0.4 * bundle.read(folder).before.size_bytes
 
 
+@pytest.mark.parametrize(
+    ("quantizer_name", "kind"), [("ptq_static", "LSTM"), ("ptq_static", "GRU"), ("ptq_dynamic", "GRU")]
+)
+def test_recurrent_weights_are_stored_as_int8(quantizer_name: str, kind: str, tmp_path: Path) -> None:
+    class Reader(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.cells = getattr(nn, kind)(8, 48, num_layers=2, batch_first=True, bidirectional=True)
+            self.fc = nn.Linear(96, 10)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.cells(x.squeeze(1))[0].mean(1))
+
+    torch.manual_seed(0)
+    model = Reader()
+    before = HELD_OUT.outputs(model)
+    compressor = quantizer(model, quantizer_name, [{"op_types": ["default"]}])
+    compressor.compress()
+    folder = saved(compressor, tmp_path)
+    assert 0 < relative_difference(before, HELD_OUT.outputs(load(folder, Reader()))) < 0.02
+    manifest = bundle.read(folder)
+    assert manifest.after.size_bytes < 0.35 * manifest.before.size_bytes
+    assert any(note.startswith("weights stored as int8, computed in float: cells") for note in manifest.notes)
+
+
 def test_a_baseline_is_the_float_model(enter: Callable[..., Any]) -> None:
     enter("baseline")
     model = trained("cnn", 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,14 @@ def source_line() -> str:
         frame = frame.f_back
     name = frame.f_code.co_filename
     return "" if name.startswith(_OURS) else f" at {Path(name).name}:{frame.f_lineno}"
+
+
+def raised_at(error: BaseException) -> str:
+    """Return ``in FUNCTION at FILE:LINE`` of the innermost code but torch's and ours that an exception went through."""
+    for frame, line in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if not frame.f_code.co_filename.startswith((_TORCH, _OURS)):
+            return f"in {frame.f_code.co_name} at {Path(frame.f_code.co_filename).name}:{line}"
+    return f"at {type(error).__name__}"
 
 
 def flat(value: Any) -> list[Any]:
