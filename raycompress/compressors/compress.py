@@ -365,13 +365,14 @@ def _as_trial(
 ) -> Iterator[tuple[context.Trial, list[Mapping[str, Any]]]]:
     """Make this process a trial that saves into `place`; yield it and what it sends."""
     sent: list[Mapping[str, Any]] = []
-    saving: dict[str, Any] = {
-        "candidate": place,
-        "exports": tuple(export),
-        "latency": bool(targets),
-        "targets": targets,
-    }
-    trial = context.Trial(mode="trial", send=sent.append, **saving)
+    trial = context.Trial(
+        mode="trial",
+        send=sent.append,
+        candidate=place,
+        exports=tuple(export),
+        latency=bool(targets),
+        targets=tuple(target.to_json() for target in targets),
+    )
     context.enter(trial)
     try:
         yield trial, sent

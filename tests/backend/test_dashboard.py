@@ -157,17 +157,6 @@ def scraped(running):
     }
 
 
-def scraped_in_the_middle(running):
-    """What is served once the first two trials have ended and the next two run."""
-
-    def found():
-        values = scraped(running)
-        trials = {state: values.get(("ray_raycompress_trials", state, None)) for state in ("failed", "running")}
-        return values if trials == {"failed": 1, "running": 2} else None
-
-    return until(found)
-
-
 def test_the_metrics_are_those_of_the_journal(running):
     seconds = sum(trial.seconds for trial in running.record.searched if trial.seconds)
     states = {"finished": 1, "failed": 1, "running": 2, "waiting": 1}
@@ -198,22 +187,23 @@ def test_grafana_and_the_documentation_speak_of_the_metrics_that_there_are(runni
         for target in panel["targets"]
         for name in re.findall(r"ray_raycompress_\w+", target["expr"])
     }
-
-    values = {}
+    filters = re.findall(
+        r'state=~?"([^"]+)"', " ".join(t["expr"] for panel in board["panels"] for t in panel["targets"])
+    )
+    asked_states = {state for one in filters for state in one.split("|")}
+    assert asked_states
+    names, states = set(), set()
 
     def served():  # a gauge is not in every scrape
-        values.update(scraped_in_the_middle(running))
-        return asked <= {name for name, _, _ in values}
+        for name, state, _ in scraped(running):
+            names.add(name)
+            states.add(state)
+        return asked <= names and asked_states <= states
 
-    until(served)
-    names, states = {name for name, _, _ in values}, {state for _, state, _ in values if state}
+    until(served, seen=(names, states))
     told = set(re.findall(r"^\| `(ray_raycompress_\w+)`", (REPOSITORY / "docs" / "watching.md").read_text(), re.M))
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in names} == told
     assert {re.sub("_(bucket|count|sum)$", "", name) for name in asked} == told
-    for panel in board["panels"]:
-        for target in panel["targets"]:
-            for told in re.findall(r'state=~?"([^"]+)"', target["expr"]):
-                assert set(told.split("|")) <= states
 
 
 def test_prometheus_finds_them_by_rays_own_file(running):

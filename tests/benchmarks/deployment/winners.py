@@ -22,13 +22,13 @@ from raycompress.compressors.deploying.deploy import Deployment
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.results.record import SearchRecord
 from tests.benchmarks import ROOT
-from tests.benchmarks.deployment.won import Net
+from tests.benchmarks.deployment.won import NETWORKS
 
 T_975 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
 """Number of values -> the quantile of Student's distribution for a 95 % interval of their mean."""
 
 
-def search(seed: int, target: Mapping[str, Any] | None, trials: int, folder: Path) -> SearchRecord:
+def search(network: str, seed: int, target: Mapping[str, Any] | None, trials: int, folder: Path) -> SearchRecord:
     """Search for the fastest model that loses at most one point of accuracy."""
     entry = {
         "sparsity": {"type": "float", "range": [0.0, 0.9]},
@@ -37,7 +37,7 @@ def search(seed: int, target: Mapping[str, Any] | None, trials: int, folder: Pat
     }
     experiment: dict[str, Any] = {
         "name": "winner",
-        "script": f"{Path(__file__).with_name('won.py')} {seed}",
+        "script": f"{Path(__file__).with_name('won.py')} {network} {seed}",
         "workingdir": str(ROOT),
         "storage": str(folder),
         "compression": {
@@ -48,7 +48,7 @@ def search(seed: int, target: Mapping[str, Any] | None, trials: int, folder: Pat
         "constraints": {"accuracy": {"max_drop": 0.01}},
         "proposer": "guided",
         "n_samples": trials,
-        "n_parallel": 2,
+        "n_parallel": 1,  # nothing beside what is timed
         "random_seed": seed,
         "runtime_args": {"env": {"PYTHONPATH": str(ROOT)}},
         **({} if target is None else {"target": dict(target)}),
@@ -56,16 +56,16 @@ def search(seed: int, target: Mapping[str, Any] | None, trials: int, folder: Pat
     return rc.launch(experiment, quiet=True)
 
 
-def compared(seed: int, target: DeploymentTarget, trials: int) -> dict[str, Any]:
+def compared(network: str, seed: int, target: DeploymentTarget, trials: int) -> dict[str, Any]:
     """Return how fast the winners of both searches are in the runtime, and how accurate."""
     example = Example.from_dummy(torch.rand(1, 1, 8, 8))
-    found: dict[str, Any] = {"seed": seed, "runtime": target.name}
+    found: dict[str, Any] = {"network": network, "seed": seed, "runtime": target.name}
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         winners = {}
         for name, asked in (("eager", None), ("target", target.to_json())):
-            record = search(seed, asked, trials, Path(folder))
+            record = search(network, seed, asked, trials, Path(folder))
             assert record.best is not None and record.bundle is not None
-            winners[name] = rc.load(record.bundle, Net()).eval()
+            winners[name] = rc.load(record.bundle, NETWORKS[network]()).eval()
             found[f"{name}_accuracy"] = (record.best.values or {})["accuracy"]
             found[f"{name}_feasible"] = record.is_feasible(record.best)
             found[f"{name}_flops"] = (record.best.after or {})["flops"]
@@ -87,6 +87,7 @@ def interval(values: list[float]) -> tuple[float, float, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--network", choices=NETWORKS, default="mobilenet")
     parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--python", default="")
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
@@ -96,7 +97,7 @@ def main() -> None:
     target = DeploymentTarget(asked.runtime, python=asked.python)
     rows = []
     for seed in asked.seeds:
-        rows.append(compared(seed, target, asked.trials))
+        rows.append(compared(asked.network, seed, target, asked.trials))
         with asked.lines.open("a") as file:
             print(json.dumps(rows[-1]), file=file)
         print(json.dumps(rows[-1]), flush=True)
