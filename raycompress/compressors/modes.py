@@ -17,7 +17,13 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.base import Inspection, verify
-from raycompress.compressors.deploying.in_trial import calibration_of, rehearse_deployment, targets_of, verify_in
+from raycompress.compressors.deploying.in_trial import (
+    calibration_of,
+    conversions_of,
+    rehearse_deployment,
+    targets_of,
+    verify_in,
+)
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
@@ -29,7 +35,8 @@ from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.model.costs import CostModel
 from raycompress.model.info import ModelInfo
-from raycompress.model.measures import beside_eager
+from raycompress.model.latency_model import LatencyModel, LatencyPredictor
+from raycompress.model.measures import EAGER, beside_eager
 from raycompress.script.context import Trial
 
 
@@ -110,28 +117,40 @@ class Inspector(Compressor):
         return known
 
     def _with_latency(self, known: ModelInfo, costs: CostModel, example: Example) -> ModelInfo:
-        """Add what predicts the latency: in the first deployment target, where there is one, else in torch."""
-        targets = targets_of(self._trial)[:1]
+        """Add what predicts the latency: in the deployment targets that are asked for, without any target in torch."""
+        targets = targets_of(self._trial)
         if not targets:
             return replace(known, latency=latency_table(self.model, example))
-        budget_s = self._trial.analysis.get("deployed")
-        if budget_s is None:
-            return known
+        wanted = self._trial.analysis.get("deployed", {"targets": []})
+        found: dict[str, LatencyPredictor] = {}
+        unknown: list[str] = []
+        for target in targets:
+            if target.name in wanted["targets"]:
+                try:
+                    found[target.name] = self._in_target(target, costs, example, wanted)
+                except RaycompressError as error:  # where the dense model cannot be deployed the rehearsal refuses it
+                    unknown.append(error.problems[0].what)
+        if EAGER in wanted["targets"]:
+            found[EAGER] = latency_table(self.model, example)
+        first = found.pop(targets[0].name, None)
+        return replace(known, latency=first, latency_in=found, latency_unknown="; ".join(dict.fromkeys(unknown)))
+
+    def _in_target(
+        self, target: DeploymentTarget, costs: CostModel, example: Example, wanted: Mapping[str, Any]
+    ) -> LatencyModel:
         from raycompress.compressors.analysis.latency_model import latency_model
 
-        try:
-            found = latency_model(
-                self.model,
-                example,
-                targets[0],
-                costs=costs,
-                calibration=self._int8_inputs,
-                budget_s=budget_s,
-                progress=self._progress,
-            )
-        except RaycompressError as error:  # where the dense model cannot be deployed the rehearsal refuses it
-            return replace(known, latency_unknown=error.problems[0].what)
-        return replace(known, latency=found)
+        return latency_model(
+            self.model,
+            example,
+            target,
+            costs=costs,
+            calibration=self._int8_inputs if target.precision == "int8" else (),
+            conversions=conversions_of(self._trial),
+            known=[LatencyModel.from_json(one) for one in wanted["known"]],
+            budget_s=wanted["budget_s"],
+            progress=self._progress,
+        )
 
     def _progress(self, done: int, total: int, what: str) -> None:
         self._trial.send({"type": "progress", "done": done, "total": total, "layer": what})

@@ -12,7 +12,9 @@ from raycompress.config.matching import ruled
 from raycompress.model.costs import CostModel
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
+from raycompress.model.latency_model import LatencyModel, LatencyPredictor
 from raycompress.model.latency_table import LATENCY
+from raycompress.model.measures import at
 from raycompress.text import join_names
 
 Config = Mapping[str, Any]
@@ -40,6 +42,7 @@ class Forecast:
 
         ``latency_ms`` is there too where the model's latency is known; it is nearly right, the others exactly. Of a
         model that is made for a deployment target ``size_bytes`` are those of the deployed file, nearly right too.
+        ``latency_ms@NAME`` and ``size_bytes@NAME`` are those in each target whose latency is known.
 
         Parameters
         ----------
@@ -55,12 +58,18 @@ class Forecast:
         return self._deployed(self.costs.dense, [0] * len(self.costs.groups))
 
     def _deployed(self, sizes: dict[str, float], removed: Sequence[int]) -> dict[str, float]:
-        """Add the latency, where it is known, and put the bytes of the deployed file in the place of the weights'."""
-        known = self.model.latency
-        if known is None:
-            return sizes
-        latency = known.predict({layer.name: layer.at(removed) for layer in self.costs.widths})
-        return {**sizes, "size_bytes": known.file_bytes(sizes["size_bytes"]), LATENCY: latency}
+        """Add the latencies that are known, and put the bytes of the deployed file in the place of the weights'."""
+        first, widths = self.model.latency, {layer.name: layer.at(removed) for layer in self.costs.widths}
+        found = dict(sizes)
+        named: dict[str, LatencyPredictor] = dict(self.model.latency_in)
+        if isinstance(first, LatencyModel):
+            named[first.target] = first
+        for name, known in named.items():
+            found[at(LATENCY, name)] = known.predict(widths)
+            found[at("size_bytes", name)] = known.file_bytes(sizes["size_bytes"])
+        if first is not None:
+            found |= {"size_bytes": first.file_bytes(sizes["size_bytes"]), LATENCY: first.predict(widths)}
+        return found
 
     def removed(self, config: Config) -> list[int]:
         """Return how many blocks go of each group of `costs`."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from raycompress.catalog import EXPERTS
 from raycompress.model.costs import CostModel
-from raycompress.model.latency_model import LatencyPredictor, latency_predictor
+from raycompress.model.latency_model import LatencyModel, LatencyPredictor, latency_predictor
 
 UNUSED = "it takes no part in the forward pass"
 """Why a layer that no input reaches can lose no channel; nor can its values be quantized."""
@@ -80,6 +80,8 @@ class ModelInfo:
     latency
         What predicts the latency of a narrow one, where that was asked for: the times of its layers at several widths,
         or, for a deployment target, those of whole networks.
+    latency_in
+        The same for further deployment targets, and eager torch beside them: name -> what predicts the latency there.
     latency_unknown
         Why it cannot be predicted; empty where it can, or was not asked for.
     weights
@@ -102,6 +104,12 @@ class ModelInfo:
     weights: str = ""
     has_evaluator: bool = False
     whole_layers: Mapping[str, str] = field(default_factory=dict)
+    latency_in: Mapping[str, LatencyPredictor] = field(default_factory=dict)
+
+    @property
+    def latency_models(self) -> list[LatencyModel]:
+        """What predicts latencies in deployment targets, fitted to networks that were timed there."""
+        return [one for one in (self.latency, *self.latency_in.values()) if isinstance(one, LatencyModel)]
 
     def layer(self, name: str) -> Layer | None:
         """Return the layer called `name`, or None."""
@@ -116,7 +124,8 @@ class ModelInfo:
         parts = {
             name: None if (part := getattr(self, name)) is None else part.to_json() for name in ("costs", "latency")
         }
-        return {**asdict(self), **parts}
+        there = {name: one.to_json() for name, one in self.latency_in.items()}
+        return {**asdict(self), **parts, "latency_in": there}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> ModelInfo:
@@ -142,4 +151,5 @@ class ModelInfo:
             weights=data.get("weights", ""),
             has_evaluator=data.get("has_evaluator", False),
             whole_layers=dict(data.get("whole_layers", {})),
+            latency_in={name: latency_predictor(one) for name, one in data.get("latency_in", {}).items()},
         )

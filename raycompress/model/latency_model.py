@@ -130,6 +130,10 @@ class LatencyModel:
         Of networks that it has not seen.
     is_stepped
         Whether the networks show beyond chance that `multiple` is so.
+    identity
+        A hash of all that the times depend on: the network, the target, its runtime's version and the machine.
+    budget_s
+        The seconds that there were to time networks in.
     """
 
     target: str
@@ -142,6 +146,8 @@ class LatencyModel:
     file: tuple[float, float]
     accuracy: Accuracy
     is_stepped: bool = False
+    identity: str = ""
+    budget_s: float = 0.0
 
     def share(self, widths: Widths) -> float:
         """Return the share of the dense model's time; layers that `widths` leaves out are as wide as in that one."""

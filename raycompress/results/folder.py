@@ -30,7 +30,7 @@ class ExperimentFolder:
 
         <storage>/<id>/
             experiment.json     the file that was launched, to the letter
-            model.json          the model's layers, as inspection found them
+            model.json          the model's layers, as inspection found them, and what predicts its latency
             prior.json          of a guided search: what each layer bears, measured before the first trial
             journal.jsonl       what happened, one event a line
             best.json           which candidate is the best one, replaced in one step

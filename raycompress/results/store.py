@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from raycompress.config.places import S3Address, Storage, is_remote
 from raycompress.errors import StorageError, UsageError
+from raycompress.model.info import ModelInfo
 from raycompress.results.folder import ExperimentFolder, new_id
-
-if TYPE_CHECKING:
-    pass
 
 
 def check(storage: Storage) -> None:
@@ -69,6 +68,30 @@ def list_folders(storage: Storage) -> list[ExperimentFolder]:
     journals = [(_started(path), path) for path in storage.resolve().glob("*/journal.jsonl")]
     begun = [(started, path) for started, path in journals if started is not None]
     return [ExperimentFolder(path.parent) for _, path in sorted(begun, reverse=True)]
+
+
+def models(storage: Storage, most: int = 16) -> Iterator[ModelInfo]:
+    """Yield the models of the newest experiments in a results folder of this machine, as inspection found them."""
+    if isinstance(storage, S3Address):
+        return
+    for folder in list_folders(storage)[:most]:
+        try:
+            found = read_model(folder)
+        except (OSError, ValueError, KeyError, TypeError):  # another experiment's: told to whoever resumes it
+            continue
+        if found is not None:
+            yield found
+
+
+def read_model(folder: ExperimentFolder) -> ModelInfo | None:
+    """Return the model of an experiment, as inspection found it; None where it has none."""
+    file = folder.model
+    return ModelInfo.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+
+
+def write_model(folder: ExperimentFolder, model: ModelInfo) -> None:
+    """Write what inspection found into an experiment's folder."""
+    folder.write(folder.model, json.dumps(model.to_json(), indent=2) + "\n")
 
 
 def _started(journal: Path) -> float | None:

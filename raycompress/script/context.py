@@ -33,8 +33,9 @@ class TrialOptions:
         Whether what is saved is measured beside the dense model, for a metric of the trial.
     analysis
         What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
-        see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted, and for how many
-        seconds networks are timed in the first of `targets`, to predict latency and size there (``deployed``).
+        see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted, and in which of the
+        ``targets`` latency and size are to be predicted, for how many seconds networks are timed in each
+        (``budget_s``), and what was fitted before (``known``), all in ``deployed``.
     targets
         What the model will be deployed on, the first one first: `raycompress.deployment.target.DeploymentTarget` as
         plain JSON data.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 from contextlib import closing, nullcontext
@@ -78,7 +77,7 @@ def launch(
             journal.listen(view.event)
             place.watch(journal, view)
             if ready.model is not None:
-                folder.write(folder.model, json.dumps(ready.model.to_json(), indent=2) + "\n")
+                store.write_model(folder, ready.model)
             count = n_trials(experiment, ready.space)
             journal.append(
                 "experiment", **_header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
@@ -125,8 +124,11 @@ def resume(
             view.note(f"all {record.header['n_trials']} trials have ended; --n-samples adds some")
             return record
         place = place_of(experiment, ray, backend)
-        with place.prepared(experiment, view) as ready:
+        before = store.read_model(folder)
+        with place.prepared(experiment, view, None if before is None else before.latency_models or None) as ready:
             resuming.check(record, ready)
+            if ready.model is not None:  # with what was measured anew
+                store.write_model(folder, ready.model)
             ready = resuming.as_before(record, ready)
             n_slots = place.n_slots(experiment, view)
             place.check(experiment, folder, view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -13,7 +13,6 @@ from typing import Any
 from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
-from raycompress.config.objective import Objective
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import (
     CompressionError,
@@ -23,11 +22,20 @@ from raycompress.errors import (
     RaycompressError,
     ScriptError,
 )
+from raycompress.forecast.fits import (
+    Fits,
+    budget_s,
+    known_fits,
+    latency_notes,
+    predicted_in,
+    with_latency,
+    without_eager,
+)
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel
-from raycompress.model.latency_table import LATENCY
+from raycompress.results.store import models
 from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.preload import environment_notes, prescript_notes
@@ -47,8 +55,6 @@ _WITHOUT_EVALUATOR = (
 )
 
 
-_TIMING_S = 60.0
-"""The most seconds that networks are timed in a deployment target, to predict those that are proposed."""
 _LONGEST_S = 1800.0
 """What the dozen networks that are timed in any case may take beside the script, where converting one takes minutes."""
 
@@ -80,6 +86,7 @@ def prepared(
     *,
     meanwhile: AbstractContextManager[Any] | None = None,
     here: bool = True,
+    fits: Fits = None,
 ) -> Iterator[Prepared]:
     """Start the warm process, learn the model's layers from the script, and check the experiment against them.
 
@@ -89,6 +96,8 @@ def prepared(
         Entered while the warm process loads the script's libraries: what takes its own time to start.
     here
         Whether trials run on this machine alone, so that its size is theirs.
+    fits
+        See `Fits`; without them those of other searches in the same results folder are looked at.
 
     Raises
     ------
@@ -108,27 +117,30 @@ def prepared(
         view.note(note)
     view.phase("loading the script's libraries")
     with ThreadPoolExecutor(1) as pool, closing(WarmProcess.start(warm)) as process:
-        inspected = pool.submit(_inspected, experiment, process, view)
+        known = known_fits(experiment, fits, models(experiment.storage))
+        inspected = pool.submit(_inspected, experiment, process, view, known)
         with meanwhile or nullcontext():
             view.phase("inspecting the model")
             worker, model, unread = inspected.result()
             with closing(worker):
-                for note in (*unread, *_latency_notes(experiment, model)):
+                for note in (*unread, *latency_notes(experiment, model, known, is_again=fits is not None)):
                     view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
                 space = checked_space(experiment, model, view)
                 for note in notes(experiment, space):
                     view.note(note)
                 projection = projected(experiment, model, space, view)
-                yield Prepared(_with_latency(experiment, model), model, space, projection, warm, worker)
+                yield Prepared(with_latency(experiment, model), model, space, projection, warm, worker)
 
 
-def _inspected(experiment: Experiment, process: WarmProcess, view: View) -> tuple[Worker, ModelInfo | None, list[str]]:
+def _inspected(
+    experiment: Experiment, process: WarmProcess, view: View, fits: Sequence[LatencyModel]
+) -> tuple[Worker, ModelInfo | None, list[str]]:
     worker = process.connect()
     try:
         given: list[Message] = []
         left: list[Message] = []
-        model = inspect(experiment, worker, given=given, left=left, rehearse=True, progress=view.progress)
+        model = inspect(experiment, worker, given=given, left=left, rehearse=True, progress=view.progress, fits=fits)
         check_given(given, SearchSpace.of(unexpanded(experiment)), lambda sample: _given(experiment, worker, sample))
         return worker, model, unread_notes(experiment, left[-1]["reads"] if left else None)
     except BaseException:
@@ -156,6 +168,7 @@ def inspect(
     left: list[Message] | None = None,
     rehearse: bool = False,
     progress: Callable[[int, int, str], None] = lambda _done, _total, _what: None,
+    fits: Sequence[LatencyModel] = (),
 ) -> ModelInfo | None:
     """Run the script up to its first batch and return its model's layers; None when it makes no compressor.
 
@@ -167,6 +180,8 @@ def inspect(
         Whether the compressor is made as in a trial, too.
     progress
         Called with how far the inspection is, where that takes long.
+    fits
+        What earlier inspections have fitted in deployment targets.
 
     Raises
     ------
@@ -190,7 +205,7 @@ def inspect(
         centre_config(experiment),
         answer="model",
         on_message=heed,
-        **_wanted(experiment, rehearse=rehearse),
+        **_wanted(experiment, rehearse=rehearse, fits=fits),
     )
     if found is not None:
         model = ModelInfo.from_json(found["model"])
@@ -199,7 +214,7 @@ def inspect(
         )  # trials run on another device than this script did
         if refused and not preflight.check_model(experiment, model)[0]:  # which has places and fixes of its own
             raise refusal(experiment, refused[0])
-        return replace(model, latency=None) if elsewhere and not experiment.targets else model
+        return without_eager(experiment, model) if elsewhere else model
     if ending.state in (TrialState.FINISHED, TrialState.NO_RESULT):
         return None
     raise ScriptError(
@@ -219,12 +234,12 @@ def _given(experiment: Experiment, worker: Worker, sample: Mapping[str, Any]) ->
     return given
 
 
-def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
+def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyModel]) -> dict[str, Any]:
     """Return what is asked of the inspection: costs, and keys of a config to make the compressor with."""
     analysis: dict[str, Any] = {"costs": True} if experiment.wants_sizes else {}
-    if experiment.targets and _needs_deployed(experiment.objective, experiment.proposer):
-        # no more than the search itself is worth
-        analysis["deployed"] = min(_TIMING_S, 2.0 * (experiment.n_samples or math.inf))
+    if names := predicted_in(experiment):
+        known = [one.to_json() for one in fits if one.target in names]
+        analysis["deployed"] = {"targets": names, "budget_s": budget_s(experiment), "known": known}
     if rehearse:
         space = SearchSpace.of(unexpanded(experiment))
         # at the most that is searched: a layer that loses nothing at less is for the trial to tell
@@ -232,17 +247,9 @@ def _wanted(experiment: Experiment, *, rehearse: bool) -> dict[str, Any]:
         when = {key: value for key, value in compression_config(experiment).items() if key == SLICE_KEY}
         analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"], **when}
     timeout_s = experiment.trial_timeout_s
-    if "deployed" in analysis and timeout_s is not None:
-        return {"analysis": analysis, "timeout_s": timeout_s + _LONGEST_S}
+    if names and timeout_s is not None:
+        return {"analysis": analysis, "timeout_s": timeout_s + _LONGEST_S * len(names)}
     return {"analysis": analysis} if analysis else {}
-
-
-def _needs_deployed(objective: Objective, proposer: str) -> bool:
-    """Tell whether what a model costs in its target decides which ones are proposed."""
-    asked = (
-        objective.metrics if proposer == "guided" else [bound.metric for bound in objective.bounds if bound.is_ceiling]
-    )
-    return LATENCY in asked or "size_bytes" in asked
 
 
 def refusal(experiment: Experiment, message: Message) -> RaycompressError:
@@ -273,32 +280,6 @@ def _inspection_config(experiment: Experiment, sample: Mapping[str, Any]) -> dic
     space = SearchSpace.of(unexpanded(experiment))
     config = trial_config(compression_config(experiment), space.build(sample), number=0, saves_into=None)
     return {**config, **({"n_iterations": 1} if experiment.proposer in BUDGETED else {})}
-
-
-def _with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
-    """Return the experiment with the dense model's latency, which trials' own are told by."""
-    if model is None or model.latency is None:
-        return experiment
-    known = replace(experiment.objective, dense_latency_ms=model.latency.dense_ms["latency_ms"])
-    return replace(experiment, objective=known)
-
-
-def _latency_notes(experiment: Experiment, model: ModelInfo | None) -> list[str]:
-    """Return what the networks that were timed in a deployment target tell, or why there are none."""
-    if model is None:
-        return []
-    if model.latency_unknown:
-        return [
-            f"latencies cannot be predicted before training, and are measured in each trial: {model.latency_unknown}"
-        ]
-    known, compression = model.latency, experiment.compression
-    if not isinstance(known, LatencyModel):
-        return []
-    argument = compression.entry.argument("round_to")
-    rounds = None if argument is None else compression.arguments.get("round_to", argument.default)
-    if known.is_stepped and isinstance(rounds, int) and rounds % known.multiple:
-        return [f'{known.note}; "round_to": {known.multiple} keeps to those']
-    return [known.note]
 
 
 def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpace, view: View) -> Projection | None:

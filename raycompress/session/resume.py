@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import shlex
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from raycompress.config.text.source import text_of
 from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
 from raycompress.model.info import ModelInfo
 from raycompress.results.record import SearchRecord
+from raycompress.results.store import read_model
 from raycompress.search.plan import n_trials
 from raycompress.session.prepare import Prepared
 
@@ -99,8 +99,7 @@ def check(record: SearchRecord, ready: Prepared) -> None:
 
 
 def _check_model(record: SearchRecord, ready: Prepared) -> None:
-    file = record.folder.model
-    known = ModelInfo.from_json(json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
+    known = read_model(record.folder)
     dimensions = [dimension.name for dimension in ready.space.dimensions]
     if _shape(known) == _shape(ready.model) and dimensions == record.header["dimensions"]:
         return
@@ -119,7 +118,7 @@ def as_before(record: SearchRecord, ready: Prepared) -> Prepared:
 
 def _shape(model: ModelInfo | None) -> ModelInfo | None:
     """Return a model without what is measured anew each time."""
-    return None if model is None else replace(model, latency=None, latency_unknown="", weights="")
+    return None if model is None else replace(model, latency=None, latency_in={}, latency_unknown="", weights="")
 
 
 def _differences(known: ModelInfo | None, ready: Prepared) -> Iterator[str]:

@@ -187,7 +187,8 @@ def test_inspection_with_a_dummy_input_ends_at_once(enter: Any) -> None:
 
 
 def test_inspection_times_networks_in_the_target_or_says_why_it_cannot(enter: Any) -> None:
-    wanted = {"analysis": {"costs": True, "deployed": 0}, "latency": True}
+    deployed = {"targets": ["onnxruntime", "openvino"], "budget_s": 0, "known": []}
+    wanted = {"analysis": {"costs": True, "deployed": deployed}, "latency": True}
     _, sent = enter("inspect", targets=({"runtime": "onnxruntime"},), **wanted)
     with pytest.raises(EndOfInspection):
         create_compressor(MobileNet(), CONFIG, dummy_input=DUMMY)

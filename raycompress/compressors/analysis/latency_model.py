@@ -6,9 +6,11 @@ by themselves says little of what a network takes.
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -23,6 +25,7 @@ from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.groups import channel_groups
+from raycompress.deployment.conversions import Conversions
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
 from raycompress.model.costs import CostModel, LayerWidth
@@ -40,6 +43,8 @@ _STEPS = (1, 8, 16, 32)
 """What the widths of a network are multiples of, one after another: so that it shows which multiples are faster."""
 _NARROWEST, _SPREAD = 0.1, 0.25
 """The share of the channels that the narrowest network keeps, and how far groups lie from their network's."""
+_VERSION = 1
+"""Of what is timed and how it is fitted: a fit of another one is found again no longer."""
 _PROJECTION = ".out_proj"
 """The layer inside torch's attention that is not called as a module: the attention itself is."""
 
@@ -53,6 +58,8 @@ def latency_model(
     *,
     costs: CostModel | None = None,
     calibration: Sequence[Example] = (),
+    conversions: Conversions | None = None,
+    known: Sequence[LatencyModel] = (),
     budget_s: float = 60.0,
     most: int = MOST,
     progress: Progress = lambda _done, _total, _what: None,
@@ -60,7 +67,7 @@ def latency_model(
     """Convert and time networks of `model`'s architecture at random widths, and fit their latency.
 
     Each is cut from `model` and timed in turn with it, so that other load on the machine affects both alike. The seeds
-    are fixed.
+    are fixed. Where a fit of the same networks is known, in the same runtime on the same machine, it is returned.
 
     Parameters
     ----------
@@ -72,6 +79,10 @@ def latency_model(
         Its cost model, where that is known.
     calibration
         Examples to find the ranges of int8 with.
+    conversions
+        Where the dense model's conversion is kept, or is known from.
+    known
+        What was fitted before.
     budget_s
         Approximate limit of seconds; a dozen networks are timed in any case.
     most
@@ -86,20 +97,30 @@ def latency_model(
     DeploymentError
         The runtime cannot convert or run the model, or most of its narrow copies.
     """
-    end = time.monotonic() + budget_s
     networks = Networks(model, example, costs)
-    what = f"networks at random widths in {target.name}"
+    with Deployment(target, example, calibration=calibration, conversions=conversions) as deployment:
+        identity = networks.identity(deployment)
+        for one in known:
+            if one.identity == identity:
+                return one
+        found = _fitted(networks, deployment, budget_s, most, progress)
+    return replace(found, identity=identity, budget_s=budget_s)
+
+
+def _fitted(networks: Networks, deployment: Deployment, budget_s: float, most: int, progress: Progress) -> LatencyModel:
+    end = time.monotonic() + budget_s
+    target = deployment.target.name
+    what = f"networks at random widths in {target}"
     samples: list[Sample] = []
-    with Deployment(target, example, calibration=calibration) as deployment:
-        progress(0, most, what)
-        dense = deployment.deploy_unproved(model, "dense")
-        for sample in networks.timed(deployment, dense, networks.draws(most), lambda: time.monotonic() > end):
-            samples.append(sample)
-            progress(len(samples), most, what)
-        alone = deployment.latencies([dense], seconds=2.0)[0]
+    progress(0, most, what)
+    dense = deployment.deploy_unproved(networks.model, "dense", keeps=True)
+    for sample in networks.timed(deployment, dense, networks.draws(most), lambda: time.monotonic() > end):
+        samples.append(sample)
+        progress(len(samples), most, what)
+    alone = deployment.latencies([dense], seconds=2.0)[0]
     progress(0, 0, "")
     dense_ms: dict[Clock, float] = {"latency_ms": alone.wall_ms, "cpu_ms": alone.cpu_ms}
-    return fitted(networks.works(), samples, target=target.name, dense_ms=dense_ms)
+    return fitted(networks.works(), samples, target=target, dense_ms=dense_ms)
 
 
 class Networks:
@@ -116,6 +137,13 @@ class Networks:
         self.costs = cost_model(model, example) if costs is None else costs
         self._graph = ChannelGraph(model, example)
         self._groups = list(channel_groups(self._graph))
+
+    def identity(self, deployment: Deployment) -> str:
+        """Return a hash of all that the times of the networks depend on: not of the weights, whatever they are."""
+        shapes = {name: (tuple(tensor.shape), str(tensor.dtype)) for name, tensor in self.model.state_dict().items()}
+        called = sorted(self._graph.couplings.operations.items())
+        facts = [_VERSION, str(self.model), shapes, called, self.costs.to_json(), deployment.example.shapes]
+        return hashlib.sha256(repr([*facts, deployment.circumstances]).encode()).hexdigest()
 
     def draws(self, count: int, seed: int = 0) -> Iterator[list[int]]:
         """Yield how many blocks go of each group: of networks from narrow to dense, in a random order.

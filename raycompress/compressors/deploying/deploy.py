@@ -146,6 +146,13 @@ class Deployment:
         """Name and version of the runtime."""
         return str(self._agent.facts["version"])
 
+    @property
+    def circumstances(self) -> list[Any]:
+        """What times depend on beside the model: the target, its runtime's and its converter's version, the machine."""
+        facts = self._agent.facts
+        machine = [facts[name] for name in ("machine", "processor", "cores", "version")]
+        return [self.target.to_json(), *machine, self._converter.facts["version"]]
+
     def deploy(self, model: nn.Module, key: str, *, onnx: bytes | None = None) -> Deployed:
         """Convert `model`, load it under `key`, and prove that it computes what it does in torch.
 
@@ -163,9 +170,15 @@ class Deployment:
         files, seconds = self._converted(identity, model, onnx)
         return self.load(model, key, files, seconds=seconds, is_int8=onnx is not None, identity=identity)
 
-    def deploy_unproved(self, model: nn.Module, key: str) -> Deployed:
-        """Convert a model that is only timed, whose weights may be anything, and load it under `key`."""
-        files, seconds = self._converted(self._identity(model, None), model, None)
+    def deploy_unproved(self, model: nn.Module, key: str, *, keeps: bool = False) -> Deployed:
+        """Convert a model that is only timed, whose weights may be anything, and load it under `key`.
+
+        Parameters
+        ----------
+        keeps
+            Whether the conversion is kept for whoever deploys the same model later.
+        """
+        files, seconds = self._converted(self._identity(model, None) if keeps else "", model, None)
         return Deployed(key, files, seconds, math.nan, self._agent.load(key, files))
 
     def load(
@@ -288,14 +301,14 @@ class Deployment:
     def _pace(self, dense: Deployed) -> Pace:
         """Return the pace of the dense model on this very machine."""
         if dense.identity not in self._paces:
-            facts = self._agent.facts
-            where = [self.target.to_json(), dense.identity, *(facts[n] for n in ("machine", "processor", "version"))]
+            where = [*self.circumstances, dense.identity]
             name = f"pace-{hashlib.sha256(repr(where).encode()).hexdigest()[:16]}.json"
             self._paces[dense.identity] = Pace(self._conversions.beside(name))
         return self._paces[dense.identity]
 
     def _converted(self, name: str, model: nn.Module, onnx: bytes | None) -> tuple[Files, float]:
-        known = self._conversions.find(name)
+        """Return the files of a model and the seconds that they took; without a name nothing is looked up or kept."""
+        known = self._conversions.find(name) if name else None
         if known is not None:
             return known, 0.0
         content = onnx
@@ -304,7 +317,8 @@ class Deployment:
         is_int8 = self.target.precision == "int8" and onnx is None
         samples = samples_of(self._calibration, self.example) if is_int8 else []
         files, seconds = self._converter.convert(content, samples, as_it_is=onnx is not None)
-        self._conversions.keep(name, files)
+        if name:
+            self._conversions.keep(name, files)
         return files, seconds
 
     def _identity(self, model: nn.Module, onnx: bytes | None) -> str:

@@ -66,6 +66,11 @@ def targets_of(trial: Trial | None) -> list[DeploymentTarget]:
     return [] if trial is None else [DeploymentTarget.from_json(one) for one in trial.targets]
 
 
+def conversions_of(trial: Trial) -> Conversions:
+    """Return what the trials of a search have converted on this node."""
+    return Conversions(None if trial.shared is None else trial.shared / "conversions")
+
+
 def calibration_of(
     targets: Iterable[DeploymentTarget],
     model: nn.Module,
@@ -200,7 +205,7 @@ def rehearse_deployment(
 def _deployments(
     trial: Trial, example: Example, calibration: Sequence[Example], *, waits_at_start: bool = False
 ) -> Iterator[tuple[DeploymentTarget, Deployment]]:
-    kept = Conversions(None if trial.shared is None else trial.shared / "conversions")
+    kept = conversions_of(trial)
     for target in targets_of(trial):
         yield (
             target,

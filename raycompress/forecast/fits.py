@@ -1,0 +1,87 @@
+"""Which latencies in deployment targets are predicted before a search, and what a user should know of how they are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from raycompress.config.experiment import Experiment
+from raycompress.model.info import ModelInfo
+from raycompress.model.latency_model import LatencyModel
+from raycompress.model.latency_table import LATENCY
+from raycompress.model.measures import EAGER, measure_of, target_of
+
+_TIMING_S = 60.0
+"""The most seconds that networks are timed in a deployment target, to predict those that are proposed."""
+
+Fits = Sequence[LatencyModel] | None
+"""What an earlier run of a search has fitted in deployment targets; None before its first run."""
+
+
+def predicted_in(experiment: Experiment) -> list[str]:
+    """Return the targets, eager torch among them, in which what a model costs decides which ones are proposed."""
+    if not experiment.targets:
+        return []
+    objective = experiment.objective
+    asked = [bound.metric for bound in objective.bounds if bound.is_ceiling]
+    if experiment.proposer == "guided":
+        asked = list(objective.metrics)
+    costs = [metric for metric in asked if measure_of(metric) in (LATENCY, "size_bytes")]
+    return list(dict.fromkeys(target_of(metric) or experiment.targets[0].name for metric in costs))
+
+
+def budget_s(experiment: Experiment) -> float:
+    """Return how many seconds networks are timed in a target: no more than the search itself is worth."""
+    return min(_TIMING_S, 2.0 * (experiment.n_samples or math.inf))
+
+
+def known_fits(experiment: Experiment, fits: Fits, others: Iterable[ModelInfo]) -> Sequence[LatencyModel]:
+    """Return `fits`; without them those of `others`, the newest first, that had as much time as these would have."""
+    if fits is not None or not predicted_in(experiment):
+        return fits or ()
+    found = [one for model in others for one in model.latency_models]
+    distinct = {one.identity: one for one in reversed(found) if one.budget_s >= budget_s(experiment)}
+    return list(distinct.values())
+
+
+def without_eager(experiment: Experiment, model: ModelInfo) -> ModelInfo:
+    """Return a model without what was measured in eager torch here, of trials that run on another kind of device."""
+    there = {name: one for name, one in model.latency_in.items() if name != EAGER}
+    return replace(model, latency=model.latency if experiment.targets else None, latency_in=there)
+
+
+def with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
+    """Return the experiment with the dense model's latency, which trials' own are told by."""
+    if model is None or model.latency is None:
+        return experiment
+    known = replace(experiment.objective, dense_latency_ms=model.latency.dense_ms["latency_ms"])
+    return replace(experiment, objective=known)
+
+
+def latency_notes(
+    experiment: Experiment, model: ModelInfo | None, fits: Sequence[LatencyModel], *, is_again: bool
+) -> Iterator[str]:
+    """Yield what the networks that were timed in deployment targets tell, or why there are none.
+
+    Parameters
+    ----------
+    fits, is_again
+        What was known before, and whether this very search had fitted it.
+    """
+    if model is None:
+        return
+    if model.latency_unknown:
+        yield f"latencies cannot be predicted before training, and are measured in each trial: {model.latency_unknown}"
+    compression = experiment.compression
+    argument = compression.entry.argument("round_to")
+    rounds = None if argument is None else compression.arguments.get("round_to", argument.default)
+    for known in model.latency_models:
+        note = known.note
+        if known.is_stepped and isinstance(rounds, int) and rounds % known.multiple:
+            note += f'; "round_to": {known.multiple} keeps to those'
+        if known in fits:
+            note += "; they were timed by an earlier run, and not again"
+        elif is_again and known.target in [one.target for one in fits]:
+            note += "; they were timed again: the runtime, the machine or the network is another than before"
+        yield note
