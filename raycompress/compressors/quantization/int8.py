@@ -8,8 +8,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import platform
-import re
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Mapping
@@ -34,6 +32,7 @@ from raycompress.compressors.quantization.sensitivity import sensitive
 from raycompress.compressors.quantization.targets import refuse_types
 from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
 from raycompress.compressors.structure.graph import clean_copy
+from raycompress.deployment.agent.runtimes.int8 import quantize_static
 from raycompress.errors import CompressionError, MissingDependencyError
 from raycompress.extras import load_extra
 
@@ -43,7 +42,6 @@ _STATIC = frozenset({"Conv", "ConvTranspose"}) | _PRODUCTS
 _TABLES = frozenset({"Gather"})
 _FULL, _REDUCED = 127, 63
 """Largest whole number of a weight of 8 bits, and of 7."""
-_SATURATES_NOT = ("avx512_vnni", "avx_vnni", "avx_vnni_int8")
 
 
 def load_library() -> None:
@@ -107,20 +105,6 @@ class Options:
         return _REDUCED if self.reduce_range else _FULL
 
 
-def product_saturates() -> bool:
-    """Tell whether the product of uint8 and int8 saturates at 16 bits on this processor: on x86 without VNNI.
-
-    Where that cannot be known, it is assumed.
-    """
-    if platform.machine().lower() in ("arm64", "aarch64"):
-        return False
-    try:
-        flags = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return True
-    return not any(re.search(rf"\b{flag}\b", flags) for flag in _SATURATES_NOT)
-
-
 def static(
     model: nn.Module, example: Example, samples: list[Example], layers: Collection[str], options: Options
 ) -> Int8:
@@ -144,7 +128,7 @@ def static(
     """
     model = _with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
-    quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
+    load_extra("onnxruntime.quantization", "onnx", "quantization")
     spared = sensitive(model, samples, layers, options.levels) if options.spare else {}
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
@@ -155,22 +139,19 @@ def static(
         whole = [name for layer, names in nodes.items() if layer not in spared for name in names]
         whole = [name for name in whole if kinds[name] in _STATIC]
         if whole:
-            reader = _Reader(samples if parity.any_batch else pieces(samples, example.batch) or [example])
+            fitting = samples if parity.any_batch else pieces(samples, example.batch) or [example]
             with _quiet("static quantization"):
-                quantization.quantize_static(
-                    str(source),
-                    str(target),
-                    reader,
-                    quant_format=quantization.QuantFormat.QDQ,
-                    op_types_to_quantize=sorted(_STATIC),
-                    nodes_to_quantize=whole,
+                quantize_static(
+                    source,
+                    target,
+                    map(feed, fitting),
+                    reduces_range=options.reduce_range,
                     per_channel=options.per_channel,
-                    reduce_range=options.reduce_range,
-                    activation_type=quantization.QuantType.QUInt8,
-                    weight_type=quantization.QuantType.QInt8,
-                    calibrate_method=getattr(quantization.CalibrationMethod, METHODS[options.calibration]),
+                    method=METHODS[options.calibration],
+                    operators=sorted(_STATIC),
+                    nodes=whole,
                     # what follows a product (a bias, a norm) is float: rounding its sums would only lose
-                    extra_options={"OpTypesToExcludeOutputQuantization": sorted(_PRODUCTS)},
+                    float_outputs=sorted(_PRODUCTS),
                 )
             graph = Graph(onnx().load(str(target)))
         tables = quantize_tables(graph, _of(nodes))
@@ -250,18 +231,6 @@ def _as_operators(kinds: Collection[str]) -> str:
     if not kinds:
         return "in the ONNX graph there is nothing of it, as the model does not call it or its output is a constant"
     return f"in the ONNX graph it is {', '.join(sorted(kinds))}, without a weight of two dimensions"
-
-
-class _Reader:
-    """Hands the samples to onnxruntime, which asks for them in turn."""
-
-    def __init__(self, samples: list[Example]) -> None:
-        self._left = iter(samples)
-
-    def get_next(self) -> Mapping[str, Any] | None:
-        """Return the next input, or None after the last."""
-        example = next(self._left, None)
-        return None if example is None else feed(example)
 
 
 def _nodes(

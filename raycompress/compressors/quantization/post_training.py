@@ -25,6 +25,7 @@ from raycompress.compressors.quantization.quantizer import (
 from raycompress.compressors.saving.fingerprint import fingerprint_of, fingerprint_of_bytes
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
+from raycompress.deployment.agent.runtimes.int8 import product_saturates
 from raycompress.errors import CompressionError, ExperimentError
 
 
@@ -127,7 +128,7 @@ class OnnxQuantizer(Quantizer):
             )
         return int8.Options(
             per_channel=bool(self._arguments["per_channel"]),
-            reduce_range=int8.product_saturates() if asked == "auto" else asked,
+            reduce_range=product_saturates() if asked == "auto" else asked,
             calibration=str(method),
             spare=bool(self._arguments.get("spare_sensitive", False)),
         )

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..frames import Array
-from ..runtime import Options, RefusedError, Runtime, Session, require_samples
+from ..runtime import Options, RefusedError, Runtime, Session
+from .int8 import product_saturates, quantize
 
 FILE = "model.onnx"
-_SYMMETRIC = {"ActivationSymmetric": True, "WeightSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True}
 _PROVIDERS = {"cpu": ["CPUExecutionProvider"], "gpu": ["CUDAExecutionProvider", "CPUExecutionProvider"]}
 
 
@@ -20,7 +20,8 @@ class OnnxRuntime(Runtime):
     """ONNX Runtime, with its CPU and its CUDA provider.
 
     fp16 turns the weights and the operators into half precision, inputs and outputs staying as they are; int8 is
-    static quantization in QDQ form with a scale for each output channel.
+    static quantization in QDQ form with a scale for each output channel, weights in 7 bits where the converting
+    machine's products of 8 bits saturate.
     """
 
     distributions: ClassVar[tuple[str, ...]] = ("onnxruntime-gpu", "onnxruntime")
@@ -36,7 +37,8 @@ class OnnxRuntime(Runtime):
     def convert(self, source: Path, folder: Path, options: Options, samples: Sequence[Sequence[Array]]) -> None:
         """Write the file with operators fused, in the precision asked for; see `Runtime.convert`."""
         if options.precision == "int8":
-            quantize(source, folder / FILE, samples)
+            reduces_range = options.device == "cpu" and product_saturates()
+            quantize(source, folder / FILE, samples, reduces_range=reduces_range)
         elif options.precision == "fp16":
             to_half(source, folder / FILE)
         else:
@@ -78,41 +80,3 @@ def to_half(source: Path, path: Path) -> None:
     onnx = importlib.import_module("onnx")
     float16 = importlib.import_module("onnxruntime.transformers.float16")
     onnx.save(float16.convert_float_to_float16(onnx.load(str(source)), keep_io_types=True), path)
-
-
-def quantize(source: Path, path: Path, samples: Sequence[Sequence[Array]], *, is_symmetric: bool = False) -> None:
-    """Write the ONNX file at `source` in int8 to `path`: QDQ, per channel, ranges from the samples.
-
-    Parameters
-    ----------
-    is_symmetric
-        Whether zero is zero in all of it, and biases stay in float, which TensorRT asks for.
-    """
-    quantization = importlib.import_module("onnxruntime.quantization")
-    shape_inference = importlib.import_module("onnxruntime.quantization.shape_inference")
-    onnx = importlib.import_module("onnx")
-    require_samples(samples)
-    known = {value.name for value in onnx.load(str(source), load_external_data=False).graph.input}
-    feeds = iter(
-        [{name: array for i, array in enumerate(sample) if (name := f"input.{i}") in known} for sample in samples]
-    )
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc,name-defined]
-        def get_next(self) -> Any:
-            return next(feeds, None)
-
-    prepared = path.with_suffix(".prepared.onnx")
-    try:
-        shape_inference.quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-        quantization.quantize_static(
-            str(prepared),
-            str(path),
-            Reader(),
-            quant_format=quantization.QuantFormat.QDQ,
-            per_channel=True,
-            activation_type=quantization.QuantType.QInt8 if is_symmetric else quantization.QuantType.QUInt8,
-            weight_type=quantization.QuantType.QInt8,
-            extra_options=dict(_SYMMETRIC) if is_symmetric else None,
-        )
-    finally:
-        prepared.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from ..frames import Array
 from ..runtime import Options, RefusedError, Runtime, Session
-from .onnxruntime import quantize
+from .int8 import product_saturates, quantize
 
 FILE = "model.xml"
 _HINTS = {"fp32": "f32", "fp16": "f16", "bf16": "bf16", "int8": "f32"}
@@ -40,7 +40,8 @@ class OpenVino(Runtime):
         quantized = folder / "quantized.onnx"
         try:
             if options.precision == "int8":
-                quantize(source, quantized, samples)
+                reduces_range = options.device == "cpu" and product_saturates()
+                quantize(source, quantized, samples, reduces_range=reduces_range)
                 source = quantized
             # not convert_model: it sends telemetry out of this machine, by forks that stay behind
             model = openvino.Core().read_model(str(source))

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 
 from ..frames import Array
 from ..runtime import Options, RefusedError, Runtime, Session
-from .onnxruntime import quantize, to_half
+from .int8 import quantize
+from .onnxruntime import to_half
 from .programs import arrays_of, tensors_of
 
 FILE = "model.engine"
