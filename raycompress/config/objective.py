@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from raycompress.model.costs import SIZES
-from raycompress.model.latency_table import LATENCY
+from raycompress.model.latency_table import LATENCY, Clock
 from raycompress.model.measures import MEMORY, measure_of
 
 MEASURED = (*SIZES, LATENCY, MEMORY)
@@ -99,6 +99,35 @@ class Bound:
 
 
 @dataclass(frozen=True)
+class DenseLatency:
+    """The dense model's latency as it was measured before a search.
+
+    Each trial measures its own model and the dense one in turn, and the share of the two times this is its latency: so
+    that a load on the machine, or another machine, does not decide which is faster.
+
+    Attributes
+    ----------
+    metric
+        ``latency_ms``, or that in one target, ``latency_ms@openvino``.
+    ms
+        How long a pass takes.
+    clock
+        What the share is one of. Of CPU time where one thread computes: other load interrupts a long pass more often
+        than a short one, which the clock of the wall counts.
+    """
+
+    metric: str
+    ms: float
+    clock: Clock = LATENCY
+
+    def of(self, before: Sizes, after: Sizes) -> float | None:
+        """Return the latency of a trial's model by what was measured of the dense one and of its own."""
+        name = self.metric.replace(LATENCY, self.clock)
+        dense, own = before.get(name), after.get(name)
+        return own / dense * self.ms if dense and own is not None else None
+
+
+@dataclass(frozen=True)
 class Judgement:
     """The costs of a trial, and by how much it breaks each constraint.
 
@@ -140,16 +169,14 @@ class Objective:
         What a trial must keep to, to be the best.
     kept
         How many candidates are worth keeping: of several goals the front's, of one the best.
-    dense_latency_ms
-        The dense model's latency. Each trial measures its own model and the dense one in turn, and the share of the two
-        times this is its latency: so that a load on the machine, or another machine, does not decide which is faster.
-        None: the latency is what was measured.
+    dense
+        The dense model's latencies that trials' own are shares of; a latency of no such metric is what was measured.
     """
 
     goals: tuple[Goal, ...]
     bounds: tuple[Bound, ...] = ()
     kept: int = 1
-    dense_latency_ms: float | None = None
+    dense: tuple[DenseLatency, ...] = ()
 
     @classmethod
     def of_score(cls, direction: Direction) -> Objective:
@@ -176,7 +203,9 @@ class Objective:
         known = cls.from_keys(
             header["goal"], header.get("objectives", {}), header.get("constraints", {}), header.get("kept", 1)
         )
-        return replace(known, dense_latency_ms=header.get("dense_latency_ms"))
+        plain = header.get("dense_latency_ms")
+        before = [] if plain is None else [{"metric": LATENCY, "ms": plain}]  # all that older journals have
+        return replace(known, dense=tuple(DenseLatency(**one) for one in header.get("dense_latencies", before)))
 
     def to_header(self) -> dict[str, Any]:
         """Return what a journal's first event says of it beside ``goal``; nothing where that is all there is."""
@@ -184,7 +213,9 @@ class Objective:
         for bound in self.bounds:
             constraints.setdefault(bound.metric, {})[bound.limit] = bound.value
         objectives = {goal.metric: goal.direction for goal in self.goals if goal.metric}
-        fields = {"objectives": objectives, "constraints": constraints, "dense_latency_ms": self.dense_latency_ms}
+        fields: dict[str, Any] = {"objectives": objectives, "constraints": constraints}
+        fields["dense_latency_ms"] = next((one.ms for one in self.dense if one.metric == LATENCY), None)
+        fields["dense_latencies"] = [asdict(one) for one in self.dense]
         kept = {"kept": self.kept} if self.kept > 1 else {}
         return {**{name: value for name, value in fields.items() if value}, **kept}
 
@@ -214,9 +245,10 @@ class Objective:
             What was measured of the dense model and of the trial's own; its own None for the dense model's metrics.
         """
         found = metrics_of(values, after)
-        dense, own = (before or {}).get(LATENCY), (after or {}).get(LATENCY)
-        if self.dense_latency_ms is not None and dense and own is not None and LATENCY not in (values or {}):
-            found[LATENCY] = own / dense * self.dense_latency_ms
+        for one in self.dense:
+            latency = one.of(before or {}, after or {})
+            if latency is not None and one.metric not in (values or {}):
+                found[one.metric] = latency
         return found
 
     def score(self, metrics: Metrics) -> float | None:

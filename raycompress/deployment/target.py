@@ -64,6 +64,11 @@ class DeploymentTarget:
         return self.device.removeprefix("ssh://") if self.device.startswith("ssh://") else ""
 
     @property
+    def is_one_thread(self) -> bool:
+        """Whether one thread of a processor computes, so that its CPU time is what a pass takes undisturbed."""
+        return self.threads == 1 and self.device != "gpu"
+
+    @property
     def converting(self) -> DeploymentTarget:
         """The target in which models for this one are converted: on this machine, with all else as it is."""
         return replace(self, device="cpu", device_python="") if self.host else self

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from raycompress.config.experiment import Experiment
+from raycompress.config.objective import DenseLatency
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel
-from raycompress.model.latency_table import LATENCY
-from raycompress.model.measures import EAGER, measure_of, target_of
+from raycompress.model.latency_table import LATENCY, Clock
+from raycompress.model.measures import EAGER, at, measure_of, target_of
 
 _TIMING_S = 60.0
 """The most seconds that networks are timed in a deployment target, to predict those that are proposed."""
@@ -52,11 +53,18 @@ def without_eager(experiment: Experiment, model: ModelInfo) -> ModelInfo:
 
 
 def with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
-    """Return the experiment with the dense model's latency, which trials' own are told by."""
-    if model is None or model.latency is None:
+    """Return the experiment with the dense model's latencies, which trials' own are told by."""
+    if model is None:
         return experiment
-    known = replace(experiment.objective, dense_latency_ms=model.latency.dense_ms["latency_ms"])
-    return replace(experiment, objective=known)
+    first = next((target.name for target in experiment.targets), EAGER)
+    clocks: dict[str, Clock] = {one.name: "cpu_ms" if one.is_one_thread else LATENCY for one in experiment.targets}
+    found: list[DenseLatency] = []
+    for name, known in {first: model.latency, **model.latency_in}.items():
+        if known is not None:
+            ms, clock = known.dense_ms[LATENCY], clocks.get(name, LATENCY)
+            found += [DenseLatency(LATENCY, ms, clock)] if name == first else []
+            found += [DenseLatency(at(LATENCY, name), ms, clock)] if experiment.targets else []
+    return replace(experiment, objective=replace(experiment.objective, dense=tuple(found)))
 
 
 def latency_notes(

@@ -111,8 +111,8 @@ def _check_model(record: SearchRecord, ready: Prepared) -> None:
 
 
 def as_before(record: SearchRecord, ready: Prepared) -> Prepared:
-    """Return `ready` with the dense model's latency of the first launch, which latencies of trials are shares of."""
-    objective = replace(ready.experiment.objective, dense_latency_ms=record.objective.dense_latency_ms)
+    """Return `ready` with the dense model's latencies of the first launch, which those of trials are shares of."""
+    objective = replace(ready.experiment.objective, dense=record.objective.dense)
     return replace(ready, experiment=replace(ready.experiment, objective=objective))
 
 

@@ -39,6 +39,8 @@ _AT_ONCE, _BYTES_AT_ONCE = 8, 256 << 20
 """Networks that are loaded at a time, and timed in turns, and about the most bytes of their files."""
 _TURNS, _PASSES, _TURN_S = 5, 20, 0.2
 """Turns of each network, its passes in a turn beside as many of the dense one, and about the most seconds of a turn."""
+_ALONE, _ALONE_S = 240, 2.0
+"""Passes of the dense network by itself, and about the most seconds of them."""
 _STEPS = (1, 8, 16, 32)
 """What the widths of a network are multiples of, one after another: so that it shows which multiples are faster."""
 _NARROWEST, _SPREAD = 0.1, 0.25
@@ -117,9 +119,12 @@ def _fitted(networks: Networks, deployment: Deployment, budget_s: float, most: i
     for sample in networks.timed(deployment, dense, networks.draws(most), lambda: time.monotonic() > end):
         samples.append(sample)
         progress(len(samples), most, what)
-    alone = deployment.latencies([dense], seconds=2.0)[0]
+    (alone,) = deployment.passes([dense], rounds=_ALONE, seconds=_ALONE_S)
     progress(0, 0, "")
-    dense_ms: dict[Clock, float] = {"latency_ms": alone.wall_ms, "cpu_ms": alone.cpu_ms}
+    dense_ms: dict[Clock, float] = {
+        "latency_ms": 1e3 * undisturbed(alone, cpu=False),
+        "cpu_ms": 1e3 * undisturbed(alone, cpu=True),
+    }
     return fitted(networks.works(), samples, target=target, dense_ms=dense_ms)
 
 
@@ -256,7 +261,7 @@ def _shares(deployment: Deployment, dense: Deployed, loaded: Sequence[Deployed])
 
     Each is compared with the passes of the dense one beside it: what runs before leaves it more or less of the caches.
     """
-    is_cpu_time = deployment.target.threads == 1 and deployment.target.device != "gpu"
+    is_cpu_time = deployment.target.is_one_thread
     own: list[tuple[Times, Times]] = [([], []) for _ in loaded]
     for _ in range(_TURNS):
         for one, (reference, times) in zip(loaded, own, strict=True):
