@@ -31,6 +31,7 @@ from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.rehearsal import Make, rehearse
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.structure.inspection import inspect
+from raycompress.deployment.conversions import Conversions
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.model.costs import CostModel
@@ -169,7 +170,7 @@ def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelIn
 def _loaded_and_compared(model: nn.Module, folder: Path, arguments: Mapping[str, Any], trial: Trial) -> dict[str, Any]:
     dense = copy.deepcopy(model)
     bundle.load(folder, model)
-    return compare(dense, model, folder, arguments, targets_of(trial))
+    return compare(dense, model, folder, arguments, targets_of(trial), conversions_of(trial))
 
 
 def compare(
@@ -178,6 +179,7 @@ def compare(
     folder: Path,
     arguments: Mapping[str, Any],
     targets: Sequence[DeploymentTarget] = (),
+    conversions: Conversions | None = None,
 ) -> dict[str, Any]:
     """Compare `small` with the bundle's stored outputs, and measure it beside `dense`; plain JSON data.
 
@@ -189,6 +191,8 @@ def compare(
         What `create_compressor` was given by name: ``calibration`` and ``evaluator`` are for targets in int8.
     targets
         What the model was deployed on.
+    conversions
+        Where the dense model's is known from.
     """
     example, outputs = bundle.reference(folder)
     device = device_of(small)
@@ -207,7 +211,7 @@ def compare(
     times = measure.latencies([dense, timed], measure.first_of_batch(example.with_least(small)))
     before, after = ({**size, **time.to_json()} for size, time in zip(sizes, times, strict=True))
     facts: dict[str, Any] = {"relative_difference": difference, "before": before, "after": after}
-    deployed = verify_in(targets, folder, dense, small, example, arguments)
+    deployed = verify_in(targets, folder, dense, small, example, arguments, conversions)
     if deployed.about:
         for side, there in (("before", deployed.before), ("after", deployed.after)):
             facts[side] = beside_eager(facts[side], there)

@@ -187,22 +187,31 @@ def test_inspection_with_a_dummy_input_ends_at_once(enter: Any) -> None:
 
 
 def test_inspection_times_networks_in_the_target_or_says_why_it_cannot(enter: Any) -> None:
-    deployed = {"targets": ["onnxruntime", "openvino"], "budget_s": 0, "known": []}
-    wanted = {"analysis": {"costs": True, "deployed": deployed}, "latency": True}
-    _, sent = enter("inspect", targets=({"runtime": "onnxruntime"},), **wanted)
+    def wanted(*known: LatencyModel) -> dict[str, Any]:
+        fits = [one.to_json() for one in known]
+        deployed = {"targets": ["openvino", "onnxruntime-batch2"], "budget_s": 0, "known": fits}
+        return {"analysis": {"costs": True, "deployed": deployed}, "latency": True}
+
+    other: dict[str, Any] = {"runtime": "onnxruntime", "batch": 2}
+    _, sent = enter("inspect", targets=({"runtime": "onnxruntime"}, other), **wanted())
     with pytest.raises(EndOfInspection):
         create_compressor(MobileNet(), CONFIG, dummy_input=DUMMY)
     info = inspected(sent)
-    assert isinstance(info.latency, LatencyModel)
-    assert info.latency.target == "onnxruntime"
+    assert info.latency is None  # nothing asks for what it is in the first target
+    (fit,) = info.latency_models
+    assert info.latency_in == {"onnxruntime-batch2": fit}
+    assert fit.target == "onnxruntime-batch2"
     assert ModelInfo.from_json(info.to_json()) == info
     assert {message["type"] for message in sent} == {"model", "progress"}
 
-    _, sent = enter("inspect", targets=({"runtime": "openvino", "python": "/no/such/python"},), **wanted)
+    missing = {"runtime": "openvino", "python": "/no/such/python"}
+    _, sent = enter("inspect", targets=(missing, other), **wanted(fit))
     with pytest.raises(EndOfInspection):
         create_compressor(MobileNet(), CONFIG, dummy_input=DUMMY)
     info = inspected(sent)
     assert info.latency is None
+    assert info.latency_models == [fit]
+    assert {message["type"] for message in sent} == {"model"}  # nothing was timed again
     assert "/no/such/python" in info.latency_unknown
     assert ModelInfo.from_json(info.to_json()) == info
 

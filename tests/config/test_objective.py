@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,17 @@ import pytest
 
 from raycompress import catalog
 from raycompress.config.checks.objective import check_objective, check_reported, reported_names
-from raycompress.config.objective import FIRST, LIMITS, Bound, Judgement, Objective, knee, metrics_of, thinned
+from raycompress.config.objective import (
+    FIRST,
+    LIMITS,
+    Bound,
+    DenseLatency,
+    Judgement,
+    Objective,
+    knee,
+    metrics_of,
+    thinned,
+)
 
 DENSE = {"accuracy": 0.9, "flops": 1000.0, FIRST: 0.9}
 
@@ -89,6 +100,21 @@ def test_metrics_are_what_was_reported_and_what_was_measured() -> None:
         {"accuracy": 0.9, "latency_ms": 3.0}, {"params": 5, "size_bytes": 20, "latency_ms": 1.0, "flops": None}
     )
     assert found == {FIRST: 0.9, "accuracy": 0.9, "latency_ms": 3.0, "params": 5.0, "size_bytes": 20.0}
+
+
+def test_a_latency_is_a_share_of_the_dense_models_by_the_clock_that_its_target_has() -> None:
+    there = "latency_ms@openvino"
+    dense = (DenseLatency("latency_ms", 10.0), DenseLatency(there, 4.0, "cpu_ms"))
+    objective = replace(Objective.from_keys("max", {"latency_ms": "min", there: "min"}, {}), dense=dense)
+    assert Objective.from_header({"goal": objective.goal, **objective.to_header()}) == objective
+    before = {"latency_ms": 20.0, "cpu_ms": 16.0, there: 9.0, "cpu_ms@openvino": 5.0}
+    after = {"latency_ms": 10.0, "cpu_ms": 4.0, there: 6.0, "cpu_ms@openvino": 2.5}
+    found = objective.metrics_of({"accuracy": 0.9}, before, after)
+    assert (found["latency_ms"], found[there]) == (5.0, 2.0)
+    assert objective.metrics_of({there: 7.0}, before, after)[there] == 7.0  # the script's own counts
+    old = Objective.from_header({"goal": "min", "objectives": {"latency_ms": "min"}, "dense_latency_ms": 10.0})
+    assert old.dense == dense[:1]
+    assert objective.metrics_of(None, None, {there: 6.0})[there] == 6.0
 
 
 def findings(compressor: str | None = "l1_filter", framework: str = "torch", **data: Any) -> list[tuple[str, str]]:

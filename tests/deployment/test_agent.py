@@ -14,6 +14,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.deploying.deploy import BOUNDS, Deployment
 from raycompress.compressors.deploying.forms import of_batch, source_of
 from raycompress.deployment import package
+from raycompress.deployment.agent.runtimes.int8 import product_saturates
 from raycompress.deployment.client import Agent, LostAgentError
 from raycompress.deployment.conversions import Conversions
 from raycompress.deployment.target import DeploymentTarget
@@ -90,14 +91,29 @@ def test_the_first_layer_that_differs_is_named() -> None:
 def test_a_conversion_is_made_once(tmp_path: Path) -> None:
     kept = Conversions(tmp_path)
     net = model()
-    for is_known in (False, True):
-        with Deployment(DeploymentTarget("onnxruntime"), EXAMPLE, conversions=kept) as deployment:
-            assert (deployment.deploy(net, "net").seconds == 0) is is_known
+    with Deployment(DeploymentTarget("onnxruntime"), EXAMPLE, conversions=kept) as deployment:
+        assert deployment.deploy_unproved(net, "one of many").seconds > 0
+        assert not list(tmp_path.iterdir())
+        assert deployment.deploy_unproved(net, "net", keeps=True).seconds > 0
+    with Deployment(DeploymentTarget("onnxruntime"), EXAMPLE, conversions=kept) as deployment:
+        assert deployment.deploy(net, "net").seconds == 0
     with torch.no_grad():
         next(net.parameters()).mul_(2)
     with Deployment(DeploymentTarget("onnxruntime"), EXAMPLE, conversions=kept) as deployment:
         assert deployment.deploy(net, "net").seconds > 0
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_weights_have_seven_bits_where_products_of_eight_saturate() -> None:
+    import onnx
+
+    with Agent(DeploymentTarget("onnxruntime", precision="int8")) as agent:
+        files, _ = agent.convert(source_of(model(), EXAMPLE, "onnx"), [[DUMMY.numpy()]])
+    weights = onnx.load_from_string(files["model.onnx"]).graph.initializer
+    arrays = [onnx.numpy_helper.to_array(one) for one in weights if one.data_type == onnx.TensorProto.INT8]
+    largest = max(int(abs(one.astype(int)).max()) for one in arrays if one.ndim > 1)
+    assert largest <= 127
+    assert (largest <= 64) is product_saturates()
 
 
 def test_what_the_runtime_cannot_read_is_an_error_of_ours_and_the_agent_goes_on() -> None:

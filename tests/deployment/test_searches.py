@@ -85,14 +85,28 @@ def test_every_trial_is_converted_proved_and_timed(launch: Launch, write: Callab
     assert "deployed/onnxruntime/model.onnx" in broken.err
 
 
-def test_latency_and_bytes_are_predicted_in_the_target(launch: Launch, write: Callable[..., Path]) -> None:
+def test_latency_and_bytes_are_predicted_in_the_targets_and_networks_timed_once(
+    launch: Launch, write: Callable[..., Path], tmp_path: Path
+) -> None:
     bounds = {"latency_ms": {"max_ratio": 2.0}, "size_bytes": {"max_ratio": 0.7}}
-    done = launch(write(constraints=bounds, target=TARGETS[:1], n_samples=1, baseline=False))
+    there = {"latency_ms@onnxruntime-batch2": {"max_ratio": 2.0}}
+    targets = [*TARGETS[:1], {"runtime": "onnxruntime", "batch": 2}]
+    path = write(constraints={**bounds, **there}, target=targets, n_samples=1, baseline=False)
+    done = launch(path)
     assert done.code == 0, done.err
-    timed = re.search(r"onnxruntime: latencies are predicted from those of (\d+) networks", done.err)
-    assert timed is not None, done.err
-    assert int(timed[1]) >= FEWEST  # the faster the machine is, the more
-    (trial,) = done.record.searched
+    timed = re.findall(r"(\S+): latencies are predicted from those of (\d+) networks", done.err)
+    assert [name for name, _ in timed] == ["onnxruntime", "onnxruntime-batch2"], done.err
+    assert all(int(count) >= FEWEST for _, count in timed)  # the faster the machine is, the more
+    assert "by an earlier run" not in done.err
+    again, planned = run_here(tmp_path, "resume", "--n-samples", "2"), run_here(tmp_path, "plan", path)
+    for later in (again, planned):
+        assert later.code == 0, later.err
+        assert " ".join(later.err.split()).count("they were timed by an earlier run, and not again") == 2, later.err
+    assert [one.metric for one in done.record.objective.dense] == [
+        "latency_ms", "latency_ms@onnxruntime", "latency_ms@onnxruntime-batch2",
+    ]  # fmt: skip
+    trial = done.record.searched[0]
+    assert (trial.predicted or {})["latency_ms@onnxruntime-batch2"] > 0
     assert trial.before and trial.after and trial.predicted
     assert trial.predicted["latency_ms"] > 0
     assert trial.after["size_bytes"] == trial.after["size_bytes@onnxruntime"]

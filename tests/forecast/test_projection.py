@@ -10,6 +10,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
+from raycompress.forecast.fits import predicted_in
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
@@ -36,6 +37,25 @@ def projection_of(folder: Path, entry: Any = ENTRY, **keys: Any) -> tuple[Experi
     experiment = experiment_with(folder, [entry], **keys)
     space = SearchSpace.of(experiment, MODEL)
     return experiment, Projection.of(experiment, space, Forecast(MODEL, COSTS, experiment.compression.entry))
+
+
+@pytest.mark.parametrize(
+    ("keys", "names"),
+    [
+        ({"constraints": {"latency_ms@openvino": {"max": 3}, "size_bytes": {"max": 9}}}, ["openvino", "onnxruntime"]),
+        ({"constraints": {"latency_ms@openvino": {"min": 3}}, "objectives": {"latency_ms": "min"}}, []),
+        (
+            {"proposer": "guided", "objectives": {"accuracy": "max", "latency_ms@eager": "min", "latency_ms": "min"}},
+            ["eager", "onnxruntime"],
+        ),
+    ],
+)
+def test_latencies_are_predicted_where_a_bound_or_a_goal_of_a_guided_search_names_a_target(
+    tmp_path: Path, keys: dict[str, Any], names: list[str]
+) -> None:
+    targets = [{"runtime": "onnxruntime"}, {"runtime": "openvino"}]
+    assert predicted_in(experiment_with(tmp_path, [ENTRY], target=targets, **keys)) == names
+    assert predicted_in(experiment_with(tmp_path, [ENTRY])) == []
 
 
 def samples(projection: Projection, count: int = 50) -> list[dict[str, float]]:

@@ -149,6 +149,7 @@ def verify_in(
     small: nn.Module,
     example: Example,
     arguments: Mapping[str, Any],
+    conversions: Conversions | None = None,
 ) -> InTargets:
     """Run the files of a bundle in the runtimes that they are for, beside conversions of the dense model.
 
@@ -163,6 +164,8 @@ def verify_in(
         The model that it gives.
     arguments
         What the script passed by name, ``calibration`` and ``evaluator`` among them.
+    conversions
+        Where the dense model's is known from.
 
     Raises
     ------
@@ -175,7 +178,7 @@ def verify_in(
     calibration = calibration_of(there, dense, arguments.get("calibration"), arguments.get("evaluator"))
     for place, target in enumerate(there):
         files = deployed_files(folder, manifest, target.name)
-        with Deployment(target, example, calibration=calibration) as deployment:
+        with Deployment(target, example, calibration=calibration, conversions=conversions) as deployment:
             whole = deployment.deploy(dense, "dense")
             rest = deployment.load(small, "small", files, is_int8=manifest.kind == "quantized")
             found.add(place, target, (whole, rest), deployment.measure([whole, rest]))

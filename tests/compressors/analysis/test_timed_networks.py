@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.analysis.latency_model import FEWEST, latency_model, undisturbed
+from raycompress.compressors.analysis.latency_model import FEWEST, Networks, latency_model, undisturbed
 from raycompress.compressors.deploying.deploy import Deployment
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.cut import Cut
@@ -61,14 +62,15 @@ def test_networks_are_timed_in_the_runtime_and_others_predicted(network: str, ki
 class Wide(nn.Module):
     """Wide enough that a narrow one is faster, whatever else the machine does."""
 
-    def __init__(self) -> None:
+    def __init__(self, between: Callable[[torch.Tensor], torch.Tensor] = torch.relu) -> None:
         super().__init__()
+        self._between = between
         self.convs = nn.ModuleList(nn.Conv2d(inputs, 128, 3, padding=1) for inputs in (1, 128, 128, 128))
         self.fc = nn.Linear(128, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         for conv in self.convs:
-            x = torch.relu(conv(x))
+            x = self._between(conv(x))
         return self.fc(x.mean([2, 3]))
 
 
@@ -82,6 +84,18 @@ def test_narrower_networks_are_predicted_to_be_faster() -> None:
     shares = [found.share(one) for one in widths]
     assert shares == sorted(shares, reverse=True)
     assert shares[-1] < 0.4
+
+
+def test_a_fit_is_found_again_for_the_same_operations_and_shapes_whatever_the_weights_are() -> None:
+    with Deployment(DeploymentTarget("onnxruntime"), EXAMPLE) as deployment:
+        found = [Networks(net, EXAMPLE).identity(deployment) for net in (Wide(), Wide(), Wide(torch.tanh))]
+        example = Example.from_dummy(torch.randn(1, 1, 6, 6))
+    with Deployment(DeploymentTarget("onnxruntime"), example) as deployment:
+        found.append(Networks(Wide(), example).identity(deployment))
+    with Deployment(DeploymentTarget("onnxruntime", threads=2), EXAMPLE) as deployment:
+        found.append(Networks(Wide(), EXAMPLE).identity(deployment))
+    assert found[0] == found[1]
+    assert len(set(found)) == 4
 
 
 def test_the_undisturbed_time_is_among_the_fastest_passes() -> None:
