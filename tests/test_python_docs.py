@@ -19,6 +19,7 @@ PAGE = REPOSITORY / "docs" / "python.md"
 NOTEBOOK = REPOSITORY / "docs" / "python.ipynb"
 
 
+@pytest.mark.night
 def test_every_example_of_the_page_runs_one_after_the_other(tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.S)
     assert len(blocks) >= 6

@@ -176,6 +176,7 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(hosts: Lab) -> N
     wait_until(f"left: {ray_processes(hosts)}", lambda: not ray_processes(hosts), 30)
 
 
+@pytest.mark.night
 def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
     """Detached; asked how it stands; the wrong client refused; stopped; fetched; torn down by hand."""
     home = write_search(two_hosts, n_samples=100, n_parallel=2)

@@ -28,6 +28,7 @@ def python(folder: Path, *words: str | Path) -> str:
     return done.stdout
 
 
+@pytest.mark.night
 def test_by_hand_the_script_prints_its_result_and_saves_that_model(tmp_path: Path) -> None:
     lines = python(tmp_path, KERAS / "train.py", KERAS / "config.json").splitlines()
     result = {name: float(value) for name, _, value in (line.partition(": ") for line in lines)}

@@ -76,6 +76,7 @@ def started(hosts: Lab, board: Device, **changes: str) -> dict[str, str]:
     return found.get("facts") or {name: str(found[name]) for name in ("error", "what", "fix")}
 
 
+@pytest.mark.night
 def test_every_measurement_ends_with_a_value_though_the_device_restarts(hosts: Lab, board: Device) -> None:
     running = Inside(hosts, "series", [target(board)], 4)
     running.line()  # deployed
@@ -139,6 +140,7 @@ def test_a_device_that_does_not_come_back_is_an_error_after_its_bound(hosts: Lab
     assert is_outside(last["what"])  # the trial is made again by `resume`
 
 
+@pytest.mark.night
 def test_one_measures_at_a_time_on_a_device_and_each_device_by_itself(hosts: Lab, board: Device, other: Device) -> None:
     waiting = Inside(hosts, "series", [target(board)], 1)
     waiting.line()

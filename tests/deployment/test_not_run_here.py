@@ -127,6 +127,7 @@ def test_tensorrt_that_is_not_installed_is_told_with_its_extra_before_anything_i
     assert "raycompress[tensorrt]" in caught.value.problems[0].fix
 
 
+@pytest.mark.night
 @needs_targets
 def test_coremltools_converts_in_every_precision(net, tmp_path: Path) -> None:
     source = tmp_path / "source.pt2"
@@ -155,6 +156,7 @@ def test_a_model_for_core_ml_is_converted_where_core_ml_does_not_run(net) -> Non
         assert "model.mlpackage/Manifest.json" in archive.namelist()
 
 
+@pytest.mark.night
 @needs_targets
 @pytest.mark.skipif(sys.platform == "darwin", reason="this is macOS")
 def test_core_ml_on_another_system_is_told_when_the_agent_starts() -> None:

@@ -98,6 +98,7 @@ def test_torch_computes_in_bfloat16() -> None:
         assert 1e-4 < deployment.deploy(network("resnet"), "net").difference <= BOUNDS["bf16"]
 
 
+@pytest.mark.night
 @pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"]])
 def test_int8_is_calibrated_by_the_samples_and_stays_within_its_bound(runtime: str, python: str) -> None:
     target = DeploymentTarget(runtime, precision="int8", python=python)
@@ -112,6 +113,7 @@ def test_int8_is_calibrated_by_the_samples_and_stays_within_its_bound(runtime: s
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no /proc, which counts the threads of a process")
+@pytest.mark.night
 @pytest.mark.parametrize(("runtime", "python"), [WHERE["executorch"], WHERE["litert"]])
 def test_a_model_runs_with_the_threads_asked_for(runtime: str, python: str) -> None:
     with Agent(DeploymentTarget(runtime, python=python)) as agent:

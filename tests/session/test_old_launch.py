@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 import torch
 
 from raycompress.bundle import bundle
@@ -71,6 +72,7 @@ def test_a_search_keeps_what_its_script_saves_in_its_own_way(tmp_path):
     assert again.code == 0, again.err
 
 
+@pytest.mark.night
 def test_a_one_time_run_of_tensorflow(tmp_path):
     (tmp_path / "train.py").write_text(TENSORFLOW)
     (tmp_path / "exp.json").write_text(json.dumps(ONE_TIME))

@@ -80,6 +80,7 @@ def test_a_search_on_s3_is_done_by_resuming_from_here_and_from_elsewhere(tmp_pat
     assert verified.code == 0, verified.err
 
 
+@pytest.mark.night
 @pytest.mark.timeout(600)
 def test_a_kill_at_any_moment_of_promotion_leaves_the_old_or_the_new_best_whole_on_s3(
     tmp_path, s3, monkeypatch, is_nightly

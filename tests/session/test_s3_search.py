@@ -72,6 +72,7 @@ def scratch(status):
     return list(Path(tempfile.gettempdir()).glob(f"raycompress-*/{experiment}"))
 
 
+@pytest.mark.night
 def test_two_drivers_at_once_and_what_a_kill_leaves(tmp_path, s3, monkeypatch):
     dimension = [{"name": "x", "type": "float", "range": [0, 1]}]
     path = number_experiment(
@@ -130,6 +131,7 @@ def test_a_mistake_costs_no_trial_and_has_a_fix(tmp_path, s3, monkeypatch, stora
     assert s3.names() == []
 
 
+@pytest.mark.night
 def test_s3_that_stumbles_costs_no_trial(tmp_path, s3):
     asked = iter(range(10**6))
     s3.fault = lambda method, path: ("SlowDown", None, None, "InternalError", None, "lost", None)[next(asked) % 7]

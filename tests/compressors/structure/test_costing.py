@@ -102,13 +102,14 @@ def forecast_of(model: nn.Module, dummy: torch.Tensor, compressor: str) -> Forec
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_what_is_foretold_is_what_is_measured(name: str) -> None:
+def test_what_is_foretold_is_what_is_measured(name: str, is_nightly: bool) -> None:
     make, shape = NETWORKS[name]
     torch.manual_seed(0)
     dummy = torch.randn(*shape)
     forecast = forecast_of(make().eval(), dummy, "group_l1")
     drawn, cut = random.Random(0), 0
-    for _ in range(8):
+    draws = 8 if is_nightly else 4
+    for _ in range(draws):
         config = {
             "config_list": [
                 {"sparsity": drawn.uniform(0, 0.9), "op_names": list(group.layers)} for group in forecast.costs.groups
@@ -128,7 +129,7 @@ def test_what_is_foretold_is_what_is_measured(name: str) -> None:
         assert told == pytest.approx(
             {"params": measured.params, "flops": measured.flops, "size_bytes": measured.size_bytes}, rel=1e-6
         )
-    assert cut >= 3
+    assert cut >= draws // 2 - 1
 
 
 @pytest.mark.parametrize("arguments", [{}, {"dependency_aware": True}])
