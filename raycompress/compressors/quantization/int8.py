@@ -10,13 +10,13 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.layer_kinds import is_plain, make_plain
@@ -68,6 +68,8 @@ class Int8:
         Which layers are left as they are, or computed otherwise, and why.
     options
         How it was made.
+    known
+        What the float model answers to the first of the calibration inputs, where it was asked already.
     """
 
     data: bytes
@@ -76,6 +78,7 @@ class Int8:
     free: tuple[tuple[str, int], ...] = ()
     notes: tuple[str, ...] = ()
     options: Options = field(default_factory=lambda: Options())
+    known: Sequence[list[Tensor]] = ()
 
 
 @dataclass(frozen=True)
@@ -129,16 +132,17 @@ def static(
     model = _with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
     load_extra("onnxruntime.quantization", "onnx", "quantization")
-    spared = sensitive(model, samples, layers, options.levels) if options.spare else {}
+    spared, known = sensitive(model, samples, layers, options.levels) if options.spare else ({}, [])
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
-        nodes, missing = _nodes(source, model, layers, _STATIC | _TABLES | RECURRENT)
         graph = Graph(onnx().load(str(source)))
+        nodes, missing = _nodes(graph, model, layers, _STATIC | _TABLES | RECURRENT)
         kinds = {node.name: node.op_type for node in graph.nodes}
         whole = [name for layer, names in nodes.items() if layer not in spared for name in names]
         whole = [name for name in whole if kinds[name] in _STATIC]
         if whole:
+            del graph  # as large as the model, while the library loads it again
             fitting = samples if parity.any_batch else pieces(samples, example.batch) or [example]
             with _quiet("static quantization"):
                 quantize_static(
@@ -160,7 +164,7 @@ def static(
         done = {*whole, *by_rows, *tables, *stored}
         found = tuple(layer for layer, names in nodes.items() if done.intersection(names))
         notes = (*_spared(spared, found), *_stored(nodes, stored), *_left(missing))
-        return Int8(compact(graph.model), found, parity.any_batch, parity.free, notes, options)
+        return Int8(compact(graph.model), found, parity.any_batch, parity.free, notes, options, known)
 
 
 def dynamic(model: nn.Module, example: Example, layers: Collection[str], options: Options) -> Int8:
@@ -180,8 +184,8 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], options
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
-        nodes, missing = _nodes(source, model, layers, _PRODUCTS | _TABLES | RECURRENT)
         graph = Graph(onnx().load(str(source)))
+        nodes, missing = _nodes(graph, model, layers, _PRODUCTS | _TABLES | RECURRENT)
         recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(_of(nodes))]
         if recurrent:
             with _quiet("dynamic quantization"):
@@ -234,15 +238,14 @@ def _as_operators(kinds: Collection[str]) -> str:
 
 
 def _nodes(
-    path: Path, model: nn.Module, layers: Collection[str], kinds: Collection[str]
+    graph: Graph, model: nn.Module, layers: Collection[str], kinds: Collection[str]
 ) -> tuple[dict[str, list[str]], dict[str, set[str]]]:
     """Return the nodes to quantize by layer, those with a weight; and the operators of the layers that have none.
 
     A layer that shares its weight with one that has such nodes is not among these.
     """
-    graph = Graph(onnx().load(str(path)))
     weighted = {node.name: node.op_type for node in graph.nodes if _has_weight(graph, node, kinds)}
-    every = layer_nodes(path, model, {node.op_type for node in graph.nodes})
+    every = layer_nodes(graph.model, model, {node.op_type for node in graph.nodes})
     found = {layer: [name for name in every.get(layer, ()) if name in weighted] for layer in layers}
     operators = {node.name: node.op_type for node in graph.nodes}
     missing = {layer: {operators[n] for n in every.get(layer, ())} for layer, names in found.items() if not names}

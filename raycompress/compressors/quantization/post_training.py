@@ -65,7 +65,7 @@ class OnnxQuantizer(Quantizer):
             self._made, self.example = self._quantize(example, samples, options)
             forward = session.make(self._plain, self.example, self._made.data, self._neutral)
             as_int8 = session.install(clean_copy(self._plain), forward)
-            self._agrees = agreement(self._plain, as_int8, samples or [example])
+            self._agrees = agreement(self._plain, as_int8, samples or [example], self._made.known)
         self._compressed = True
         return session.install(self.model, forward)
 

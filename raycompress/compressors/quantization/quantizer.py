@@ -250,9 +250,16 @@ def saved_int8(
     )
 
 
-def agreement(measured: nn.Module, int8: nn.Module, samples: list[Example]) -> str:
-    """Return a note on the difference of the outputs of the int8 model from those of the other."""
-    pairs = [(sample.outputs(measured), sample.outputs(int8)) for sample in samples]
+def agreement(measured: nn.Module, int8: nn.Module, samples: list[Example], known: Sequence[list[Tensor]] = ()) -> str:
+    """Return a note on the difference of the outputs of the int8 model from those of the other.
+
+    Parameters
+    ----------
+    known
+        Outputs of the other on the first samples.
+    """
+    expected = [*known, *(sample.outputs(measured) for sample in samples[len(known) :])]
+    pairs = [(one, sample.outputs(int8)) for one, sample in zip(expected, samples, strict=True)]
     difference = relative_difference([t for one, _ in pairs for t in one], [t for _, other in pairs for t in other])
     count = sum(one[0].size(0) for one, _ in pairs if one and one[0].dim())
     note = f"on {count} input{'s' * (count != 1)} its outputs differ by {difference:.1%} of their norm"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -20,55 +20,63 @@ A linear layer that is spared loses nothing: it gets a range for each row. A con
 """
 _ENOUGH = 64
 """Inputs that are looked at."""
-_ROWS = 256
-"""Rows, such as tokens, that are looked at of one input of a linear layer: the ranges are those of all."""
+_COMPARED = 8
+"""Of these, those whose outputs of convolutions are compared: each place of an image is one of them."""
+_ROWS = 512
+"""Rows, such as tokens, whose outputs of a linear layer are compared: the ranges are those of all."""
 _UNSIGNED = 255
 _TINY = 1e-12
 
 
 @dataclass
 class _Layer:
-    """One layer, as its inputs come by: first their range, then what rounding them within it costs."""
+    """One layer, as its inputs come by: first their range, then what rounding them within it costs.
+
+    Attributes
+    ----------
+    rows
+        Of a linear layer, some rows of its inputs.
+    """
 
     module: nn.Module
     low: float = 0.0
     high: float = 0.0
     error: float = 0.0
-    rows: int = 0
-    inside: bool = False
+    count: int = 0
+    rows: list[Tensor] = field(default_factory=list)
+    coarse: Tensor | None = None
 
-    def widen(self, value: Tensor) -> None:
-        """Take the value's range into this one."""
-        self.low, self.high = min(self.low, float(value.min())), max(self.high, float(value.max()))
-
-    def compare(self, value: Tensor, levels: int) -> None:
-        """Add what the layer's output loses where `value` and the weight are rounded."""
-        if self.is_linear:
+    def widen(self, value: Tensor, keep: int) -> None:
+        """Take the value's range into this one; of a linear layer keep so many of its rows."""
+        low, high = torch.aminmax(value)
+        self.low, self.high = min(self.low, float(low)), max(self.high, float(high))
+        if self.is_linear and sum(map(len, self.rows)) < 2 * _ROWS:  # a layer may be called many times in a pass
             rows = value.reshape(-1, value.size(-1))
-            value = rows[:: max(1, len(rows) // _ROWS)]
+            # drawn, as evenly spaced ones could be the same place of every sequence
+            chosen = torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:keep]
+            self.rows.append(rows[chosen])
+
+    def compare(self, value: Tensor, expected: Tensor, levels: int) -> None:
+        """Add what an output of the layer loses where its input, `value`, and the weight are rounded."""
         step = max(self.high - self.low, _TINY) / _UNSIGNED
         rounded = torch.round((value - self.low) / step).clamp(0, _UNSIGNED) * step + self.low
-        weight = self.module.get_parameter("weight")
-        is_transposed = "Transpose" in type(self.module).__name__ or is_transposed_linear(self.module)
-        dims = [dim for dim in range(weight.dim()) if dim != int(is_transposed)]
-        scale = weight.abs().amax(dim=dims, keepdim=True).clamp(min=_TINY) / levels
-        self.inside = True
-        try:
-            expected = self.module(value)
-            coarse = {"weight": torch.round(weight / scale) * scale}
-            got = torch.func.functional_call(self.module, coarse, (rounded,))
-        finally:
-            self.inside = False
+        if self.coarse is None:
+            weight = self.module.get_parameter("weight")
+            is_transposed = "Transpose" in type(self.module).__name__ or is_transposed_linear(self.module)
+            dims = [dim for dim in range(weight.dim()) if dim != int(is_transposed)]
+            scale = weight.abs().amax(dim=dims, keepdim=True).clamp(min=_TINY) / levels
+            self.coarse = torch.round(weight / scale) * scale
+        got = torch.func.functional_call(self.module, {"weight": self.coarse}, (rounded,))
         # row by row: the outputs of one large input would hide what its range costs all others
         dims = [-1] if self.is_linear else list(range(1, expected.dim()))
         lost, whole = ((one.square().sum(dim=dims)) for one in (expected - got, expected))
         self.error += float((lost / whole.clamp(min=_TINY)).sum())
-        self.rows += whole.numel()
+        self.count += whole.numel()
 
     @property
     def relative(self) -> float:
         """The error of an output by its norm, as root mean square over the outputs."""
-        return math.sqrt(self.error / max(self.rows, 1))
+        return math.sqrt(self.error / max(self.count, 1))
 
     @property
     def is_sensitive(self) -> bool:
@@ -81,45 +89,78 @@ class _Layer:
         return isinstance(self.module, nn.Linear) or is_transposed_linear(self.module)
 
 
-def sensitive(model: nn.Module, samples: list[Example], layers: Collection[str], levels: int) -> dict[str, float]:
+def sensitive(
+    model: nn.Module, samples: list[Example], layers: Collection[str], levels: int
+) -> tuple[dict[str, float], list[list[Tensor]]]:
     """Return the sensitive ones of `layers`, and by how much the output of each changes; each is looked at alone.
+
+    The model passes once over the samples; where convolutions are among the layers, over a few of them once more.
 
     Parameters
     ----------
     levels
         Largest whole number of a weight, which has a scale for each output channel.
+
+    Returns
+    -------
+    tuple
+        Layer -> relative error, and the outputs of the model on the first of the samples, as many as were looked at.
     """
     modules = dict(model.named_modules())
     looked_at = {name: _Layer(modules[name]) for name in layers if is_weighted(modules[name])}
-    few, left = [], _ENOUGH
+    few = _first(samples, _ENOUGH)
+    keep = max(1, _ROWS // max(1, len(few)))
+    outputs = _watch(model, few, looked_at.values(), lambda layer, value, _: layer.widen(value, keep))
+    convolutions = []
+    for layer in looked_at.values():
+        if not layer.is_linear:
+            convolutions.append(layer)
+        elif layer.rows:
+            rows = torch.cat(layer.rows)
+            with torch.no_grad():
+                layer.compare(rows, layer.module(rows), levels)
+        layer.rows, layer.coarse = [], None
+    if convolutions:
+        _watch(model, _first(few, _COMPARED), convolutions, lambda layer, *both: layer.compare(*both, levels))
+    known = [answer for answer, part, sample in zip(outputs, few, samples, strict=False) if part is sample]
+    return {name: layer.relative for name, layer in looked_at.items() if layer.is_sensitive}, known
+
+
+def _first(samples: list[Example], count: int) -> list[Example]:
+    """Return the first `count` inputs of the samples."""
+    few = []
     for sample in samples:
-        if left > 0:
-            few.append(sample.part(0, left) if sample.batch > left else sample)
-            left -= max(sample.batch, 1)
-    _watch(model, few, looked_at, None)
-    _watch(model, few, looked_at, levels)
-    return {name: layer.relative for name, layer in looked_at.items() if layer.is_sensitive}
+        if count > 0:
+            few.append(sample.part(0, count) if sample.batch > count else sample)
+            count -= max(sample.batch, 1)
+    return few
 
 
-def _watch(model: nn.Module, samples: list[Example], layers: Mapping[str, _Layer], levels: int | None) -> None:
-    """Run the model on the samples; let each layer see its inputs: its range, or with `levels` what it loses."""
+def _watch(
+    model: nn.Module,
+    samples: list[Example],
+    layers: Iterable[_Layer],
+    see: Callable[[_Layer, Tensor, Tensor], None],
+) -> list[list[Tensor]]:
+    """Return the outputs of the model on the samples; let `see` have each layer with its inputs and outputs."""
+    inside = False
 
     def hook(layer: _Layer) -> Any:
-        def seen(_module: nn.Module, args: tuple[Any, ...]) -> None:
-            if layer.inside or not args or not isinstance(args[0], Tensor) or not args[0].numel():
+        def seen(_module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+            nonlocal inside
+            if inside or not args or not isinstance(args[0], Tensor) or not args[0].numel():
                 return
-            value = args[0].detach()
-            if levels is None:
-                layer.widen(value)
-            else:
-                layer.compare(value, levels)
+            inside = True  # to compare, the layer is called once more
+            try:
+                see(layer, args[0].detach(), output)
+            finally:
+                inside = False
 
         return seen
 
-    handles = [layer.module.register_forward_pre_hook(hook(layer)) for layer in layers.values()]
+    handles = [layer.module.register_forward_hook(hook(layer)) for layer in layers]
     try:
-        for sample in samples:
-            sample.outputs(model)
+        return [sample.outputs(model) for sample in samples]
     finally:
         for handle in handles:
             handle.remove()

@@ -61,9 +61,9 @@ class Parity:
 
 @dataclass(frozen=True)
 class _Attempt:
-    """One way to write the file: by which exporter, and which axes are free in it."""
+    """One way to write the file: by which exporter, which returns the outputs, and which axes are free in it."""
 
-    write: Callable[[Flat, Example, Path, dict[free_axes.Place, str]], None]
+    write: Callable[[Flat, Example, Path, dict[free_axes.Place, str]], list[Tensor]]
     any_batch: bool
     axes: free_axes.FreeAxes
 
@@ -142,12 +142,11 @@ def rehearse_onnx(model: nn.Module, example: Example) -> None:
             export_onnx(model, example, Path(folder, "model.onnx"))
 
 
-def layer_nodes(path: Path, model: nn.Module, kinds: Collection[str]) -> dict[str, list[str]]:
-    """Return layer name -> the names of the nodes of these kinds that it made in the ONNX file at `path`, in order."""
-    onnx = load_extra("onnx", "onnx", _WHAT)
+def layer_nodes(written: Any, model: nn.Module, kinds: Collection[str]) -> dict[str, list[str]]:
+    """Return layer name -> the names of the nodes of these kinds that it made in an ONNX model, in order."""
     names = {name for name, _ in model.named_modules()}
     found: dict[str, list[str]] = {}
-    for node in onnx.load(str(path), load_external_data=False).graph.node:
+    for node in written.graph.node:
         layer = _layer_of(node, names) if node.op_type in kinds else ""
         if layer:
             found.setdefault(layer, []).append(node.name)
@@ -179,10 +178,20 @@ def _compute_experts_by_products(model: nn.Module) -> None:
             config._experts_implementation = "batched_mm"
 
 
-def _repeated(example: Example) -> Example:
-    """Return the example with three times its batch: exporters treat a size of one as a constant."""
+def _enlarged(example: Example) -> Example:
+    """Return the example and two random ones in one batch: exporters treat a size of one as a constant.
+
+    Samples that differ show whether the file mixes those of a batch.
+    """
     batch = _batch(example)
-    return example.map(lambda t: t.repeat(3, *[1] * (t.dim() - 1)) if t.dim() and t.size(0) == batch else t)
+    others = [example.random(1), example.random(2)]
+    random = [iter(tensors_in([other.args, other.kwargs])) for other in others]
+
+    def extended(tensor: Tensor) -> Tensor:
+        more = [next(tensors) for tensors in random]
+        return torch.cat([tensor, *more]) if tensor.dim() and tensor.size(0) == batch else tensor
+
+    return example.map(extended)
 
 
 def _batch(example: Example) -> int:
@@ -208,19 +217,20 @@ def _attempts(model: nn.Module, example: Example) -> list[_Attempt]:
 def _written(attempt: _Attempt, flat: Flat, example: Example, path: Path) -> float:
     """Write the file, and return how far it is from the model at the sizes that it should take."""
     if not attempt.any_batch:
-        attempt.write(flat, example, path, {})
-        return _difference(flat, path, [example])
+        known = attempt.write(flat, example, path, {})
+        return _difference(flat, path, [example, example.random(1), example.random(2)], known)
     batch = _batch(example)
     tensors = tensors_in([example.args, example.kwargs])
     names = {(i, 0): "batch" for i, tensor in enumerate(tensors) if tensor.dim() and tensor.size(0) == batch}
-    larger = _repeated(example)
-    attempt.write(flat, attempt.axes.largest(larger), path, {**names, **attempt.axes.names})
+    larger = _enlarged(example)
+    written = attempt.axes.largest(larger)
+    known = attempt.write(flat, written, path, {**names, **attempt.axes.names})
     others = attempt.axes.others(larger) if attempt.axes.sizes else []
     odd = [other for other in others[1:] if other.runs(flat.exported_model)]
-    return _difference(flat, path, [example, *others[:1], *odd, larger])
+    return _difference(flat, path, [written, example, *others[:1], *odd], known)
 
 
-def _trace(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place, str]) -> None:
+def _trace(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place, str]) -> list[Tensor]:
     tensors = tensors_in([example.args, example.kwargs])
     answers = example.outputs(flat.exported_model)
     axes: dict[str, dict[int, str]] = {}
@@ -243,12 +253,13 @@ def _trace(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place
             output_names=[f"output.{index}" for index in range(len(answers))],
             dynamic_axes=axes or None,
         )
+    return answers
 
 
-def _export(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place, str]) -> None:
+def _export(flat: Flat, example: Example, path: Path, names: dict[free_axes.Place, str]) -> list[Tensor]:
     load_extra("onnxscript", "onnx", _WHAT)
     tensors = tensors_in([example.args, example.kwargs])
-    count = len(example.outputs(flat.exported_model))
+    answers = example.outputs(flat.exported_model)
     shapes = tuple({d: names[i, d] for d in range(t.dim()) if (i, d) in names} or None for i, t in enumerate(tensors))
     with _quiet(), evaluating(flat):
         torch.onnx.export(
@@ -259,21 +270,22 @@ def _export(flat: Flat, example: Example, path: Path, names: dict[free_axes.Plac
             verbose=False,
             external_data=False,
             input_names=[f"input.{index}" for index in range(len(tensors))],
-            output_names=[f"output.{index}" for index in range(count)],
+            output_names=[f"output.{index}" for index in range(len(answers))],
             dynamic_shapes=(shapes,),
         )
+    return answers
 
 
 _FIXED = [_Attempt(write, False, free_axes.FreeAxes({}, {})) for write in (_trace, _export)]
 
 
-def _difference(flat: Flat, path: Path, examples: list[Example]) -> float:
-    """Return the largest relative difference between torch and onnxruntime."""
+def _difference(flat: Flat, path: Path, examples: list[Example], outputs: list[Tensor]) -> float:
+    """Return the largest relative difference between torch, whose outputs on the first are known, and onnxruntime."""
     session = runtime().InferenceSession(str(path), session_options(), providers=["CPUExecutionProvider"])
     known = {value.name for value in session.get_inputs()}
     worst = 0.0
-    for example in [*examples, examples[-1].random(1), examples[-1].random(2)]:
-        expected = example.outputs(flat.exported_model)
+    for number, example in enumerate(examples):
+        expected = example.outputs(flat.exported_model) if number else outputs
         got = session.run(None, {name: array for name, array in feed(example).items() if name in known})
         difference = relative_difference(expected, [torch.as_tensor(array) for array in got])
         worst = max(worst, difference) if difference == difference else float("inf")

@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from raycompress.bundle.example import Example
 from raycompress.bundle.structures import tensors_in
-from raycompress.compressors.measure.difference import relative_difference
+from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 
 _CHOOSING = frozenset(["topk", "sort", "max", "min", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin"])
 """Values along a dimension, and where they were."""
@@ -93,25 +93,52 @@ class _Deciding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return outcome
 
 
-def difference_of_same_decisions(first: nn.Module, second: nn.Module, example: Example) -> float:
-    """Return the relative difference of the outputs where `second` decides as `first` does.
+class DecidedPass:
+    """One pass of a model: what it answered, and how it decided.
 
-    Where the numbers that they decide by differ by more, that is returned. It is infinite where nothing is decided, or
-    where `second` cannot follow.
+    Attributes
+    ----------
+    outputs
+        The output tensors.
     """
-    noting = _Deciding()
-    with noting:
-        expected = example.outputs(first)
-    repeating = _Deciding(noting.decisions)
-    try:
-        with repeating:
-            found = example.outputs(second)
-    except (RuntimeError, ValueError, IndexError):
-        return math.inf
-    if not repeating.compared:
-        return math.inf
-    numbers = [relative_difference([one], [two]) for one, two in repeating.compared]
-    return max(relative_difference(expected, found), *numbers, key=lambda number: (math.isnan(number), number))
+
+    def __init__(self, model: nn.Module, example: Example) -> None:
+        noting = _Deciding()
+        with noting:
+            self.outputs = example.outputs(model)
+        self._example, self._decisions = example, noting.decisions
+
+    def difference(self, second: nn.Module) -> float:
+        """Return the relative difference of the outputs of another model, which is free to decide as this one did.
+
+        Most models decide nothing, or alike anyway, so that one pass of the other model is enough.
+        """
+        same = self.difference_of_same(second) if self._decisions else math.inf
+        if same <= TOLERANCE:
+            return same
+        return min(relative_difference(self.outputs, self._example.outputs(second)), same)
+
+    def difference_of_same(self, second: nn.Module) -> float:
+        """Return the relative difference of the outputs where `second` decides as this pass did.
+
+        Where the numbers that they decide by differ by more, that is returned. It is infinite where nothing is decided,
+        or where `second` cannot follow.
+        """
+        repeating = _Deciding(self._decisions)
+        try:
+            with repeating:
+                found = self._example.outputs(second)
+        except (RuntimeError, ValueError, IndexError):
+            return math.inf
+        if not repeating.compared:
+            return math.inf
+        numbers = [relative_difference([one], [two]) for one, two in repeating.compared]
+        return max(relative_difference(self.outputs, found), *numbers, key=lambda number: (math.isnan(number), number))
+
+
+def difference_of_same_decisions(first: nn.Module, second: nn.Module, example: Example) -> float:
+    """Return the relative difference of the outputs where `second` decides as `first` does; see `DecidedPass`."""
+    return DecidedPass(first, example).difference_of_same(second)
 
 
 def choosing_operators(model: nn.Module, example: Example) -> list[str]:

@@ -14,12 +14,12 @@ from raycompress.catalog.rounding import removed_count
 from raycompress.compressors.engine import DeferredDecision, PruningDecision
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.masking.masked_calls import Reductions
-from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
+from raycompress.compressors.measure.difference import TOLERANCE
 from raycompress.compressors.measure.sizes import first_of_batch
 from raycompress.compressors.structure.axes.parting import parting
 from raycompress.compressors.structure.coupling import Removal, first_blocks, settle, without_whole_layers
 from raycompress.compressors.structure.cut import Cut, Sliced, cut_tensors
-from raycompress.compressors.structure.decisions import difference_of_same_decisions
+from raycompress.compressors.structure.decisions import DecidedPass
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.plan import SlicingPlan, remember
 from raycompress.compressors.targets.torch import Target
@@ -91,22 +91,19 @@ class Slicing:
         copied = self._masked(model)
         one = first_of_batch(example)
         examples = [one, *(one.random(seed) for seed in seeds)]
-        expected = [inputs.outputs(copied) for inputs in examples]
+        expected = [DecidedPass(copied, inputs) for inputs in examples]
         masked_calls.release(copied)
         cut_tensors(copied, self.tensors, self.plan.modules, spare_old=False)
         worst = 0.0
         for inputs, masked in zip(examples, expected, strict=True):
             try:
-                got = inputs.outputs(copied)
+                difference = masked.difference(copied)  # nearly equal numbers may be sorted in another order
             except Exception as error:  # whatever the user's forward raises, such as a division by no head at all
                 raise SpeedupError(
                     f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
                     where=parting(self._masked(model), copied, inputs),
                     fix="sizes written into forward() do not follow the channels; exclude the layer before them",
                 ) from error
-            difference = relative_difference(masked, got)
-            if not difference <= TOLERANCE:  # what sorts or selects by nearly equal numbers may do so in another order
-                difference = min(difference, difference_of_same_decisions(self._masked(model), copied, inputs))
             if not difference <= TOLERANCE:
                 raise SpeedupError(
                     f"the sliced model is not the masked one: its outputs differ by {difference:.2g} of their norm",

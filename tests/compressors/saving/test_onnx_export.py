@@ -15,7 +15,7 @@ from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_
 from raycompress.errors import CompressionError, MissingDependencyError
 from tests.support.models.networks import DUMMY, NETWORKS
 
-onnxruntime = pytest.importorskip("onnxruntime")
+onnx, onnxruntime = pytest.importorskip("onnx"), pytest.importorskip("onnxruntime")
 EXAMPLE = Example.from_dummy(DUMMY)
 KINDS = ("Conv", "Gemm", "MatMul")
 
@@ -39,7 +39,7 @@ def test_the_file_computes_the_same_for_any_batch(name: str, tmp_path: Path) -> 
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     assert model.training
     assert all(torch.equal(state[key], value) for key, value in model.state_dict().items())
-    found = layer_nodes(tmp_path / "m.onnx", model, KINDS)
+    found = layer_nodes(onnx.load(str(tmp_path / "m.onnx")), model, KINDS)
     layers = [key for key, module in model.named_modules() if type(module).__name__ in ("Conv1d", "Conv2d", "Linear")]
     assert all(len(found[layer]) == 1 for layer in layers)
 
@@ -62,7 +62,7 @@ def test_arguments_by_name_and_answers_in_a_dict(tmp_path: Path) -> None:
     assert export_onnx(model, example, tmp_path / "m.onnx").any_batch
     for got, expected in zip(outputs(tmp_path / "m.onnx", example), example.outputs(model), strict=True):
         torch.testing.assert_close(got, expected)
-    found = layer_nodes(tmp_path / "m.onnx", model, KINDS)
+    found = layer_nodes(onnx.load(str(tmp_path / "m.onnx")), model, KINDS)
     assert {name: len(nodes) for name, nodes in found.items()} == {"inner.0.0": 2, "inner.1": 2}
 
 
@@ -82,7 +82,7 @@ def test_what_tracing_freezes_goes_to_the_other_exporter(tmp_path: Path) -> None
     assert export_onnx(model, EXAMPLE, tmp_path / "m.onnx").any_batch
     batch = Example.from_dummy(torch.rand(5, 1, 8, 8))
     torch.testing.assert_close(outputs(tmp_path / "m.onnx", batch), batch.outputs(model))
-    assert list(layer_nodes(tmp_path / "m.onnx", model, KINDS)) == ["fc"]
+    assert list(layer_nodes(onnx.load(str(tmp_path / "m.onnx")), model, KINDS)) == ["fc"]
 
 
 class Fixed(nn.Module):
