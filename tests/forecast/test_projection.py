@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
-from raycompress.forecast.fits import predicted_in
+from raycompress.forecast.fits import known_fits, latency_notes, predicted_in
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import CostModel, Part
 from raycompress.model.groups import ChannelGroup
+from raycompress.model.latency_model import Accuracy, LatencyModel
+from raycompress.model.latency_table import Clock
 from raycompress.search.history import SearchHistory
 from raycompress.search.proposers.budget_enforcer import BudgetEnforcer
 from raycompress.search.proposers.guided import GuidedProposer
@@ -56,6 +59,28 @@ def test_latencies_are_predicted_where_a_bound_or_a_goal_of_a_guided_search_name
     targets = [{"runtime": "onnxruntime"}, {"runtime": "openvino"}]
     assert predicted_in(experiment_with(tmp_path, [ENTRY], target=targets, **keys)) == names
     assert predicted_in(experiment_with(tmp_path, [ENTRY])) == []
+
+
+def test_a_fit_is_taken_from_another_search_that_had_as_much_time_for_it(tmp_path: Path) -> None:
+    dense_ms: dict[Clock, float] = {"latency_ms": 1.0, "cpu_ms": 1.0}
+    accuracy = Accuracy(12, 0.1, 0.2, 0.9)
+    fit = LatencyModel("openvino", (), 1, 1, {}, None, dense_ms, (0.0, 1.0), accuracy, identity="one", budget_s=20.0)
+    others = [
+        replace(MODEL, latency_in={"openvino": fit}),
+        replace(MODEL, latency=replace(fit, accuracy=Accuracy(20, 0, 0, 1))),
+    ]
+    keys: dict[str, Any] = {"target": {"runtime": "openvino"}, "constraints": {"latency_ms": {"max": 3}}}
+    as_long = experiment_with(tmp_path, [ENTRY], n_samples=10, **keys)
+    assert known_fits(as_long, None, others) == [fit]  # the newest
+    longer = experiment_with(tmp_path, [ENTRY], n_samples=11, **keys)
+    assert known_fits(longer, None, others) == []
+    assert known_fits(longer, [fit], []) == [fit]  # of the very search
+    (kept,) = latency_notes(longer, others[0], [fit], is_again=True)
+    assert "and not again" in kept
+    (stale,) = latency_notes(longer, others[1], [fit], is_again=True)
+    assert "timed again: the runtime, the machine or the network is another" in stale
+    (other,) = latency_notes(longer, others[1], [fit], is_again=False)
+    assert "again" not in other
 
 
 def samples(projection: Projection, count: int = 50) -> list[dict[str, float]]:
