@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import json
@@ -17,6 +18,7 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.base import Inspection, verify
+from raycompress.compressors.deploying.deploy import Deployment
 from raycompress.compressors.deploying.in_trial import (
     calibration_of,
     conversions_of,
@@ -115,7 +117,24 @@ class Inspector(Compressor):
             known = _with_costs(known, self.model, example)
         if known.costs is not None and self._trial.latency and example is not None:
             known = self._with_latency(known, known.costs, example)
+        if example is not None and (names := self._trial.analysis.get("dense")):
+            known = replace(known, dense_ms=self._dense_ms(names, example))
         return known
+
+    def _dense_ms(self, names: Sequence[str], example: Example) -> dict[str, float]:
+        """Time the model in some of the targets; those that it cannot be deployed in the rehearsal refuses."""
+        from raycompress.compressors.analysis.latency_model import alone
+
+        found: dict[str, float] = {}
+        for target in targets_of(self._trial):
+            if target.name in names:
+                with contextlib.suppress(RaycompressError):
+                    inputs = self._int8_inputs if target.precision == "int8" else ()
+                    kept = conversions_of(self._trial)
+                    with Deployment(target, example, calibration=inputs, conversions=kept) as deployment:
+                        deployed = deployment.deploy_unproved(self.model, "dense", keeps=True)
+                        found[target.name] = alone(deployment, deployed)["latency_ms"]
+        return found
 
     def _with_latency(self, known: ModelInfo, costs: CostModel, example: Example) -> ModelInfo:
         """Add what predicts the latency: in the deployment targets that are asked for, without any target in torch."""

@@ -32,6 +32,15 @@ def predicted_in(experiment: Experiment) -> list[str]:
     return list(dict.fromkeys(target_of(metric) or experiment.targets[0].name for metric in costs))
 
 
+def timed_in(experiment: Experiment) -> list[str]:
+    """Return the targets in which the dense model alone is timed: those whose latency counts and is not predicted."""
+    if not experiment.targets:
+        return []
+    first, left_out = experiment.targets[0].name, [EAGER, *predicted_in(experiment)]
+    asked = [target_of(metric) or first for metric in experiment.objective.metrics if measure_of(metric) == LATENCY]
+    return [name for name in dict.fromkeys(asked) if name not in left_out]
+
+
 def budget_s(experiment: Experiment) -> float:
     """Return how many seconds networks are timed in a target: no more than the search itself is worth."""
     return min(_TIMING_S, 2.0 * (experiment.n_samples or math.inf))
@@ -58,12 +67,13 @@ def with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
         return experiment
     first = next((target.name for target in experiment.targets), EAGER)
     clocks: dict[str, Clock] = {one.name: "cpu_ms" if one.is_one_thread else LATENCY for one in experiment.targets}
+    predicted = {first: model.latency, **model.latency_in}
+    times = {name: known.dense_ms[LATENCY] for name, known in predicted.items() if known is not None}
     found: list[DenseLatency] = []
-    for name, known in {first: model.latency, **model.latency_in}.items():
-        if known is not None:
-            ms, clock = known.dense_ms[LATENCY], clocks.get(name, LATENCY)
-            found += [DenseLatency(LATENCY, ms, clock)] if name == first else []
-            found += [DenseLatency(at(LATENCY, name), ms, clock)] if experiment.targets else []
+    for name, ms in {**model.dense_ms, **times}.items():
+        clock = clocks.get(name, LATENCY)
+        found += [DenseLatency(LATENCY, ms, clock)] if name == first else []
+        found += [DenseLatency(at(LATENCY, name), ms, clock)] if experiment.targets else []
     return replace(experiment, objective=replace(experiment.objective, dense=tuple(found)))
 
 

@@ -82,6 +82,8 @@ class ModelInfo:
         or, for a deployment target, those of whole networks.
     latency_in
         The same for further deployment targets, and eager torch beside them: name -> what predicts the latency there.
+    dense_ms
+        Deployment target -> milliseconds of a pass of this model there, where its latency counts and is not predicted.
     latency_unknown
         Why it cannot be predicted; empty where it can, or was not asked for.
     weights
@@ -105,6 +107,7 @@ class ModelInfo:
     has_evaluator: bool = False
     whole_layers: Mapping[str, str] = field(default_factory=dict)
     latency_in: Mapping[str, LatencyPredictor] = field(default_factory=dict)
+    dense_ms: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def latency_models(self) -> list[LatencyModel]:
@@ -152,4 +155,5 @@ class ModelInfo:
             has_evaluator=data.get("has_evaluator", False),
             whole_layers=dict(data.get("whole_layers", {})),
             latency_in={name: latency_predictor(one) for name, one in data.get("latency_in", {}).items()},
+            dense_ms=dict(data.get("dense_ms", {})),
         )

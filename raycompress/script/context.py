@@ -35,7 +35,8 @@ class TrialOptions:
         What is asked for: in mode ``analyze`` keywords of `raycompress.analysis.layer_sensitivity`; in mode ``survey``
         see `raycompress.session.survey`; in mode ``inspect`` whether ``costs`` are wanted, and in which of the
         ``targets`` latency and size are to be predicted, for how many seconds networks are timed in each
-        (``budget_s``), and what was fitted before (``known``), all in ``deployed``.
+        (``budget_s``), and what was fitted before (``known``), all in ``deployed``; and in which of them the dense
+        model alone is timed (``dense``).
     targets
         What the model will be deployed on, the first one first: `raycompress.deployment.target.DeploymentTarget` as
         plain JSON data.

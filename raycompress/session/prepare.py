@@ -28,6 +28,7 @@ from raycompress.forecast.fits import (
     known_fits,
     latency_notes,
     predicted_in,
+    timed_in,
     with_latency,
     without_eager,
 )
@@ -240,6 +241,8 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
     if names := predicted_in(experiment):
         known = [one.to_json() for one in fits if one.target in names]
         analysis["deployed"] = {"targets": names, "budget_s": budget_s(experiment), "known": known}
+    if timed := timed_in(experiment):
+        analysis["dense"] = timed
     if rehearse:
         space = SearchSpace.of(unexpanded(experiment))
         # at the most that is searched: a layer that loses nothing at less is for the trial to tell

@@ -118,7 +118,11 @@ def as_before(record: SearchRecord, ready: Prepared) -> Prepared:
 
 def _shape(model: ModelInfo | None) -> ModelInfo | None:
     """Return a model without what is measured anew each time."""
-    return None if model is None else replace(model, latency=None, latency_in={}, latency_unknown="", weights="")
+    return (
+        None
+        if model is None
+        else replace(model, latency=None, latency_in={}, dense_ms={}, latency_unknown="", weights="")
+    )
 
 
 def _differences(known: ModelInfo | None, ready: Prepared) -> Iterator[str]:

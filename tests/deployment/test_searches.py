@@ -51,6 +51,9 @@ def test_every_trial_is_converted_proved_and_timed(launch: Launch, write: Callab
     done = launch(write(objectives={"latency_ms": "min", "size_bytes@openvino-int8": "min"}))
     assert done.code == 0, done.err
     record = done.record
+    (plain, there) = record.objective.dense  # of what is not predicted the dense model alone is timed
+    assert (plain.metric, there.metric) == ("latency_ms", "latency_ms@onnxruntime")
+    assert plain.clock == there.clock == "cpu_ms"
     for trial in record.searched:
         before, after = trial.before or {}, trial.after or {}
         for target in ("onnxruntime", "openvino-int8", "eager"):
@@ -58,6 +61,7 @@ def test_every_trial_is_converted_proved_and_timed(launch: Launch, write: Callab
             assert after[f"size_bytes@{target}"] < before[f"size_bytes@{target}"]
         assert after["latency_ms"] == after["latency_ms@onnxruntime"] != after["latency_ms@eager"]
         assert after["size_bytes"] == after["size_bytes@onnxruntime"]
+        assert trial.score == pytest.approx(after["cpu_ms"] / before["cpu_ms"] * plain.ms)
         assert after["size_bytes@openvino-int8"] < 0.9 * before["size_bytes@onnxruntime"]
     assert record.verified is not None
     assert set(record.verified["targets"]) == {"onnxruntime", "openvino-int8"}

@@ -119,13 +119,15 @@ def _fitted(networks: Networks, deployment: Deployment, budget_s: float, most: i
     for sample in networks.timed(deployment, dense, networks.draws(most), lambda: time.monotonic() > end):
         samples.append(sample)
         progress(len(samples), most, what)
-    (alone,) = deployment.passes([dense], rounds=_ALONE, seconds=_ALONE_S)
+    times = alone(deployment, dense)
     progress(0, 0, "")
-    dense_ms: dict[Clock, float] = {
-        "latency_ms": 1e3 * undisturbed(alone, cpu=False),
-        "cpu_ms": 1e3 * undisturbed(alone, cpu=True),
-    }
-    return fitted(networks.works(), samples, target=target, dense_ms=dense_ms)
+    return fitted(networks.works(), samples, target=target, dense_ms=times)
+
+
+def alone(deployment: Deployment, dense: Deployed) -> dict[Clock, float]:
+    """Return the milliseconds that a pass of a model takes where nothing else runs, by each clock."""
+    (times,) = deployment.passes([dense], rounds=_ALONE, seconds=_ALONE_S)
+    return {"latency_ms": 1e3 * undisturbed(times, cpu=False), "cpu_ms": 1e3 * undisturbed(times, cpu=True)}
 
 
 class Networks:
