@@ -166,7 +166,7 @@ class Pruner(SavingCompressor, Compressor):
         self._masks.apply()
         masked = fingerprint(self.model)
         if self._proved is None or self._proved[0] is not self.example or self._proved[1] != masked:
-            self._slicing.prove(self.model, self.example, slicing.AGAIN)
+            self._slicing.prove(self.model, self.example.random(slicing.AGAIN), ())
         self._shrink()
         if self._saved_model_check is not None:
             self._saved_model_check.carry_over(masked, fingerprint(self.model))

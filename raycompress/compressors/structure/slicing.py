@@ -26,8 +26,8 @@ from raycompress.compressors.targets.torch import Target
 from raycompress.errors import SpeedupError
 
 _SEEDS = (1, 2)
-AGAIN = (3,)
-"""Of a plan that was proved already, with other weights: training changes no coupling."""
+AGAIN = 3
+"""Seed of the one input for a plan that was proved already, with other weights: training changes no coupling."""
 
 
 @dataclass(frozen=True)
