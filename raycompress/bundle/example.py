@@ -70,8 +70,11 @@ class Example:
         """
         readings = list(_readings(map_tensors(dummy, _copy)))
         found = readings[0]
-        if len(readings) > 1:
-            found = next((one for one in readings if one.runs(model)), found)
+        for one in readings if len(readings) > 1 else ():
+            known = one.with_lists(model)
+            if known.lists or one.runs(model):  # that its lists are known says that it runs
+                found = known
+                break
         return found.with_least(model)
 
     @classmethod
