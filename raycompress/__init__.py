@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from raycompress.compressors.compressed import Compressed as Compressed
     from raycompress.compressors.create import create_compressor as create_compressor
     from raycompress.compressors.deploying.measuring import measure as measure
+    from raycompress.compressors.distillation.distill import distill as distill
     from raycompress.results.record import Experiment as Experiment
     from raycompress.results.record import SearchRecord as SearchRecord
     from raycompress.script.config import BasicConfig as BasicConfig
@@ -33,6 +34,7 @@ _HOMES = {
     "SearchRecord": "raycompress.results.record",
     "compress": "raycompress.compressors.compress",
     "create_compressor": "raycompress.compressors.create",
+    "distill": "raycompress.compressors.distillation.distill",
     "experiment": "raycompress.script.entry",
     "launch": "raycompress.session.python",
     "load": "raycompress.bundle.bundle",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from raycompress.catalog.entry import Argument, CompressorEntry
 
 _ENGINE = "raycompress.compressors.engines.torch_pruning.engine:TorchPruning"
+_CALIBRATED = "raycompress.compressors.engines.torch_pruning.calibrated:Calibrated"
 _LAYERS = (
     "Conv1d",
     "Conv2d",
@@ -34,6 +35,23 @@ _GRADIENTS = (
     ),
     Argument("criterion", None, "the loss that is handed to trainer", from_script=True),
 )
+_SEEN = (
+    Argument(
+        "calibration",
+        None,
+        "a loader of inputs, or of tuples that begin with them; nothing is trained",
+        from_script=True,
+        required=True,
+    ),
+    Argument("samples", 128, "how many inputs of it are looked at", type="int"),
+)
+_CRITERION = Argument(
+    "criterion",
+    None,
+    "criterion(outputs, labels), the loss, where calibration yields (inputs, labels); without it the loss is that of "
+    "answers drawn from the model's own distribution",
+    from_script=True,
+)
 _DEPGRAPH = "Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023"
 
 
@@ -44,12 +62,13 @@ def _entry(
     arguments: tuple[Argument, ...] = (),
     layer_types: tuple[str, ...] = _LAYERS,
     acts: str = "in compress()",
+    engine: str = _ENGINE,
 ) -> CompressorEntry:
     return CompressorEntry(
         name,
         "torch",
         "pruning",
-        _ENGINE,
+        engine,
         summary,
         (*_COMMON, *arguments),
         layer_types,
@@ -89,6 +108,28 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "LeCun et al., Optimal Brain Damage, NeurIPS 1989",
         _GRADIENTS,
         acts="after statistics_batch_num steps of training, or in compress() with trainer=",
+    ),
+    _entry(
+        "group_wanda",
+        "Removes the channels that the layers which read them get least from: absolute weight times size of the input.",
+        "Sun et al., A Simple and Effective Pruning Approach for Large Language Models, ICLR 2024",
+        _SEEN,
+        engine=_CALIBRATED,
+    ),
+    _entry(
+        "group_flap",
+        "Removes the channels that vary least: variance of the input times squared weights of the layers that read it.",
+        "An et al., Fluctuation-based Adaptive Structured Pruning for Large Language Models, AAAI 2024",
+        _SEEN,
+        engine=_CALIBRATED,
+    ),
+    _entry(
+        "group_fisher",
+        "Removes the channels of least Fisher information: the squared gradient of each sample's loss by a factor on "
+        "the channel, shared by all layers that read it.",
+        "Liu et al., Group Fisher Pruning for Practical Network Compression, ICML 2021",
+        (*_SEEN, _CRITERION),
+        engine=_CALIBRATED,
     ),
     _entry(
         "bn_scale",

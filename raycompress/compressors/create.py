@@ -90,6 +90,9 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
         trained yet. ``calibration``: a loader of inputs, see `raycompress.compressors.loaders.calls_in`, which they
         learn from; without it they use the inputs that the evaluator calls the model with.
 
+        ``teacher``: True, or a type such as ``"bfloat16"``, keeps a copy of the dense model as ``compressor.teacher``,
+        for `raycompress.distill`.
+
     Returns
     -------
     Compressor
@@ -119,7 +122,24 @@ def _for_mode(
     """Return the compressor for the mode of the trial that this process runs; by hand it is a trial's."""
     arguments = {**_positional(args), **kwargs}
     dummy = arguments.pop("dummy_input", None)
-    config = unrecorded(config)
+    asked = arguments.pop("teacher", None)
+    made = _of_mode(model, framework, unrecorded(config), arguments, dummy)
+    if asked:
+        _keep_teacher(made, asked)
+    return made
+
+
+def _keep_teacher(made: Any, asked: Any) -> None:
+    if not hasattr(made, "keep_teacher"):
+        raise ExperimentError(
+            f"{type(made).__name__} keeps no teacher: distillation is for our compressors of torch models",
+            where="create_compressor",
+            fix="leave teacher= out",
+        )
+    made.keep_teacher(asked)
+
+
+def _of_mode(model: Any, framework: str, config: Mapping[str, Any], arguments: Mapping[str, Any], dummy: Any) -> Any:
     trial = context.current()
     if trial is not None and trial.mode == "inspect":
         send_given(trial, config, {**arguments, **_file_arguments(config)})

@@ -7,8 +7,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from raycompress.bundle.example import Example
-from raycompress.compressors.base import BaseCompressor
+from raycompress.bundle.example import Example, device_of
+from raycompress.compressors.base import BaseCompressor, SavingCompressor
+from raycompress.compressors.distillation.teacher import teacher_dtype, teacher_of, too_late
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.saving.evaluations import Evaluations
 from raycompress.script import context
@@ -16,6 +17,29 @@ from raycompress.script import context
 
 class Compressor(BaseCompressor[nn.Module, Example]):
     """The base of the compressors of torch models, which change their model in place."""
+
+    _teacher: nn.Module | None = None
+
+    @property
+    def teacher(self) -> nn.Module:
+        """The dense model for `raycompress.distill`: frozen, in eval mode, on the model's device.
+
+        It is a copy of the model as it is when this is first read, or in ``create_compressor(..., teacher=True)``.
+
+        Raises
+        ------
+        CompressionError
+            It is first read after `compress`, when there are no dense weights to copy any more.
+        """
+        if self._teacher is None:
+            if isinstance(self, SavingCompressor) and self._is_compressed:
+                raise too_late(self.model)
+            self._teacher = teacher_of(self.model)
+        return self._teacher.to(device_of(self.model))
+
+    def keep_teacher(self, asked: Any) -> None:
+        """Copy the model for `teacher`, as ``teacher=`` of `create_compressor` asks for it: True, or a type."""
+        self._teacher = teacher_of(self.model, teacher_dtype(asked))
 
     def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
         """Return (multiply-adds, parameters, one row a layer), before or after the speed-up.

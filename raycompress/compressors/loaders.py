@@ -34,6 +34,15 @@ def calls_in(items: Iterable[Any], model: nn.Module) -> Iterator[Example]:
         yield calls.get(way, calls[usual])
 
 
+def labels_in(item: Any) -> Any:
+    """Return what an item has behind its inputs, or among them by the name of labels; None where it has none."""
+    if isinstance(item, Mapping):
+        return next((item[key] for key in sorted(_LABELS) if key in item), None)
+    if isinstance(item, (tuple, list)) and len(item) > 1:
+        return item[-1]
+    return None
+
+
 def _calls(item: Any, parameters: Mapping[str, inspect.Parameter]) -> dict[str, Example]:
     """Return the calls that an item may stand for, by the way to read it, the most usual one first."""
     if isinstance(item, Mapping):

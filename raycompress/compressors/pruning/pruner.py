@@ -14,6 +14,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.create import Setup
 from raycompress.compressors.deploying.in_trial import calibration_of, targets_of
+from raycompress.compressors.distillation import survivors
 from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.interface import Compressor
@@ -277,6 +278,8 @@ class Pruner(SavingCompressor, Compressor):
             graph = self._graphs.graph(example)
             self._slicing = slicing.make(self.model, example, self._decision, self._targets, self._entry, graph)
             self._check_before_training(example)
+            if self._teacher is not None:
+                survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
             self._masks.hold(self._slicing.removed(self.model))
             # the same weights need no second proof in apply_speedup
             self._proved = (example, fingerprint(self.model)) if self.is_decided and self._slicing.tensors else None

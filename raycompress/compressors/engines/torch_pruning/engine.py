@@ -13,7 +13,7 @@ from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import DeferredDecision, PruningDecision, PruningSchedule, Request
-from raycompress.compressors.engines.torch_pruning.group_targets import find_group_targets
+from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
 from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer, no_gradient
@@ -36,10 +36,10 @@ class TorchPruning:
 
     def choose(self, request: Request) -> PruningDecision | PruningSchedule:
         """Return what goes, by the weights as they are now, or once gradients are known; see `Engine`."""
-        _check(request.arguments)
+        check_arguments(request.arguments)
         squared = _GRADIENTS.get(request.compressor.name)
         if squared is None:
-            return _when_known(request, lambda example: rank(request, example, None))
+            return when_known(request, lambda example: rank(request, example, None))
         wanted = request.arguments["statistics_batch_num"]
         trainer = request.arguments["trainer"]
         if trainer is None:
@@ -50,10 +50,11 @@ class TorchPruning:
             gradients = by_trainer(request.model, trainer, request.arguments["criterion"], squared, wanted)
             return rank(request, example, gradients)
 
-        return _when_known(request, choose)
+        return when_known(request, choose)
 
 
-def _when_known(request: Request, choose: Callable[[Example], PruningDecision]) -> PruningDecision:
+def when_known(request: Request, choose: Callable[[Example], PruningDecision]) -> PruningDecision:
+    """Return the decision, or one that is made once an input of the model is known."""
     return DeferredDecision(choose=choose) if request.example is None else choose(request.example)
 
 
@@ -98,21 +99,36 @@ class _Gathering(PruningSchedule):
 
 def rank(request: Request, example: Example, gradients: Gradients | None) -> PruningDecision:
     """Return the decision; where the method's gradients are not given, by the weights' magnitude."""
-    graph = request.graph(example)
-    arguments = request.arguments
-    is_of_norms = request.compressor.name == "bn_scale"
-    groups, narrow = find_group_targets(graph, request.targets, is_of_norms, arguments["round_to"])
-    way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
-    model = request.model if gradients is None and way.steps == 1 else clean_copy(request.model)
+    model = request.model if gradients is None and request.arguments["steps"] == 1 else clean_copy(request.model)
     if gradients is not None:
+        groups, _ = _groups(request, example)
         gradients.fill(model, {layer: target.entry for target in groups for layer in target.layers})
+    return removed_by(request, example, model, _importance(request.compressor.name, gradients))
+
+
+def removed_by(
+    request: Request,
+    example: Example,
+    model: nn.Module,
+    importance: Importance,
+    renew: Callable[[], None] = lambda: None,
+) -> PruningDecision:
+    """Return the decision by an importance; see `remove_least` for `model` and `renew`."""
+    arguments, graph = request.arguments, request.graph(example)
+    groups, narrow = _groups(request, example)
+    way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
     cut = Cut(graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.get("seed", 0))
-        remove_least(cut, model, groups, _importance(request.compressor.name, gradients), way)
+        remove_least(cut, model, groups, importance, way, renew)
     channels = {name: cut.removed(name) for name in request.targets if name in graph}
     asked = {name: len(removed) for name, removed in channels.items()}
     return PruningDecision(channels=channels, asked=asked, spared=narrow)
+
+
+def _groups(request: Request, example: Example) -> tuple[list[GroupTarget], dict[str, str]]:
+    is_of_norms = request.compressor.name == "bn_scale"
+    return find_group_targets(request.graph(example), request.targets, is_of_norms, request.arguments["round_to"])
 
 
 def _importance(name: str, gradients: Gradients | None) -> Importance:
@@ -139,8 +155,9 @@ def _has_gradient(layer: ScoredLayer) -> bool:
     return weight is None or weight.grad is not None
 
 
-def _check(arguments: Mapping[str, Any]) -> None:
-    for name in ("round_to", "steps", "statistics_batch_num"):
+def check_arguments(arguments: Mapping[str, Any]) -> None:
+    """Raise ExperimentError for numbers that are none."""
+    for name in ("round_to", "steps", "statistics_batch_num", "samples"):
         value = arguments.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ExperimentError(f'"{name}" is a whole number from 1 on, not {value!r}', where=f"arguments.{name}")

@@ -43,7 +43,14 @@ class Way:
     steps: int
 
 
-def remove_least(cut: Cut, model: nn.Module, targets: Sequence[GroupTarget], importance: Importance, way: Way) -> None:
+def remove_least(
+    cut: Cut,
+    model: nn.Module,
+    targets: Sequence[GroupTarget],
+    importance: Importance,
+    way: Way,
+    renew: Callable[[], None] = lambda: None,
+) -> None:
     """Remove the least important channels of all groups from `cut`.
 
     Parameters
@@ -51,12 +58,15 @@ def remove_least(cut: Cut, model: nn.Module, targets: Sequence[GroupTarget], imp
     model
         The model whose weights, and gradients where the method needs them, are measured: the user's or a copy of it.
         With several steps it is a copy: what is removed is set to zero before the next step.
+    renew
+        Called after that, for an importance that was measured of the model as it was.
     """
     scopes = _scopes(cut, targets, way)
     parts = Parts(cut.graph, targets)
     for step in range(1, way.steps + 1):
         if step > 1:
             _clear(model, cut)
+            renew()
         scores = {target.name: block_scores(cut, model, target, importance) for target in targets}
         for scope in scopes:
             if way.across or way.isomorphic:

@@ -51,12 +51,20 @@ class ScoredLayer:
         For each of them the place, among the channels of the group's root that are left, that it counts for.
     kind
         Class of the layer, and whether its inputs or its outputs belong to the group.
+    name
+        The layer, as in ``named_modules()``.
     """
 
     dep: _Dependency
     idxs: list[int]
     root_idxs: list[int]
     kind: tuple[str, str]
+    name: str = ""
+
+    @property
+    def reads(self) -> bool:
+        """Whether the layer has the group's channels as its inputs."""
+        return self.kind[1] == "in"
 
     def __iter__(self) -> Iterator[Any]:
         return iter((self.dep, self.idxs))
@@ -88,7 +96,7 @@ def scored_layers(
             roots = np.arange(len(own)) if (name, side) == (root, "out") else _paired(own, components)
             dependency = _Dependency(_measured(modules[name]), function)
             kind = (type(modules[name]).__name__, side)
-            layers.append(ScoredLayer(dependency, channels.tolist(), roots.tolist(), kind))
+            layers.append(ScoredLayer(dependency, channels.tolist(), roots.tolist(), kind, name))
     return layers
 
 
