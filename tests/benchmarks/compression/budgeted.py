@@ -6,7 +6,7 @@ import copy
 import functools
 import itertools
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,8 +79,15 @@ class Task:
             for (part, answers), draws in zip(parts[1:], self.DRAWS, strict=True)
         )
 
-    def train(self, model: nn.Module, epochs: int, seed: int, lr: float = 2e-3) -> None:
-        """Train with Adam, in an order and with a noise that the seed alone decides."""
+    def train(
+        self,
+        model: nn.Module,
+        epochs: int,
+        seed: int,
+        lr: float = 2e-3,
+        loss: Callable[[nn.Module, tuple[Tensor, Tensor]], Tensor] | None = None,
+    ) -> None:
+        """Train with Adam, in an order and with a noise that the seed alone decides; by the labels, or by `loss`."""
         generator = torch.Generator().manual_seed(seed)
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         model.train()
@@ -88,7 +95,9 @@ class Task:
             for batch in torch.randperm(len(self.images), generator=generator).split(self.BATCH):
                 optimizer.zero_grad()
                 images = _hard(self.images[batch], self.NOISE, generator)
-                F.cross_entropy(model(images), self.labels[batch]).backward()
+                labels = self.labels[batch]
+                found = F.cross_entropy(model(images), labels) if loss is None else loss(model, (images, labels))
+                found.backward()
                 optimizer.step()
         model.eval()
 
