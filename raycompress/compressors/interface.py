@@ -35,7 +35,8 @@ class Compressor(BaseCompressor[nn.Module, Example]):
             if isinstance(self, SavingCompressor) and self._is_compressed:
                 raise too_late(self.model)
             self._teacher = teacher_of(self.model)
-        return self._teacher.to(device_of(self.model))
+        device = device_of(self.model)
+        return self._teacher if device is None else self._teacher.to(device)
 
     def keep_teacher(self, asked: Any) -> None:
         """Copy the model for `teacher`, as ``teacher=`` of `create_compressor` asks for it: True, or a type."""
