@@ -16,6 +16,7 @@ import raycompress as rc
 from raycompress.compressors.distillation.survivors import survivors_of
 from raycompress.compressors.interface import Compressor
 from raycompress.errors import CompressionError, ExperimentError, UsageError
+from raycompress.script.config import SLICE_KEY
 from tests.support.models.networks import DUMMY, Cnn, Vit, digits, train, trained
 
 HEADS = {"cnn": "fc2", "resnet": "fc", "mobilenet": "fc", "vit": "head", "torch_vit": "head", "sequences": "fc2"}
@@ -34,14 +35,15 @@ def batch(number: int = 16) -> tuple[Tensor, Tensor]:
 
 
 def test_its_two_terms_are_the_task_and_the_divergence_of_softened_answers() -> None:
-    student, teacher = trained("cnn", 5), trained("cnn", 20).requires_grad_(False)
+    student, teacher = trained("cnn", 60), trained("cnn", 200).requires_grad_(False)
     images, labels = batch()
     own, theirs = student(images), teacher(images)
     task = F.cross_entropy(own, labels)
     soft = 9 * F.kl_div(F.log_softmax(own / 3, 1), F.softmax(theirs / 3, 1), reduction="batchmean")
     for weight in (0.0, 0.3, 1.0):
         found = rc.distill(student, teacher, (images, labels), F.cross_entropy, weight=weight, temperature=3.0)
-        assert float(found) == pytest.approx(float((1 - weight) * task + weight * soft), rel=1e-5)
+        assert found.item() == pytest.approx(((1 - weight) * task + weight * soft).item(), rel=1e-4)
+    teacher.zero_grad()
     found.backward()
     assert student.conv1.weight.grad is not None and teacher.conv1.weight.grad is None
     assert float(rc.distill(teacher, teacher, images, weight=1.0, features="*")) == pytest.approx(0, abs=1e-6)
@@ -71,7 +73,7 @@ def test_features_are_compared_on_the_channels_that_stay_masked_and_small_alike(
 
 def test_what_reads_the_input_itself_answers_as_the_teacher_does_on_the_channels_that_stay() -> None:
     model = trained("resnet")
-    compressor = pruner_of(model, "resnet", teacher=True, config={"slice": "before"})
+    compressor = pruner_of(model, "resnet", teacher=True, config={SLICE_KEY: "before"})
     compressor.compress()
     assert model.conv1.out_channels == 8
     dense = float(rc.distill(model, compressor.teacher, batch(), F.cross_entropy))
@@ -168,9 +170,9 @@ def test_it_trains_in_autocast_with_a_teacher_in_bf16_and_no_input_known_beforeh
     model = trained("cnn")
     compressor = pruner_of(model, "cnn", dummy=None, teacher=torch.bfloat16)
     compressor.compress()
-    optimizer = torch.optim.SGD(model.parameters(), 0.01)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     losses = []
-    for _ in range(8):
+    for _ in range(25):
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype=torch.bfloat16):
             loss = rc.distill(model, compressor.teacher, batch(64), F.cross_entropy, features=("conv2", "fc1"))
@@ -239,7 +241,8 @@ def test_answers_of_any_form_and_batches_by_name(form: str) -> None:
     else:
         found = rc.distill(student, master, by_name)
     assert float(found) == pytest.approx(expected, rel=1e-6)
-    assert float(rc.distill(student, master, [{"pixels": images}, labels], lambda *_: found)) == pytest.approx(expected)
+    apart = rc.distill(student, master, [{"pixels": images}, labels], lambda *_: F.cross_entropy(plain(images), labels))
+    assert float(apart) == pytest.approx(expected, rel=1e-6)
 
 
 def test_positions_that_the_task_ignores_do_not_count_and_a_single_output_is_compared_as_it_is() -> None:

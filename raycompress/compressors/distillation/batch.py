@@ -92,7 +92,7 @@ def logits_of(outputs: Any) -> Tensor:
     CompressionError
         It holds no tensor of floats with a dimension besides the batch.
     """
-    found = member(outputs, "logits", "out")
+    found: Tensor | None = member(outputs, "logits", "out")
     if found is None:
         found = next((one for one in tensors_in(outputs) if one.is_floating_point() and one.dim() > 1), None)
     if found is None:

@@ -83,7 +83,7 @@ def _kept(slicing: Slicing, tensor: str, dim: int) -> Tensor | None:
     return None if sliced is None else sliced.kept[dim]
 
 
-def _heads(components: np.ndarray, kept: Tensor) -> Heads | None:  # type: ignore[type-arg]
+def _heads(components: np.ndarray, kept: Tensor) -> Heads | None:
     """Return the heads that channels with these components are made of; None where neighbours go one by one."""
     order = list(dict.fromkeys(components.tolist()))
     if len(order) == len(components) or components[0] != components[1]:
