@@ -85,6 +85,7 @@ PROVIDED: dict[str, Callable[[nn.Module], Any]] = {
     "dummy_input": lambda model: X[:2],
     "optimizer": sgd,
     "calibration_data": lambda model: X,
+    "calibration": lambda model: [X],
     "trainer": lambda model: trainer,
     "evaluator": lambda model: lambda other: float(other(X).sum().detach()),
     "criterion": lambda model: nn.CrossEntropyLoss(),
@@ -110,6 +111,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "slip in an argument": on("group_l1", arguments={"rond_to": 2}),
     "layers too narrow": on("group_l1", arguments={"round_to": 16}),
     "a required argument": on("lsq"),
+    "no inputs to see": on("group_wanda"),
     "no input": on("group_l1", called=False, steps=0),
     "no input, dependency aware": on("l1_filter", arguments={"dependency_aware": True}, called=False),
     "no input of auto_compress": on(
@@ -295,6 +297,10 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     "a second compressor on one model": ("name all layers in one config_list",),
     "a norm that loses channels is saved as it is: tests/compressors/structure": ("call apply_speedup first, or pass",),
     "a per-channel scale of activations, which only some quantizers have": ('write "per_tensor_affine"',),
+    "what a loader yields: tests/compressors/engines/test_calibrated.py": (
+        *("leave criterion= out", "pass calibration= a loader"),
+    ),
+    "a training loop: tests/compressors/test_distill.py": ("compressors/distillation/*", "leave teacher= out"),
     "layers that are called twice": ("leave dummy_input= out, so that BatchNorm",),
 }  # fmt: skip
 """Reason -> files, or parts of fixes, that no test can apply."""
