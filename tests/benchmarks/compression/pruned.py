@@ -66,6 +66,11 @@ class Digits:
                 F.cross_entropy(model(self._hard(self.images[batch], generator)), self.labels[batch]).backward()
                 optimizer.step()
 
+    def sample(self, number: int) -> list[tuple[Tensor, Tensor]]:
+        """Return hard images of the first part with their labels, in batches, always the same."""
+        images = self._hard(self.images[:number], torch.Generator().manual_seed(1))
+        return list(zip(images.split(BATCH), self.labels[:number].split(BATCH), strict=True))
+
     @torch.no_grad()
     def accuracy(self, model: nn.Module) -> float:
         """Return the share of the held-out images, each drawn several times, that are read rightly."""

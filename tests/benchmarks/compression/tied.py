@@ -13,7 +13,11 @@ from tests.benchmarks.compression.pruned import DUMMY, Digits, ResNet, compresso
 from tests.benchmarks.outcome import Outcome, Target
 
 PEER = "l1_filter"
-NAMES = ("group_l1", "group_l2", "group_taylor", "group_fpgm", "group_lamp", "group_hessian", "bn_scale", "random")
+SEEING = ("group_wanda", "group_flap", "group_fisher")
+NAMES = (
+    *("group_l1", "group_l2", "group_taylor", "group_fpgm", "group_lamp", "group_hessian", "bn_scale", "random"),
+    *SEEING,
+)
 FLOPS = 0.25
 NOISE = 0.005
 PRETRAINING, FINE_TUNING = 20, 6
@@ -47,7 +51,8 @@ def _pruned(dense: ResNet, data: Digits, name: str, sparsity: float, seed: int) 
     """Return accuracy and share of multiply-adds of a pruned and fine-tuned copy."""
     model = copy.deepcopy(dense)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
-    found = compressor(model, name, sparsity, optimizer=optimizer, **_ARGUMENTS[name])
+    seen = {"calibration": data.sample(128)} if name in SEEING else {}
+    found = compressor(model, name, sparsity, optimizer=optimizer, **_ARGUMENTS[name], **seen)
     before, _, _ = found.count_flops_params(DUMMY)
     found.compress()
     data.train(model, FINE_TUNING, optimizer, seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.errors import CompressionError, ExperimentError
+from raycompress.script import context
 from tests.support.models.networks import DUMMY, Mlp, digits, trained
 
 METHODS = ("group_wanda", "group_flap", "group_fisher")
@@ -168,3 +170,17 @@ def test_what_they_need_is_asked_for_at_once() -> None:
         pruner_of(Mlp(), "group_flap", "fc3", {"dummy_input": DUMMY, "calibration": []}).compress()
     with pytest.raises(ExperimentError, match='"samples" is a whole number'):
         pruner_of(Mlp(), "group_flap", "fc3", samples=0).compress()
+
+
+def test_inspection_tells_that_calibration_is_missing(tmp_path: Path) -> None:
+    config = {"compressor": "group_flap", "config_list": [{"sparsity": 0.5, "op_names": ["fc1"]}], "arguments": {}}
+    sent: list[Any] = []
+    given = {**config, "arguments": {"round_to": 2}}
+    context.enter(context.Trial("inspect", tmp_path, sent.append, analysis={"rehearse": given}))
+    try:
+        with pytest.raises(context.EndOfInspection):
+            create_compressor(Mlp(), config, dummy_input=DUMMY)
+    finally:
+        context.enter(None)
+    (refused,) = [message for message in sent if message["type"] == "refused"]
+    assert refused["problems"][0]["what"] == "group_flap needs calibration="
