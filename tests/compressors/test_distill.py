@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,7 +36,9 @@ def batch(number: int = 16) -> tuple[Tensor, Tensor]:
 
 
 def test_its_two_terms_are_the_task_and_the_divergence_of_softened_answers() -> None:
-    student, teacher = trained("cnn", 60), trained("cnn", 200).requires_grad_(False)
+    student, teacher = trained("cnn", 5), trained("cnn", 20).requires_grad_(False)
+    for model in (student, teacher):
+        model.fc2.weight.data *= 5  # answers that differ
     images, labels = batch()
     own, theirs = student(images), teacher(images)
     task = F.cross_entropy(own, labels)
@@ -279,3 +282,19 @@ def test_a_teacher_of_another_cut_is_no_silent_mistake() -> None:
     compressor.apply_speedup()
     with pytest.raises(CompressionError, match='"conv1" answers'):
         rc.distill(model, trained("cnn"), batch(), F.cross_entropy, features="conv1")
+
+
+def test_a_function_that_fine_tunes_for_compress_has_the_teacher_too(tmp_path: Path) -> None:
+    steps = []
+
+    def finetune(model: nn.Module, compressor: Compressor) -> None:
+        optimizer = torch.optim.SGD(model.parameters(), 0.05)
+        for _ in range(3):
+            optimizer.zero_grad()
+            loss = rc.distill(model, compressor.teacher, batch(), F.cross_entropy, features="conv2")
+            loss.backward()
+            optimizer.step()
+            steps.append(loss.item())
+
+    made = rc.compress(trained("cnn"), DUMMY, "group_l1", folder=tmp_path / "out", finetune=finetune, teacher=True)
+    assert len(steps) == 3 and made.after["params"] < made.before["params"]
