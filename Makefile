@@ -4,7 +4,7 @@
 # make nightly   what takes too long by day: all compressors on all networks, more kills, many more examples of the
 #             property tests, other ones each time
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
-# make house  docs/pictures/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
+# make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make zoo    docs/networks.md and docs/minilm.md: networks that people have, in an environment of their own; an hour
 # make zoo-dozen  a dozen of them, as CI does, in two minutes once the environment (7 GB) is there
 # make targets  .venv-targets: inference runtimes that cannot be installed beside the rest, for the tests of deployment;

@@ -146,7 +146,7 @@ def test_the_glossary_has_twenty_words_and_decisions_are_numbered_once() -> None
     decisions = text.split("## Decisions")[1].split("## ")[0]
     numbers = [int(number) for number in re.findall(r"^(\d+)\. ", decisions, re.M)]
     assert numbers == list(range(1, len(numbers) + 1))
-    assert "](pictures/house.svg)" in text
+    assert "](house.svg)" in text
 
 
 def test_every_room_is_on_the_page() -> None:

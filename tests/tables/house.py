@@ -17,7 +17,7 @@ from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[2]
-PICTURE = "docs/pictures/house.svg"
+PICTURE = "docs/house.svg"
 MOST_FILES = 15
 CONTRACT = "a room imports from the rooms below it alone"
 

@@ -1,4 +1,4 @@
-"""docs/pictures/house.svg shows the rooms and the imports of today, and what should not be is found and drawn red."""
+"""docs/house.svg shows the rooms and the imports of today, and what should not be is found and drawn red."""
 
 from __future__ import annotations
 
