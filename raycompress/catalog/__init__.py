@@ -23,10 +23,8 @@ __all__ = [
 ]
 
 CATALOG: tuple[CompressorEntry, ...] = (
-    *nni_pruners.ENTRIES,
-    *nni_training.ENTRIES,
-    *nni_searching.ENTRIES,
-    *torch_pruning.ENTRIES,
+    *(entry.with_compensation() for entry in (*nni_pruners.ENTRIES, *nni_training.ENTRIES, *nni_searching.ENTRIES)),
+    *(entry.with_compensation() for entry in torch_pruning.ENTRIES),
     *quantizers.ENTRIES,
     *keras.ENTRIES,
 )

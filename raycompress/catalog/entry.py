@@ -32,6 +32,8 @@ EXPERTS = "Experts"
 """The type of whatever holds the weights of all experts of a mixture in one parameter each; its class has any name."""
 
 FRAMEWORKS = ("torch", "tensorflow")
+COMPENSATE = "compensate"
+"""The argument of every compressor that cuts channels: whether `Compensation` wins back what is lost."""
 PRUNER = "raycompress.compressors.pruning.pruner:Pruner"
 """The class that a script holds where an engine decides what is pruned."""
 
@@ -171,7 +173,19 @@ class CompressorEntry:
                 fix="its author writes a class that a script holds: compress(), export_model() and the rest",
             )
         held = self.compressor if is_engine else plugin.value
-        return replace(self, engine=plugin.value, compressor=held, distribution=plugin.distribution)
+        complete = replace(self, engine=plugin.value, compressor=held, distribution=plugin.distribution)
+        return complete.with_compensation()
+
+    def with_compensation(self) -> CompressorEntry:
+        """Return the entry with the argument `COMPENSATE`, where its engine chooses channels that a `PRUNER` cuts."""
+        cuts = self.framework == "torch" and self.removes_channels and self.compressor == PRUNER
+        if not cuts or self.argument(COMPENSATE) is not None:
+            return self
+        summary = (
+            "whether layers that read removed channels are refitted on inputs, without training; left out, they are "
+            "where the script passes calibration= and it helps (docs/recovery/compensation.md)"
+        )
+        return replace(self, arguments=(*self.arguments, Argument(COMPENSATE, None, summary, type="bool")))
 
     def takes(self, kind: str, base: str = "") -> bool:
         """Tell whether it works on layers of a class, named `kind`, that is derived from torch's class `base`."""

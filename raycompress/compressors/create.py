@@ -88,7 +88,8 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
 
         ``evaluator``: evaluator(model) returns the metric; guided search and rung 0 judge models by it that are not
         trained yet. ``calibration``: a loader of inputs, see `raycompress.compressors.loaders.calls_in`, which they
-        learn from; without it they use the inputs that the evaluator calls the model with.
+        learn from; without it they use the inputs that the evaluator calls the model with. Where it is there, a
+        compressor that cuts channels refits the layers that read them (``compensate=False`` for not).
 
         ``teacher``: True, or a type such as ``"bfloat16"``, keeps a copy of the dense model as ``compressor.teacher``,
         for `raycompress.distill`.

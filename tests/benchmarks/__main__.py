@@ -10,7 +10,18 @@ import time
 from pathlib import Path
 
 from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
-from tests.benchmarks.compression import budgeted, budgets, distilled, fronts, graph, latency, predicted, tied, training
+from tests.benchmarks.compression import (
+    budgeted,
+    budgets,
+    compensated,
+    distilled,
+    fronts,
+    graph,
+    latency,
+    predicted,
+    tied,
+    training,
+)
 from tests.benchmarks.deployment import section as deployment
 from tests.benchmarks.outcome import Outcome, describe_machine
 from tests.benchmarks.processes import CommandFailed
@@ -24,6 +35,7 @@ SECTIONS = (
     "tied",
     "budgets",
     "distilled",
+    "compensated",
     "fronts",
     "latency",
     "predicted",
@@ -49,7 +61,9 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--sleep", type=float, default=20.0, help="scaling: seconds of a trial")
     parser.add_argument("--starts", type=int, default=15, help="startup: runs of each command")
     parser.add_argument("--seeds", type=int, default=3, help="tied, fronts: networks")
-    parser.add_argument("--budget-seeds", type=int, default=5, help="budgets, distilled: networks of each kind")
+    parser.add_argument(
+        "--budget-seeds", type=int, default=5, help="budgets, compensated, distilled: networks of each kind"
+    )
     parser.add_argument("--networks", nargs="+", choices=list(budgeted.NETWORKS), default=list(budgeted.NETWORKS))
     parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
     parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
@@ -90,6 +104,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         )
     if name == "distilled":
         return distilled.measure(options.budget_seeds, say, options.networks)
+    if name == "compensated":
+        return compensated.measure(options.budget_seeds, say, options.networks)
     if name == "fronts":
         return fronts.measure(options.seeds, say, options.networks)
     if name == "graph":

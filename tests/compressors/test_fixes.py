@@ -154,6 +154,13 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "bits that int8 has not": on("qat", entries=[{"op_names": ["conv1"], "quant_types": ["weight"], "quant_bits": 16}]),
     "no input of a quantizer": on("ptq_dynamic", "fc", called=False, steps=0),
     "a shared weight in training": on("qat", "conv2", "conv1", net=Tied),
+    "compensation without inputs": on("group_l1", arguments={"round_to": 1, "compensate": True}),
+    "compensation without channels": on(
+        "simulated_annealing",
+        given=("evaluator",),
+        arguments={"base_algo": "level", "compensate": True, "start_temperature": 21},
+        ends="export_model",
+    ),
     "no entry": on("group_l1", entries=[]),
     "no entry of a quantizer": on("qat", entries=[]),
 }
@@ -201,6 +208,8 @@ def applied(problem: Problem, script: dict[str, Any]) -> dict[str, Any]:
         script["arguments"][found[1] or found[2]] = (
             float(found[3]) if "." in found[3] or "e" in found[3] else int(found[3])
         )
+    elif found := re.fullmatch(r'remove "(\w+)"', fix):
+        del script["arguments"][found[1]]
     elif found := re.match(r'"(\w+)" is "(\w+)"', fix):
         script["arguments"][found[1]] = found[2]
     elif found := re.match(r'"(\w+)" (?:is the default|asks)', fix):

@@ -74,7 +74,7 @@ def built(folder: Path, **changes: str) -> House:
     for name, text in {**MODULES, **changes}.items():
         (folder / "tiny" / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / "tiny" / name).write_text(text)
-    (folder / "docs" / "pictures").mkdir(parents=True)
+    (folder / "docs").mkdir()
     return House.of(folder)
 
 

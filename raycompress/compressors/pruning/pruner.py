@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.base import SavingCompressor
+from raycompress.compressors.compensation.in_pruner import check_inputs, compensated, wants_compensation
 from raycompress.compressors.create import Setup
 from raycompress.compressors.deploying.in_trial import calibration_of, targets_of
 from raycompress.compressors.distillation import survivors
@@ -75,6 +76,7 @@ class Pruner(SavingCompressor, Compressor):
         self._slice_when = setup.slice if setup.entry.removes_channels else None
         self._is_told = False
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
+        self._compensates, self._compensation = wants_compensation(setup), ""
         self._join_trial(self._evaluations())
         self._int8_inputs: list[Example] = []
 
@@ -180,6 +182,9 @@ class Pruner(SavingCompressor, Compressor):
 
     def rehearse(self, example: Example, ahead: Ahead) -> None:
         """Compress, and raise what a trial would be refused; see `BaseCompressor.rehearse`."""
+        if self._compensates:
+            check_inputs(self.model, self._calibration)
+        self._compensates = False
         example.outputs(self.compress())
         if self._is_final and self._slicing is not None:
             refusals.need_removal(self._slicing, self._arguments)
@@ -214,7 +219,7 @@ class Pruner(SavingCompressor, Compressor):
             after=measure.sizes(self.model, self.example),
             removed=removed,
             asked=self._asked,
-            notes=(*self._notes, *refusals.about_whole_layers(self._slicing)),
+            notes=(*self._notes, *filter(None, [self._compensation]), *refusals.about_whole_layers(self._slicing)),
             dense=self._dense if self._trial is not None and self._trial.latency else None,
             calibration=self._int8_inputs,
         )
@@ -280,12 +285,20 @@ class Pruner(SavingCompressor, Compressor):
             self._check_before_training(example)
             if self._teacher is not None:
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
+            is_proved = self.is_decided and bool(self._slicing.tensors)
+            if self._compensates and self._is_final and self._slicing.tensors and self._before is not None:
+                flops = self._before.flops
+                found = compensated(self.model, self._slicing, self._calibration, self._evaluator, flops)
+                self._compensation = str(found)
+                print(f"raycompress: {found} ({found.seconds:.1f} s)", file=sys.stderr)
+                is_proved = is_proved and not found.layers
+            self._score_before_training()
             self._masks.hold(self._slicing.removed(self.model))
             # the same weights need no second proof in apply_speedup
-            self._proved = (example, fingerprint(self.model)) if self.is_decided and self._slicing.tensors else None
+            self._proved = (example, fingerprint(self.model)) if is_proved else None
 
     def _check_before_training(self, example: Example) -> None:
-        """Raise BudgetError where the pruned model would be too large, and send its rung-0 score, if one is asked for.
+        """Raise BudgetError where the pruned model would be too large.
 
         Of a method that decides in several steps only the last decision counts.
         """
@@ -295,6 +308,12 @@ class Pruner(SavingCompressor, Compressor):
         if trial.save_model:  # there would be nothing to save
             refusals.need_removal(self._slicing, self._arguments)
         budget.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
+
+    def _score_before_training(self) -> None:
+        """Send the rung-0 score of the last decision, if one is asked for."""
+        trial = self._trial
+        if trial is None or self._slicing is None or not self._is_final:
+            return
         if trial.rung0 and self._dense is not None and self._evaluator is not None:
             found = rung_zero.score(self._dense, self.model, self._slicing, self._evaluator, self._calibration)
             trial.send({"type": "rung0", "score": found})

@@ -1,0 +1,1 @@
+"""What pruning loses is won back without training: layers that read removed channels are refitted by least squares."""

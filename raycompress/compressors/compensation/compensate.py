@@ -1,0 +1,215 @@
+"""Refits the layers that read removed channels to what they put out in the dense model, without training.
+
+He et al., Channel Pruning for Accelerating Very Deep Neural Networks, ICCV 2017, refit the layer after the one that
+loses channels; Luo et al., ThiNet, ICCV 2017, choose the channels by that, too. Here inputs are the small model's own,
+with all that was refitted before, so that the next layer makes up for what is left of an error.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.bundle.example import Example
+from raycompress.compressors.analysis.statistics import recompute_statistics
+from raycompress.compressors.compensation.equations import NormalEquations, refitted
+from raycompress.compressors.compensation.readers import LARGEST, ROWS, Reader, matrix, readers_of, write
+from raycompress.compressors.compensation.watching import BATCH_NORM, Tensors, gather, in_order
+from raycompress.compressors.layer_kinds import output_dim
+from raycompress.compressors.measure.difference import relative_difference
+from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.slicing import Slicing
+from raycompress.text import join_names
+
+STAGES = 16
+"""Passes over the inputs at most: readers that are near in the order of calls are refitted in one."""
+HELD_OUT = 4
+"""One batch of so many is not fitted to, and judges."""
+_OWN = 1.1
+"""How much farther a BatchNorm's own statistics may take the outputs: training goes on from them."""
+_RATIO = 16
+"""Beyond it a variance is nothing to divide by: that of a channel which is dead in the dense model."""
+
+
+@dataclass(frozen=True)
+class Compensation:
+    """What was refitted, and what it changed.
+
+    Attributes
+    ----------
+    layers
+        Layers with new weights; none where the model is better off without.
+    left
+        Layer that reads removed channels and was not refitted -> why.
+    samples
+        Inputs, those included that were held out.
+    without, by
+        Relative difference of the outputs to the dense model's on the held-out inputs: as pruned, and refitted.
+    seconds
+        Of the whole.
+    """
+
+    layers: tuple[str, ...] = ()
+    left: Mapping[str, str] = field(default_factory=dict)
+    samples: int = 0
+    without: float = math.nan
+    by: float = math.nan
+    seconds: float = 0.0
+
+    def __str__(self) -> str:
+        if math.isnan(self.without):
+            return f"compensation: nothing is refitted: {self.samples} inputs are too few"
+        difference = "the outputs' relative difference to the dense model's, on held-out inputs,"
+        if not self.layers:
+            would = "no layer can be, or would be nearer to the dense one's outputs"
+            if self.by != self.without:
+                would = f"{difference} would be {self.by:.3g} instead of {self.without:.3g}"
+            return f"compensation: nothing is refitted: {would}{self._left()}"
+        what = f"{len(self.layers)} layers are refitted on {self.samples} inputs"
+        return f"compensation: {what}: {difference} is {self.by:.3g} instead of {self.without:.3g}{self._left()}"
+
+    def _left(self) -> str:
+        by_reason: dict[str, list[str]] = {}
+        for name, why in self.left.items():
+            by_reason.setdefault(why, []).append(name)
+        return "".join(f"; not {join_names(names, 3)}: {why}" for why, names in by_reason.items())
+
+
+def compensate(model: nn.Module, slicing: Slicing, batches: Sequence[Example]) -> Compensation:
+    """Refit what stays of a dense `model`'s layers, in place, where that brings the sliced model's outputs nearer.
+
+    Channels that go keep their weights, for `slicing` to mask or cut; the statistics of BatchNorms become the sliced
+    model's own.
+
+    Parameters
+    ----------
+    batches
+        Inputs of the model; one batch of `HELD_OUT` judges, layer by layer and in the end.
+    """
+    started = time.perf_counter()
+    parts = _divided(batches)
+    samples = sum(batch.batch for batch in batches)
+    if not slicing.tensors or not all(parts):
+        return Compensation(samples=samples)
+    dense, small = clean_copy(model), clean_copy(model)
+    slicing.apply(small)
+    without = _difference(dense, small, parts[1])
+    readers, left = readers_of(dense, small, slicing.tensors)
+    order = in_order(dense, readers, parts[0][0])
+    called = {reader.owner for reader in order}
+    left |= {reader.owner: "no call of it shows its inputs" for reader in readers if reader.owner not in called}
+    layers: list[str] = []
+    for stage in _stages(order, small):
+        layers += _refit(dense, small, slicing.tensors, stage, parts)
+    by = _difference(dense, small, parts[1])
+    if any(batch.batch > 1 for batch in parts[0]):
+        own = clean_copy(small)
+        recompute_statistics(own, parts[0])
+        if (difference := _difference(dense, own, parts[1])) <= _OWN * by:
+            small, by = own, difference
+    found = Compensation((), left, samples, without, by)
+    if by < without:
+        _put_back(model, small, slicing.tensors, layers)
+        found = replace(found, layers=tuple(layers))
+    return replace(found, seconds=time.perf_counter() - started)
+
+
+def _divided(batches: Sequence[Example]) -> tuple[list[Example], list[Example]]:
+    """Return batches to fit to, and held-out ones; of few batches parts of each."""
+    if len(batches) < HELD_OUT:
+        least = max((batch.least for batch in batches), default=1)
+        size = max(1, sum(batch.batch for batch in batches) // HELD_OUT // least) * least
+        batches = [piece for batch in batches for piece in batch.pieces(size)]
+    is_held_out = [number % HELD_OUT == HELD_OUT - 1 for number in range(len(batches))]
+    return (
+        [batch for batch, held_out in zip(batches, is_held_out, strict=True) if not held_out],
+        [batch for batch, held_out in zip(batches, is_held_out, strict=True) if held_out],
+    )
+
+
+def _stages(order: Sequence[Reader], small: nn.Module) -> Iterator[list[Reader]]:
+    """Yield the readers in their order, as many at a time as there are stages for and as their matrices leave room."""
+    at_once, stage, room = math.ceil(len(order) / STAGES), list[Reader](), 0
+    for reader in order:
+        square = reader.inputs(small) ** 2
+        if stage and (len(stage) == at_once or room + square > LARGEST**2):
+            yield stage
+            stage, room = [], 0
+        stage.append(reader)
+        room += square
+    if stage:
+        yield stage
+
+
+def _refit(
+    dense: nn.Module,
+    small: nn.Module,
+    tensors: Tensors,
+    stage: Sequence[Reader],
+    parts: Sequence[Sequence[Example]],
+) -> list[str]:
+    """Refit the readers of one stage in `small`; returns those that are better off on the held-out inputs."""
+    equations = [{reader: NormalEquations() for reader in stage} for _ in parts]
+    most = ROWS // max(8, sum(map(len, parts)))
+    for batches, sums in zip(parts, equations, strict=True):
+        for number, batch in enumerate(batches):
+            gather(dense, small, tensors, batch, sums, most, seed=number)
+    done = []
+    for reader in stage:
+        module = small.get_submodule(reader.owner)
+        bias = module._parameters.get("bias")
+        before = torch.zeros(module.get_parameter("weight").size(output_dim(module))) if bias is None else bias.detach()
+        solution = refitted(equations[0][reader], equations[1][reader], matrix(module, before))
+        if solution is None:
+            continue
+        offset = write(module, solution)
+        if bias is not None:
+            bias.data.copy_(offset)
+        elif reader.norm:
+            _follow(small.get_submodule(reader.norm), equations[0][reader], solution, offset)
+        done.append(reader.owner)
+    return done
+
+
+def _follow(norm: nn.Module, fit: NormalEquations, solution: Tensor, offset: Tensor) -> None:
+    """Let the statistics of the BatchNorm behind a layer follow its new outputs.
+
+    They change as the outputs do from the dense layer's, on the same inputs; the mean takes in the `offset` as well,
+    which a layer without a bias cannot add.
+    """
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    (old, old_variance), (new, new_variance) = (
+        [one.to(mean) for one in moments] for moments in (fit.moments(), fit.moments(solution))
+    )
+    ratio = (new_variance / old_variance.clamp_min(1e-12)).clamp(1 / _RATIO, _RATIO)
+    mean.copy_(new - offset.to(mean) + (mean - old) * ratio.sqrt())
+    variance.mul_(ratio)
+
+
+def _difference(dense: nn.Module, model: nn.Module, batches: Sequence[Example]) -> float:
+    """Return the mean relative difference of the outputs."""
+    return sum(relative_difference(one.outputs(dense), one.outputs(model)) for one in batches) / len(batches)
+
+
+def _put_back(model: nn.Module, small: nn.Module, tensors: Tensors, layers: Sequence[str]) -> None:
+    """Write the weights of refitted layers, and all BatchNorms' statistics, of `small` to their places in `model`."""
+    norms = [name for name, module in small.named_modules() if isinstance(module, BATCH_NORM)]
+    for name, keys in [(name, ("weight", "bias")) for name in layers] + [
+        (name, ("running_mean", "running_var")) for name in norms
+    ]:
+        whole, part = model.get_submodule(name), small.get_submodule(name)
+        for key in keys:
+            value = getattr(part, key)
+            if value is None:
+                continue
+            sliced = tensors.get((name, key))
+            target = getattr(whole, key).data
+            if sliced is None:
+                target.copy_(value.detach())
+            else:
+                sliced.put(target, value.detach())

@@ -1,0 +1,90 @@
+"""Ridge regression in closed form, from rows that stream by."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+RIDGES = (1e-3, 1e-1)
+"""Penalties on what a refit changes, relative to the mean of the Gram matrix's diagonal; the held-out rows choose."""
+
+
+class NormalEquations:
+    """The sums over rows that a least squares fit needs, for each group of channels by itself.
+
+    Attributes
+    ----------
+    gram, cross
+        Inputs by inputs, of shape [groups, inputs, inputs], and inputs by outputs, [groups, inputs, outputs]; float64.
+    square
+        The sum of the squares of each output, [groups, outputs].
+    """
+
+    def __init__(self) -> None:
+        self.gram = torch.empty(0)
+        self.cross = torch.empty(0)
+        self.square = torch.zeros(())
+
+    def add(self, inputs: Tensor, outputs: Tensor) -> None:
+        """Add rows: `inputs` of shape [rows, groups, inputs], `outputs` of [rows, groups, outputs]."""
+        x, y = (rows.float().transpose(0, 1) for rows in (inputs, outputs))
+        found = [_double(x.transpose(1, 2) @ one) for one in (x, y)]
+        if self.gram.numel():
+            self.gram += found[0]
+            self.cross += found[1]
+        else:
+            self.gram, self.cross = found
+        self.square = self.square.to(found[0]) + _double(y).square().sum(1)
+
+    def error(self, solution: Tensor) -> float:
+        """Return the sum of the squared residuals of `solution`, [groups, inputs, outputs]."""
+        bent = self.gram @ solution - 2 * self.cross
+        return float(self.square.sum() + (solution * bent).sum())
+
+    def moments(self, solution: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return mean and variance of each output, all groups in a row; of those that a `solution` predicts.
+
+        The last input of each row has to be 1.
+        """
+        rows = self.gram[0, -1, -1]
+        if solution is None:
+            mean, square = self.cross[:, -1] / rows, self.square / rows
+        else:
+            predicted = self.gram @ solution
+            mean, square = predicted[:, -1] / rows, (solution * predicted).sum(1) / rows
+        return mean.flatten(), (square - mean.square()).clamp_min(0).flatten()
+
+    def solve(self, start: Tensor, ridge: float) -> Tensor | None:
+        """Return the solution that a penalty keeps near `start`; None where the equations have none.
+
+        Parameters
+        ----------
+        ridge
+            The penalty on the squared change, in units of the mean of the Gram matrix's diagonal.
+        """
+        mean = self.gram.diagonal(dim1=1, dim2=2).mean(1)
+        penalty = torch.diag_embed((ridge * mean)[:, None].expand(self.gram.shape[:2]))
+        factor, failed = torch.linalg.cholesky_ex(self.gram + penalty)
+        if bool(failed.any()):
+            return None
+        found = start + torch.cholesky_solve(self.cross - self.gram @ start, factor)
+        return found if bool(found.isfinite().all()) else None
+
+
+def refitted(fit: NormalEquations, held_out: NormalEquations, start: Tensor) -> Tensor | None:
+    """Return the solution of `fit` with the least error on the held-out rows; None where none beats `start` there."""
+    if not fit.gram.numel() or not held_out.gram.numel():
+        return None
+    start = _double(start).to(fit.gram.device)
+    best, least = None, held_out.error(start) - 1e-6 * float(held_out.square.sum())  # beyond what rounding leaves
+    for ridge in RIDGES:
+        found = fit.solve(start, ridge)
+        error = least if found is None else held_out.error(found)
+        if error < least:
+            best, least = found, error
+    return best
+
+
+def _double(tensor: Tensor) -> Tensor:
+    """Return float64, on the CPU where the device has none."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

@@ -1,0 +1,84 @@
+"""When a pruner compensates, and with which inputs."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from raycompress.bundle.example import Example
+from raycompress.catalog.entry import COMPENSATE
+from raycompress.compressors.analysis.inputs import BATCH, inputs_of, watched
+from raycompress.compressors.compensation.compensate import STAGES, Compensation, compensate
+from raycompress.compressors.create import Setup
+from raycompress.compressors.structure.slicing import Slicing
+from raycompress.errors import CompressionError
+
+WORK = 2e12
+"""Multiply-adds that the passes may take, where that leaves inputs enough: about a minute of a core."""
+
+
+def wants_compensation(setup: Setup) -> bool:
+    """Tell whether a pruner is to compensate: as it is asked to, by default where there is a loader of inputs.
+
+    An iterator, which can be read only once, is left for what else the script passes it for.
+
+    Raises
+    ------
+    CompressionError
+        It is asked for where no channels go, or without inputs.
+    """
+    asked, calibration = setup.arguments.get(COMPENSATE), setup.calibration
+    if asked is None:
+        return setup.entry.removes_channels and calibration is not None and not isinstance(calibration, Iterator)
+    if asked and not setup.entry.removes_channels:
+        raise CompressionError(
+            f"{setup.entry.name} removes no channels here, so that there is nothing to compensate for",
+            where="compensate",
+            fix='remove "compensate"',
+        )
+    if asked and calibration is None and setup.evaluator is None:
+        raise CompressionError(
+            "compensation needs inputs to refit layers on, and the script gives none",
+            where="compensate",
+            fix="pass calibration= to create_compressor, a loader of inputs, or evaluator=",
+        )
+    return bool(asked)
+
+
+def check_inputs(model: nn.Module, calibration: Iterable[Any] | None) -> None:
+    """Raise CompressionError where `model` cannot be called with the first item of the loader."""
+    if calibration is not None:
+        inputs_of(model, itertools.islice(calibration, 1), list)
+
+
+def compensated(
+    model: nn.Module,
+    slicing: Slicing,
+    calibration: Iterable[Any] | None,
+    evaluator: Callable[[nn.Module], Any] | None,
+    flops: int,
+) -> Compensation:
+    """Compensate `model`, in place, with inputs of the loader, or with those that the evaluator calls it with.
+
+    Parameters
+    ----------
+    flops
+        Multiply-adds of one sample, by which a large model is given fewer inputs; see `affordable`.
+
+    Raises
+    ------
+    CompressionError
+        The model cannot be called with what the loader gives.
+    """
+    otherwise = (lambda: []) if evaluator is None else (lambda: watched(model, evaluator)[1])
+    return compensate(model, slicing, affordable(inputs_of(model, calibration, otherwise), flops))
+
+
+def affordable(batches: Sequence[Example], flops: int) -> Sequence[Example]:
+    """Return the first batches, with as many samples as `WORK` is enough for at `flops` each, and `BATCH` at least."""
+    wanted = max(BATCH, WORK / (2 * STAGES * max(1, flops)))
+    before = itertools.accumulate((batch.batch for batch in batches), initial=0)
+    return [batch for batch, seen in zip(batches, before, strict=False) if seen < wanted]

@@ -1,0 +1,135 @@
+"""Runs the dense and the small model side by side, and gathers what layers read in one and put out in the other."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from raycompress.bundle.example import Example, evaluating
+from raycompress.bundle.structures import tensors_in
+from raycompress.compressors.compensation.equations import NormalEquations
+from raycompress.compressors.compensation.readers import Places, Reader, input_rows, output_rows
+from raycompress.compressors.layer_kinds import output_dim
+from raycompress.compressors.structure.cut import Sliced
+
+Tensors = Mapping[tuple[str, str], Sliced]
+BATCH_NORM = nn.modules.batchnorm._BatchNorm
+
+
+@contextlib.contextmanager
+def computing(model: nn.Module, handles: Sequence[Any]) -> Iterator[None]:
+    """Let `model` compute in eval mode without gradients, with hooks that end with it; attention runs as written."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it calls no hooks
+    try:
+        with evaluating(model), torch.no_grad():
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for handle in handles:
+            handle.remove()
+
+
+def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> list[Reader]:
+    """Return the readers in the order in which a pass ends their calls, with the BatchNorms that follow them.
+
+    A reader that is not called is left out.
+    """
+    by_name = {reader.name: reader for reader in readers}
+    order: list[str] = []
+    made: dict[int, tuple[str, Tensor, int]] = {}
+    norms: dict[str, str] = {}
+
+    def ended(name: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if name not in order:
+                order.append(name)
+            if isinstance(output, Tensor):
+                made[id(output)] = name, output, output._version
+
+        return hook
+
+    def normed(norm: str) -> Callable[..., None]:
+        def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
+            name, output, version = made.get(id(inputs[0]), ("", None, 0)) if inputs else ("", None, 0)
+            if output is not None and output is inputs[0] and output._version == version:
+                norms[name] = norm
+
+        return hook
+
+    handles = [dense.get_submodule(name).register_forward_hook(ended(name)) for name in by_name]
+    for name, module in dense.named_modules():
+        if isinstance(module, BATCH_NORM) and module.running_mean is not None:
+            handles.append(module.register_forward_pre_hook(normed(name)))
+    with computing(dense, handles):
+        batch.call(dense)
+    plain = {name for name in order if dense.get_submodule(by_name[name].owner)._parameters.get("bias") is None}
+    return [replace(by_name[name], norm=norms.get(name, "") if name in plain else "") for name in order]
+
+
+def gather(
+    dense: nn.Module,
+    small: nn.Module,
+    tensors: Tensors,
+    batch: Example,
+    equations: Mapping[Reader, NormalEquations],
+    most: int,
+    seed: int,
+) -> None:
+    """Add at most so many rows of one batch to each reader's: inputs of the small model, outputs of the dense one."""
+    expected: dict[Reader, list[tuple[Places, Tensor]]] = {reader: [] for reader in equations}
+
+    def put_out(reader: Reader) -> Callable[..., None]:
+        module = dense.get_submodule(reader.owner)
+        kept = tensors[reader.owner, "weight"].kept[output_dim(module)]
+
+        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            calls = expected[reader]
+            calls.append(output_rows(module, tensors_in(output)[0], kept, most, seed + len(calls)))
+
+        return hook
+
+    handles = [dense.get_submodule(reader.name).register_forward_hook(put_out(reader)) for reader in equations]
+    with computing(dense, handles):
+        batch.call(dense)
+
+    def read(reader: Reader) -> Callable[..., None]:
+        module = small.get_submodule(reader.owner)
+        offset = float(bool(reader.norm) or module._parameters.get("bias") is not None)
+
+        def hook(watched: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if not expected[reader]:
+                return
+            places, outputs = expected[reader].pop(0)
+            value = args[0] if args else next(iter(kwargs.values()))
+            if watched is not module:
+                value = _attended(watched, args, kwargs)
+            rows = input_rows(module, value, places, offset)
+            if rows is not None:
+                equations[reader].add(rows, outputs.reshape(len(outputs), rows.size(1), -1))
+
+        return hook
+
+    handles = [
+        small.get_submodule(reader.name).register_forward_pre_hook(read(reader), with_kwargs=True)
+        for reader in equations
+    ]
+    with computing(small, handles):
+        batch.call(small)
+
+
+def _attended(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+    """Return what torch's attention projects: its answer with a projection that changes nothing."""
+    assert isinstance(attention, nn.MultiheadAttention)
+    weight = attention.out_proj.weight
+    through = nn.Linear(weight.size(1), weight.size(1), bias=False, device=weight.device, dtype=weight.dtype)
+    with torch.no_grad():
+        through.weight.copy_(torch.eye(weight.size(1)))
+    probe = object.__new__(type(attention))
+    probe.__dict__ = {**attention.__dict__, "_modules": {**attention._modules, "out_proj": through}}
+    return tensors_in(probe.forward(*args, **kwargs))[0]

@@ -1,0 +1,110 @@
+"""Compensation: accuracy of pruned networks before any fine-tuning, with layers refitted and without."""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from raycompress import create_compressor
+from raycompress.bundle.example import Example
+from raycompress.compressors.analysis.statistics import recompute_statistics
+from tests.benchmarks.compression.budgeted import OUTPUTS, Subject
+from tests.benchmarks.compression.pruned import DUMMY
+from tests.benchmarks.outcome import Outcome, Target
+
+BUDGETS = (0.5, 0.25)
+WAYS = ("as pruned", "statistics alone", "compensated")
+NOISE = 0.01
+
+
+def measure(seeds: int, say: Callable[[str], None], networks: Sequence[str]) -> Outcome:
+    """Prune a network of each kind and seed uniformly to each budget, in each way."""
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, list[float]]] = {}
+    for network in networks:
+        for seed in range(seeds):
+            subject = Subject(network, seed)
+            # what compress() imports and finds out of a network once is no part of the seconds
+            _pruned(subject, BUDGETS[0], list(subject.task.sample(128).split(64)), compensate=True)
+            dense = subject.task.accuracy(subject.dense, subject.task.held_out)
+            for budget in BUDGETS:
+                figures = found.setdefault(f"{network} {budget:g}", {})
+                one = {"dense": dense, **_ways(subject, budget)}
+                for name, value in one.items():
+                    figures.setdefault(name, []).append(value)
+                say(f"{network}, seed {seed}, {budget:g}: " + ", ".join(f"{name} {one[name]:.3f}" for name in one))
+    return _outcome(found)
+
+
+def _ways(subject: Subject, budget: float) -> dict[str, float]:
+    """Return the accuracy of each way, right away and after an epoch, and the seconds of compress() beyond pruning."""
+    seen = subject.task.sample(subject.CALIBRATION).split(64)
+    models, seconds = {}, {}
+    for way in WAYS:
+        started = time.thread_time()
+        models[way] = _pruned(subject, budget, list(seen), compensate=way == WAYS[2])
+        seconds[way] = time.thread_time() - started
+        if way == WAYS[1]:
+            recompute_statistics(models[way], [Example((images,), {}) for images in seen])
+    figures = {way: subject.task.accuracy(model, subject.task.held_out) for way, model in models.items()}
+    for way, model in models.items():
+        subject.task.train(model, 1, subject.seed)
+        figures[f"{way}, an epoch"] = subject.task.accuracy(model, subject.task.held_out)
+    return {**figures, "seconds": seconds[WAYS[2]] - seconds[WAYS[0]]}
+
+
+def _pruned(subject: Subject, budget: float, seen: list[torch.Tensor], *, compensate: bool) -> nn.Module:
+    """Return a copy of the dense model, pruned to a budget with one share for all groups, and sliced."""
+    sample = subject.project({one.name: 0.5 for one in subject.dimensions}, budget)
+    counts = subject.counts(sample)
+    entries: list[dict[str, Any]] = [
+        {"op_names": list(target.layers), "sparsity": (count + 0.5) / target.group.size}
+        for target, count in zip(subject.groups, counts, strict=True)
+    ]
+    entries.append({"op_names": [OUTPUTS[subject.network]], "exclude": True})
+    config = {
+        "compressor": "group_l1",
+        "config_list": entries,
+        "arguments": {"round_to": 1, "compensate": compensate},
+    }
+    model = subject.copy()
+    compressor = create_compressor(model, config, dummy_input=DUMMY, calibration=seen)
+    compressor.compress()
+    compressor.apply_speedup()
+    assert subject.counts_of(model) == counts
+    return model.eval()
+
+
+def _outcome(found: dict[str, dict[str, list[float]]]) -> Outcome:
+    columns = ["dense", *WAYS, *(f"{way}, an epoch" for way in WAYS)]
+    rows = [
+        [place, *(_spread(figures[name]) for name in columns), f"{statistics.mean(figures['seconds']):.1f}"]
+        for place, figures in found.items()
+    ]
+    return Outcome(
+        "Compensation: accuracy of uniformly pruned networks, mean and standard error",
+        ["network, FLOPs", *columns, "more s"],
+        rows,
+        targets=[
+            Target(
+                f"{place}: accuracy lost by compensation, before fine-tuning",
+                max(statistics.mean(figures[way]) for way in WAYS[:2]) - statistics.mean(figures[WAYS[2]]),
+                NOISE,
+                least=-1.0,
+            )
+            for place, figures in found.items()
+        ],
+        notes=["statistics alone: BatchNorm's, recomputed on the inputs that compensation is given"],
+        raw=dict(found),
+    )
+
+
+def _spread(values: Sequence[float]) -> str:
+    error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0
+    return f"{statistics.mean(values):.3f} ±{error:.3f}"

@@ -1,0 +1,173 @@
+"""Compensation: layers that read removed channels are refitted, which brings outputs nearer, and proofs still hold."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import raycompress as rc
+from raycompress import create_compressor
+from raycompress.bundle.example import Example
+from raycompress.bundle.structures import tensors_in
+from raycompress.compressors.analysis.inputs import BATCH
+from raycompress.compressors.compensation.equations import NormalEquations, refitted
+from raycompress.compressors.compensation.in_pruner import affordable
+from raycompress.compressors.compensation.readers import input_rows, matrix, output_rows, write
+from raycompress.compressors.measure.difference import relative_difference
+from raycompress.script.config import SLICE_KEY
+from tests.support.models.decoders import Gpt, Llama, Mixture, ids
+from tests.support.models.networks import DUMMY, Cnn, digits, trained
+
+OUTPUTS = {"cnn": "fc2", "resnet": "fc", "mobilenet": "fc", "vit": "head", "torch_vit": "head"}
+LAYERS = {
+    "strided groups": (nn.Conv2d(4, 6, 3, 2, 1, groups=2), (3, 4, 9, 7)),
+    "dilated, reflected": (nn.Conv2d(4, 6, (3, 1), 1, (2, 0), dilation=2, padding_mode="reflect"), (3, 4, 9, 7)),
+    "one dimension, same": (nn.Conv1d(4, 6, 3, padding="same"), (3, 4, 9)),
+    "three dimensions": (nn.Conv3d(2, 4, 2), (2, 2, 4, 5, 6)),
+    "linear on tokens": (nn.Linear(5, 3), (2, 4, 5)),
+}
+
+
+def seen() -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+    """Return a loader to calibrate with, and inputs that are not in it."""
+    images, labels = digits()
+    return list(zip(images[:384].split(64), labels[:384].split(64), strict=True)), images[1000:1200]
+
+
+def first(output: Any) -> Tensor:
+    return tensors_in(output)[0]
+
+
+def pruned(model: nn.Module, name: str, *, loader: Any = None, when: str | None = None, **more: Any) -> Any:
+    entries = [{"sparsity": 0.5, "op_types": ["default"]}, {"op_names": [OUTPUTS[name]], "exclude": True}]
+    config = {"compressor": "group_l1", "config_list": entries, "arguments": {"round_to": 1, **more}}
+    config |= {} if when is None else {SLICE_KEY: when}
+    given = {} if loader is None else {"calibration": loader}
+    compressor = create_compressor(model, config, dummy_input=DUMMY, **given)
+    compressor.compress()
+    return compressor
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_rows_times_the_matrix_are_what_the_layer_computes(name: str) -> None:
+    layer, shape = LAYERS[name]
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        places, expected = output_rows(layer, layer(x), None, 50, 0)
+    found = torch.einsum("ngi,gio->ngo", input_rows(layer, x, places, 1.0), matrix(layer, layer.bias.detach()))
+    torch.testing.assert_close(found.reshape(expected.shape), expected, rtol=1e-4, atol=1e-5)
+    weight = layer.weight.detach().clone()
+    assert torch.equal(write(layer, matrix(layer, layer.bias.detach())), layer.bias) and torch.equal(
+        weight, layer.weight
+    )
+
+
+def test_a_fit_is_kept_where_held_out_rows_have_less_error() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x, truth = torch.randn(200, 1, 6, generator=generator), torch.randn(1, 6, 2, generator=generator)
+    y = torch.einsum("ngi,gio->ngo", x, truth)
+    fit, held_out, others = NormalEquations(), NormalEquations(), NormalEquations()
+    fit.add(x[:150], y[:150])
+    held_out.add(x[150:], y[150:])
+    others.add(x[150:], -y[150:])
+    found = refitted(fit, held_out, torch.zeros_like(truth))
+    assert found is not None
+    assert (found - truth).norm() < 0.01 * truth.norm()
+    assert refitted(fit, others, torch.zeros_like(truth)) is None, "held-out rows of another rule judge it"
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_on_other_inputs_come_nearer_and_the_sliced_model_is_the_masked_one(name: str) -> None:
+    dense = trained(name, 60).eval()
+    loader, others = seen()
+    expected = dense(others)
+    without, model = copy.deepcopy(dense), copy.deepcopy(dense)
+    pruned(without, name)
+    compressor = pruned(model, name, loader=loader)
+    masked = model(others)
+    differences = [relative_difference([expected], [one]) for one in (without(others), masked)]
+    assert differences[1] < 0.8 * differences[0], differences
+    small = compressor.apply_speedup()
+    assert relative_difference([masked], [small(others)]) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [Gpt, Llama])
+def test_decoders_come_nearer(kind: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    dense = kind().eval()
+    config = {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_types": ["default"]}]}
+    loader = [{"tokens": ids(32, 16, seed)} for seed in range(2, 6)]
+    others, outputs = ids(16, 16, 9), []
+    for compensate in (False, True):
+        model = copy.deepcopy(dense)
+        arguments = {"round_to": 1, "compensate": compensate}
+        compressor = create_compressor(model, {**config, "arguments": arguments}, dummy_input=ids(), calibration=loader)
+        compressor.compress()
+        outputs.append(first(model(others)))
+    assert relative_difference([outputs[1]], [first(compressor.apply_speedup()(others))]) < 1e-5
+    differences = [relative_difference([first(dense(others))], [one]) for one in outputs]
+    assert differences[1] < 0.95 * differences[0], differences
+
+
+def test_a_large_model_gets_fewer_inputs_whatever_the_loader_has_in_a_batch() -> None:
+    singles = [Example((torch.zeros(1, 3),), {}) for _ in range(200)]
+    assert len(affordable(singles, flops=10**6)) == 200
+    assert len(affordable(singles, flops=10**12)) == BATCH
+    halves = [Example((torch.zeros(48, 3),), {}) for _ in range(10)]
+    assert sum(batch.batch for batch in affordable(halves, flops=10**12)) == 96, (
+        "the batch that makes it enough is whole"
+    )
+
+
+def test_slicing_before_cuts_the_refitted_model() -> None:
+    loader, others = seen()
+    masked, small = trained("resnet").eval(), trained("resnet").eval()
+    pruned(masked, "resnet", loader=loader)
+    pruned(small, "resnet", loader=loader, when="before")
+    assert small.conv1.out_channels == 8
+    assert relative_difference([masked(others)], [small(others)]) < 1e-5
+
+
+def test_without_a_loader_or_when_declined_weights_stay(capsys: pytest.CaptureFixture[str]) -> None:
+    loader, _ = seen()
+    dense = trained("cnn").eval()
+    models = [copy.deepcopy(dense) for _ in range(2)]
+    pruned(models[0], "cnn")
+    pruned(models[1], "cnn", loader=loader, compensate=False)
+    for model in models:
+        kept = model.conv2.weight != 0
+        assert kept.any() and torch.equal(model.conv2.weight[kept], dense.conv2.weight[kept])
+    assert "compensation" not in capsys.readouterr().err
+
+
+def test_a_bundle_says_so_and_reloads(tmp_path: Path) -> None:
+    loader, others = seen()
+    found = rc.compress(
+        trained("cnn").eval(), DUMMY, "group_l1", 0.5, round_to=1, calibration=loader, folder=tmp_path / "bundle"
+    )
+    assert any("layers are refitted" in note for note in found.notes), found.notes
+    again = rc.load(found.bundle, Cnn())
+    assert relative_difference([found.model(others)], [again.eval()(others)]) < 1e-5
+
+
+def test_what_cannot_be_refitted_is_named() -> None:
+    loader, _ = seen()
+    model = trained("vit").eval()
+    model.blocks[1].fc2.weight = model.blocks[0].fc2.weight
+    compressor = pruned(model, "vit", loader=loader)
+    assert "blocks.0.fc2" in compressor._compensation and "another layer's too" in compressor._compensation
+    torch.manual_seed(0)
+    entries = [{"sparsity": 0.5, "op_names": ["experts"]}]
+    mixture = create_compressor(
+        Mixture().eval(),
+        {"compressor": "group_l1", "config_list": entries, "arguments": {"round_to": 1}},
+        dummy_input=ids(),
+        calibration=[{"tokens": ids(32, 16)}],
+    )
+    mixture.compress()
+    assert "nothing is refitted" in mixture._compensation and "not experts" in mixture._compensation
