@@ -32,7 +32,11 @@ def seen(number: int = 48) -> list[tuple[Tensor, Tensor]]:
 
 def pruner_of(model: nn.Module, method: str, head: str, given: Any = None, **arguments: Any) -> Compressor:
     config_list = [{"sparsity": 0.5, "op_types": ["default"]}, {"op_names": [head], "exclude": True}]
-    config = {"compressor": method, "config_list": config_list, "arguments": {"round_to": 2, **arguments}}
+    config = {
+        "compressor": method,
+        "config_list": config_list,
+        "arguments": {"round_to": 2, "compensate": False, **arguments},
+    }
     return create_compressor(
         model, config, **({"dummy_input": DUMMY, "calibration": seen()} if given is None else given)
     )
