@@ -14,7 +14,8 @@ import raycompress as rc
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.bundle.structures import tensors_in
-from raycompress.compressors.analysis.inputs import BATCH
+from raycompress.compressors.analysis.inputs import BATCH, inputs_of
+from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.compensation.equations import NormalEquations, refitted
 from raycompress.compressors.compensation.in_pruner import affordable
 from raycompress.compressors.compensation.readers import input_rows, matrix, output_rows, write
@@ -103,9 +104,9 @@ def test_decoders_come_nearer(kind: type[nn.Module]) -> None:
     config = {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_types": ["default"]}]}
     loader = [{"tokens": ids(32, 16, seed)} for seed in range(2, 6)]
     others, outputs = ids(16, 16, 9), []
-    for compensate in (False, True):
+    for asked in (False, True):
         model = copy.deepcopy(dense)
-        arguments = {"round_to": 1, "compensate": compensate}
+        arguments = {"round_to": 1, "compensate": asked}
         compressor = create_compressor(model, {**config, "arguments": arguments}, dummy_input=ids(), calibration=loader)
         compressor.compress()
         outputs.append(first(model(others)))
@@ -171,3 +172,72 @@ def test_what_cannot_be_refitted_is_named() -> None:
     )
     mixture.compress()
     assert "nothing is refitted" in mixture._compensation and "not experts" in mixture._compensation
+
+
+def halved(model: nn.Module, layer: str, x: Tensor, **given: Any) -> Any:
+    config = {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_names": [layer]}]}
+    compressor = create_compressor(model, {**config, "arguments": {"round_to": 1}}, dummy_input=x, **given)
+    compressor.compress()
+    return compressor
+
+
+def test_sums_are_exact_inside_an_autocast_block() -> None:
+    x = torch.randn(64, 1, 5, generator=torch.Generator().manual_seed(0))
+    plain, inside = NormalEquations(), NormalEquations()
+    plain.add(x, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside.add(x, x)
+    assert torch.equal(plain.gram, inside.gram)
+
+
+def test_statistics_that_alone_are_recomputed_are_not_called_nothing() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.ConvTranspose2d(8, 4, 1), nn.BatchNorm2d(4, momentum=None))
+    x = torch.randn(64, 3, 8, 8)
+    model[0].bias.data += 3  # what goes is a shift of the mean above all
+    model(x)
+    before = model[3].running_mean.clone()
+    compressor = halved(model.eval(), "0", x[:1], calibration=[x])
+    assert not torch.equal(before, model[3].running_mean)
+    assert "BatchNorm's statistics alone are recomputed" in compressor._compensation, compressor._compensation
+
+
+def test_a_loader_that_shuffles_changes_no_number_that_the_training_draws() -> None:
+    loader, _ = seen()
+    images = torch.utils.data.TensorDataset(torch.cat([one for one, _ in loader]))
+    drawn = []
+    for given in (None, torch.utils.data.DataLoader(images, 64, shuffle=True)):
+        model = trained("cnn").eval()
+        torch.manual_seed(1)
+        pruned(model, "cnn", loader=given)
+        drawn.append(torch.rand(1))
+    assert torch.equal(*drawn)
+
+
+def test_items_that_are_no_batches_are_named_and_nothing_fails() -> None:
+    torch.manual_seed(0)
+    model, rows = nn.Sequential(nn.Linear(100, 8), nn.ReLU(), nn.Linear(8, 2)), torch.randn(40, 100)
+    compressor = halved(model, "0", rows[:1], calibration=rows)
+    assert "does not run on a part of an item" in compressor._compensation
+
+
+def test_no_more_of_a_loader_is_read_than_is_enough() -> None:
+    read: list[int] = []
+
+    def batches() -> Any:
+        for place in range(100):
+            read.append(place)
+            yield torch.zeros(16, 3)
+
+    assert sum(one.batch for one in inputs_of(nn.Linear(3, 1), batches(), list, samples=40)) == 48
+    assert read == [0, 1, 2]
+
+
+def test_of_a_model_that_trained_masked_the_masked_one_is_the_aim() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(1, 8), nn.ReLU(), nn.Conv2d(8, 2, 3)).eval()
+    x = torch.randn(32, 3, 8, 8)
+    slicing = halved(model, "0", x[:1])._slicing
+    batches = [Example((x,), {})]
+    assert compensate(copy.deepcopy(model), slicing, batches, earlier=slicing).without < 1e-5
+    assert compensate(copy.deepcopy(model), slicing, batches).without > 0.01, "the norm is over all channels there"

@@ -18,7 +18,10 @@ BATCH = 64
 
 
 def inputs_of(
-    model: nn.Module, calibration: Iterable[Any] | None, otherwise: Callable[[], Sequence[Example]]
+    model: nn.Module,
+    calibration: Iterable[Any] | None,
+    otherwise: Callable[[], Sequence[Example]],
+    samples: int = SAMPLES,
 ) -> list[Example]:
     """Return inputs of `model`, in batches of `BATCH`.
 
@@ -28,13 +31,15 @@ def inputs_of(
         A loader; its items are inputs, or tuples that begin with them.
     otherwise
         Gives the inputs where there is no `calibration`, or nothing in it.
+    samples
+        How many inputs of `calibration` are enough: the items that have them are read and kept, and no more.
 
     Raises
     ------
     CompressionError
         The model cannot be called with what `calibration` gives.
     """
-    found = _calibrating(model, calibration) if calibration is not None else []
+    found = _calibrating(model, calibration, samples) if calibration is not None else []
     return [piece for batch in found or otherwise() for piece in batch.pieces(BATCH)]
 
 
@@ -61,10 +66,11 @@ def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any
     return answer, calls.batches
 
 
-def _calibrating(model: nn.Module, calibration: Iterable[Any]) -> list[Example]:
+def _calibrating(model: nn.Module, calibration: Iterable[Any], samples: int) -> list[Example]:
     """Return the first inputs of a loader on the model's device; empty where the loader yields none."""
     device = device_of(model)
-    found = [batch if device is None else batch.to(device) for batch in _first_of(calls_in(calibration, model))]
+    first = _first_of(calls_in(calibration, model), samples)
+    found = [batch if device is None else batch.to(device) for batch in first]
     try:
         for batch in found[:1]:
             batch.outputs(model)
@@ -79,11 +85,11 @@ def _calibrating(model: nn.Module, calibration: Iterable[Any]) -> list[Example]:
     return found
 
 
-def _first_of(batches: Iterable[Example]) -> Iterable[Example]:
+def _first_of(batches: Iterable[Example], samples: int) -> Iterable[Example]:
     """Yield detached copies of the first batches."""
     seen = 0
     for batch in batches:
         yield batch.map(lambda tensor: tensor.detach().clone())
         seen += max(1, batch.batch)  # an empty batch counts too: a loader may have no end
-        if seen >= SAMPLES:
+        if seen >= samples:
             return

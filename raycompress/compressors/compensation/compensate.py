@@ -24,6 +24,7 @@ from raycompress.compressors.layer_kinds import output_dim
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
+from raycompress.errors import CompressionError
 from raycompress.text import join_names
 
 STAGES = 16
@@ -43,7 +44,7 @@ class Compensation:
     Attributes
     ----------
     layers
-        Layers with new weights; none where the model is better off without.
+        Layers with new weights; none where the model is better off without, or with BatchNorm's statistics alone.
     left
         Layer that reads removed channels and was not refitted -> why.
     samples
@@ -52,6 +53,8 @@ class Compensation:
         Relative difference of the outputs to the dense model's on the held-out inputs: as pruned, and refitted.
     seconds
         Of the whole.
+    why_not
+        What kept everything from being refitted, where no outputs were compared.
     """
 
     layers: tuple[str, ...] = ()
@@ -60,17 +63,26 @@ class Compensation:
     without: float = math.nan
     by: float = math.nan
     seconds: float = 0.0
+    why_not: str = ""
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether the model was changed."""
+        return self.by < self.without
 
     def __str__(self) -> str:
-        if math.isnan(self.without):
-            return f"compensation: nothing is refitted: {self.samples} inputs are too few"
+        if self.why_not:
+            return f"compensation: nothing is refitted: {self.why_not}"
         difference = "the outputs' relative difference to the dense model's, on held-out inputs,"
-        if not self.layers:
+        if not self.is_kept:
             would = "no layer can be, or would be nearer to the dense one's outputs"
             if self.by != self.without:
                 would = f"{difference} would be {self.by:.3g} instead of {self.without:.3g}"
             return f"compensation: nothing is refitted: {would}{self._left()}"
-        what = f"{len(self.layers)} layers are refitted on {self.samples} inputs"
+        what = (
+            f"{len(self.layers)} layers are refitted" if self.layers else "BatchNorm's statistics alone are recomputed"
+        )
+        what = f"{what} on {self.samples} inputs"
         return f"compensation: {what}: {difference} is {self.by:.3g} instead of {self.without:.3g}{self._left()}"
 
     def _left(self) -> str:
@@ -80,7 +92,9 @@ class Compensation:
         return "".join(f"; not {join_names(names, 3)}: {why}" for why, names in by_reason.items())
 
 
-def compensate(model: nn.Module, slicing: Slicing, batches: Sequence[Example]) -> Compensation:
+def compensate(
+    model: nn.Module, slicing: Slicing, batches: Sequence[Example], earlier: Slicing | None = None
+) -> Compensation:
     """Refit what stays of a dense `model`'s layers, in place, where that brings the sliced model's outputs nearer.
 
     Channels that go keep their weights, for `slicing` to mask or cut; the statistics of BatchNorms become the sliced
@@ -90,13 +104,17 @@ def compensate(model: nn.Module, slicing: Slicing, batches: Sequence[Example]) -
     ----------
     batches
         Inputs of the model; one batch of `HELD_OUT` judges, layer by layer and in the end.
+    earlier
+        What was masked of `model` already, while it trained: norms over channels leave those out then.
     """
     started = time.perf_counter()
     parts = _divided(batches)
     samples = sum(batch.batch for batch in batches)
     if not slicing.tensors or not all(parts):
-        return Compensation(samples=samples)
-    dense, small = clean_copy(model), clean_copy(model)
+        return Compensation(samples=samples, why_not=f"{samples} inputs are too few")
+    dense, small = clean_copy(model) if earlier is None else earlier.masked(model), clean_copy(model)
+    if not min((*parts[0], *parts[1]), key=lambda batch: batch.batch).runs(dense):
+        return Compensation(samples=samples, why_not="the model does not run on a part of an item of calibration=")
     slicing.apply(small)
     without = _difference(dense, small, parts[1])
     readers, left = readers_of(dense, small, slicing.tensors)
@@ -107,16 +125,26 @@ def compensate(model: nn.Module, slicing: Slicing, batches: Sequence[Example]) -
     for stage in _stages(order, small):
         layers += _refit(dense, small, slicing.tensors, stage, parts)
     by = _difference(dense, small, parts[1])
-    if any(batch.batch > 1 for batch in parts[0]):
-        own = clean_copy(small)
-        recompute_statistics(own, parts[0])
-        if (difference := _difference(dense, own, parts[1])) <= _OWN * by:
-            small, by = own, difference
+    own = _with_own_statistics(small, parts[0])
+    if own is not None and (difference := _difference(dense, own, parts[1])) <= _OWN * by:
+        small, by = own, difference
     found = Compensation((), left, samples, without, by)
-    if by < without:
+    if found.is_kept:
         _put_back(model, small, slicing.tensors, layers)
         found = replace(found, layers=tuple(layers))
     return replace(found, seconds=time.perf_counter() - started)
+
+
+def _with_own_statistics(small: nn.Module, batches: Sequence[Example]) -> nn.Module | None:
+    """Return a copy with the statistics of its own activations; None where the batches are too small for any."""
+    if all(batch.batch == 1 for batch in batches):
+        return None
+    own = clean_copy(small)
+    try:
+        recompute_statistics(own, batches)
+    except CompressionError:  # a model of its own may give a norm one value a channel; the others follow the refits
+        return None
+    return own
 
 
 def _divided(batches: Sequence[Example]) -> tuple[list[Example], list[Example]]:
@@ -173,6 +201,7 @@ def _refit(
         elif reader.norm:
             _follow(small.get_submodule(reader.norm), equations[0][reader], solution, offset)
         done.append(reader.owner)
+    torch.clear_autocast_cache()  # inside an autocast block torch goes on with its casts of the weights as they were
     return done
 
 

@@ -28,7 +28,9 @@ class NormalEquations:
     def add(self, inputs: Tensor, outputs: Tensor) -> None:
         """Add rows: `inputs` of shape [rows, groups, inputs], `outputs` of [rows, groups, outputs]."""
         x, y = (rows.float().transpose(0, 1) for rows in (inputs, outputs))
-        found = [_double(x.transpose(1, 2) @ one) for one in (x, y)]
+        # a script may first call its model inside an autocast block, which would compute these sums in half precision
+        with torch.autocast(x.device.type, enabled=False):
+            found = [_double(x.transpose(1, 2) @ one) for one in (x, y)]
         if self.gram.numel():
             self.gram += found[0]
             self.cross += found[1]

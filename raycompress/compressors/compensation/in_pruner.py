@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.catalog.entry import COMPENSATE
-from raycompress.compressors.analysis.inputs import BATCH, inputs_of, watched
+from raycompress.compressors.analysis.inputs import BATCH, SAMPLES, inputs_of, watched
 from raycompress.compressors.compensation.compensate import STAGES, Compensation, compensate
 from raycompress.compressors.create import Setup
 from raycompress.compressors.structure.slicing import Slicing
@@ -60,6 +62,7 @@ def compensated(
     calibration: Iterable[Any] | None,
     evaluator: Callable[[nn.Module], Any] | None,
     flops: int,
+    earlier: Slicing | None = None,
 ) -> Compensation:
     """Compensate `model`, in place, with inputs of the loader, or with those that the evaluator calls it with.
 
@@ -67,6 +70,8 @@ def compensated(
     ----------
     flops
         Multiply-adds of one sample, by which a large model is given fewer inputs; see `affordable`.
+    earlier
+        What was masked of `model` already; see `compensate`.
 
     Raises
     ------
@@ -74,11 +79,17 @@ def compensated(
         The model cannot be called with what the loader gives.
     """
     otherwise = (lambda: []) if evaluator is None else (lambda: watched(model, evaluator)[1])
-    return compensate(model, slicing, affordable(inputs_of(model, calibration, otherwise), flops))
+    with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws numbers, with which the training goes on
+        inputs = inputs_of(model, calibration, otherwise, samples=min(SAMPLES, math.ceil(_wanted(flops))))
+    return compensate(model, slicing, affordable(inputs, flops), earlier)
 
 
 def affordable(batches: Sequence[Example], flops: int) -> Sequence[Example]:
     """Return the first batches, with as many samples as `WORK` is enough for at `flops` each, and `BATCH` at least."""
-    wanted = max(BATCH, WORK / (2 * STAGES * max(1, flops)))
+    wanted = _wanted(flops)
     before = itertools.accumulate((batch.batch for batch in batches), initial=0)
     return [batch for batch, seen in zip(batches, before, strict=False) if seen < wanted]
+
+
+def _wanted(flops: int) -> float:
+    return max(BATCH, WORK / (2 * STAGES * max(1, flops)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,7 +43,7 @@ def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> lis
     """
     by_name = {reader.name: reader for reader in readers}
     order: list[str] = []
-    made: dict[int, tuple[str, Tensor, int]] = {}
+    made: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}  # all outputs together would be large
     norms: dict[str, str] = {}
 
     def ended(name: str) -> Callable[..., None]:
@@ -50,13 +51,14 @@ def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> lis
             if name not in order:
                 order.append(name)
             if isinstance(output, Tensor):
-                made[id(output)] = name, output, output._version
+                made[id(output)] = name, weakref.ref(output), output._version
 
         return hook
 
     def normed(norm: str) -> Callable[..., None]:
         def hook(_module: nn.Module, inputs: tuple[Any, ...]) -> None:
-            name, output, version = made.get(id(inputs[0]), ("", None, 0)) if inputs else ("", None, 0)
+            name, reference, version = made.get(id(inputs[0]), ("", None, 0)) if inputs else ("", None, 0)
+            output = None if reference is None else reference()
             if output is not None and output is inputs[0] and output._version == version:
                 norms[name] = norm
 

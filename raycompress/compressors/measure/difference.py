@@ -50,6 +50,6 @@ def relative_difference(expected: Sequence[Any], found: Sequence[Any]) -> float:
 
 
 def _array(output: Any) -> NDArray[np.float64]:
-    if hasattr(output, "detach"):  # a tensor; numpy knows neither bfloat16 nor the memory of a GPU
-        output = output.detach().double().cpu().numpy()
+    if hasattr(output, "detach"):  # a tensor; numpy knows no bfloat16, and not every device has float64
+        output = output.detach().cpu().double().numpy()
     return np.asarray(output, np.float64)

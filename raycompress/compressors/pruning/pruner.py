@@ -280,7 +280,7 @@ class Pruner(SavingCompressor, Compressor):
 
     def _slice(self, example: Example) -> None:
         if self._decision is not None:
-            graph = self._graphs.graph(example)
+            graph, earlier = self._graphs.graph(example), self._slicing
             self._slicing = slicing.make(self.model, example, self._decision, self._targets, self._entry, graph)
             self._check_before_training(example)
             if self._teacher is not None:
@@ -288,10 +288,11 @@ class Pruner(SavingCompressor, Compressor):
             is_proved = self.is_decided and bool(self._slicing.tensors)
             if self._compensates and self._is_final and self._slicing.tensors and self._before is not None:
                 flops = self._before.flops
-                found = compensated(self.model, self._slicing, self._calibration, self._evaluator, flops)
+                inputs = self._calibration, self._evaluator
+                found = compensated(self.model, self._slicing, *inputs, flops, earlier)
                 self._compensation = str(found)
                 print(f"raycompress: {found} ({found.seconds:.1f} s)", file=sys.stderr)
-                is_proved = is_proved and not found.layers
+                is_proved = is_proved and not found.is_kept
             self._score_before_training()
             self._masks.hold(self._slicing.removed(self.model))
             # the same weights need no second proof in apply_speedup

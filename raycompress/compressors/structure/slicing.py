@@ -88,7 +88,7 @@ class Slicing:
             It is above `TOLERANCE`, or the small model cannot run; the message names the operation, with its
             source line, where the models part.
         """
-        copied = self._masked(model)
+        copied = self.masked(model)
         one = first_of_batch(example)
         examples = [one, *(one.random(seed) for seed in seeds)]
         expected = [DecidedPass(copied, inputs) for inputs in examples]
@@ -101,20 +101,21 @@ class Slicing:
             except Exception as error:  # whatever the user's forward raises, such as a division by no head at all
                 raise SpeedupError(
                     f"the sliced model cannot run: {(str(error).splitlines() or [type(error).__name__])[0]}",
-                    where=parting(self._masked(model), copied, inputs),
+                    where=parting(self.masked(model), copied, inputs),
                     fix="sizes written into forward() do not follow the channels; exclude the layer before them",
                 ) from error
             if not difference <= TOLERANCE:
                 raise SpeedupError(
                     f"the sliced model is not the masked one: its outputs differ by {difference:.2g} of their norm",
-                    where=parting(self._masked(model), copied, inputs),
+                    where=parting(self.masked(model), copied, inputs),
                     fix="exclude the layer before it; operations that mix channels (a softmax or a norm over them), or "
                     "that draw random numbers in eval mode, cannot be sliced through",
                 )
             worst = max(worst, difference)
         return worst
 
-    def _masked(self, model: nn.Module) -> nn.Module:
+    def masked(self, model: nn.Module) -> nn.Module:
+        """Return a copy of `model` that is masked; `model` is left as it is."""
         copied = clean_copy(model)
         for (module, name), sliced in self.tensors.items():
             tensor = getattr(copied.get_submodule(module), name)

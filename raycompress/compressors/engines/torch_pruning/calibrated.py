@@ -64,7 +64,7 @@ class _Importance:
         number = self._arguments["samples"]
         calibration = self._arguments["calibration"]
         if self._name in _OF_MOMENTS:
-            self._inputs = self._inputs or _cut(inputs_of(self.model, calibration, list), number)
+            self._inputs = self._inputs or _cut(inputs_of(self.model, calibration, list, number), number)
             moments = moments_of(self.model, _some(self._inputs))
             score = _OF_MOMENTS[self._name]
             return lambda layers: score(layers, moments)
