@@ -20,6 +20,7 @@ from raycompress.compressors.compensation.equations import NormalEquations, refi
 from raycompress.compressors.compensation.in_pruner import affordable
 from raycompress.compressors.compensation.readers import input_rows, matrix, output_rows, write
 from raycompress.compressors.measure.difference import relative_difference
+from raycompress.errors import CompressionError
 from raycompress.script.config import SLICE_KEY
 from tests.support.models.decoders import Gpt, Llama, Mixture, ids
 from tests.support.models.networks import DUMMY, Cnn, digits, trained
@@ -241,3 +242,8 @@ def test_of_a_model_that_trained_masked_the_masked_one_is_the_aim() -> None:
     batches = [Example((x,), {})]
     assert compensate(copy.deepcopy(model), slicing, batches, earlier=slicing).without < 1e-5
     assert compensate(copy.deepcopy(model), slicing, batches).without > 0.01, "the norm is over all channels there"
+
+
+def test_what_is_no_loader_is_an_error_of_ours() -> None:
+    with pytest.raises(CompressionError, match="calibration= is a function, which cannot be iterated over"):
+        inputs_of(nn.Linear(3, 1), lambda: [torch.zeros(16, 3)], list)

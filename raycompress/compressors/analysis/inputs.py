@@ -37,10 +37,20 @@ def inputs_of(
     Raises
     ------
     CompressionError
-        The model cannot be called with what `calibration` gives.
+        The model cannot be called with what `calibration` gives, or that is no loader.
     """
     found = _calibrating(model, calibration, samples) if calibration is not None else []
     return [piece for batch in found or otherwise() for piece in batch.pieces(BATCH)]
+
+
+def need_loader(calibration: Any) -> None:
+    """Raise CompressionError for what cannot be iterated over; no iterator is made, which may start processes."""
+    if not hasattr(calibration, "__iter__") and not hasattr(calibration, "__getitem__"):
+        raise CompressionError(
+            f"calibration= is a {type(calibration).__name__}, which cannot be iterated over",
+            where="create_compressor",
+            fix="pass a loader, or a list of batches of inputs",
+        )
 
 
 def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any, list[Example]]:
@@ -68,6 +78,7 @@ def watched(model: nn.Module, evaluate: Callable[[nn.Module], Any]) -> tuple[Any
 
 def _calibrating(model: nn.Module, calibration: Iterable[Any], samples: int) -> list[Example]:
     """Return the first inputs of a loader on the model's device; empty where the loader yields none."""
+    need_loader(calibration)
     device = device_of(model)
     first = _first_of(calls_in(calibration, model), samples)
     found = [batch if device is None else batch.to(device) for batch in first]

@@ -53,7 +53,7 @@ def wants_compensation(setup: Setup) -> bool:
 def check_inputs(model: nn.Module, calibration: Iterable[Any] | None) -> None:
     """Raise CompressionError where `model` cannot be called with the first item of the loader."""
     if calibration is not None:
-        inputs_of(model, itertools.islice(calibration, 1), list)
+        inputs_of(model, calibration, list, samples=1)
 
 
 def compensated(

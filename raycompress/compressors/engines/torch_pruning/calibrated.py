@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.analysis.inputs import inputs_of
+from raycompress.compressors.analysis.inputs import inputs_of, need_loader
 from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.torch_pruning.engine import check_arguments, removed_by, when_known
 from raycompress.compressors.engines.torch_pruning.fisher import group_fisher, mask_gradients, samples_in
@@ -68,6 +68,7 @@ class _Importance:
             moments = moments_of(self.model, _some(self._inputs))
             score = _OF_MOMENTS[self._name]
             return lambda layers: score(layers, moments)
+        need_loader(calibration)
         self._inputs = self._inputs or list(samples_in(calibration, self.model, number))
         gradients = mask_gradients(self.model, _some(self._inputs), self._arguments["criterion"])
         return lambda layers: group_fisher(layers, gradients)
