@@ -163,6 +163,10 @@ def test_what_cannot_be_refitted_is_named() -> None:
     model.blocks[1].fc2.weight = model.blocks[0].fc2.weight
     compressor = pruned(model, "vit", loader=loader)
     assert "blocks.0.fc2" in compressor._compensation and "another layer's too" in compressor._compensation
+    heads = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), nn.Linear(8, 8)).eval()
+    heads[3].bias = heads[2].bias
+    x = torch.randn(64, 8)
+    assert "not 2: its bias is another layer's too" in halved(heads, "0", x[:1], calibration=[x])._compensation
     torch.manual_seed(0)
     entries = [{"sparsity": 0.5, "op_names": ["experts"]}]
     mixture = create_compressor(

@@ -18,6 +18,8 @@ ROWS = 16384
 """Output positions of a layer that are drawn of all batches together, and of one at most an eighth of them."""
 LARGEST = 4608
 """Inputs of a layer beyond which it is left as it is: the Gram matrix of so many has 170 MB."""
+_SHARED = ("weight", "bias")
+"""What of a layer a refit writes, so that no other layer may have it."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
@@ -81,8 +83,9 @@ def readers_of(
         parent = model.get_submodule(name.rpartition(".")[0])
         in_attention = isinstance(parent, nn.MultiheadAttention) and module is parent.out_proj
         why = "" if in_attention else _why_not(module)
-        if not why and len(named[id(module._parameters["weight"])]) > 1:
-            why = "its weight is another layer's too"
+        why = why or next(
+            (f"its {key} is another layer's too" for key in _SHARED if _is_shared(module, key, named)), ""
+        )
         reader = Reader(name.rpartition(".")[0] if in_attention else name, name)
         if not why and reader.inputs(small) > LARGEST + 1:
             why = f"it has more than {LARGEST} inputs"
@@ -91,6 +94,12 @@ def readers_of(
         else:
             found.append(reader)
     return found, left
+
+
+def _is_shared(module: nn.Module, key: str, owners: Mapping[int, set[int]]) -> bool:
+    """Tell whether a parameter is another module's too; `owners`: id of a parameter -> ids of its modules."""
+    parameter = module._parameters.get(key)
+    return parameter is not None and len(owners[id(parameter)]) > 1
 
 
 def _why_not(module: nn.Module) -> str:

@@ -172,6 +172,11 @@ def test_what_they_need_is_asked_for_at_once() -> None:
         pruner_of(Mlp(), "group_fisher", "fc3", unlabelled).compress()
     with pytest.raises(CompressionError, match="yields no inputs"):
         pruner_of(Mlp(), "group_flap", "fc3", {"dummy_input": DUMMY, "calibration": []}).compress()
+    with pytest.raises(CompressionError, match="cannot be called with one sample"):  # rows of which each is no batch
+        pruner_of(Mlp(), "group_fisher", "fc3", {"dummy_input": DUMMY, "calibration": DUMMY.flatten(1)}).compress()
+    indices = {"dummy_input": DUMMY, "calibration": seen(), "criterion": lambda outputs, _: outputs.argmax(1)}
+    with pytest.raises(CompressionError, match="no gradient of the loss"):
+        pruner_of(Mlp(), "group_fisher", "fc3", indices).compress()
     with pytest.raises(ExperimentError, match='"samples" is a whole number'):
         pruner_of(Mlp(), "group_flap", "fc3", samples=0).compress()
 

@@ -67,8 +67,9 @@ def mask_gradients(
     Raises
     ------
     CompressionError
-        There is a criterion and no labels.
+        There is a criterion and no labels, a sample is no input of the model, or no gradient reaches its weights.
     """
+    _check(model, samples)
     rows: dict[str, Tensor] = {}  # zero where a sample does not pass a layer, such as an expert
     masks: dict[str, Tensor] = {}
 
@@ -84,6 +85,12 @@ def mask_gradients(
         for place, (example, labels) in enumerate(samples):
             masks.clear()
             loss = _loss(example.call(model), labels, criterion, generator)
+            if not loss.requires_grad:
+                raise CompressionError(
+                    f"no gradient of the loss of {type(model).__name__} reaches its weights",
+                    where="create_compressor",
+                    fix="let forward() return the numbers that a loss is computed of, not indices or detached ones",
+                )
             found = torch.autograd.grad(loss, list(masks.values()), allow_unused=True)
             for (name, mask), gradient in zip(masks.items(), found, strict=True):
                 if name not in rows:
@@ -91,6 +98,15 @@ def mask_gradients(
                 if gradient is not None:
                     rows[name][place] = gradient.detach()
     return rows
+
+
+def _check(model: nn.Module, samples: Sequence[Sample]) -> None:
+    if samples and not samples[0][0].runs(model):
+        raise CompressionError(
+            f"{type(model).__name__} cannot be called with one sample of what calibration= gives",
+            where="create_compressor",
+            fix="pass calibration= a loader of batches of inputs, their first dimension the samples",
+        )
 
 
 def _loss(outputs: Any, labels: Any, criterion: Criterion | None, generator: torch.Generator) -> Tensor:
@@ -108,7 +124,7 @@ def _loss(outputs: Any, labels: Any, criterion: Criterion | None, generator: tor
         drawn = torch.multinomial(chances, 1, generator=generator).flatten()
         return functional.cross_entropy(found[0].float(), drawn.to(found[0].device))
     noise = [torch.randn(one.shape, generator=generator).to(one) for one in found]
-    return torch.stack([(one * by).sum() for one, by in zip(found, noise, strict=True)]).sum()
+    return sum(((one * by).sum() for one, by in zip(found, noise, strict=True)), torch.zeros(()))
 
 
 def group_fisher(layers: Sequence[ScoredLayer], gradients: Mapping[str, Tensor]) -> Tensor | None:
