@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
 from raycompress.bundle.example import Example, device_of
 
@@ -32,6 +34,18 @@ def calls_in(items: Iterable[Any], model: nn.Module) -> Iterator[Example]:
                 here = {name: call if device is None else call.to(device) for name, call in calls.items()}
                 way = next((name for name, call in here.items() if call.runs(model)), usual)
         yield calls.get(way, calls[usual])
+
+
+def apart(loader: Iterable[Any]) -> Iterable[Any]:
+    """Return a loader that can be read in the midst of the script's own loop over it.
+
+    A torch loader whose workers persist has a single iterator, which a second loop would begin anew.
+    """
+    if not isinstance(loader, DataLoader) or getattr(loader, "_iterator", None) is None:
+        return loader
+    other = copy.copy(loader)
+    other._iterator = None
+    return other
 
 
 def labels_in(item: Any) -> Any:

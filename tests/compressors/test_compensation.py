@@ -251,3 +251,13 @@ def test_of_a_model_that_trained_masked_the_masked_one_is_the_aim() -> None:
 def test_what_is_no_loader_is_an_error_of_ours() -> None:
     with pytest.raises(CompressionError, match="calibration= is a function, which cannot be iterated over"):
         inputs_of(nn.Linear(3, 1), lambda: [torch.zeros(16, 3)], list)
+
+
+def test_a_loader_with_persistent_workers_is_read_apart_from_the_loop_that_the_script_is_in() -> None:
+    rows = torch.utils.data.TensorDataset(torch.arange(12.0)[:, None])
+    loader = torch.utils.data.DataLoader(rows, 3, num_workers=1, persistent_workers=True)
+    loop = iter(loader)
+    seen_by_script = [next(loop)[0]]
+    assert len(inputs_of(nn.Linear(1, 1), loader, list)) == 4
+    seen_by_script += [batch[0] for batch in loop]
+    assert torch.equal(torch.cat(seen_by_script), torch.arange(12.0)[:, None])

@@ -9,7 +9,7 @@ from torch import nn
 
 from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.analysis.calls import Calls
-from raycompress.compressors.loaders import calls_in
+from raycompress.compressors.loaders import apart, calls_in
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
 
@@ -80,7 +80,7 @@ def _calibrating(model: nn.Module, calibration: Iterable[Any], samples: int) -> 
     """Return the first inputs of a loader on the model's device; empty where the loader yields none."""
     need_loader(calibration)
     device = device_of(model)
-    first = _first_of(calls_in(calibration, model), samples)
+    first = _first_of(calls_in(apart(calibration), model), samples)
     found = [batch if device is None else batch.to(device) for batch in first]
     try:
         for batch in found[:1]:

@@ -14,7 +14,7 @@ from raycompress.bundle.example import Example, device_of, evaluating
 from raycompress.bundle.structures import map_tensors, tensors_in
 from raycompress.compressors.engines.torch_pruning.input_moments import channel_dim, reading
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
-from raycompress.compressors.loaders import calls_in, labels_in
+from raycompress.compressors.loaders import apart, calls_in, labels_in
 from raycompress.errors import CompressionError
 
 Criterion = Callable[[Any, Any], Tensor]
@@ -30,7 +30,7 @@ def samples_in(calibration: Iterable[Any], model: nn.Module, number: int) -> Ite
     items: list[Any] = []
 
     def noted() -> Iterator[Any]:
-        for item in calibration:
+        for item in apart(calibration):
             items.append(item)
             yield item
 
