@@ -167,6 +167,9 @@ def test_what_cannot_be_refitted_is_named() -> None:
     heads[3].bias = heads[2].bias
     x = torch.randn(64, 8)
     assert "not 2: its bias is another layer's too" in halved(heads, "0", x[:1], calibration=[x])._compensation
+    normed = torch.nn.utils.parametrizations.weight_norm(nn.Linear(16, 8))
+    computed = halved(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), normed).eval(), "0", x[:1], calibration=[x])
+    assert "not 2: its weight is computed from others" in computed._compensation
     torch.manual_seed(0)
     entries = [{"sparsity": 0.5, "op_names": ["experts"]}]
     mixture = create_compressor(

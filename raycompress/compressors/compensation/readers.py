@@ -18,6 +18,7 @@ ROWS = 16384
 """Output positions of a layer that are drawn of all batches together, and of one at most an eighth of them."""
 LARGEST = 4608
 """Inputs of a layer beyond which it is left as it is: the Gram matrix of so many has 170 MB."""
+_COMPUTED = "its weight is computed from others"
 _SHARED = ("weight", "bias")
 """What of a layer a refit writes, so that no other layer may have it."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -75,6 +76,8 @@ def readers_of(
             left[name] = "torch's attention reads by a weight of its own"
         if any((name, key) in tensors for key in stacked_weights(module)):
             left[name] = "stacked weights of experts are not refitted"
+        if any(_is_narrower(tensors.get(key), _input_dim(module)) for key in _parts_of_weight(name)):
+            left[name] = _COMPUTED
         sliced = tensors.get((name, "weight"))
         if sliced is None or len(sliced.kept) < 2 or isinstance(module, nn.Embedding):
             continue
@@ -96,6 +99,16 @@ def readers_of(
     return found, left
 
 
+def _parts_of_weight(name: str) -> list[tuple[str, str]]:
+    """Return what a layer's weight may be computed from by weight_norm, spectral_norm and torch.nn.utils.prune."""
+    inside = f"{name}.parametrizations.weight".lstrip(".")
+    return [(name, "weight_v"), (name, "weight_orig"), (inside, "original"), (inside, "original1")]
+
+
+def _is_narrower(sliced: Sliced | None, dim: int) -> bool:
+    return sliced is not None and len(sliced.kept) > 1 and sliced.kept[dim] is not None
+
+
 def _is_shared(module: nn.Module, key: str, owners: Mapping[int, set[int]]) -> bool:
     """Tell whether a parameter is another module's too; `owners`: id of a parameter -> ids of its modules."""
     parameter = module._parameters.get(key)
@@ -105,7 +118,7 @@ def _is_shared(module: nn.Module, key: str, owners: Mapping[int, set[int]]) -> b
 def _why_not(module: nn.Module) -> str:
     kind = type(module)
     if module._parameters.get("weight") is None:
-        return "its weight is computed from others"
+        return _COMPUTED
     if isinstance(module, nn.Linear):
         return "" if kind.forward is nn.Linear.forward else "its forward() is its own"
     if isinstance(module, _CONVOLUTIONS):
