@@ -81,11 +81,8 @@ def running(tmp_path_factory):
     environment = {**os.environ, "RAY_metrics_report_interval_ms": "500", "COLUMNS": "80"}
     with socket.socket() as taken, (folder / "err").open("w") as err:
         taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            taken.bind(("127.0.0.1", 8265))
-            taken.listen()
-        except OSError:
-            pass  # another search of this machine has it
+        until(lambda: bound(taken, 8265), 120)
+        taken.listen()
         process = subprocess.Popen(
             command("launch", path, "--dashboard"), cwd=folder, stdout=subprocess.DEVNULL, stderr=err, env=environment
         )
@@ -95,6 +92,15 @@ def running(tmp_path_factory):
     finally:
         (folder / "go").touch()
         assert process.wait(120) == 0, (folder / "err").read_text()
+
+
+def bound(listener, port):
+    """Bind a port of this machine; False while another search's dashboard has it."""
+    try:
+        listener.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
 
 
 def token():

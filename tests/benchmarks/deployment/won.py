@@ -26,10 +26,10 @@ class LargeResNet(digits.ResNet):
 
 
 class LargeMobileNet(MobileNet):
-    """Inverted bottlenecks, on the digits four times as large, in three equal channels."""
+    """Inverted bottlenecks, on the digits three times as large, in three equal channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.interpolate(x, scale_factor=4.0).expand(-1, 3, -1, -1))
+        return super().forward(F.interpolate(x, scale_factor=3.0).expand(-1, 3, -1, -1))
 
 
 NETWORKS = {"resnet": LargeResNet, "mobilenet": LargeMobileNet}
