@@ -275,6 +275,12 @@ def test_mistakes_say_what_and_how_to_mend_it(given: dict[str, Any], what: str) 
     assert caught.value.problems[0].fix and caught.value.problems[0].where == "rc.distill"
 
 
+def test_what_is_no_model_is_named() -> None:
+    model = trained("cnn", 1)
+    with pytest.raises(UsageError, match="the teacher is a .*, not list"):
+        rc.distill(model, [model], batch(), F.cross_entropy)  # type: ignore[arg-type]
+
+
 def test_a_teacher_of_another_cut_is_no_silent_mistake() -> None:
     model = trained("cnn")
     compressor = pruner_of(model, "cnn")

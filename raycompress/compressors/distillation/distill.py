@@ -65,10 +65,11 @@ def distill(
     Raises
     ------
     UsageError
-        A weight, a temperature or a name that cannot be.
+        A model, a weight, a temperature or a name that cannot be.
     CompressionError
         An answer without logits or loss, or the two models do not fit each other.
     """
+    _check_models(student, teacher)
     _check(weight, temperature, feature_weight, attention_weight)
     inner, patterns = _plain(student), _patterns(attention)
     layers = _layers(inner, (features,) if isinstance(features, str) else tuple(features))
@@ -242,6 +243,17 @@ def _plain(model: nn.Module) -> nn.Module:
             model = model.get_submodule("_orig_mod")
         else:
             return model
+
+
+def _check_models(student: Any, teacher: Any) -> None:
+    """Raise UsageError for what is no model, such as the compressor itself."""
+    for name, given in (("student", student), ("teacher", teacher)):
+        if not isinstance(given, nn.Module):
+            raise UsageError(
+                f"the {name} is a torch.nn.Module, not {type(given).__name__}",
+                where=_WHERE,
+                fix="rc.distill(model, compressor.teacher, batch, ...)",
+            )
 
 
 def _check(weight: float, temperature: float, *others: float) -> None:
