@@ -16,6 +16,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
+from raycompress.compressors.structure.axes.parting import parting
 from raycompress.errors import CompressionError, SpeedupError
 from tests.support.models.networks import CONVOLUTIONS, DUMMY, MODELS, Cnn, train, trained
 
@@ -237,6 +238,19 @@ class Shifted(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.conv2(torch.sigmoid(self.conv1(x)))
         return self.fc(x.mean([2, 3]) * len(x[0]))
+
+
+def test_where_models_part_is_found_behind_a_sparse_tensor() -> None:
+    class Sparse(nn.Module):
+        def __init__(self, by: float) -> None:
+            super().__init__()
+            self.by = by
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.to_sparse().to_dense() * self.by
+
+    found = parting(Sparse(1.0), Sparse(2.0), Example((torch.ones(2, 4),), {}))
+    assert re.fullmatch(r"from mul at test_pruning\.py:\d+ on", found)
 
 
 def test_a_mismatch_is_where_the_outputs_begin_to_differ() -> None:

@@ -86,7 +86,7 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]
         results = tensors_in(outcome) if isinstance(outcome, (Tensor, list, tuple)) else []
         for result in results:
             self._makers[result] = len(self.steps)
-        norm = sum(float(torch.linalg.vector_norm(result.double())) for result in results if not result.is_complex())
+        norm = sum(float(torch.linalg.vector_norm(result.double())) for result in results if _has_norm(result))
         self.steps.append(_Step(where, self._counts[where], norm, inputs))
         self._counts[where] += 1
         return outcome
@@ -113,6 +113,10 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]
         finally:
             for handle in handles:
                 handle.remove()
+
+
+def _has_norm(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided and not tensor.is_complex() and not tensor.is_nested
 
 
 def parting(first: nn.Module, second: nn.Module, example: Example) -> str:
