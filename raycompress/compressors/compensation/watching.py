@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from raycompress.bundle.calling import without_fast_path
 from raycompress.bundle.example import Example, evaluating
 from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.compensation.equations import NormalEquations
@@ -25,13 +26,10 @@ BATCH_NORM = nn.modules.batchnorm._BatchNorm
 @contextlib.contextmanager
 def computing(model: nn.Module, handles: Sequence[Any]) -> Iterator[None]:
     """Let `model` compute in eval mode without gradients, with hooks that end with it; attention runs as written."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it calls no hooks
     try:
-        with evaluating(model), torch.no_grad():
+        with evaluating(model), torch.no_grad(), without_fast_path():  # which calls no hooks
             yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for handle in handles:
             handle.remove()
 
