@@ -26,6 +26,7 @@ from raycompress.compressors.deploying.in_trial import (
     targets_of,
     verify_in,
 )
+from raycompress.compressors.distillation.teacher import too_late
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall
 from raycompress.compressors.measure import sizes as measure
@@ -89,6 +90,19 @@ class Inspector(Compressor):
         if example is not None:
             self._leave(example)
         self._first_call.watch(model)
+        self._is_late = False
+
+    def compress(self, *_args: Any, **_kwargs: Any) -> nn.Module:
+        """Return the model as it is."""
+        self._is_late = True
+        return self.model
+
+    @property
+    def teacher(self) -> nn.Module:
+        """See `Compressor.teacher`: what a trial would be refused is refused here."""
+        if self._teacher is None and self._is_late:
+            raise too_late(self.model)
+        return super().teacher
 
     def apply_speedup(self, dummy_input: Any = None, mask_path: str | None = None) -> nn.Module:
         """Record the model with this input, and leave."""

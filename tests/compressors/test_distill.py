@@ -185,6 +185,16 @@ def test_it_trains_in_autocast_with_a_teacher_in_bf16_and_no_input_known_beforeh
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_inspection_refuses_a_teacher_that_is_asked_for_late(enter: Callable[..., Any]) -> None:
+    enter("inspect")
+    late, early = (pruner_of(trained("cnn"), "cnn", dummy=None, teacher=teacher) for teacher in (None, True))
+    late.compress()
+    early.compress()
+    with pytest.raises(CompressionError, match="no copy of the dense one was kept"):
+        _ = late.teacher
+    assert not early.teacher.training
+
+
 def test_in_a_trial_the_teachers_calls_are_no_evaluations(enter: Callable[..., Any]) -> None:
     trial, _ = enter("trial", config_path="exp.json", save_model=True)
     compressor = pruner_of(model := trained("cnn"), "cnn", teacher=True)
