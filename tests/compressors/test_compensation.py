@@ -17,7 +17,7 @@ from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.analysis.inputs import BATCH, inputs_of
 from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.compensation.equations import NormalEquations, refitted
-from raycompress.compressors.compensation.in_pruner import affordable
+from raycompress.compressors.compensation.in_pruner import affordable, compensated
 from raycompress.compressors.compensation.readers import input_rows, matrix, output_rows, write
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import CompressionError
@@ -124,6 +124,17 @@ def test_a_large_model_gets_fewer_inputs_whatever_the_loader_has_in_a_batch() ->
     assert sum(batch.batch for batch in affordable(halves, flops=10**12)) == 96, (
         "the batch that makes it enough is whole"
     )
+
+
+def test_what_takes_long_is_done_only_where_it_is_asked_for() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
+    x = torch.randn(64, 4)
+    compressor = halved(model, "0", x[:1])
+    assert compressor._slicing is not None
+    unasked = compensated(model, compressor._slicing, [x], None, 10**11, is_asked=False)
+    assert not unasked.is_kept and '"compensate": true' in str(unasked)
+    assert compensated(model, compressor._slicing, [x], None, 10**11).samples == 64
 
 
 def test_slicing_before_cuts_the_refitted_model() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from raycompress.bundle.example import Example
+from raycompress.bundle.example import Example, device_of
 from raycompress.catalog.entry import COMPENSATE
 from raycompress.compressors.analysis.inputs import BATCH, SAMPLES, inputs_of, watched
 from raycompress.compressors.compensation.compensate import STAGES, Compensation, compensate
@@ -20,6 +20,8 @@ from raycompress.errors import CompressionError
 
 WORK = 2e12
 """Multiply-adds that the passes may take, where that leaves inputs enough: about a minute of a core."""
+UNASKED = {"cpu": 4e12, "others": 4e14}
+"""Multiply-adds that it may take where nobody asked for it, by the model's device: about two minutes there."""
 
 
 def wants_compensation(setup: Setup) -> bool:
@@ -63,6 +65,7 @@ def compensated(
     evaluator: Callable[[nn.Module], Any] | None,
     flops: int,
     earlier: Slicing | None = None,
+    is_asked: bool = True,
 ) -> Compensation:
     """Compensate `model`, in place, with inputs of the loader, or with those that the evaluator calls it with.
 
@@ -72,12 +75,19 @@ def compensated(
         Multiply-adds of one sample, by which a large model is given fewer inputs; see `affordable`.
     earlier
         What was masked of `model` already; see `compensate`.
+    is_asked
+        False where it is on by default; then it is left out where it would take longer than `UNASKED` says.
 
     Raises
     ------
     CompressionError
         The model cannot be called with what the loader gives.
     """
+    device = device_of(model)
+    work, most = 2 * STAGES * BATCH * flops, UNASKED["cpu" if device is None or device.type == "cpu" else "others"]
+    if not is_asked and work > most:
+        why = f'{work:.1g} multiply-adds are too long for what nobody asked for; "compensate": true does it'
+        return Compensation(why_not=why)
     otherwise = (lambda: []) if evaluator is None else (lambda: watched(model, evaluator)[1])
     with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws numbers, with which the training goes on
         inputs = inputs_of(model, calibration, otherwise, samples=min(SAMPLES, math.ceil(_wanted(flops))))

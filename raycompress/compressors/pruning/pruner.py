@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
+from raycompress.catalog.entry import COMPENSATE
 from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.compensation.in_pruner import check_inputs, compensated, wants_compensation
 from raycompress.compressors.create import Setup
@@ -287,9 +288,8 @@ class Pruner(SavingCompressor, Compressor):
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
             is_proved = self.is_decided and bool(self._slicing.tensors)
             if self._compensates and self._is_final and self._slicing.tensors and self._before is not None:
-                flops = self._before.flops
-                inputs = self._calibration, self._evaluator
-                found = compensated(self.model, self._slicing, *inputs, flops, earlier)
+                inputs, is_asked = (self._calibration, self._evaluator), COMPENSATE in self._arguments
+                found = compensated(self.model, self._slicing, *inputs, self._before.flops, earlier, is_asked)
                 self._compensation = str(found)
                 print(f"raycompress: {found} ({found.seconds:.1f} s)", file=sys.stderr)
                 is_proved = is_proved and not found.is_kept
