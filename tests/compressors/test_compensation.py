@@ -17,7 +17,7 @@ from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.analysis.inputs import BATCH, inputs_of
 from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.compensation.equations import NormalEquations, refitted
-from raycompress.compressors.compensation.in_pruner import affordable, compensated
+from raycompress.compressors.compensation.in_pruner import UNASKED, affordable
 from raycompress.compressors.compensation.readers import input_rows, matrix, output_rows, write
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import CompressionError
@@ -126,15 +126,13 @@ def test_a_large_model_gets_fewer_inputs_whatever_the_loader_has_in_a_batch() ->
     )
 
 
-def test_what_takes_long_is_done_only_where_it_is_asked_for() -> None:
+def test_what_takes_long_is_done_only_where_it_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(UNASKED, "cpu", 1)
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 2)).eval()
     x = torch.randn(64, 4)
-    compressor = halved(model, "0", x[:1])
-    assert compressor._slicing is not None
-    unasked = compensated(model, compressor._slicing, [x], None, 10**11, is_asked=False)
-    assert not unasked.is_kept and '"compensate": true' in str(unasked)
-    assert compensated(model, compressor._slicing, [x], None, 10**11).samples == 64
+    for asked, note in ((None, '"compensate": true does it'), (True, "on 64 inputs")):
+        model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2)).eval()
+        assert note in halved(model, "0", x[:1], calibration=[x], compensate=asked)._compensation
 
 
 def test_slicing_before_cuts_the_refitted_model() -> None:
@@ -195,7 +193,7 @@ def test_what_cannot_be_refitted_is_named() -> None:
 
 def halved(model: nn.Module, layer: str, x: Tensor, **given: Any) -> Any:
     config = {"compressor": "group_l1", "config_list": [{"sparsity": 0.5, "op_names": [layer]}]}
-    compressor = create_compressor(model, {**config, "arguments": {"round_to": 1}}, dummy_input=x, **given)
+    compressor = create_compressor(model, {**config, "arguments": {}}, dummy_input=x, round_to=1, **given)
     compressor.compress()
     return compressor
 

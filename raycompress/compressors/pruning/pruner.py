@@ -288,7 +288,7 @@ class Pruner(SavingCompressor, Compressor):
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
             is_proved = self.is_decided and bool(self._slicing.tensors)
             if self._compensates and self._is_final and self._slicing.tensors and self._before is not None:
-                inputs, is_asked = (self._calibration, self._evaluator), COMPENSATE in self._arguments
+                inputs, is_asked = (self._calibration, self._evaluator), bool(self._arguments.get(COMPENSATE))
                 found = compensated(self.model, self._slicing, *inputs, self._before.flops, earlier, is_asked)
                 self._compensation = str(found)
                 print(f"raycompress: {found} ({found.seconds:.1f} s)", file=sys.stderr)
