@@ -6,6 +6,7 @@ import pytest
 
 from tests.cli.test_main import HEAVY, modules_after
 from tests.support.launching import REPOSITORY, raycompress
+from tests.support.shared_ray import run_here
 
 LOCAL = """\
 cluster_name: mine
@@ -124,6 +125,6 @@ def test_the_targets_of_an_experiment(tmp_path):
 )
 def test_a_target_with_a_mistake(tmp_path, target, what, fix):
     (tmp_path / "exp.json").write_text('{"target": "max"}')
-    done = raycompress(tmp_path, "doctor", "--target", target)
+    done = run_here(tmp_path, "doctor", "--target", target)
     assert done.code == 2
     assert what in done.err and fix in done.err
