@@ -7,16 +7,37 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
 
 def uncompiled() -> AbstractContextManager[Any]:
     """Run compiled models as they are written; where nothing was compiled, the compiler is not imported for it."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def running_modules(
+    model: nn.Module, is_watched: Callable[[nn.Module], bool] = lambda _module: True
+) -> Iterator[list[str]]:
+    """Yield a list whose last member is the name of the watched module that computes; empty outside of all."""
+    running = [""]
+
+    def leave(*_: Any) -> None:
+        running.pop()
+
+    with ExitStack() as hooks:
+        for name, module in model.named_modules():
+            if is_watched(module):
+                # first of all, so that what other hooks compute is the module's
+                enter = module.register_forward_pre_hook(lambda *_, name=name: running.append(name), prepend=True)
+                hooks.callback(enter.remove)
+                hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
+        yield running
 
 
 @contextmanager

@@ -80,10 +80,9 @@ def compress(
     target
         What the model will be deployed on and measured in: the name of a runtime, or a target as in an experiment file.
     **arguments
-        The compressor's own (``raycompress compressors NAME``), such as ``round_to=8`` or ``calibration_data=``. An
-        ``optimizer`` is given as a function of the model, since it is for the copy: ``lambda model: Adam(...)``. With
-        ``calibration=``, a loader of inputs, layers that read removed channels are refitted on them
-        (``compensate=False`` for not).
+        The compressor's own (``raycompress compressors NAME``), such as ``round_to=8``. An ``optimizer`` is given as a
+        function of the model, since it is for the copy: ``lambda model: Adam(...)``. With ``calibration=``, a loader of
+        inputs, layers that read removed channels are refitted on them (``compensate=False`` for not).
 
     Raises
     ------

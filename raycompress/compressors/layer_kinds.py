@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -72,6 +72,13 @@ def output_dim(module: nn.Module) -> int:
     if isinstance(module, nn.Embedding) or is_transposed_linear(module):
         return 1
     return int(isinstance(module, nn.modules.conv._ConvTransposeNd) and module.groups == 1)
+
+
+def channel_dim(module: nn.Module, tensor: Tensor) -> int:
+    """Return the dimension of a layer's input or output that runs along its channels."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        return int(tensor.dim() - len(module.kernel_size) - 1)
+    return 1 if isinstance(module, (nn.modules.batchnorm._NormBase, nn.GroupNorm)) else int(tensor.dim() - 1)
 
 
 def weight_names(module: nn.Module) -> tuple[str, ...]:

@@ -210,9 +210,7 @@ def inspect(
     )
     if found is not None:
         model = ModelInfo.from_json(found["model"])
-        elsewhere = (
-            experiment.resources.gpu and machine_gpus() == 0
-        )  # trials run on another device than this script did
+        elsewhere = experiment.resources.gpu and machine_gpus() == 0  # trials run on another device than this script
         if refused and not preflight.check_model(experiment, model)[0]:  # which has places and fixes of its own
             raise refusal(experiment, refused[0])
         return without_eager(experiment, model) if elsewhere else model

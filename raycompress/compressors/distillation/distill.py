@@ -15,6 +15,7 @@ from raycompress.bundle.example import device_of
 from raycompress.compressors.distillation.batch import Batch, logits_of, member
 from raycompress.compressors.distillation.observing import AttentionMap, Observed, observing
 from raycompress.compressors.distillation.survivors import Survivors, survivors_of
+from raycompress.compressors.layer_kinds import channel_dim
 from raycompress.errors import CompressionError, UsageError
 
 _WHERE = "rc.distill"
@@ -37,8 +38,7 @@ def distill(
     """Return the loss of `student` on `batch`: of the task, and of its distance to `teacher`.
 
     It is ``(1 - weight) * task + weight * temperature**2 * KL(teacher, student) + feature_weight * hints +
-    attention_weight * maps``. Both models are called once, the teacher without gradients; ``backward()`` is the
-    script's.
+    attention_weight * maps``. Both models are called once, the teacher without gradients.
 
     Parameters
     ----------
@@ -56,8 +56,8 @@ def distill(
         logits are divided by. Classes lie in the last dimension of two or three, else in the second; of a single
         output the squared error counts; positions whose label is -100 do not.
     features, feature_weight
-        Names or patterns (``layer2.*.bn2``) of layers whose outputs are to be the teacher's, on the channels that stay
-        (after Romero et al., FitNets, ICLR 2015): the squared difference over the teacher's mean square.
+        Names or patterns (``layer2.*.bn2``) of layers whose outputs are to be the teacher's, on the channels that stay:
+        the squared difference over the teacher's mean square (after Romero et al., FitNets, ICLR 2015).
     attention, attention_weight
         True, or names or patterns of the modules whose maps of attention are to be the teacher's, on the heads that
         stay (after Wang et al., MiniLM, NeurIPS 2020): the mean over rows of ``KL(teacher, student)``.
@@ -139,7 +139,7 @@ def _hints(student: nn.Module, own: Observed, theirs: Observed, survivors: Survi
     """Return the mean over layers of the squared difference of the channels that stay, over the teacher's square."""
     losses = []
     for name, answer in theirs.features.items():
-        dim = _channel_dim(student.get_submodule(name), answer)
+        dim = channel_dim(student.get_submodule(name), answer)
         mine = own.features[name].float()
         wanted, mine = _paired(name, answer.float(), mine, dim, survivors.channels.get(name))
         losses.append(functional.mse_loss(mine, wanted) / wanted.square().mean().clamp_min(1e-12))
@@ -187,14 +187,6 @@ def _paired(name: str, teacher: Tensor, student: Tensor, dim: int, kept: Tensor 
             fix="give the teacher of the compressor that cut the model, or leave that layer out",
         )
     return teacher, student
-
-
-def _channel_dim(module: nn.Module, answer: Tensor) -> int:
-    """Return the dimension of a layer's output that runs along its channels."""
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return answer.dim() - len(module.kernel_size) - 1
-    spatial = (nn.modules.batchnorm._NormBase, nn.GroupNorm)
-    return 1 if isinstance(module, spatial) else answer.dim() - 1
 
 
 def _layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:

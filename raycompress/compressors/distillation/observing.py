@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from raycompress.bundle.calling import uncompiled, without_fast_path
+from raycompress.bundle.calling import running_modules, uncompiled, without_fast_path
 from raycompress.bundle.structures import tensors_in
 
 
@@ -71,7 +71,8 @@ def observing(model: nn.Module, layers: Sequence[str], *, attention: bool) -> It
             stack.enter_context(uncompiled())
         if attention:
             stack.enter_context(without_fast_path())
-            stack.enter_context(_Maps(seen, _track(model, stack)))
+            running = stack.enter_context(running_modules(model, _is_attention))
+            stack.enter_context(_Maps(seen, running))
         yield seen
 
 
@@ -84,21 +85,9 @@ def _keeping(seen: Observed, name: str) -> Callable[..., None]:
     return hook
 
 
-def _track(model: nn.Module, stack: ExitStack) -> list[str]:
-    """Return a list whose last member is the name of the module that computes, as long as the hooks are held."""
-    running = [""]
-    for name, module in model.named_modules():
-        if isinstance(module, nn.MultiheadAttention) or any(module.children()):
-
-            def enter(_module: nn.Module, _inputs: Any, name: str = name) -> None:
-                running.append(name)
-
-            def leave(_module: nn.Module, _inputs: Any, _output: Any) -> None:
-                running.pop()
-
-            stack.callback(module.register_forward_pre_hook(enter).remove)
-            stack.callback(module.register_forward_hook(leave, always_call=True).remove)
-    return running
+def _is_attention(module: nn.Module) -> bool:
+    """Tell whether a map is named after a module: after one with others inside, or torch's attention."""
+    return isinstance(module, nn.MultiheadAttention) or any(module.children())
 
 
 class _Maps(TorchFunctionMode):

@@ -12,8 +12,9 @@ from torch.nn import functional
 
 from raycompress.bundle.example import Example, device_of, evaluating
 from raycompress.bundle.structures import map_tensors, tensors_in
-from raycompress.compressors.engines.torch_pruning.input_moments import channel_dim, reading
+from raycompress.compressors.engines.torch_pruning.input_moments import reading
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
+from raycompress.compressors.layer_kinds import channel_dim
 from raycompress.compressors.loaders import apart, calls_in, labels_in
 from raycompress.errors import CompressionError
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example, evaluating
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
-from raycompress.compressors.layer_kinds import is_weighted
+from raycompress.compressors.layer_kinds import channel_dim, is_weighted
 
 
 @dataclass
@@ -46,13 +46,6 @@ class Moments:
     def variance(self) -> Tensor:
         """The variance of each channel."""
         return (self.squares / self.count - (self.total / self.count).square()).clamp_min(0)
-
-
-def channel_dim(module: nn.Module, inputs: Tensor) -> int:
-    """Return the dimension of the inputs of a convolution or a linear layer that runs along their channels."""
-    if isinstance(module, nn.modules.conv._ConvNd):
-        return inputs.dim() - len(module.kernel_size) - 1
-    return inputs.dim() - 1
 
 
 @contextmanager

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from raycompress.bundle.calling import running_modules
 from raycompress.bundle.example import Example, evaluating
 from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.structure.axes.call import raised_at, source_line
@@ -61,11 +60,11 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.steps: list[_Step] = []
         self.outputs: list[int] = []
         self.failed = ""
-        self._modules: list[str] = []
+        self._running = [""]
         self._counts: Counter[str] = Counter()
         self._makers: Any = WeakTensorKeyDictionary()
         try:
-            with evaluating(model), torch.no_grad(), self._names(model), self:
+            with evaluating(model), torch.no_grad(), running_modules(model) as self._running, self:
                 self.outputs = self._steps_of(tensors_in(example.call(model)))
         except Exception as error:  # noqa: BLE001 - whatever the user's forward raises
             self.failed = self.failed or raised_at(error)
@@ -76,7 +75,7 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         inputs = tuple(self._steps_of(tensors_in([args, kwargs or {}])))
-        module = self._modules[-1] if self._modules else ""
+        module = self._running[-1]
         where = func._schema.name.split("::")[-1] + (f' in "{module}"' if module else "") + source_line()
         try:
             outcome = func(*args, **(kwargs or {}))
@@ -93,26 +92,6 @@ class _Pass(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _steps_of(self, tensors: list[Tensor]) -> list[int]:
         return [self._makers[tensor] for tensor in tensors if tensor in self._makers]
-
-    @contextmanager
-    def _names(self, model: nn.Module) -> Iterator[None]:
-        """Know which module runs."""
-        handles = []
-        for name, module in model.named_modules():
-
-            def enter(*_: Any, name: str = name) -> None:
-                self._modules.append(name)
-
-            def leave(*_: Any) -> None:
-                self._modules.pop()
-
-            handles.append(module.register_forward_pre_hook(enter, prepend=True))
-            handles.append(module.register_forward_hook(leave, always_call=True))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
 
 def _has_norm(tensor: Tensor) -> bool:
