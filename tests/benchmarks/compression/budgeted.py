@@ -20,11 +20,15 @@ from torch_pruning.pruner.importance import GroupMagnitudeImportance
 from raycompress.bundle.example import Example
 from raycompress.catalog.rounding import removable
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
+from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
-from raycompress.compressors.engines.torch_pruning.ranking import block_scores
+from raycompress.compressors.engines.torch_pruning.ranking import Importance, block_scores
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.structure.coupling import Removal
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.plan import SlicingPlan
+from raycompress.compressors.structure.slicing import Slicing
 from raycompress.compressors.targets.torch import Target
 from raycompress.config.dimension import Dimension
 from tests.benchmarks.compression.pruned import DUMMY, ResNet
@@ -128,6 +132,11 @@ def _hard(images: Tensor, noise: float, generator: torch.Generator) -> Tensor:
 NETWORKS = {"resnet": lambda: ResNet(8), "mobilenet": MobileNet, "vit": lambda: Vit(32, 4)}
 OUTPUTS = {"resnet": "fc", "mobilenet": "head", "vit": "head"}
 
+IMPORTANCES: Mapping[str, Callable[[nn.Module, Sequence[Example]], Importance]] = {
+    "group_l1": lambda _model, _inputs: GroupMagnitudeImportance(p=1),
+}
+"""How channels are ranked, of a dense model and unlabelled inputs of it."""
+
 
 @dataclass(frozen=True)
 class Trained:
@@ -140,7 +149,7 @@ class Trained:
 class Subject:
     """A trained network, its groups of tied channels, and what of them is left at a sample.
 
-    Which channels of a group go first is what ``group_l1`` says: the groups' blocks, least first.
+    Which channels of a group go first is what `importance` says: the groups' blocks, least first.
     """
 
     EPOCHS: Mapping[str, int] = {"resnet": 30, "mobilenet": 60, "vit": 100}
@@ -148,15 +157,20 @@ class Subject:
     CALIBRATION = 512
     EXAMPLE = Example.from_dummy(DUMMY)
 
-    def __init__(self, network: str, seed: int) -> None:
+    def __init__(self, network: str, seed: int, importance: str = "group_l1") -> None:
         self.network, self.seed = network, seed
         torch.manual_seed(seed)
         self.task, self.dense = Task(seed), NETWORKS[network]()
         self.task.train(self.dense, self.EPOCHS[network], seed)
-        self.groups, self._order = _groups(self.dense, OUTPUTS[network])
-        self.dimensions = tuple(Dimension(target.name, "float", 0.0, HIGH) for target in self.groups)
         seen = self.task.sample(self.CALIBRATION).split(self.task.BATCH)
-        self._imitation = Imitation(self.dense, [Example((images,), {}) for images in seen])
+        self._seen = [Example((images,), {}) for images in seen]
+        self._graph = ChannelGraph(self.dense, self.EXAMPLE)
+        self.groups, self._order = _groups(
+            self._graph, OUTPUTS[network], IMPORTANCES[importance](self.dense, self._seen)
+        )
+        self.dimensions = tuple(Dimension(target.name, "float", 0.0, HIGH) for target in self.groups)
+        self._imitation = Imitation(self.dense, self._seen)
+        self._compensated: dict[Counts, nn.Module] = {}
         self._trials: dict[Counts, Trained] = {}
         self._finals: dict[Counts, Trained] = {}
 
@@ -173,8 +187,26 @@ class Subject:
         ]
         return tuple(target.group.size - size for target, size in zip(self.groups, sizes, strict=True))
 
-    def small(self, counts: Counts) -> nn.Module:
-        """Return a copy of the dense model without what `counts` says."""
+    def small(self, counts: Counts, compensated: bool = False) -> nn.Module:
+        """Return a copy of the dense model without what `counts` says; with the layers that read it refitted.
+
+        What is compensated once, on `CALIBRATION` unlabelled inputs, is kept; each caller has a copy of its own.
+        """
+        if not compensated:
+            return self._cut(counts).small()
+        if counts not in self._compensated:
+            self._compensated[counts] = self._compensate(counts)
+        return copy.deepcopy(self._compensated[counts])
+
+    def _compensate(self, counts: Counts) -> nn.Module:
+        cut, model = self._cut(counts), self.copy()
+        tensors = cut.tensors()
+        slicing = Slicing(Removal({}, {}), tensors, SlicingPlan(cut.changes(tensors), {}), cut.reductions())
+        compensate(model, slicing, self._seen)
+        slicing.apply(model)
+        return model
+
+    def _cut(self, counts: Counts) -> Cut:
         removal = {
             target.name: tuple(
                 sorted(channel for block in order[:count] for channel in target.group.root_blocks[block])
@@ -182,7 +214,7 @@ class Subject:
             for target, order, count in zip(self.groups, self._order, counts, strict=True)
             if count
         }
-        return Cut(ChannelGraph(self.dense, self.EXAMPLE), removal).small()
+        return Cut(self._graph, removal)
 
     def copy(self) -> nn.Module:
         """Return a copy of the dense model."""
@@ -257,10 +289,9 @@ def _terms(kept: Sequence[float]) -> np.ndarray:
     return np.array([1.0, *kept, *(one * other for one, other in pairs)])
 
 
-def _groups(model: nn.Module, outputs: str) -> tuple[list[GroupTarget], list[list[int]]]:
+def _groups(graph: ChannelGraph, outputs: str, importance: Importance) -> tuple[list[GroupTarget], list[list[int]]]:
     """Return the groups, and the order in which their blocks go."""
-    graph = ChannelGraph(model, Subject.EXAMPLE)
     targets = {name: Target(0, 0.5, graph.type_of(name)) for name in graph.producers() if name != outputs}
     groups, _ = find_group_targets(graph, targets, norms=False, round_to=1)
-    scores = [block_scores(Cut(graph), model, target, GroupMagnitudeImportance(p=1)) for target in groups]
+    scores = [block_scores(Cut(graph), graph.model, target, importance) for target in groups]
     return groups, [sorted(score, key=score.__getitem__) for score in scores]
