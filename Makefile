@@ -7,6 +7,7 @@
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make zoo    docs/networks.md and docs/minilm.md: networks that people have, in an environment of their own; an hour
 # make zoo-dozen  a dozen of them, as CI does, in two minutes once the environment (7 GB) is there
+# make peers  .venv-peers: NVIDIA ModelOpt, which the section budgets of `make bench` compares with where it is there
 # make targets  .venv-targets: inference runtimes that cannot be installed beside the rest, for the tests of deployment;
 #             without it they leave out, by name, what needs it
 # make deployment  the table of docs/deployment.md: six networks in every runtime, in the environments of zoo and targets
@@ -25,11 +26,13 @@ INSTALLED := $(VENV)/.installed
 ZOO := .venv-zoo
 # inference runtimes whose requirements conflict with those of the other environments; the agent alone runs there
 TARGETS := .venv-targets
+# pruners that are compared with ours; NVIDIA's asks for its own versions
+PEERS := .venv-peers
 # the first that starts: the one on the PATH, which may be a shim of pyenv's that does not, or the newest of pyenv's
 FIND = $(PYTHON) -c 'import sys; print(sys.executable)' 2>/dev/null || \
 	ls -d $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$(VERSION).*[0-9]/bin/python$(VERSION) 2>/dev/null | sort -V | tail -n 1
 
-.PHONY: demo test unit nightly lint bench tools house zoo zoo-dozen targets deployment docs format clean
+.PHONY: demo test unit nightly lint bench tools house zoo zoo-dozen targets peers deployment docs format clean
 
 demo: $(CORE)
 	$(BIN)/raycompress launch configs/digits/auto_l1.json
@@ -71,6 +74,8 @@ zoo-dozen: $(INSTALLED) $(ZOO)/.installed
 
 targets: $(TARGETS)/.installed
 
+peers: $(PEERS)/.installed
+
 deployment: $(ZOO)/.installed $(TARGETS)/.installed
 	$(ZOO)/bin/python -m tests.benchmarks.deployment
 
@@ -96,6 +101,11 @@ $(ZOO)/.installed: tests/zoo/requirements.txt
 $(TARGETS)/.installed: tests/deployment/requirements.txt
 	@python=$$($(FIND)); "$$python" -m venv $(TARGETS)
 	$(TARGETS)/bin/pip install --quiet --requirement tests/deployment/requirements.txt
+	touch $@
+
+$(PEERS)/.installed: tests/benchmarks/peers/requirements.txt
+	@python=$$($(FIND)); "$$python" -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --requirement tests/benchmarks/peers/requirements.txt
 	touch $@
 
 $(INSTALLED): $(CORE)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
 from tests.benchmarks.compression import (
-    budgeted,
     budgets,
     compensated,
     distilled,
     fronts,
     graph,
     latency,
+    networks,
     predicted,
     tied,
     training,
@@ -64,7 +64,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         "--budget-seeds", type=int, default=5, help="budgets, compensated, distilled: networks of each kind"
     )
-    parser.add_argument("--networks", nargs="+", choices=list(budgeted.NETWORKS), default=list(budgeted.NETWORKS))
+    parser.add_argument("--networks", nargs="+", choices=list(networks.NETWORKS), default=list(networks.NETWORKS))
     parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
     parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
     parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
@@ -107,7 +107,7 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
     if name == "compensated":
         return compensated.measure(options.budget_seeds, say, options.networks)
     if name == "fronts":
-        return fronts.measure(options.seeds, say, options.networks)
+        return fronts.measure(options.seeds, say, [one for one in options.networks if one in fronts.NETWORKS])
     if name == "graph":
         return graph.measure(options.blocks, say)
     if name == "deployment":
@@ -115,7 +115,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
     if name == "latency":
         return latency.measure(options.passes, say)
     if name == "predicted":
-        return predicted.measure(options.seen, options.unseen, options.networks, say)
+        known = [one for one in options.networks if one in predicted.NETWORKS]
+        return predicted.measure(options.seen, options.unseen, known, say)
     if name == "training":
         return training.measure(options.steps, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
-import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +14,42 @@ import torch
 
 from raycompress import create_compressor
 from raycompress.compressors.analysis.imitation import STEPS
+from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
 from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
 from raycompress.search.proposers.budget import BudgetProposer
-from tests.benchmarks.compression.budgeted import HIGH, NETWORKS, Counts, Sample, Subject, Trained
-from tests.benchmarks.compression.pruned import DUMMY
-from tests.benchmarks.outcome import Outcome, Target
+from tests.benchmarks.compression.budget_tables import Record, key, outcome
+from tests.benchmarks.compression.budgeted import HIGH, Counts, Sample, Subject, Trained
+from tests.benchmarks.compression.networks import NETWORKS, OUTPUTS
+from tests.benchmarks.outcome import Outcome
+from tests.benchmarks.peers import fastnas, one_shot
 
 BUDGETS = (0.5, 0.25)
-METHODS = ("dense", "uniform", "random", "hyperopt", "amc", "guided")
+METHODS = (
+    "dense",
+    "uniform",
+    "uniform compensated",
+    "tp global",
+    "tp isomorphic",
+    "fastnas",
+    "random",
+    "hyperopt",
+    "guided",
+    "uniform long",
+    "random cpu",
+    "amc",
+)
 TRIALS: Mapping[str, tuple[int, ...]] = {"random": (16, 64), "hyperopt": (16, 64), "guided": (1, 4, 16)}
+AS_LONG_AS = "guided 16"
+"""The row whose CPU seconds `uniform long` and `random cpu` have."""
 SPARSITIES = (0.25, 0.5, 0.7, 0.9)
 CHEAP = 48
 """Candidates that guided scores before its first trial."""
 EPISODES, WARM_UP = 60, 20
 """Of AMC's agent."""
-
-Record = dict[str, Any]
-"""What a method found: held_out, epochs, cpu_s; and for whoever looks closer, counts and validation."""
+AMC = ("resnet", "mobilenet", "vit")
+"""The networks that AMC is tried on; its episodes on the others would take as long as all else together."""
 
 
 def measure(
@@ -56,17 +73,18 @@ def measure(
                 (budget, method)
                 for budget in budgets
                 for method in methods
-                if not all(_key(network, budget, row, seed) in known for row in rows_of(method))
+                if not all(key(network, budget, row, seed) in known for row in rows_of(method))
             ]
             bench = _Bench(network, seed) if missing else None
             for budget, method in missing:
                 assert bench is not None
-                for row, record in bench.run(method, budget).items():
-                    known[_key(network, budget, row, seed)] = record
+                for row, record in bench.run(method, budget, known.get(key(network, budget, AS_LONG_AS, seed))).items():
+                    known[key(network, budget, row, seed)] = record
                 if path is not None:
                     _write(path, known)
                 say(f"seed {seed}, {network} at {budget:g}: {method} done")
-    return _outcome(known, seeds, networks, budgets, methods)
+    places = [(network, budget) for network in networks for budget in budgets]
+    return outcome(known, seeds, places, [row for method in methods for row in rows_of(method)])
 
 
 def rows_of(method: str) -> list[str]:
@@ -82,51 +100,128 @@ class _Bench:
     def __init__(self, network: str, seed: int) -> None:
         self.subject = Subject(network, seed)
         self._cheap: dict[tuple[Counts, int], Trained] = {}
+        self._fastnas: Mapping[float, fastnas.Found] = {}
 
-    def run(self, method: str, budget: float) -> dict[str, Record]:
-        """Return row -> what was found."""
-        if method == "dense":
-            accuracy = self.subject.task.accuracy(self.subject.dense, self.subject.task.held_out)
-            return {"dense": {"held_out": accuracy, "epochs": 0, "cpu_s": 0.0}}
+    def run(self, method: str, budget: float, as_long_as: Record | None) -> dict[str, Record]:
+        """Return row -> what was found.
+
+        Parameters
+        ----------
+        as_long_as
+            What was found by the row whose seconds others are given; these have no record without it.
+        """
+        alone: Mapping[str, Callable[[], Record]] = {
+            "dense": self._dense,
+            "uniform": lambda: self._one_shot(self._uniform(budget)),
+            "uniform compensated": lambda: self._one_shot(self._uniform(budget), compensated=True),
+            "fastnas": lambda: self._found_by_fastnas(budget),
+            **{row: lambda: self._torch_pruning(method, budget) for row in one_shot.WAYS},
+        }
+        if method in alone:
+            return {method: alone[method]()}
         if method == "amc":
             return self._amc(budget)
-        proposed = {
-            "uniform": self._uniform,
-            "random": self._random,
-            "hyperopt": self._hyperopt,
-            "guided": self._guided,
-        }
+        if method in ("uniform long", "random cpu"):
+            if as_long_as is None:
+                return {}
+            long = self._uniform_long if method == "uniform long" else self._random_cpu
+            return {method: long(budget, as_long_as)}
+        proposed = {"random": self._random, "hyperopt": self._hyperopt, "guided": self._guided}
         samples, cpu_s, note = proposed[method](budget)
-        if method == "uniform":
-            return {method: self._winner(samples, cpu_s, note)}
         return {f"{method} {number}": self._winner(samples[:number], cpu_s, note) for number in TRIALS[method]}
+
+    def _dense(self) -> Record:
+        accuracy = self.subject.task.accuracy(self.subject.dense, self.subject.task.held_out)
+        return {"held_out": accuracy, "epochs": 0, "cpu_s": 0.0}
 
     def _winner(self, samples: Sequence[Sample], cpu_s: float, note: str) -> Record:
         """Train the best of the trials to the end."""
         counts = [self.subject.counts(sample) for sample in samples]
         trials = [self.subject.trial(one) for one in counts]
         best = max(range(len(trials)), key=lambda place: trials[place].accuracy)
-        final = self.subject.final(counts[best])
-        return {
-            "held_out": final.accuracy,
-            "epochs": len(set(counts)) + self.subject.FINAL,
-            "cpu_s": cpu_s + sum({one: trial.cpu_s for one, trial in zip(counts, trials, strict=True)}.values()),
-            "validation": trials[best].accuracy,
-            "counts": counts[best],
-            "trial": best,
-            "note": note,
-        }
+        cpu_s += sum({one: trial.cpu_s for one, trial in zip(counts, trials, strict=True)}.values())
+        found = {"validation": trials[best].accuracy, "counts": counts[best], "trial": best, "note": note}
+        return {**_record(self.subject.final(counts[best]), cpu_s, len(set(counts))), **found}
 
-    def _uniform(self, budget: float) -> tuple[list[Sample], float, str]:
-        return [self.subject.project({one.name: 0.5 for one in self.subject.dimensions}, budget)], 0.0, ""
+    def _one_shot(self, sample: Sample, *, compensated: bool = False) -> Record:
+        started = time.thread_time()
+        counts = self.subject.counts(sample)
+        self.subject.small(counts, compensated)
+        cpu_s = time.thread_time() - started
+        return {**_record(self.subject.final(counts, compensated), cpu_s), "counts": counts}
+
+    def _uniform(self, budget: float) -> Sample:
+        return self.subject.project({one.name: 0.5 for one in self.subject.dimensions}, budget)
+
+    def _uniform_long(self, budget: float, as_long_as: Record) -> Record:
+        """Fine-tune what uniform pruning leaves, without a search, for the seconds of a whole search and its winner."""
+        counts = self.subject.counts(self._uniform(budget))
+        once = self.subject.final(counts)
+        epochs = max(Subject.FINAL, round(_seconds(as_long_as) * Subject.FINAL / once.cpu_s))
+        found = _record(self.subject.finish(self.subject.small(counts), epochs), 0.0)
+        return {**found, "epochs": epochs, "counts": counts}
+
+    def _torch_pruning(self, way: str, budget: float) -> Record:
+        subject, started, model = self.subject, time.thread_time(), self.subject.copy()
+        most = int(budget * subject.flops(model))
+        isomorphic = one_shot.WAYS[way]
+        try:
+            one_shot.prune(
+                model,
+                subject.task.dummy,
+                subject.flops,
+                most,
+                outputs=OUTPUTS[subject.network],
+                isomorphic=isomorphic,
+                most=HIGH,
+            )
+        except Exception as error:  # noqa: BLE001 - whatever a pruner of others makes of a network
+            return _failed(str(error))
+        return self._finished(model, time.thread_time() - started)
+
+    def _found_by_fastnas(self, budget: float) -> Record:
+        subject = self.subject
+        if budget not in self._fastnas:
+            asked = fastnas.Asked(
+                network=subject.network, seed=subject.seed, state=subject.dense.state_dict(), budgets=BUDGETS
+            )
+            try:
+                self._fastnas = fastnas.search(asked)
+            except FileNotFoundError as error:
+                return _failed(str(error))
+        found = self._fastnas[budget]
+        if found["why_not"]:
+            return _failed(found["why_not"])
+        model = fastnas.fitted(subject.dense, found["state"])
+        recompute_statistics(model, subject.inputs)  # its own scores are of models with new ones
+        return self._finished(model, found["cpu_s"])
+
+    def _finished(self, model: torch.nn.Module, cpu_s: float) -> Record:
+        """Train what another tool has pruned."""
+        left = self.subject.flops(model) / self.subject.flops(self.subject.dense)
+        return {**_record(self.subject.finish(model), cpu_s), "flops": left}
+
+    def _drawn(self, budget: float) -> Iterator[Sample]:
+        """Yield random candidates without an end, the same for each number of them."""
+        random = np.random.default_rng(self.subject.seed)
+        while True:
+            sample = {one.name: float(random.uniform(0, HIGH)) for one in self.subject.dimensions}
+            yield self.subject.project(sample, budget)
 
     def _random(self, budget: float) -> tuple[list[Sample], float, str]:
-        random = np.random.default_rng(self.subject.seed)
-        samples = [
-            {one.name: float(random.uniform(0, HIGH)) for one in self.subject.dimensions}
-            for _ in range(max(TRIALS["random"]))
-        ]
-        return [self.subject.project(sample, budget) for sample in samples], 0.0, ""
+        return list(itertools.islice(self._drawn(budget), max(TRIALS["random"]))), 0.0, ""
+
+    def _random_cpu(self, budget: float, as_long_as: Record) -> Record:
+        """Try random candidates for as many CPU seconds as a search took."""
+        samples: list[Sample] = []
+        spent: dict[Counts, float] = {}
+        for sample in self._drawn(budget):
+            counts = self.subject.counts(sample)
+            spent[counts] = self.subject.trial(counts).cpu_s
+            if samples and sum(spent.values()) > as_long_as["cpu_s"]:
+                break
+            samples.append(sample)
+        return self._winner(samples, 0.0, f"{len(samples)} trials")
 
     def _hyperopt(self, budget: float) -> tuple[list[Sample], float, str]:
         from raycompress.config.search_space import SearchSpace
@@ -192,6 +287,8 @@ class _Bench:
         channels and the weights that all others have.
         """
         subject, started = self.subject, time.thread_time()
+        if subject.network not in AMC:
+            return dict.fromkeys(rows_of("amc"), _failed(f"left out: AMC searches on {', '.join(AMC)} alone"))
         model = subject.copy()
         batches = list(zip(*(part.split(100) for part in subject.task.validation), strict=True))
         arguments = {"flops_ratio": budget, "lbound": 1 - HIGH, "channel_round": 1, "seed": subject.seed}
@@ -200,7 +297,7 @@ class _Bench:
             found = create_compressor(
                 model,
                 {"compressor": "amc", "config_list": [{"op_types": ["Conv2d", "Linear"]}]},
-                dummy_input=DUMMY,
+                dummy_input=subject.task.dummy,
                 evaluator=lambda _loader, model: 100 * subject.task.accuracy(model, subject.task.validation),
                 val_loader=batches,
                 **arguments,
@@ -208,13 +305,11 @@ class _Bench:
             found.compress()
             found.apply_speedup()
         except RaycompressError as error:
-            failed: Record = {"held_out": None, "epochs": 0, "cpu_s": 0.0, "note": str(error)}
-            return dict.fromkeys(rows_of("amc"), failed)
+            return dict.fromkeys(rows_of("amc"), _failed(str(error)))
         cpu_s, counts = time.thread_time() - started, subject.counts_of(model)
-        effort: Record = {"epochs": subject.FINAL, "cpu_s": cpu_s, "counts": counts, "note": ""}
         return {
-            "amc": {"held_out": subject.finish(model).accuracy, **effort},
-            "amc ratios": {"held_out": subject.final(counts).accuracy, **effort},
+            "amc": {**_record(subject.finish(model), cpu_s), "counts": counts},
+            "amc ratios": {**_record(subject.final(counts), cpu_s), "counts": counts},
         }
 
 
@@ -224,82 +319,17 @@ def _write(path: Path, known: Mapping[str, Record]) -> None:
     aside.replace(path)
 
 
-def _key(network: str, budget: float, row: str, seed: int) -> str:
-    return f"{network} {budget:g} {row} {seed}"
+def _record(final: Trained, cpu_s: float, epochs: int = 0) -> Record:
+    """Return what was found, by a search of `epochs` epochs and `cpu_s` seconds, and by the training at its end."""
+    accuracies = {"before": final.before, "one_epoch": final.one_epoch, "held_out": final.accuracy}
+    return {**accuracies, "epochs": epochs + Subject.FINAL, "cpu_s": cpu_s, "final_s": final.cpu_s, "note": ""}
 
 
-def _outcome(
-    known: Mapping[str, Record], seeds: int, networks: Sequence[str], budgets: Sequence[float], methods: Sequence[str]
-) -> Outcome:
-    places = [(network, budget) for network in networks for budget in budgets]
-    names = [row for method in methods for row in rows_of(method)]
-    found = {
-        (row, place): [
-            record["held_out"]
-            for seed in range(seeds)
-            if (record := known.get(_key(*place, row, seed), {})).get("held_out") is not None
-        ]
-        for row in names
-        for place in places
-    }
-    rows = [
-        [row, *(_cell(found[row, place]) for place in places), *_effort(known, row, seeds, places)] for row in names
-    ]
-    return Outcome(
-        f"Held-out accuracy under a budget of multiply-adds, {seeds} seeds: mean and standard deviation",
-        ["method", *(f"{network} {budget:g}" for network, budget in places), "epochs", "CPU s"],
-        rows,
-        targets=_targets(found, names, places),
-        notes=[
-            "epochs: one for each trial and six for the winner; CPU s: of the search, cheap scores too",
-            "amc refits weights by least squares; amc ratios: its ratios, with the channels that all others take",
-            *_failures(known),
-        ],
-        raw=dict(known),
-    )
+def _failed(why: str) -> Record:
+    return {"held_out": None, "epochs": 0, "cpu_s": 0.0, "note": why}
 
 
-def _cell(values: Sequence[float]) -> str:
-    if not values:
-        return "-"
-    return f"{statistics.mean(values):.3f} +- {statistics.stdev(values) if len(values) > 1 else 0:.3f}"
-
-
-def _effort(known: Mapping[str, Record], row: str, seeds: int, places: Sequence[tuple[str, float]]) -> list[str]:
-    records = [known[key] for place in places for seed in range(seeds) if (key := _key(*place, row, seed)) in known]
-    if not records:
-        return ["-", "-"]
-    return [f"{statistics.mean(record[name] for record in records):.0f}" for name in ("epochs", "cpu_s")]
-
-
-def _targets(
-    found: Mapping[tuple[str, tuple[str, float]], list[float]],
-    names: Sequence[str],
-    places: Sequence[tuple[str, float]],
-) -> list[Target]:
-    """What guided loses against the best of the others with 16 trials, and against 16 random ones with its first."""
-    targets = []
-    for place in places:
-        means = {row: statistics.mean(found[row, place]) for row in names if found[row, place]}
-        others = {row: mean for row, mean in means.items() if row != "dense" and not row.startswith("guided")}
-        where = f"{place[0]} at {place[1]:g}"
-        if "guided 16" in means and others:
-            best = max(others, key=others.__getitem__)
-            lost = others[best] - means["guided 16"]
-            targets.append(
-                Target(f"{where}: accuracy that guided 16 loses against the best, {best}", lost, 0.0, least=-1)
-            )
-        if "guided 1" in means and "random 16" in means:
-            lost = means["random 16"] - means["guided 1"]
-            targets.append(Target(f"{where}: accuracy that guided 1 loses against random 16", lost, 0.0, least=-1))
-    return targets
-
-
-def _failures(known: Mapping[str, Record]) -> list[str]:
-    """Tell, once for each network, budget and method, why there is no figure."""
-    whys = {
-        key.rsplit(" ", 1)[0]: (record["note"].splitlines() or [""])[0]
-        for key, record in known.items()
-        if record["held_out"] is None
-    }
-    return [f"{where}: {why}" for where, why in whys.items()]
+def _seconds(record: Record) -> float:
+    """Return the CPU seconds of a search and of the training of its winner."""
+    found: float = record["cpu_s"] + record["final_s"]
+    return found

@@ -14,8 +14,8 @@ from torch import nn
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.statistics import recompute_statistics
-from tests.benchmarks.compression.budgeted import OUTPUTS, Subject
-from tests.benchmarks.compression.pruned import DUMMY
+from tests.benchmarks.compression.budgeted import Subject
+from tests.benchmarks.compression.networks import OUTPUTS
 from tests.benchmarks.outcome import Outcome, Target
 
 BUDGETS = (0.5, 0.25)
@@ -51,7 +51,7 @@ def _ways(subject: Subject, budget: float) -> dict[str, float]:
         models[way] = _pruned(subject, budget, list(seen), compensate=way == WAYS[2])
         seconds[way] = time.thread_time() - started
         if way == WAYS[1]:
-            recompute_statistics(models[way], [Example((images,), {}) for images in seen])
+            recompute_statistics(models[way], [Example((inputs,), {}) for inputs in seen])
     figures = {way: subject.task.accuracy(model, subject.task.held_out) for way, model in models.items()}
     for way, model in models.items():
         subject.task.train(model, 1, subject.seed)
@@ -74,7 +74,7 @@ def _pruned(subject: Subject, budget: float, seen: list[torch.Tensor], *, compen
         "arguments": {"round_to": 1, "compensate": compensate},
     }
     model = subject.copy()
-    compressor = create_compressor(model, config, dummy_input=DUMMY, calibration=seen)
+    compressor = create_compressor(model, config, dummy_input=subject.task.dummy, calibration=seen)
     compressor.compress()
     compressor.apply_speedup()
     assert subject.counts_of(model) == counts

@@ -13,17 +13,24 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import raycompress as rc
-from tests.benchmarks.compression.budgeted import NETWORKS, OUTPUTS, Subject, Task
-from tests.benchmarks.compression.pruned import DUMMY
+from tests.benchmarks.compression.budgeted import Subject
+from tests.benchmarks.compression.networks import EPOCHS, NETWORKS, OUTPUTS
+from tests.benchmarks.compression.tasks import TASKS, Task
 from tests.benchmarks.outcome import Outcome, Target
 
 BUDGETS = (0.5, 0.25)
-FEATURES = {"resnet": "stages.*.bn2", "mobilenet": "features.*", "vit": "blocks.*.fc2"}
+FEATURES = {
+    "resnet": "stages.*.bn2",
+    "mobilenet": "features.*",
+    "vit": "blocks.*.fc2",
+    "resnet56": "stages.*.bn2",
+    "bert": "blocks.*.fc2",
+}
 WAYS: dict[str, Callable[[str], dict[str, Any] | None]] = {
     "labels": lambda network: None,
     "answers": lambda network: {},
     "and features": lambda network: {"features": FEATURES[network]},
-    "and attention": lambda network: {"attention": True} if network == "vit" else None,
+    "and attention": lambda network: {"attention": True} if network in ("vit", "bert") else None,
 }
 """What the small network learns from -> what `distill` is given, beside the defaults; None for not at all."""
 Key = tuple[str, float, str]
@@ -38,7 +45,7 @@ def measure(seeds: int, say: Callable[[str], None], networks: Sequence[str] = tu
             task, dense = _dense(network, seed)
             found.setdefault((network, 1.0, "dense"), []).append(Task.accuracy(dense, task.held_out))
             for budget in BUDGETS:
-                share = _share_for(dense, network, budget)
+                share = _share_for(dense, network, budget, task.dummy)
                 for way, given in WAYS.items():
                     settings = given(network)
                     if way != "and attention" or settings is not None:
@@ -50,34 +57,34 @@ def measure(seeds: int, say: Callable[[str], None], networks: Sequence[str] = tu
 
 def _dense(network: str, seed: int) -> tuple[Task, nn.Module]:
     torch.manual_seed(seed)
-    task, dense = Task(seed), NETWORKS[network]()
-    task.train(dense, Subject.EPOCHS[network], seed)
+    task, dense = TASKS[network](seed), NETWORKS[network]()
+    task.train(dense, EPOCHS[network], seed)
     return task, dense
 
 
-def _pruner(model: nn.Module, network: str, share: float) -> Any:
+def _pruner(model: nn.Module, network: str, share: float, dummy: Tensor) -> Any:
     config_list = [{"sparsity": share, "op_types": ["default"]}, {"op_names": [OUTPUTS[network]], "exclude": True}]
     config = {"compressor": "group_l1", "config_list": config_list, "arguments": {"round_to": 1}}
-    return rc.create_compressor(model, config, dummy_input=DUMMY, teacher=True)
+    return rc.create_compressor(model, config, dummy_input=dummy, teacher=True)
 
 
-def _share_for(dense: nn.Module, network: str, budget: float) -> float:
+def _share_for(dense: nn.Module, network: str, budget: float, dummy: Tensor) -> float:
     """Return the share of every group that has to go for `budget` of the multiply-adds, by bisection."""
     low, high = 0.0, 0.9
     for _ in range(6):
         middle = (low + high) / 2
-        found = _pruner(copy.deepcopy(dense), network, middle)
-        before, _, _ = found.count_flops_params(DUMMY)
+        found = _pruner(copy.deepcopy(dense), network, middle, dummy)
+        before, _, _ = found.count_flops_params(dummy)
         found.compress()
         found.apply_speedup()
-        low, high = (middle, high) if found.count_flops_params(DUMMY)[0] > budget * before else (low, middle)
+        low, high = (middle, high) if found.count_flops_params(dummy)[0] > budget * before else (low, middle)
     return high
 
 
 def _trained(
     dense: nn.Module, network: str, share: float, task: Task, given: dict[str, Any] | None, seed: int
 ) -> float:
-    compressor = _pruner(copy.deepcopy(dense), network, share)
+    compressor = _pruner(copy.deepcopy(dense), network, share, task.dummy)
     compressor.compress()
     model = compressor.apply_speedup()
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.sizes import latencies
-from tests.benchmarks.compression.pruned import DUMMY, ResNet, compressor, sparsity_for
+from tests.benchmarks.compression.networks import ResNet
+from tests.benchmarks.compression.pruned import DUMMY, compressor, sparsity_for
 from tests.benchmarks.outcome import Outcome
 
 WIDTH = 64

@@ -25,7 +25,7 @@ from raycompress.compressors.measure.timing import Times
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import RaycompressError
 from raycompress.model.latency_fit import Sample, fitted, kendall_tau
-from tests.benchmarks.compression.pruned import ResNet
+from tests.benchmarks.compression.networks import ResNet
 from tests.benchmarks.outcome import Outcome
 from tests.support.models.networks import Attention, EncoderBlock
 

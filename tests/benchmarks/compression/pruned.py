@@ -1,9 +1,8 @@
-"""A residual network on the digits, pruned to a budget of multiply-adds; for the benchmarks of accuracy and speed."""
+"""Networks on the digits, pruned to a budget of multiply-adds; for the benchmarks of accuracy and speed."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 from typing import Any
 
 import torch
@@ -12,33 +11,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from raycompress import create_compressor
-from tests.support.models.networks import Block
 
 N_TRAIN = 1197
 BATCH = 64
 DUMMY = torch.zeros(1, 1, 8, 8)
 _OTHER_THAN_PRUNED = {"op_names": ["fc"], "exclude": True}
-
-
-class ResNet(nn.Module):
-    """Three stages of two blocks, of `width`, twice and four times as many channels; all of a stage are tied."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, width, 3, 1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        widths = (width, width, 2 * width, 4 * width)
-        self.stages = nn.Sequential(
-            *(
-                nn.Sequential(Block(inputs, outputs, 1 if inputs == outputs else 2), Block(outputs, outputs, 1))
-                for inputs, outputs in itertools.pairwise(widths)
-            )
-        )
-        self.fc = nn.Linear(4 * width, 10)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.stages(F.relu(self.bn1(self.conv1(x))))
-        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
 
 class Digits:

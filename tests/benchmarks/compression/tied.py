@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from tests.benchmarks.compression.pruned import DUMMY, Digits, ResNet, compressor, sparsity_for
+from tests.benchmarks.compression.networks import ResNet
+from tests.benchmarks.compression.pruned import DUMMY, Digits, compressor, sparsity_for
 from tests.benchmarks.outcome import Outcome, Target
 
 PEER = "l1_filter"
