@@ -68,6 +68,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
     parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
     parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
+    parser.add_argument("--picture", type=Path, help="budgets: file of the plot of accuracies before any fine-tuning")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
     parser.add_argument("--seen", type=int, default=40, help="predicted: networks that are timed to predict others")
     parser.add_argument("--unseen", type=int, default=30, help="predicted: networks that are predicted")
@@ -101,6 +102,7 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
             budgets=options.budgets,
             methods=options.methods,
             path=options.known or options.output / "budgets.json",
+            picture=options.picture,
         )
     if name == "distilled":
         return distilled.measure(options.budget_seeds, say, options.networks)

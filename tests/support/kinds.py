@@ -14,6 +14,7 @@ KINDS = ("unit", "engine", "ray", "external")
 TESTS = Path(__file__).parent.parent
 ROOMS = {
     "backend": "ray",
+    "benchmarks": "engine",
     "catalog": "unit",
     "catalog/test_plugins.py": "ray",
     "cli": "unit",

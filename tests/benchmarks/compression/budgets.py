@@ -19,7 +19,7 @@ from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
 from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
 from raycompress.search.proposers.budget import BudgetProposer
-from tests.benchmarks.compression.budget_tables import Record, key, outcome
+from tests.benchmarks.compression.budget_tables import Record, key, outcome, plot
 from tests.benchmarks.compression.budgeted import HIGH, Counts, Sample, Subject, Trained
 from tests.benchmarks.compression.networks import NETWORKS, OUTPUTS
 from tests.benchmarks.outcome import Outcome
@@ -60,10 +60,12 @@ def measure(
     budgets: Sequence[float] = BUDGETS,
     methods: Sequence[str] = METHODS,
     path: Path | None = None,
+    picture: Path | None = None,
 ) -> Outcome:
     """Let each method search on each network and budget, each seed with a network and data of its own.
 
-    What is in the file at `path` is not measured again; it is written after each method.
+    What is in the file at `path` is not measured again; it is written after each method. `picture` is drawn of what is
+    left before any fine-tuning.
     """
     torch.set_num_threads(1)
     known: dict[str, Record] = json.loads(path.read_text()) if path is not None and path.exists() else {}
@@ -84,6 +86,8 @@ def measure(
                     _write(path, known)
                 say(f"seed {seed}, {network} at {budget:g}: {method} done")
     places = [(network, budget) for network in networks for budget in budgets]
+    if picture is not None:
+        plot(known, seeds, places, picture)
     return outcome(known, seeds, places, [row for method in methods for row in rows_of(method)])
 
 

@@ -27,6 +27,8 @@ class Task(abc.ABC):
 
     Attributes
     ----------
+    items, labels
+        What to train on.
     dummy
         One input of a network.
     validation, held_out
@@ -40,7 +42,7 @@ class Task(abc.ABC):
     def __init__(self, items: Tensor, labels: Tensor, parts: tuple[int, int, int], seed: int) -> None:
         order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
         split = list(zip(items[order].split(parts), labels[order].split(parts), strict=True))
-        self._items, self._labels = split[0]
+        self.items, self.labels = split[0]
         generator = torch.Generator().manual_seed(0)
         self.validation, self.held_out = (
             (self._changed(part.repeat(draws, *[1] * (part.dim() - 1)), generator), answers.repeat(draws))
@@ -74,10 +76,10 @@ class Task(abc.ABC):
         optimizer = torch.optim.Adam(model.parameters(), lr=lr)
         for epoch in range(epochs):
             model.train()
-            for batch in torch.randperm(len(self._items), generator=generator).split(self.BATCH):
+            for batch in torch.randperm(len(self.items), generator=generator).split(self.BATCH):
                 optimizer.zero_grad()
-                inputs = self._blurred(self._changed(self._items[batch], generator), generator)
-                labels = self._labels[batch]
+                inputs = self._blurred(self._changed(self.items[batch], generator), generator)
+                labels = self.labels[batch]
                 found = F.cross_entropy(model(inputs), labels) if loss is None else loss(model, (inputs, labels))
                 found.backward()
                 optimizer.step()
@@ -86,7 +88,7 @@ class Task(abc.ABC):
 
     def sample(self, number: int) -> Tensor:
         """Return inputs of the first part, always the same."""
-        return self._changed(self._items[:number], torch.Generator().manual_seed(1))
+        return self._changed(self.items[:number], torch.Generator().manual_seed(1))
 
     @staticmethod
     @torch.no_grad()
@@ -122,8 +124,9 @@ class HardDigits(Task):
 class Sources(Task):
     """From which module of Python's standard library is a piece of source: 32 tokens in a row, each by its hash.
 
-    The sources are cut into pieces of 64 tokens, of which a window of 32 is seen; no piece is in two parts. In training
-    some tokens are hidden. Another release of Python has slightly other sources.
+    The sources are cut into pieces of 64 tokens, of which a window of 32 is seen. No piece is in two parts, and none is
+    taken that repeats a window of another. In training some tokens are hidden. Other releases of Python have slightly
+    other sources.
     """
 
     MODULES = ("_pydecimal", "turtle", "typing", "doctest", "tarfile", "argparse")
@@ -135,8 +138,7 @@ class Sources(Task):
 
     def __init__(self, seed: int) -> None:
         random = torch.Generator().manual_seed(seed)
-        pieces = [_pieces(module) for module in self.MODULES]
-        pieces = [piece[torch.randperm(len(piece), generator=random)[: self.MOST]] for piece in pieces]
+        pieces = [piece[torch.randperm(len(piece), generator=random)[: self.MOST]] for piece in _pieces()]
         labels = torch.cat([torch.full((len(piece),), number) for number, piece in enumerate(pieces)])
         parts = (*self.PARTS, len(labels) - sum(self.PARTS))
         super().__init__(torch.cat(pieces), labels, parts, seed)
@@ -151,14 +153,28 @@ class Sources(Task):
 
 
 @functools.cache
-def _pieces(module: str) -> Tensor:
-    """Return the pieces of a module's source, [pieces, tokens]; a token is a word or a sign, by its hash from 1 on."""
-    found = importlib.util.find_spec(module)
-    assert found is not None and found.origin is not None
-    tokens = re.findall(r"\w+|[^\w\s]", Path(found.origin).read_text(encoding="utf-8"))
-    numbers = [1 + zlib.crc32(token.encode()) % (Sources.WORDS - 1) for token in tokens]
-    whole = len(numbers) // Sources.PIECE
-    return torch.tensor(numbers[: whole * Sources.PIECE]).reshape(whole, Sources.PIECE)
+def _pieces() -> tuple[Tensor, ...]:
+    """Return the pieces of each module's source, [pieces, tokens]; one with a window of an earlier one is left out."""
+    seen: set[tuple[int, ...]] = set()
+    found = []
+    for module in Sources.MODULES:
+        numbers, pieces = _tokens(module), []
+        for start in range(0, len(numbers) - Sources.PIECE + 1, Sources.PIECE):
+            piece = numbers[start : start + Sources.PIECE]
+            windows = {tuple(piece[at : at + Sources.LENGTH]) for at in range(Sources.PIECE - Sources.LENGTH + 1)}
+            if not windows & seen:
+                pieces.append(piece)
+            seen |= windows
+        found.append(torch.tensor(pieces))
+    return tuple(found)
+
+
+def _tokens(module: str) -> list[int]:
+    """Return the tokens of a module's source, words and signs, by their hashes from 1 on."""
+    spec = importlib.util.find_spec(module)
+    assert spec is not None and spec.origin is not None
+    tokens = re.findall(r"\w+|[^\w\s]", Path(spec.origin).read_text(encoding="utf-8"))
+    return [1 + zlib.crc32(token.encode()) % (Sources.WORDS - 1) for token in tokens]
 
 
 TASKS: Mapping[str, Callable[[int], Task]] = {

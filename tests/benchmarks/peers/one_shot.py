@@ -23,10 +23,11 @@ def prune(
     outputs: str,
     isomorphic: bool,
     most: float,
+    steps: int = STEPS,
 ) -> None:
     """Prune `model` in place until no more than `budget` multiply-adds are left, by the importance that is the default.
 
-    Channels go in `STEPS` small steps, of which as many are taken as it needs; a layer loses a share of `most` at most.
+    Channels go in `steps` small steps, of which as many are taken as it needs; a layer loses a share of `most` at most.
 
     Raises
     ------
@@ -42,12 +43,12 @@ def prune(
         isomorphic=isomorphic,
         pruning_ratio=most,
         max_pruning_ratio=most,
-        iterative_steps=STEPS,
+        iterative_steps=steps,
         ignored_layers=[model.get_submodule(outputs)],
         num_heads=heads,
         unwrapped_parameters=[(one, one.dim() - 1) for one in model.parameters(recurse=False)],
     )
-    for _ in range(STEPS):
+    for _ in range(steps):
         pruner.step()
         if flops(model) <= budget:
             break
