@@ -24,6 +24,8 @@ OURS = "guided 16"
 FIRST, MANY = "guided 1", "random 64"
 COMPENSATED = "uniform compensated"
 ONE_SHOT = ("uniform", "tp global", "tp isomorphic", "fastnas")
+SHORT = ("not installed", "left out")
+"""How a note begins that stands in a table; otherwise it is a failure."""
 STAGES = {"before": "before any fine-tuning", "one_epoch": "after one epoch", "held_out": "at the end"}
 
 
@@ -45,11 +47,10 @@ class Figures:
         records = {seed: self.known.get(key(*place, row, seed), {}) for seed in range(self.seeds)}
         return {seed: one[stage] for seed, one in records.items() if one.get(stage) is not None}
 
-    def records(self, row: str, place: Place | None = None) -> list[Record]:
-        """Return the records of a row that have figures, of one place or of all."""
-        places = self.places if place is None else [place]
-        found = [self.known.get(key(*one, row, seed), {}) for one in places for seed in range(self.seeds)]
-        return [record for record in found if record.get("held_out") is not None]
+    def tried(self, row: str, place: Place) -> list[Record]:
+        """Return the records of a row at a place, those without figures too."""
+        names = [key(*place, row, seed) for seed in range(self.seeds)]
+        return [self.known[name] for name in names if name in self.known]
 
     def difference(self, row: str, other: str, place: Place, stage: str = "held_out") -> tuple[float, float] | None:
         """Return the mean over the seeds that both have of `row` less `other`, and its standard error."""
@@ -68,7 +69,7 @@ def outcome(known: Mapping[str, Record], seeds: int, places: Sequence[Place], na
     """Return the tables of what is known: at the end, before, and after an epoch; and ours beside the best peer."""
     figures = Figures(known, seeds, places)
     rows = [
-        [f"{row}, {what}", *(_cell(figures.of(row, place, stage).values()) for place in places), *_effort(figures, row)]
+        [f"{row}, {what}", *(cell(figures, row, place, stage) for place in places), *_effort(figures, row)]
         for stage, what in STAGES.items()
         for row in names
         if stage == "held_out" or row != "dense"
@@ -89,16 +90,18 @@ def outcome(known: Mapping[str, Record], seeds: int, places: Sequence[Place], na
     )
 
 
-def _cell(values: Iterable[float]) -> str:
-    found = list(values)
+def cell(figures: Figures, row: str, place: Place, stage: str) -> str:
+    """Return the mean and its standard error, or in a word why there is none."""
+    found = list(figures.of(row, place, stage).values())
     if not found:
-        return "-"
+        why = next((one["note"] for one in figures.tried(row, place) if one["held_out"] is None), "")
+        return why.partition(":")[0] if why.startswith(SHORT) else "fails" if why else "-"
     mean, error = mean_and_error(found)
     return f"{mean:.3f} +- {0.0 if math.isnan(error) else error:.3f}"
 
 
 def _effort(figures: Figures, row: str) -> list[str]:
-    records = figures.records(row)
+    records = [one for place in figures.places for one in figures.tried(row, place) if one["held_out"] is not None]
     if not records:
         return ["-"] * 3
     return [f"{statistics.mean(one.get(name, 0.0) for one in records):.0f}" for name in ("epochs", "cpu_s", "final_s")]
