@@ -14,14 +14,18 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
+from raycompress.catalog.entry import COMPENSATE
 from raycompress.compressors.analysis.analyser import Analyser
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
+from raycompress.compressors.compensation.compensate import compensate
+from raycompress.compressors.compensation.in_pruner import WORK, affordable, is_quick
 from raycompress.compressors.engines.torch_pruning.scored_layers import scored_layers
 from raycompress.compressors.structure.cut import Cut
-from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.groups import channel_groups
+from raycompress.compressors.structure.slicing import Slicing
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
@@ -33,6 +37,8 @@ from raycompress.model.info import ModelInfo
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""
+_WORK = WORK / 8
+"""Multiply-adds that compensating one candidate may take: some seconds of a core."""
 
 
 class Surveyor(Analyser):
@@ -58,16 +64,18 @@ class Surveyor(Analyser):
             )
         batches = inputs_of(model, self._calibration, lambda: seen)
         first = self._dummy or Example.of_first_call(model, seen[0].args, seen[0].kwargs)
-        space, forecast, projection = _search(wanted)
+        experiment, space, forecast, projection = _search(wanted)
         worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
-        scorer = _Scorer(evaluate, Imitation(model, batches), _Trimmer(model, first, forecast), space, worst)
+        inputs = _to_refit_on(experiment, model, batches, forecast.dense["flops"])
+        trimmer = _Trimmer(model, first, forecast, inputs)
+        scorer = _Scorer(evaluate, Imitation(model, batches), trimmer, space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
             prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
         return _Answer({**prior.to_json(), "metric": metric, "seconds": time.perf_counter() - started})
 
     def _candidates(self, prior: Prior, space: SearchSpace, projection: Projection, scorer: _Scorer) -> Prior:
-        """Return the prior with candidates, scored after a few steps of training."""
+        """Return the prior with candidates, scored after compensation and a few steps of training."""
         wanted, scored = self._wanted, itertools.count()
         whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
         guided = space.guided
@@ -118,7 +126,9 @@ class _Answer:
 class _Trimmer:
     """Removes channels from copies of a model: those of the smallest magnitude over all coupled layers.
 
-    A trial may remove other channels, by another method, but as many from each layer.
+    A trial may remove other channels, by another method, but as many from each layer. What reads the removed channels
+    is refitted, whether or not trials do that: it foretells what training makes of a model better than its metric as
+    pruned.
 
     Parameters
     ----------
@@ -128,6 +138,8 @@ class _Trimmer:
         One input of it.
     forecast
         Computes how many channels a config removes.
+    inputs
+        To refit on; none where that is not wanted.
 
     Raises
     ------
@@ -135,8 +147,8 @@ class _Trimmer:
         The model cannot be followed.
     """
 
-    def __init__(self, model: nn.Module, example: Example, forecast: Forecast) -> None:
-        self._graph, self._forecast = ChannelGraph(model, example), forecast
+    def __init__(self, model: nn.Module, example: Example, forecast: Forecast, inputs: Sequence[Example]) -> None:
+        self._graph, self._forecast, self._inputs = ChannelGraph(model, example), forecast, inputs
         found = {group.summary(): group for group in channel_groups(self._graph)}
         groups = [found[summary] for summary in forecast.costs.groups]
         self._order = [(group.root, _by_magnitude(self._graph, group)) for group in groups]
@@ -146,7 +158,21 @@ class _Trimmer:
         cut = Cut(self._graph)
         for (name, blocks), count in zip(self._order, self._forecast.removed(config), strict=True):
             cut.remove(name, [channel for block in blocks[:count] for channel in block])
-        return cut.small().eval()
+        if not self._inputs:
+            return cut.small().eval()
+        model, slicing = clean_copy(self._graph.model), Slicing.of_cut(cut)
+        compensate(model, slicing, self._inputs)
+        slicing.apply(model)
+        return model.eval()
+
+
+def _to_refit_on(
+    experiment: Experiment, model: nn.Module, batches: Sequence[Example], flops: float
+) -> Sequence[Example]:
+    """Return the inputs that candidates are compensated on; none where the experiment or the time forbids it."""
+    if experiment.compression.arguments.get(COMPENSATE) is False or not is_quick(model, flops):
+        return []
+    return affordable(batches, flops, _WORK)
 
 
 def _by_magnitude(graph: ChannelGraph, group: ChannelGroup) -> list[tuple[int, ...]]:
@@ -201,11 +227,11 @@ def _curves(
     return curves
 
 
-def _search(wanted: Mapping[str, Any]) -> tuple[SearchSpace, Forecast, Projection]:
-    """Return the search space, forecast and projection of the experiment, as the driver built them."""
+def _search(wanted: Mapping[str, Any]) -> tuple[Experiment, SearchSpace, Forecast, Projection]:
+    """Return the experiment, its search space, forecast and projection, as the driver built them."""
     experiment = Experiment.from_text(wanted["text"], Path(wanted["file"]), home=Path(wanted["home"]))
     model = ModelInfo.from_json(json.loads(wanted["model"]))
     assert model.costs is not None
     space = SearchSpace.of(experiment, model)
     forecast = Forecast(model, model.costs, experiment.compression.entry)
-    return space, forecast, Projection.of(experiment, space, forecast)
+    return experiment, space, forecast, Projection.of(experiment, space, forecast)

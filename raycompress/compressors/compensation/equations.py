@@ -5,8 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-RIDGES = (1e-3, 1e-1)
+RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 """Penalties on what a refit changes, relative to the mean of the Gram matrix's diagonal; the held-out rows choose."""
+_SPARED, _WORSE = 0.1, 1.25
+"""A larger penalty may leave so much of what the best one wins on the held-out rows, and its error so many times.
+
+The rest is bought with weights several times as large, from which training ends lower (docs/benchmarks.md).
+"""
 
 
 class NormalEquations:
@@ -74,17 +79,21 @@ class NormalEquations:
 
 
 def refitted(fit: NormalEquations, held_out: NormalEquations, start: Tensor) -> Tensor | None:
-    """Return the solution of `fit` with the least error on the held-out rows; None where none beats `start` there."""
+    """Return the solution of `fit` with the largest penalty that wins nearly as much on the held-out rows as the best.
+
+    None where none has less error there than `start`. It is the rule of one standard error (Breiman et al.,
+    Classification and Regression Trees, 1984), with a share of the gain in the place of the error of its estimate.
+    """
     if not fit.gram.numel() or not held_out.gram.numel():
         return None
     start = _double(start).to(fit.gram.device)
-    best, least = None, held_out.error(start) - 1e-6 * float(held_out.square.sum())  # beyond what rounding leaves
-    for ridge in RIDGES:
-        found = fit.solve(start, ridge)
-        error = least if found is None else held_out.error(found)
-        if error < least:
-            best, least = found, error
-    return best
+    before = held_out.error(start) - 1e-6 * float(held_out.square.sum())  # beyond what rounding leaves
+    found = [(held_out.error(one), one) for ridge in RIDGES if (one := fit.solve(start, ridge)) is not None]
+    least = min((error for error, _ in found), default=before)
+    if not least < before:
+        return None
+    most = min(least + _SPARED * (before - least), _WORSE * max(least, 0.0) + 1e-9 * before)
+    return next(one for error, one in reversed(found) if error <= max(most, least))
 
 
 def _double(tensor: Tensor) -> Tensor:

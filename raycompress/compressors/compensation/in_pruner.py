@@ -83,23 +83,31 @@ def compensated(
     CompressionError
         The model cannot be called with what the loader gives.
     """
-    device = device_of(model)
-    work, most = 2 * STAGES * BATCH * flops, UNASKED["cpu" if device is None or device.type == "cpu" else "others"]
-    if not is_asked and work > most:
-        why = f'{work:.1g} multiply-adds are too long for what nobody asked for; "compensate": true does it'
-        return Compensation(why_not=why)
+    if not is_asked and not is_quick(model, flops):
+        work = f"{_least_work(flops):.1g} multiply-adds"
+        return Compensation(why_not=f'{work} are too long for what nobody asked for; "compensate": true does it')
     otherwise = (lambda: []) if evaluator is None else (lambda: watched(model, evaluator)[1])
     with torch.random.fork_rng(devices=[]):  # a loader that shuffles draws numbers, with which the training goes on
         inputs = inputs_of(model, calibration, otherwise, samples=min(SAMPLES, math.ceil(_wanted(flops))))
     return compensate(model, slicing, affordable(inputs, flops), earlier)
 
 
-def affordable(batches: Sequence[Example], flops: int) -> Sequence[Example]:
-    """Return the first batches, with as many samples as `WORK` is enough for at `flops` each, and `BATCH` at least."""
-    wanted = _wanted(flops)
+def is_quick(model: nn.Module, flops: float) -> bool:
+    """Tell whether compensation takes no longer on the model's device than may pass where nobody asked for it."""
+    device = device_of(model)
+    return _least_work(flops) <= UNASKED["cpu" if device is None or device.type == "cpu" else "others"]
+
+
+def affordable(batches: Sequence[Example], flops: float, work: float = WORK) -> Sequence[Example]:
+    """Return the first batches, with as many samples as `work` is enough for at `flops` each, and `BATCH` at least."""
+    wanted = _wanted(flops, work)
     before = itertools.accumulate((batch.batch for batch in batches), initial=0)
     return [batch for batch, seen in zip(batches, before, strict=False) if seen < wanted]
 
 
-def _wanted(flops: int) -> float:
-    return max(BATCH, WORK / (2 * STAGES * max(1, flops)))
+def _wanted(flops: float, work: float = WORK) -> float:
+    return max(BATCH, work / (2 * STAGES * max(1, flops)))
+
+
+def _least_work(flops: float) -> float:
+    return 2 * STAGES * BATCH * flops

@@ -52,6 +52,17 @@ class Slicing:
     plan: SlicingPlan
     reductions: Reductions
 
+    @classmethod
+    def of_cut(cls, cut: Cut, removal: Removal | None = None) -> Slicing:
+        """Return how the model of `cut` is sliced; its plan names the layers of `removal`, and what stays of them."""
+        removal, tensors = removal or Removal({}, {}), cut.tensors()
+        kept = {
+            name: tuple(np.setdiff1d(np.arange(removal.of[name]), channels).tolist())
+            for name, channels in removal.channels.items()
+            if channels
+        }
+        return cls(removal, tensors, SlicingPlan(cut.changes(tensors), kept), cut.reductions())
+
     def removed(self, model: nn.Module) -> dict[tuple[str, str], Tensor]:
         """Return the masks of `model`'s parameters, True where a weight is removed; the caller applies them.
 
@@ -160,15 +171,8 @@ def make(
         choice = choice.choose(example)
     graph = graph or ChannelGraph(model, example)
     removal = settle(graph, choice, targets, compressor)
-    cut = Cut(graph, removal.channels)
-    tensors = cut.tensors()
-    kept = {
-        name: tuple(np.setdiff1d(np.arange(removal.of[name]), channels).tolist())
-        for name, channels in removal.channels.items()
-        if channels
-    }
-    slicing = Slicing(removal, tensors, SlicingPlan(cut.changes(tensors), kept), cut.reductions())
-    if tensors:
+    slicing = Slicing.of_cut(Cut(graph, removal.channels), removal)
+    if slicing.tensors:
         slicing.prove(model, example)
     return slicing
 

@@ -23,10 +23,8 @@ from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
 from raycompress.compressors.engines.torch_pruning.ranking import Importance, block_scores
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.structure.coupling import Removal
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
-from raycompress.compressors.structure.plan import SlicingPlan
 from raycompress.compressors.structure.slicing import Slicing
 from raycompress.compressors.targets.torch import Target
 from raycompress.config.dimension import Dimension
@@ -120,9 +118,7 @@ class Subject:
         return copy.deepcopy(self._compensated[counts])
 
     def _compensate(self, counts: Counts) -> nn.Module:
-        cut, model = self._cut(counts), self.copy()
-        tensors = cut.tensors()
-        slicing = Slicing(Removal({}, {}), tensors, SlicingPlan(cut.changes(tensors), {}), cut.reductions())
+        slicing, model = Slicing.of_cut(self._cut(counts)), self.copy()
         compensate(model, slicing, self.inputs)
         slicing.apply(model)
         return model
