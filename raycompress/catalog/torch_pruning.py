@@ -5,6 +5,7 @@ from __future__ import annotations
 from raycompress.catalog.entry import Argument, CompressorEntry
 
 _ENGINE = "raycompress.compressors.engines.torch_pruning.engine:TorchPruning"
+_OBS = "raycompress.compressors.engines.torch_pruning.obs:OptimalBrainSurgeon"
 _CALIBRATED = "raycompress.compressors.engines.torch_pruning.calibrated:Calibrated"
 _LAYERS = (
     "Conv1d",
@@ -130,6 +131,14 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "Liu et al., Group Fisher Pruning for Practical Network Compression, ICML 2021",
         (*_SEEN, _CRITERION),
         engine=_CALIBRATED,
+    ),
+    _entry(
+        "group_obs",
+        "Removes the channels without which the layers that read them have least error once these are refitted, one "
+        "after the other: for a compensated model, with calibration=, the first choice.",
+        "Hassibi and Stork, Optimal Brain Surgeon, NeurIPS 1992; Kurtic et al., ZipLM, NeurIPS 2023",
+        _SEEN,
+        engine=_OBS,
     ),
     _entry(
         "bn_scale",

@@ -67,6 +67,8 @@ class PruningDecision:
         What the number of channels that stay has to be a multiple of, in each layer that loses any.
     spared
         Layer that ``default`` matches and that this method leaves whole -> why.
+    notes
+        What the user should know of the choice, for the notes of the saved model.
     """
 
     channels: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
@@ -74,6 +76,7 @@ class PruningDecision:
     asked: Mapping[str, int] = field(default_factory=dict)
     round_to: int = 1
     spared: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 class PruningSchedule:

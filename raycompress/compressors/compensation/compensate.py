@@ -18,9 +18,8 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.compensation.equations import NormalEquations, refitted
-from raycompress.compressors.compensation.readers import LARGEST, ROWS, Reader, matrix, readers_of, write
+from raycompress.compressors.compensation.readers import LARGEST, ROWS, Reader, readers_of, with_bias, write
 from raycompress.compressors.compensation.watching import BATCH_NORM, Tensors, gather, in_order
-from raycompress.compressors.layer_kinds import output_dim
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
@@ -191,8 +190,7 @@ def _refit(
     for reader in stage:
         module = small.get_submodule(reader.owner)
         bias = module._parameters.get("bias")
-        before = torch.zeros(module.get_parameter("weight").size(output_dim(module))) if bias is None else bias.detach()
-        solution = refitted(equations[0][reader], equations[1][reader], matrix(module, before))
+        solution = refitted(equations[0][reader], equations[1][reader], with_bias(module))
         if solution is None:
             continue
         offset = write(module, solution)

@@ -61,6 +61,13 @@ class NormalEquations:
             mean, square = predicted[:, -1] / rows, (solution * predicted).sum(1) / rows
         return mean.flatten(), (square - mean.square()).clamp_min(0).flatten()
 
+    def factor(self, ridge: float) -> Tensor | None:
+        """Return the Cholesky factor of the penalized Gram matrix; None where it has none."""
+        mean = self.gram.diagonal(dim1=1, dim2=2).mean(1)
+        penalty = torch.diag_embed((ridge * mean)[:, None].expand(self.gram.shape[:2]))
+        factor, failed = torch.linalg.cholesky_ex(self.gram + penalty)
+        return None if bool(failed.any()) else factor
+
     def solve(self, start: Tensor, ridge: float) -> Tensor | None:
         """Return the solution that a penalty keeps near `start`; None where the equations have none.
 
@@ -69,10 +76,8 @@ class NormalEquations:
         ridge
             The penalty on the squared change, in units of the mean of the Gram matrix's diagonal.
         """
-        mean = self.gram.diagonal(dim1=1, dim2=2).mean(1)
-        penalty = torch.diag_embed((ridge * mean)[:, None].expand(self.gram.shape[:2]))
-        factor, failed = torch.linalg.cholesky_ex(self.gram + penalty)
-        if bool(failed.any()):
+        factor = self.factor(ridge)
+        if factor is None:
             return None
         found = start + torch.cholesky_solve(self.cross - self.gram @ start, factor)
         return found if bool(found.isfinite().all()) else None

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from raycompress.compressors.layer_kinds import is_transposed_linear, stacked_weights
+from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim, stacked_weights
 from raycompress.compressors.structure.cut import Sliced
 
 ROWS = 16384
@@ -85,7 +85,7 @@ def readers_of(
             continue
         parent = model.get_submodule(name.rpartition(".")[0])
         in_attention = isinstance(parent, nn.MultiheadAttention) and module is parent.out_proj
-        why = "" if in_attention else _why_not(module)
+        why = "" if in_attention else why_not(module)
         why = why or next(
             (f"its {key} is another layer's too" for key in _SHARED if _is_shared(module, key, named)), ""
         )
@@ -115,7 +115,8 @@ def _is_shared(module: nn.Module, key: str, owners: Mapping[int, set[int]]) -> b
     return parameter is not None and len(owners[id(parameter)]) > 1
 
 
-def _why_not(module: nn.Module) -> str:
+def why_not(module: nn.Module) -> str:
+    """Return why a layer cannot be refitted by what it is; empty for one that can be."""
     kind = type(module)
     if module._parameters.get("weight") is None:
         return _COMPUTED
@@ -140,6 +141,12 @@ def matrix(module: nn.Module, offset: Tensor | None) -> Tensor:
     else:
         found = (weight if is_transposed_linear(module) else weight.T)[None]
     return found if offset is None else torch.cat([found, offset.to(found).reshape(len(found), 1, -1)], 1)
+
+
+def with_bias(module: nn.Module) -> Tensor:
+    """Return a layer's weight as `matrix` does, its bias, or zeros, as the last input."""
+    bias, weight = module._parameters.get("bias"), module.get_parameter("weight")
+    return matrix(module, weight.new_zeros(weight.size(output_dim(module))) if bias is None else bias.detach())
 
 
 def write(module: nn.Module, solution: Tensor) -> Tensor:

@@ -81,12 +81,21 @@ def gather(
     most: int,
     seed: int,
 ) -> None:
-    """Add at most so many rows of one batch to each reader's: inputs of the small model, outputs of the dense one."""
+    """Add at most so many rows of one batch to each reader's: inputs of the small model, outputs of the dense one.
+
+    Parameters
+    ----------
+    small
+        May be the dense model itself, which is then called once.
+    tensors
+        What is left of each tensor in `small`; a weight that is not in it is whole.
+    """
     expected: dict[Reader, list[tuple[Places, Tensor]]] = {reader: [] for reader in equations}
 
     def put_out(reader: Reader) -> Callable[..., None]:
         module = dense.get_submodule(reader.owner)
-        kept = tensors[reader.owner, "weight"].kept[output_dim(module)]
+        sliced = tensors.get((reader.owner, "weight"))
+        kept = None if sliced is None else sliced.kept[output_dim(module)]
 
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             calls = expected[reader]
@@ -94,15 +103,11 @@ def gather(
 
         return hook
 
-    handles = [dense.get_submodule(reader.name).register_forward_hook(put_out(reader)) for reader in equations]
-    with computing(dense, handles):
-        batch.call(dense)
-
     def read(reader: Reader) -> Callable[..., None]:
         module = small.get_submodule(reader.owner)
         offset = float(bool(reader.norm) or module._parameters.get("bias") is not None)
 
-        def hook(watched: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def hook(watched: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
             if not expected[reader]:
                 return
             places, outputs = expected[reader].pop(0)
@@ -115,11 +120,15 @@ def gather(
 
         return hook
 
-    handles = [
-        small.get_submodule(reader.name).register_forward_pre_hook(read(reader), with_kwargs=True)
-        for reader in equations
+    outputs = [dense.get_submodule(reader.name).register_forward_hook(put_out(reader)) for reader in equations]
+    if small is not dense:
+        with computing(dense, outputs):
+            batch.call(dense)
+        outputs = []
+    inputs = [
+        small.get_submodule(reader.name).register_forward_hook(read(reader), with_kwargs=True) for reader in equations
     ]
-    with computing(small, handles):
+    with computing(small, [*outputs, *inputs]):
         batch.call(small)
 
 

@@ -220,7 +220,7 @@ class Pruner(SavingCompressor, Compressor):
             after=measure.sizes(self.model, self.example),
             removed=removed,
             asked=self._asked,
-            notes=(*self._notes, *filter(None, [self._compensation]), *refusals.about_whole_layers(self._slicing)),
+            notes=(*self._notes, *filter(None, [self._compensation]), *refusals.about_choice(self._slicing)),
             dense=self._dense if self._trial is not None and self._trial.latency else None,
             calibration=self._int8_inputs,
         )

@@ -57,6 +57,11 @@ def need_plain(slicing: Slicing | None) -> None:
         )
 
 
+def about_choice(slicing: Slicing | None) -> tuple[str, ...]:
+    """Return the notes of what chose, and those on layers that are left whole."""
+    return (*(() if slicing is None else slicing.removal.notes), *about_whole_layers(slicing))
+
+
 def about_whole_layers(slicing: Slicing | None) -> tuple[str, ...]:
     """Return notes on the layers that ``default`` matches and that can lose no channel, by the reason."""
     reasons: dict[str, list[str]] = {}

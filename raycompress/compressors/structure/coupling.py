@@ -34,11 +34,14 @@ class Removal:
         Target layer -> number of output channels that it had.
     whole
         Layer that ``default`` matches and that can lose no channel -> why.
+    notes
+        Of the engine's decision.
     """
 
     channels: dict[str, tuple[int, ...]]
     of: dict[str, int]
     whole: Mapping[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def counts(self) -> dict[str, tuple[int, int]]:
         """Return layer -> (removed, of)."""
@@ -87,7 +90,8 @@ def settle(
     }
     left = _left_whole(channels, choice, targets, blocked, compressor)
     whole = {name: graph.whole_layers.get(name, OUTPUTS) for name in every if name not in targets}
-    settled = Removal(channels, {name: graph.channels(name) for name in targets}, whole | dict(choice.spared) | left)
+    of = {name: graph.channels(name) for name in targets}
+    settled = Removal(channels, of, whole | dict(choice.spared) | left, choice.notes)
     strict = {name: target for name, target in targets.items() if name not in left}
     _check(settled, choice, strict, blocked, compressor)
     _check_rounded(settled, choice, strict, compressor)

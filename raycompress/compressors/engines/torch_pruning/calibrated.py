@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.torch_pruning.engine import check_arguments, removed_by, when_known
 from raycompress.compressors.engines.torch_pruning.fisher import group_fisher, mask_gradients, samples_in
 from raycompress.compressors.engines.torch_pruning.input_moments import flap, moments_of, wanda
+from raycompress.compressors.engines.torch_pruning.ranking import block_scores
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError
@@ -31,7 +33,8 @@ class Calibrated:
 
 def _chosen(request: Request, example: Example) -> PruningDecision:
     importance = _Importance(request, clean_copy(request.model))
-    return removed_by(request, example, importance.model, importance, importance.renew)
+    scores_of = functools.partial(block_scores, importance=importance)
+    return removed_by(request, example, importance.model, scores_of, importance.renew)
 
 
 class _Importance:
@@ -64,8 +67,8 @@ class _Importance:
         number = self._arguments["samples"]
         calibration = self._arguments["calibration"]
         if self._name in _OF_MOMENTS:
-            self._inputs = self._inputs or _cut(inputs_of(self.model, calibration, list, number), number)
-            moments = moments_of(self.model, _some(self._inputs))
+            self._inputs = self._inputs or calibration_inputs(self.model, calibration, number)
+            moments = moments_of(self.model, self._inputs)
             score = _OF_MOMENTS[self._name]
             return lambda layers: score(layers, moments)
         need_loader(calibration)
@@ -74,14 +77,20 @@ class _Importance:
         return lambda layers: group_fisher(layers, gradients)
 
 
-def _cut(batches: Sequence[Example], number: int) -> list[Example]:
-    """Return the first samples of `batches`."""
+def calibration_inputs(model: nn.Module, calibration: Any, number: int) -> list[Example]:
+    """Return the first so many samples of a loader, in batches.
+
+    Raises
+    ------
+    CompressionError
+        There are none, or the model cannot be called with them.
+    """
     found = []
-    for batch in batches:
+    for batch in inputs_of(model, calibration, list, number):
         if number > 0:
             found.append(batch.part(0, number) if batch.batch > number else batch)
         number -= batch.batch
-    return found
+    return _some(found)
 
 
 def _some(inputs: list[Any]) -> list[Any]:

@@ -5,6 +5,7 @@ Fang et al., DepGraph: Towards Any Structural Pruning, CVPR 2023.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,13 @@ from torch import nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.engine import DeferredDecision, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
-from raycompress.compressors.engines.torch_pruning.ranking import Importance, Way, remove_least
+from raycompress.compressors.engines.torch_pruning.ranking import (
+    BlockScores,
+    Importance,
+    Way,
+    block_scores,
+    remove_least,
+)
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer, no_gradient
 from raycompress.compressors.layer_kinds import weight_names
@@ -101,32 +108,34 @@ def rank(request: Request, example: Example, gradients: Gradients | None) -> Pru
     """Return the decision; where the method's gradients are not given, by the weights' magnitude."""
     model = request.model if gradients is None and request.arguments["steps"] == 1 else clean_copy(request.model)
     if gradients is not None:
-        groups, _ = _groups(request, example)
+        groups, _ = groups_of(request, example)
         gradients.fill(model, {layer: target.entry for target in groups for layer in target.layers})
-    return removed_by(request, example, model, _importance(request.compressor.name, gradients))
+    importance = _importance(request.compressor.name, gradients)
+    return removed_by(request, example, model, functools.partial(block_scores, importance=importance))
 
 
 def removed_by(
     request: Request,
     example: Example,
     model: nn.Module,
-    importance: Importance,
+    scores_of: BlockScores,
     renew: Callable[[], None] = lambda: None,
 ) -> PruningDecision:
-    """Return the decision by an importance; see `remove_least` for `model` and `renew`."""
+    """Return the decision by the scores of blocks; see `remove_least`."""
     arguments, graph = request.arguments, request.graph(example)
-    groups, narrow = _groups(request, example)
+    groups, narrow = groups_of(request, example)
     way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
     cut = Cut(graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.get("seed", 0))
-        remove_least(cut, model, groups, importance, way, renew)
+        remove_least(cut, model, groups, scores_of, way, renew)
     channels = {name: cut.removed(name) for name in request.targets if name in graph}
     asked = {name: len(removed) for name, removed in channels.items()}
     return PruningDecision(channels=channels, asked=asked, spared=narrow)
 
 
-def _groups(request: Request, example: Example) -> tuple[list[GroupTarget], dict[str, str]]:
+def groups_of(request: Request, example: Example) -> tuple[list[GroupTarget], dict[str, str]]:
+    """Return the groups that are to lose channels, and layers that are too narrow -> why."""
     is_of_norms = request.compressor.name == "bn_scale"
     return find_group_targets(request.graph(example), request.targets, is_of_norms, request.arguments["round_to"])
 

@@ -6,7 +6,7 @@ over what it cannot prune. So the counting is done here, and only the importance
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from raycompress.errors import CompressionError
 
 Importance = Callable[[Sequence[ScoredLayer]], Tensor | None]
 """Torch-Pruning's importance: group -> one number a channel, or None where it has nothing to measure."""
+BlockScores = Callable[[Cut, nn.Module, GroupTarget], Mapping[int, float]]
+"""Takes what is cut already, the model whose weights count and a group to a number for each block that is left."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ def remove_least(
     cut: Cut,
     model: nn.Module,
     targets: Sequence[GroupTarget],
-    importance: Importance,
+    scores_of: BlockScores,
     way: Way,
     renew: Callable[[], None] = lambda: None,
 ) -> None:
@@ -59,7 +61,7 @@ def remove_least(
         The model whose weights, and gradients where the method needs them, are measured: the user's or a copy of it.
         With several steps it is a copy: what is removed is set to zero before the next step.
     renew
-        Called after that, for an importance that was measured of the model as it was.
+        Called after that, for scores that were measured of the model as it was.
     """
     scopes = _scopes(cut, targets, way)
     parts = Parts(cut.graph, targets)
@@ -67,7 +69,7 @@ def remove_least(
         if step > 1:
             _clear(model, cut)
             renew()
-        scores = {target.name: block_scores(cut, model, target, importance) for target in targets}
+        scores = {target.name: scores_of(cut, model, target) for target in targets}
         for scope in scopes:
             if way.across or way.isomorphic:
                 counts = _across(scope, scores, step, way.steps)
@@ -132,7 +134,9 @@ def _alone(target: GroupTarget, left: int, step: int, steps: int) -> int:
     return max(0, left - total + removable(total, target.sparsity, target.round_to) * step // steps)
 
 
-def _across(scope: Sequence[GroupTarget], scores: dict[str, dict[int, float]], step: int, steps: int) -> list[int]:
+def _across(
+    scope: Sequence[GroupTarget], scores: Mapping[str, Mapping[int, float]], step: int, steps: int
+) -> list[int]:
     """Return how many blocks of each group of a scope go in this step: the least important of all."""
     width = {target.name: len(target.group.root_blocks[0]) for target in scope}
     total = sum(target.group.size * width[target.name] for target in scope)
