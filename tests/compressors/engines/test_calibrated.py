@@ -1,4 +1,4 @@
-"""group_wanda, group_flap and group_fisher: their scores by hand, on all kinds of networks, and what they refuse."""
+"""Importance that sees data: scores by hand, on all kinds of networks, and what is refused."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from raycompress.errors import CompressionError, ExperimentError
 from raycompress.script import context
 from tests.support.models.networks import DUMMY, Mlp, digits, trained
 
-METHODS = ("group_wanda", "group_flap", "group_fisher")
+METHODS = ("group_wanda", "group_flap", "group_fisher", "group_obs")
 HEADS = {"resnet": "fc", "mobilenet": "fc", "vit": "head", "cnn": "fc2"}
 
 

@@ -36,12 +36,14 @@ class Fit:
 
     def costs(self) -> Tensor:
         """Return the error that the removal of each block would add, [blocks]."""
+        if not len(self._inverse):
+            return self._weight.new_zeros(len(self._places))
         places, is_there = self._places.clamp_min(0), self._places >= 0
         square = self._inverse[places[:, :, None], places[:, None, :]]
         square = square * (is_there[:, :, None] & is_there[:, None, :]) + torch.diag_embed((~is_there).to(square))
         weight = self._weight[places] * is_there[:, :, None]
         costs: Tensor = (weight * torch.linalg.solve(square, weight)).sum((1, 2))
-        return costs
+        return costs.clamp_min(0)
 
     def part(self, blocks: Tensor) -> Fit:
         """Return the fit as far as the costs of some blocks depend on it."""

@@ -124,15 +124,14 @@ class RemovalOrders:
         most = ROWS // max(8, len(self._inputs))
         for number, batch in enumerate(self._inputs if sums else ()):
             gather(self._dense, small, {}, batch, sums, most, seed=number)
-        equations = {reader.name: (reader, one) for reader, one in sums.items() if one.gram.numel()}
         inverses: dict[str, tuple[Tensor, Tensor]] = {}
+        for reader, equations in sums.items():
+            module = small.get_submodule(reader.name)
+            solved = _solved(module, equations, bool(reader.norm)) if equations.gram.numel() else None
+            if solved is not None:
+                inverses[reader.name] = solved
         found: dict[str, Mapping[int, float]] = {}
         for group in stage:
-            for layer in group.layers:
-                if layer.name in equations and layer.name not in inverses:
-                    solved = _solved(small.get_submodule(layer.name), equations[layer.name][1])
-                    if solved is not None:
-                        inverses[layer.name] = solved
             blocks = _left(cut, group.target)
             fits = [
                 Fit(*inverses[layer.name], _places(layer, small.get_submodule(layer.name), blocks))
@@ -184,18 +183,21 @@ def _stages(groups: Sequence[_Group], dense: nn.Module) -> Iterator[list[_Group]
         yield stage
 
 
-def _solved(module: nn.Module, equations: NormalEquations) -> tuple[Tensor, Tensor] | None:
-    """Return the inverse of the Gram matrix, and the refitted weights, in units of the outputs' standard deviation.
+def _solved(module: nn.Module, equations: NormalEquations, is_normed: bool) -> tuple[Tensor, Tensor] | None:
+    """Return the inverse of the Gram matrix, and the refitted weights, in units of what the outputs vary by.
 
-    None where there is no inverse, or where the outputs never vary.
+    That is the standard deviation of all outputs together; with `is_normed`, where a BatchNorm divides each output by
+    its own, of each. None where there is no inverse, or nothing that varies.
     """
     gram = equations.gram
-    factor, rows = equations.factor(RIDGE), float(gram[0, -1, -1])
-    energy = float(equations.square.sum() - (equations.cross[0, -1].square().sum() / rows if rows else 0.0))
-    if factor is None or not energy > 0:
+    factor, weight = equations.factor(RIDGE), equations.solve(with_bias(module).to(gram), RIDGE)
+    rows = float(gram[0, -1, -1])
+    varied = (equations.square[0] - (equations.cross[0, -1].square() / rows if rows else 0.0)).clamp_min(0)
+    total = varied.sum()
+    if factor is None or weight is None or not total > 0:
         return None
-    weight = equations.solve(with_bias(module).to(gram), RIDGE)
-    return None if weight is None else (torch.cholesky_inverse(factor)[0], weight[0] / math.sqrt(energy))
+    units = varied.clamp_min(1e-6 * float(total)) * len(varied) if is_normed else total
+    return torch.cholesky_inverse(factor)[0], weight[0] / units.sqrt()
 
 
 def _places(layer: ScoredLayer, module: nn.Module, blocks: Mapping[int, Sequence[int]]) -> Tensor:
