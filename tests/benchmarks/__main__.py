@@ -36,6 +36,7 @@ SECTIONS = (
     "budgets",
     "distilled",
     "compensated",
+    "importances",
     "fronts",
     "latency",
     "predicted",
@@ -62,7 +63,10 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--starts", type=int, default=15, help="startup: runs of each command")
     parser.add_argument("--seeds", type=int, default=3, help="tied, fronts: networks")
     parser.add_argument(
-        "--budget-seeds", type=int, default=5, help="budgets, compensated, distilled: networks of each kind"
+        "--budget-seeds",
+        type=int,
+        default=5,
+        help="budgets, compensated, importances, distilled: networks of each kind",
     )
     parser.add_argument("--networks", nargs="+", choices=list(networks.NETWORKS), default=list(networks.NETWORKS))
     parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
@@ -108,6 +112,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
         return distilled.measure(options.budget_seeds, say, options.networks)
     if name == "compensated":
         return compensated.measure(options.budget_seeds, say, options.networks)
+    if name == "importances":
+        return compensated.measure_choices(options.budget_seeds, say, options.networks)
     if name == "fronts":
         return fronts.measure(options.seeds, say, [one for one in options.networks if one in fronts.NETWORKS])
     if name == "graph":

@@ -228,7 +228,10 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = {
         "seed": 0,
     },
     **dict.fromkeys(("group_l1", "group_l2", "group_fpgm", "group_lamp", "bn_scale", "random"), _SMALL),
-    **{name: {"calibration": batches(), **_SMALL} for name in ("group_wanda", "group_flap", "group_fisher")},
+    **{
+        name: {"calibration": batches(), **_SMALL}
+        for name in ("group_wanda", "group_flap", "group_fisher", "group_obs")
+    },
     **{name: {"statistics_batch_num": 4, **_SMALL} for name in ("group_taylor", "group_hessian")},
 }
 

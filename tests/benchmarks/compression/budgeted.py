@@ -21,7 +21,8 @@ from raycompress.catalog.rounding import removable
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
-from raycompress.compressors.engines.torch_pruning.ranking import Importance, block_scores
+from raycompress.compressors.engines.torch_pruning.obs import RemovalOrders
+from raycompress.compressors.engines.torch_pruning.ranking import BlockScores, block_scores
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
@@ -42,10 +43,11 @@ _POINTS = 40
 """Small models by which multiply-adds are fitted: more than a layer has products of two of its groups."""
 
 
-IMPORTANCES: Mapping[str, Callable[[nn.Module, Sequence[Example]], Importance]] = {
-    "group_l1": lambda _model, _inputs: GroupMagnitudeImportance(p=1),
+IMPORTANCES: Mapping[str, Callable[[nn.Module, Sequence[GroupTarget], Sequence[Example]], BlockScores]] = {
+    "group_l1": lambda *_: functools.partial(block_scores, importance=GroupMagnitudeImportance(p=1)),
+    "group_obs": RemovalOrders,
 }
-"""How channels are ranked, of a dense model and unlabelled inputs of it."""
+"""How channels are ranked, of a dense model, its groups and unlabelled inputs."""
 
 
 @dataclass(frozen=True)
@@ -84,9 +86,10 @@ class Subject:
         seen = self.task.sample(self.CALIBRATION).split(self.task.BATCH)
         self.inputs = [Example((inputs,), {}) for inputs in seen]
         self._graph = ChannelGraph(self.dense, self.example)
-        self.groups, self._order = _groups(
-            self._graph, OUTPUTS[network], IMPORTANCES[importance](self.dense, self.inputs)
-        )
+        self.groups = _groups(self._graph, OUTPUTS[network])
+        scores_of = IMPORTANCES[importance](self.dense, self.groups, self.inputs)
+        scores = [scores_of(Cut(self._graph), self.dense, target) for target in self.groups]
+        self._order = [sorted(score, key=score.__getitem__) for score in scores]
         self.dimensions = tuple(Dimension(target.name, "float", 0.0, HIGH) for target in self.groups)
         self._imitation = Imitation(self.dense, self.inputs)
         self._compensated: dict[Counts, nn.Module] = {}
@@ -242,9 +245,6 @@ def _terms(kept: Sequence[float] | np.ndarray) -> np.ndarray:
     return np.array([one * other for one, other in pairs])
 
 
-def _groups(graph: ChannelGraph, outputs: str, importance: Importance) -> tuple[list[GroupTarget], list[list[int]]]:
-    """Return the groups, and the order in which their blocks go."""
+def _groups(graph: ChannelGraph, outputs: str) -> list[GroupTarget]:
     targets = {name: Target(0, 0.5, graph.type_of(name)) for name in graph.producers() if name != outputs}
-    groups, _ = find_group_targets(graph, targets, norms=False, round_to=1)
-    scores = [block_scores(Cut(graph), graph.model, target, importance) for target in groups]
-    return groups, [sorted(score, key=score.__getitem__) for score in scores]
+    return find_group_targets(graph, targets, norms=False, round_to=1)[0]

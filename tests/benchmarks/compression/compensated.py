@@ -1,7 +1,8 @@
-"""Compensation: accuracy of pruned networks before any fine-tuning, with layers refitted and without."""
+"""Compensation: accuracy of pruned networks with layers refitted and without, and by which channels were chosen."""
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -21,6 +22,8 @@ from tests.benchmarks.outcome import Outcome, Target
 BUDGETS = (0.5, 0.25)
 WAYS = ("as pruned", "statistics alone", "compensated")
 NOISE = 0.01
+CHOICES = ("group_l1", "group_wanda", "group_flap", "group_fisher", "group_obs")
+WHEN = ("untrained", "after an epoch", "after six")
 
 
 def measure(seeds: int, say: Callable[[str], None], networks: Sequence[str]) -> Outcome:
@@ -42,6 +45,41 @@ def measure(seeds: int, say: Callable[[str], None], networks: Sequence[str]) -> 
     return _outcome(found)
 
 
+def measure_choices(seeds: int, say: Callable[[str], None], networks: Sequence[str]) -> Outcome:
+    """Prune a network of each kind and seed uniformly to each budget by each importance, compensated, and train it."""
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, list[float]]] = {}
+    for network in networks:
+        for seed in range(seeds):
+            subject = Subject(network, seed)
+            seen = list(subject.task.sample(subject.CALIBRATION).split(64))
+            for budget, choice in itertools.product(BUDGETS, CHOICES):
+                started = time.thread_time()
+                model = _pruned(subject, budget, seen, compensate=True, choice=choice)
+                seconds, trained = time.thread_time() - started, subject.finish(model)
+                accuracies = (trained.before, trained.one_epoch, trained.accuracy)
+                for when, accuracy in zip(WHEN, accuracies, strict=True):
+                    found.setdefault(f"{network} {budget:g}, {when}", {}).setdefault(choice, []).append(accuracy)
+                figures = ", ".join(f"{accuracy:.3f}" for accuracy in accuracies)
+                say(f"{network}, seed {seed}, {budget:g}, {choice}: {figures}; {seconds:.2f} s of pruning")
+    return Outcome(
+        "Compensation: accuracy of uniformly pruned networks by what chose the channels, mean and standard error",
+        ["network, FLOPs", *CHOICES],
+        [[place, *(_spread(figures[choice]) for choice in CHOICES)] for place, figures in found.items()],
+        targets=[
+            Target(
+                f"{place}: accuracy lost by group_obs against group_l1",
+                statistics.mean(figures["group_l1"]) - statistics.mean(figures["group_obs"]),
+                0.0 if place.endswith(WHEN[0]) else NOISE,
+                least=-1.0,
+            )
+            for place, figures in found.items()
+        ],
+        notes=["each importance sees as many inputs as compensation, none of them labels"],
+        raw=dict(found),
+    )
+
+
 def _ways(subject: Subject, budget: float) -> dict[str, float]:
     """Return the accuracy of each way, right away and after an epoch, and the seconds of compress() beyond pruning."""
     seen = subject.task.sample(subject.CALIBRATION).split(64)
@@ -59,7 +97,9 @@ def _ways(subject: Subject, budget: float) -> dict[str, float]:
     return {**figures, "seconds": seconds[WAYS[2]] - seconds[WAYS[0]]}
 
 
-def _pruned(subject: Subject, budget: float, seen: list[torch.Tensor], *, compensate: bool) -> nn.Module:
+def _pruned(
+    subject: Subject, budget: float, seen: list[torch.Tensor], *, compensate: bool, choice: str = CHOICES[0]
+) -> nn.Module:
     """Return a copy of the dense model, pruned to a budget with one share for all groups, and sliced."""
     sample = subject.project({one.name: 0.5 for one in subject.dimensions}, budget)
     counts = subject.counts(sample)
@@ -68,11 +108,10 @@ def _pruned(subject: Subject, budget: float, seen: list[torch.Tensor], *, compen
         for target, count in zip(subject.groups, counts, strict=True)
     ]
     entries.append({"op_names": [OUTPUTS[subject.network]], "exclude": True})
-    config = {
-        "compressor": "group_l1",
-        "config_list": entries,
-        "arguments": {"round_to": 1, "compensate": compensate},
-    }
+    arguments: dict[str, Any] = {"round_to": 1, "compensate": compensate}
+    if choice != CHOICES[0]:
+        arguments["samples"] = subject.CALIBRATION
+    config = {"compressor": choice, "config_list": entries, "arguments": arguments}
     model = subject.copy()
     compressor = create_compressor(model, config, dummy_input=subject.task.dummy, calibration=seen)
     compressor.compress()

@@ -14,7 +14,7 @@ from tests.benchmarks.compression.pruned import DUMMY, Digits, compressor, spars
 from tests.benchmarks.outcome import Outcome, Target
 
 PEER = "l1_filter"
-SEEING = ("group_wanda", "group_flap", "group_fisher")
+SEEING = ("group_wanda", "group_flap", "group_fisher", "group_obs")
 NAMES = (
     *("group_l1", "group_l2", "group_taylor", "group_fpgm", "group_lamp", "group_hessian", "bn_scale", "random"),
     *SEEING,

@@ -13,7 +13,6 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
-from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.compensation.equations import NormalEquations
@@ -153,6 +152,8 @@ class RemovalOrders:
 
     def _by_weights(self, cut: Cut, model: nn.Module, group: _Group) -> dict[int, float]:
         """Return group_l1's scores, brought to the size of the others: together they are all of a layer's variance."""
+        from torch_pruning.pruner.importance import GroupMagnitudeImportance
+
         self._unseen |= dict.fromkeys(group.target.layers)
         found = block_scores(cut, model, group.target, GroupMagnitudeImportance(p=1))
         total = sum(found.values()) or 1.0
