@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from raycompress.compressors.distillation.distill import distill as distill
     from raycompress.results.record import Experiment as Experiment
     from raycompress.results.record import SearchRecord as SearchRecord
+    from raycompress.script.checkpoint import checkpoint as checkpoint
     from raycompress.script.config import BasicConfig as BasicConfig
     from raycompress.script.entry import experiment as experiment
     from raycompress.script.report import print_result as print_result
@@ -32,6 +33,7 @@ _HOMES = {
     "Compressed": "raycompress.compressors.compressed",
     "Experiment": "raycompress.results.record",
     "SearchRecord": "raycompress.results.record",
+    "checkpoint": "raycompress.script.checkpoint",
     "compress": "raycompress.compressors.compress",
     "create_compressor": "raycompress.compressors.create",
     "distill": "raycompress.compressors.distillation.distill",

@@ -60,7 +60,7 @@ class HereBackend:
 
     def _facts(self, trial: TrialRequest) -> dict[str, object]:
         folder, objective = self._plan.folder, self._plan.objective
-        ending = _run(self._plan.spec(trial, own_folder=False))
+        ending = _run(self._plan.spec(trial, own_folder=False, code=""))
         facts = facts_of(ending, objective, baseline=trial.baseline, seconds=ending.seconds)
         if facts["saved"]:
             facts = sealed(folder, {"number": trial.number, "sample": trial.sample, "seed": trial.seed}, facts)

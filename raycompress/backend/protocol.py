@@ -5,16 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from raycompress.search.trials import Ended, Event, Lost, Result, Started, TrialPlan, TrialRequest
+from raycompress.search.trials import Continued, Ended, Event, Lost, Result, Started, TrialPlan, TrialRequest
 
-__all__ = ["Backend", "Ended", "Event", "Lost", "MakeBackend", "Result", "Started", "TrialPlan", "TrialRequest"]
+__all__ = [
+    "Backend",
+    "Continued",
+    "Ended",
+    "Event",
+    "Lost",
+    "MakeBackend",
+    "Result",
+    "Started",
+    "TrialPlan",
+    "TrialRequest",
+]
 
 
 class Backend(Protocol):
     """Runs trials; `raycompress.session.loop` drives it, from one thread.
 
     A trial's events are `Started`, then any number of `Result`, then `Ended`. `Lost` may come at any time, and
-    `Started` again after it. A trial whose `Result` was polled waits until the next `poll`, or until it is stopped.
+    `Started` again after it, and after that `Continued` where it goes on from a checkpoint. A trial whose `Result` was
+    polled waits until the next `poll`, or until it is stopped.
     """
 
     def room(self) -> int:

@@ -13,6 +13,7 @@ from raycompress.compressors.saving.witness import EvaluationsLike, Fingerprint,
 from raycompress.errors import CompressionError
 from raycompress.model.info import ModelInfo
 from raycompress.script import context
+from raycompress.script.checkpoint import usable
 
 Model = TypeVar("Model")
 Input = TypeVar("Input")
@@ -220,9 +221,38 @@ class SavingCompressor(ABC):
         self._trial = context.current()
         self._notes: tuple[str, ...] = ()
         self._saved_model_check: SavedModelCheck | None = None
+        self._place = 0 if self._trial is None else len(self._trial.compressors)
         if self._trial is not None:
+            self._trial.compressors.append(self._checkpoint_state)
             self._trial.on_finish.append(self._check_compressed)
             self._saved_model_check = SavedModelCheck(self._trial, self._fingerprint, self._save_by_itself, evaluations)
+
+    def _decided(self) -> dict[str, Any]:
+        """Return what was decided, as a checkpoint of the trial holds it: plain data, arrays and tensors.
+
+        Raises
+        ------
+        CompressionError
+            It cannot be kept, or not yet.
+        """
+        raise CompressionError(f"{type(self).__name__} keeps more of the training than a checkpoint of the trial holds")
+
+    def _checkpoint_state(self) -> dict[str, Any] | None:
+        if not self._is_compressed:
+            return None
+        check = None if self._saved_model_check is None else self._saved_model_check.state
+        return {"decided": self._decided(), "check": check}
+
+    def _decided_before(self) -> dict[str, Any] | None:
+        """Return what `_decided` gave where the trial goes on from a checkpoint; None where it has to be decided."""
+        found = None if self._trial is None else usable(self._trial)
+        states = [] if found is None else found["compressors"]
+        if self._place >= len(states) or states[self._place] is None:
+            return None
+        if self._saved_model_check is not None and states[self._place]["check"] is not None:
+            self._saved_model_check.restore(states[self._place]["check"])
+        decided: dict[str, Any] = states[self._place]["decided"]
+        return decided
 
     @property
     @abstractmethod

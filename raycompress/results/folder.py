@@ -37,7 +37,7 @@ class ExperimentFolder:
             best -> trials/0007/candidate
             report.html         the page of `raycompress report`
             trials/0007/        config.json, log.txt, files/ that the script wrote and, while it is worth keeping,
-                                candidate/
+                                candidate/; while it runs, the checkpoint that it goes on from if it is lost
             logs/               of the warm process and of Ray Tune
     """
 
@@ -142,6 +142,21 @@ class ExperimentFolder:
     def files(self, number: int) -> Path:
         """Return the folder that trial `number` ran in, with the files that it wrote there."""
         return self.trial(number) / "files"
+
+    def checkpoint(self, number: int) -> Path:
+        """Return the file that trial `number` goes on from if it is lost."""
+        return self.trial(number) / "checkpoint"
+
+    def deliver_checkpoint(self, number: int) -> None:
+        """Copy the checkpoint of trial `number` to where another machine finds it."""
+
+    def fetch_checkpoint(self, number: int) -> None:
+        """Bring the checkpoint of trial `number`, which another machine may have saved."""
+
+    def remove_checkpoint(self, number: int) -> None:
+        """Delete the checkpoint of trial `number`, if there is one."""
+        with translate_os_errors("cannot remove", self.checkpoint(number)):
+            self.checkpoint(number).unlink(missing_ok=True)
 
     def check_candidate(self, number: int) -> None:
         """Raise BundleError where the candidate of trial `number` is not whole."""

@@ -109,6 +109,8 @@ class SearchRecord(InNotebooks):
             slot=event.get("slot"),
             predicted=event.get("predicted"),
             repeat_of=event.get("repeat_of"),
+            # one that was lost before it reported anything hides nothing
+            earlier=before if before is None or before.steps or before.earlier is None else before.earlier,
         )
 
     def _on_intermediate(self, event: journal.Event) -> None:
@@ -118,6 +120,14 @@ class SearchRecord(InNotebooks):
 
     def _on_rung0(self, event: journal.Event) -> None:
         self.records[event["trial"]].rung0 = event["score"]
+
+    def _on_continued(self, event: journal.Event) -> None:
+        trial = self.records[event["trial"]]
+        # its own results are of a failed attempt that is made again
+        earlier = trial if trial.steps or trial.earlier is None else trial.earlier
+        count = sum(step <= event["step"] for step in earlier.steps)
+        trial.intermediate, trial.steps = earlier.intermediate[:count], earlier.steps[:count]
+        trial.continued, trial.rung0 = event["step"], earlier.rung0
 
     def _on_retried(self, event: journal.Event) -> None:
         self.records[event["trial"]].attempts = event["attempt"] + 1

@@ -44,6 +44,10 @@ class TrialRecord:
         The trial whose sample it trained again, with another seed; None of most.
     rung0
         The score of its model before it was trained; None where that was not asked for.
+    continued
+        After how many results its last start went on from a checkpoint; None where it began at the beginning.
+    earlier
+        Its start before this one, whose results count where it goes on from a checkpoint.
     intermediate, steps
         Earlier results, and after how many iterations each came.
     """
@@ -70,5 +74,7 @@ class TrialRecord:
     predicted: dict[str, float] | None = None
     repeat_of: int | None = None
     rung0: float | None = None
+    continued: int | None = None
+    earlier: TrialRecord | None = field(default=None, repr=False, compare=False)
     intermediate: list[dict[str, float]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)

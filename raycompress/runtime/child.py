@@ -118,6 +118,8 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None], chann
         shared=Path(spec.shared) if spec.shared else None,
         config=spec.config,
         config_path=spec.config_path,
+        checkpoint=spec.checkpoint_path,
+        code=spec.code,
         **spec.options(),
     )
     has_own = spec.own_folder and spec.mode in ("trial", "baseline")

@@ -58,6 +58,11 @@ SHAPES: Mapping[str, Shape] = {
     "progress": {"done": int, "total": int, "layer": str},
     "analysis": {"analysis": _ANALYSIS},
     "rung0": {"score": float},
+    "checkpoint": {"results": int},
+    "continued": {
+        **{"results": int, "at": dict, "seconds": float, "unused": str},
+        "values": {str: (int, float, "nan", "inf", "-inf")},
+    },
     "prior": {"prior": _PRIOR},
     "given": {"differs": dict, "where": str},
     "left": {"reads": ([str], None), "unread": [str], "shared": [str]},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import hashlib
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -127,6 +129,15 @@ def local_files(script: Path, workingdir: Path, module: str = "") -> list[Path]:
     for _ in reader.read(script, required=True, package=package):
         pass
     return sorted(reader.files)
+
+
+def code_hash(script: Path, workingdir: Path, module: str = "") -> str:
+    """Return what the script and the modules of its own are known by: it changes with any of them."""
+    known = hashlib.sha256()
+    for file in local_files(script, workingdir, module):
+        with contextlib.suppress(OSError):  # told when the script runs
+            known.update(file.name.encode() + b"\0" + file.read_bytes())
+    return known.hexdigest()[:16]
 
 
 class _Reader:

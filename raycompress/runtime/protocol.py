@@ -165,6 +165,8 @@ class TrialSpec(TrialOptions):
         Shell commands around the script; see `raycompress.runtime.shell`.
     log_limit
         Bytes of output that the log keeps at most.
+    code
+        What the script and the modules of its own are known by; empty for a trial that keeps no checkpoint.
     """
 
     mode: Mode
@@ -186,6 +188,7 @@ class TrialSpec(TrialOptions):
     prescript: str = ""
     postscript: str = ""
     log_limit: int = 20 << 20
+    code: str = ""
 
     @property
     def script_path(self) -> Path:
@@ -211,6 +214,11 @@ class TrialSpec(TrialOptions):
     def candidate_path(self) -> Path:
         """Where the script saves its model."""
         return Path(self.folder, "candidate")
+
+    @property
+    def checkpoint_path(self) -> Path | None:
+        """What the trial goes on from if it is lost; None where it keeps nothing of the kind."""
+        return Path(self.folder, "checkpoint") if self.code and self.mode in ("trial", "baseline") else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""

@@ -40,7 +40,7 @@ class TrialMessages:
         kind = message["type"]
         if kind == "done":
             self.done = True
-        elif kind == "result":
+        elif kind == "result" or (kind == "continued" and message["values"] and not message["unused"]):
             self.values = numbers(message["values"])
         elif kind == "candidate":
             self.candidate = message

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -112,6 +113,23 @@ class Trial(TrialOptions):
         Whether a compressor has saved a model.
     on_finish
         Called in turn when the script has ended well; what they raise is the trial's failure.
+    checkpoint
+        The file that the trial goes on from if it is lost; None where it keeps none.
+    code
+        What the script and the modules of its own are known by: a checkpoint of other code is left aside.
+    compressors
+        Of each compressor, in the order of their making: returns what it decided, None before that; CompressionError
+        where a checkpoint cannot hold it.
+    kept
+        The content of the checkpoint that an earlier start of the trial has left; None where there is none to use, or
+        where `is_decided` is False.
+    is_loaded
+        Whether the script has asked for it.
+    results, seconds, started
+        How many results there were, and what the trial took before this process; when this process began it, by the
+        monotonic clock.
+    is_told
+        Whether the script's log says that no checkpoint can be saved yet.
     """
 
     mode: Mode
@@ -126,6 +144,16 @@ class Trial(TrialOptions):
     reported: Mapping[str, float] = field(default_factory=dict)
     on_report: list[Callable[[Mapping[str, float]], None]] = field(default_factory=list)
     on_finish: list[Callable[[], None]] = field(default_factory=list)
+    checkpoint: Path | None = None
+    code: str = ""
+    compressors: list[Callable[[], Any]] = field(default_factory=list)
+    kept: Mapping[str, Any] | None = None
+    is_decided: bool = False
+    is_loaded: bool = False
+    results: int = 0
+    seconds: float = 0.0
+    started: float = field(default_factory=time.monotonic)
+    is_told: bool = False
 
     @property
     def saves(self) -> bool:

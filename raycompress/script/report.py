@@ -90,6 +90,7 @@ def _deliver(values: Mapping[str, Number]) -> None:
         sys.stdout.flush()
         return
     trial.reported = dict(values)
+    trial.results += 1
     for hook in trial.on_report:
         hook(values)
     if trial.mode in ("inspect", "verify"):  # a result comes after all that there is to learn

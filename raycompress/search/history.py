@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -25,13 +25,16 @@ class PastTrial:
     sample
         The proposed sample.
     ended
-        Whether it need not be run again; of a trial that was running or stopped only `sample` is set.
+        Whether it need not be run again; of a trial that was running or stopped only `sample`, `scores` and `step` are
+        set.
     score
         The score that a proposer learns; None where there is none.
     scores
         Number of iterations -> score, at each point where the trial could have been ended.
     judgement
         Costs and excesses; None where they are not known.
+    step
+        The last result that the journal has.
     rung0, final
         Score before training, and the last score of a finished trial; None where there is none.
     """
@@ -41,6 +44,7 @@ class PastTrial:
     score: float | None = None
     scores: Scores = field(default_factory=dict)
     judgement: Judgement | None = None
+    step: int = 0
     rung0: float | None = None
     final: float | None = None
 
@@ -114,10 +118,12 @@ class SearchHistory:
 
 
 def _past_trial(trial: TrialRecord, again: bool, judgement: Judgement | None, objective: Objective) -> PastTrial:
-    if again:
-        return PastTrial(trial.sample, ended=False)
+    if again and not trial.steps and trial.earlier is not None:  # its last start was lost before it reported anything
+        trial = replace(trial, intermediate=trial.earlier.intermediate, steps=trial.earlier.steps)
     scores = {step: _score(values, objective) for step, values in zip(trial.steps, trial.intermediate, strict=True)}
     known = {step: score for step, score in scores.items() if score is not None}
+    if again:
+        return PastTrial(trial.sample, ended=False, scores=known, step=max(scores, default=0))
     last = trial.score if trial.score is not None else known.get(max(known, default=0))
     ended_early = trial.state == TrialState.ENDED_EARLY
     if judgement is not None and last is not None:

@@ -12,7 +12,7 @@ from raycompress.results.journal.journal import Journal
 from raycompress.search import outcome as faults
 from raycompress.search.keeper import BestKeeper
 from raycompress.search.outcome import FACTS, NOTHING
-from raycompress.search.trials import Ended, Lost, Result, TrialRequest
+from raycompress.search.trials import Continued, Ended, Lost, Result, TrialRequest
 from raycompress.states import TrialState
 
 
@@ -29,6 +29,8 @@ class Recorder:
         Whether no trial can be judged where the dense model's has failed.
     samples
         Those of trials that an earlier run of the search has started.
+    steps
+        The last result that the journal has of each trial of an earlier run.
 
     Attributes
     ----------
@@ -46,6 +48,7 @@ class Recorder:
         ignore_failures: bool,
         needs_dense: bool = False,
         samples: Mapping[int, Any] = MappingProxyType({}),
+        steps: Mapping[int, int] = MappingProxyType({}),
     ) -> None:
         self._folder = folder
         self._journal = journal
@@ -55,11 +58,14 @@ class Recorder:
         self._needs_dense = needs_dense
         self._running: dict[int, TrialRequest] = {}
         self._deaths: Counter[int] = Counter()
+        self._steps: dict[int, int] = {}
+        self._earlier = dict(steps)  # of lives of a trial that are over
         self.samples: dict[int, Any] = dict(samples)
 
     def start(self, trial: TrialRequest, slot: int | None) -> None:
         """Write that a trial runs."""
         self._running[trial.number] = trial
+        self._earlier[trial.number] = self._steps.pop(trial.number, self._earlier.get(trial.number, 0))
         self.samples[trial.number] = trial.sample
         more = {"predicted": trial.predicted, "repeat_of": trial.repeat_of}
         self._journal.append(
@@ -73,11 +79,28 @@ class Recorder:
             **{name: value for name, value in more.items() if value is not None},
         )
 
+    def go_on(self, event: Continued) -> None:
+        """Write that a trial goes on from its checkpoint: of what came before, the results up to there count."""
+        if event.unused:
+            text = f"trial {event.number} starts at its beginning, its checkpoint is left aside: {event.unused}"
+            self._journal.append("note", text=text)
+            return
+        known = max(self._steps.get(event.number, 0), self._earlier.get(event.number, 0))
+        self._steps[event.number] = min(known, event.step)
+        facts = {"step": event.step, "at": event.at, "seconds": event.seconds}
+        self._journal.append("continued", trial=event.number, **facts)
+
+    def has(self, result: Result) -> bool:
+        """Tell whether the journal has this result: of a trial that goes on from a checkpoint some come twice."""
+        is_plain = not result.rung0 and result.facts is None
+        return is_plain and result.step <= self._steps.get(result.number, 0)
+
     def add_result(self, result: Result, *, goes_on: bool) -> None:
         """Write what a trial reports; of a run that is the trial's last the end alone tells."""
         if result.rung0:
             self._journal.append("rung0", trial=result.number, score=result.score)
         elif goes_on or result.facts is None:
+            self._steps[result.number] = result.step
             self._journal.append("intermediate", trial=result.number, step=result.step, values=result.values)
 
     def end_early(self, result: Result, why: str) -> None:
@@ -92,7 +115,7 @@ class Recorder:
 
     def end(self, ended: Ended) -> None:
         """Write the end of a trial that came to it by itself."""
-        if ended.held:
+        if ended.held and ended.step > self._steps.get(ended.number, 0):
             self._journal.append("intermediate", trial=ended.number, step=ended.step, values=ended.facts["values"])
         self._write_attempts(ended.number, ended.attempts)
         self._end(ended.number, {name: ended.facts[name] for name in FACTS})
@@ -131,6 +154,8 @@ class Recorder:
             self._keeper.add(number, facts["values"], facts["before"], facts["after"], repeat_of=repeat_of)
         else:
             self._folder.remove_candidate(number)
+        if facts["state"] != TrialState.STOPPED and not faults.is_outside(facts["cause"]):  # else it is begun again
+            self._folder.remove_checkpoint(number)
         if failed and (faults.is_outside(facts["cause"]) or self._ends_search(number)):
             self._stop(f"trial {number} failed: {facts['cause']}")
 

@@ -22,7 +22,7 @@ from raycompress.search.proposers.searchers import Proposer
 from raycompress.search.recorder import Recorder
 from raycompress.search.stopping.early_stopper import make_early_stopper
 from raycompress.search.switch import StopSwitch
-from raycompress.search.trials import Ended, Event, Lost, Result, Sample, Started, TrialPlan, TrialRequest
+from raycompress.search.trials import Continued, Ended, Event, Lost, Result, Sample, Started, TrialPlan, TrialRequest
 from raycompress.states import TrialState
 
 
@@ -90,7 +90,9 @@ class Search:
                 **dict.fromkeys(history.repeats),
                 **{number: trial.sample for number, trial in history.trials.items()},
             },
+            steps={number: trial.step for number, trial in history.unfinished.items()},
         )
+        self._earlier = {number: trial.scores for number, trial in history.unfinished.items()}
         ranking = Ranking(experiment.objective)
         ranking.add_dense(history.dense)
         self._proposals = Proposals(
@@ -126,6 +128,8 @@ class Search:
 
     def why_stop(self, result: Result) -> str:
         """Take what a trial reports; return why the trial is to be stopped there, or an empty string."""
+        if self._recorder.has(result):
+            return ""
         why = self._stopper.judge(self._requests[result.number], result)
         if not why and not result.rung0:
             self._proposals.add_result(result.number, result.step, result.score)
@@ -149,6 +153,8 @@ class Search:
         match event:
             case Started():
                 self._recorder.start(self._requests[event.number], event.slot)
+            case Continued():
+                self._go_on(event)
             case Ended():
                 self._end(event)
             case Lost():
@@ -170,6 +176,16 @@ class Search:
             self._keeper.conclude()
         self._plan.folder.remove_candidates_but(self._keeper.kept)
         self._plan.trials.folder.clear()
+
+    def _go_on(self, event: Continued) -> None:
+        self._recorder.go_on(event)
+        if event.unused:
+            return
+        # what an earlier run of the search has seen of the trial; this run knows its own
+        for step, score in sorted(self._earlier.pop(event.number, {}).items()):
+            if step <= event.step:
+                self._stopper.see(self._requests[event.number], step, score)
+                self._proposals.add_result(event.number, step, score)
 
     def _end(self, ended: Ended) -> None:
         self._recorder.end(ended)

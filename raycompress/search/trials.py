@@ -191,4 +191,27 @@ class Lost:
     begins_again: bool
 
 
-Event = Started | Result | Ended | Lost
+@dataclass(frozen=True)
+class Continued:
+    """A trial that was begun again goes on from its checkpoint, or leaves that aside.
+
+    Attributes
+    ----------
+    step
+        How many results of before count: the next one is the one after that.
+    at
+        The numbers and texts that its script saved with the checkpoint, such as the epoch.
+    seconds
+        What the trial had taken when it was saved.
+    unused
+        Why it is left aside, in which case the trial starts at its beginning; empty otherwise.
+    """
+
+    number: int
+    step: int
+    at: Mapping[str, Any]
+    seconds: float
+    unused: str = ""
+
+
+Event = Started | Result | Ended | Lost | Continued

@@ -13,7 +13,7 @@ from raycompress.config.objective import is_measured
 from raycompress.config.plugins import plugins_of
 from raycompress.forecast.projection import ceilings
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
-from raycompress.runtime.preload import find_imports, imports_home
+from raycompress.runtime.preload import code_hash, find_imports, imports_home
 from raycompress.runtime.protocol import Import, Message
 from raycompress.script.config import SLICE_KEY
 from raycompress.script.context import Mode
@@ -82,6 +82,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),
         "prescript": experiment.prescript,
         "postscript": experiment.postscript,
+        "code": code_hash(experiment.script_path, experiment.workingdir, experiment.script_module),
     }
 
 

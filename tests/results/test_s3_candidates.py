@@ -121,3 +121,18 @@ def test_a_trial_of_a_driver_that_was_taken_over_delivers_no_model(folder, s3):
     with pytest.raises(StorageError, match="taken over"):
         scratch.deliver(1, saved=True)
     assert candidates.numbers(Objects(folder.address)) == []
+
+
+def test_a_checkpoint_is_sent_found_elsewhere_and_removed(folder, s3):
+    here = folder.scratch()
+    here.trial(7).mkdir(parents=True)
+    for content in (b"first", b"second"):
+        here.checkpoint(7).write_bytes(content)
+        here.deliver_checkpoint(7)
+    here.clear()
+    here.fetch_checkpoint(7)  # as on another machine
+    assert here.checkpoint(7).read_bytes() == b"second"
+    folder.remove_checkpoint(7)
+    assert s3.names(folder.address.key("trials/")) == []
+    here.fetch_checkpoint(7)
+    assert not here.checkpoint(7).exists()

@@ -13,11 +13,11 @@ import ray
 from ray import tune
 from ray.tune.error import TuneError
 
-from raycompress.backend.protocol import Ended, Event, Lost, Result, Started, TrialPlan, TrialRequest
+from raycompress.backend.protocol import Continued, Ended, Event, Lost, Result, Started, TrialPlan, TrialRequest
 from raycompress.backend.ray import private
 from raycompress.backend.ray.machine import session_logs
 from raycompress.backend.tune import adapters, slots
-from raycompress.backend.tune.trainable import RUNG0, TIME, TrialActor, config_of
+from raycompress.backend.tune.trainable import CONTINUED, RUNG0, TIME, TrialActor, config_of
 from raycompress.backend.tune.turns import Turns
 from raycompress.config.experiment import Resources
 from raycompress.errors import ClusterError
@@ -193,6 +193,9 @@ class TuneBackend:
         if result["done"]:
             self._under_way.discard(number)
             self._turns.give([_ended(number, result)])
+            return False
+        if result.get(CONTINUED):
+            self._turns.give([Continued(number, **result[CONTINUED])])
             return False
         self._waits, self._is_stopped = (self._of_tune[number], result["state"] == TrialState.RUNNING), False
         self._turns.give([_result(number, result)])

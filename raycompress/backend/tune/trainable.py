@@ -18,7 +18,7 @@ from raycompress.backend.ray.private import name_process
 from raycompress.config.objective import metrics_of
 from raycompress.errors import RaycompressError
 from raycompress.runtime.client import Ending, TrialSpec, Worker, connect_or_start
-from raycompress.runtime.protocol import Message
+from raycompress.runtime.protocol import Message, numbers
 from raycompress.script.node import locked
 from raycompress.search.outcome import NOTHING, delivered, facts_of, sealed
 from raycompress.search.trials import TrialPlan, TrialRequest
@@ -48,6 +48,9 @@ TIME = "iterations"
 
 RUNG0 = "rung0"
 """Whether a result is the score of a model before it trains."""
+
+CONTINUED = "continued"
+"""What a result says of the checkpoint that its trial goes on from, in place of numbers: fields of `Continued`."""
 
 
 def config_of(trial: TrialRequest) -> dict[str, Any]:
@@ -158,6 +161,10 @@ class TrialActor:
                     break
                 if message["type"] == "rung0" and math.isfinite(message["score"]):
                     return {**_RUNNING, "values": {}, "score": message["score"], RUNG0: True, TIME: 0}
+                if message["type"] == "checkpoint":
+                    self._plan.folder.deliver_checkpoint(self._config["number"])
+                if message["type"] == "continued":
+                    return self._continue(message)
                 if message["type"] == "result" and self._streams:
                     result = self._to_report(message["values"])
                     if result is not None:
@@ -197,6 +204,17 @@ class TrialActor:
         self._told = now[TIME]
         return now
 
+    def _continue(self, message: Message) -> dict[str, Any]:
+        """Count on from the results that came before the checkpoint; return what is to be told of it."""
+        step, values = message["results"], numbers(message["values"])
+        if not message["unused"]:
+            self._results, self._told = step, min(self._told, step)
+            if self._plan.judged and self._streams and step:  # it was held back when the trial was lost
+                self._held = {**_RUNNING, "values": values, "score": self._score(values), TIME: step}
+                self._told = min(self._told, step - 1)
+        facts = {"step": step, **{name: message[name] for name in ("at", "seconds", "unused")}}
+        return {**_RUNNING, "values": {}, "score": None, CONTINUED: facts, TIME: step}
+
     def _score(self, values: dict[str, float]) -> float | None:
         return self._plan.objective.score(metrics_of(values, None))
 
@@ -208,8 +226,10 @@ class TrialActor:
         if not self._begun:
             self._begun = True
             self._plan.folder.put_aside_earlier_start(self._config["number"])
+            self._plan.folder.fetch_checkpoint(self._config["number"])
         if self._spent:
             self._plan.folder.put_aside(self._config["number"], f"iterations-{self._spent}")
+            self._plan.folder.remove_checkpoint(self._config["number"])  # each run is from the start
             self._spent = 0
         return self._in_its_room(self._spec())
 

@@ -198,7 +198,7 @@ class LiveView:
         if tell is None:
             return
         text = tell(event, self._progress)
-        if text and (self._live is None or event["event"] in ("resumed", "retried") or _is_failure(event)):
+        if text and (self._live is None or event["event"] in ("resumed", "retried", "continued") or _is_failure(event)):
             self._line(text)
 
     def _line(self, text: str) -> None:
@@ -355,6 +355,11 @@ def _promoted(event: Event, progress: Progress) -> str:
     return f"        trial {event['trial']} is {'the best' if feasible else 'nearest to the constraints'} so far"
 
 
+def _continued(event: Event, progress: Progress) -> str:
+    at = ", ".join(f"{name} {value}" for name, value in event["at"].items())
+    return f"        trial {event['trial']} goes on from its checkpoint" + f": {at}" * bool(at)
+
+
 def _retried(event: Event, progress: Progress) -> str:
     return f"        trial {event['trial']}, attempt {event['attempt']} {event['state']}: {event['cause']}; once more"
 
@@ -367,5 +372,6 @@ _TELL: dict[str, Callable[[Event, Progress], str]] = {
     "resumed": _resumed,
     "ended": _ended,
     "promoted": _promoted,
+    "continued": _continued,
     "retried": _retried,
 }

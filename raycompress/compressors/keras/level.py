@@ -21,13 +21,17 @@ class KerasLevel(ActiveCompressor):
 
     def start(self) -> Any:
         """Choose the weights, and hold them at zero."""
-        layers = layers_of(self.model)
-        kept = {
-            f"{name}.{short}": keep_largest(np.asarray(variable.numpy()), target, name)
-            for name, target in self.targets.items()
-            for short, variable in weights_of(layers[name]).items()
-            if target.sparsity > 0
-        }
+        layers, before = layers_of(self.model), self._decided_before()
+        kept = (
+            before["kept"]
+            if before is not None
+            else {
+                f"{name}.{short}": keep_largest(np.asarray(variable.numpy()), target, name)
+                for name, target in self.targets.items()
+                for short, variable in weights_of(layers[name]).items()
+                if target.sparsity > 0
+            }
+        )
         if not kept:
             raise CompressionError(
                 "nothing would be compressed: every sparsity is 0", where="config_list", fix="raise the sparsities"
@@ -35,6 +39,9 @@ class KerasLevel(ActiveCompressor):
         self._masks = KerasMasks(self.model)
         self._masks.hold(kept)
         return self.model
+
+    def _decided(self) -> dict[str, Any]:
+        return {"kept": {name: keep.astype(bool) for name, keep in self._masks.kept().items()}}
 
     def step(self) -> None:
         """Apply the masks; needed only where a script updates weights by itself, without an optimizer of Keras."""

@@ -20,11 +20,11 @@ from raycompress.compressors.distillation import survivors
 from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.masking.masks import FirstCall, Masks, is_masked
+from raycompress.compressors.masking.masks import FirstCall, Masks
 from raycompress.compressors.measure import sizes as measure
+from raycompress.compressors.pruning import decided, refusals
 from raycompress.compressors.pruning import gate as budget
 from raycompress.compressors.pruning import gate as rung_zero
-from raycompress.compressors.pruning import refusals
 from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
@@ -75,7 +75,7 @@ class Pruner(SavingCompressor, Compressor):
         self._dense: nn.Module | None = None
         self._small = False
         self._slice_when = setup.slice if setup.entry.removes_channels else None
-        self._is_told = False
+        self._is_told = self._goes_on = False
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
         self._compensates, self._compensation = wants_compensation(setup), ""
         self._join_trial(self._evaluations())
@@ -97,26 +97,14 @@ class Pruner(SavingCompressor, Compressor):
         """
         if self._is_compressed:
             return self.model
-        self._check_free()
+        refusals.need_free(self.model, _SLICED, in_trial=self._trial is not None)
         if self._given is not None:
             self._check_input(self._given)
         if self._trial is not None and (self._trial.latency or self._trial.rung0):
             self._dense = clean_copy(self.model)
         targets = targets_of(self._trial)
         self._int8_inputs = calibration_of(targets, self.model, self._calibration, self._evaluator)
-        module, _, name = self._entry.engine.partition(":")
-        engine: Engine = getattr(importlib.import_module(module), name)()
-        arguments, graphs = self._arguments, self._graphs
-        request = Request(self._entry, self.model, self._targets, arguments, self._given, kwargs, graphs)
-        if self._given is not None and self._entry.removes_channels and arguments.get("trainer") is not None:
-            self._rehearse(self._given)
-        seen: list[Example] = []  # inputs of a method that trains the model inside choose()
-        if self._given is None:
-            self._first_call = FirstCall(seen.append).watch(self.model)
-        try:
-            outcome = engine.choose(request)
-        finally:
-            self._first_call.cancel()
+        outcome, example = self._chosen(kwargs)
         if isinstance(outcome, PruningSchedule):
             self._schedule = outcome
             self._apply(outcome.start())
@@ -129,12 +117,37 @@ class Pruner(SavingCompressor, Compressor):
                 where="slice",
                 fix='write "slice": "after"',
             )
-        example = self._given or next(iter(seen), None)
         if example is not None:
             self._meet(example)
         else:
             self._first_call = FirstCall(self._meet).watch(self.model)
         return self.apply_speedup() if self._entry.returns_small else self.model
+
+    def _chosen(self, call: dict[str, Any]) -> tuple[PruningDecision | PruningSchedule, Example | None]:
+        """Return what the engine decides, or decided before the checkpoint, and an input where one is known."""
+        before = self._decided_before()
+        if before is not None:
+            self._goes_on, self._compensates, self._compensation = True, False, before["compensation"]
+            return decided.restored(before, self.model), self._given or decided.example_of(before, self.model)
+        module, _, name = self._entry.engine.partition(":")
+        engine: Engine = getattr(importlib.import_module(module), name)()
+        arguments, graphs = self._arguments, self._graphs
+        request = Request(self._entry, self.model, self._targets, arguments, self._given, call, graphs)
+        if self._given is not None and self._entry.removes_channels and arguments.get("trainer") is not None:
+            self._rehearse(self._given)
+        seen: list[Example] = []  # inputs of a method that trains the model inside choose()
+        if self._given is None:
+            self._first_call = FirstCall(seen.append).watch(self.model)
+        try:
+            outcome = engine.choose(request)
+        finally:
+            self._first_call.cancel()
+        return outcome, self._given or next(iter(seen), None)
+
+    def _decided(self) -> dict[str, Any]:
+        example = None if self._given is not None else self.example
+        of_layers = (self._decision, self._schedule, self._slicing)
+        return {**decided.state_of(self._entry.name, *of_layers, example), "compensation": self._compensation}
 
     def update_epoch(self, epoch: int) -> None:
         """Remove what the compressor's schedule removes at this epoch."""
@@ -315,24 +328,9 @@ class Pruner(SavingCompressor, Compressor):
         trial = self._trial
         if trial is None or self._slicing is None or not self._is_final:
             return
-        if trial.rung0 and self._dense is not None and self._evaluator is not None:
+        if trial.rung0 and not self._goes_on and self._dense is not None and self._evaluator is not None:
             found = rung_zero.score(self._dense, self.model, self._slicing, self._evaluator, self._calibration)
             trial.send({"type": "rung0", "score": found})
-
-    def _check_free(self) -> None:
-        if is_masked(self.model):
-            raise CompressionError(
-                f"the {type(self.model).__name__} is masked already, by another compressor",
-                where="compress",
-                fix="call apply_speedup of that one first, or start again from a fresh instance of the model",
-            )
-        if self._trial is not None and self.model in _SLICED:
-            raise CompressionError(
-                f"the {type(self.model).__name__} was made small by another compressor before: a trial saves the work "
-                "of one",
-                where="compress",
-                fix='name all layers in one config_list; agp, or "steps" of the group_ compressors, prune in steps',
-            )
 
     def _check_input(self, example: Example) -> Example:
         try:

@@ -2,15 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from raycompress.catalog import CompressorEntry
+from raycompress.compressors.masking.masks import is_masked
 from raycompress.compressors.structure.slicing import Slicing
 from raycompress.errors import CompressionError, SpeedupError
 from raycompress.text import join_names
+
+
+def need_free(model: nn.Module, sliced: Container[nn.Module], *, in_trial: bool) -> None:
+    """Raise CompressionError where another compressor works on the model, or in a trial has worked on it."""
+    if is_masked(model):
+        raise CompressionError(
+            f"the {type(model).__name__} is masked already, by another compressor",
+            where="compress",
+            fix="call apply_speedup of that one first, or start again from a fresh instance of the model",
+        )
+    if in_trial and model in sliced:
+        raise CompressionError(
+            f"the {type(model).__name__} was made small by another compressor before: a trial saves the work of one",
+            where="compress",
+            fix='name all layers in one config_list; agp, or "steps" of the group_ compressors, prune in steps',
+        )
 
 
 def need_channels(entry: CompressorEntry, where: str) -> None:

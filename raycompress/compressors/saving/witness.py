@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from raycompress.errors import CompressionError
 from raycompress.script.context import Trial
@@ -128,6 +128,24 @@ class SavedModelCheck:
         self._changed = False
         trial.on_report.append(self._report)
         trial.on_finish.append(self._finish)
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """What is known of the last report, as a checkpoint of the trial holds it."""
+        stale = None if self._stale is None else list(vars(self._stale).values())
+        return {
+            "reported": self._reported,
+            "evaluated": self._evaluated,
+            "exported_plain": self._exported_plain,
+            "changed": self._changed,
+            "stale": stale,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` was, in the process of a trial that goes on."""
+        self._reported, self._evaluated = state["reported"], state["evaluated"]
+        self._exported_plain, self._changed = state["exported_plain"], state["changed"]
+        self._stale = None if state["stale"] is None else Stale(*state["stale"])
 
     def export(self) -> None:
         """Note that the model, as it is now, is being saved."""

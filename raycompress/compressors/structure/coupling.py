@@ -48,6 +48,35 @@ class Removal:
         return {name: (len(channels), self.of[name]) for name, channels in self.channels.items()}
 
 
+@dataclass(frozen=True)
+class SettledDecision(PruningDecision):
+    """A decision that was settled before, in the process of a trial that now goes on from its checkpoint.
+
+    Attributes
+    ----------
+    of
+        As in `Removal`.
+    """
+
+    of: Mapping[str, int] = field(default_factory=dict)
+
+    def removal(self, graph: ChannelGraph) -> Removal:
+        """Return what goes; CompressionError where the model is another one than it was then."""
+        for name, count in self.of.items():
+            if name not in graph or graph.channels(name) != count:
+                raise self.misfit(name)
+        return Removal(dict(self.channels), dict(self.of), self.spared)
+
+    @staticmethod
+    def misfit(name: str) -> CompressionError:
+        """Return the error for a layer that is not what it was."""
+        return CompressionError(
+            f'the trial\'s checkpoint is of another model: "{name}" is not what it was',
+            where="compress",
+            fix="build the model from the trial's configuration alone, so that it is the same each time",
+        )
+
+
 def settle(
     graph: ChannelGraph, choice: PruningDecision, targets: Mapping[str, Target], compressor: CompressorEntry
 ) -> Removal:
@@ -66,6 +95,8 @@ def settle(
     CompressionError
         A target is the model's output, or a layer that was asked to lose channels loses none.
     """
+    if isinstance(choice, SettledDecision):
+        return choice.removal(graph)
     every, targets = targets, without_whole_layers(graph, targets)
     for name in targets:
         if name not in graph:

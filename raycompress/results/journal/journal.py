@@ -10,7 +10,9 @@ resumed        n_trials, n_parallel, host, pid: another process goes on with the
 started        trial, attempt, sample (dimension -> value), config (what the script got), baseline, slot: which of
                the n_parallel runs it; predicted: the sizes that were foretold, where budgets were; repeat_of: the
                trial whose sample it trains again; once more for a trial that is begun again, of which nothing counts
-               that came before
+               that came before, unless it is continued
+continued      trial, step: it goes on from its checkpoint, and its results up to this one count; at: what its script
+               saved with it, such as the epoch; seconds: what the trial had taken then
 intermediate   trial, values, step: how many results there were, or the budget of the run; each step once, also of
                a trial whose failed attempt is made again
 rung0          trial, score: of its model before it trains
@@ -217,6 +219,7 @@ SHAPES: Mapping[str, Shape] = {
     "resumed": {"n_trials": int, "n_parallel": int, **_PROCESS, "file": (str, ...), "script": (str, ...)},
     "started": {"trial": int, "sample": dict, "config": dict, "baseline": bool},
     "intermediate": {"trial": int, "step": int, "values": _VALUES},
+    "continued": {"trial": int, "step": int, "at": dict, "seconds": float},
     "rung0": {"trial": int, "score": float},
     "retried": {"trial": int, "attempt": int, "state": str, "cause": str},
     "ended": {

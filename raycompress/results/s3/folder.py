@@ -155,6 +155,10 @@ class S3Folder(ExperimentFolder):
         candidates.remove(self._patient, number)
         super().remove_candidate(number)
 
+    def remove_checkpoint(self, number: int) -> None:  # noqa: D102
+        self._patient.delete([_checkpoint_key(number)])
+        super().remove_checkpoint(number)
+
     def remove_candidates_but(self, kept: Collection[int]) -> None:  # noqa: D102
         for other in candidates.numbers(self._patient):
             if other not in kept:
@@ -201,6 +205,10 @@ class S3Folder(ExperimentFolder):
         super().forget_best()
 
 
+def _checkpoint_key(number: int) -> str:
+    return f"trials/{number:04d}/checkpoint"
+
+
 def _cache() -> Path:
     home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
@@ -239,6 +247,38 @@ class ScratchFolder(ExperimentFolder):
             self._check_lease(objects)
             candidates.upload(objects, number, self.candidate(number))
             shutil.rmtree(self.candidate(number))
+
+    def deliver_checkpoint(self, number: int) -> None:
+        """Copy the checkpoint of trial `number` to S3 as it is now, while the trial goes on and may replace it.
+
+        Raises
+        ------
+        StorageError
+            S3 does not take it, or the experiment belongs to another driver by now.
+        """
+        objects, aside = Objects(self.address, patience_s=PATIENCE_S), self.trial(number) / "checkpoint.sent"
+        self._check_lease(objects)
+        with translate_os_errors("cannot read", self.checkpoint(number)):
+            aside.unlink(missing_ok=True)
+            aside.hardlink_to(self.checkpoint(number))
+        objects.upload(aside, _checkpoint_key(number), sha256(aside))
+        aside.unlink()
+
+    def fetch_checkpoint(self, number: int) -> None:
+        """Download the checkpoint of trial `number`, of an earlier start of it on whichever machine."""
+        objects, path = Objects(self.address, patience_s=PATIENCE_S), self.checkpoint(number)
+        if objects.measured(_checkpoint_key(number)) is None:
+            path.unlink(missing_ok=True)
+            return
+        aside = path.with_name("checkpoint.fetched")
+        with translate_os_errors("cannot write", path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            objects.download(_checkpoint_key(number), aside)
+            aside.replace(path)
+
+    def remove_checkpoint(self, number: int) -> None:  # noqa: D102
+        Objects(self.address, patience_s=PATIENCE_S).delete([_checkpoint_key(number)])
+        super().remove_checkpoint(number)
 
     def _check_lease(self, objects: Objects) -> None:
         """Raise where another driver makes this trial again: the two must not be mixed."""

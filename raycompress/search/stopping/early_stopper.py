@@ -99,6 +99,13 @@ class EarlyStopper:
         if self._rule is not None and not trial.runs_to_its_end:
             self._rule.add(trial.number)
 
+    def see(self, trial: TrialRequest, step: int, score: float) -> None:
+        """Take an earlier result of a trial that goes on from a checkpoint; it went on then, whatever is known now."""
+        if self._rule is not None and not trial.runs_to_its_end:
+            self._rule.see(trial.number, step, self._sign * score)
+            if self._is_due(step):
+                self._rule.judge(trial.number, step, self._sign * score)
+
     def judge(self, trial: TrialRequest, result: Result) -> str:
         """Return why a trial is to end after this result, in a line; an empty string where it goes on."""
         if trial.runs_to_its_end or result.score is None or not math.isfinite(result.score):

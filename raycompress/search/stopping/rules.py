@@ -99,7 +99,8 @@ class Median:
 
     def judge(self, number: int, step: int, score: float) -> str:
         """See `Rule.judge`."""
-        self._results[number].append((step, score))
+        # a trial that was lost and begun again reports some steps twice
+        self._results[number] = [*(one for one in self._results[number] if one[0] < step), (step, score)]
         if step <= self._warmup:
             return ""
         averages = [

@@ -1,0 +1,240 @@
+"""`checkpoint`: a trial that is lost goes on from where its script last said so, instead of from the start."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import random
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raycompress.errors import CompressionError, UsageError
+from raycompress.script import context, statefile
+
+_PAIRS = (("state_dict", "load_state_dict"), ("get_weights", "set_weights"), ("get_state", "set_state"))
+"""How objects give their state, and take it back: modules, optimizers, schedulers; Keras models; generators."""
+
+
+class Checkpoints:
+    """Saves and loads the checkpoint of the trial that this process runs; by hand it does neither."""
+
+    def __call__(self, **state: Any) -> None:
+        """Save a checkpoint in place of the last one, from which the trial goes on if it is lost.
+
+        What the compressor decided is saved with it, and where the random numbers of Python, numpy and torch stand. It
+        is removed when the trial ends.
+
+        Parameters
+        ----------
+        **state
+            By name: what has a ``state_dict()`` (models, optimizers, schedulers, scalers), a Keras model or optimizer,
+            a generator of random numbers; or numbers, texts, lists, mappings, arrays and tensors.
+
+        Raises
+        ------
+        UsageError
+            There is nothing to save, or something that is none of these.
+        StorageError
+            The file cannot be written.
+
+        Examples
+        --------
+        >>> checkpoint(epoch=3)
+        """
+        if not state:
+            raise UsageError(
+                "rc.checkpoint was given nothing to save",
+                where="rc.checkpoint",
+                fix="rc.checkpoint(model=model, optimizer=optimizer, epoch=epoch)",
+            )
+        trial = context.current()
+        if trial is None or trial.checkpoint is None:
+            return
+        if not trial.is_loaded:
+            raise UsageError(
+                "the script saves a checkpoint and never loads one, so that a lost trial would start at its beginning",
+                where="rc.checkpoint",
+                fix="before the training: state = rc.checkpoint.load(model=model, optimizer=optimizer), which is None "
+                'in a trial that was not lost, and the first epoch state["epoch"] + 1 where it is not',
+            )
+        compressors = _of_compressors(trial)
+        if compressors is None:
+            return
+        objects = {name: found for name, one in state.items() if (found := _state_of(one)) is not None}
+        plain = {name: one for name, one in state.items() if name not in objects}
+        scalars = {name: one for name, one in plain.items() if isinstance(one, bool | int | float | str)}
+        about = {
+            "identity": _identity(trial),
+            "results": trial.results,
+            "reported": {name: _number(value) for name, value in trial.reported.items()},
+            "at": {name: _number(one) if isinstance(one, float) else one for name, one in scalars.items()},
+            "seconds": round(trial.seconds + time.monotonic() - trial.started, 4),
+        }
+        content = {"objects": objects, "plain": plain, "compressors": compressors, "random": _random_states()}
+        statefile.write(trial.checkpoint, about, content)
+        trial.send({"type": "checkpoint", "results": trial.results})
+
+    def load(self, **into: Any) -> dict[str, Any] | None:
+        """Return what the trial's checkpoint holds; None where there is none, as in a trial that was not lost.
+
+        Call it once, after ``compress()`` and before the training.
+
+        Parameters
+        ----------
+        **into
+            Objects that take their state back, by the names that they were saved under. The state of an object that
+            was saved and is not named here is among what is returned.
+
+        Raises
+        ------
+        UsageError
+            The checkpoint has no such object, or its state does not fit.
+
+        Examples
+        --------
+        >>> state = checkpoint.load()
+        >>> first = 0 if state is None else state["epoch"] + 1
+        """
+        trial = context.current()
+        if trial is None:
+            return None
+        trial.is_loaded, found = True, usable(trial)
+        if found is None:
+            return None
+        _go_on(trial, found["about"])
+        objects = dict(found["objects"])
+        for name, one in into.items():
+            if name not in objects:
+                raise UsageError(
+                    f'the checkpoint holds no state of "{name}": it holds {", ".join(objects) or "no object"}',
+                    where="rc.checkpoint.load",
+                    fix=f"save it too: rc.checkpoint({name}=..., ...)",
+                )
+            _restore(one, objects.pop(name), name)
+        _restore_random(found["random"])
+        return {**objects, **found["plain"]}
+
+
+checkpoint = Checkpoints()
+
+
+def usable(trial: context.Trial) -> Mapping[str, Any] | None:
+    """Return the content of the checkpoint that an earlier start of a trial has left; None where there is none to use.
+
+    That is decided once. One that cannot be used is left aside, and whoever supervises the trial is told why.
+    """
+    if trial.checkpoint is None or trial.is_decided:
+        return trial.kept
+    trial.is_decided = True
+    about = statefile.read_about(trial.checkpoint)
+    if about is None:
+        return None
+    why = ""
+    if about["identity"] != _identity(trial):
+        why = "it was saved by another script, or with another configuration"
+    else:
+        try:
+            trial.kept = {**statefile.read(trial.checkpoint), "about": about}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            why = f"it cannot be read ({type(error).__name__})"
+    if why:
+        print(f"raycompress: the trial starts at its beginning, its checkpoint is left aside: {why}", file=sys.stderr)
+        _tell(trial, about, why)
+    return trial.kept
+
+
+def _go_on(trial: context.Trial, about: Mapping[str, Any]) -> None:
+    """Count on from where the checkpoint was saved, and tell whoever supervises the trial."""
+    trial.results, trial.seconds = about["results"], about["seconds"]
+    trial.reported = {name: float(value) for name, value in about["reported"].items()}
+    at = ", ".join(f"{name} {value}" for name, value in about["at"].items())
+    print(f"raycompress: the trial goes on from its checkpoint{f': {at}' * bool(at)}", file=sys.stderr)
+    _tell(trial, about, "")
+
+
+def _tell(trial: context.Trial, about: Mapping[str, Any], why: str) -> None:
+    facts = {"results": about["results"], "at": about["at"], "seconds": about["seconds"], "values": about["reported"]}
+    trial.send({"type": "continued", **facts, "unused": why})
+
+
+def _identity(trial: context.Trial) -> str:
+    """Return what a checkpoint belongs to: the code of the script, and the trial's configuration."""
+    config = {name: value for name, value in (trial.config or {}).items() if name != "folder_name"}  # of one machine
+    text = json.dumps([trial.code, config], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _of_compressors(trial: context.Trial) -> list[Any] | None:
+    """Return what the trial's compressors decided, in the order of their making; None where that cannot be kept."""
+    try:
+        return [state() for state in trial.compressors]
+    except CompressionError as error:
+        if not trial.is_told:
+            trial.is_told = True
+            print(f"raycompress: no checkpoint is saved yet: {error.problems[0].what}", file=sys.stderr)
+        return None
+
+
+def _state_of(one: Any) -> Any:
+    """Return the state of an object; None for plain data."""
+    if isinstance(one, type) or one is None:
+        return None
+    for name, _ in _PAIRS:
+        get: Callable[[], Any] | None = getattr(one, name, None)
+        if callable(get):
+            return get()
+    if hasattr(one, "save_own_variables"):  # an optimizer of Keras 3
+        store: dict[str, Any] = {}
+        one.save_own_variables(store)
+        return store
+    return None
+
+
+def _restore(one: Any, state: Any, name: str) -> None:
+    try:
+        for get, put in _PAIRS:
+            if callable(getattr(one, get, None)):
+                getattr(one, put)(state)
+                return
+        if len(getattr(one, "variables", state)) != len(state):  # which Keras would leave at a warning
+            raise ValueError("it has no variables yet: call optimizer.build(model.trainable_variables) before")
+        one.load_own_variables(state)
+    except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+        raise UsageError(
+            f'the checkpoint\'s state of "{name}" does not fit the {type(one).__name__}: {" ".join(lines[:2])}',
+            where="rc.checkpoint.load",
+            fix="load it where the model is what it was when rc.checkpoint saved it: after compress(), and after "
+            "apply_speedup() where the model had been made small",
+        ) from error
+
+
+def _number(value: float) -> float | str:
+    """Return a number as JSON can hold it."""
+    return value if math.isfinite(value) else str(float(value))
+
+
+def _random_states() -> dict[str, Any]:
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    states: dict[str, Any] = {"python": random.getstate()}
+    if numpy is not None:
+        states["numpy"] = numpy.random.get_state()
+    if torch is not None:
+        states["torch"] = torch.get_rng_state()
+        if torch.cuda.is_initialized():
+            states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def _restore_random(states: Mapping[str, Any]) -> None:
+    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
+    random.setstate(states["python"])
+    if numpy is not None and "numpy" in states:
+        numpy.random.set_state(states["numpy"])
+    if torch is not None and "torch" in states:
+        torch.set_rng_state(states["torch"])
+        if "cuda" in states and len(states["cuda"]) <= torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(states["cuda"])
