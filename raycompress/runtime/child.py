@@ -30,7 +30,7 @@ from raycompress.runtime.folder.workfolder import WorkFolder
 from raycompress.runtime.processes import die_with_parent
 from raycompress.runtime.protocol import SET_BY_SCRIPT, TrialSpec, encode
 from raycompress.script import aup, context
-from raycompress.script.config import in_place_of_others
+from raycompress.script.config import command_line
 from raycompress.script.packages import place_of
 from raycompress.script.running import fresh_main
 from raycompress.states import TrialState
@@ -180,7 +180,10 @@ def _run_script(spec: TrialSpec, trial: context.Trial, own: WorkFolder | None, c
 
 def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes, place: Path) -> None:
     """Run the script, whose ``__file__`` is `place`: what it writes beside itself is then its own."""
-    sys.argv = [str(place), *in_place_of_others(spec.script_args, spec.config_path)]
+    context.enter(trial)  # values of the trial on its command line count as read
+    arguments = command_line(spec.script_args, spec.config_path, spec.config, appends=spec.appends_config)
+    sys.argv = [str(place), *arguments]
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")  # else Hydra tells an error of ours in its own way, and exits
     home, package = place_of(script, source, spec.module)
     if sys.path[0] != str(home):
         sys.path.insert(0, str(home))
@@ -191,7 +194,6 @@ def _execute(spec: TrialSpec, trial: context.Trial, script: Path, source: bytes,
     aup.install()
     _seed(spec)
     main = fresh_main(place, package)
-    context.enter(trial)
     try:
         exec(compile(source, str(script), "exec", dont_inherit=True), main.__dict__)
     except SystemExit as leaving:

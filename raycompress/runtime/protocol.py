@@ -137,8 +137,7 @@ class TrialSpec(TrialOptions):
     module
         The script's name as a module, where it is run as one: ``pkg.train``; empty for a file.
     script_args
-        The script's arguments. The path of the trial's configuration follows them, or stands in the place of an
-        argument that names another one.
+        The script's arguments; see `raycompress.script.config.command_line`.
     config
         What the script finds in that file.
     workingdir
@@ -165,6 +164,8 @@ class TrialSpec(TrialOptions):
         Shell commands around the script; see `raycompress.runtime.shell`.
     log_limit
         Bytes of output that the log keeps at most.
+    appends_config
+        Whether the path of the trial's configuration follows `script_args` where they do not say where it goes.
     code
         What the script and the modules of its own are known by; empty for a trial that keeps no checkpoint.
     """
@@ -188,6 +189,7 @@ class TrialSpec(TrialOptions):
     prescript: str = ""
     postscript: str = ""
     log_limit: int = 20 << 20
+    appends_config: bool = True
     code: str = ""
 
     @property

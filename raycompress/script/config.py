@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import ItemsView, Iterator, KeysView, Mapping, Sequence, ValuesView
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from raycompress.errors import UsageError
@@ -85,8 +87,11 @@ class BasicConfig(dict[str, Any]):
         """Return a copy of the same class."""
         return BasicConfig(unrecorded(self))
 
-    def load(self, path: str | Path) -> BasicConfig:
+    def load(self, path: str | Path | None = None) -> BasicConfig:
         """Add what the JSON file at `path` holds, and return itself; comments and trailing commas may be in it (JSONC).
+
+        Without a path the trial's own configuration is loaded, and trials of a script that writes so get none on their
+        command line, where a parser of its own would refuse it.
 
         An experiment file without a search range is taken as the configuration of its only trial, so that a script runs
         by hand on the same file. So does the configuration of a trial, and then it saves below the current folder, not
@@ -98,9 +103,12 @@ class BasicConfig(dict[str, Any]):
         Raises
         ------
         UsageError
-            When there is no such file, it holds no JSON object, is a pickle, or has search ranges.
+            When there is no such file, it holds no JSON object, is a pickle, or has search ranges; or when a script
+            that is run by hand gives no path.
         """
         trial = context.current()
+        if path is None:
+            path = _own_path(trial)
         if trial is not None and trial.config is not None and _is_replaced(Path(path), trial):
             trial.reads.is_loaded = True
             self.update(json.loads(json.dumps(dict(trial.config))))
@@ -149,18 +157,54 @@ def is_configuration(data: Any) -> bool:
     return isinstance(data, dict) and ("compressor" in data or ("compression" in data and "script" in data))
 
 
-def in_place_of_others(arguments: Sequence[str], own: Path) -> list[str]:
+def command_line(
+    arguments: Sequence[str], own: Path, values: Mapping[str, Any] = MappingProxyType({}), *, appends: bool = True
+) -> list[str]:
     """Return a script's arguments in a trial, whose configuration stands in the place of any other that they name.
 
     Parameters
     ----------
     arguments
-        As by hand, such as ``config.json --epochs 3`` or ``--config=config.json``.
+        As by hand, such as ``config.json --epochs 3`` or ``--config=config.json``; or with values of the trial in them,
+        ``--lr {lr} --config {config}``.
     own
-        The trial's configuration. Where no argument names another one, it comes last.
+        The trial's configuration. Where no argument names another one, or has a value of the trial in it, it comes last
+        if it `appends`.
+    values
+        What it holds. Those that are passed on count as read.
     """
-    replaced = [_replaced(argument, own) for argument in arguments]
-    return replaced if replaced != list(arguments) else [*arguments, str(own)]
+    known = {CONFIG_PLACE: str(own), **values}
+    filled = [_PLACE.sub(lambda match: _filled(match, known), argument) for argument in arguments]
+    replaced = [_replaced(argument, own) for argument in filled]
+    return replaced if replaced != list(arguments) or not appends else [*arguments, str(own)]
+
+
+CONFIG_PLACE = "config"
+"""What stands in braces for the path of a trial's configuration in the arguments of a script."""
+_PLACE = re.compile(r"\{([A-Za-z_]\w*)\}")
+
+
+def places(arguments: Sequence[str]) -> list[str]:
+    """Return the names that stand in braces in a script's arguments."""
+    return [name for argument in arguments for name in _PLACE.findall(argument)]
+
+
+def _filled(match: re.Match[str], values: Mapping[str, Any]) -> str:
+    name = match[1]
+    if name not in values:  # of the script's own
+        return match[0]
+    _note(name)
+    return values[name] if isinstance(values[name], str) else json.dumps(values[name])
+
+
+def _own_path(trial: context.Trial | None) -> Path:
+    if trial is not None and trial.config_path is not None:
+        return trial.config_path
+    raise UsageError(
+        "BasicConfig().load() without a path is for trials: by hand there is no configuration",
+        where=Path(sys.argv[0]).name,
+        fix='write BasicConfig().load("config.json"); in a trial its own is loaded in place of that file',
+    )
 
 
 def _replaced(argument: str, own: Path) -> str:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType, TracebackType
+from typing import NoReturn
 
 from raycompress.errors import UsageError
 from raycompress.script import aup
-from raycompress.script.packages import place_of
+from raycompress.script.packages import module_file, place_of
 
 _HERE = __file__
 
@@ -40,18 +41,24 @@ def fresh_main(script: Path, package: str = "") -> ModuleType:
 def run_by_hand(script: str, arguments: Sequence[str]) -> int:
     """Run `script` with the namespace `aup` in place, and return its exit code; a `sys.exit` of its own passes.
 
+    The script ``-m`` is the module that the first of the `arguments` names.
+
     Raises
     ------
     UsageError
-        There is no such file.
+        There is no such file, or no such module.
     """
-    path = Path(script).absolute()
+    module, path = "", Path(script).absolute()
+    if script == "-m" and arguments:
+        module, *arguments = arguments
+        path = module_file(module, Path.cwd()) or _no_module(module)
+        script = str(path)
     try:
         source = path.read_bytes()
     except OSError as error:
         raise _unreadable(Path(script), error) from None
     sys.argv = [script, *arguments]
-    home, package = place_of(path.resolve(), source)
+    home, package = place_of(path.resolve(), source, module)
     if not sys.flags.safe_path:  # else Python itself puts no folder there
         sys.path[0] = str(home)
     aup.install()
@@ -65,6 +72,12 @@ def run_by_hand(script: str, arguments: Sequence[str]) -> int:
         sys.excepthook(type(error), error.with_traceback(trace), trace)
         return 130 if isinstance(error, KeyboardInterrupt) else 1
     return 0
+
+
+def _no_module(module: str) -> NoReturn:
+    raise UsageError(
+        f"there is no module {module} here", where=str(Path.cwd()), fix="write a module as `python -m` takes it"
+    )
 
 
 def _of_the_script(error: BaseException) -> TracebackType | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from raycompress.config.objective import is_measured
 from raycompress.config.plugins import plugins_of
 from raycompress.forecast.projection import ceilings
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
-from raycompress.runtime.preload import code_hash, find_imports, imports_home
+from raycompress.runtime.preload import code_hash, find_imports, imports_home, local_files
 from raycompress.runtime.protocol import Import, Message
 from raycompress.script.config import SLICE_KEY
 from raycompress.script.context import Mode
@@ -82,8 +83,15 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "budget": tuple((bound.metric, bound.limit, bound.value) for bound in ceilings(experiment)),
         "prescript": experiment.prescript,
         "postscript": experiment.postscript,
+        "appends_config": not loads_its_own(experiment),
         "code": code_hash(experiment.script_path, experiment.workingdir, experiment.script_module),
     }
+
+
+def loads_its_own(experiment: Experiment) -> bool:
+    """Tell whether the script, or a module of its own, asks for the trial's configuration without naming a file."""
+    files = local_files(experiment.script_path, experiment.workingdir, experiment.script_module)
+    return any(re.search(rb"\bBasicConfig\(\)\s*\.load\(\s*\)", file.read_bytes()) for file in files if file.is_file())
 
 
 def compression_config(experiment: Experiment) -> dict[str, Any]:
@@ -136,11 +144,13 @@ def messages_of(
 def last_lines(ending: Ending) -> str:
     """Return the end of a log for an error's fix; empty where nothing was printed."""
     lines = [f"        {line}" for line in ending.tail.splitlines()]
-    advice = _PARSER if "error: unrecognized arguments: " in ending.tail else ""
+    advice = _PARSER if any(refusal in ending.tail for refusal in _REFUSALS) else ""
     return "\n".join([f"{advice}its last lines were", *lines]) if lines else ""
 
 
 _PARSER = (
-    "the path of a trial's configuration stands on the script's command line: "
-    'parser.add_argument("config") takes it, parse_known_args() in place of parse_args() leaves it alone; '
+    "the path of a trial's configuration stands on the script's command line: with rc.BasicConfig().load(), without a "
+    'path, none is passed; {config} in "script" says where it goes; parser.add_argument("config") takes it; '
 )
+_REFUSALS = ("error: unrecognized arguments: ", "Got unexpected extra argument", "mismatched input", "LexerNoViableAlt")
+"""How argparse, click and Hydra refuse a path that they do not expect."""

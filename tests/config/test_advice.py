@@ -141,6 +141,16 @@ def test_a_long_name_in_a_path_is_told(load: Load) -> None:
     assert "more than 255 bytes" in check_files(load(storage="a/" + "é" * 130))[0].what
 
 
+def test_a_value_in_the_scripts_arguments_is_a_hyperparameter(load: Load) -> None:
+    lr = {"name": "lr", "type": "float", "range": [0.1, 0.2]}
+    for script, fixes in (
+        ("train.py --lr {lr} --config {config} {}", []),
+        ("train.py --lr {lrr}", ['did you mean "lr"?']),
+    ):
+        found = check_files(load(script=script, parameter_config=[lr]))
+        assert [problem.fix for problem in found] == fixes
+
+
 @pytest.mark.parametrize(
     ("script", "what", "fix"),
     [
@@ -336,6 +346,8 @@ def test_a_parser_that_does_not_know_the_configuration_is_told_of_it(tmp_path: P
     ending = Ending(TrialState.FAILED, "exit code 2", tmp_path / "log.txt", 1.0)
     wrong = replace(ending, tail="usage: train.py [-h]\ntrain.py: error: unrecognized arguments: /tmp/config.json")
     assert last_lines(wrong).startswith("the path of a trial's configuration stands on the script's command line")
+    for tail in ("Error: Got unexpected extra argument (/tmp/c.json)", "LexerNoViableAltException: /tmp/c.json"):
+        assert "BasicConfig().load()" in last_lines(replace(ending, tail=tail))
     assert last_lines(replace(ending, tail="ValueError: no")) == "its last lines were\n        ValueError: no"
 
 

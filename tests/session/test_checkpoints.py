@@ -1,6 +1,7 @@
 """A trial that is lost goes on from its checkpoint: what is trained again, and what the journal says of it."""
 
 import os
+import signal
 import subprocess
 
 import pytest
@@ -94,7 +95,8 @@ def test_a_trial_of_a_search_whose_driver_is_killed_trains_what_came_after_its_c
     script = SCRIPT.replace("LOSE", LOSE_DRIVER)
     path = search(tmp_path, script, resource_args={"early_stop": {"aup_policy": "median"}})
     launch = ["sh", "-c", 'RAYCOMPRESS_TEST_DRIVER=$$ exec "$@"', "sh", *command("launch", path)]
-    subprocess.run(launch, cwd=tmp_path, timeout=240, capture_output=True, check=False)
+    lost = subprocess.run(launch, cwd=tmp_path, timeout=240, capture_output=True, check=False)
+    assert lost.returncode == -signal.SIGKILL, lost.stderr
     done = raycompress(tmp_path, "resume")
     assert done.code == 0, done.err
     record = done.record

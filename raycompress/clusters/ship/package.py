@@ -115,7 +115,8 @@ def _relocated(experiment: Experiment) -> str:
     """Return the experiment file with its paths as they are in the package."""
     data = experiment.data
     script = experiment.script_path.relative_to(experiment.workingdir).as_posix()
-    data["script"] = shlex.join([script, *experiment.script_args])
+    started = ["-m", experiment.script_module] if experiment.script_module else [script]
+    data["script"] = shlex.join([*started, *experiment.script_args])
     data.pop("cwd", None)
     data["workingdir"] = "."
     return json.dumps(data, indent=2, ensure_ascii=False) + "\n"

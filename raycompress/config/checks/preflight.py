@@ -19,7 +19,8 @@ from raycompress.config.text.source import where_in
 from raycompress.errors import ExperimentError, Problem
 from raycompress.extras import check_installed
 from raycompress.model.info import ModelInfo
-from raycompress.text import abbreviate
+from raycompress.script.config import places
+from raycompress.text import abbreviate, did_you_mean
 
 LONGEST_NAME = 255
 """Bytes that the name of a file may have, on nearly every file system."""
@@ -47,7 +48,18 @@ def load_checked(path: str | Path) -> Experiment:
 def check_files(experiment: Experiment) -> list[Problem]:
     """Return what is wrong with the files and folders that the experiment names; nothing is imported or created."""
     key = "cwd" if experiment.is_written(("cwd",)) else "workingdir"
-    return list(_check(experiment.files, experiment.where, key)) or list(_check_metrics(experiment))
+    found = [*_check(experiment.files, experiment.where, key), *_check_places(experiment)]
+    return found or list(_check_metrics(experiment))
+
+
+def _check_places(experiment: Experiment) -> Iterator[Problem]:
+    """Yield names in braces, in the script's arguments, that are near to a hyperparameter and none."""
+    known = [str(parameter["name"]) for parameter in experiment.parameter_config]
+    for name in places(experiment.script_args):
+        near = did_you_mean(name, known)
+        if near and name not in known:
+            what = f'the script\'s arguments ask for "{{{name}}}", and no hyperparameter has that name'
+            yield Problem(what, experiment.where(("script",)), near)
 
 
 def _check_metrics(experiment: Experiment) -> Iterator[Problem]:
