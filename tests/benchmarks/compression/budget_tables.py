@@ -22,7 +22,8 @@ Place = tuple[str, float]
 """A network and a budget."""
 OURS = "guided 16"
 FIRST, MANY = "guided 1", "random 64"
-COMPENSATED = "uniform compensated"
+COMPENSATED = "obs compensated"
+_OWN = ("dense", "uniform compensated", COMPENSATED)
 ONE_SHOT = ("uniform", "tp global", "tp isomorphic", "fastnas")
 SHORT = ("not installed", "left out")
 """How a note begins that stands in a table; otherwise it is a failure."""
@@ -112,7 +113,7 @@ def peers(figures: Figures, names: Sequence[str], place: Place) -> list[str]:
     means = {
         row: statistics.mean(values.values())
         for row in names
-        if row not in ("dense", COMPENSATED) and not row.startswith("guided")
+        if row not in _OWN and not row.startswith("guided")
         if (values := figures.of(row, place))
     }
     return sorted(means, key=means.__getitem__, reverse=True)

@@ -87,14 +87,24 @@ class Subject:
         self.inputs = [Example((inputs,), {}) for inputs in seen]
         self._graph = ChannelGraph(self.dense, self.example)
         self.groups = _groups(self._graph, OUTPUTS[network])
-        scores_of = IMPORTANCES[importance](self.dense, self.groups, self.inputs)
-        scores = [scores_of(Cut(self._graph), self.dense, target) for target in self.groups]
-        self._order = [sorted(score, key=score.__getitem__) for score in scores]
+        self._order = self._ordered(importance)
         self.dimensions = tuple(Dimension(target.name, "float", 0.0, HIGH) for target in self.groups)
         self._imitation = Imitation(self.dense, self.inputs)
         self._compensated: dict[Counts, nn.Module] = {}
         self._trials: dict[Counts, Trained] = {}
         self._finals: dict[tuple[Counts, bool], Trained] = {}
+
+    def _ordered(self, importance: str) -> list[list[int]]:
+        scores_of = IMPORTANCES[importance](self.dense, self.groups, self.inputs)
+        scores = [scores_of(Cut(self._graph), self.dense, target) for target in self.groups]
+        return [sorted(score, key=score.__getitem__) for score in scores]
+
+    def ranked_by(self, importance: str) -> Subject:
+        """Return the same network, whose channels go in another order."""
+        other = copy.copy(self)
+        other._order = self._ordered(importance)
+        other._compensated, other._trials, other._finals = {}, {}, {}
+        return other
 
     def counts(self, sample: Sample) -> Counts:
         """Return how many blocks of each group go."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import time
@@ -30,6 +31,7 @@ METHODS = (
     "dense",
     "uniform",
     "uniform compensated",
+    "obs compensated",
     "tp global",
     "tp isomorphic",
     "fastnas",
@@ -116,8 +118,9 @@ class _Bench:
         """
         alone: Mapping[str, Callable[[], Record]] = {
             "dense": self._dense,
-            "uniform": lambda: self._one_shot(self._uniform(budget)),
-            "uniform compensated": lambda: self._one_shot(self._uniform(budget), compensated=True),
+            "uniform": lambda: self._one_shot(self.subject, budget),
+            "uniform compensated": lambda: self._one_shot(self.subject, budget, compensated=True),
+            "obs compensated": lambda: self._one_shot(self._by_error, budget, compensated=True),
             "fastnas": lambda: self._found_by_fastnas(budget),
             **{row: lambda: self._torch_pruning(method, budget) for row in one_shot.WAYS},
         }
@@ -147,19 +150,22 @@ class _Bench:
         found = {"validation": trials[best].accuracy, "counts": counts[best], "trial": best, "note": note}
         return {**_record(self.subject.final(counts[best]), cpu_s, len(set(counts))), **found}
 
-    def _one_shot(self, sample: Sample, *, compensated: bool = False) -> Record:
-        started = time.thread_time()
-        counts = self.subject.counts(sample)
-        self.subject.small(counts, compensated)
-        cpu_s = time.thread_time() - started
-        return {**_record(self.subject.final(counts, compensated), cpu_s), "counts": counts}
+    @functools.cached_property
+    def _by_error(self) -> Subject:
+        return self.subject.ranked_by("group_obs")
 
-    def _uniform(self, budget: float) -> Sample:
-        return self.subject.project({one.name: 0.5 for one in self.subject.dimensions}, budget)
+    @staticmethod
+    def _one_shot(subject: Subject, budget: float, *, compensated: bool = False) -> Record:
+        """Prune all groups by one share; the seconds are those without the ranking of channels."""
+        started = time.thread_time()
+        counts = subject.counts(_uniform(subject, budget))
+        subject.small(counts, compensated)
+        cpu_s = time.thread_time() - started
+        return {**_record(subject.final(counts, compensated), cpu_s), "counts": counts}
 
     def _uniform_long(self, budget: float, as_long_as: Record) -> Record:
         """Fine-tune what uniform pruning leaves, without a search, for the seconds of a whole search and its winner."""
-        counts = self.subject.counts(self._uniform(budget))
+        counts = self.subject.counts(_uniform(self.subject, budget))
         once = self.subject.final(counts)
         epochs = max(Subject.FINAL, round(_seconds(as_long_as) * Subject.FINAL / once.cpu_s))
         found = _record(self.subject.finish(self.subject.small(counts), epochs), 0.0)
@@ -321,6 +327,10 @@ def _write(path: Path, known: Mapping[str, Record]) -> None:
     aside = path.with_suffix(".part")
     aside.write_text(json.dumps(known, indent=1) + "\n")
     aside.replace(path)
+
+
+def _uniform(subject: Subject, budget: float) -> Sample:
+    return subject.project({one.name: 0.5 for one in subject.dimensions}, budget)
 
 
 def _record(final: Trained, cpu_s: float, epochs: int = 0) -> Record:
