@@ -29,8 +29,9 @@ from raycompress.compressors.structure.slicing import Slicing
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
+from raycompress.forecast.candidates import score_cheaply
 from raycompress.forecast.forecast import Config, Forecast
-from raycompress.forecast.prior import Prior, Scored, first_guesses, score_cheaply
+from raycompress.forecast.prior import Prior, Scored, first_guesses
 from raycompress.forecast.projection import Projection
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo

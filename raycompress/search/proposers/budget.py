@@ -8,13 +8,12 @@ import numpy as np
 
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement
+from raycompress.forecast.candidates import Surrogate
 from raycompress.forecast.prior import (
     Alike,
     Cost,
     Goal,
-    Guesses,
     Losses,
-    Model,
     Prior,
     Project,
     Sample,
@@ -36,10 +35,10 @@ class BudgetProposer:
     """Proposes samples that meet the budget, guided by a prior as long as its trials beat exploring ones.
 
     The first trial is the best candidate of the prior. Of the following trials, a share `exploration` explores: first
-    the uniform sample, then random ones. The others alternate between Optuna's TPE and the best candidate left. TPE
+    the uniform sample, then random ones. The others alternate between a `Surrogate` and the best candidate left. It
     learns the trials' scores, and those of the prior's candidates, rescaled to the trials' scores. Trials of the prior
-    are compared with exploring ones; while they win less than half of the comparisons, the prior is not used, and TPE
-    learns from trials alone.
+    are compared with exploring ones; while they win less than half of the comparisons, the prior is not used, and the
+    surrogate learns from trials alone.
 
     Parameters
     ----------
@@ -82,7 +81,7 @@ class BudgetProposer:
         self._exploration = exploration
         # others than those that were scored cheaply with the same seed
         self._random = np.random.default_rng(None if seed is None else (seed, 1))
-        self._model = Model(dimensions, goal, seed)
+        self._surrogate = Surrogate(dimensions, goal, project, seed, alike)
         losses = Losses(prior, goal)
         scored = list(prior.candidates) or [
             Scored(sample, prior.dense - self._sign * losses(sample))
@@ -90,7 +89,7 @@ class BudgetProposer:
         ]
         self._alike = alike
         distinct = {alike(one.sample): one for one in scored}.values()
-        self._left = sorted(map(Guesses(scored, goal), distinct), key=lambda one: -self._sign * one.score)
+        self._left = sorted(distinct, key=lambda one: -self._sign * one.score)
         self._candidates = tuple(self._left)
         self._guessed: dict[int, float] = {}
         self._explorers: set[int] = set()
@@ -175,7 +174,7 @@ class BudgetProposer:
             score = None
         if score is not None and np.isfinite(score) and number in self._proposed:
             self._scores[number] = score
-            self._model.tell(Scored(self._proposed[number], score))
+            self._surrogate.add(Scored(self._proposed[number], score))
 
     def _next(self, number: int) -> Sample:
         place = len(self._proposed)
@@ -191,7 +190,7 @@ class BudgetProposer:
             return best.sample
         if not self._scores and not self._left:
             return self._project(anywhere(self._dimensions, self._random))
-        return self._project(self._model.propose(self._calibrated() if self.trusts else ()))
+        return self._surrogate.propose(self._calibrated() if self.trusts else ())
 
     def _explores(self, place: int) -> bool:
         """Tell which trials do: spread evenly, the first of them soon, since the prior cannot be judged before."""

@@ -14,7 +14,7 @@ import numpy as np
 
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective, is_measured
-from raycompress.forecast.prior import Goal, Guesses, Prior, Sample, Scored, anywhere, first_guesses
+from raycompress.forecast.prior import Goal, Prior, Sample, Scored, anywhere, first_guesses
 from raycompress.forecast.projection import Projection
 from raycompress.search.proposers.optuna_proposer import OptunaProposer
 from raycompress.search.stopping.policies import Scores
@@ -166,10 +166,7 @@ class TradeOffProposer:
             home = next((size for size in levels if ratio / size < _ALIKE), ratio)
             levels.setdefault(home, []).append(one)
         sign = -1.0 if self._goal == "max" else 1.0
-        if self._border is not None:  # here the score itself is asked for, whatever the training makes of it
-            return [(size, sorted(ones, key=lambda one: sign * one.score)) for size, ones in levels.items()]
-        guessed = {size: list(map(Guesses(ones, self._goal), ones)) for size, ones in levels.items()}
-        return [(size, sorted(ones, key=lambda one: sign * one.score)) for size, ones in guessed.items()]
+        return [(size, sorted(ones, key=lambda one: sign * one.score)) for size, ones in levels.items()]
 
     def _of_size(self, ratio: float, explores: bool) -> Sample:
         """Return a sample of about this share of the dense model's size."""

@@ -72,6 +72,8 @@ class Subject:
     ----------
     inputs
         `CALIBRATION` unlabelled inputs of the first part, for what sees data without training.
+    is_refitted
+        Whether its trials are compensated: where the importance counts on it.
     """
 
     FINAL = 6
@@ -79,6 +81,7 @@ class Subject:
 
     def __init__(self, network: str, seed: int, importance: str = "group_l1") -> None:
         self.network, self.seed = network, seed
+        self.is_refitted = importance == "group_obs"
         torch.manual_seed(seed)
         self.task, self.dense = TASKS[network](seed), NETWORKS[network]()
         self.task.train(self.dense, EPOCHS[network], seed)
@@ -90,8 +93,8 @@ class Subject:
         self._order = self._ordered(importance)
         self.dimensions = tuple(Dimension(target.name, "float", 0.0, HIGH) for target in self.groups)
         self._imitation = Imitation(self.dense, self.inputs)
-        self._compensated: dict[Counts, nn.Module] = {}
-        self._trials: dict[Counts, Trained] = {}
+        self._compensated: dict[Counts, tuple[nn.Module, float]] = {}
+        self._trials: dict[tuple[Counts, bool], Trained] = {}
         self._finals: dict[tuple[Counts, bool], Trained] = {}
 
     def _ordered(self, importance: str) -> list[list[int]]:
@@ -102,7 +105,7 @@ class Subject:
     def ranked_by(self, importance: str) -> Subject:
         """Return the same network, whose channels go in another order."""
         other = copy.copy(self)
-        other._order = self._ordered(importance)
+        other._order, other.is_refitted = self._ordered(importance), importance == "group_obs"
         other._compensated, other._trials, other._finals = {}, {}, {}
         return other
 
@@ -127,8 +130,9 @@ class Subject:
         if not compensated:
             return self._cut(counts).small()
         if counts not in self._compensated:
-            self._compensated[counts] = self._compensate(counts)
-        return copy.deepcopy(self._compensated[counts])
+            started = time.thread_time()
+            self._compensated[counts] = self._compensate(counts), time.thread_time() - started
+        return copy.deepcopy(self._compensated[counts][0])
 
     def _compensate(self, counts: Counts) -> nn.Module:
         slicing, model = Slicing.of_cut(self._cut(counts)), self.copy()
@@ -150,15 +154,20 @@ class Subject:
         """Return a copy of the dense model."""
         return copy.deepcopy(self.dense)
 
-    def trial(self, counts: Counts) -> Trained:
-        """Train for an epoch, and measure on what is there to select by; each candidate once."""
-        if counts not in self._trials:
+    def trial(self, counts: Counts, compensated: bool = False) -> Trained:
+        """Train for an epoch, and measure on what is there to select by; each candidate once.
+
+        What was compensated before counts with its seconds, since a trial would do it again.
+        """
+        key = counts, compensated
+        if key not in self._trials:
+            before = self._compensated[counts][1] if compensated and counts in self._compensated else 0.0
             started = time.thread_time()
-            model = self.small(counts)
+            model = self.small(*key)
             self.task.train(model, 1, self.seed)
             accuracy = self.task.accuracy(model, self.task.validation)
-            self._trials[counts] = Trained(accuracy, time.thread_time() - started)
-        return self._trials[counts]
+            self._trials[key] = Trained(accuracy, time.thread_time() - started + before)
+        return self._trials[key]
 
     def final(self, counts: Counts, compensated: bool = False) -> Trained:
         """Train for long, and measure on what was held out; each candidate once."""
@@ -183,9 +192,12 @@ class Subject:
         return Trained(accuracies[-1], cpu_s, accuracies[0], accuracies[1])
 
     def cheaply(self, counts: Counts, steps: int = STEPS) -> Trained:
-        """Measure without a trial: after `steps` towards the dense model's answers, with BatchNorm's statistics new."""
+        """Measure without a trial: after compensation and `steps` towards the dense model's answers.
+
+        Without steps BatchNorm's statistics alone are new.
+        """
         started = time.thread_time()
-        model = self.small(counts)
+        model = self.small(counts, compensated=steps > 0)
         self._imitation(model, steps)
         return Trained(self.task.accuracy(model, self.task.validation), time.thread_time() - started)
 

@@ -18,7 +18,8 @@ from raycompress.compressors.analysis.imitation import STEPS
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.config.objective import Objective
 from raycompress.errors import RaycompressError
-from raycompress.forecast.prior import Prior, first_guesses, score_cheaply
+from raycompress.forecast.candidates import score_cheaply
+from raycompress.forecast.prior import Prior, first_guesses
 from raycompress.search.proposers.budget import BudgetProposer
 from tests.benchmarks.compression.budget_tables import Record, key, outcome, plot
 from tests.benchmarks.compression.budgeted import HIGH, Counts, Sample, Subject, Trained
@@ -135,23 +136,16 @@ class _Bench:
             return {method: long(budget, as_long_as)}
         proposed = {"random": self._random, "hyperopt": self._hyperopt, "guided": self._guided}
         samples, cpu_s, note = proposed[method](budget)
-        return {f"{method} {number}": self._winner(samples[:number], cpu_s, note) for number in TRIALS[method]}
+        subject = self._by_error if method == "guided" else self.subject
+        return {f"{method} {number}": _winner(subject, samples[:number], cpu_s, note) for number in TRIALS[method]}
 
     def _dense(self) -> Record:
         accuracy = self.subject.task.accuracy(self.subject.dense, self.subject.task.held_out)
         return {"held_out": accuracy, "epochs": 0, "cpu_s": 0.0}
 
-    def _winner(self, samples: Sequence[Sample], cpu_s: float, note: str) -> Record:
-        """Train the best of the trials to the end."""
-        counts = [self.subject.counts(sample) for sample in samples]
-        trials = [self.subject.trial(one) for one in counts]
-        best = max(range(len(trials)), key=lambda place: trials[place].accuracy)
-        cpu_s += sum({one: trial.cpu_s for one, trial in zip(counts, trials, strict=True)}.values())
-        found = {"validation": trials[best].accuracy, "counts": counts[best], "trial": best, "note": note}
-        return {**_record(self.subject.final(counts[best]), cpu_s, len(set(counts))), **found}
-
     @functools.cached_property
     def _by_error(self) -> Subject:
+        """The same network as ours is pruned: channels ranked by `group_obs`, trials compensated."""
         return self.subject.ranked_by("group_obs")
 
     @staticmethod
@@ -231,7 +225,7 @@ class _Bench:
             if samples and sum(spent.values()) > as_long_as["cpu_s"]:
                 break
             samples.append(sample)
-        return self._winner(samples, 0.0, f"{len(samples)} trials")
+        return _winner(self.subject, samples, 0.0, f"{len(samples)} trials")
 
     def _hyperopt(self, budget: float) -> tuple[list[Sample], float, str]:
         from raycompress.config.search_space import SearchSpace
@@ -239,39 +233,40 @@ class _Bench:
 
         space = SearchSpace(self.subject.dimensions, {})
         proposer = make_proposer("hyperopt", space, objective=Objective.of_score("max"), seed=self.subject.seed)
-        return self._search(proposer, max(TRIALS["hyperopt"]), budget), 0.0, ""
+        return _search(self.subject, proposer, max(TRIALS["hyperopt"]), budget), 0.0, ""
 
     def _guided(self, budget: float) -> tuple[list[Sample], float, str]:
-        subject = self.subject
+        subject = self._by_error
         prior, cpu_s = self._prior(budget)
 
         def project(sample: Sample) -> Sample:
             return subject.project(sample, budget)
 
         guided = BudgetProposer(
-            subject.dimensions, prior=prior, cost=subject.cost, project=project, goal="max", seed=subject.seed
+            subject.dimensions,
+            prior=prior,
+            cost=subject.cost,
+            project=project,
+            goal="max",
+            seed=subject.seed,
+            alike=subject.counts,
         )
-        samples = self._search(guided, max(TRIALS["guided"]), budget)
+        samples = _search(subject, guided, max(TRIALS["guided"]), budget)
         return samples, cpu_s, guided.note or f"the prior's advantage is {guided.advantage}"
-
-    def _search(self, proposer: Any, trials: int, budget: float) -> list[Sample]:
-        samples = []
-        for number in range(trials):
-            sample = self.subject.project(proposer.propose(number), budget)
-            score = self.subject.trial(self.subject.counts(sample)).accuracy
-            proposer.learn(number, score, {1: score})
-            samples.append(sample)
-        return samples
 
     def _prior(self, budget: float) -> tuple[Prior, float]:
         """Return what guided knows before its first trial, and the CPU seconds that it took."""
-        subject = self.subject
+        subject, started = self._by_error, time.thread_time()
         used: dict[tuple[Counts, int], Trained] = {}
+        spent = 0.0
 
         def cheap(sample: Sample, steps: int = STEPS) -> float:
+            nonlocal spent
             key = subject.counts(sample), steps
+            before = time.thread_time()
             if key not in self._cheap:
                 self._cheap[key] = subject.cheaply(*key)
+            spent += time.thread_time() - before
             used[key] = self._cheap[key]
             return used[key].accuracy
 
@@ -286,9 +281,17 @@ class _Bench:
         prior = Prior(cheap(whole, 0), curves)
         first = first_guesses(subject.dimensions, prior, cost=subject.cost, project=project, goal="max")
         scored = score_cheaply(
-            subject.dimensions, first, cheap=cheap, project=project, goal="max", number=CHEAP, seed=subject.seed
+            subject.dimensions,
+            first,
+            cheap=cheap,
+            project=project,
+            goal="max",
+            number=CHEAP,
+            seed=subject.seed,
+            alike=subject.counts,
         )
-        return Prior(prior.dense, curves, scored), sum(one.cpu_s for one in used.values())
+        proposing = time.thread_time() - started - spent
+        return Prior(prior.dense, curves, scored), proposing + sum(one.cpu_s for one in used.values())
 
     def _amc(self, budget: float) -> dict[str, Record]:
         """Let NNI's agent search; what it refitted is trained like every winner.
@@ -321,6 +324,30 @@ class _Bench:
             "amc": {**_record(subject.finish(model), cpu_s), "counts": counts},
             "amc ratios": {**_record(subject.final(counts), cpu_s), "counts": counts},
         }
+
+
+def _search(subject: Subject, proposer: Any, trials: int, budget: float) -> list[Sample]:
+    """Return what a proposer proposed on the budget, after it learnt the result of each trial."""
+    samples: list[Sample] = []
+    for number in range(trials):
+        proposed = proposer.propose(number)
+        if proposed is None:  # the budget leaves no other model
+            break
+        sample = subject.project(proposed, budget)
+        score = subject.trial(subject.counts(sample), subject.is_refitted).accuracy
+        proposer.learn(number, score, {1: score})
+        samples.append(sample)
+    return samples
+
+
+def _winner(subject: Subject, samples: Sequence[Sample], cpu_s: float, note: str) -> Record:
+    """Train the best of the trials to the end."""
+    counts = [subject.counts(sample) for sample in samples]
+    trials = [subject.trial(one, subject.is_refitted) for one in counts]
+    best = max(range(len(trials)), key=lambda place: trials[place].accuracy)
+    cpu_s += sum({one: trial.cpu_s for one, trial in zip(counts, trials, strict=True)}.values())
+    found = {"validation": trials[best].accuracy, "counts": counts[best], "trial": best, "note": note}
+    return {**_record(subject.final(counts[best], subject.is_refitted), cpu_s, len(set(counts))), **found}
 
 
 def _write(path: Path, known: Mapping[str, Record]) -> None:
