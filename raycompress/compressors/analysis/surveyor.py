@@ -21,6 +21,8 @@ from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.compensation.in_pruner import WORK, affordable, is_quick
+from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
+from raycompress.compressors.engines.torch_pruning.obs import RemovalOrders
 from raycompress.compressors.engines.torch_pruning.scored_layers import scored_layers
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
@@ -38,6 +40,8 @@ from raycompress.model.info import ModelInfo
 
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""
+_RANKED_ON = 128
+"""Inputs that ``group_obs`` ranks the channels of candidates on."""
 _WORK = WORK / 8
 """Multiply-adds that compensating one candidate may take: some seconds of a core."""
 
@@ -67,8 +71,13 @@ class Surveyor(Analyser):
         first = self._dummy or Example.of_first_call(model, seen[0].args, seen[0].kwargs)
         experiment, space, forecast, projection = _search(wanted)
         worst = dense - 2 * abs(dense) if wanted["goal"] == "max" else dense + 2 * abs(dense)
+        graph = ChannelGraph(model, first)
+        known = {group.summary(): group for group in channel_groups(graph)}
+        groups = [known[summary] for summary in forecast.costs.groups]
+        by_error = experiment.compression.entry.name == "group_obs"
+        order = _by_error(graph, groups, batches) if by_error else [_by_magnitude(graph, group) for group in groups]
         inputs = _to_refit_on(experiment, model, batches, forecast.dense["flops"])
-        trimmer = _Trimmer(model, first, forecast, inputs)
+        trimmer = _Trimmer(graph, dict(zip([group.root for group in groups], order, strict=True)), forecast, inputs)
         scorer = _Scorer(evaluate, Imitation(model, batches), trimmer, space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
@@ -125,39 +134,37 @@ class _Answer:
 
 
 class _Trimmer:
-    """Removes channels from copies of a model: those of the smallest magnitude over all coupled layers.
+    """Removes channels from copies of a model, and refits what reads them.
 
-    A trial may remove other channels, by another method, but as many from each layer. What reads the removed channels
-    is refitted, whether or not trials do that: it foretells what training makes of a model better than its metric as
-    pruned.
+    Compensation is done whether or not trials do it: it foretells what training makes of a model better than its metric
+    as pruned.
 
     Parameters
     ----------
-    model
-        It is left as it is.
-    example
-        One input of it.
+    graph
+        The coupled channels of the model, which is left as it is.
+    order
+        Root of each group -> its blocks, in the order in which they go. A trial may remove other channels, by another
+        method, but as many from each group.
     forecast
         Computes how many channels a config removes.
     inputs
         To refit on; none where that is not wanted.
-
-    Raises
-    ------
-    CompressionError
-        The model cannot be followed.
     """
 
-    def __init__(self, model: nn.Module, example: Example, forecast: Forecast, inputs: Sequence[Example]) -> None:
-        self._graph, self._forecast, self._inputs = ChannelGraph(model, example), forecast, inputs
-        found = {group.summary(): group for group in channel_groups(self._graph)}
-        groups = [found[summary] for summary in forecast.costs.groups]
-        self._order = [(group.root, _by_magnitude(self._graph, group)) for group in groups]
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        order: Mapping[str, Sequence[tuple[int, ...]]],
+        forecast: Forecast,
+        inputs: Sequence[Example],
+    ) -> None:
+        self._graph, self._order, self._forecast, self._inputs = graph, order, forecast, inputs
 
     def small(self, config: Config) -> nn.Module:
         """Return a new model, in eval mode, without the channels that `config` asks to remove."""
         cut = Cut(self._graph)
-        for (name, blocks), count in zip(self._order, self._forecast.removed(config), strict=True):
+        for (name, blocks), count in zip(self._order.items(), self._forecast.removed(config), strict=True):
             cut.remove(name, [channel for block in blocks[:count] for channel in block])
         if not self._inputs:
             return cut.small().eval()
@@ -177,12 +184,27 @@ def _to_refit_on(
 
 
 def _by_magnitude(graph: ChannelGraph, group: ChannelGroup) -> list[tuple[int, ...]]:
-    """Return the channels of the root in each block, those of least magnitude first."""
+    """Return the channels of the root in each block, those of least magnitude over all coupled layers first."""
     from torch_pruning.pruner.importance import GroupMagnitudeImportance
 
     values = GroupMagnitudeImportance(p=1)(scored_layers(graph, group.root, graph.model))
     known = torch.nan_to_num(values.detach().double().cpu())
     return sorted(group.root_blocks, key=lambda block: float(known[list(block)].mean()))
+
+
+def _by_error(
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], batches: Sequence[Example]
+) -> list[list[tuple[int, ...]]]:
+    """Return the channels of each root in each block, in the order in which ``group_obs`` removes them."""
+    seen = itertools.accumulate((batch.batch for batch in batches), initial=0)
+    inputs = [batch for batch, before in zip(batches, seen, strict=False) if before < _RANKED_ON]
+    targets = [GroupTarget(group, group.layers, 0, 0.0, 1) for group in groups]
+    scores_of, cut = RemovalOrders(clean_copy(graph.model), targets, inputs), Cut(graph)
+    scores = [scores_of(cut, graph.model, target) for target in targets]
+    return [
+        [group.root_blocks[block] for block in sorted(found, key=found.__getitem__)]
+        for group, found in zip(groups, scores, strict=True)
+    ]
 
 
 class _Scorer:
