@@ -44,11 +44,14 @@ class Reader:
     norm
         The BatchNorm that a layer without a bias is followed by: an offset of its outputs can go into the mean that
         this one subtracts.
+    calls
+        How many times a pass calls it.
     """
 
     name: str
     owner: str
     norm: str = ""
+    calls: int = 1
 
     def inputs(self, small: nn.Module) -> int:
         """Return how many inputs one output has in the small model, an offset among them."""

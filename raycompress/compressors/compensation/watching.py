@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,11 +23,19 @@ Tensors = Mapping[tuple[str, str], Sliced]
 BATCH_NORM = nn.modules.batchnorm._BatchNorm
 
 
+class _AllCalled(BaseException):
+    """Ends a pass: every layer that it is run for was called. No model's ``except Exception`` stops it."""
+
+
 @contextlib.contextmanager
 def computing(model: nn.Module, handles: Sequence[Any]) -> Iterator[None]:
-    """Let `model` compute in eval mode without gradients, with hooks that end with it; attention runs as written."""
+    """Let `model` compute in eval mode without gradients, with hooks that end with it; attention runs as written.
+
+    A hook may end the pass by `_AllCalled`.
+    """
     try:
-        with evaluating(model), torch.no_grad(), without_fast_path():  # which calls no hooks
+        # the fast path calls no hooks
+        with evaluating(model), torch.no_grad(), without_fast_path(), contextlib.suppress(_AllCalled):
             yield
     finally:
         for handle in handles:
@@ -40,14 +48,13 @@ def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> lis
     A reader that is not called is left out.
     """
     by_name = {reader.name: reader for reader in readers}
-    order: list[str] = []
+    order: dict[str, int] = {}
     made: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}  # all outputs together would be large
     norms: dict[str, str] = {}
 
     def ended(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-            if name not in order:
-                order.append(name)
+            order[name] = order.get(name, 0) + 1
             if isinstance(output, Tensor):
                 made[id(output)] = name, weakref.ref(output), output._version
 
@@ -69,7 +76,10 @@ def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> lis
     with computing(dense, handles):
         batch.call(dense)
     plain = {name for name in order if dense.get_submodule(by_name[name].owner)._parameters.get("bias") is None}
-    return [replace(by_name[name], norm=norms.get(name, "") if name in plain else "") for name in order]
+    return [
+        replace(by_name[name], norm=norms.get(name, "") if name in plain else "", calls=calls)
+        for name, calls in order.items()
+    ]
 
 
 def gather(
@@ -83,6 +93,8 @@ def gather(
 ) -> None:
     """Add at most so many rows of one batch to each reader's: inputs of the small model, outputs of the dense one.
 
+    A pass ends with the last call of these readers: what comes after it is not computed.
+
     Parameters
     ----------
     small
@@ -91,15 +103,18 @@ def gather(
         What is left of each tensor in `small`; a weight that is not in it is whole.
     """
     expected: dict[Reader, list[tuple[Places, Tensor]]] = {reader: [] for reader in equations}
+    is_one_pass = small is dense
 
     def put_out(reader: Reader) -> Callable[..., None]:
         module = dense.get_submodule(reader.owner)
         sliced = tensors.get((reader.owner, "weight"))
         kept = None if sliced is None else sliced.kept[output_dim(module)]
+        called = (lambda _: None) if is_one_pass else count
 
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             calls = expected[reader]
             calls.append(output_rows(module, tensors_in(output)[0], kept, most, seed + len(calls)))
+            called(reader)
 
         return hook
 
@@ -108,28 +123,41 @@ def gather(
         offset = float(bool(reader.norm) or module._parameters.get("bias") is not None)
 
         def hook(watched: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], _output: Any) -> None:
-            if not expected[reader]:
-                return
-            places, outputs = expected[reader].pop(0)
-            value = args[0] if args else next(iter(kwargs.values()))
-            if watched is not module:
-                value = _attended(watched, args, kwargs)
-            rows = input_rows(module, value, places, offset)
-            if rows is not None:
-                equations[reader].add(rows, outputs.reshape(len(outputs), rows.size(1), -1))
+            if expected[reader]:
+                places, outputs = expected[reader].pop(0)
+                value = args[0] if args else next(iter(kwargs.values()))
+                if watched is not module:
+                    value = _attended(watched, args, kwargs)
+                rows = input_rows(module, value, places, offset)
+                if rows is not None:
+                    equations[reader].add(rows, outputs.reshape(len(outputs), rows.size(1), -1))
+            count(reader)
 
         return hook
 
+    count = _until_called(equations)
     outputs = [dense.get_submodule(reader.name).register_forward_hook(put_out(reader)) for reader in equations]
-    if small is not dense:
+    if not is_one_pass:
         with computing(dense, outputs):
             batch.call(dense)
-        outputs = []
+        outputs, count = [], _until_called(equations)
     inputs = [
         small.get_submodule(reader.name).register_forward_hook(read(reader), with_kwargs=True) for reader in equations
     ]
     with computing(small, [*outputs, *inputs]):
         batch.call(small)
+
+
+def _until_called(readers: Iterable[Reader]) -> Callable[[Reader], None]:
+    """Return a function that is to be called after each call of a reader; it ends the pass when there is none left."""
+    left = {reader: reader.calls for reader in readers}
+
+    def called(reader: Reader) -> None:
+        left[reader] -= 1
+        if max(left.values()) <= 0:
+            raise _AllCalled
+
+    return called
 
 
 def _attended(attention: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:

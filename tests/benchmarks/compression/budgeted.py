@@ -39,6 +39,8 @@ Counts = tuple[int, ...]
 HIGH = 0.9
 """The largest sparsity of a group."""
 
+_AT_ONCE = 128
+"""Inputs in a batch of those that are compensated on: small batches cost more than they compute."""
 _POINTS = 40
 """Small models by which multiply-adds are fitted: more than a layer has products of two of its groups."""
 
@@ -88,6 +90,7 @@ class Subject:
         self.example = Example.from_dummy(self.task.dummy)
         seen = self.task.sample(self.CALIBRATION).split(self.task.BATCH)
         self.inputs = [Example((inputs,), {}) for inputs in seen]
+        self._merged = [Example((inputs,), {}) for inputs in torch.cat(seen).split(_AT_ONCE)]
         self._graph = ChannelGraph(self.dense, self.example)
         self.groups = _groups(self._graph, OUTPUTS[network])
         self._order = self._ordered(importance)
@@ -136,7 +139,7 @@ class Subject:
 
     def _compensate(self, counts: Counts) -> nn.Module:
         slicing, model = Slicing.of_cut(self._cut(counts)), self.copy()
-        compensate(model, slicing, self.inputs)
+        compensate(model, slicing, self._merged)
         slicing.apply(model)
         return model
 
