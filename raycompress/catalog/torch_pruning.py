@@ -135,7 +135,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
     _entry(
         "group_obs",
         "Removes the channels without which the layers that read them have least error once these are refitted, one "
-        "after the other: for a compensated model, with calibration=, the first choice.",
+        "after the other: the first choice for a model that is compensated and fine-tuned little or not at all.",
         "Hassibi and Stork, Optimal Brain Surgeon, NeurIPS 1992; Kurtic et al., ZipLM, NeurIPS 2023",
         _SEEN,
         engine=_OBS,

@@ -32,7 +32,7 @@ class Fit:
     """
 
     def __init__(self, inverse: Tensor, weight: Tensor, places: Tensor) -> None:
-        self._inverse, self._weight, self._places = inverse, weight, places
+        self._inverse, self._weight, self._places = inverse, weight, places.to(inverse.device)
 
     def costs(self) -> Tensor:
         """Return the error that the removal of each block would add, [blocks]."""
