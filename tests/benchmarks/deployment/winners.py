@@ -44,7 +44,7 @@ def search(network: str, seed: int, target: DeploymentTarget, trials: int, folde
         "workingdir": str(ROOT),
         "storage": str(folder),
         "compression": {
-            **{"framework": "torch", "type": "pruning", "compressor": "group_l1"},
+            **{"framework": "torch", "type": "pruning", "compressor": "group_obs"},
             **{"config_list": [entry], "arguments": {}},
         },
         "objectives": {LATENCY: "min", EAGER: "min"},
