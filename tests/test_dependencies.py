@@ -119,14 +119,17 @@ def test_what_an_extra_brings_is_imported_on_use() -> None:
 
 
 @pytest.mark.parametrize(
-    ("folder", "extra"), [("digits", "demo"), ("digits_resnet", "demo"), ("digits_keras", "tensorflow")]
+    ("folder", "extra"),
+    [("digits", "demo"), ("digits_resnet", "demo"), ("digits_keras", "tensorflow"), ("text", "transformers")],
 )
 def test_what_the_examples_need_is_the_core_and_the_extra_demo(folder: str, extra: str) -> None:
     brought = distributions()
     brought["keras"].add("tensorflow")  # which asks for it
-    found = [each for each in imports(REPOSITORY / "configs" / folder) if each.module not in ("train", "model")]
+    brought["transformers"].add("transformers")  # which may not be installed
+    own = {path.stem for path in (REPOSITORY / "configs" / folder).glob("*.py")}
+    found = [each for each in imports(REPOSITORY / "configs" / folder) if each.module not in own]
     assert not [each for each in found if not brought[each.module] & (CORE | EXTRAS["demo"] | EXTRAS[extra])]
-    assert any(brought[each.module] & EXTRAS["demo"] for each in found)
+    assert any(brought[each.module] & (EXTRAS["demo"] | EXTRAS[extra]) for each in found)
 
 
 def test_pythons_are_named_alike_everywhere() -> None:

@@ -23,6 +23,7 @@ _COMMON = (
     Argument("round_to", 8, "the channels that stay in a layer are a multiple of it; 1 for any number"),
     Argument("global", False, "compare the channels of all layers of an entry with one another, not layer by layer"),
     Argument("isomorphic", False, "compare the channels of those groups of layers that are built alike"),
+    Argument("uniform", False, "repeated blocks stay alike: their layers keep equally many channels, block by block"),
     Argument("steps", 1, "remove the channels in so many steps inside compress(), ranked anew after each"),
 )
 _GRADIENTS = (

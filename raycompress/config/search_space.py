@@ -14,6 +14,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.matching import Entry, overruled_by_name, round_to_of, ruled
 from raycompress.config.schema.ranges import find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
+from raycompress.model.groups import role
 from raycompress.model.info import ModelInfo
 from raycompress.text import dotted
 
@@ -62,11 +63,14 @@ class SearchSpace:
         compression = experiment.compression
         names = _Names()
         round_to = round_to_of(compression.entry, compression.arguments)
+        is_uniform = compression.arguments.get("uniform") is True
         entries: list[Config] = []
         for index, asked in enumerate(compression.config_list):
             home = f"config_list[{index}]"
             shared = _shared_slots(asked, compression.entry, home, names)
-            for entry, prefix in _expanded(compression.config_list, index, model, compression.entry, round_to):
+            for entry, prefix in _expanded(
+                compression.config_list, index, model, compression.entry, round_to, is_uniform
+            ):
                 entries.append(_with_slots({**entry, **shared}, prefix, home, names))
         template = {
             "config_list": entries,
@@ -173,9 +177,17 @@ def _is_searched(entry: Entry) -> bool:
 
 
 def _expanded(
-    config_list: Sequence[Entry], index: int, model: ModelInfo | None, compressor: CompressorEntry, round_to: int
+    config_list: Sequence[Entry],
+    index: int,
+    model: ModelInfo | None,
+    compressor: CompressorEntry,
+    round_to: int,
+    is_uniform: bool,
 ) -> Iterator[tuple[Config, str]]:
-    """Yield the entries that entry `index` stands for, each with the name of its layers."""
+    """Yield the entries that entry `index` stands for, each with the name of its layers.
+
+    Where repeated blocks are to stay alike, layers of one role are in one entry.
+    """
     entry = dict(config_list[index])
     expand = entry.pop("expand_op_names", True)
     if not _is_searched(_own(entry, compressor)) or expand is False:
@@ -191,8 +203,21 @@ def _expanded(
         groups = list(dict.fromkeys(tuple(name for name in named if name in model.tie_of(member)) for member in named))
     else:
         groups = [(name,) for name in named]
+    for group in _by_role(groups) if is_uniform else groups:
+        together = tuple(dict.fromkeys(map(role, group))) if is_uniform else group
+        yield {**entry, "op_names": list(group)}, _names_together(together)
+
+
+def _by_role(groups: Sequence[tuple[str, ...]]) -> list[tuple[str, ...]]:
+    """Join groups of layers that have a role in common, in the order of their first layers."""
+    joined: list[tuple[str, ...]] = []
     for group in groups:
-        yield {**entry, "op_names": list(group)}, _names_together(group)
+        roles = set(map(role, group))
+        same = [one for one in joined if not roles.isdisjoint(map(role, one))]
+        place = joined.index(same[0]) if same else len(joined)
+        joined = [one for one in joined if one not in same]
+        joined.insert(place, (*(name for one in same for name in one), *group))
+    return joined
 
 
 def _group_name(entry: Entry) -> str:

@@ -17,6 +17,17 @@ Block = tuple[Channel, ...]
 """Channels that are removed together or not at all."""
 
 
+def role(layer: str) -> str:
+    """Return a layer's name with a star for each number: the same for the layers that repeated blocks have in common.
+
+    Examples
+    --------
+    >>> role("model.layers.11.mlp.up_proj")
+    'model.layers.*.mlp.up_proj'
+    """
+    return ".".join("*" if part.isdigit() else part for part in layer.split("."))
+
+
 @dataclass(frozen=True)
 class ChannelGroup:
     """Layers whose output channels are coupled, as blocks of channels that can only be removed together.

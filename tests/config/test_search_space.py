@@ -98,6 +98,25 @@ def test_a_name_that_a_later_entry_rules_makes_no_dimension(load: Load) -> None:
     assert names(by_type, MODEL) == ["conv1.sparsity"]
 
 
+def test_blocks_that_are_to_stay_alike_share_their_dimensions(load: Load) -> None:
+    parts = ("attn.q", "attn.k", "mlp")
+    layers = [layer(f"blocks.{at}.{part}", "Linear") for at in (0, 1) for part in parts]
+    ties = tuple((f"blocks.{at}.attn.q", f"blocks.{at}.attn.k") for at in (0, 1))
+    compression = {"compressor": "group_l1", "arguments": {"uniform": True, "round_to": 1}}
+    entry = {"sparsity": FLOAT, "op_types": ["Linear"]}
+    alone = SearchSpace.of(load(entry, compression=compression), network(*layers, ties=ties))
+    assert [one.name for one in alone.dimensions] == [f"blocks.*.{part}.sparsity" for part in parts]
+    assert alone.build(dict.fromkeys((one.name for one in alone.dimensions), 0.5))["config_list"][2]["op_names"] == [
+        "blocks.0.mlp",
+        "blocks.1.mlp",
+    ]
+    tied = load({**entry, "expand_op_names": "dependency"}, compression=compression)
+    assert names(tied, network(*layers, ties=ties)) == [
+        "[blocks.*.attn.q,blocks.*.attn.k].sparsity",
+        "blocks.*.mlp.sparsity",
+    ]
+
+
 def test_dependency_is_one_dimension_for_tied_layers(load: Load) -> None:
     experiment = load({"sparsity": FLOAT, "op_types": ["Conv2d"], "expand_op_names": "dependency"})
     assert SearchSpace.needs_model(experiment)

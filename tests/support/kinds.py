@@ -37,6 +37,8 @@ ROOMS = {
     "forecast": "unit",
     "fuzz": "unit",
     "fuzz/test_bundles.py": "engine",
+    "integrations": "engine",
+    "integrations/test_integrations.py": "unit",
     "model": "unit",
     "old": "ray",
     "old/test_one_time.py": "engine",

@@ -149,6 +149,21 @@ class Pruner(SavingCompressor, Compressor):
         of_layers = (self._decision, self._schedule, self._slicing)
         return {**decided.state_of(self._entry.name, *of_layers, example), "compensation": self._compensation}
 
+    @property
+    def decision(self) -> PruningDecision | None:
+        """What goes, where that is known; a schedule may still change it, see `is_decided`."""
+        return self._decision
+
+    def restore(self, decision: PruningDecision) -> None:
+        """Remove what was chosen in a run that goes on here, in the place of choosing anew; nothing is sliced by it."""
+        self._schedule = None
+        self._watch.cancel()
+        self._apply(decision)
+
+    def step(self) -> None:
+        """Set what is pruned to zero: a step of an optimizer may have moved it, until the next forward."""
+        self._masks.apply()
+
     def update_epoch(self, epoch: int) -> None:
         """Remove what the compressor's schedule removes at this epoch."""
         if self._schedule is not None and not self._small:
@@ -177,7 +192,7 @@ class Pruner(SavingCompressor, Compressor):
                 self._set_example(dummy)
             self.example = dummy
         self._need_decision("apply_speedup")
-        self._need_example("apply_speedup")
+        refusals.need_example(self.example, "apply_speedup")
         assert self._slicing is not None and self.example is not None
         refusals.need_removal(self._slicing, self._arguments)
         self._masks.apply()
@@ -200,7 +215,7 @@ class Pruner(SavingCompressor, Compressor):
             check_inputs(self.model, self._calibration)
         self._compensates = False
         example.outputs(self.compress())
-        if self._is_final and self._slicing is not None:
+        if self.is_decided and self._slicing is not None:
             refusals.need_removal(self._slicing, self._arguments)
             if "speedup" in ahead.never and self._slice_when is None:
                 refusals.need_plain(self._slicing)
@@ -216,7 +231,7 @@ class Pruner(SavingCompressor, Compressor):
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
             self._set_example(self._check_input(Example.for_model(dummy_input, self.model)))
-        self._need_example("export_model")
+        refusals.need_example(self.example, "export_model")
         kept = self._kept or self._masks.kept()
         refusals.need_masks(kept)
         if not self._small:
@@ -300,7 +315,7 @@ class Pruner(SavingCompressor, Compressor):
             if self._teacher is not None:
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
             is_proved = self.is_decided and bool(self._slicing.tensors)
-            if self._compensates and self._is_final and self._slicing.tensors and self._before is not None:
+            if self._compensates and self.is_decided and self._slicing.tensors and self._before is not None:
                 inputs, is_asked = (self._calibration, self._evaluator), bool(self._arguments.get(COMPENSATE))
                 found = compensated(self.model, self._slicing, *inputs, self._before.flops, earlier, is_asked)
                 self._compensation = str(found)
@@ -317,7 +332,7 @@ class Pruner(SavingCompressor, Compressor):
         Of a method that decides in several steps only the last decision counts.
         """
         trial = self._trial
-        if trial is None or self._slicing is None or self._before is None or not self._is_final:
+        if trial is None or self._slicing is None or self._before is None or not self.is_decided:
             return
         if trial.save_model:  # there would be nothing to save
             refusals.need_removal(self._slicing, self._arguments)
@@ -326,7 +341,7 @@ class Pruner(SavingCompressor, Compressor):
     def _score_before_training(self) -> None:
         """Send the rung-0 score of the last decision, if one is asked for."""
         trial = self._trial
-        if trial is None or self._slicing is None or not self._is_final:
+        if trial is None or self._slicing is None or not self.is_decided:
             return
         if trial.rung0 and not self._goes_on and self._dense is not None and self._evaluator is not None:
             found = rung_zero.score(self._dense, self.model, self._slicing, self._evaluator, self._calibration)
@@ -355,19 +370,6 @@ class Pruner(SavingCompressor, Compressor):
             what, fix = self._schedule.missing()
             if what:
                 raise CompressionError(f"{self._entry.name}: {what}", where=where, fix=fix)
-
-    @property
-    def _is_final(self) -> bool:
-        """Whether no schedule will change what is removed."""
-        return self._schedule is None or not self._schedule.missing()[0]
-
-    def _need_example(self, where: str) -> None:
-        if self.example is None:
-            raise CompressionError(
-                "no input of the model is known: it was not called since compress()",
-                where=where,
-                fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
-            )
 
     def _check_compressed(self) -> None:
         super()._check_compressed()

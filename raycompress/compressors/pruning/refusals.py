@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.masking.masks import is_masked
 from raycompress.compressors.structure.slicing import Slicing
@@ -27,6 +28,16 @@ def need_free(model: nn.Module, sliced: Container[nn.Module], *, in_trial: bool)
             f"the {type(model).__name__} was made small by another compressor before: a trial saves the work of one",
             where="compress",
             fix='name all layers in one config_list; agp, or "steps" of the group_ compressors, prune in steps',
+        )
+
+
+def need_example(example: Example | None, where: str) -> None:
+    """Raise CompressionError where no input of the model is known."""
+    if example is None:
+        raise CompressionError(
+            "no input of the model is known: it was not called since compress()",
+            where=where,
+            fix="pass dummy_input=, such as torch.randn(1, 3, 32, 32)",
         )
 
 

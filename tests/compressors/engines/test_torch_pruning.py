@@ -257,6 +257,38 @@ def test_what_is_compared_with_what(arguments: dict[str, Any], counts: tuple[int
         assert found[0] + found[2] == 48
 
 
+def test_repeated_blocks_stay_alike_where_that_is_asked_for() -> None:
+    for arguments in ({"global": True}, {"isomorphic": True, "steps": 2}):
+        model = trained("vit", 0)
+        with torch.no_grad():
+            model.blocks[0].fc1.weight[FAINT] *= 1e-3  # type: ignore[index, union-attr, operator]
+        entries = [{"sparsity": 0.25, "op_names": list(LAYERS)}]
+        pruner = pruner_of(model, "group_l2", entries, round_to=1, uniform=True, **arguments)
+        pruner.compress()
+        attention, fc1, *others = (len(removed(pruner)[name]) for name in LAYERS)
+        assert [attention, fc1] == others
+        assert 0 < attention + fc1 <= 40
+
+
+@pytest.mark.parametrize(
+    ("config_list", "why"),
+    [
+        ([{"sparsity": 0.25, "op_names": [LAYERS[1]]}], "blocks.1.fc1 would keep all channels"),
+        (
+            [{"sparsity": 0.25, "op_names": [LAYERS[1]]}, {"sparsity": 0.5, "op_names": [LAYERS[3]]}],
+            "asks for 0.25 of blocks.0.fc1, 0.5 of blocks.1.fc1",
+        ),
+    ],
+)
+def test_blocks_that_are_asked_to_differ_cannot_stay_alike(config_list: list[dict[str, Any]], why: str) -> None:
+    pruner = pruner_of(trained("vit", 0), "group_l2", config_list, round_to=1, uniform=True)
+    with pytest.raises(CompressionError, match=re.escape(why)) as caught:
+        pruner.compress()
+    (problem,) = caught.value.problems
+    assert problem.where == "config_list[0]"
+    assert problem.fix == "one sparsity for blocks.0.fc1, blocks.1.fc1, or leave uniform out"
+
+
 def test_what_stays_is_a_multiple_of_round_to() -> None:
     for arguments in ({}, {"global": True}, {"global": True, "steps": 3}, {"isomorphic": True}, {"steps": 3}):
         pruner = pruner_of(

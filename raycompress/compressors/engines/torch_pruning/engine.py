@@ -24,6 +24,7 @@ from raycompress.compressors.engines.torch_pruning.ranking import (
 )
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer
 from raycompress.compressors.engines.torch_pruning.statistics import Gradients, by_trainer, no_gradient
+from raycompress.compressors.engines.torch_pruning.uniform import check_uniform
 from raycompress.compressors.layer_kinds import weight_names
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.cut import Cut
@@ -124,7 +125,11 @@ def removed_by(
     """Return the decision by the scores of blocks; see `remove_least`."""
     arguments, graph = request.arguments, request.graph(example)
     groups, narrow = groups_of(request, example)
-    way = Way(bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"])
+    way = Way(
+        bool(arguments["global"]), bool(arguments["isomorphic"]), arguments["steps"], bool(arguments.get("uniform"))
+    )
+    if way.uniform:
+        check_uniform(graph, groups)
     cut = Cut(graph)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arguments.get("seed", 0))

@@ -17,6 +17,7 @@ from raycompress.catalog.rounding import removable, removed_count, rounded
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
 from raycompress.compressors.engines.torch_pruning.parts import Parts
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer, scored_layers
+from raycompress.compressors.engines.torch_pruning.uniform import by_role
 from raycompress.compressors.structure.cut import Cut
 from raycompress.errors import CompressionError
 
@@ -38,11 +39,14 @@ class Way:
         The same, among the groups that are built alike (Fang et al., Isomorphic Pruning, ECCV 2024).
     steps
         In how many steps they go, ranked anew after each.
+    uniform
+        Whether repeated blocks lose equally many: the mean of what each would lose by itself.
     """
 
     across: bool
     isomorphic: bool
     steps: int
+    uniform: bool = False
 
 
 def remove_least(
@@ -70,15 +74,19 @@ def remove_least(
             _clear(model, cut)
             renew()
         scores = {target.name: scores_of(cut, model, target) for target in targets}
+        counts: dict[str, int] = {}
         for scope in scopes:
             if way.across or way.isomorphic:
-                counts = _across(scope, scores, step, way.steps)
+                found = _across(scope, scores, step, way.steps)
             else:
-                counts = [_alone(target, len(scores[target.name]), step, way.steps) for target in scope]
-            for target, count in zip(scope, counts, strict=True):
-                least = parts.least(target.name, scores[target.name], count)
-                blocks = target.group.root_blocks
-                cut.remove(target.name, [channel for block in least for channel in blocks[block]])
+                found = [_alone(target, len(scores[target.name]), step, way.steps) for target in scope]
+            counts.update(zip((target.name for target in scope), found, strict=True))
+        if way.uniform:
+            counts = _evened(targets, counts, scores)
+        for target in targets:
+            least = parts.least(target.name, scores[target.name], counts[target.name])
+            blocks = target.group.root_blocks
+            cut.remove(target.name, [channel for block in least for channel in blocks[block]])
 
 
 def _clear(model: nn.Module, cut: Cut) -> None:
@@ -153,6 +161,17 @@ def _across(
     if step == steps:
         return [_rounded(target, len(scores[target.name]), counts[target.name]) for target in scope]
     return [counts[target.name] for target in scope]
+
+
+def _evened(
+    targets: Sequence[GroupTarget], counts: Mapping[str, int], scores: Mapping[str, Mapping[int, float]]
+) -> dict[str, int]:
+    """Return how many blocks of each group go where those of repeated blocks lose equally many."""
+    found: dict[str, int] = {}
+    for alike in by_role(targets):
+        mean = round(sum(counts[target.name] for target in alike) / len(alike))
+        found |= {target.name: _rounded(target, len(scores[target.name]), mean) for target in alike}
+    return found
 
 
 def _rounded(target: GroupTarget, left: int, count: int) -> int:

@@ -1,0 +1,50 @@
+"""The shipped examples of `transformers.Trainer`, by hand and as a search, save what stock transformers loads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from raycompress.jsonc import as_json
+from tests.support.launching import REPOSITORY
+
+transformers = pytest.importorskip("transformers")
+
+TEXT = REPOSITORY / "configs" / "text"
+SIZES = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2}
+
+
+@pytest.mark.parametrize(("name", "auto"), [("llama", "AutoModelForCausalLM"), ("bert", "AutoModelForMaskedLM")])
+def test_a_script_by_hand_prints_its_losses_and_saves_what_stock_transformers_loads(
+    name: str, auto: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, str(TEXT / f"{name}.py"), str(TEXT / "config.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    half, last = (float(line.split(": ")[1]) for line in done.stdout.splitlines() if line.startswith("eval_loss: "))
+    assert last < half < 4
+    model = getattr(transformers, auto).from_pretrained(tmp_path / "small")
+    assert {size: getattr(model.config, size) for size in SIZES} == SIZES
+    assert model(input_ids=torch.arange(65, 97)[None]).logits.shape == (1, 32, 128)
+
+
+@pytest.mark.ray
+def test_a_search_reports_each_evaluation_and_its_best_model_is_stock(launch, tmp_path: Path) -> None:
+    experiment = {**as_json((TEXT / "llama.json").read_text()), "script": str(TEXT / "llama.py"), "n_samples": 2}
+    (tmp_path / "exp.json").write_text(json.dumps({**experiment, "proposer": "random", "n_parallel": 1}))
+    launched = launch(tmp_path / "exp.json")
+    assert launched.code == 0, launched.err
+    best = launched.record.best
+    assert best is not None and best.values["eval_loss"] < 4
+    events = [json.loads(line) for line in launched.record.folder.journal.read_text().splitlines()]
+    assert sum(event["event"] == "result" for event in events) >= 6
+    (small,) = launched.record.folder.root.rglob("small")
+    model = transformers.AutoModelForCausalLM.from_pretrained(small)
+    assert sum(one.numel() for one in model.parameters()) < best.before["params"]
