@@ -292,6 +292,7 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     ),
     "of a runtime, or the environment that has it: tests/deployment": ("deployment/*", "compressors/deploying/*"),
     "of Keras models: tests/compressors/keras": ("compressors/keras/*",),
+    "of another library's trainer: tests/integrations": ("integrations/*",),
     "of another machine, an account or a cluster": ("clusters/*", "doctor/*", "backend/*", "cli/commands/machine/*"),
     "the results of a search are put right by a person": ("results/*",),
     "a search has to run for it: tests/session, tests/cli": ("session/*", "search/*", "cli/commands/search/*"),
