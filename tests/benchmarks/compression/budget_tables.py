@@ -179,12 +179,14 @@ def _failures(known: Mapping[str, Record]) -> list[str]:
 
 
 def plot(known: Mapping[str, Record], seeds: int, places: Sequence[Place], path: Path) -> None:
-    """Draw what is left before any fine-tuning, of each one-shot method at each place, with standard errors."""
-    import matplotlib.pyplot as plt
+    """Draw what is left before any fine-tuning, of one-shot methods and of ours, with standard errors."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
     figures = Figures(known, seeds, places)
-    rows = (*ONE_SHOT, COMPENSATED)
-    figure, axes = plt.subplots(figsize=(10, 3.6), layout="constrained")
+    rows = (*ONE_SHOT, COMPENSATED, FIRST)
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    axes = figure.subplots()
     width = 0.8 / len(rows)
     for number, row in enumerate(rows):
         at = [(place, values) for place, one in enumerate(places) if (values := figures.of(row, one, "before"))]
@@ -195,7 +197,7 @@ def plot(known: Mapping[str, Record], seeds: int, places: Sequence[Place], path:
             width,
             yerr=[0.0 if math.isnan(error) else error for _, error in spread],
             label=row,
-            color=plt.colormaps["tab10"](number),
+            color=matplotlib.colormaps["tab10"](number),
         )
     dense = [figures.of("dense", one) for one in places]
     known_places = [(place, statistics.mean(values.values())) for place, values in enumerate(dense) if values]
@@ -204,6 +206,6 @@ def plot(known: Mapping[str, Record], seeds: int, places: Sequence[Place], path:
     axes.set_xticks(range(len(places)), [f"{network}\n{budget:g}" for network, budget in places])
     axes.set_ylabel("held-out accuracy")
     axes.set_title("Before any fine-tuning")
-    axes.legend(ncols=6, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    plt.close(figure)
+    axes.legend(ncols=7, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}):  # small, and the same each time
+        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
