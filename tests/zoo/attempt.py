@@ -95,7 +95,7 @@ def _attempt(network: Network, compressor: str, folder: Path, progress: Progress
         dummy = inputs_of(network, model)
     optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9)
     with progress.phase("plain step"):
-        _train(network, model)
+        train(network, model)
         model.zero_grad()
     growth = progress.cell["growth"]
     limit = FACTOR * size + max(growth["plain pass"], growth["plain step"]) + ALLOWANCE
@@ -109,14 +109,14 @@ def _attempt(network: Network, compressor: str, folder: Path, progress: Progress
     with progress.phase("compress"):
         made.compress()
     with progress.phase("masked step"):
-        _train(network, model, optimizer)
+        train(network, model, optimizer)
     masked = answers(model, network.tensors)
     with progress.phase("slice"):
         made.apply_speedup()
     progress.write(difference=relative_difference(masked, answers(model, network.tensors)))
     del masked
     with progress.phase("small step"):
-        _train(network, model, optimizer)
+        train(network, model, optimizer)
     with progress.phase("save"):
         made.export_model("model.pth", folder_name=str(folder), bundle_path=str(folder / "bundle"))
     manifest = bundle.read(folder / "bundle")
@@ -143,7 +143,7 @@ def inputs_of(network: Network, model: nn.Module) -> Any:
     return kwargs or args
 
 
-def _train(network: Network, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
+def train(network: Network, model: nn.Module, optimizer: torch.optim.Optimizer | None = None) -> None:
     """Make one step of training in train mode; without an optimizer gradients alone."""
     torch.manual_seed(0)
     model.train()

@@ -31,6 +31,7 @@ from typing import Any
 import torch
 
 from raycompress.compressors.measure.difference import TOLERANCE
+from tests.zoo import compensating
 from tests.zoo.attempt import COMPRESSORS, SECONDS, Progress, attempt
 from tests.zoo.networks.catalogue import catalogue
 from tests.zoo.networks.network import Network
@@ -38,6 +39,7 @@ from tests.zoo.quantizing import QUANTIZERS, is_quantized, quantize
 
 ENGINES = ("axes", *COMPRESSORS)
 EVERY = (*ENGINES, *QUANTIZERS)
+CHOICES = (*EVERY, compensating.ENGINE)
 SIDE_BY_SIDE = 2
 BATCH = 12
 """How many bundles one fresh process loads."""
@@ -53,16 +55,17 @@ def main() -> None:
     """Run the networks that were named, or all."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--engine", action="append", choices=EVERY)
+    parser.add_argument("--engine", action="append", choices=CHOICES)
+    parser.add_argument("--jobs", type=int, default=SIDE_BY_SIDE, help="networks at a time")
     parser.add_argument("--lines", type=Path)
     options = parser.parse_args()
-    for cell in cells(options.names, options.engine or ENGINES):
+    for cell in cells(options.names, options.engine or ENGINES, options.jobs):
         if options.lines:
             with options.lines.open("a") as file:
                 file.write(json.dumps(cell) + "\n")
 
 
-def cells(names: Sequence[str], engines: Sequence[str] = ENGINES) -> Iterator[Cell]:
+def cells(names: Sequence[str], engines: Sequence[str] = ENGINES, jobs: int = SIDE_BY_SIDE) -> Iterator[Cell]:
     """Yield the cell of each engine and network whose name holds one of `names`, of all where there are none."""
     torch.set_num_threads(1)
     os.environ.setdefault("YOLO_CONFIG_DIR", tempfile.gettempdir())
@@ -70,7 +73,9 @@ def cells(names: Sequence[str], engines: Sequence[str] = ENGINES) -> Iterator[Ce
     sources = fingerprint()
     kept = {(cell["network"], cell["engine"]): cell for cell in _kept() if cell["sources"] == sources}
     networks = [one for name, one in catalogue().items() if not names or any(part in f"{name}$" for part in names)]
-    wanted = [(one, engine) for one in networks for engine in engines if engine in ENGINES or is_quantized(one.name)]
+    wanted = [
+        (one, engine) for one in networks for engine in engines if engine not in QUANTIZERS or is_quantized(one.name)
+    ]
     yield from (kept[network.name, engine] for network, engine in wanted if (network.name, engine) in kept)
     wanted = [(network, engine) for network, engine in wanted if (network.name, engine) not in kept]
     if not wanted:
@@ -78,7 +83,7 @@ def cells(names: Sequence[str], engines: Sequence[str] = ENGINES) -> Iterator[Ce
     _load_libraries({network.name.partition("/")[0] for network, _ in wanted}, {engine for _, engine in wanted})
     _KEPT.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        for cell in _Pool(wanted, Path(folder)).cells():
+        for cell in _Pool(wanted, Path(folder), jobs).cells():
             cell["sources"] = sources
             with _KEPT.open("a") as file:
                 file.write(json.dumps(cell) + "\n")
@@ -165,7 +170,8 @@ class _Job:
 class _Pool:
     """Attempts, some at a time; now and then a fresh process loads the bundles that they left."""
 
-    def __init__(self, wanted: Sequence[tuple[Network, str]], folder: Path) -> None:
+    def __init__(self, wanted: Sequence[tuple[Network, str]], folder: Path, jobs: int) -> None:
+        self._jobs = jobs
         self._wanted = collections.deque(wanted)
         self._folder = folder
         self._running: list[_Job] = []
@@ -174,7 +180,7 @@ class _Pool:
     def cells(self) -> Iterator[Cell]:
         """Yield each cell once it is complete."""
         while self._wanted or self._running or self._saved:
-            while len(self._running) < SIDE_BY_SIDE and self._start():
+            while len(self._running) < self._jobs and self._start():
                 pass
             time.sleep(0.05)
             for job in list(self._running):
@@ -228,6 +234,9 @@ def _work(network: Network, engine: str, folder: Path, progress: Progress) -> No
     resource.setrlimit(resource.RLIMIT_CPU, (2 * SECONDS, resource.RLIM_INFINITY))  # for building it, too
     if engine in QUANTIZERS:
         quantize(network, engine, folder, progress)
+        return
+    if engine == compensating.ENGINE:
+        compensating.compensated(network, progress)
         return
     if engine != "axes":
         attempt(network, engine, folder, progress)

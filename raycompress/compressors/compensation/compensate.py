@@ -11,16 +11,17 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import fmean
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.compensation.equations import NormalEquations, refitted
-from raycompress.compressors.compensation.readers import LARGEST, ROWS, Reader, readers_of, with_bias, write
+from raycompress.compressors.compensation.judge import Judge, standard_error
+from raycompress.compressors.compensation.readers import LARGEST, OWN, ROWS, Reader, readers_of, with_bias, write
 from raycompress.compressors.compensation.watching import BATCH_NORM, Tensors, gather, in_order
-from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
 from raycompress.errors import CompressionError
@@ -32,8 +33,6 @@ HELD_OUT = 4
 """One batch of so many is not fitted to, and judges."""
 _OWN = 1.1
 """How much farther a BatchNorm's own statistics may take the outputs: training goes on from them."""
-_RATIO = 16
-"""Beyond it a variance is nothing to divide by: that of a channel which is dead in the dense model."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +49,8 @@ class Compensation:
         Inputs, those included that were held out.
     without, by
         Relative difference of the outputs to the dense model's on the held-out inputs: as pruned, and refitted.
+    error
+        The standard error of how much less the latter is: of fewer held-out inputs more would be chance.
     seconds
         Of the whole.
     why_not
@@ -61,13 +62,14 @@ class Compensation:
     samples: int = 0
     without: float = math.nan
     by: float = math.nan
+    error: float = 0.0
     seconds: float = 0.0
     why_not: str = ""
 
     @property
     def is_kept(self) -> bool:
         """Whether the model was changed."""
-        return self.by < self.without
+        return self.by < self.without - self.error
 
     def __str__(self) -> str:
         if self.why_not:
@@ -77,6 +79,7 @@ class Compensation:
             would = "no layer can be, or would be nearer to the dense one's outputs"
             if self.by != self.without:
                 would = f"{difference} would be {self.by:.3g} instead of {self.without:.3g}"
+                would += f", which may be chance (standard error {self.error:.2g})" if self.by < self.without else ""
             return f"compensation: nothing is refitted: {would}{self._left()}"
         what = (
             f"{len(self.layers)} layers are refitted" if self.layers else "BatchNorm's statistics alone are recomputed"
@@ -107,6 +110,7 @@ def compensate(
         What was masked of `model` already, while it trained: norms over channels leave those out then.
     """
     started = time.perf_counter()
+    batches = _with_lists(batches, model)
     parts = _divided(batches)
     samples = sum(batch.batch for batch in batches)
     if not slicing.tensors or not all(parts):
@@ -115,19 +119,21 @@ def compensate(
     if not min((*parts[0], *parts[1]), key=lambda batch: batch.batch).runs(dense):
         return Compensation(samples=samples, why_not="the model does not run on a part of an item of calibration=")
     slicing.apply(small)
-    without = _difference(dense, small, parts[1])
+    judge = Judge.of(dense, slicing.tensors, parts[1])
+    without = judge.differences(small)
     readers, left = readers_of(dense, small, slicing.tensors)
     order = in_order(dense, readers, parts[0][0])
     called = {reader.owner for reader in order}
-    left |= {reader.owner: "no call of it shows its inputs" for reader in readers if reader.owner not in called}
+    unseen = "no call of it shows its inputs"
+    left |= {one.owner: OWN if one.is_own else unseen for one in readers if one.owner not in called}
     layers: list[str] = []
     for stage in _stages(order, small):
         layers += _refit(dense, small, slicing.tensors, stage, parts)
-    by = _difference(dense, small, parts[1])
+    by = judge.differences(small)
     own = _with_own_statistics(small, parts[0])
-    if own is not None and (difference := _difference(dense, own, parts[1])) <= _OWN * by:
-        small, by = own, difference
-    found = Compensation((), left, samples, without, by)
+    if own is not None and fmean(differences := judge.differences(own)) <= _OWN * fmean(by):
+        small, by = own, differences
+    found = Compensation((), left, samples, fmean(without), fmean(by), standard_error(without, by))
     if found.is_kept:
         _put_back(model, small, slicing.tensors, layers)
         found = replace(found, layers=tuple(layers))
@@ -144,6 +150,13 @@ def _with_own_statistics(small: nn.Module, batches: Sequence[Example]) -> nn.Mod
     except CompressionError:  # a model of its own may give a norm one value a channel; the others follow the refits
         return None
     return own
+
+
+def _with_lists(batches: Sequence[Example], model: nn.Module) -> Sequence[Example]:
+    """Return batches that know whether they are lists of images, as detectors get them; of one loader all are alike."""
+    if not batches or not batches[0].with_lists(model).lists:
+        return batches
+    return [replace(batch, lists=batch.is_list) for batch in batches]
 
 
 def _divided(batches: Sequence[Example]) -> tuple[list[Example], list[Example]]:
@@ -197,30 +210,12 @@ def _refit(
         if bias is not None:
             bias.data.copy_(offset)
         elif reader.norm:
-            _follow(small.get_submodule(reader.norm), equations[0][reader], solution, offset)
+            # the mean alone: a variance as small as what is predicted would make what is not predicted larger
+            mean = small.get_submodule(reader.norm).get_buffer("running_mean")
+            mean.sub_(offset.to(mean))
         done.append(reader.owner)
     torch.clear_autocast_cache()  # inside an autocast block torch goes on with its casts of the weights as they were
     return done
-
-
-def _follow(norm: nn.Module, fit: NormalEquations, solution: Tensor, offset: Tensor) -> None:
-    """Let the statistics of the BatchNorm behind a layer follow its new outputs.
-
-    They change as the outputs do from the dense layer's, on the same inputs; the mean takes in the `offset` as well,
-    which a layer without a bias cannot add.
-    """
-    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
-    (old, old_variance), (new, new_variance) = (
-        [one.to(mean) for one in moments] for moments in (fit.moments(), fit.moments(solution))
-    )
-    ratio = (new_variance / old_variance.clamp_min(1e-12)).clamp(1 / _RATIO, _RATIO)
-    mean.copy_(new - offset.to(mean) + (mean - old) * ratio.sqrt())
-    variance.mul_(ratio)
-
-
-def _difference(dense: nn.Module, model: nn.Module, batches: Sequence[Example]) -> float:
-    """Return the mean relative difference of the outputs."""
-    return sum(relative_difference(one.outputs(dense), one.outputs(model)) for one in batches) / len(batches)
 
 
 def _put_back(model: nn.Module, small: nn.Module, tensors: Tensors, layers: Sequence[str]) -> None:

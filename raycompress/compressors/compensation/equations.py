@@ -48,19 +48,6 @@ class NormalEquations:
         bent = self.gram @ solution - 2 * self.cross
         return float(self.square.sum() + (solution * bent).sum())
 
-    def moments(self, solution: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return mean and variance of each output, all groups in a row; of those that a `solution` predicts.
-
-        The last input of each row has to be 1.
-        """
-        rows = self.gram[0, -1, -1]
-        if solution is None:
-            mean, square = self.cross[:, -1] / rows, self.square / rows
-        else:
-            predicted = self.gram @ solution
-            mean, square = predicted[:, -1] / rows, (solution * predicted).sum(1) / rows
-        return mean.flatten(), (square - mean.square()).clamp_min(0).flatten()
-
     def factor(self, ridge: float) -> Tensor | None:
         """Return the Cholesky factor of the penalized Gram matrix; None where it has none."""
         mean = self.gram.diagonal(dim1=1, dim2=2).mean(1)

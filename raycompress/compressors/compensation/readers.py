@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,10 @@ ROWS = 16384
 """Output positions of a layer that are drawn of all batches together, and of one at most an eighth of them."""
 LARGEST = 4608
 """Inputs of a layer beyond which it is left as it is: the Gram matrix of so many has 170 MB."""
+OWN = "its forward() is its own"
 _COMPUTED = "its weight is computed from others"
+_SEEN, _SAME = 64, 1e-4
+"""Output positions by which a layer of a forward() of its own is seen to be plain, and their relative difference."""
 _SHARED = ("weight", "bias")
 """What of a layer a refit writes, so that no other layer may have it."""
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -46,12 +49,15 @@ class Reader:
         this one subtracts.
     calls
         How many times a pass calls it.
+    is_own
+        Whether its ``forward()`` is not torch's: it is refitted where it is seen to compute the same, see `is_plain`.
     """
 
     name: str
     owner: str
     norm: str = ""
     calls: int = 1
+    is_own: bool = False
 
     def inputs(self, small: nn.Module) -> int:
         """Return how many inputs one output has in the small model, an offset among them."""
@@ -89,10 +95,11 @@ def readers_of(
         parent = model.get_submodule(name.rpartition(".")[0])
         in_attention = isinstance(parent, nn.MultiheadAttention) and module is parent.out_proj
         why = "" if in_attention else why_not(module)
+        is_own, why = why == OWN, "" if why == OWN else why
         why = why or next(
             (f"its {key} is another layer's too" for key in _SHARED if _is_shared(module, key, named)), ""
         )
-        reader = Reader(name.rpartition(".")[0] if in_attention else name, name)
+        reader = Reader(name.rpartition(".")[0] if in_attention else name, name, is_own=is_own)
         if not why and reader.inputs(small) > LARGEST + 1:
             why = f"it has more than {LARGEST} inputs"
         if why:
@@ -124,12 +131,24 @@ def why_not(module: nn.Module) -> str:
     if module._parameters.get("weight") is None:
         return _COMPUTED
     if isinstance(module, nn.Linear):
-        return "" if kind.forward is nn.Linear.forward else "its forward() is its own"
+        return "" if kind.forward is nn.Linear.forward else OWN
     if isinstance(module, _CONVOLUTIONS):
         plain = next(one for one in _CONVOLUTIONS if isinstance(module, one))
         same = all(getattr(kind, key) is getattr(plain, key) for key in ("forward", "_conv_forward"))
-        return "" if same else "its forward() is its own"
+        return "" if same else OWN
     return "" if is_transposed_linear(module) else f"no layer of type {kind.__name__} is refitted"
+
+
+def is_plain(module: nn.Module, value: Tensor, output: Tensor) -> bool:
+    """Tell whether a layer of a ``forward()`` of its own put out what torch's would, up to how it pads an image."""
+    bias = module._parameters.get("bias")
+    places, expected = output_rows(module, output, None, _SEEN, seed=0)
+    rows = input_rows(module, value, places, 1.0)
+    if rows is None:
+        return False
+    offset = rows.new_zeros(expected.size(1)) if bias is None else bias.detach()
+    found = torch.einsum("ngi,gio->ngo", rows, matrix(module, offset)).reshape(expected.shape)
+    return bool((found - expected).norm() <= _SAME * expected.norm())
 
 
 def _input_dim(module: nn.Module) -> int:
@@ -199,12 +218,15 @@ def _patches(module: nn.Module, value: Tensor, places: Places) -> Tensor | None:
     batched = value if value.dim() == dims + 2 else value[None]
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
     padded = pad(batched, module._reversed_padding_repeated_twice, mode=mode)
-    sizes = padded.shape[2:]
     device = value.device
     spans = [d * (k - 1) + 1 for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-    counts = [(size - span) // step + 1 for size, span, step in zip(sizes, spans, module.stride, strict=True)]
+    counts = _counts(module, padded, spans)
+    if len(padded) * math.prod(counts) != places.of:
+        padded = _padded_as_needed(module, batched, spans)
+        counts = _counts(module, padded, spans)
     if len(padded) * math.prod(counts) != places.of:
         return None
+    sizes = padded.shape[2:]
     rest, starts = places.drawn, torch.zeros_like(places.drawn)
     inside = torch.zeros(1, dtype=torch.long, device=device)
     for dim in reversed(range(dims)):
@@ -216,3 +238,18 @@ def _patches(module: nn.Module, value: Tensor, places: Places) -> Tensor | None:
         inside = (inside[:, None] + (along * math.prod(sizes[dim + 1 :]))[None]).flatten()
     seen = padded.flatten(2)[rest[:, None], :, starts[:, None] + inside[None]]  # [positions, kernel, channels]
     return seen.transpose(1, 2).reshape(len(rest), module.groups, -1)
+
+
+def _counts(module: Any, padded: Tensor, spans: Sequence[int]) -> list[int]:
+    """Return how many outputs a convolution has along each dimension."""
+    along = zip(padded.shape[2:], spans, module.stride, strict=True)
+    return [(size - span) // step + 1 for size, span, step in along]
+
+
+def _padded_as_needed(module: Any, value: Tensor, spans: Sequence[int]) -> Tensor:
+    """Pad as TensorFlow does, and layers that are made after its: for one output per stride, the odd one behind."""
+    pads: list[int] = []
+    for size, span, step in zip(value.shape[2:], spans, module.stride, strict=True):
+        missing = max(0, (-(-size // step) - 1) * step + span - size)
+        pads = [missing // 2, missing - missing // 2, *pads]
+    return pad(value, pads)

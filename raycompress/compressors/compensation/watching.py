@@ -15,7 +15,7 @@ from raycompress.bundle.calling import without_fast_path
 from raycompress.bundle.example import Example, evaluating
 from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.compensation.equations import NormalEquations
-from raycompress.compressors.compensation.readers import Places, Reader, input_rows, output_rows
+from raycompress.compressors.compensation.readers import Places, Reader, input_rows, is_plain, output_rows
 from raycompress.compressors.layer_kinds import output_dim
 from raycompress.compressors.structure.cut import Sliced
 
@@ -45,16 +45,19 @@ def computing(model: nn.Module, handles: Sequence[Any]) -> Iterator[None]:
 def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> list[Reader]:
     """Return the readers in the order in which a pass ends their calls, with the BatchNorms that follow them.
 
-    A reader that is not called is left out.
+    A reader that is not called is left out, and one that computes in a way of its own.
     """
     by_name = {reader.name: reader for reader in readers}
     order: dict[str, int] = {}
     made: dict[int, tuple[str, weakref.ref[Tensor], int]] = {}  # all outputs together would be large
     norms: dict[str, str] = {}
+    others: set[str] = set()
 
     def ended(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def hook(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
             order[name] = order.get(name, 0) + 1
+            if by_name[name].is_own and not _is_plain(module, args, kwargs, output):
+                others.add(name)
             if isinstance(output, Tensor):
                 made[id(output)] = name, weakref.ref(output), output._version
 
@@ -69,7 +72,7 @@ def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> lis
 
         return hook
 
-    handles = [dense.get_submodule(name).register_forward_hook(ended(name)) for name in by_name]
+    handles = [dense.get_submodule(name).register_forward_hook(ended(name), with_kwargs=True) for name in by_name]
     for name, module in dense.named_modules():
         if isinstance(module, BATCH_NORM) and module.running_mean is not None:
             handles.append(module.register_forward_pre_hook(normed(name)))
@@ -79,7 +82,13 @@ def in_order(dense: nn.Module, readers: Sequence[Reader], batch: Example) -> lis
     return [
         replace(by_name[name], norm=norms.get(name, "") if name in plain else "", calls=calls)
         for name, calls in order.items()
+        if name not in others
     ]
+
+
+def _is_plain(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> bool:
+    values = tensors_in([args, kwargs])
+    return len(values) == 1 and isinstance(output, Tensor) and is_plain(module, values[0], output)
 
 
 def gather(
