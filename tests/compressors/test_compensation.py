@@ -15,10 +15,11 @@ from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.bundle.structures import tensors_in
 from raycompress.compressors.analysis.inputs import BATCH, inputs_of
-from raycompress.compressors.compensation.compensate import compensate
+from raycompress.compressors.compensation.compensate import Compensation, compensate
 from raycompress.compressors.compensation.equations import NormalEquations, refitted
 from raycompress.compressors.compensation.in_pruner import UNASKED, affordable
-from raycompress.compressors.compensation.readers import input_rows, matrix, output_rows, write
+from raycompress.compressors.compensation.judge import standard_error
+from raycompress.compressors.compensation.readers import input_rows, is_plain, matrix, output_rows, write
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.errors import CompressionError
 from raycompress.script.config import SLICE_KEY
@@ -273,3 +274,66 @@ def test_a_loader_with_persistent_workers_is_read_apart_from_the_loop_that_the_s
     assert len(inputs_of(nn.Linear(1, 1), loader, list)) == 4
     seen_by_script += [batch[0] for batch in loop]
     assert torch.equal(torch.cat(seen_by_script), torch.arange(12.0)[:, None])
+
+
+class Written(nn.Linear):
+    """Computes what torch's linear layer does, in its own words."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.weight.T + self.bias
+
+
+class Doubled(nn.Linear):
+    """Computes something else from its weight."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ (2 * self.weight.T) + self.bias
+
+
+def test_a_layer_of_its_own_forward_is_refitted_where_it_computes_what_torchs_does() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(128, 8) @ torch.randn(8, 8)
+    plain = halved(nn.Sequential(nn.Linear(8, 8), Written(8, 3)), "0", x[:1], calibration=x.split(16))
+    assert "1 layers are refitted" in plain._compensation, plain._compensation
+    other = halved(nn.Sequential(nn.Linear(8, 8), Doubled(8, 3)), "0", x[:1], calibration=x.split(16))
+    assert "not 1: its forward() is its own" in other._compensation
+
+
+class Same(nn.Conv2d):
+    """Pads at the end first, as TensorFlow does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(nn.functional.pad(x, (0, 1, 0, 1)), self.weight, self.bias, self.stride)
+
+
+def test_a_convolution_that_pads_as_tensorflow_does_is_seen_to_be_plain() -> None:
+    layer, x = Same(3, 4, 3, stride=2), torch.randn(2, 3, 8, 8)
+    assert is_plain(layer, x, layer(x).detach())
+    assert not is_plain(layer, x, 1.1 * layer(x).detach())
+
+
+class Boxes(nn.Module):
+    """Takes a list of images, and finds as many boxes in each as there are places of a high score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 5, 1)
+
+    def forward(self, images: list[Tensor]) -> list[dict[str, Tensor]]:
+        found = self.head(self.body(torch.stack(images)).relu()).flatten(2)
+        return [{"boxes": one[1:, one[0] > one[0].mean()].T} for one in found]
+
+
+def test_a_detector_is_judged_by_its_heads() -> None:
+    torch.manual_seed(0)
+    images = [list(torch.randn(8, 3, 8, 8)) for _ in range(4)]
+    compressor = halved(Boxes().eval(), "body", (images[0][:2],), calibration=[((one,), 0) for one in images])
+    assert "1 layers are refitted on 32 inputs" in compressor._compensation, compressor._compensation
+    compressor.apply_speedup()
+
+
+def test_a_gain_that_may_be_chance_is_none() -> None:
+    assert standard_error([1.0, 1.0, 1.0, 1.0], [0.5, 1.4, 0.5, 1.4]) == pytest.approx(0.2598, abs=1e-4)
+    found = Compensation(without=1.0, by=0.95, error=0.26)
+    assert not found.is_kept and "may be chance" in str(found)
+    assert Compensation(without=1.0, by=0.7, error=0.26).is_kept

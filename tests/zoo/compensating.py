@@ -1,6 +1,6 @@
 """Compensation on networks that people have: one network pruned with it and without, compared on inputs of their own.
 
-    python -m tests.zoo.compensating
+    python -m tests.zoo.compensated
 
 runs all of them and writes that section of docs/networks.md.
 """

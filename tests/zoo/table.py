@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.zoo import quantizing
+from tests.zoo import compensated, quantizing
 from tests.zoo.attempt import ALLOWANCE, COMPRESSORS, FACTOR, SECONDS
 from tests.zoo.cell import TOLERANCE
 
@@ -95,7 +95,7 @@ def write(cells: Iterable[Cell]) -> None:
     text = page(found)
     if quantizing.TITLE not in text:
         text += quantizing.section_of(PAGE.read_text())  # of a run of its own
-    PAGE.write_text(text)
+    PAGE.write_text(compensated.with_section(text, compensated.section_of(PAGE.read_text())))
 
 
 def page(cells: Sequence[Cell]) -> str:

@@ -83,6 +83,10 @@ def readers_of(
         packed = tensors.get((name, "in_proj_weight"))
         if packed is not None and packed.kept[1] is not None:
             left[name] = "torch's attention reads by a weight of its own"
+        if isinstance(module, nn.RNNBase) and any(
+            _is_narrower(tensors.get((name, key)), 1) for key in module._parameters if key.startswith("weight_")
+        ):
+            left[name] = "recurrent layers are not refitted"
         if any((name, key) in tensors for key in stacked_weights(module)):
             left[name] = "stacked weights of experts are not refitted"
         if any(_is_narrower(tensors.get(key), _input_dim(module)) for key in _parts_of_weight(name)):
