@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.launching import REPOSITORY
+from tests.zoo.compensated import section, section_of, with_section
+from tests.zoo.compensating import ENGINE
 from tests.zoo.generating import NETWORKS
+from tests.zoo.table import PAGE
 
 ENVIRONMENT = REPOSITORY / ".venv-zoo"
 PYTHON = ENVIRONMENT / "bin" / "python"
@@ -60,3 +63,34 @@ def test_decoders_with_grouped_keys_write_the_same_once_they_are_sliced() -> Non
         assert line["cached"], line
         assert line["words"] > 5, line  # else any network would write the same
         assert (line["queries"], line["keys"], line["rotated"]) == (4, 2, 16), line
+
+
+@needs_environment
+@pytest.mark.timeout(300)
+def test_compensated_networks_are_proved_and_no_farther_than_as_pruned(tmp_path: Path) -> None:
+    names = (
+        "timm/lcnet_050",
+        "transformers/LlamaForCausalLM",
+        "transformers/FalconForCausalLM",
+        "torch/TransformerEncoder",
+    )
+    lines = tmp_path / "lines"
+    command = [PYTHON, "-m", "tests.zoo.run", "--engine", ENGINE, "--lines", lines, *(f"{name}$" for name in names)]
+    subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=280)
+    found = {cell["network"]: cell for cell in map(json.loads, lines.read_text().splitlines())}
+    assert set(found) == set(names)
+    assert {cell["result"] for cell in found.values()} <= {"ok", "nothing"}, found
+    assert found["transformers/FalconForCausalLM"]["layers"] > 0  # its linear layers have a forward() of their own
+
+
+def test_the_section_about_compensation_counts_its_cells_and_stays_where_it_is_on_the_page() -> None:
+    facts = {"engine": ENGINE, "parameters": 1e6, "proof": 1e-7, "spent": 0.5, "kept": True, "without": 1.0}
+    good = {**facts, "network": "torch/RNN", "result": "ok", "by": 0.25, "unfitted": {"a": "why", "b": "why"}}
+    bad = {**facts, "network": "torch/GRU", "result": "worse", "by": 1.5}
+    text = section([bad, good], ["torch/RNN", "torch/GRU", "torch/LSTM"])
+    assert "**1** nearer, or level, **1** farther by more than 2%" in text
+    assert "GRU: farther by more than 2%: 1.5 instead of 1" in text and "the largest mostly: *LSTM*" in text
+    assert "- 2 in 1 networks: why" in text
+    page = PAGE.read_text()
+    assert section_of(with_section(page, text)) == text
+    assert with_section(with_section(page, text), section_of(page)) == page
