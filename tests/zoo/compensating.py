@@ -11,9 +11,11 @@ import contextlib
 import resource
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +24,7 @@ import raycompress
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.compensation import in_pruner
-from raycompress.compressors.compensation.compensate import Compensation
+from raycompress.compressors.compensation.compensate import Compensation, compensate
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.measure.sizes import sizes
 from raycompress.compressors.structure.graph import clean_copy
@@ -130,26 +132,19 @@ class _Watched:
         self.spent = 0.0
         self._inputs, self._dense = inputs, dense
 
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
+    def watching(self) -> AbstractContextManager[Any]:
         """Watch what the pruner calls."""
-        compensate = in_pruner.compensate
+        return mock.patch.object(in_pruner, "compensate", self._compensate)
 
-        def watched(model: nn.Module, slicing: Slicing, *rest: Any) -> Compensation:
-            small = clean_copy(model)
-            slicing.apply(small)
-            self.without = _difference(self._dense, self._inputs.outputs(small))
-            del small
-            started = time.process_time()
-            self.found = compensate(model, slicing, *rest)
-            self.spent = time.process_time() - started
-            return self.found
-
-        in_pruner.compensate = watched
-        try:
-            yield
-        finally:
-            in_pruner.compensate = compensate
+    def _compensate(self, model: nn.Module, slicing: Slicing, *rest: Any) -> Compensation:
+        small = clean_copy(model)
+        slicing.apply(small)
+        self.without = _difference(self._dense, self._inputs.outputs(small))
+        del small
+        started = time.process_time()
+        self.found = compensate(model, slicing, *rest)
+        self.spent = time.process_time() - started
+        return self.found
 
 
 def _result(found: Compensation, cell: Mapping[str, Any]) -> str:
