@@ -169,6 +169,11 @@ def _wrong_weights(parameter: Any) -> tuple[str, str]:
         return "has no values yet: a lazy layer makes them when it is first called", (
             "call the model once, model(x), before create_compressor"
         )
+    if hasattr(parameter, "device_mesh"):
+        return (
+            "is sharded over the workers (a DTensor, as fully_shard makes them), which has neither masks nor slices",
+            ("compress a model that every worker has whole, under DistributedDataParallel; a teacher may be sharded"),
+        )
     if parameter.is_meta:
         return "has no values: it is on the device meta", "load the weights before create_compressor"
     if parameter.is_inference():

@@ -33,12 +33,17 @@ BOHB_SETTINGS = (
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial occupies: CPU cores, GPUs, memory in GiB (None: not asked for), kind of GPU (None: any)."""
+    """What one trial occupies: CPU cores, GPUs, memory in GiB (None: not asked for), kind of GPU (None: any).
+
+    Where it has several workers, each of them does; `placement` is that of Ray's placement groups.
+    """
 
     cpu: float = 1.0
     gpu: float = 0.0
     memory_gb: float | None = None
     accelerator_type: str | None = None
+    workers: int = 1
+    placement: str = "PACK"
 
 
 @dataclass(frozen=True)
@@ -391,4 +396,5 @@ def _written(keys: Any) -> dict[str, Any]:
 def _resources(resource: Any) -> Resources:
     if isinstance(resource, str):
         return Resources(gpu=1.0 if resource == "gpu" else 0.0)
-    return Resources(resource.cpu, resource.gpu, resource.memory_gb, resource.accelerator_type)
+    names = ("cpu", "gpu", "memory_gb", "accelerator_type", "workers", "placement")
+    return Resources(**{name: getattr(resource, name) for name in names})

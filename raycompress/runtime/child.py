@@ -120,6 +120,9 @@ def run_script(spec: TrialSpec, send: Callable[[Mapping[str, Any]], None], chann
         config_path=spec.config_path,
         checkpoint=spec.checkpoint_path,
         code=spec.code,
+        rank=spec.rank,
+        workers=spec.workers,
+        agreed=spec.agreed_path,
         **spec.options(),
     )
     has_own = spec.own_folder and spec.mode in ("trial", "baseline")

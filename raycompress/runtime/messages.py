@@ -59,6 +59,7 @@ SHAPES: Mapping[str, Shape] = {
     "analysis": {"analysis": _ANALYSIS},
     "rung0": {"score": float},
     "checkpoint": {"results": int},
+    "agreed": {"number": int},
     "continued": {
         **{"results": int, "at": dict, "seconds": float, "unused": str},
         "values": {str: (int, float, "nan", "inf", "-inf")},

@@ -166,6 +166,8 @@ class TrialSpec(TrialOptions):
         Bytes of output that the log keeps at most.
     appends_config
         Whether the path of the trial's configuration follows `script_args` where they do not say where it goes.
+    rank, workers
+        Which of how many workers of the trial this is; each has a `folder` of its own.
     code
         What the script and the modules of its own are known by; empty for a trial that keeps no checkpoint.
     """
@@ -190,6 +192,8 @@ class TrialSpec(TrialOptions):
     postscript: str = ""
     log_limit: int = 20 << 20
     appends_config: bool = True
+    rank: int = 0
+    workers: int = 1
     code: str = ""
 
     @property
@@ -220,7 +224,14 @@ class TrialSpec(TrialOptions):
     @property
     def checkpoint_path(self) -> Path | None:
         """What the trial goes on from if it is lost; None where it keeps nothing of the kind."""
-        return Path(self.folder, "checkpoint") if self.code and self.mode in ("trial", "baseline") else None
+        if not self.code or self.mode not in ("trial", "baseline"):
+            return None
+        return (Path(self.folder).parent.parent if self.rank else Path(self.folder)) / "checkpoint"
+
+    @property
+    def agreed_path(self) -> Path | None:
+        """Where the workers of the trial agree; None where it has but one."""
+        return Path(self.folder, "agreed") if self.workers > 1 else None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""

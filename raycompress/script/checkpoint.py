@@ -11,8 +11,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from raycompress.errors import CompressionError, UsageError
+from raycompress.errors import CompressionError, StorageError, UsageError
 from raycompress.script import context, statefile
+from raycompress.script.agreement import agreed
 
 _PAIRS = (("state_dict", "load_state_dict"), ("get_weights", "set_weights"), ("get_state", "set_state"))
 """How objects give their state, and take it back: modules, optimizers, schedulers; Keras models; generators."""
@@ -60,6 +61,8 @@ class Checkpoints:
                 fix="before the training: state = rc.checkpoint.load(model=model, optimizer=optimizer), which is None "
                 'in a trial that was not lost, and the first epoch state["epoch"] + 1 where it is not',
             )
+        if trial.rank:  # the first worker's is that of all
+            return
         compressors = _of_compressors(trial)
         if compressors is None:
             return
@@ -114,7 +117,8 @@ class Checkpoints:
                     fix=f"save it too: rc.checkpoint({name}=..., ...)",
                 )
             _restore(one, objects.pop(name), name)
-        _restore_random(found["random"])
+        if not trial.rank:  # the random numbers of the others are their own
+            _restore_random(found["random"])
         return {**objects, **found["plain"]}
 
 
@@ -129,18 +133,21 @@ def usable(trial: context.Trial) -> Mapping[str, Any] | None:
     if trial.checkpoint is None or trial.is_decided:
         return trial.kept
     trial.is_decided = True
-    about = statefile.read_about(trial.checkpoint)
-    if about is None:
-        return None
-    why = ""
-    if about["identity"] != _identity(trial):
+    about, why = statefile.read_about(trial.checkpoint), ""
+    if about is not None and about["identity"] != _identity(trial):
         why = "it was saved by another script, or with another configuration"
-    else:
+    elif about is not None:
         try:
             trial.kept = {**statefile.read(trial.checkpoint), "about": about}
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"it cannot be read ({type(error).__name__})"
-    if why:
+    uses = agreed(trial, lambda: {"uses": trial.kept is not None, "about": about})
+    if uses["uses"] and (about != uses["about"] or trial.kept is None):
+        raise StorageError(
+            f"worker {trial.rank} does not see the checkpoint that worker 0 goes on from", where=str(trial.checkpoint)
+        )
+    trial.kept = trial.kept if uses["uses"] else None
+    if about is not None and why:
         print(f"raycompress: the trial starts at its beginning, its checkpoint is left aside: {why}", file=sys.stderr)
         _tell(trial, about, why)
     return trial.kept

@@ -125,6 +125,10 @@ class Trial(TrialOptions):
         where `is_decided` is False.
     is_loaded
         Whether the script has asked for it.
+    rank, workers
+        Which of how many workers of the trial this process is; the first, 0, reports and saves.
+    agreed, agreements
+        The folder by which the workers agree, None for a trial of one; how often they did.
     results, seconds, started
         How many results there were, and what the trial took before this process; when this process began it, by the
         monotonic clock.
@@ -150,6 +154,10 @@ class Trial(TrialOptions):
     kept: Mapping[str, Any] | None = None
     is_decided: bool = False
     is_loaded: bool = False
+    rank: int = 0
+    workers: int = 1
+    agreed: Path | None = None
+    agreements: int = 0
     results: int = 0
     seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)

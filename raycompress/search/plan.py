@@ -78,10 +78,13 @@ def parallel(experiment: Experiment, nodes: Sequence[Mapping[str, float]] | None
         Not even one trial fits: Ray would wait for ever.
     """
     nodes = [_this_machine(experiment.resources)] if nodes is None else nodes
-    wanted = request(experiment.resources)
-    room = sum(_room(wanted, node, at_most=experiment.n_parallel) for node in nodes)
+    wanted, workers = request(experiment.resources), experiment.resources.workers
+    places = sum(_room(wanted, node, at_most=experiment.n_parallel * workers) for node in nodes)
+    room = places // workers
     if room:
         return min(experiment.n_parallel, room)
+    if places:
+        raise _too_few(experiment, places)
     most = {name: max(node.get(name, 0.0) for node in nodes) for name in wanted}
     lacking = [name for name, amount in wanted.items() if amount > most[name]] or list(wanted)
     where = "and there is" if len(nodes) == 1 else f"and no one of the {len(nodes)} nodes has more than"
@@ -94,6 +97,16 @@ def parallel(experiment: Experiment, nodes: Sequence[Mapping[str, float]] | None
             )
             for name in lacking
         ]
+    )
+
+
+def _too_few(experiment: Experiment, places: int) -> ExperimentError:
+    workers = experiment.resources.workers
+    wanted = " and ".join(_amount(name, amount) for name, amount in request(experiment.resources).items())
+    return ExperimentError(
+        f"a trial has {workers} workers with {wanted} each, and there is room for {places}",
+        where=experiment.where(("resource", "workers")),
+        fix=f'write "workers": {places}, ask for less for each, or launch on a larger machine or cluster',
     )
 
 

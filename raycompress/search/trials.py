@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from raycompress.config.experiment import Resources
 from raycompress.config.objective import Objective
 from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.protocol import TrialSpec, WarmSpec
@@ -36,6 +37,8 @@ class TrialPlan:
     judged
         Whether one may end the trial: each is then reported when the next has come, since the last is the trial's end,
         and a model that is whole must not be lost to it.
+    resources
+        What one worker of a trial occupies, and how many there are.
     objective
         What a trial is judged by.
     """
@@ -47,6 +50,7 @@ class TrialPlan:
     retries: int
     stream: bool
     judged: bool = False
+    resources: Resources = field(default_factory=Resources)
     objective: Objective = field(default_factory=lambda: Objective.of_score("max"))
 
     def saves_into(self, number: int) -> Path | None:

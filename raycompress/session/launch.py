@@ -189,6 +189,7 @@ def _trial_plan(ready: Prepared, folder: ExperimentFolder) -> TrialPlan:
         compression=compression_config(experiment),
         retries=experiment.job_retries,
         stream=experiment.track_intermediate_results,
+        resources=experiment.resources,
         judged=experiment.early_stop is not None or experiment.budgets is not None,
         objective=experiment.objective,
     )

@@ -13,6 +13,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.objective import is_measured
 from raycompress.config.plugins import plugins_of
 from raycompress.forecast.projection import ceilings
+from raycompress.runtime import torchrun
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
 from raycompress.runtime.preload import code_hash, find_imports, imports_home, local_files
 from raycompress.runtime.protocol import Import, Message
@@ -134,9 +135,10 @@ def messages_of(
 ) -> Iterator[Message | Ending]:
     """Run the script in `mode`; yield its messages, and last its ending with the last 12 lines of its log."""
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
-        spec = TrialSpec(
-            **{**trial_template(experiment), **more}, mode=mode, config=config, folder=folder, seed=experiment.seed
-        )
+        template = trial_template(experiment)
+        if experiment.resources.workers > 1:  # one alone, which finds what torchrun would give it
+            template["env"] = {**torchrun.alone(mode), **template["env"]}
+        spec = TrialSpec(**{**template, **more}, mode=mode, config=config, folder=folder, seed=experiment.seed)
         for message in worker.run(spec):
             yield message.with_tail(12) if isinstance(message, Ending) else message
 

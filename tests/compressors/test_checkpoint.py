@@ -193,7 +193,7 @@ def test_a_model_that_differs_from_start_to_start_is_an_error(life):
     life()
     other = nn.Sequential(nn.Conv2d(1, 6, 3), nn.Flatten(), nn.Linear(216, 4))
     compressor = rc.create_compressor(other, config, dummy_input=torch.zeros(1, 1, 8, 8))
-    with pytest.raises(CompressionError, match="checkpoint is of another model"):
+    with pytest.raises(CompressionError, match="decided for another model"):
         compressor.compress()
 
 

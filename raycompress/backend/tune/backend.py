@@ -17,15 +17,12 @@ from raycompress.backend.protocol import Continued, Ended, Event, Lost, Result, 
 from raycompress.backend.ray import private
 from raycompress.backend.ray.machine import session_logs
 from raycompress.backend.tune import adapters, slots
-from raycompress.backend.tune.trainable import CONTINUED, RUNG0, TIME, TrialActor, config_of
+from raycompress.backend.tune.trainable import CONTINUED, LIVES, RUNG0, TIME, TrialActor, config_of
 from raycompress.backend.tune.turns import Turns
 from raycompress.config.experiment import Resources
 from raycompress.errors import ClusterError
 from raycompress.search.outcome import FACTS
 from raycompress.states import TrialState
-
-_LIVES = 3
-"""How often a trial is begun again because its actor died, with its node or by itself."""
 
 
 class TunesTrialActor(TrialActor, tune.Trainable):
@@ -149,7 +146,7 @@ class TuneBackend:
                 progress_reporter=adapters.Silence(),
                 stop=adapters.Reporting(self),
                 callbacks=[adapters.Watching(self)],
-                failure_config=tune.FailureConfig(max_failures=_LIVES),  # no script's failure is one to Tune
+                failure_config=tune.FailureConfig(max_failures=LIVES),  # no script's failure is one to Tune
                 checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
             ),
         )

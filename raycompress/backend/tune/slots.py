@@ -30,7 +30,8 @@ def request(resources: Resources, slot: int) -> PlacementGroupFactory:
     Tune takes actors with equal requests for interchangeable; a few bytes of memory tell the slots apart.
     """
     bundle = plan.request(resources)
-    return PlacementGroupFactory([{**bundle, "memory": bundle.get("memory", 0) + slot + 1}])
+    first = {**bundle, "memory": bundle.get("memory", 0) + slot + 1}
+    return PlacementGroupFactory([first, *[bundle] * (resources.workers - 1)], strategy=resources.placement)
 
 
 class Slots:
@@ -52,7 +53,7 @@ class Slots:
     """
 
     def __init__(self, resources: Resources, n: int, available: Callable[[], dict[str, float]]) -> None:
-        self._wanted = plan.request(resources)
+        self._wanted = {name: amount * resources.workers for name, amount in plan.request(resources).items()}
         self._available = available
         self._slot_of = {request(resources, slot): slot for slot in range(n)}
         self._free = list(range(n))

@@ -11,10 +11,11 @@ import os
 import platform
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from typing import Any
 
 from raycompress.backend.ray.private import name_process
+from raycompress.backend.tune.workers import VISIBLE, WorkerGroup
 from raycompress.config.objective import metrics_of
 from raycompress.errors import RaycompressError
 from raycompress.runtime.client import Ending, TrialSpec, Worker, connect_or_start
@@ -24,7 +25,8 @@ from raycompress.search.outcome import NOTHING, delivered, facts_of, sealed
 from raycompress.search.trials import TrialPlan, TrialRequest
 from raycompress.states import TrialState
 
-VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES")
+LIVES = 3
+"""How often a trial is begun again because a process of it died."""
 
 
 @contextmanager
@@ -110,6 +112,7 @@ class TrialActor:
         """Prepare for the first trial; the warm process is joined once it is needed."""
         self._plan = shared["plan"]
         self._worker: Worker | None = None
+        self._group = WorkerGroup(self._plan)
         self._begin(config)
 
     def __repr__(self) -> str:
@@ -119,7 +122,7 @@ class TrialActor:
     def _begin(self, config: dict[str, Any]) -> None:
         self._config = config
         self._attempt = 1
-        self._failures = 0
+        self._failures = self._losses = 0
         self._is_alone = False
         self._attempts: list[dict[str, Any]] = []
         self._budgets: list[int] = list(config["budgets"])
@@ -172,10 +175,12 @@ class TrialActor:
             else:
                 raise AssertionError("a trial's messages end with its ending")
             self._messages = None
-            wants_room = self._wants_room(message)
-            if not wants_room and not (message.state.is_failure and self._failures < self._plan.retries):
+            wants_room, is_lost = self._wants_room(message), self._is_lost(message)
+            fails = message.state.is_failure and self._failures < self._plan.retries
+            if not (wants_room or is_lost or fails):
                 return self._end_of_run(message)
-            self._failures += not wants_room
+            self._losses += is_lost
+            self._failures += not (wants_room or is_lost)
             self._is_alone |= wants_room
             cause = f"{message.cause}; once more, alone on its GPU" if wants_room else message.cause
             self._attempts.append({"attempt": self._attempt, "state": message.state, "cause": cause})
@@ -186,6 +191,11 @@ class TrialActor:
     def _wants_room(self, ending: Ending) -> bool:
         """Tell whether the trial may fit on its GPU when no other one is there; that is tried once, and no retry."""
         return ending.state == TrialState.OUT_OF_MEMORY and self._shares_gpu and not self._is_alone
+
+    def _is_lost(self, ending: Ending) -> bool:
+        """Tell whether one of several workers was killed, or its machine is gone: the trial is then begun again."""
+        is_lost = ending.state == TrialState.KILLED and self._plan.resources.workers > 1
+        return is_lost and self._losses < LIVES
 
     @property
     def _shares_gpu(self) -> bool:
@@ -234,8 +244,26 @@ class TrialActor:
         return self._in_its_room(self._spec())
 
     def _in_its_room(self, spec: TrialSpec) -> Generator[Message | Ending, None, None]:
+        if self._plan.resources.workers > 1:
+            yield from self._with_others(spec)
+            return
         with room(os.environ, alone=self._is_alone) if self._shares_gpu else nullcontext():
             yield from self._connected().run(spec)
+
+    def _with_others(self, spec: TrialSpec) -> Generator[Message | Ending, None, None]:
+        """Run the first worker of the trial here, and the others beside it."""
+        worker = self._connected()
+        with (
+            self._group.run(spec, self._config["number"], worker.stop) as first,
+            closing(worker.run(first)) as messages,
+        ):
+            for message in messages:
+                if isinstance(message, Ending):
+                    yield self._group.verdict(message)
+                elif message["type"] == "agreed":
+                    self._group.publish(message["number"])
+                else:
+                    yield message
 
     def _connected(self) -> Worker:
         if self._worker is None or self._worker.is_closed:
@@ -291,6 +319,7 @@ class TrialActor:
 
     def cleanup(self) -> None:
         """Let go of the warm process; a trial that still runs ends with that."""
+        self._group.close()
         if self._worker is not None:
             self._worker.close()
         self._plan.folder.clear(self._config["number"])

@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 from raycompress.bundle.example import Example
 from raycompress.compressors.masking import masked_calls
 from raycompress.compressors.wrappers import Uncompiled
+from raycompress.errors import CompressionError
 
 Removed = Mapping[tuple[str, str], Tensor]
 """(module name, parameter name) -> bool tensor of the parameter's shape, True where the weight is removed."""
@@ -36,6 +37,12 @@ class MaskHook:
         """Set the removed entries to zero, on the module's current device."""
         for name, removed in self.removed.items():
             parameter = getattr(module, name)
+            if hasattr(parameter, "device_mesh"):
+                raise CompressionError(
+                    "the compressed model was sharded over the workers (fully_shard): a part of a weight has no mask",
+                    where="the training after compress()",
+                    fix="train it under DistributedDataParallel; a frozen teacher may be sharded",
+                )
             if removed.device != parameter.device:
                 self.removed[name] = removed = removed.to(parameter.device)
             # .data: autograd's version counter stays, so a backward pass of an earlier forward still works

@@ -1,4 +1,4 @@
-"""What a pruner decided, as a checkpoint of the trial holds it: a trial that goes on removes exactly the same."""
+"""What a pruner decided, for another process of the trial: after a loss, from its checkpoint, and for other workers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.bundle.structures import containers
+from raycompress.catalog import CompressorEntry
 from raycompress.compressors.engine import PruningDecision, PruningSchedule
 from raycompress.compressors.structure.coupling import SettledDecision
-from raycompress.compressors.structure.slicing import Slicing
+from raycompress.compressors.structure.graph import ChannelGraph
+from raycompress.compressors.structure.slicing import Slicing, make
+from raycompress.compressors.targets.torch import Target
 from raycompress.errors import CompressionError
 
 _PLAIN = (bool, int, float, str, type(None), Tensor)
@@ -60,10 +63,8 @@ def state_of(
     waits = "" if schedule is None else schedule.missing()[0]
     if waits or decision is None or not (decision.weights or slicing is not None):
         raise CompressionError(f"{name} has not decided yet what goes: {waits or 'the model was not called'}")
-    removal = {} if slicing is None else {"channels": slicing.removal.channels, "of": slicing.removal.of}
     return {
-        **removal,
-        "whole": {} if slicing is None else dict(slicing.removal.whole),
+        **({} if slicing is None else removal_of(slicing)),
         "weights": dict(decision.weights),
         "rounds": None if schedule is None else schedule.rounds,
         "example": None if example is None or not _is_plain(example) else vars(example),
@@ -73,7 +74,7 @@ def state_of(
 def restored(state: Mapping[str, Any], model: nn.Module) -> PruningDecision | PruningSchedule:
     """Return what `state_of` was given; CompressionError where it is of another model."""
     if "channels" in state:
-        decision: PruningDecision = SettledDecision(of=state["of"], channels=state["channels"], spared=state["whole"])
+        decision: PruningDecision = _settled(state)
     else:
         modules = dict(model.named_modules())
         for layer, removed in state["weights"].items():
@@ -82,6 +83,31 @@ def restored(state: Mapping[str, Any], model: nn.Module) -> PruningDecision | Pr
         device = next(model.parameters()).device
         decision = PruningDecision(weights={layer: one.to(device) for layer, one in state["weights"].items()})
     return decision if state["rounds"] is None else Settled(decision, state["rounds"])
+
+
+def removal_of(slicing: Slicing) -> dict[str, Any]:
+    """Return what a slicing removes, as plain data."""
+    removal = slicing.removal
+    return {"channels": removal.channels, "of": removal.of, "whole": dict(removal.whole), "notes": removal.notes}
+
+
+def _settled(state: Mapping[str, Any]) -> SettledDecision:
+    return SettledDecision(of=state["of"], channels=state["channels"], spared=state["whole"], notes=state["notes"])
+
+
+def followed(
+    state: Mapping[str, Any],
+    model: nn.Module,
+    example: Example,
+    targets: Mapping[str, Target],
+    compressor: CompressorEntry,
+    graph: ChannelGraph,
+) -> Slicing:
+    """Return the slicing that the first worker of the trial has made and proved, its weights where it changed them."""
+    made = make(model, example, _settled(state), targets, compressor, graph, proves=False)
+    if state["weights"] is not None:
+        model.load_state_dict(state["weights"])
+    return made
 
 
 def example_of(state: Mapping[str, Any], model: nn.Module) -> Example | None:

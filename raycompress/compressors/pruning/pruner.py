@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,13 +32,14 @@ from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.onnx_export import rehearse_onnx
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure import slicing
-from raycompress.compressors.structure.graph import clean_copy
+from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.graph_cache import GraphCache
 from raycompress.compressors.structure.optimizers import StepWatch, carry_over, optimizers_of, refuse_stale
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
 from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
+from raycompress.script.agreement import agreed, follows
 
 _SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
 """A model that a pruner has made small -> what it was before the first of them."""
@@ -197,7 +199,8 @@ class Pruner(SavingCompressor, Compressor):
         refusals.need_removal(self._slicing, self._arguments)
         self._masks.apply()
         masked = fingerprint(self.model)
-        if self._proved is None or self._proved[0] is not self.example or self._proved[1] != masked:
+        is_known = self._proved is not None and self._proved[0] is self.example and self._proved[1] == masked
+        if not is_known and not follows(self._trial):
             self._slicing.prove(self.model, self.example.random(slicing.AGAIN), ())
         self._shrink()
         if self._saved_model_check is not None:
@@ -269,7 +272,9 @@ class Pruner(SavingCompressor, Compressor):
             return
         self._decision = choice
         if not self._entry.removes_channels:
-            self._masks.hold({(layer, "weight"): removed for layer, removed in choice.weights.items()})
+            weights = agreed(self._trial, lambda: {"weights": choice.weights})["weights"]
+            self._decision = replace(choice, weights=weights)
+            self._masks.hold({(layer, "weight"): removed for layer, removed in weights.items()})
         elif self.example is not None:
             self._slice(self.example)
 
@@ -308,23 +313,36 @@ class Pruner(SavingCompressor, Compressor):
         slicing.rehearse(self.model, example, self._targets, self._entry, self._graphs.graph(example))
 
     def _slice(self, example: Example) -> None:
+        """Mask what goes: in each worker of the trial what the first of them has decided and proved."""
         if self._decision is not None:
-            graph, earlier = self._graphs.graph(example), self._slicing
-            self._slicing = slicing.make(self.model, example, self._decision, self._targets, self._entry, graph)
-            self._check_before_training(example)
+            graph = self._graphs.graph(example)
+            found = agreed(self._trial, lambda: self._settle(example, graph))
+            if follows(self._trial):
+                among = (self._targets, self._entry, graph)
+                self._slicing = decided.followed(found, self.model, example, *among)
+            assert self._slicing is not None
             if self._teacher is not None:
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
-            is_proved = self.is_decided and bool(self._slicing.tensors)
-            if self._compensates and self.is_decided and self._slicing.tensors and self._before is not None:
-                inputs, is_asked = (self._calibration, self._evaluator), bool(self._arguments.get(COMPENSATE))
-                found = compensated(self.model, self._slicing, *inputs, self._before.flops, earlier, is_asked)
-                self._compensation = str(found)
-                print(f"raycompress: {found} ({found.seconds:.1f} s)", file=sys.stderr)
-                is_proved = is_proved and not found.is_kept
             self._score_before_training()
             self._masks.hold(self._slicing.removed(self.model))
             # the same weights need no second proof in apply_speedup
-            self._proved = (example, fingerprint(self.model)) if is_proved else None
+            self._proved = (example, fingerprint(self.model)) if found["is_proved"] else None
+
+    def _settle(self, example: Example, graph: ChannelGraph) -> dict[str, Any]:
+        """Decide and prove what is sliced, and compensate for it; return what other workers need to do the same."""
+        earlier, decision, weights = self._slicing, self._decision, None
+        assert decision is not None
+        self._slicing = slicing.make(self.model, example, decision, self._targets, self._entry, graph)
+        self._check_before_training(example)
+        is_proved = self.is_decided and bool(self._slicing.tensors)
+        if self._compensates and self.is_decided and self._slicing.tensors and self._before is not None:
+            inputs, is_asked = (self._calibration, self._evaluator), bool(self._arguments.get(COMPENSATE))
+            found = compensated(self.model, self._slicing, *inputs, self._before.flops, earlier, is_asked)
+            self._compensation = str(found)
+            print(f"raycompress: {found} ({found.seconds:.1f} s)", file=sys.stderr)
+            is_proved = is_proved and not found.is_kept
+            weights = self.model.state_dict() if found.is_kept else None
+        return {**decided.removal_of(self._slicing), "weights": weights, "is_proved": is_proved}
 
     def _check_before_training(self, example: Example) -> None:
         """Raise BudgetError where the pruned model would be too large.
@@ -354,13 +372,7 @@ class Pruner(SavingCompressor, Compressor):
             else:
                 example.outputs(self.model)
         except Exception as error:
-            reason = f"{type(error).__name__}: {error}".splitlines()[0]
-            raise CompressionError(
-                f"{type(self.model).__name__} cannot be called with this dummy_input: {reason}",
-                where="dummy_input",
-                fix="pass what its forward() takes: a tensor with the batch first, a tuple of arguments, or a dict of "
-                "keyword arguments",
-            ) from error
+            raise refusals.not_callable(self.model, error) from error
         return example
 
     def _need_decision(self, where: str) -> None:

@@ -31,6 +31,17 @@ def need_free(model: nn.Module, sliced: Container[nn.Module], *, in_trial: bool)
         )
 
 
+def not_callable(model: nn.Module, error: Exception) -> CompressionError:
+    """Return the error for a ``dummy_input`` that the model fails on."""
+    reason = f"{type(error).__name__}: {error}".splitlines()[0]
+    return CompressionError(
+        f"{type(model).__name__} cannot be called with this dummy_input: {reason}",
+        where="dummy_input",
+        fix="pass what its forward() takes: a tensor with the batch first, a tuple of arguments, or a dict of "
+        "keyword arguments",
+    )
+
+
 def need_example(example: Example | None, where: str) -> None:
     """Raise CompressionError where no input of the model is known."""
     if example is None:

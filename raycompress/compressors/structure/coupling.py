@@ -50,7 +50,7 @@ class Removal:
 
 @dataclass(frozen=True)
 class SettledDecision(PruningDecision):
-    """A decision that was settled before, in the process of a trial that now goes on from its checkpoint.
+    """A decision that was settled in another process: the trial's before it was lost, or its first worker's.
 
     Attributes
     ----------
@@ -65,13 +65,14 @@ class SettledDecision(PruningDecision):
         for name, count in self.of.items():
             if name not in graph or graph.channels(name) != count:
                 raise self.misfit(name)
-        return Removal(dict(self.channels), dict(self.of), self.spared)
+        return Removal(dict(self.channels), dict(self.of), self.spared, tuple(self.notes))
 
     @staticmethod
     def misfit(name: str) -> CompressionError:
         """Return the error for a layer that is not what it was."""
         return CompressionError(
-            f'the trial\'s checkpoint is of another model: "{name}" is not what it was',
+            f'what goes was decided for another model: "{name}" is not the same in the trial\'s checkpoint, or in its '
+            "first worker",
             where="compress",
             fix="build the model from the trial's configuration alone, so that it is the same each time",
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import shlex
 from collections import Counter
@@ -59,11 +60,30 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     if not broken:
         yield from _check_export(data, framework)
     yield from check_objective(data, compressor)
+    yield from _check_workers(data)
     if data.get("proposer") == "sequence":
         yield from _check_grid(data)
     if data.get("proposer") == "spearmint":
         yield from _check_countable(data)
     yield from _check_lists(data)
+
+
+def _check_workers(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield what cannot go together with several workers in one trial."""
+    resource = _dict(data.get("resource"))
+    workers, gpu = resource.get("workers"), resource.get("gpu", 0)
+    if type(workers) is not int or workers < 2:
+        return
+    place = ("resource", "workers")
+    if _dict(data.get("compression")).get("framework") == "tensorflow":
+        what = "a trial of a Keras model has one worker: several are started as torchrun does, for torch.distributed"
+        yield Finding(place, what, 'remove "workers"')
+    if data.get("proposer") == "passive":
+        what = "a passive experiment runs its one trial in this very process, which is one worker"
+        yield Finding(place, what, 'remove "workers", or write another "proposer"')
+    if isinstance(gpu, float) and not gpu.is_integer():
+        what = f"each of {workers} workers needs GPUs of its own, and {gpu:g} is a part of one"
+        yield Finding(("resource", "gpu"), what, f'write "gpu": {math.ceil(gpu)}')
 
 
 def _check_plugins(data: Mapping[str, Any]) -> Iterator[Finding]:

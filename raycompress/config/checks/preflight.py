@@ -128,8 +128,9 @@ def check_model(experiment: Experiment, model: ModelInfo) -> tuple[list[Problem]
 
 def notes(experiment: Experiment, cpus: float, gpus: float) -> list[str]:
     """Return what a person should know before the start, on a machine with so many CPU cores and GPUs."""
-    found = list(experiment.accepted)
-    for have, need, unit in ((cpus, experiment.resources.cpu, "CPU cores"), (gpus, experiment.resources.gpu, "GPUs")):
+    found, wanted = list(experiment.accepted), experiment.resources
+    for have, one, unit in ((cpus, wanted.cpu, "CPU cores"), (gpus, wanted.gpu, "GPUs")):
+        need = one * wanted.workers
         if need > have:
             found.append(f"a trial needs {need:g} {unit}, and this machine has {have:g}: none can start here")
         elif need * experiment.n_parallel > have:

@@ -193,6 +193,7 @@ NEW_KEYS = (
     *("target.runtime", "target.precision", "target.batch", "target.threads", "target.device"),
     *("target.python", "target.device_python"),
     *("resource.cpu", "resource.gpu", "resource.memory_gb", "resource.accelerator_type", "search range: log"),
+    *("resource.workers", "resource.placement"),
     *(f"{_ENTRY}.quant_scheme", f"{_ENTRY}.quant_dtype", "runtime_args.own_folder"),
 )
 """Keys that the old tool did not have."""

@@ -115,6 +115,12 @@ class ResourceKeys(Keys):
     gpu: Annotated[float, Field(ge=0)] = Field(0.0, description="GPUs; a fraction shares one.")
     memory_gb: Annotated[float, Field(gt=0)] = absent("Memory in GiB.")
     accelerator_type: Text = absent('Kind of GPU, such as "A100".')
+    workers: Annotated[int, Field(ge=1)] = Field(
+        1, description="Processes of one trial, each with these resources, as torchrun starts them."
+    )
+    placement: Annotated[str, OneOf("placement", ["PACK", "SPREAD"])] = Field(
+        "PACK", description="Workers on as few machines as possible, or on as many."
+    )
 
 
 _ResourceName = Annotated[str, OneOf("resource", ["cpu", "gpu", "node", "aws", "passive"])]

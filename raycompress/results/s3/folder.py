@@ -270,7 +270,7 @@ class ScratchFolder(ExperimentFolder):
         if objects.measured(_checkpoint_key(number)) is None:
             path.unlink(missing_ok=True)
             return
-        aside = path.with_name("checkpoint.fetched")
+        aside = path.with_name(f"checkpoint.fetched-{os.getpid()}")  # each worker of a trial fetches it
         with translate_os_errors("cannot write", path):
             path.parent.mkdir(parents=True, exist_ok=True)
             objects.download(_checkpoint_key(number), aside)
