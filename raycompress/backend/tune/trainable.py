@@ -252,18 +252,23 @@ class TrialActor:
 
     def _with_others(self, spec: TrialSpec) -> Generator[Message | Ending, None, None]:
         """Run the first worker of the trial here, and the others beside it."""
+        import ray
+
         worker = self._connected()
-        with (
-            self._group.run(spec, self._config["number"], worker.stop) as first,
-            closing(worker.run(first)) as messages,
-        ):
-            for message in messages:
-                if isinstance(message, Ending):
-                    yield self._group.verdict(message)
-                elif message["type"] == "agreed":
-                    self._group.publish(message["number"])
-                else:
-                    yield message
+        try:
+            with (
+                self._group.run(spec, self._config["number"], worker.stop) as first,
+                closing(worker.run(first)) as messages,
+            ):
+                for message in messages:
+                    if isinstance(message, Ending):
+                        yield self._group.verdict(message)
+                    elif message["type"] == "agreed":
+                        self._group.publish(message["number"])
+                    else:
+                        yield message
+        except ray.exceptions.RayActorError:
+            yield Ending(TrialState.KILLED, "the actor of a worker died as it began", spec.log_path, 0.0)
 
     def _connected(self) -> Worker:
         if self._worker is None or self._worker.is_closed:

@@ -35,6 +35,7 @@ _AT_ENDS_S = 20.0
 """How long the other workers may take to end by themselves once the first one has ended well."""
 _GRACE_S = 3.0
 """The same where it has failed: which of them was the first to fail is known by then."""
+_PACE_S = 0.5
 _LOG_BYTES = 1 << 20
 _SILENT = (TrialState.FINISHED, TrialState.NO_RESULT, TrialState.NOT_A_NUMBER, TrialState.BAD_RESULT)
 """Ends of a worker that reports nothing, or what nobody asks it for."""
@@ -82,9 +83,14 @@ class WorkerEnding:
         return self.ending is None or (self.ending.state not in _SILENT and self.ending.state != TrialState.STOPPED)
 
     @property
+    def tells_of_another(self) -> bool:
+        """Whether it failed since another worker had ended."""
+        return self.ending is not None and _OF_OTHERS.search(self.ending.cause) is not None
+
+    @property
     def order(self) -> tuple[bool, float]:
-        """What failures are sorted by: one that tells of the end of another comes after that."""
-        return self.ending is not None and _OF_OTHERS.search(self.ending.cause) is not None, self.when
+        """What failures are sorted by."""
+        return self.tells_of_another, self.when
 
     @property
     def cause(self) -> str:
@@ -178,6 +184,7 @@ class WorkerGroup:
         self._running: list[Any] = []
         self._first: TrialSpec | None = None
         self._endings: list[WorkerEnding] = []
+        self._first_has_ended = threading.Event()
 
     @contextlib.contextmanager
     def run(self, spec: TrialSpec, number: int, stop_first: Callable[[], None]) -> Iterator[TrialSpec]:
@@ -187,10 +194,16 @@ class WorkerGroup:
         ----------
         stop_first
             Called from another thread where one of the others fails or is lost.
+
+        Raises
+        ------
+        RayActorError
+            One of the actors has died meanwhile.
         """
         import ray
 
         self._endings, self._running = [], []
+        self._first_has_ended.clear()
         specs = self._specs(spec, number)
         self._first = specs[0]
         assert specs[0].agreed_path is not None
@@ -202,6 +215,7 @@ class WorkerGroup:
         try:
             yield specs[0]
         finally:
+            self._first_has_ended.set()
             self._end(watch)
             shutil.rmtree(specs[0].agreed_path, ignore_errors=True)
 
@@ -216,6 +230,7 @@ class WorkerGroup:
 
     def verdict(self, first: Ending) -> Ending:
         """Return how the trial has ended, of which the first worker has ended so; waits for the others."""
+        self._first_has_ended.set()
         own = WorkerEnding(0, first, time.time())
         is_well = first.state in _SILENT
         if is_well:
@@ -224,8 +239,10 @@ class WorkerGroup:
         self._wait(_AT_ENDS_S if is_well else _GRACE_S)
         self._keep_logs()
         failures = sorted((one for one in (own, *self._endings) if one.is_failure), key=lambda one: one.order)
+        if is_well:  # what the others lack is then the first one's company
+            failures = [one for one in failures if not (one.is_lost or one.tells_of_another)]
         lost = next((one for one in failures if one.is_lost), None)
-        if lost is not None and not is_well:
+        if lost is not None:
             return replace(first, state=TrialState.KILLED, cause=f"{lost.cause}: the trial is lost with it")
         if not failures or failures[0] is own:
             return first
@@ -258,12 +275,7 @@ class WorkerGroup:
         except ray.exceptions.RayActorError:  # one was lost, in the trial before or in an earlier start of this one
             self._kill()
             places = [Place.here(), *ray.get([actor.place.remote() for actor in self._started(resources)])]
-        port = torchrun.free_port(places[0].address)
-        run = f"trial-{number:04d}"
-        return [
-            replace(_of_worker(spec, rank), workers=len(places), env={**environment, **spec.env, **devices})
-            for rank, (environment, devices) in enumerate(_environments(places, port, run))
-        ]
+        return specs_of(spec, places, f"trial-{number:04d}")
 
     def _started(self, resources: Resources) -> Sequence[Any]:
         import ray
@@ -282,14 +294,14 @@ class WorkerGroup:
         import ray
 
         rank_of = {reference: rank for rank, reference in enumerate(running, 1)}
-        while running:
-            (done, *_), running = ray.wait(running, num_returns=1)
-            try:
-                ended: WorkerEnding = ray.get(done)
-            except ray.exceptions.RayError:
-                ended = WorkerEnding(rank_of[done], None, time.time())
-            self._endings.append(ended)
-            if ended.is_failure:
+        has_failed = False
+        while running or (has_failed and not self._first_has_ended.is_set()):
+            done, running = ray.wait(running, num_returns=1, timeout=_PACE_S) if running else ([], [])
+            for reference in done:
+                self._endings.append(_ending_of(reference, rank_of[reference]))
+                has_failed |= self._endings[-1].is_failure
+            # again and again: the first one's process may not have begun
+            if has_failed and not self._first_has_ended.wait(0 if done else _PACE_S):
                 stop_first()
 
     def _wait(self, seconds: float) -> None:
@@ -316,6 +328,28 @@ class WorkerGroup:
         assert self._first is not None
         for one in self._endings:
             Path(self._first.folder, f"log.worker-{one.rank}.txt").write_text(one.log, encoding="utf-8")
+
+
+def _ending_of(reference: Any, rank: int) -> WorkerEnding:
+    import ray
+
+    try:
+        found: WorkerEnding = ray.get(reference)
+    except ray.exceptions.RayTaskError as error:  # a full disk, a folder that is gone
+        log = Path()
+        found = WorkerEnding(rank, Ending(TrialState.FAILED, str(error.cause).splitlines()[0], log, 0.0), time.time())
+    except ray.exceptions.RayError:
+        found = WorkerEnding(rank, None, time.time())
+    return found
+
+
+def specs_of(spec: TrialSpec, places: Sequence[Place], run: str) -> list[TrialSpec]:
+    """Return the specification of each worker of a trial, the first one's first, where they stand at `places`."""
+    port = torchrun.free_port(places[0].address)
+    return [
+        replace(_of_worker(spec, rank), workers=len(places), env={**environment, **spec.env, **devices})
+        for rank, (environment, devices) in enumerate(_environments(places, port, run))
+    ]
 
 
 def _of_worker(spec: TrialSpec, rank: int) -> TrialSpec:
