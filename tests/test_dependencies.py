@@ -120,7 +120,13 @@ def test_what_an_extra_brings_is_imported_on_use() -> None:
 
 @pytest.mark.parametrize(
     ("folder", "extra"),
-    [("digits", "demo"), ("digits_resnet", "demo"), ("digits_keras", "tensorflow"), ("text", "transformers")],
+    [
+        ("digits", "demo"),
+        ("digits_resnet", "demo"),
+        ("digits_ddp", "demo"),
+        ("digits_keras", "tensorflow"),
+        ("text", "transformers"),
+    ],
 )
 def test_what_the_examples_need_is_the_core_and_the_extra_demo(folder: str, extra: str) -> None:
     brought = distributions()

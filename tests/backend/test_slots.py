@@ -35,3 +35,9 @@ def test_slots_ask_for_the_same_but_can_be_told_apart():
     assert first.required_resources["GPU"] == 0.5
     assert abs(first.required_resources["memory"] - 2**30) < 100
     assert first.required_resources["accelerator_type:A100"] == 0.001
+
+
+def test_workers_are_bundles_of_one_group():
+    group = slots.request(Resources(cpu=2, gpu=1, workers=3, placement="SPREAD"), 0)
+    assert [bundle["CPU"] for bundle in group.bundles] == [2, 2, 2]
+    assert (group.strategy, group.required_resources["GPU"]) == ("SPREAD", 3)

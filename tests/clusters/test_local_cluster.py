@@ -176,6 +176,47 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(hosts: Lab) -> N
     wait_until(f"left: {ray_processes(hosts)}", lambda: not ray_processes(hosts), 30)
 
 
+TOGETHER = """
+import os
+import socket
+
+import torch
+import torch.distributed as dist
+import raycompress as rc
+
+
+@rc.experiment
+def main(config):
+    dist.init_process_group("gloo")
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+    compressor = rc.create_compressor(model, config, dummy_input=torch.randn(1, 1, 8, 8))
+    compressor.compress()
+    hosts = [None] * dist.get_world_size()
+    dist.all_gather_object(hosts, socket.gethostname())
+    total = torch.ones(1)
+    dist.all_reduce(total)
+    rc.report(score=len(set(hosts)), workers=total, local=int(os.environ["LOCAL_WORLD_SIZE"]))
+    rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.mark.night
+def test_the_workers_of_a_trial_stand_on_two_hosts(two_hosts: Lab) -> None:
+    """Each asks for all cores of a host."""
+    home = write_search(two_hosts, resource={"cpu": 2, "workers": 2}, n_samples=1, n_parallel=1)
+    (home / "train.py").write_text(TOGETHER)
+    cluster = write_cluster(two_hosts, home)
+    done = two_hosts.here.run(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), folder=home, timeout=500)
+    assert done.returncode == 0, done.stderr
+    (copy,) = home.glob("raycompress_results/*/")
+    (trial,) = SearchRecord.open(copy).searched
+    assert trial.values == {"score": 2, "workers": 2, "local": 1}, trial.cause
+
+
 @pytest.mark.night
 def test_left_alone_and_come_back_to(two_hosts: Lab) -> None:
     """Detached; asked how it stands; the wrong client refused; stopped; fetched; torn down by hand."""

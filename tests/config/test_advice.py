@@ -20,6 +20,7 @@ from raycompress.results.folder import new_id
 from raycompress.runtime.preload import find_imports
 from raycompress.runtime.protocol import Ending
 from raycompress.script.packages import module_file, place_of
+from raycompress.search.plan import parallel
 from raycompress.session.script_run import last_lines
 from raycompress.states import TrialState
 from tests.support.experiments import layer, network
@@ -139,6 +140,26 @@ def test_a_long_name_is_cut() -> None:
 
 def test_a_long_name_in_a_path_is_told(load: Load) -> None:
     assert "more than 255 bytes" in check_files(load(storage="a/" + "é" * 130))[0].what
+
+
+def test_several_workers_are_refused_where_there_can_be_but_one(refused: Refused) -> None:
+    workers = {"resource": {"workers": 2}}
+    keras_level = {"framework": "tensorflow", "compressor": "level"}
+    (keras,) = refused(compression=keras_level, **workers)
+    assert "torch.distributed" in keras.what and keras.fix == 'remove "workers"'
+    (passive,) = refused(proposer="passive", **workers)
+    assert "this very process" in passive.what
+
+
+def test_trials_at_a_time_are_counted_by_their_workers(load: Load) -> None:
+    experiment = load(resource={"cpu": 2, "workers": 3}, n_parallel=4)
+    assert parallel(experiment, [{"CPU": 4.0}, {"CPU": 9.0}]) == 2  # two places and four
+    with pytest.raises(ExperimentError) as few:
+        parallel(experiment, [{"CPU": 3.0}, {"CPU": 2.0}])
+    assert "a trial has 3 workers with 2 CPUs each, and there is room for 2" in str(few.value)
+    assert 'write "workers": 2' in few.value.problems[0].fix
+    with pytest.raises(ExperimentError, match="a trial asks for 2 CPUs"):
+        parallel(experiment, [{"CPU": 1.0}])
 
 
 def test_a_value_in_the_scripts_arguments_is_a_hyperparameter(load: Load) -> None:

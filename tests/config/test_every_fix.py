@@ -55,7 +55,13 @@ BY_HAND = (
     *("write the Python script", 'write "op_names" with', "remove it, and add an entry", "remove it; a search range"),
     *('write "objectives"', "the share of each layer that goes", 'remove it; "quant_types"', 'write "name"'),
     *('write "workingdir"', 'write "parameter_config"', 'write "scheduler"', 'write it in quotes: "..."'),
-    *("or choose the layers by", "write a whole number, or", 'did you mean "range"?', 'write "(w+)"'),
+    *(
+        'remove "workers"',
+        "or choose the layers by",
+        "write a whole number, or",
+        'did you mean "range"?',
+        'write "(w+)"',
+    ),
 )
 """Beginnings of the fixes that no situation triggers."""
 
@@ -129,6 +135,8 @@ SITUATIONS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
         {"target": {"runtime": "executorch"}},
     ),
     "device of a runtime": ([on("conv4")], {}, {"target": {"runtime": "litert", "device": "gpu"}}),
+    "part of a GPU for each of several workers": ([on("conv4")], {}, {"resource": {"workers": 2, "gpu": 0.5}}),
+    "placement": ([on("conv4")], {}, {"resource": {"workers": 2, "placement": "SPRAED"}}),
     "runtime": ([on("conv4")], {}, {"target": {"runtime": "openvin"}}),
     "unfit type": ([{"sparsity": 0.5, "op_types": ["Conv2d", "BatchNorm2d"]}, EXCLUDED], {}, {}),
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from tests.support.commands import run
+from tests.support.launching import raycompress
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 EXAMPLES = ("digits", "digits_resnet")
@@ -93,6 +95,14 @@ def test_saved_model_gives_the_reported_accuracy(by_hand: ByHand) -> None:
 def test_same_configuration_gives_the_same_result(by_hand: ByHand) -> None:
     # in digits, config.json and one_time.json ask for the same sparsities
     assert by_hand("digits", "config.json")[0] == by_hand("digits", "one_time.json")[0]
+
+
+@pytest.mark.night
+def test_the_example_of_several_workers_runs_as_it_stands(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS / "digits_ddp", tmp_path / "ddp")
+    done = raycompress(tmp_path / "ddp", "launch", "workers.json")
+    assert done.code == 0, done.err
+    assert done.record.best is not None and done.record.best.values["accuracy"] > 0.9
 
 
 @pytest.mark.parametrize(

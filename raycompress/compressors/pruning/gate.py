@@ -16,6 +16,7 @@ from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
 from raycompress.config.objective import Bound, metrics_of
 from raycompress.errors import BudgetError
+from raycompress.script.context import Trial
 
 
 def check(model: nn.Module, example: Example, slicing: Slicing, before: measure.Sizes, bounds: Sequence[Bound]) -> None:
@@ -38,6 +39,19 @@ def check(model: nn.Module, example: Example, slicing: Slicing, before: measure.
                 where="constraints",
                 fix="the trial ends before it trains",
             )
+
+
+def send_score(
+    trial: Trial,
+    dense: nn.Module | None,
+    model: nn.Module,
+    slicing: Slicing,
+    evaluate: Callable[[nn.Module], Any] | None,
+    calibration: Iterable[Any] | None,
+) -> None:
+    """Send the rung-0 score of a trial, where its script passes an evaluator; see `score`."""
+    if dense is not None and evaluate is not None:
+        trial.send({"type": "rung0", "score": score(dense, model, slicing, evaluate, calibration)})
 
 
 def score(

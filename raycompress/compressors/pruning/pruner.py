@@ -318,12 +318,13 @@ class Pruner(SavingCompressor, Compressor):
             graph = self._graphs.graph(example)
             found = agreed(self._trial, lambda: self._settle(example, graph))
             if follows(self._trial):
-                among = (self._targets, self._entry, graph)
-                self._slicing = decided.followed(found, self.model, example, *among)
+                self._slicing = decided.followed(found, self.model, example, self._targets, self._entry, graph)
             assert self._slicing is not None
             if self._teacher is not None:
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
-            self._score_before_training()
+            if self._trial is not None and self._trial.rung0 and self.is_decided and not self._goes_on:
+                among = (self._slicing, self._evaluator, self._calibration)
+                rung_zero.send_score(self._trial, self._dense, self.model, *among)
             self._masks.hold(self._slicing.removed(self.model))
             # the same weights need no second proof in apply_speedup
             self._proved = (example, fingerprint(self.model)) if found["is_proved"] else None
@@ -355,15 +356,6 @@ class Pruner(SavingCompressor, Compressor):
         if trial.save_model:  # there would be nothing to save
             refusals.need_removal(self._slicing, self._arguments)
         budget.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
-
-    def _score_before_training(self) -> None:
-        """Send the rung-0 score of the last decision, if one is asked for."""
-        trial = self._trial
-        if trial is None or self._slicing is None or not self.is_decided:
-            return
-        if trial.rung0 and not self._goes_on and self._dense is not None and self._evaluator is not None:
-            found = rung_zero.score(self._dense, self.model, self._slicing, self._evaluator, self._calibration)
-            trial.send({"type": "rung0", "score": found})
 
     def _check_input(self, example: Example) -> Example:
         try:
