@@ -331,8 +331,7 @@ class Pruner(SavingCompressor, Compressor):
 
     def _settle(self, example: Example, graph: ChannelGraph) -> dict[str, Any]:
         """Decide and prove what is sliced, and compensate for it; return what other workers need to do the same."""
-        earlier, decision, weights = self._slicing, self._decision, None
-        assert decision is not None
+        earlier, decision, weights = self._slicing, self._decision or PruningDecision(), None
         self._slicing = slicing.make(self.model, example, decision, self._targets, self._entry, graph)
         self._check_before_training(example)
         is_proved = self.is_decided and bool(self._slicing.tensors)
@@ -370,10 +369,9 @@ class Pruner(SavingCompressor, Compressor):
     def _need_decision(self, where: str) -> None:
         """Raise CompressionError where the masks are not known yet, or not final."""
         self._need_compressed(where)
-        if self._schedule is not None:
-            what, fix = self._schedule.missing()
-            if what:
-                raise CompressionError(f"{self._entry.name}: {what}", where=where, fix=fix)
+        what, fix = ("", "") if self._schedule is None else self._schedule.missing()
+        if what:
+            raise CompressionError(f"{self._entry.name}: {what}", where=where, fix=fix)
 
     def _check_compressed(self) -> None:
         super()._check_compressed()
