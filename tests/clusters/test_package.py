@@ -57,6 +57,15 @@ def test_the_experiment_is_the_same_where_it_is_unpacked(home: Path, tmp_path: P
     assert there.script_args == ("--fast", "a b") and there.storage == Path("/srv/x")
 
 
+def test_a_module_is_a_module_there_too(home: Path, tmp_path: Path) -> None:
+    (home / "pkg").mkdir()
+    (home / "pkg" / "train.py").write_text("print(1)\n")
+    elsewhere = tmp_path / "elsewhere"
+    packed(home, tmp_path, workingdir=str(home), script="-m pkg.train --lr {lr}").extractall(elsewhere)
+    there = Experiment.load(elsewhere / ".raycompress-experiment.json")
+    assert (there.script_module, there.script_args) == ("pkg.train", ("--lr", "{lr}"))
+
+
 def test_too_much_is_refused_with_the_largest_named(
     home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from raycompress.results.journal import journal
 from raycompress.states import TrialState
 from tests.support.launching import number_experiment
 from tests.support.shared_ray import run_here
-from tests.support.torchrun import SCRIPT
+from tests.support.trials import TORCHRUN
 
 
 def search(folder, workers, lose="pass", **more):
@@ -16,7 +16,7 @@ def search(folder, workers, lose="pass", **more):
     compression["arguments"] = {"round_to": 1}
     changes = {"compression": compression, "target": "min", "proposer": "sequence", "n_samples": 1, **more}
     resource = {"cpu": 0.5, "workers": workers}
-    return number_experiment(folder, SCRIPT.replace("LOSE", lose), resource=resource, **changes)
+    return number_experiment(folder, TORCHRUN.replace("LOSE", lose), resource=resource, **changes)
 
 
 def weights(record):

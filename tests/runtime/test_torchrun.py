@@ -15,7 +15,7 @@ from raycompress.runtime.client import Ending, WarmSpec, connect_or_start
 from raycompress.runtime.protocol import Import
 from raycompress.script.agreement import ENDED
 from raycompress.states import TrialState
-from tests.support.torchrun import SCRIPT
+from tests.support.trials import TORCHRUN
 
 MODULES = (
     "torch.distributed",
@@ -71,7 +71,7 @@ def cut(spec):
 
 
 def test_two_workers_have_the_weights_of_one_with_twice_the_batch(clients, spec, tmp_path):
-    script = SCRIPT.replace("LOSE", "pass")
+    script = TORCHRUN.replace("LOSE", "pass")
     more = {"config": CONFIG, "seed": 0, "threads": 1, "code": "1"}
     alone = spec(script, folder="alone", **more)
     assert run(clients[0], alone).state is TrialState.FINISHED, alone.log_path.read_text()
