@@ -93,6 +93,13 @@ class KerasMasks:
         import tensorflow as tf
 
         variables = variables_of(self._model)
+        for name, keep in kept.items():
+            if name not in variables or tuple(variables[name].shape) != keep.shape:
+                raise CompressionError(
+                    f'what goes was decided for another model: "{name}" is not the same in the trial\'s checkpoint',
+                    where="compress",
+                    fix="build the model from the trial's configuration alone, so that it is the same each time",
+                )
         self._kept = dict(kept)
         for name, keep in kept.items():
             constrain(variables[name], tf.constant(keep))
