@@ -1,6 +1,5 @@
 """A trial that is lost goes on from its checkpoint: what is trained again, and what the journal says of it."""
 
-import os
 import signal
 import subprocess
 
@@ -13,8 +12,7 @@ from raycompress.results.record import SearchRecord
 from raycompress.search.history import SearchHistory
 from raycompress.states import TrialState
 from tests.session.test_killed import begin
-from tests.support.launching import command, number_experiment, raycompress
-from tests.support.shared_ray import run_here
+from tests.support.launching import Launched, command, number_experiment, raycompress
 
 SCRIPT = """
 import os, sys, time
@@ -43,8 +41,8 @@ rc.report(loss=torch.nn.functional.cross_entropy(model(images), labels).detach()
 rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
 """
 LOSE_ACTOR = """
-        driver = psutil.Process(int(os.environ["DRIVER"]))
-        (actor,) = [one for one in driver.children(recursive=True) if one.name().startswith("ray::trial-0001")]
+        driver = psutil.Process(int(os.environ["RAYCOMPRESS_TEST_DRIVER"]))
+        (actor,) = [one for one in driver.children(recursive=True) if one.name().lower().startswith("ray::trial")]
         actor.kill()
         time.sleep(600)
 """
@@ -57,6 +55,13 @@ def search(folder, script, **more):
     return number_experiment(folder, script, **changes)
 
 
+def launch(folder, path):
+    """Launch in a process that the script can find, on a Ray of its own: that of other tests hangs on no process."""
+    words = ["sh", "-c", 'RAYCOMPRESS_TEST_DRIVER=$$ exec "$@"', "sh", *command("launch", path)]
+    done = subprocess.run(words, cwd=folder, timeout=240, capture_output=True, text=True, check=False)
+    return Launched(done.returncode, done.stdout, done.stderr, folder)
+
+
 def epochs(path):
     return [int(line.split()[1]) for line in path.read_text().splitlines() if line.startswith("epoch")]
 
@@ -66,10 +71,9 @@ def test_a_trial_whose_actor_is_killed_trains_what_came_after_its_checkpoint(tmp
     path = search(
         tmp_path,
         SCRIPT.replace("LOSE", LOSE_ACTOR),
-        runtime_args={"env": {"DRIVER": str(os.getpid())}},
         resource_args={"track_intermediate_results": True, **more},
     )
-    done = run_here(tmp_path, "launch", path)
+    done = launch(tmp_path, path)
     assert done.code == 0, done.err
     record = done.record
     trial = record.records[1]
@@ -94,9 +98,8 @@ LOSE_DRIVER = """
 def test_a_trial_of_a_search_whose_driver_is_killed_trains_what_came_after_its_checkpoint(tmp_path):
     script = SCRIPT.replace("LOSE", LOSE_DRIVER)
     path = search(tmp_path, script, resource_args={"early_stop": {"aup_policy": "median"}})
-    launch = ["sh", "-c", 'RAYCOMPRESS_TEST_DRIVER=$$ exec "$@"', "sh", *command("launch", path)]
-    lost = subprocess.run(launch, cwd=tmp_path, timeout=240, capture_output=True, check=False)
-    assert lost.returncode == -signal.SIGKILL, lost.stderr
+    lost = launch(tmp_path, path)
+    assert lost.code == -signal.SIGKILL, lost.err
     done = raycompress(tmp_path, "resume")
     assert done.code == 0, done.err
     record = done.record
