@@ -43,6 +43,7 @@ rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.p
 LOSE_ACTOR = """
         driver = psutil.Process(int(os.environ["RAYCOMPRESS_TEST_DRIVER"]))
         (actor,) = [one for one in driver.children(recursive=True) if one.name().lower().startswith("ray::trial")]
+        time.sleep(5)  # what an actor has not passed on yet is lost with it
         actor.kill()
         time.sleep(600)
 """
