@@ -66,7 +66,7 @@ class Surrogate:
         seen = {self._alike(one.sample) for one in known}
         pool = [sample for sample in self._pool(known) if self._alike(sample) not in seen]
         if not pool:
-            return self._project(anywhere(self._dimensions, self._random))
+            return self._project(self._anywhere())
         scores = self._sign * np.array([one.score for one in known])
         if len(known) < 2 or np.ptp(scores) == 0:
             return pool[0]

@@ -161,12 +161,12 @@ class _Trimmer:
     ) -> None:
         self._graph, self._order, self._forecast, self._inputs = graph, order, forecast, inputs
 
-    def small(self, config: Config) -> nn.Module:
+    def small(self, config: Config, *, refits: bool) -> nn.Module:
         """Return a new model, in eval mode, without the channels that `config` asks to remove."""
         cut = Cut(self._graph)
         for (name, blocks), count in zip(self._order.items(), self._forecast.removed(config), strict=True):
             cut.remove(name, [channel for block in blocks[:count] for channel in block])
-        if not self._inputs:
+        if not (refits and self._inputs):
             return cut.small().eval()
         model, slicing = clean_copy(self._graph.model), Slicing.of_cut(cut)
         compensate(model, slicing, self._inputs)
@@ -223,11 +223,14 @@ class _Scorer:
 
     def choose_rate(self, sample: Mapping[str, Any]) -> None:
         """Choose the learning rate of the training by the model that `sample` asks for."""
-        self._imitation.choose_rate(self._trimmer.small(self._space.build(sample)))
+        self._imitation.choose_rate(self._trimmer.small(self._space.build(sample), refits=True))
 
     def __call__(self, sample: Mapping[str, Any], steps: int) -> float:
-        """Return the metric of the model that `sample` asks for, after so many steps of training."""
-        small = self._trimmer.small(self._space.build(sample))
+        """Return the metric of the model that `sample` asks for, after compensation and so many steps of training.
+
+        Without steps it is as pruned, with BatchNorm's statistics new: refitted curves give no better first guesses.
+        """
+        small = self._trimmer.small(self._space.build(sample), refits=steps > 0)
         self._imitation(small, steps)
         found = number(self._evaluate(small))
         return found if math.isfinite(found) else self._worst

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
@@ -20,7 +20,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.statistics import recompute_statistics
 from raycompress.compressors.compensation.equations import NormalEquations, refitted
 from raycompress.compressors.compensation.judge import Judge, standard_error
-from raycompress.compressors.compensation.readers import LARGEST, OWN, ROWS, Reader, readers_of, with_bias, write
+from raycompress.compressors.compensation.readers import OWN, ROWS, Reader, readers_of, stages, with_bias, write
 from raycompress.compressors.compensation.watching import BATCH_NORM, Tensors, gather, in_order
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.structure.slicing import Slicing
@@ -127,7 +127,8 @@ def compensate(
     unseen = "no call of it shows its inputs"
     left |= {one.owner: OWN if one.is_own else unseen for one in readers if one.owner not in called}
     layers: list[str] = []
-    for stage in _stages(order, small):
+    at_once = math.ceil(len(order) / STAGES)
+    for stage in stages(order, lambda reader: reader.inputs(small) ** 2, at_once):
         layers += _refit(dense, small, slicing.tensors, stage, parts)
     by = judge.differences(small)
     own = _with_own_statistics(small, parts[0])
@@ -170,20 +171,6 @@ def _divided(batches: Sequence[Example]) -> tuple[list[Example], list[Example]]:
         [batch for batch, held_out in zip(batches, is_held_out, strict=True) if not held_out],
         [batch for batch, held_out in zip(batches, is_held_out, strict=True) if held_out],
     )
-
-
-def _stages(order: Sequence[Reader], small: nn.Module) -> Iterator[list[Reader]]:
-    """Yield the readers in their order, as many at a time as there are stages for and as their matrices leave room."""
-    at_once, stage, room = math.ceil(len(order) / STAGES), list[Reader](), 0
-    for reader in order:
-        square = reader.inputs(small) ** 2
-        if stage and (len(stage) == at_once or room + square > LARGEST**2):
-            yield stage
-            stage, room = [], 0
-        stage.append(reader)
-        room += square
-    if stage:
-        yield stage
 
 
 def _refit(

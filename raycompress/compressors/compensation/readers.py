@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim, stacked_weights
 from raycompress.compressors.structure.cut import Sliced
 
+T = TypeVar("T")
 ROWS = 16384
 """Output positions of a layer that are drawn of all batches together, and of one at most an eighth of them."""
 LARGEST = 4608
@@ -62,6 +63,20 @@ class Reader:
     def inputs(self, small: nn.Module) -> int:
         """Return how many inputs one output has in the small model, an offset among them."""
         return matrix(small.get_submodule(self.owner), offset=None).size(1) + 1
+
+
+def stages(items: Iterable[T], room_of: Callable[[T], int], at_once: float = math.inf) -> Iterator[list[T]]:
+    """Yield the items in their order, `at_once` at most at a time, and as many as their matrices leave room for."""
+    stage, room = list[T](), 0
+    for item in items:
+        entries = room_of(item)
+        if stage and (len(stage) == at_once or room + entries > LARGEST**2):
+            yield stage
+            stage, room = [], 0
+        stage.append(item)
+        room += entries
+    if stage:
+        yield stage
 
 
 def readers_of(

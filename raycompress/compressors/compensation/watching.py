@@ -112,18 +112,19 @@ def gather(
         What is left of each tensor in `small`; a weight that is not in it is whole.
     """
     expected: dict[Reader, list[tuple[Places, Tensor]]] = {reader: [] for reader in equations}
+    count = _until_called(equations)
     is_one_pass = small is dense
 
     def put_out(reader: Reader) -> Callable[..., None]:
         module = dense.get_submodule(reader.owner)
         sliced = tensors.get((reader.owner, "weight"))
         kept = None if sliced is None else sliced.kept[output_dim(module)]
-        called = (lambda _: None) if is_one_pass else count
 
         def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
             calls = expected[reader]
             calls.append(output_rows(module, tensors_in(output)[0], kept, most, seed + len(calls)))
-            called(reader)
+            if not is_one_pass:
+                count(reader)
 
         return hook
 
@@ -144,7 +145,6 @@ def gather(
 
         return hook
 
-    count = _until_called(equations)
     outputs = [dense.get_submodule(reader.name).register_forward_hook(put_out(reader)) for reader in equations]
     if not is_one_pass:
         with computing(dense, outputs):

@@ -8,7 +8,7 @@ is the squared error of a layer's outputs, as in ThiNet (Luo et al., ICCV 2017).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.compensation.equations import NormalEquations
-from raycompress.compressors.compensation.readers import LARGEST, ROWS, Reader, why_not, with_bias
+from raycompress.compressors.compensation.readers import LARGEST, ROWS, Reader, stages, why_not, with_bias
 from raycompress.compressors.compensation.watching import gather, in_order
 from raycompress.compressors.engine import PruningDecision, Request
 from raycompress.compressors.engines.torch_pruning.calibrated import calibration_inputs
@@ -86,7 +86,7 @@ class RemovalOrders:
         """Return the score of each block of a group that is left; see `ranking.BlockScores`."""
         if not self._scores:
             small = self._dense if self._is_dense else model
-            for stage in _stages(self._watched(cut, small), self._dense):
+            for stage in stages(self._watched(cut, small), self._room):
                 self._scores |= self._measured(cut, small, stage)
         return self._scores[target.name]
 
@@ -100,6 +100,9 @@ class RemovalOrders:
             return ()
         names = join_names(list(self._unseen), 3)
         return (f"group_obs: no layer that reads the channels of {names} can be refitted: they go by group_l1",)
+
+    def _room(self, group: _Group) -> int:
+        return sum(reader.inputs(self._dense) ** 2 for reader in group.readers)
 
     def _watched(self, cut: Cut, model: nn.Module) -> list[_Group]:
         """Return the groups with those readers that can be refitted, as many as their matrices leave room for."""
@@ -168,20 +171,6 @@ def _left(cut: Cut, target: GroupTarget) -> dict[int, list[int]]:
         for index, block in enumerate(target.group.root_blocks)
         if block[0] in places
     }
-
-
-def _stages(groups: Sequence[_Group], dense: nn.Module) -> Iterator[list[_Group]]:
-    """Yield the groups, as many at a time as their readers' matrices leave room for."""
-    stage, room = list[_Group](), 0
-    for group in groups:
-        squares = sum(reader.inputs(dense) ** 2 for reader in group.readers)
-        if stage and room + squares > LARGEST**2:
-            yield stage
-            stage, room = [], 0
-        stage.append(group)
-        room += squares
-    if stage:
-        yield stage
 
 
 def _solved(module: nn.Module, equations: NormalEquations, is_normed: bool) -> tuple[Tensor, Tensor] | None:
