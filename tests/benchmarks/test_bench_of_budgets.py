@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,10 +10,12 @@ import torch
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.sizes import flops
+from tests.benchmarks.compression import budget_page
 from tests.benchmarks.compression.budget_tables import Figures, key, outcome
 from tests.benchmarks.compression.networks import NETWORKS, OUTPUTS
 from tests.benchmarks.compression.tasks import Sources
 from tests.benchmarks.peers import fastnas, one_shot
+from tests.tables import marked
 
 PLACE = ("resnet", 0.5)
 
@@ -55,6 +58,11 @@ def test_targets_are_computed_and_failures_are_said(known: dict[str, dict[str, A
     }
     assert "resnet 0.5 fastnas: not installed: make peers" in found.notes
     assert ["fastnas, at the end", "not installed", "-", "-", "-"] in found.rows
+
+
+def test_the_page_has_the_figures_that_are_kept() -> None:
+    page = budget_page.PAGE.read_text()
+    assert marked.filled(page, budget_page.parts(json.loads(budget_page.KNOWN.read_text()))) == page
 
 
 @pytest.mark.parametrize("network", ["mobilenet", "bert"])

@@ -18,6 +18,7 @@ from raycompress.config.migration.table import NEW_KEYS, OLD_KEYS, OldKey
 from raycompress.config.schema.fields import SEARCH_RANGE, Keys
 from raycompress.config.schema.keys import ExperimentKeys, ResourceKeys
 from raycompress.config.schema.spelling import inside
+from tests.tables import marked
 from tests.tables.catalogue import table
 
 PAGE = Path(__file__).parents[2] / "docs" / "coming-from-auptimizer.md"
@@ -31,12 +32,7 @@ def filled(page: str) -> str:
         "new keys": "\n".join(new_keys()),
         "output": f"```\n$ raycompress migrate exp.json\n{migrated(example)}\n```",
     }
-    for name, text in parts.items():
-        begin, end = f"<!-- {name} -->", "<!-- end -->"
-        before, _, rest = page.partition(begin)
-        assert end in rest, f"the page marks no place for {name}"
-        page = f"{before}{begin}\n{text}\n{end}{rest.partition(end)[2]}"
-    return page
+    return marked.filled(page, parts)
 
 
 def write() -> None:

@@ -70,7 +70,7 @@ def outcome(known: Mapping[str, Record], seeds: int, places: Sequence[Place], na
     """Return the tables of what is known: at the end, before, and after an epoch; and ours beside the best peer."""
     figures = Figures(known, seeds, places)
     rows = [
-        [f"{row}, {what}", *(cell(figures, row, place, stage) for place in places), *_effort(figures, row)]
+        [f"{row}, {what}", *(cell(figures, row, place, stage) for place in places), *effort(figures, row)]
         for stage, what in STAGES.items()
         for row in names
         if stage == "held_out" or row != "dense"
@@ -101,7 +101,8 @@ def cell(figures: Figures, row: str, place: Place, stage: str) -> str:
     return f"{mean:.3f} +- {0.0 if math.isnan(error) else error:.3f}"
 
 
-def _effort(figures: Figures, row: str) -> list[str]:
+def effort(figures: Figures, row: str) -> list[str]:
+    """Return the mean epochs, CPU seconds of the search and of its winner's training, as text."""
     records = [one for place in figures.places for one in figures.tried(row, place) if one["held_out"] is not None]
     if not records:
         return ["-"] * 3

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from tests.benchmarks import ROOT
 from tests.benchmarks.deployment.measuring import RUNTIMES, Line
+from tests.tables import marked
 
 PAGE = ROOT / "docs" / "deployment.md"
-START, END = "<!-- networks -->", "<!-- end -->"
 COLUMNS = (
     *("network", "runtime", "converting, s", "difference", "dense, CPU ms"),
     *("half: FLOPs left", "faster", "than eager", "quarter: FLOPs left", "faster", "than eager"),
@@ -30,11 +30,7 @@ def write(lines: Sequence[Line], machine: str) -> None:
     ValueError
         The page has no such markers.
     """
-    before, start, rest = PAGE.read_text().partition(START)
-    _, end, after = rest.partition(END)
-    if not end:
-        raise ValueError(f"{PAGE} has no {START} with {END} behind it")
-    PAGE.write_text(f"{before}{start}\n{section(lines, machine)}{end}{after}")
+    PAGE.write_text(marked.filled(PAGE.read_text(), {"networks": section(lines, machine)}))
 
 
 def section(lines: Sequence[Line], machine: str) -> str:
