@@ -136,7 +136,8 @@ ENTRIES: tuple[CompressorEntry, ...] = (
     _entry(
         "group_obs",
         "Removes the channels without which the layers that read them have least error once these are refitted, one "
-        "after the other: the first choice for a model that is compensated and fine-tuned little or not at all.",
+        "after the other: the first choice for a model that is compensated and fine-tuned little or not at all. With "
+        "global, of all layers what changes the model's outputs least for the multiply-adds that it saves.",
         "Hassibi and Stork, Optimal Brain Surgeon, NeurIPS 1992; Kurtic et al., ZipLM, NeurIPS 2023",
         _SEEN,
         engine=_OBS,

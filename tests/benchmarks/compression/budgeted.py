@@ -8,7 +8,7 @@ import itertools
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget, find_group_targets
 from raycompress.compressors.engines.torch_pruning.obs import RemovalOrders
-from raycompress.compressors.engines.torch_pruning.ranking import BlockScores, block_scores
+from raycompress.compressors.engines.torch_pruning.ranking import BlockScores, Way, block_scores, remove_least
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph
@@ -45,9 +45,11 @@ _POINTS = 40
 """Small models by which multiply-adds are fitted: more than a layer has products of two of its groups."""
 
 
+ACROSS = "group_obs, global"
 IMPORTANCES: Mapping[str, Callable[[nn.Module, Sequence[GroupTarget], Sequence[Example]], BlockScores]] = {
     "group_l1": lambda *_: functools.partial(block_scores, importance=GroupMagnitudeImportance(p=1)),
     "group_obs": RemovalOrders,
+    ACROSS: functools.partial(RemovalOrders, across=True),
 }
 """How channels are ranked, of a dense model, its groups and unlabelled inputs."""
 
@@ -83,7 +85,7 @@ class Subject:
 
     def __init__(self, network: str, seed: int, importance: str = "group_l1") -> None:
         self.network, self.seed = network, seed
-        self.is_refitted = importance == "group_obs"
+        self.is_refitted = importance.startswith("group_obs")
         torch.manual_seed(seed)
         self.task, self.dense = TASKS[network](seed), NETWORKS[network]()
         self.task.train(self.dense, EPOCHS[network], seed)
@@ -93,28 +95,49 @@ class Subject:
         self._merged = [Example((inputs,), {}) for inputs in torch.cat(seen).split(_AT_ONCE)]
         self._graph = ChannelGraph(self.dense, self.example)
         self.groups = _groups(self._graph, OUTPUTS[network])
-        self._order = self._ordered(importance)
+        self._rank(importance)
         self.dimensions = tuple(Dimension(target.name, "float", 0.0, HIGH) for target in self.groups)
         self._imitation = Imitation(self.dense, self.inputs)
         self._compensated: dict[Counts, tuple[nn.Module, float]] = {}
         self._trials: dict[tuple[Counts, bool], Trained] = {}
         self._finals: dict[tuple[Counts, bool], Trained] = {}
 
-    def _ordered(self, importance: str) -> list[list[int]]:
+    def _rank(self, importance: str) -> None:
         scores_of = IMPORTANCES[importance](self.dense, self.groups, self.inputs)
-        scores = [scores_of(Cut(self._graph), self.dense, target) for target in self.groups]
-        return [sorted(score, key=score.__getitem__) for score in scores]
+        self._scores = {target.name: scores_of(Cut(self._graph), self.dense, target) for target in self.groups}
+        self._order = [sorted(score, key=score.__getitem__) for score in self._scores.values()]
 
     def ranked_by(self, importance: str) -> Subject:
         """Return the same network, whose channels go in another order."""
         other = copy.copy(self)
-        other._order, other.is_refitted = self._ordered(importance), importance == "group_obs"
+        other._rank(importance)
+        other.is_refitted = importance.startswith("group_obs")
         other._compensated, other._trials, other._finals = {}, {}, {}
         return other
 
     def counts(self, sample: Sample) -> Counts:
         """Return how many blocks of each group go."""
         return tuple(removable(target.group.size, sample[target.name]) for target in self.groups)
+
+    def counts_across(self, budget: float) -> Counts:
+        """Return how many blocks of each group go with ``global``, by the least share of channels for the budget."""
+        low, high = 0.0, 1.0
+        while high - low > 1e-3:
+            middle = (low + high) / 2
+            fits = self.cost(self._across(middle)) <= budget
+            low, high = (low, middle) if fits else (middle, high)
+        return self.counts(self._across(high))
+
+    def _across(self, sparsity: float) -> Sample:
+        targets = [replace(target, sparsity=sparsity) for target in self.groups]
+        cut = Cut(self._graph)
+        remove_least(
+            cut, self.dense, targets, lambda _cut, _model, target: self._scores[target.name], Way(True, False, 1)
+        )
+        gone = {
+            one.name: len(cut.removed(one.name)) / len(one.group.root_blocks[0]) / one.group.size for one in targets
+        }
+        return {name: min(share, HIGH) for name, share in gone.items()}
 
     def counts_of(self, model: nn.Module) -> Counts:
         """Return how many blocks of each group are gone from a small model."""

@@ -22,7 +22,7 @@ from raycompress.forecast.candidates import score_cheaply
 from raycompress.forecast.prior import Prior, first_guesses
 from raycompress.search.proposers.budget import BudgetProposer
 from tests.benchmarks.compression.budget_tables import Record, key, outcome, plot
-from tests.benchmarks.compression.budgeted import HIGH, Counts, Sample, Subject, Trained
+from tests.benchmarks.compression.budgeted import ACROSS, HIGH, Counts, Sample, Subject, Trained
 from tests.benchmarks.compression.networks import NETWORKS, OUTPUTS
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.peers import fastnas, one_shot
@@ -33,6 +33,7 @@ METHODS = (
     "uniform",
     "uniform compensated",
     "obs compensated",
+    "obs global compensated",
     "tp global",
     "tp isomorphic",
     "fastnas",
@@ -122,6 +123,7 @@ class _Bench:
             "uniform": lambda: self._one_shot(self.subject, budget),
             "uniform compensated": lambda: self._one_shot(self.subject, budget, compensated=True),
             "obs compensated": lambda: self._one_shot(self._by_error, budget, compensated=True),
+            "obs global compensated": lambda: self._one_shot_across(budget),
             "fastnas": lambda: self._found_by_fastnas(budget),
             **{row: lambda: self._torch_pruning(method, budget) for row in one_shot.WAYS},
         }
@@ -156,6 +158,15 @@ class _Bench:
         subject.small(counts, compensated)
         cpu_s = time.thread_time() - started
         return {**_record(subject.final(counts, compensated), cpu_s), "counts": counts}
+
+    def _one_shot_across(self, budget: float) -> Record:
+        """Prune by ``global``: one ranking of the channels of all groups; the seconds are those of the ranking, too."""
+        started = time.thread_time()
+        subject = self.subject.ranked_by(ACROSS)
+        counts = subject.counts_across(budget)
+        subject.small(counts, compensated=True)
+        cpu_s = time.thread_time() - started
+        return {**_record(subject.final(counts, True), cpu_s), "counts": counts}
 
     def _uniform_long(self, budget: float, as_long_as: Record) -> Record:
         """Fine-tune what uniform pruning leaves, without a search, for the seconds of a whole search and its winner."""

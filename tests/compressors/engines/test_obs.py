@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from raycompress import create_compressor
+from raycompress.bundle.example import Example
+from raycompress.compressors.compensation.readers import Reader
 from raycompress.compressors.engines.torch_pruning.elimination import Fit, removal_order
+from raycompress.compressors.engines.torch_pruning.noise import noise_sensitivities
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure.difference import relative_difference
 from tests.support.models.networks import DUMMY, digits, trained
@@ -109,3 +112,61 @@ def test_what_nothing_reads_that_can_be_refitted_goes_by_group_l1_and_says_so() 
     assert removal.channels == expected.channels
     (note,) = removal.notes
     assert note == "group_obs: no layer that reads the channels of 0 can be refitted: they go by group_l1"
+
+
+class Branches(nn.Module):
+    """Two branches alike, of which the outputs hardly show the one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.faint, self.faint_out = nn.Linear(16, 24), nn.Linear(24, 16)
+        self.loud, self.loud_out = nn.Linear(16, 24), nn.Linear(24, 16)
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        faint = 0.02 * self.faint_out(torch.relu(self.faint(x)))
+        found: Tensor = self.head(faint + self.loud_out(torch.relu(self.loud(x))))
+        return found
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"global": True}, {"isomorphic": True}, {"global": True, "steps": 3}],
+    ids=["global", "isomorphic", "in three steps"],
+)
+def test_across_groups_first_goes_what_the_outputs_show_least(arguments: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    model, inputs = Branches(), torch.randn(128, 16)
+    config = {
+        "compressor": "group_obs",
+        "config_list": [{"sparsity": 0.4, "op_names": ["faint", "loud"]}],
+        "arguments": {"round_to": 1, **arguments},
+    }
+    pruner = create_compressor(model, config, dummy_input=inputs[:1], calibration=[inputs])
+    pruner.compress()
+    small = pruner.apply_speedup()
+    assert small.faint.out_features + small.loud.out_features == 48 - int(0.4 * 48)
+    assert small.loud.out_features >= 23
+
+
+def test_noise_counts_for_less_where_the_outputs_hardly_show_it_and_readers_without_an_answer_are_left_out() -> None:
+    torch.manual_seed(0)
+    model, batch = Branches(), Example.from_dummy(torch.randn(40, 16))
+    readers = [Reader(name, name) for name in ("faint_out", "loud_out", "head")]
+    found = noise_sensitivities(model, readers, batch)
+    assert found["faint_out"] < 0.01 * found["loud_out"]
+    assert 0.5 < found["head"] < 2  # the outputs themselves, relative to their norm
+    assert found == noise_sensitivities(model, readers, batch)
+    assert noise_sensitivities(Kept(model), [Reader("inner.head", "inner.head")], batch) == {}
+
+
+class Kept(nn.Module):
+    """Puts out the rows above zero, as a detector does with boxes."""
+
+    def __init__(self, inner: nn.Module) -> None:
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x)
+        return found[found.sum(1) > 0]

@@ -7,6 +7,7 @@ is the squared error of a layer's outputs, as in ThiNet (Luo et al., ICCV 2017).
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,8 +24,11 @@ from raycompress.compressors.engines.torch_pruning.calibrated import calibration
 from raycompress.compressors.engines.torch_pruning.elimination import Fit, removal_order
 from raycompress.compressors.engines.torch_pruning.engine import check_arguments, groups_of, removed_by, when_known
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
+from raycompress.compressors.engines.torch_pruning.noise import noise_sensitivities
 from raycompress.compressors.engines.torch_pruning.ranking import block_scores
 from raycompress.compressors.engines.torch_pruning.scored_layers import ScoredLayer, scored_layers
+from raycompress.compressors.layer_kinds import is_weighted, output_dim
+from raycompress.compressors.measure.sizes import flops
 from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.text import join_names
@@ -46,7 +50,8 @@ def _chosen(request: Request, example: Example) -> PruningDecision:
     model = clean_copy(request.model)
     inputs = calibration_inputs(model, request.arguments["calibration"], request.arguments["samples"])
     groups, _ = groups_of(request, example)
-    orders = RemovalOrders(clean_copy(model), groups, inputs)
+    across = bool(request.arguments["global"] or request.arguments["isomorphic"])
+    orders = RemovalOrders(clean_copy(model), groups, inputs, across=across)
     decision = removed_by(request, example, model, orders, orders.renew)
     return replace(decision, notes=orders.notes())
 
@@ -66,6 +71,10 @@ class RemovalOrders:
     A block's score is the squared error that its removal adds after those before it are gone, in units of the variance
     of what the layers put out that read it, summed over these; it never falls along the order.
 
+    Scores that are compared across groups count what an error of a layer changes in the model's outputs
+    (`noise_sensitivities`), by the multiply-adds that a block saves. They are divided by the share of the group that is
+    left, since small errors of many layers add, and a large one of a single layer ends the model.
+
     Parameters
     ----------
     dense
@@ -74,10 +83,14 @@ class RemovalOrders:
         The groups.
     inputs
         Inputs of the model.
+    across
+        Whether scores are compared across groups.
     """
 
-    def __init__(self, dense: nn.Module, targets: Sequence[GroupTarget], inputs: Sequence[Example]) -> None:
-        self._dense, self._targets, self._inputs = dense, targets, inputs
+    def __init__(
+        self, dense: nn.Module, targets: Sequence[GroupTarget], inputs: Sequence[Example], *, across: bool = False
+    ) -> None:
+        self._dense, self._targets, self._inputs, self._across = dense, targets, inputs, across
         self._scores: dict[str, Mapping[int, float]] = {}
         self._unseen: dict[str, None] = {}
         self._is_dense = True
@@ -127,11 +140,13 @@ class RemovalOrders:
         for number, batch in enumerate(self._inputs if sums else ()):
             gather(self._dense, small, {}, batch, sums, most, seed=number)
         inverses: dict[str, tuple[Tensor, Tensor]] = {}
+        matters = noise_sensitivities(self._dense, sums, self._inputs[0]) if self._across else {}
         for reader, equations in sums.items():
             module = small.get_submodule(reader.name)
             solved = _solved(module, equations, bool(reader.norm)) if equations.gram.numel() else None
             if solved is not None:
-                inverses[reader.name] = solved
+                inverse, weight = solved
+                inverses[reader.name] = inverse, weight * math.sqrt(matters.get(reader.name, 1.0))
         found: dict[str, Mapping[int, float]] = {}
         for group in stage:
             blocks = _left(cut, group.target)
@@ -140,10 +155,29 @@ class RemovalOrders:
                 for layer in group.layers
                 if layer.name in inverses
             ]
-            found[group.target.name] = (
-                self._ordered(fits, list(blocks)) if fits else self._by_weights(cut, small, group)
-            )
+            scores = self._ordered(fits, list(blocks)) if fits else self._by_weights(cut, small, group)
+            found[group.target.name] = self._comparable(cut, group.target, scores) if self._across else scores
         return found
+
+    def _comparable(self, cut: Cut, target: GroupTarget, scores: Mapping[int, float]) -> dict[int, float]:
+        """Return scores by what a block saves, and by the share of the group that is left when its turn comes."""
+        saved, size = self._saved(cut, target), target.group.size
+        by_turn = sorted(scores.items(), key=lambda item: item[1])
+        return {block: score / saved * size / (len(scores) - place) for place, (block, score) in enumerate(by_turn)}
+
+    def _saved(self, cut: Cut, target: GroupTarget) -> float:
+        """Return the multiply-adds of the dense model that one block of a group has a share in."""
+        layers: dict[str, float] = {}
+        for layer in scored_layers(cut.graph, target.name, self._dense, every=True):
+            module = self._dense.get_submodule(layer.name)
+            if is_weighted(module):
+                share = len(layer.idxs) / _width(module, reads=layer.reads)
+                layers[layer.name] = max(layers.get(layer.name, 0.0), share)  # depthwise, it is listed twice
+        return max(1.0, sum(self._flops.get(name, 0) * share for name, share in layers.items()) / target.group.size)
+
+    @functools.cached_property
+    def _flops(self) -> Mapping[str, int]:
+        return flops(self._dense, self._inputs[0])
 
     @staticmethod
     def _ordered(fits: Sequence[Fit], blocks: Sequence[int]) -> dict[int, float]:
@@ -188,6 +222,13 @@ def _solved(module: nn.Module, equations: NormalEquations, is_normed: bool) -> t
         return None
     units = varied.clamp_min(1e-6 * float(total)) * len(varied) if is_normed else total
     return torch.cholesky_inverse(factor)[0], weight[0] / units.sqrt()
+
+
+def _width(module: nn.Module, *, reads: bool) -> int:
+    """Return how many inputs (`reads`) or outputs a layer with a weight has."""
+    weight, output = module.weight, output_dim(module)
+    assert isinstance(weight, Tensor)
+    return int(weight.size(1 - output) * getattr(module, "groups", 1)) if reads else int(weight.size(output))
 
 
 def _places(layer: ScoredLayer, module: nn.Module, blocks: Mapping[int, Sequence[int]]) -> Tensor:
