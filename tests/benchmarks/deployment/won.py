@@ -15,7 +15,7 @@ from tests.benchmarks.compression.predicted import MobileNet
 sys.path.append(str(Path(__file__).parents[3] / "configs" / "digits_resnet"))
 import train as digits
 
-EPOCHS = {"dense": 8, "trial": 2}
+EPOCHS = 8
 
 
 class LargeResNet(digits.ResNet):
@@ -44,7 +44,7 @@ def trained(model: nn.Module, epochs: int, lr: float) -> None:
 def dense_state(network: str, seed: int) -> dict[str, Tensor]:
     torch.manual_seed(seed)
     model = NETWORKS[network]()
-    trained(model, EPOCHS["dense"], 0.002)
+    trained(model, EPOCHS, 0.002)
     return dict(model.state_dict())
 
 
@@ -63,7 +63,6 @@ def main(config: rc.BasicConfig) -> None:
     )
     compressor.compress()
     model = compressor.apply_speedup()
-    trained(model, EPOCHS["trial"], 0.0005)
     rc.report(accuracy=digits.evaluate(model, *held_out))
     rc.save_model(compressor.export_model, model_path="model.pth")
 
