@@ -22,6 +22,8 @@ Project = Callable[[Sample], Sample]
 """Puts a sample onto the budget."""
 Alike = Callable[[Sample], Hashable]
 """Equal for samples that come to the same model."""
+Curves = Mapping[str, Sequence[tuple[float, float]]]
+"""Name of a dimension -> (sparsity, what is measured with that alone pruned), in any order."""
 Cost = Callable[[Sample], float]
 """The budgeted cost of a sample, as a share of the dense model's."""
 
@@ -47,13 +49,13 @@ class Prior:
     dense
         The metric of the dense model.
     curves
-        Name of a dimension -> (sparsity, metric with that alone pruned), in any order.
+        The metric with each dimension alone pruned.
     candidates
         Whole candidates on the budget with their cheap scores; may be empty.
     """
 
     dense: float
-    curves: Mapping[str, Sequence[tuple[float, float]]]
+    curves: Curves
     candidates: Sequence[Scored] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -92,13 +94,28 @@ class Losses:
 
 
 def first_guesses(
-    dimensions: Sequence[Dimension], prior: Prior, *, cost: Cost, project: Project, goal: Goal
+    dimensions: Sequence[Dimension],
+    prior: Prior,
+    *,
+    cost: Cost,
+    project: Project,
+    goal: Goal,
+    errors: Curves | None = None,
 ) -> list[Sample]:
-    """Return the first candidates: greedy ones by the sensitivities, the uniform one, and ones between them."""
+    """Return the first candidates: greedy ones by the sensitivities, the uniform one, and ones between them.
+
+    Parameters
+    ----------
+    errors
+        What of the model's outputs changes with each dimension alone pruned, where that is known: one more greedy
+        candidate, which goes by outputs where the sensitivities go by the metric.
+    """
     uniform = project(middle(dimensions))
     budget = cost(uniform)
     losses = Losses(prior, goal)
     greedy = [project(_greedy(dimensions, losses, cost, budget, power)) for power in _POWERS]
+    if errors:
+        greedy.append(project(_greedy(dimensions, Losses(Prior(0.0, errors), "min"), cost, budget, 1.0)))
     between = [project(_between(uniform, point)) for point in greedy]
     return _distinct([*greedy, *between, uniform])
 

@@ -72,7 +72,7 @@ CANDIDATES = 48
 """Whole samples that are scored before the first trial, at most."""
 FEWEST, EACH = 12, 3
 """How many of them at least, and for each trial: measuring is to cost less than what it is measured for."""
-_VERSION = 4
+_VERSION = 5
 _OPPOSITE = (
     "the more of a layer goes, the better the script's evaluator finds the model: by the objectives its number is to "
     "be {}, and it seems to be another metric; let evaluator= return the one that the script reports first"

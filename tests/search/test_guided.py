@@ -224,6 +224,17 @@ def test_first_guesses_prune_what_bears_it() -> None:
     assert greedy[NAMES[2]] > greedy[NAMES[1]]
 
 
+def test_one_more_guess_goes_by_what_an_error_changes_in_the_outputs() -> None:
+    bears = NAMES[0]
+    errors = {name: [(0.5, 0.01 if name == bears else 1.0), (0.9, 0.02 if name == bears else 4.0)] for name in NAMES}
+    without, found = (
+        first_guesses(DIMENSIONS, prior(), cost=cost, project=project, goal="max", errors=one) for one in (None, errors)
+    )
+    assert [sample for sample in found if sample in without] == without
+    (more,) = [sample for sample in found[:3] if sample not in without]
+    assert more[bears] == max(more.values())
+
+
 def test_first_guesses_take_a_dimension_of_few_heads_too() -> None:
     heads = NAMES[0]
 

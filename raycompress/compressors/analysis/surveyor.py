@@ -33,7 +33,7 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
 from raycompress.forecast.candidates import score_cheaply
 from raycompress.forecast.forecast import Config, Forecast
-from raycompress.forecast.prior import Prior, Scored, first_guesses
+from raycompress.forecast.prior import Curves, Prior, Scored, first_guesses, high
 from raycompress.forecast.projection import Projection
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
@@ -42,6 +42,8 @@ SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""
 _RANKED_ON = 128
 """Inputs that ``group_obs`` ranks the channels of candidates on."""
+_POINTS = 16
+"""Sparsities of each dimension at which the error of the outputs is known."""
 _WORK = WORK / 8
 """Multiply-adds that compensating one candidate may take: some seconds of a core."""
 
@@ -81,10 +83,13 @@ class Surveyor(Analyser):
         scorer = _Scorer(evaluate, Imitation(model, batches), trimmer, space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
-            prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer)
+            errors = _error_curves(graph, groups, batches, space, forecast) if by_error else None
+            prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer, errors)
         return _Answer({**prior.to_json(), "metric": metric, "seconds": time.perf_counter() - started})
 
-    def _candidates(self, prior: Prior, space: SearchSpace, projection: Projection, scorer: _Scorer) -> Prior:
+    def _candidates(
+        self, prior: Prior, space: SearchSpace, projection: Projection, scorer: _Scorer, errors: Curves | None
+    ) -> Prior:
         """Return the prior with candidates, scored after compensation and a few steps of training."""
         wanted, scored = self._wanted, itertools.count()
         whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
@@ -106,7 +111,7 @@ class Surveyor(Analyser):
             def cost(sample: dict[str, Any], level: Projection = level) -> float:
                 return level.ratio({**whole, **sample})
 
-            first = first_guesses(guided, prior, cost=cost, project=project, goal=wanted["goal"])
+            first = first_guesses(guided, prior, cost=cost, project=project, goal=wanted["goal"], errors=errors)
             if not place:  # by the same model in every process that scores a part of them
                 scorer.choose_rate({**whole, **first[-1]})
             found += score_cheaply(
@@ -196,15 +201,44 @@ def _by_error(
     graph: ChannelGraph, groups: Sequence[ChannelGroup], batches: Sequence[Example]
 ) -> list[list[tuple[int, ...]]]:
     """Return the channels of each root in each block, in the order in which ``group_obs`` removes them."""
-    seen = itertools.accumulate((batch.batch for batch in batches), initial=0)
-    inputs = [batch for batch, before in zip(batches, seen, strict=False) if before < _RANKED_ON]
-    targets = [GroupTarget(group, group.layers, 0, 0.0, 1) for group in groups]
-    scores_of, cut = RemovalOrders(clean_copy(graph.model), targets, inputs), Cut(graph)
-    scores = [scores_of(cut, graph.model, target) for target in targets]
+    targets, scores_of = _removal_orders(graph, groups, batches, across=False)
+    scores = [scores_of(Cut(graph), graph.model, target) for target in targets]
     return [
         [group.root_blocks[block] for block in sorted(found, key=found.__getitem__)]
         for group, found in zip(groups, scores, strict=True)
     ]
+
+
+def _error_curves(
+    graph: ChannelGraph,
+    groups: Sequence[ChannelGroup],
+    batches: Sequence[Example],
+    space: SearchSpace,
+    forecast: Forecast,
+) -> Curves:
+    """Return what an error by each dimension alone changes in the model's outputs; see `RemovalOrders`."""
+    targets, orders = _removal_orders(graph, groups, batches, across=True)
+    added = [orders.errors(Cut(graph), graph.model, target) for target in targets]
+    errors = [list(itertools.accumulate(sorted(one.values()), initial=0.0)) for one in added]
+    none = {**space.centre(), **{one.name: one.nearest(0.0) for one in space.sparsities}}
+    curves = {}
+    for dimension in space.guided:
+        shares = [dimension.nearest(high(dimension) * (place + 1) / _POINTS) for place in range(_POINTS)]
+        removed = [forecast.removed(space.build({**none, dimension.name: share})) for share in shares]
+        curves[dimension.name] = [
+            (float(share), sum(known[count] for known, count in zip(errors, counts, strict=True)))
+            for share, counts in zip(shares, removed, strict=True)
+        ]
+    return curves
+
+
+def _removal_orders(
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], batches: Sequence[Example], *, across: bool
+) -> tuple[list[GroupTarget], RemovalOrders]:
+    seen = itertools.accumulate((batch.batch for batch in batches), initial=0)
+    inputs = [batch for batch, before in zip(batches, seen, strict=False) if before < _RANKED_ON]
+    targets = [GroupTarget(group, group.layers, 0, 0.0, 1) for group in groups]
+    return targets, RemovalOrders(clean_copy(graph.model), targets, inputs, across=across)
 
 
 class _Scorer:

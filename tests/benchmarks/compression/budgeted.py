@@ -139,6 +139,16 @@ class Subject:
         }
         return {name: min(share, HIGH) for name, share in gone.items()}
 
+    @functools.cached_property
+    def error_curves(self) -> dict[str, list[tuple[float, float]]]:
+        """Group -> (share that is gone, what that changes in the outputs), by `group_obs`."""
+        orders, curves = RemovalOrders(self.dense, self.groups, self.inputs, across=True), {}
+        for target in self.groups:
+            added = sorted(orders.errors(Cut(self._graph), self.dense, target).values())
+            total = itertools.accumulate(added)
+            curves[target.name] = [((gone + 1) / len(added), error) for gone, error in enumerate(total)]
+        return curves
+
     def counts_of(self, model: nn.Module) -> Counts:
         """Return how many blocks of each group are gone from a small model."""
         left = [model.get_submodule(target.name).weight for target in self.groups]

@@ -290,7 +290,14 @@ class _Bench:
             for one in subject.dimensions
         }
         prior = Prior(cheap(whole, 0), curves)
-        first = first_guesses(subject.dimensions, prior, cost=subject.cost, project=project, goal="max")
+        first = first_guesses(
+            subject.dimensions,
+            prior,
+            cost=subject.cost,
+            project=project,
+            goal="max",
+            errors=subject.error_curves,
+        )
         scored = score_cheaply(
             subject.dimensions,
             first,

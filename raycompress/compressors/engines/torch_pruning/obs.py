@@ -97,6 +97,14 @@ class RemovalOrders:
 
     def __call__(self, cut: Cut, model: nn.Module, target: GroupTarget) -> Mapping[int, float]:
         """Return the score of each block of a group that is left; see `ranking.BlockScores`."""
+        errors = self.errors(cut, model, target)
+        if not self._across:
+            return errors
+        saved = self._saved(cut, target)
+        return {block: error / saved for block, error in errors.items()}
+
+    def errors(self, cut: Cut, model: nn.Module, target: GroupTarget) -> Mapping[int, float]:
+        """Return what the removal of each block of a group that is left adds, whatever it saves."""
         if not self._scores:
             small = self._dense if self._is_dense else model
             for stage in stages(self._watched(cut, small), self._room):
@@ -156,14 +164,8 @@ class RemovalOrders:
                 if layer.name in inverses
             ]
             scores = self._ordered(fits, list(blocks)) if fits else self._by_weights(cut, small, group)
-            found[group.target.name] = self._comparable(cut, group.target, scores) if self._across else scores
+            found[group.target.name] = _by_share_left(scores, group.target.group.size) if self._across else scores
         return found
-
-    def _comparable(self, cut: Cut, target: GroupTarget, scores: Mapping[int, float]) -> dict[int, float]:
-        """Return scores by what a block saves, and by the share of the group that is left when its turn comes."""
-        saved, size = self._saved(cut, target), target.group.size
-        by_turn = sorted(scores.items(), key=lambda item: item[1])
-        return {block: score / saved * size / (len(scores) - place) for place, (block, score) in enumerate(by_turn)}
 
     def _saved(self, cut: Cut, target: GroupTarget) -> float:
         """Return the multiply-adds of the dense model that one block of a group has a share in."""
@@ -195,6 +197,12 @@ class RemovalOrders:
         found = block_scores(cut, model, group.target, GroupMagnitudeImportance(p=1))
         total = sum(found.values()) or 1.0
         return {block: score / total for block, score in found.items()}
+
+
+def _by_share_left(scores: Mapping[int, float], size: int) -> dict[int, float]:
+    """Return each block's score by the share of its group that is left when its turn comes."""
+    by_turn = sorted(scores.items(), key=lambda item: item[1])
+    return {block: score * size / (len(scores) - turn) for turn, (block, score) in enumerate(by_turn)}
 
 
 def _left(cut: Cut, target: GroupTarget) -> dict[int, list[int]]:
