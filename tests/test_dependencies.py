@@ -124,6 +124,7 @@ def test_what_an_extra_brings_is_imported_on_use() -> None:
         ("digits", "demo"),
         ("digits_resnet", "demo"),
         ("digits_ddp", "demo"),
+        ("digits_accelerate", "transformers"),
         ("digits_keras", "tensorflow"),
         ("text", "transformers"),
     ],

@@ -13,6 +13,7 @@ from raycompress.compressors.saving.witness import EvaluationsLike, Fingerprint,
 from raycompress.errors import CompressionError
 from raycompress.model.info import ModelInfo
 from raycompress.script import context
+from raycompress.script.agreement import follows
 from raycompress.script.checkpoint import usable
 
 Model = TypeVar("Model")
@@ -97,8 +98,9 @@ class BaseCompressor(Generic[Model, Input]):
         """Save the model as it is now; the last of several calls wins, and the model can be trained on.
 
         In a trial everything lands in the trial's candidate folder, beside the files of the bundle; by hand the named
-        files are written, and a bundle where `bundle_path` is given. NNI's own order is understood too, where all are
-        given by position: ``"m.pth", "mask.pth", "m.onnx", (1, 3, 32, 32), device``.
+        files are written, and a bundle where `bundle_path` is given. Of several workers the first one saves. NNI's own
+        order is understood too, where all are given by position: ``"m.pth", "mask.pth", "m.onnx", (1, 3, 32, 32),
+        device``.
 
         Parameters
         ----------
@@ -272,7 +274,7 @@ class SavingCompressor(ABC):
         """Save the model as it is now; see `BaseCompressor.export_model`."""
 
     def _export(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
-        if self._trial is not None and not self._trial.save_model:
+        if follows(self._trial) if self._trial is None else not self._trial.save_model:
             return
         self._need_compressed("export_model")
         self._save(paths, speedup, dummy_input, input_shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import weakref
 from typing import Any
@@ -49,7 +50,8 @@ def inside(model: nn.Module, where: str = "create_compressor") -> nn.Module:
         raise CompressionError(
             f"the model is wrapped as {kind}, which keeps lists of the parameters as they are",
             where=where,
-            fix="give the module inside it (model.module), and wrap what compress() or apply_speedup() returns",
+            fix="call create_compressor before DistributedDataParallel(model) or accelerator.prepare(model), with the "
+            "module that is inside it now (model.module), and wrap what compress() or apply_speedup() returns",
         )
     return model
 
@@ -62,6 +64,30 @@ def _can_evaluate(model: nn.Module) -> bool:
     except NotImplementedError:
         return False
     return True
+
+
+def refuse_replicas(model: nn.Module) -> None:
+    """Make DistributedDataParallel around `model`, which was sliced just now, raise CompressionError in training.
+
+    It keeps the parameters that it was given: those that the model has now would be trained by each worker alone. What
+    is evaluated by it is right.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        wrappers = [one for one in gc.get_objects() if type(one) is nn.parallel.DistributedDataParallel]
+        for one in wrappers:
+            if any(module is model for module in one.modules()):
+                one.register_forward_pre_hook(_refuse_training)
+
+
+def _refuse_training(wrapper: nn.Module, _inputs: Any) -> None:
+    if wrapper.training and torch.is_grad_enabled():
+        raise CompressionError(
+            "the model was made small after it was wrapped as DistributedDataParallel, which trains the parameters "
+            "that it was given",
+            where="the training after apply_speedup()",
+            fix="wrap what apply_speedup() returns, DistributedDataParallel(small) or accelerator.prepare(small); with "
+            '"slice": "before" pass dummy_input= to create_compressor, so that compress() slices',
+        )
 
 
 class ForWrapper:

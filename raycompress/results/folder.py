@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from raycompress.disk import flush, translate_os_errors, write_whole
 from raycompress.errors import StorageError
+from raycompress.script.random_states import file_of
 from raycompress.shapes import fits
 
 if TYPE_CHECKING:
@@ -143,20 +144,21 @@ class ExperimentFolder:
         """Return the folder that trial `number` ran in, with the files that it wrote there."""
         return self.trial(number) / "files"
 
-    def checkpoint(self, number: int) -> Path:
-        """Return the file that trial `number` goes on from if it is lost."""
-        return self.trial(number) / "checkpoint"
+    def checkpoint(self, number: int, worker: int = 0) -> Path:
+        """Return the file that trial `number` goes on from if it is lost, or what a worker has of its own beside it."""
+        return file_of(self.trial(number) / "checkpoint", worker)
 
-    def deliver_checkpoint(self, number: int) -> None:
-        """Copy the checkpoint of trial `number` to where another machine finds it."""
+    def deliver_checkpoint(self, number: int, worker: int = 0) -> None:
+        """Copy the checkpoint of trial `number`, or what a worker has of its own, to where another machine finds it."""
 
-    def fetch_checkpoint(self, number: int) -> None:
-        """Bring the checkpoint of trial `number`, which another machine may have saved."""
+    def fetch_checkpoint(self, number: int, worker: int = 0) -> None:
+        """Bring the checkpoint of trial `number`, which another machine may have saved, and a worker's own."""
 
     def remove_checkpoint(self, number: int) -> None:
-        """Delete the checkpoint of trial `number`, if there is one."""
+        """Delete the checkpoint of trial `number`, if there is one, and what its workers have of their own."""
         with translate_os_errors("cannot remove", self.checkpoint(number)):
-            self.checkpoint(number).unlink(missing_ok=True)
+            for path in (self.checkpoint(number), *self.trial(number).glob("checkpoint.worker-*")):
+                path.unlink(missing_ok=True)
 
     def check_candidate(self, number: int) -> None:
         """Raise BundleError where the candidate of trial `number` is not whole."""

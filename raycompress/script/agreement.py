@@ -1,7 +1,8 @@
-"""What the workers of one trial agree on: the first decides, and the others do as it did.
+"""What workers agree on: the first decides, and the others do as it did.
 
-It goes from process to process by files, whatever the script does with torch.distributed: the first writes one and says
-so, and the trial's actors bring it to the machines of the others.
+The workers of one trial of a search agree by files, whatever the script does with torch.distributed: the first writes
+one and says so, and the trial's actors bring it to the machines of the others. Those that a person has started, by
+torchrun or ``accelerate launch``, agree by the store of their process group.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raycompress.errors import ScriptError
-from raycompress.script import context, statefile
+from raycompress.script import context, process_group, statefile
 
 ENDED = "ended"
 """The file that is there once the first worker has ended, and nothing follows."""
@@ -20,8 +21,10 @@ _PAUSE_S = 0.01
 
 
 def follows(trial: context.Trial | None) -> bool:
-    """Tell whether this process is a worker of a trial that does as the first one does."""
-    return trial is not None and trial.rank > 0
+    """Tell whether this process is a worker that does as the first one does."""
+    if trial is not None and trial.agreed is not None:
+        return trial.rank > 0
+    return process_group.rank() > 0
 
 
 def agreed(trial: context.Trial | None, decide: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -30,10 +33,11 @@ def agreed(trial: context.Trial | None, decide: Callable[[], Mapping[str, Any]])
     Raises
     ------
     ScriptError
-        The first worker has ended and never asked: the script calls something on some of its workers alone.
+        The first worker has failed, or has ended and never asked: the script calls something on some of its workers
+        alone.
     """
     if trial is None or trial.agreed is None:
-        return decide()
+        return process_group.agreed(decide)
     path = trial.agreed / str(trial.agreements)
     trial.agreements += 1
     if trial.rank == 0:

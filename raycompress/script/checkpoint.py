@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import random
 import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from raycompress.errors import CompressionError, StorageError, UsageError
-from raycompress.script import context, statefile
+from raycompress.script import context, random_states, statefile
 from raycompress.script.agreement import agreed
 
 _PAIRS = (("state_dict", "load_state_dict"), ("get_weights", "set_weights"), ("get_state", "set_state"))
@@ -26,7 +25,7 @@ class Checkpoints:
         """Save a checkpoint in place of the last one, from which the trial goes on if it is lost.
 
         What the compressor decided is saved with it, and where the random numbers of Python, numpy and torch stand. It
-        is removed when the trial ends.
+        is removed when the trial ends. Of several workers the first one's counts; random numbers are each worker's own.
 
         Parameters
         ----------
@@ -61,7 +60,11 @@ class Checkpoints:
                 fix="before the training: state = rc.checkpoint.load(model=model, optimizer=optimizer), which is None "
                 'in a trial that was not lost, and the first epoch state["epoch"] + 1 where it is not',
             )
-        if trial.rank:  # the first worker's is that of all
+        trial.checkpoints += 1
+        if trial.rank:  # the first worker's is that of all, but for random numbers
+            generators = {name: one.get_state() for name, one in state.items() if _is_generator(one)}
+            random_states.write_own(trial, _identity(trial), generators)
+            trial.send({"type": "checkpoint", "results": trial.results})
             return
         compressors = _of_compressors(trial)
         if compressors is None:
@@ -71,12 +74,13 @@ class Checkpoints:
         scalars = {name: one for name, one in plain.items() if isinstance(one, bool | int | float | str)}
         about = {
             "identity": _identity(trial),
+            "number": trial.checkpoints,
             "results": trial.results,
             "reported": {name: _number(value) for name, value in trial.reported.items()},
             "at": {name: _number(one) if isinstance(one, float) else one for name, one in scalars.items()},
             "seconds": round(trial.seconds + time.monotonic() - trial.started, 4),
         }
-        content = {"objects": objects, "plain": plain, "compressors": compressors, "random": _random_states()}
+        content = {"objects": objects, "plain": plain, "compressors": compressors, "random": random_states.states()}
         statefile.write(trial.checkpoint, about, content)
         trial.send({"type": "checkpoint", "results": trial.results})
 
@@ -108,7 +112,8 @@ class Checkpoints:
         if found is None:
             return None
         _go_on(trial, found["about"])
-        objects = dict(found["objects"])
+        own = random_states.read_own(trial, _identity(trial)) if trial.rank else None
+        objects = {**found["objects"], **({} if own is None else own["generators"])}
         for name, one in into.items():
             if name not in objects:
                 raise UsageError(
@@ -117,8 +122,14 @@ class Checkpoints:
                     fix=f"save it too: rc.checkpoint({name}=..., ...)",
                 )
             _restore(one, objects.pop(name), name)
-        if not trial.rank:  # the random numbers of the others are their own
-            _restore_random(found["random"])
+        if not trial.rank:
+            random_states.restore(found["random"])
+        elif own is not None:
+            random_states.restore(own["process"])
+        else:
+            print(
+                f"raycompress: the random numbers of worker {trial.rank} begin anew: it had saved none", file=sys.stderr
+            )
         return {**objects, **found["plain"]}
 
 
@@ -156,6 +167,7 @@ def usable(trial: context.Trial) -> Mapping[str, Any] | None:
 def _go_on(trial: context.Trial, about: Mapping[str, Any]) -> None:
     """Count on from where the checkpoint was saved, and tell whoever supervises the trial."""
     trial.results, trial.seconds = about["results"], about["seconds"]
+    trial.checkpoints = about.get("number", 0)  # a checkpoint of an earlier raycompress has none
     trial.reported = {name: float(value) for name, value in about["reported"].items()}
     at = ", ".join(f"{name} {value}" for name, value in about["at"].items())
     print(f"raycompress: the trial goes on from its checkpoint{f': {at}' * bool(at)}", file=sys.stderr)
@@ -200,6 +212,11 @@ def _state_of(one: Any) -> Any:
     return None
 
 
+def _is_generator(one: Any) -> bool:
+    """Tell whether an object is a generator of random numbers, as torch's and numpy's are."""
+    return not isinstance(one, type) and callable(getattr(one, "get_state", None)) and not hasattr(one, "state_dict")
+
+
 def _restore(one: Any, state: Any, name: str) -> None:
     try:
         for get, put in _PAIRS:
@@ -222,26 +239,3 @@ def _restore(one: Any, state: Any, name: str) -> None:
 def _number(value: float) -> float | str:
     """Return a number as JSON can hold it."""
     return value if math.isfinite(value) else str(float(value))
-
-
-def _random_states() -> dict[str, Any]:
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    states: dict[str, Any] = {"python": random.getstate()}
-    if numpy is not None:
-        states["numpy"] = numpy.random.get_state()
-    if torch is not None:
-        states["torch"] = torch.get_rng_state()
-        if torch.cuda.is_initialized():
-            states["cuda"] = torch.cuda.get_rng_state_all()
-    return states
-
-
-def _restore_random(states: Mapping[str, Any]) -> None:
-    numpy, torch = sys.modules.get("numpy"), sys.modules.get("torch")
-    random.setstate(states["python"])
-    if numpy is not None and "numpy" in states:
-        numpy.random.set_state(states["numpy"])
-    if torch is not None and "torch" in states:
-        torch.set_rng_state(states["torch"])
-        if "cuda" in states and len(states["cuda"]) <= torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(states["cuda"])

@@ -127,6 +127,10 @@ class Trial(TrialOptions):
         Whether the script has asked for it.
     rank, workers
         Which of how many workers of the trial this process is; the first, 0, reports and saves.
+    checkpoints
+        How often the script saved one, earlier starts of the trial included.
+    random
+        Of a worker other than the first: its random states, by that number.
     agreed, agreements
         The folder by which the workers agree, None for a trial of one; how often they did.
     results, seconds, started
@@ -158,6 +162,8 @@ class Trial(TrialOptions):
     workers: int = 1
     agreed: Path | None = None
     agreements: int = 0
+    checkpoints: int = 0
+    random: dict[int, Any] = field(default_factory=dict)
     results: int = 0
     seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)

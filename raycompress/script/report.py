@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from raycompress.errors import ResultError
 from raycompress.script import context
+from raycompress.script.agreement import follows
 
 T = TypeVar("T")
 
@@ -20,7 +21,8 @@ _reports = 0
 def report(**values: Any) -> None:
     """Report the metrics of the model as it is now, by name; the first one is the objective.
 
-    The last call of a script is its result; earlier ones are intermediate results.
+    The last call of a script is its result; earlier ones are intermediate results. Of several workers the first one
+    reports.
 
     Parameters
     ----------
@@ -68,9 +70,12 @@ def print_result(result: Any) -> None:
 
 
 def save_model(export: Callable[..., T], *args: Any, **kwargs: Any) -> T | None:
-    """Call ``export(*args, **kwargs)`` now and return its result, unless the experiment keeps no model."""
+    """Call ``export(*args, **kwargs)`` now and return its result, unless the experiment keeps no model.
+
+    Of several workers the first one saves.
+    """
     trial = context.current()
-    if trial is not None and not trial.save_model:
+    if follows(trial) if trial is None else not trial.save_model:
         return None
     return export(*args, **kwargs)
 
@@ -85,9 +90,10 @@ def _deliver(values: Mapping[str, Number]) -> None:
     _reports += 1
     trial = context.current()
     if trial is None:
-        for name, value in values.items():
-            print(f"{name}: {value}")
-        sys.stdout.flush()
+        if not follows(trial):
+            for name, value in values.items():
+                print(f"{name}: {value}")
+            sys.stdout.flush()
         return
     trial.reported = dict(values)
     trial.results += 1

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.script import context
+from raycompress.script.agreement import follows
 
 FOLDER = "aup_models"
 """Where decorated scripts save when they run by hand, each in the folder that its configuration names."""
@@ -42,4 +43,6 @@ def _folder(config: Mapping[str, Any]) -> Path | None:
     trial = context.current()
     if trial is not None:
         return trial.candidate if trial.saves else None
+    if follows(trial):
+        return None
     return Path(FOLDER, str(config.get("folder_name") or ".")) if config.get("save_model") else None

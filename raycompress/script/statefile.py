@@ -132,7 +132,10 @@ class _Encoder:
         raise UsageError(
             f"a {kind} cannot be kept in a checkpoint" + (f": it stands at {place.lstrip('.')}" if place else ""),
             where="rc.checkpoint",
-            fix="give numbers, texts, lists, mappings, arrays and tensors, or by name what has a state_dict()",
+            fix="give the full state, on every worker: get_model_state_dict(model, options=StateDictOptions("
+            "full_state_dict=True))"
+            if hasattr(value, "device_mesh")
+            else "give numbers, texts, lists, mappings, arrays and tensors, or by name what has a state_dict()",
         )
 
     def _add_tensor(self, value: Any) -> tuple[int, str, list[int]]:

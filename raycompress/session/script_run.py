@@ -64,7 +64,7 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "script_args": tuple(experiment.script_args),
         "module": experiment.script_module,
         "workingdir": str(experiment.workingdir),
-        "env": {**({} if experiment.resources.gpu else {"CUDA_VISIBLE_DEVICES": ""}), **experiment.env},
+        "env": {**({} if experiment.resources.gpu else _without_gpu(experiment)), **experiment.env},
         "timeout_s": experiment.trial_timeout_s,
         "threads": max(1, int(experiment.resources.cpu)),
         "save_model": experiment.save_model is not False,
@@ -87,6 +87,11 @@ def trial_template(experiment: Experiment) -> dict[str, Any]:
         "appends_config": not loads_its_own(experiment),
         "code": code_hash(experiment.script_path, experiment.workingdir, experiment.script_module),
     }
+
+
+def _without_gpu(experiment: Experiment) -> dict[str, str]:
+    """Return the variables of trials that have no GPU; accelerate joins workers on CPUs only where it is told."""
+    return {"CUDA_VISIBLE_DEVICES": "", **({"ACCELERATE_USE_CPU": "true"} if experiment.resources.workers > 1 else {})}
 
 
 def loads_its_own(experiment: Experiment) -> bool:

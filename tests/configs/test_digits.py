@@ -98,11 +98,53 @@ def test_same_configuration_gives_the_same_result(by_hand: ByHand) -> None:
 
 
 @pytest.mark.night
-def test_the_example_of_several_workers_runs_as_it_stands(tmp_path: Path) -> None:
-    shutil.copytree(CONFIGS / "digits_ddp", tmp_path / "ddp")
-    done = raycompress(tmp_path / "ddp", "launch", "workers.json")
+@pytest.mark.parametrize("example", ["digits_ddp", "digits_accelerate"])
+def test_the_examples_of_several_workers_run_as_they_stand(example: str, tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS / example, tmp_path / example)
+    done = raycompress(tmp_path / example, "launch", "workers.json")
     assert done.code == 0, done.err
     assert done.record.best is not None and done.record.best.values["accuracy"] > 0.9
+
+
+TORCHRUN = (
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-endpoint",
+    "127.0.0.1:0",
+    "--rdzv-backend",
+    "c10d",
+)
+ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+
+
+@pytest.mark.parametrize(
+    ("example", "launcher"),
+    [
+        ("digits_ddp", TORCHRUN),
+        ("digits_accelerate", ()),
+        pytest.param("digits_accelerate", TORCHRUN, marks=pytest.mark.night),
+        pytest.param("digits_accelerate", ACCELERATE, marks=pytest.mark.night),
+    ],
+)
+def test_the_examples_of_several_processes_by_hand(example: str, launcher: tuple[str, ...], tmp_path: Path) -> None:
+    if example == "digits_accelerate":
+        pytest.importorskip("accelerate")
+    folder = CONFIGS / example
+    command = [sys.executable, *(("-m", *launcher) if launcher else ()), str(folder / "train.py")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(
+        [*command, str(folder / "config.json")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    (accuracy,) = [line for line in done.stdout.splitlines() if line.startswith("accuracy")]  # the first one's alone
+    assert float(accuracy.partition(": ")[2]) > 0.9
+    assert torch.load(tmp_path / "model.pth", weights_only=True)["0.weight"].shape[0] == 8
 
 
 @pytest.mark.parametrize(

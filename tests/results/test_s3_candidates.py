@@ -129,9 +129,12 @@ def test_a_checkpoint_is_sent_found_elsewhere_and_removed(folder, s3):
     for content in (b"first", b"second"):
         here.checkpoint(7).write_bytes(content)
         here.deliver_checkpoint(7)
+    here.checkpoint(7, worker=2).write_bytes(b"of the third worker")
+    here.deliver_checkpoint(7, worker=2)
     here.clear()
-    here.fetch_checkpoint(7)  # as on another machine
+    here.fetch_checkpoint(7, worker=2)  # as on another machine
     assert here.checkpoint(7).read_bytes() == b"second"
+    assert here.checkpoint(7, worker=2).read_bytes() == b"of the third worker"
     folder.remove_checkpoint(7)
     assert s3.names(folder.address.key("trials/")) == []
     here.fetch_checkpoint(7)

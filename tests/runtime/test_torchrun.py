@@ -4,21 +4,26 @@ import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from raycompress.backend.tune.workers import Place, specs_of
 from raycompress.bundle import bundle
+from raycompress.errors import ScriptError
 from raycompress.runtime import torchrun
 from raycompress.runtime.client import Ending, WarmSpec, connect_or_start
 from raycompress.runtime.protocol import Import
 from raycompress.script.agreement import ENDED
+from raycompress.script.process_group import _Channel
 from raycompress.states import TrialState
 from tests.support.trials import TORCHRUN
 
 MODULES = (
     "torch.distributed",
+    "torch.distributed.fsdp",
+    "torch.distributed.checkpoint.state_dict",
     "torch._dynamo",
     "raycompress.compressors.create",
     "raycompress.compressors.pruning.pruner",
@@ -66,8 +71,27 @@ def together(clients, specs):
         return [*pool.map(run, clients, specs, [specs[1:], *[()] * (len(specs) - 1)])]
 
 
+def lines(spec, begins):
+    return [line for line in spec.log_path.read_text().splitlines() if line.startswith(begins)]
+
+
 def cut(spec):
-    return next(line for line in spec.log_path.read_text().splitlines() if line.startswith("cut"))
+    return lines(spec, "cut")[0]
+
+
+def alone(clients, spec):
+    """Run a script by one worker; return what it printed."""
+    run(clients[0], spec)
+    return spec.log_path.read_text()
+
+
+def trained_weights(spec):
+    return bundle.tensors(spec.candidate_path, bundle.WEIGHTS)
+
+
+def are_close(one, two):
+    """Tell whether weights are equal but for the order in which floats were summed."""
+    return all(torch.allclose(one[name], two[name], rtol=1e-5, atol=1e-6) for name in one)
 
 
 def test_two_workers_have_the_weights_of_one_with_twice_the_batch(clients, spec, tmp_path):
@@ -112,3 +136,218 @@ def test_workers_see_the_devices_of_their_machine_and_take_their_own(spec):
     assert len({one.env["MASTER_PORT"] for one in specs}) == 1
     assert [(one.save_model, one.latency) for one in specs] == [(True, True), (False, False), (False, False)]
     assert specs[2].checkpoint_path == specs[0].checkpoint_path
+
+
+BEFORE = """
+import copy, os, random, sys
+import torch
+import torch.distributed as dist
+from torch.nn.functional import cross_entropy
+dist.init_process_group("gloo")
+rank, world = dist.get_rank(), dist.get_world_size()
+torch.manual_seed(0)
+model = torch.nn.Sequential(torch.nn.Conv2d(1, 8, 3), torch.nn.Tanh(), torch.nn.Flatten(), torch.nn.Linear(288, 4))
+images, labels = torch.randn(32, 1, 8, 8), torch.arange(32) % 4
+"""
+"""What the scripts below begin with."""
+
+
+@pytest.mark.parametrize(("mode", "is_equal"), [("eval", True), ("train", False)])
+def test_batch_norm_sees_the_part_of_its_worker_alone(clients, spec, mode, is_equal):
+    """So that two workers have the weights of one only where its statistics are frozen."""
+    layers = "torch.nn.Conv2d(1, 8, 3), torch.nn.Tanh()"
+    script = TORCHRUN.replace("LOSE", "pass").replace(layers, f"{layers}, torch.nn.BatchNorm2d(8)")
+    script = script.replace("for epoch in", f"small.{mode}()\nfor epoch in")
+    more = {"config": CONFIG, "seed": 0, "threads": 1, "code": "1"}
+    one = spec(script, folder="alone", **more)
+    specs = specs_of(spec(script, folder="both", **more), [HERE, HERE], "both")
+    assert "epoch 3" in alone(clients, one)
+    assert together(clients, specs)[0].state is TrialState.FINISHED, specs[0].log_path.read_text()
+    found = [
+        {name: one for name, one in trained_weights(each).items() if "running" not in name} for each in (one, specs[0])
+    ]
+    assert are_close(*found) == is_equal
+
+
+DRAWS = (
+    BEFORE
+    + """
+torch.manual_seed(rank)
+random.seed(rank)
+own = torch.Generator().manual_seed(10 + rank)
+state = rc.checkpoint.load(own=own)
+for epoch in range(0 if state is None else state["epoch"] + 1, 4):
+    print("drawn", epoch, torch.rand(1).item(), random.random(), torch.rand(1, generator=own).item())
+    rc.checkpoint(epoch=epoch, own=own)
+    dist.barrier()
+    if epoch == 1 and "LOST" in os.environ:
+        sys.exit(3)
+rc.report(loss=1)
+"""
+)
+
+
+def test_each_worker_goes_on_with_its_own_random_numbers(clients, spec):
+    drawn = []
+    for folder, starts in (("whole", [{}]), ("lost", [{"LOST": "1"}, {}])):
+        found = [[], []]
+        for env in starts:
+            specs = specs_of(spec(DRAWS, folder=folder, env=env, code="1"), [HERE, HERE], folder)
+            for one in specs:
+                shutil.rmtree(one.agreed_path, ignore_errors=True)
+            together(clients, specs)
+            for rank, one in enumerate(specs):
+                found[rank] += lines(one, "drawn")
+        drawn.append(found)
+    whole, lost = drawn
+    assert [len(one) for one in whole] == [4, 4] and not set(whole[0]) & set(whole[1])
+    assert lost == whole
+    # a file of an earlier raycompress, or of a worker on a machine that is gone
+    (Path(specs[0].folder) / "checkpoint.worker-1").unlink()
+    for one in specs:
+        shutil.rmtree(one.agreed_path, ignore_errors=True)
+    together(clients, specs)
+    assert "the random numbers of worker 1 begin anew" in specs[1].log_path.read_text()
+
+
+BY_HAND = (
+    BEFORE
+    + """
+from raycompress.script import context
+context.enter(None)  # as a script that torchrun starts, and no search
+config = {"compressor": "COMPRESSOR", "config_list": [{"op_types": ["Conv2d"], "sparsity": 0.5}]}
+given = {"seed": rank, "round_to": 1} if config["compressor"] == "random" else {}
+with torch.no_grad():
+    model[0].weight += rank  # a worker's own, which level would decide by
+compressor = rc.create_compressor(model, config, dummy_input=images[:1], **given)
+model = compressor.compress()
+if given:
+    model = compressor.apply_speedup()
+print("cut", (model[0].weight - rank * (model[0].weight != 0)).double().sum().item())
+rc.report(loss=1.5)
+dist.destroy_process_group()
+rc.save_model(compressor.export_model, model_path=f"{os.path.dirname(sys.argv[1])}/model.pth")
+"""
+)
+
+
+@pytest.mark.parametrize("compressor", ["random", "level"])
+def test_workers_that_no_search_has_started_agree_and_the_first_reports_and_saves(clients, spec, compressor):
+    specs = specs_of(spec(BY_HAND.replace("COMPRESSOR", compressor)), [HERE, HERE], "hand")
+    together(clients, specs)
+    assert float(cut(specs[0]).split()[1]) == pytest.approx(float(cut(specs[1]).split()[1]), abs=1e-4)
+    assert [lines(one, "loss") for one in specs] == [["loss: 1.5"], []]
+    assert [Path(one.folder, "model.pth").exists() for one in specs] == [True, False]
+
+
+def test_what_the_store_brings_is_whole_and_does_not_stay_in_it():
+    store = torch.distributed.HashStore()
+    first, second, third = (_Channel(store, "decision/1", rank) for rank in range(3))
+    data = bytes(range(256)) * (40 << 10)  # 10 MiB, more than a value may have
+    first.send(data)
+    kept = store.num_keys()
+    assert second.receive(3) == data and third.receive(3) == data
+    assert store.num_keys() == kept - 3 + 1
+    _Channel(store, "decision/2", 0).fail("no channel is left")
+    with pytest.raises(ScriptError, match="worker 0 failed: no channel is left"):
+        _Channel(store, "decision/2", 1).receive(3)
+
+
+WRAPPED = (
+    BEFORE
+    + """
+from torch.nn.parallel import DistributedDataParallel
+config = rc.BasicConfig().load(sys.argv[1])
+try:
+    rc.create_compressor(DistributedDataParallel(copy.deepcopy(model)), config, dummy_input=images[:1])
+except rc.CompressionError as error:
+    print("refused", error.problems[0].fix)
+compressor = rc.create_compressor(model, config, dummy_input=images[:1])
+compressor.compress()
+trained = DistributedDataParallel(model)
+cross_entropy(trained(images), labels).backward()  # masked
+compressor.apply_speedup()
+with torch.no_grad():
+    print("evaluated", trained(images).shape)
+trained(images)
+"""
+)
+SHARDED = (
+    BEFORE
+    + """
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+config = rc.BasicConfig().load(sys.argv[1])
+mesh = init_device_mesh("cpu", (world,))
+def shard(whole):
+    for layer in (whole[0], whole[3], whole):
+        fully_shard(layer, mesh=mesh)
+    return whole
+compressor = rc.create_compressor(model, config, dummy_input=images[:1], teacher=True)
+compressor.compress()
+small = compressor.apply_speedup()
+teacher = compressor.teacher
+trained = small
+if world > 1:
+    shard(teacher)
+    trained = shard(copy.deepcopy(small))
+optimizer = torch.optim.SGD(trained.parameters(), lr=0.05, momentum=0.9)
+for epoch in range(4):
+    own = slice(rank, None, world)
+    loss = rc.distill(trained, teacher, (images[own], labels[own]), cross_entropy, features=["0"])
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+if world > 1:
+    assert sum(one.to_local().numel() for one in trained.parameters()) < sum(one.numel() for one in small.parameters())
+    small.load_state_dict(get_model_state_dict(trained, options=StateDictOptions(full_state_dict=True)))
+rc.report(loss=float(cross_entropy(small(images), labels)))
+rc.save_model(compressor.export_model, model_path="model.pth")
+"""
+)
+
+
+def in_a_world_of_one(spec, script, **more):
+    return spec(script, env=torchrun.alone("alone"), config={**CONFIG, "arguments": {"round_to": 1, "seed": 3}}, **more)
+
+
+def test_a_model_that_was_wrapped_before_it_was_made_small_is_not_trained(clients, spec):
+    one = in_a_world_of_one(spec, WRAPPED)
+    (message,) = [run(clients[0], one)]
+    assert "made small after it was wrapped as DistributedDataParallel" in message.cause
+    assert lines(one, "refused") == [line for line in lines(one, "refused") if "before DistributedDataParallel" in line]
+    assert lines(one, "evaluated") == ["evaluated torch.Size([32, 4])"]
+
+
+def test_a_sharded_copy_of_the_small_model_learns_from_a_sharded_teacher(clients, spec):
+    one = in_a_world_of_one(spec, SHARDED, folder="alone")
+    two = spec(SHARDED, folder="both", config=one.config)
+    specs = specs_of(two, [HERE, HERE], "both")
+    assert run(clients[0], one).state is TrialState.FINISHED, one.log_path.read_text()
+    assert together(clients, specs)[0].state is TrialState.FINISHED, specs[0].log_path.read_text()
+    assert are_close(trained_weights(one), trained_weights(specs[0]))
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"compressor = rc": "shard(model)\ncompressor = rc"}, "is sharded over the workers (a DTensor"),
+        ({"small = comp": "shard(model)\nsmall = comp"}, "the compressed model was sharded over the workers"),
+        (
+            {"trained = small": "trained = shard(small)"},
+            "is sharded over the workers (fully_shard), so that none has it",
+        ),
+        (
+            {"if world > 1": "if True", "(small(images)": "(trained.eval().requires_grad_(False)(images)"},
+            "evaluated before its report is sharded",
+        ),
+    ],
+)
+def test_a_sharded_model_is_refused_with_the_reason(clients, spec, changes, what):
+    script = SHARDED
+    for old, new in changes.items():
+        assert old in script
+        script = script.replace(old, new)
+    message = run(clients[0], in_a_world_of_one(spec, script))
+    assert what in message.cause

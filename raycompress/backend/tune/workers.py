@@ -123,7 +123,7 @@ class WorkerActor:
         shutil.rmtree(spec.folder, ignore_errors=True)
         assert spec.agreed_path is not None
         spec.agreed_path.mkdir(parents=True)
-        self._plan.folder.fetch_checkpoint(number)
+        self._plan.folder.fetch_checkpoint(number, spec.rank)
         if self._worker is None or self._worker.is_closed:
             assert self._plan.warm is not None, "trials on Ray are forked from a warm process"
             self._worker = connect_or_start(self._plan.warm)
@@ -131,8 +131,10 @@ class WorkerActor:
 
     def run(self) -> WorkerEnding:
         """Run it to its end."""
-        assert self._worker is not None and self._spec is not None
-        *_, ending = self._worker.run(self._spec)
+        assert self._worker is not None and self._spec is not None and self._number is not None
+        for ending in self._worker.run(self._spec):
+            if not isinstance(ending, Ending) and ending["type"] == "checkpoint":
+                self._plan.folder.deliver_checkpoint(self._number, self._spec.rank)
         assert isinstance(ending, Ending)
         when, log = time.time(), ""
         with contextlib.suppress(OSError):  # it could not be started

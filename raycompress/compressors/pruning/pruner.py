@@ -23,9 +23,7 @@ from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall, Masks
 from raycompress.compressors.measure import sizes as measure
-from raycompress.compressors.pruning import decided, refusals
-from raycompress.compressors.pruning import gate as budget
-from raycompress.compressors.pruning import gate as rung_zero
+from raycompress.compressors.pruning import decided, gate, refusals
 from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
@@ -34,9 +32,10 @@ from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure import slicing
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.graph_cache import GraphCache
-from raycompress.compressors.structure.optimizers import StepWatch, carry_over, optimizers_of, refuse_stale
+from raycompress.compressors.structure.optimizers import StepWatch, hand_over
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.compressors.targets.torch import select
+from raycompress.compressors.wrappers import refuse_replicas
 from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
 from raycompress.script.agreement import agreed, follows
@@ -230,6 +229,7 @@ class Pruner(SavingCompressor, Compressor):
 
     def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         self._need_decision("export_model")
+        refusals.need_whole(self.model, "export_model")
         if not self._small and (speedup or self._slice_when is not None):
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
@@ -324,7 +324,7 @@ class Pruner(SavingCompressor, Compressor):
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
             if self._trial is not None and self._trial.rung0 and self.is_decided and not self._goes_on:
                 among = (self._slicing, self._evaluator, self._calibration)
-                rung_zero.send_score(self._trial, self._dense, self.model, *among)
+                gate.send_score(self._trial, self._dense, self.model, *among)
             self._masks.hold(self._slicing.removed(self.model))
             # the same weights need no second proof in apply_speedup
             self._proved = (example, fingerprint(self.model)) if found["is_proved"] else None
@@ -354,7 +354,7 @@ class Pruner(SavingCompressor, Compressor):
             return
         if trial.save_model:  # there would be nothing to save
             refusals.need_removal(self._slicing, self._arguments)
-        budget.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
+        gate.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
 
     def _check_input(self, example: Example) -> Example:
         try:
@@ -384,9 +384,8 @@ class Pruner(SavingCompressor, Compressor):
         self._masks.release()
         self._watch.cancel()
         changed = self._slicing.apply(self.model)
-        for optimizer in optimizers_of(changed, self._optimizer):
-            carry_over(optimizer, changed)
-        refuse_stale(changed)
+        hand_over(changed, self._optimizer)
+        refuse_replicas(self.model)
         self._small = True
         self._graphs.clear()
         if self._before is not None:
@@ -395,5 +394,6 @@ class Pruner(SavingCompressor, Compressor):
             raise SpeedupError("no parameter fell", where="apply_speedup", fix="raise the sparsities")
 
     def _fingerprint(self) -> dict[str, tuple[float, float]]:
+        refusals.need_whole(self.model, "report")
         self._masks.apply()
         return fingerprint(self.model)

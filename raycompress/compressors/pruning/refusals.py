@@ -75,6 +75,17 @@ def need_removal(slicing: Slicing | None, arguments: Mapping[str, Any]) -> None:
         )
 
 
+def need_whole(model: nn.Module, where: str) -> None:
+    """Raise CompressionError where the parameters are sharded: one worker alone would wait for the others for ever."""
+    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+        raise CompressionError(
+            f"the {type(model).__name__} is sharded over the workers (fully_shard), so that none has it whole",
+            where=where,
+            fix="shard and train a copy, trained = copy.deepcopy(small), and then call on every worker "
+            "small.load_state_dict(get_model_state_dict(trained, options=StateDictOptions(full_state_dict=True)))",
+        )
+
+
 def need_masks(kept: Mapping[str, Tensor]) -> None:
     """Raise CompressionError where the masks, 1 where a weight stays, remove nothing."""
     if not any((mask == 0).any() for mask in kept.values()):

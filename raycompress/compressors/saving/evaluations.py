@@ -23,6 +23,7 @@ from raycompress.compressors.saving.evaluated import EvaluatedWeights
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.remembered import RememberedNumbers
 from raycompress.compressors.saving.witness import Fingerprint, Stale, same
+from raycompress.errors import CompressionError
 
 _COMPRESSORS = str(Path(__file__).resolve().parent.parent)
 _ORIGIN = "_raycompress_origin"
@@ -78,6 +79,13 @@ class Evaluations:
         is_instead = self._other_token == token and self._own_token != token
         if not (is_copy or is_instead):
             return None
+        if any(hasattr(parameter, "device_mesh") for parameter in last.parameters()):  # sums need all workers at once
+            raise CompressionError(
+                "the model that the script evaluated before its report is sharded over the workers (fully_shard), and "
+                "is not the saved one",
+                where="rc.report",
+                fix="load its full state into the model that apply_speedup() returned, evaluate that one, then report",
+            )
         evaluated, own = fingerprint(last), fingerprint(self._model)
         comparable = evaluated.keys() == own.keys() and _dtypes(last) == _dtypes(self._model)
         return evaluated if comparable and not same(evaluated, own) else None

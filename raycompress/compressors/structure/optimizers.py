@@ -89,6 +89,19 @@ def _with_subclasses(kind: type) -> set[type]:
     return {kind}.union(*map(_with_subclasses, derived))
 
 
+def hand_over(changed: Changed, given: torch.optim.Optimizer | None = None) -> None:
+    """Let the optimizers that train old parameters go on with the new ones; one that is not found raises when it steps.
+
+    Parameters
+    ----------
+    given
+        One that is known.
+    """
+    for optimizer in optimizers_of(changed, given):
+        carry_over(optimizer, changed)
+    refuse_stale(changed)
+
+
 def carry_over(optimizer: torch.optim.Optimizer, changed: Changed) -> None:
     """Replace old parameters in `optimizer` by the new ones, its state (momentum and the like) sliced as they are.
 

@@ -156,7 +156,7 @@ class S3Folder(ExperimentFolder):
         super().remove_candidate(number)
 
     def remove_checkpoint(self, number: int) -> None:  # noqa: D102
-        self._patient.delete([_checkpoint_key(number)])
+        self._patient.delete(_checkpoint_keys(self._patient, number))
         super().remove_checkpoint(number)
 
     def remove_candidates_but(self, kept: Collection[int]) -> None:  # noqa: D102
@@ -205,8 +205,10 @@ class S3Folder(ExperimentFolder):
         super().forget_best()
 
 
-def _checkpoint_key(number: int) -> str:
-    return f"trials/{number:04d}/checkpoint"
+def _checkpoint_keys(objects: Objects, number: int) -> list[str]:
+    """Return the keys of a trial's checkpoint and of what its workers have of their own."""
+    folder = f"trials/{number:04d}"
+    return [one.key for one in objects.listing(folder) if one.key.startswith(f"{folder}/checkpoint")]
 
 
 def _cache() -> Path:
@@ -248,36 +250,44 @@ class ScratchFolder(ExperimentFolder):
             candidates.upload(objects, number, self.candidate(number))
             shutil.rmtree(self.candidate(number))
 
-    def deliver_checkpoint(self, number: int) -> None:
-        """Copy the checkpoint of trial `number` to S3 as it is now, while the trial goes on and may replace it.
+    def deliver_checkpoint(self, number: int, worker: int = 0) -> None:
+        """Copy the checkpoint of trial `number`, or what a worker has of its own, to S3 as it is now.
+
+        The trial goes on meanwhile, and may replace it.
 
         Raises
         ------
         StorageError
             S3 does not take it, or the experiment belongs to another driver by now.
         """
-        objects, aside = Objects(self.address, patience_s=PATIENCE_S), self.trial(number) / "checkpoint.sent"
+        objects, path = Objects(self.address, patience_s=PATIENCE_S), self.checkpoint(number, worker)
+        aside = path.with_name(f"sent.{path.name}")
         self._check_lease(objects)
-        with translate_os_errors("cannot read", self.checkpoint(number)):
+        with translate_os_errors("cannot read", path):
             aside.unlink(missing_ok=True)
-            aside.hardlink_to(self.checkpoint(number))
-        objects.upload(aside, _checkpoint_key(number), sha256(aside))
+            aside.hardlink_to(path)
+        objects.upload(aside, self._key(path), sha256(aside))
         aside.unlink()
 
-    def fetch_checkpoint(self, number: int) -> None:
-        """Download the checkpoint of trial `number`, of an earlier start of it on whichever machine."""
-        objects, path = Objects(self.address, patience_s=PATIENCE_S), self.checkpoint(number)
-        if objects.measured(_checkpoint_key(number)) is None:
-            path.unlink(missing_ok=True)
-            return
-        aside = path.with_name(f"checkpoint.fetched-{os.getpid()}")  # each worker of a trial fetches it
-        with translate_os_errors("cannot write", path):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            objects.download(_checkpoint_key(number), aside)
-            aside.replace(path)
+    def fetch_checkpoint(self, number: int, worker: int = 0) -> None:
+        """Download the checkpoint of trial `number`, of an earlier start on whichever machine, and a worker's own."""
+        objects = Objects(self.address, patience_s=PATIENCE_S)
+        for path in {self.checkpoint(number), self.checkpoint(number, worker)}:
+            if objects.measured(self._key(path)) is None:
+                path.unlink(missing_ok=True)
+                continue
+            aside = path.with_name(f"fetched-{os.getpid()}.{path.name}")  # each worker of a trial fetches it
+            with translate_os_errors("cannot write", path):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                objects.download(self._key(path), aside)
+                aside.replace(path)
+
+    def _key(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
 
     def remove_checkpoint(self, number: int) -> None:  # noqa: D102
-        Objects(self.address, patience_s=PATIENCE_S).delete([_checkpoint_key(number)])
+        objects = Objects(self.address, patience_s=PATIENCE_S)
+        objects.delete(_checkpoint_keys(objects, number))
         super().remove_checkpoint(number)
 
     def _check_lease(self, objects: Objects) -> None:
