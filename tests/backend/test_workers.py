@@ -3,7 +3,9 @@
 import torch
 
 from raycompress.bundle import bundle
+from raycompress.config.experiment import Experiment
 from raycompress.results.journal import journal
+from raycompress.session.script_run import trial_template
 from raycompress.states import TrialState
 from tests.support.launching import number_experiment
 from tests.support.shared_ray import run_here
@@ -63,6 +65,7 @@ def test_a_worker_that_fails_is_named_and_workers_without_room_are_told_of_befor
     trial = done.record.records[1]
     assert trial.state == TrialState.FAILED
     assert trial.cause.startswith("worker 1: ValueError: of the second (script.py:")
+    assert trial_template(Experiment.load(path))["env"]["ACCELERATE_USE_CPU"] == "true"  # or Accelerator() joins nobody
     (tmp_path / "more").mkdir()
     done = run_here(tmp_path / "more", "launch", search(tmp_path / "more", 500))
     assert done.code == 2

@@ -121,9 +121,9 @@ ACCELERATE = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2
 @pytest.mark.parametrize(
     ("example", "launcher"),
     [
-        ("digits_ddp", TORCHRUN),
-        ("digits_accelerate", ()),
-        pytest.param("digits_accelerate", TORCHRUN, marks=pytest.mark.night),
+        ("digits_accelerate", TORCHRUN),
+        pytest.param("digits_accelerate", (), marks=pytest.mark.night),
+        pytest.param("digits_ddp", TORCHRUN, marks=pytest.mark.night),
         pytest.param("digits_accelerate", ACCELERATE, marks=pytest.mark.night),
     ],
 )
