@@ -13,8 +13,8 @@ from raycompress.compressors.saving.witness import EvaluationsLike, Fingerprint,
 from raycompress.errors import CompressionError
 from raycompress.model.info import ModelInfo
 from raycompress.script import context
-from raycompress.script.agreement import follows
 from raycompress.script.checkpoint import usable
+from raycompress.script.workers.agreement import follows
 
 Model = TypeVar("Model")
 Input = TypeVar("Input")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from raycompress.disk import flush, translate_os_errors, write_whole
 from raycompress.errors import StorageError
-from raycompress.script.random_states import file_of
+from raycompress.script.workers.random_states import file_of
 from raycompress.shapes import fits
 
 if TYPE_CHECKING:

@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raycompress.errors import CompressionError, StorageError, UsageError
-from raycompress.script import context, random_states, statefile
-from raycompress.script.agreement import agreed
+from raycompress.script import context, statefile
+from raycompress.script.workers import random_states
+from raycompress.script.workers.agreement import agreed
 
 _PAIRS = (("state_dict", "load_state_dict"), ("get_weights", "set_weights"), ("get_state", "set_state"))
 """How objects give their state, and take it back: modules, optimizers, schedulers; Keras models; generators."""

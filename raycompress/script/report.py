@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from raycompress.errors import ResultError
 from raycompress.script import context
-from raycompress.script.agreement import follows
+from raycompress.script.workers.agreement import follows
 
 T = TypeVar("T")
 

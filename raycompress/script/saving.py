@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.script import context
-from raycompress.script.agreement import follows
+from raycompress.script.workers.agreement import follows
 
 FOLDER = "aup_models"
 """Where decorated scripts save when they run by hand, each in the folder that its configuration names."""

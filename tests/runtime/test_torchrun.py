@@ -15,8 +15,8 @@ from raycompress.errors import ScriptError
 from raycompress.runtime import torchrun
 from raycompress.runtime.client import Ending, WarmSpec, connect_or_start
 from raycompress.runtime.protocol import Import
-from raycompress.script.agreement import ENDED
-from raycompress.script.process_group import _Channel
+from raycompress.script.workers.agreement import ENDED
+from raycompress.script.workers.process_group import _Channel
 from raycompress.states import TrialState
 from tests.support.trials import TORCHRUN
 

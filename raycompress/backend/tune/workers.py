@@ -26,7 +26,7 @@ from raycompress.backend.ray.private import name_process
 from raycompress.config.experiment import Resources
 from raycompress.runtime import torchrun
 from raycompress.runtime.client import Ending, TrialSpec, Worker, connect_or_start
-from raycompress.script.agreement import ENDED
+from raycompress.script.workers.agreement import ENDED
 from raycompress.search.trials import TrialPlan
 from raycompress.states import TrialState
 

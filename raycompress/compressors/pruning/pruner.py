@@ -38,7 +38,7 @@ from raycompress.compressors.targets.torch import select
 from raycompress.compressors.wrappers import refuse_replicas
 from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
-from raycompress.script.agreement import agreed, follows
+from raycompress.script.workers.agreement import agreed, follows
 
 _SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
 """A model that a pruner has made small -> what it was before the first of them."""

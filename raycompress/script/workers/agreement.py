@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from raycompress.errors import ScriptError
-from raycompress.script import context, process_group, statefile
+from raycompress.script import context, statefile
+from raycompress.script.workers import process_group
 
 ENDED = "ended"
 """The file that is there once the first worker has ended, and nothing follows."""
