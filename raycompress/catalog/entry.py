@@ -220,6 +220,14 @@ class CompressorEntry:
             return what, 'remove "slice": its compress() returns the small model'
         return what, 'write "slice": "after", or take a compressor that needs no training, such as group_l1'
 
+    def why_no_depth(self) -> str:
+        """Return why no residual blocks of a model can be dropped before this one prunes; empty where they can."""
+        if self.framework != "torch" or self.kind != "pruning":
+            return f"{self.name} drops no blocks: pruners of torch models do"
+        if not self.removes_channels or self.returns_small:
+            return f"{self.name} drops no blocks: compressors do that remove channels by masks"
+        return ""
+
     def argument(self, name: str) -> Argument | None:
         """Return the argument called `name`, or None."""
         return next((argument for argument in self.arguments if argument.name == name), None)

@@ -33,6 +33,7 @@ from raycompress.config.matching import round_to_of
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.script import context
+from raycompress.script.config import DEPTH_KEY
 
 _CALLER = "rc.compress"
 _SPARSITY = 0.5
@@ -55,6 +56,7 @@ def compress(
     folder: str | Path | None = None,
     export: Sequence[str] = (),
     slice: Literal["before", "after"] | None = None,
+    depth: Mapping[str, Any] | None = None,
     target: str | Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Compressed:
@@ -77,6 +79,9 @@ def compress(
     folder, export, slice
         Where the bundle goes (``raycompress_results/compressed``), further forms of the model in it (``onnx``), and
         whether channels are cut out ``before`` (by default, where what goes is known) or ``after`` `finetune`.
+    depth
+        Residual blocks that go before channels do: ``{"drop": ["layer3.1"]}``, or ``{"drop": 2}`` for those that change
+        least what passes through them, by ``calibration=`` or what `evaluator` calls the model with.
     target
         What the model will be deployed on and measured in: the name of a runtime, or a target as in an experiment file.
     **arguments
@@ -92,7 +97,7 @@ def compress(
         The compressor cannot work on this model or removes nothing, or the saved model gives other outputs.
     """
     entry, model = _entry(model, compressor), inside(model)
-    task = _Task(entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice, _targets(target))
+    task = _Task(entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice, _targets(target), depth)
     example, dense = _input_and_copy(model, example_inputs)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)
@@ -114,6 +119,7 @@ class _Task:
     arguments: Mapping[str, Any]
     slice: str | None
     targets: tuple[DeploymentTarget, ...]
+    depth: Mapping[str, Any] | None
 
     def __post_init__(self) -> None:
         _check_free(self.finetune, self.entry, self.arguments)
@@ -127,7 +133,8 @@ class _Task:
         export: Sequence[str],
     ) -> tuple[nn.Module, float | None, dict[str, Any]]:
         """Compress `model` and save it into `place`; return it, its metric, and what was removed, with notes."""
-        config = {"compressor": self.entry.name, "config_list": config_list}
+        depth = {} if self.depth is None else {DEPTH_KEY: self.depth}
+        config = {"compressor": self.entry.name, "config_list": config_list, **depth}
         given = _for_the_copy(self.arguments, model) | ({} if self.evaluator is None else {"evaluator": self.evaluator})
         with _as_trial(place, export, self.targets) as (trial, sent):
             made = create_compressor(model, config, dummy_input=self.example_inputs, **given)

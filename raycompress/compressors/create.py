@@ -14,7 +14,7 @@ from raycompress.catalog import CompressorEntry
 from raycompress.compressors.given import send_given
 from raycompress.errors import CompressionError, ExperimentError, UsageError
 from raycompress.script import context
-from raycompress.script.config import SLICE_KEY, unrecorded
+from raycompress.script.config import DEPTH_KEY, SLICE_KEY, unrecorded
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Setup:
         What the script passed under this name: inputs in batches, or tuples that begin with them; or None.
     slice
         When a pruner slices the model by itself: ``before`` or ``after`` the script trains it; None for never.
+    depth
+        Which residual blocks go, a `raycompress.compressors.depth.depth.Depth`; None where that is not asked for.
     """
 
     model: Any
@@ -55,6 +57,7 @@ class Setup:
     evaluator: Callable[[Any], Any] | None = None
     calibration: Iterable[Any] | None = None
     slice: str | None = None
+    depth: Any = None
 
 
 __all__ = ["create_compressor"]
@@ -200,15 +203,14 @@ def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], 
         evaluator=evaluator_of(arguments),
         calibration=arguments.get("calibration"),
         slice=_slice(config, entry),
+        depth=_depth(config, entry),
         asked={"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)},
     )
 
 
 def _slice(config: Mapping[str, Any], entry: CompressorEntry) -> str | None:
     """Return when to slice: as the trial's own configuration says, of which a script may pass on a part only."""
-    trial = context.current()
-    own = config if trial is None or trial.config is None else trial.config
-    when = own.get(SLICE_KEY)
+    when = _own(config).get(SLICE_KEY)
     if when is None:
         return None
     what, fix = f'"{SLICE_KEY}" must be "before" or "after", not {when!r}', "write one of the two"
@@ -218,6 +220,22 @@ def _slice(config: Mapping[str, Any], entry: CompressorEntry) -> str | None:
     if what:
         raise ExperimentError(what, where=SLICE_KEY, fix=fix)
     return str(when)
+
+
+def _depth(config: Mapping[str, Any], entry: CompressorEntry) -> Any:
+    """Return what the configuration says of the depth; ExperimentError where the compressor cannot drop blocks."""
+    value = _own(config).get(DEPTH_KEY)
+    if value is None:
+        return None
+    if what := entry.why_no_depth():
+        raise ExperimentError(what, where="depth", fix='remove "depth", or take a compressor such as group_l1')
+    return importlib.import_module("raycompress.compressors.depth.depth").Depth.of(value)
+
+
+def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the trial's own configuration, of which a script may pass on a part only; by hand what it passes."""
+    trial = context.current()
+    return config if trial is None or trial.config is None else trial.config
 
 
 def _made(setup: Setup) -> Any:

@@ -18,6 +18,7 @@ from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.analysis.latency_table import latency_table
 from raycompress.compressors.base import Inspection, verify
+from raycompress.compressors.create import evaluator_of
 from raycompress.compressors.deploying.deploy import Deployment
 from raycompress.compressors.deploying.in_trial import (
     calibration_of,
@@ -38,7 +39,7 @@ from raycompress.deployment.conversions import Conversions
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.model.costs import CostModel
-from raycompress.model.info import ModelInfo
+from raycompress.model.info import BlockInfo, ModelInfo
 from raycompress.model.latency_model import LatencyModel, LatencyPredictor
 from raycompress.model.measures import EAGER, beside_eager
 from raycompress.script.context import Trial
@@ -127,6 +128,8 @@ class Inspector(Compressor):
 
     def _described(self, example: Example | None) -> ModelInfo:
         known = replace(inspect(self.model, example), has_evaluator=self._arguments.get("evaluator") is not None)
+        if (asked := self._trial.analysis.get("blocks")) and example is not None:
+            known = replace(known, blocks=self._blocks(example, is_ordered=asked == "ordered"))
         if self._trial.analysis.get("costs") and example is not None:
             known = _with_costs(known, self.model, example)
         if known.costs is not None and self._trial.latency and example is not None:
@@ -134,6 +137,13 @@ class Inspector(Compressor):
         if example is not None and (names := self._trial.analysis.get("dense")):
             known = replace(known, dense_ms=self._dense_ms(names, example))
         return known
+
+    def _blocks(self, example: Example, *, is_ordered: bool) -> tuple[BlockInfo, ...]:
+        from raycompress.compressors.depth.in_pruner import influence_inputs
+        from raycompress.compressors.depth.inspecting import inspect_blocks
+
+        among = (self._arguments.get("calibration"), evaluator_of(self._arguments))
+        return inspect_blocks(self.model, example, influence_inputs(self.model, *among) if is_ordered else None)
 
     def _dense_ms(self, names: Sequence[str], example: Example) -> dict[str, float]:
         """Time the model in some of the targets; those that it cannot be deployed in the rehearsal refuses."""
@@ -195,7 +205,8 @@ def _with_costs(known: ModelInfo, model: nn.Module, example: Example) -> ModelIn
 
     known = replace(known, weights=hashlib.sha256(json.dumps(fingerprint(model)).encode()).hexdigest())
     try:
-        return replace(known, costs=cost_model(model, example))
+        blocks = [block.name for block in known.blocks if not block.why_not]
+        return replace(known, costs=cost_model(model, example, blocks))
     except CompressionError as error:
         return replace(known, costs_unknown=error.problems[0].what)
 

@@ -48,13 +48,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Compression(CompressionOptions):
-    """What compresses the model; values of `config_list` and `arguments` may be search ranges."""
+    """What compresses the model; values of `config_list`, `arguments` and `depth` may be search ranges."""
 
     framework: str
     type: str
     compressor: str
     config_list: tuple[Mapping[str, Any], ...]
     arguments: Mapping[str, Any]
+    depth: Mapping[str, Any] | None = None
 
     @property
     def entry(self) -> CompressorEntry:
@@ -237,11 +238,9 @@ class Experiment(SearchOptions):
     @property
     def is_automatic(self) -> bool:
         """Whether there is anything to search: at least one search range."""
-        inside = (
-            find_ranges(list(self.compression.config_list)),
-            find_ranges(self.compression.arguments, anything=True),
-        )
-        return bool(self.parameter_config) or any(True for ranges in inside for _ in ranges)
+        compression, depth = self.compression, self.compression.depth or {"drop": 0}
+        inside = (find_ranges([*compression.config_list, depth]), find_ranges(compression.arguments, anything=True))
+        return bool(self.parameter_config) or "drop" not in depth or any(True for ranges in inside for _ in ranges)
 
 
 def _parse_keys(text: str, display_path: str) -> tuple[Any, tuple[str, ...]]:
@@ -322,6 +321,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
             compression.compressor,
             tuple(_plain_entry(entry) for entry in compression.config_list) or found.without_entries,
             compression.arguments,
+            None if compression.depth is None else {"blocks": "auto", **_written(compression.depth)},
             **read_options(CompressionOptions, compression),
         ),
         parameter_config=tuple(_written(parameter) for parameter in values.parameter_config),

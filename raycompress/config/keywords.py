@@ -17,7 +17,7 @@ from raycompress.config.places import is_remote
 from raycompress.config.schema.ranges import is_range
 from raycompress.errors import ExperimentError, Problem
 
-_COMPRESSION = ("compressor", "framework", "type", "config_list", "arguments", "slice")
+_COMPRESSION = ("compressor", "framework", "type", "config_list", "arguments", "slice", "depth")
 _LAYERS = ("sparsity", "op_types", "op_names", "exclude", "expand_op_names")
 _ALIASES = {"seed": "random_seed"}
 _RESULTS = "raycompress_results"
@@ -28,17 +28,17 @@ Data = dict[str, Any]
 def experiment_data(keywords: Mapping[str, Any], caller: str, known: Mapping[str, Any] | None = None) -> Data:
     """Return the keys of an experiment file that `keywords` ask for.
 
-    ``compressor``, ``config_list``, ``arguments``, ``slice``, ``framework`` and ``type`` are those of ``compression``;
-    ``sparsity``, ``op_types``, ``op_names``, ``exclude`` and ``expand_op_names`` make a ``config_list``; every other
-    keyword is a key of the file.
+    ``compressor``, ``config_list``, ``arguments``, ``slice``, ``depth``, ``framework`` and ``type`` are those of
+    ``compression``; ``sparsity``, ``op_types``, ``op_names``, ``exclude`` and ``expand_op_names`` make a
+    ``config_list``; every other keyword is a key of the file.
 
     Parameters
     ----------
     caller
         What was called, for the place of a mistake: ``rc.launch``.
     known
-        ``compression`` of the file that the keywords change, where they do; ``arguments`` and ``slice`` alone leave the
-        rest of it.
+        ``compression`` of the file that the keywords change, where they do; ``arguments``, ``slice`` and ``depth``
+        alone leave the rest of it.
 
     Raises
     ------
@@ -50,7 +50,7 @@ def experiment_data(keywords: Mapping[str, Any], caller: str, known: Mapping[str
     layers = {key: keywords[key] for key in _LAYERS if key in keywords}
     if not compression and not layers:
         return data
-    if known and not layers and set(compression) <= {"arguments", "slice"}:
+    if known and not layers and set(compression) <= {"arguments", "slice", "depth"}:
         return {**data, "compression": {**known, **compression}}
     if "compressor" not in compression:
         raise ExperimentError(

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
+from raycompress.config.depth import blocks_of, dropped_blocks, needs_blocks
 from raycompress.config.dimension import Dimension, grid
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import Entry, overruled_by_name, round_to_of, ruled
@@ -79,6 +80,7 @@ class SearchSpace:
                 parameter["name"]: names.slot(parameter["name"], "parameter_config", parameter)
                 for parameter in experiment.parameter_config
             },
+            **_depth(compression.depth, model, names),
         }
         return cls(tuple(names.dimensions), template)
 
@@ -90,7 +92,7 @@ class SearchSpace:
             or ("op_names" not in entry and entry.get("expand_op_names", True))
             for entry in experiment.compression.config_list
             if _is_searched(_own(entry, experiment.compression.entry))
-        )
+        ) or needs_blocks(experiment.compression.depth)
 
     def build(self, sample: Mapping[str, Any]) -> Config:
         """Turn a sample into what a trial is given.
@@ -104,7 +106,8 @@ class SearchSpace:
         -------
         dict
             ``config_list`` with no search range and no ``expand_op_names``, ``arguments``, and ``parameters`` (the
-            values of ``parameter_config`` by name); no object in it is shared with anything else.
+            values of ``parameter_config`` by name); where blocks may go ``depth``, whose ``drop`` are the names of
+            those that do. No object in it is shared with anything else.
 
         Raises
         ------
@@ -113,6 +116,8 @@ class SearchSpace:
         """
         built = _filled(self._template, sample)
         assert isinstance(built, dict)
+        if "depth" in built:
+            built["depth"] = {"drop": dropped_blocks(built["depth"])}
         return built
 
     @property
@@ -124,6 +129,18 @@ class SearchSpace:
             if isinstance(slot, _Slot):
                 found[slot.dimension.name] = slot.dimension
         return tuple(found.values())
+
+    @property
+    def depths(self) -> tuple[Dimension, ...]:
+        """The dimensions that say which residual blocks stay, or how many go."""
+        template = self._template.get("depth", {})
+        slots = (*template.get("keep", {}).values(), template.get("number"))
+        return tuple(slot.dimension for slot in slots if isinstance(slot, _Slot))
+
+    def smallest(self) -> dict[str, Any]:
+        """Return the sample with the largest sparsities and the fewest blocks, and else the middle of every range."""
+        ends = {one.name: one.nearest(1.0) for one in self.sparsities}
+        return {**self.centre(), **ends, **{one.name: False if one.choices else one.most for one in self.depths}}
 
     @property
     def guided(self) -> tuple[Dimension, ...]:
@@ -153,6 +170,18 @@ class SearchSpace:
         if experiment.proposer != "sequence":
             return experiment.n_samples or 1
         return self.grid_size if experiment.n_samples is None else min(self.grid_size, experiment.n_samples)
+
+
+def _depth(depth: Mapping[str, Any] | None, model: ModelInfo | None, names: _Names) -> Config:
+    """Return the part of a template for the blocks that may go: a choice for each, or the number of them."""
+    if depth is None:
+        return {}
+    if "drop" in depth:
+        order = blocks_of(depth, model, by_influence=True)
+        return {"depth": {"number": _with_slots(depth["drop"], "depth.drop", "compression", names), "order": order}}
+    keep = {"type": "choice", "range": [True, False]}
+    named = blocks_of(depth, model)
+    return {"depth": {"keep": {name: names.slot(f"{name}.keep", "depth", keep) for name in named}}}
 
 
 def _own(entry: Entry, compressor: CompressorEntry) -> Config:

@@ -10,7 +10,7 @@ from raycompress.catalog import CompressorEntry
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import ruled
 from raycompress.model.costs import CostModel
-from raycompress.model.groups import ChannelGroup
+from raycompress.model.groups import ChannelGroup, is_inside
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel, LatencyPredictor
 from raycompress.model.latency_table import LATENCY
@@ -49,17 +49,24 @@ class Forecast:
         config
             ``config_list`` and ``arguments``, concrete; see `SearchSpace.build`.
         """
-        removed = self.removed(config)
-        return self._deployed(self.costs.sizes(removed), removed)
+        removed, dropped = self.removed(config), _dropped(config)
+        return self._deployed(self.costs.sizes(removed, dropped), removed, dropped)
 
     @property
     def dense(self) -> dict[str, float]:
         """The sizes of the dense model."""
-        return self._deployed(self.costs.dense, [0] * len(self.costs.groups))
+        return self._deployed(self.costs.dense, [0] * len(self.costs.groups), ())
 
-    def _deployed(self, sizes: dict[str, float], removed: Sequence[int]) -> dict[str, float]:
+    def kept_blocks(self, config: Config) -> list[bool]:
+        """Return of each residual block of `costs` whether it stays."""
+        dropped = _dropped(config)
+        return [block.name not in dropped for block in self.costs.blocks]
+
+    def _deployed(self, sizes: dict[str, float], removed: Sequence[int], dropped: Sequence[str]) -> dict[str, float]:
         """Add the latencies that are known, and put the bytes of the deployed file in the place of the weights'."""
         first, widths = self.model.latency, {layer.name: layer.at(removed) for layer in self.costs.widths}
+        if dropped:
+            widths |= {layer.name: (0, 0) for layer in self.model.layers if is_inside(layer.name, dropped)}
         found = dict(sizes)
         named: dict[str, LatencyPredictor] = dict(self.model.latency_in)
         if isinstance(first, LatencyModel):
@@ -77,7 +84,8 @@ class Forecast:
         arguments = config["arguments"]
         argument = self.compressor.argument("round_to")
         round_to = int(arguments.get("round_to", argument.default)) if argument is not None else 1
-        return [self._of_group(group, sparsities, round_to) for group in self.costs.groups]
+        dropped = _dropped(config)
+        return [self._of_group(group, sparsities, round_to, dropped) for group in self.costs.groups]
 
     def sparsities(self, config_list: Sequence[Config]) -> dict[str, float]:
         """Return the sparsity of each layer; layers that no entry names are left out."""
@@ -98,9 +106,11 @@ class Forecast:
             ]
         return self._known[key]
 
-    def _of_group(self, group: ChannelGroup, sparsities: Mapping[str, float], round_to: int) -> int:
-        """Return how many blocks of a group go: as many as the layer that is asked for least allows."""
-        members = _deciding(self.compressor, group)
+    def _of_group(
+        self, group: ChannelGroup, sparsities: Mapping[str, float], round_to: int, dropped: Sequence[str]
+    ) -> int:
+        """Return how many blocks of a group go: as many as the layer that is asked for least allows, of those left."""
+        members = [name for name in _deciding(self.compressor, group) if not is_inside(name, dropped)]
         if not members or any(name not in sparsities for name in members):
             return 0
         return group.removable(min(sparsities[name] for name in members), round_to)
@@ -129,6 +139,12 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
                 f'themselves, so that only those go which all of them choose; use "dependency_aware": true{instead}'
             )
     return ""
+
+
+def _dropped(config: Config) -> Sequence[str]:
+    """Return the names of the residual blocks that a config drops."""
+    dropped: Sequence[str] = config.get("depth", {}).get("drop", ())
+    return dropped
 
 
 def _deciding(entry: CompressorEntry, group: ChannelGroup) -> tuple[str, ...]:

@@ -90,8 +90,12 @@ class Projection:
         return self.share(sample, self.ceilings[0].metric if self.ceilings else "flops")
 
     def cuts(self, sample: Sample) -> tuple[int, ...]:
-        """Return how many channels, or heads, `sample` removes from each group: equal for samples of the same model."""
-        return tuple(self.forecast.removed(self.space.build(sample)))
+        """Return how many channels, or heads, `sample` removes from each group, and whether it keeps each block.
+
+        They are equal for samples of the same model.
+        """
+        config = self.space.build(sample)
+        return (*self.forecast.removed(config), *map(int, self.forecast.kept_blocks(config)))
 
     def share(self, sample: Sample, metric: str) -> float:
         """Return one size of `sample` as a share of the dense model's."""
@@ -107,8 +111,8 @@ class Projection:
 
     def span(self, metric: str) -> tuple[float, float]:
         """Return the smallest and the largest share of the dense model's `metric` that samples can have."""
-        ends = ({one.name: one.nearest(end) for one in self.space.sparsities} for end in (1.0, 0.0))
-        smallest, largest = ({**self.space.centre(), **end} for end in ends)
+        least = {one.name: one.nearest(0.0) for one in self.space.sparsities}
+        smallest, largest = self.space.smallest(), {**self.space.centre(), **least}
         return self.share(smallest, metric), self.share(self.project(largest), metric)
 
 
@@ -138,10 +142,7 @@ def _scaled(sample: Sample, dimensions: list[Dimension], factor: float) -> dict[
 def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Problem]:
     """Yield what is wrong with a budget: that no sample can meet it, or that a floor is above it."""
     yield from _check_floors(experiment, projection)
-    smallest = {
-        **projection.space.centre(),
-        **{dimension.name: dimension.nearest(1.0) for dimension in projection.space.sparsities},
-    }
+    smallest = projection.space.smallest()
     sizes, dense = projection.sizes(smallest), projection.forecast.dense
     for bound in projection.ceilings:
         if not _is_exact(bound, experiment):  # it is predicted roughly only

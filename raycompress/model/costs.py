@@ -6,7 +6,7 @@ each proposal, in microseconds, before anything is pruned or trained.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -40,6 +40,16 @@ def lost(losses: Losses, removed: Sequence[int]) -> float:
 
 
 @dataclass(frozen=True)
+class BlockCost:
+    """What a residual block contributes to the dense model: nothing of it is left where it is dropped."""
+
+    name: str
+    params: float
+    flops: float
+    size_bytes: float
+
+
+@dataclass(frozen=True)
 class Part:
     """A summand of the model's cost that is proportional to each of its dimensions, such as one weight tensor.
 
@@ -49,12 +59,15 @@ class Part:
         What the part contributes in the dense model.
     dims
         Size of each dimension of its tensor, and by how much one removed block of each group shortens it.
+    inside
+        The residual block that it is a part of; empty for none.
     """
 
     params: float
     flops: float
     size_bytes: float
     dims: tuple[tuple[int, Losses], ...]
+    inside: str = ""
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ class CostModel:
         The layers whose width changes.
     params, flops, size_bytes
         Of the whole dense model.
+    blocks
+        The residual blocks that can be dropped as a whole, where they were asked for.
     """
 
     groups: tuple[ChannelGroup, ...]
@@ -79,16 +94,22 @@ class CostModel:
     params: int
     flops: int
     size_bytes: int
+    blocks: tuple[BlockCost, ...] = ()
 
     @property
     def dense(self) -> dict[str, float]:
         """The dense model's sizes, by name."""
         return {name: float(getattr(self, name)) for name in SIZES}
 
-    def sizes(self, removed: Sequence[int]) -> dict[str, float]:
-        """Return the sizes of the model without `removed` blocks of each group."""
+    def sizes(self, removed: Sequence[int], dropped: Container[str] = ()) -> dict[str, float]:
+        """Return the sizes of the model without `removed` blocks of each group, and the residual blocks `dropped`."""
         found = self.dense
+        for block in self.blocks:
+            for name in SIZES if block.name in dropped else ():
+                found[name] -= getattr(block, name)
         for part in self.parts:
+            if part.inside in dropped:
+                continue
             left = 1.0
             for size, losses in part.dims:
                 left *= max(0.0, size - lost(losses, removed)) / size
@@ -108,13 +129,15 @@ class CostModel:
             Part(
                 **{name: part[name] for name in SIZES},
                 dims=tuple(map(_dimension, part["dims"])),
+                inside=part.get("inside", ""),
             )
             for part in data["parts"]
         )
         widths = tuple(
             LayerWidth(one["name"], _dimension(one["inputs"]), _dimension(one["outputs"])) for one in data["widths"]
         )
-        return cls(groups, parts, widths, **{name: data[name] for name in SIZES})
+        blocks = tuple(BlockCost(**block) for block in data.get("blocks", ()))
+        return cls(groups, parts, widths, **{name: data[name] for name in SIZES}, blocks=blocks)
 
 
 def _dimension(data: Sequence[Any]) -> tuple[int, Losses]:

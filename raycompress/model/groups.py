@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,11 @@ def role(layer: str) -> str:
     'model.layers.*.mlp.up_proj'
     """
     return ".".join("*" if part.isdigit() else part for part in layer.split("."))
+
+
+def is_inside(name: str, modules: Iterable[str]) -> bool:
+    """Tell whether a module, or a tensor, of this name is one of `modules` or inside of one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,27 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class BlockInfo:
+    """One residual block: a module that computes x + f(x), and can be dropped.
+
+    Attributes
+    ----------
+    name, type
+        As in `Layer`, e.g. ``layer1.1``, ``BasicBlock``.
+    influence
+        How much it changes what passes through it, from 0 on; see
+        `raycompress.compressors.depth.influence.block_influence`. None where that was not asked for.
+    why_not
+        Why the model does not work without it; empty where it does.
+    """
+
+    name: str
+    type: str
+    influence: float | None = None
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """The layers of a model, in the order of ``named_modules()``.
 
@@ -82,6 +103,8 @@ class ModelInfo:
         or, for a deployment target, those of whole networks.
     latency_in
         The same for further deployment targets, and eager torch beside them: name -> what predicts the latency there.
+    blocks
+        The residual blocks, where they were asked for.
     dense_ms
         Deployment target -> milliseconds of a pass of this model there, where its latency counts and is not predicted.
     latency_unknown
@@ -108,6 +131,7 @@ class ModelInfo:
     whole_layers: Mapping[str, str] = field(default_factory=dict)
     latency_in: Mapping[str, LatencyPredictor] = field(default_factory=dict)
     dense_ms: Mapping[str, float] = field(default_factory=dict)
+    blocks: tuple[BlockInfo, ...] = ()
 
     @property
     def latency_models(self) -> list[LatencyModel]:
@@ -156,4 +180,5 @@ class ModelInfo:
             whole_layers=dict(data.get("whole_layers", {})),
             latency_in={name: latency_predictor(one) for name, one in data.get("latency_in", {}).items()},
             dense_ms=dict(data.get("dense_ms", {})),
+            blocks=tuple(BlockInfo(**block) for block in data.get("blocks", ())),
         )

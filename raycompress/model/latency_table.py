@@ -50,8 +50,11 @@ class LayerLatency:
         return self.axes[0][-1], self.axes[-1][-1]
 
     def at(self, width: tuple[int, int]) -> float:
-        """Return the time at (input channels, output channels), by bilinear interpolation; past the ends linearly."""
-        return max(0.0, _between(self.axes, self.ms, width[-len(self.axes) :]))
+        """Return the time at (input channels, output channels), by bilinear interpolation; past the ends linearly.
+
+        A layer without any channels is gone.
+        """
+        return 0.0 if width == (0, 0) else max(0.0, _between(self.axes, self.ms, width[-len(self.axes) :]))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+from raycompress.script.config import DEPTH_KEY
 from raycompress.script.context import Mode, TrialOptions
 from raycompress.script.node import runtime_folder
 from raycompress.states import TrialState
@@ -268,6 +269,7 @@ def trial_config(
         **compression,
         "config_list": built["config_list"],
         "arguments": built["arguments"],
+        **({DEPTH_KEY: built["depth"]} if "depth" in built else {}),
         "tid": number,
         "job_id": number,
         "save_model": saves_into is not None,

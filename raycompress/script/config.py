@@ -16,6 +16,8 @@ from raycompress.script import context
 
 SLICE_KEY = "compression_slice"
 """What ``compression.slice`` of an experiment is called in the configuration of a trial."""
+DEPTH_KEY = "compression_depth"
+"""What ``compression.depth`` is called there: ``drop`` has the names of the blocks that go, or how many."""
 
 
 class BasicConfig(dict[str, Any]):
@@ -296,6 +298,8 @@ def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
     searched = [
         *_ranges(compression.get("config_list", []), "compression.config_list"),
         *_ranges(compression.get("arguments", {}), "compression.arguments"),
+        *_ranges(compression.get("depth", {}), "compression.depth"),
+        *(["compression.depth"] if "drop" not in compression.get("depth", {"drop": 0}) else []),
         *(f"parameter_config[{i}]" for i, _ in enumerate(experiment.get("parameter_config", []))),
     ]
     if searched:
@@ -312,6 +316,7 @@ def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
         "config_list": [_without_expansion(entry) for entry in compression.get("config_list", [])],
         "arguments": compression.get("arguments", {}),
         **({SLICE_KEY: compression["slice"]} if "slice" in compression else {}),
+        **({DEPTH_KEY: compression["depth"]} if "depth" in compression else {}),
         **({} if saving is None else {"save_model": saving}),
     }
 

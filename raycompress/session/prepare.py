@@ -41,7 +41,7 @@ from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Wor
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.preload import environment_notes, prescript_notes
 from raycompress.runtime.protocol import Message, trial_config
-from raycompress.script.config import SLICE_KEY
+from raycompress.script.config import DEPTH_KEY, SLICE_KEY
 from raycompress.search.ownership import check_given
 from raycompress.search.plan import BUDGETED, notes
 from raycompress.search.unread import unread_notes
@@ -241,11 +241,15 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
         analysis["deployed"] = {"targets": names, "budget_s": budget_s(experiment), "known": known}
     if timed := timed_in(experiment):
         analysis["dense"] = timed
+    if (depth := experiment.compression.depth) is not None:
+        analysis["blocks"] = "ordered" if "drop" in depth else "named"
     if rehearse:
         space = SearchSpace.of(unexpanded(experiment))
         # at the most that is searched: a layer that loses nothing at less is for the trial to tell
         built = space.build({**space.centre(), **{one.name: one.most for one in space.sparsities}})
         when = {key: value for key, value in compression_config(experiment).items() if key == SLICE_KEY}
+        if experiment.compression.depth is not None:  # that the blocks may go is proved by the inspection
+            when[DEPTH_KEY] = {"drop": []}
         analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"], **when}
     timeout_s = experiment.trial_timeout_s
     if names and timeout_s is not None:
@@ -329,9 +333,9 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
 
 
 def unexpanded(experiment: Experiment) -> Experiment:
-    """Return the experiment with each entry as one dimension, which needs no knowledge of the layers."""
+    """Return the experiment with each entry as one dimension and no depth, which needs no knowledge of the layers."""
     entries = tuple({**entry, "expand_op_names": False} for entry in experiment.compression.config_list)
-    return replace(experiment, compression=replace(experiment.compression, config_list=entries))
+    return replace(experiment, compression=replace(experiment.compression, config_list=entries, depth=None))
 
 
 def checked_space(experiment: Experiment, model: ModelInfo | None, view: View) -> SearchSpace:

@@ -287,8 +287,9 @@ def test_a_fix_of_compress_is_accepted(name: str) -> None:
 
 BY_HAND: dict[str, tuple[str, ...]] = {
     "a model, a bundle or a file of the script's changes": (
-        *("bundle/*", "compressors/analysis/*", "compressors/structure/*", "compressors/saving/*", "script/*"),
-        *("compressors/quantization/session.py", "compressors/quantization/nni.py", "session/python.py"),
+        *("bundle/*", "compressors/analysis/*", "compressors/depth/*", "compressors/structure/*"),
+        *("compressors/saving/*", "script/*", "session/python.py"),
+        *("compressors/quantization/session.py", "compressors/quantization/nni.py"),
     ),
     "of a runtime, or the environment that has it: tests/deployment": ("deployment/*", "compressors/deploying/*"),
     "of Keras models: tests/compressors/keras": ("compressors/keras/*",),
@@ -300,7 +301,7 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     "weights that are all alike": ("an entry of its own for",),
     "an attention in rounds: tests/compressors/engines": ("exclude the layers before it, or use group_l1",),
     "a folder": ("name a folder for the bundle",),
-    "a key of the file, which its checks tell as well": ('"slice": ', "slice="),
+    "a key of the file, which its checks tell as well": ('"slice": ', "slice=", '"depth"'),
     "the call of the function, not its configuration": ("pass the rest by name",),
     "a layer that nothing is measured of is refused by its type before": ("use another compressor, such as group_l2",),
     "no operator with a weight in the ONNX file: tests/compressors/quantization": ("take another compressor: int8",),

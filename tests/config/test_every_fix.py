@@ -34,6 +34,7 @@ MODEL = network(
     layer("head", "Linear", 10),
     ties=(("conv2", "conv3"), ("patch", "proj")),
     outputs=("head",),
+    blocks=("stage.0", "stage.1"),
 )
 FLOAT = {"type": "float", "range": [0.1, 0.9]}
 QAT = {"compressor": "qat", "type": "quantization"}
@@ -50,11 +51,23 @@ def only(**keys: Any) -> dict[str, Any]:
 EXCLUDED = {"exclude": True, "op_names": ["patch"]}
 BY_HAND = (
     # a person chooses, or what is named is in the script or on the disk: see test_advice.py and test_schema.py
-    *("write an entry, such as", 'add "op_names": [...]', 'remove "export"', 'remove it, or "', 'remove "baseline"'),
+    *(
+        "write an entry, such as",
+        'add "op_names": [...]',
+        'remove "export"',
+        'remove it, or "',
+        'remove "baseline"',
+        'remove "depth"',
+    ),
     *('write a smaller "round_to"', "take another proposer", 'write "min" or "max"', '"storage"', 'write "script"'),
     *("write the Python script", 'write "op_names" with', "remove it, and add an entry", "remove it; a search range"),
     *('write "objectives"', "the share of each layer that goes", 'remove it; "quant_types"', 'write "name"'),
-    *('write "workingdir"', 'write "parameter_config"', 'write "scheduler"', 'write it in quotes: "..."'),
+    *(
+        'write "workingdir"',
+        'write "parameter_config"',
+        'write "scheduler"',
+        'write it in quotes: "..."',
+    ),
     *(
         'remove "workers"',
         "or choose the layers by",
@@ -138,6 +151,8 @@ SITUATIONS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
     "part of a GPU for each of several workers": ([on("conv4")], {}, {"resource": {"workers": 2, "gpu": 0.5}}),
     "placement": ([on("conv4")], {}, {"resource": {"workers": 2, "placement": "SPRAED"}}),
     "runtime": ([on("conv4")], {}, {"target": {"runtime": "openvin"}}),
+    "block that is none": ([on("conv4")], {"depth": {"blocks": ["stag.1"]}}, {}),
+    "how many blocks": ([on("conv4")], {"depth": {"drop": "1"}}, {}),
     "unfit type": ([{"sparsity": 0.5, "op_types": ["Conv2d", "BatchNorm2d"]}, EXCLUDED], {}, {}),
 }
 

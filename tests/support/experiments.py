@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.config.experiment import Experiment
-from raycompress.model.info import Layer, ModelInfo
+from raycompress.model.info import BlockInfo, Layer, ModelInfo
 
 BASE: dict[str, Any] = {
     "name": "digits",
@@ -41,5 +41,9 @@ def layer(name: str, kind: str = "Conv2d", channels: int = 16) -> Layer:
     return Layer(name, kind, channels, 100, 1000, (channels, 3, 3, 3))
 
 
-def network(*layers: Layer, ties: Any = (), outputs: tuple[str, ...] = ("fc",)) -> ModelInfo:
-    return ModelInfo(layers, ties, outputs, 1000, 10000, 4000, ((1, 1, 8, 8),))
+def network(
+    *layers: Layer, ties: Any = (), outputs: tuple[str, ...] = ("fc",), blocks: tuple[str, ...] = ()
+) -> ModelInfo:
+    """Return a model with these layers; its residual blocks change less, the later they come."""
+    found = tuple(BlockInfo(name, "Block", 1 / place) for place, name in enumerate(blocks, start=1))
+    return ModelInfo(layers, ties, outputs, 1000, 10000, 4000, ((1, 1, 8, 8),), blocks=found)

@@ -21,6 +21,8 @@ from raycompress.compressors.analysis.inputs import inputs_of, watched
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.compensation.in_pruner import WORK, affordable, is_quick
+from raycompress.compressors.depth.dropped_block import drop_blocks
+from raycompress.compressors.depth.finding import residual_blocks
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
 from raycompress.compressors.engines.torch_pruning.obs import RemovalOrders
 from raycompress.compressors.engines.torch_pruning.scored_layers import scored_layers
@@ -79,7 +81,11 @@ class Surveyor(Analyser):
         by_error = experiment.compression.entry.name == "group_obs"
         order = _by_error(graph, groups, batches) if by_error else [_by_magnitude(graph, group) for group in groups]
         inputs = _to_refit_on(experiment, model, batches, forecast.dense["flops"])
-        trimmer = _Trimmer(graph, dict(zip([group.root for group in groups], order, strict=True)), forecast, inputs)
+        found = [] if experiment.compression.depth is None else residual_blocks(model, first)
+        blocks = {block.name: block.returns for block in found}
+        trimmer = _Trimmer(
+            graph, dict(zip([group.root for group in groups], order, strict=True)), forecast, inputs, blocks
+        )
         scorer = _Scorer(evaluate, Imitation(model, batches), trimmer, space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
@@ -155,6 +161,8 @@ class _Trimmer:
         Computes how many channels a config removes.
     inputs
         To refit on; none where that is not wanted.
+    blocks
+        The residual blocks that may go -> what each returns.
     """
 
     def __init__(
@@ -163,8 +171,10 @@ class _Trimmer:
         order: Mapping[str, Sequence[tuple[int, ...]]],
         forecast: Forecast,
         inputs: Sequence[Example],
+        blocks: Mapping[str, int],
     ) -> None:
         self._graph, self._order, self._forecast, self._inputs = graph, order, forecast, inputs
+        self._blocks = blocks
 
     def small(self, config: Config, *, refits: bool) -> nn.Module:
         """Return a new model, in eval mode, without the channels that `config` asks to remove."""
@@ -172,11 +182,17 @@ class _Trimmer:
         for (name, blocks), count in zip(self._order.items(), self._forecast.removed(config), strict=True):
             cut.remove(name, [channel for block in blocks[:count] for channel in block])
         if not (refits and self._inputs):
-            return cut.small().eval()
+            return self._without_blocks(cut.small().eval(), config)
         model, slicing = clean_copy(self._graph.model), Slicing.of_cut(cut)
         compensate(model, slicing, self._inputs)
         slicing.apply(model)
-        return model.eval()
+        return self._without_blocks(model.eval(), config)
+
+    def _without_blocks(self, model: nn.Module, config: Config) -> nn.Module:
+        """Drop the residual blocks that a config asks for, in place."""
+        if dropped := config.get("depth", {}).get("drop"):
+            drop_blocks(model, {name: self._blocks[name] for name in dropped})
+        return model
 
 
 def _to_refit_on(

@@ -133,6 +133,11 @@ class FirstCall:
     def __reduce__(self) -> tuple[type[FirstCall], tuple[()]]:
         return FirstCall, ()
 
+    @property
+    def waits(self) -> bool:
+        """Whether the first call is still to come."""
+        return self._handle is not None
+
     def watch(self, model: nn.Module) -> FirstCall:
         """Wait for the first call of `model`."""
         self._handle = model.register_forward_pre_hook(self, with_kwargs=True, prepend=True)

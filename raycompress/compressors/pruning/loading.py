@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from raycompress.bundle import bundle
 from raycompress.compressors.structure.plan import SlicingPlan, apply_plan
 from raycompress.compressors.wrappers import inside
 from raycompress.errors import BundleError
+from raycompress.model.groups import is_inside
 
 
 def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.Module:
@@ -24,7 +25,7 @@ def load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.M
         if source not in state:
             raise bundle.broken(folder, f'"{name}" is listed to share "{source}", which is not there')
         state[name] = state[source]
-    _check_names(folder, state, model)
+    _check_names(folder, state, model, plan.dropped)
     apply_plan(model, plan)
     try:
         model.load_state_dict(_of_these_classes(state, model), strict=True)
@@ -53,9 +54,9 @@ def _of_these_classes(state: Mapping[str, Tensor], model: nn.Module) -> dict[str
     return versioned
 
 
-def _check_names(folder: Path, state: Mapping[str, Tensor], model: nn.Module) -> None:
-    """Raise BundleError where bundle and model do not have the same tensors by name."""
-    own = set(model.state_dict())
+def _check_names(folder: Path, state: Mapping[str, Tensor], model: nn.Module, dropped: Collection[str]) -> None:
+    """Raise BundleError where bundle and model, without its blocks that are `dropped`, differ in names of tensors."""
+    own = {name for name in model.state_dict() if not is_inside(name, dropped)}
     if own != set(state):
         missing, foreign = sorted(own - set(state)), sorted(set(state) - own)
         what = f'it has no "{missing[0]}"' if missing else f'the model has no "{foreign[0]}"'

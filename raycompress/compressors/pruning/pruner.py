@@ -6,7 +6,6 @@ import importlib
 import sys
 from dataclasses import replace
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +16,8 @@ from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.compensation.in_pruner import check_inputs, compensated, wants_compensation
 from raycompress.compressors.create import Setup
 from raycompress.compressors.deploying.in_trial import calibration_of, targets_of
+from raycompress.compressors.depth.depth import Dropping
+from raycompress.compressors.depth.in_pruner import drop_asked
 from raycompress.compressors.distillation import survivors
 from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
 from raycompress.compressors.foresight import Ahead
@@ -24,6 +25,7 @@ from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall, Masks
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.pruning import decided, gate, refusals
+from raycompress.compressors.pruning.dense_sizes import CHANGED, DenseSizes
 from raycompress.compressors.saving.export import Export, export
 from raycompress.compressors.saving.files import Paths
 from raycompress.compressors.saving.fingerprint import fingerprint
@@ -39,9 +41,6 @@ from raycompress.compressors.wrappers import refuse_replicas
 from raycompress.config.objective import Bound
 from raycompress.errors import CompressionError, SpeedupError
 from raycompress.script.workers.agreement import agreed, follows
-
-_SLICED: WeakKeyDictionary[nn.Module, measure.Sizes] = WeakKeyDictionary()
-"""A model that a pruner has made small -> what it was before the first of them."""
 
 
 class Pruner(SavingCompressor, Compressor):
@@ -70,15 +69,15 @@ class Pruner(SavingCompressor, Compressor):
         self._before: measure.Sizes | None = None
         self._slicing: slicing.Slicing | None = None
         self._graphs = GraphCache(model)
-        self._counted: tuple[Example, int] | None = None  # multiply-adds
+        self._dense_sizes = DenseSizes(model)
         self._proved: tuple[Example, Fingerprint] | None = None
         self._kept: dict[str, Tensor] = {}
         self._dense: nn.Module | None = None
-        self._small = False
+        self._small = self._is_told = self._goes_on = False
         self._slice_when = setup.slice if setup.entry.removes_channels else None
-        self._is_told = self._goes_on = False
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
         self._compensates, self._compensation = wants_compensation(setup), ""
+        self._setup, self._depth, self._dropping = setup, setup.depth, Dropping()
         self._join_trial(self._evaluations())
         self._int8_inputs: list[Example] = []
 
@@ -98,14 +97,24 @@ class Pruner(SavingCompressor, Compressor):
         """
         if self._is_compressed:
             return self.model
-        refusals.need_free(self.model, _SLICED, in_trial=self._trial is not None)
-        if self._given is not None:
-            self._check_input(self._given)
+        refusals.need_free(self.model, CHANGED, in_trial=self._trial is not None)
+        if self._depth is not None and self._given is None:  # an input shows which blocks there are
+            self._first_call = FirstCall(lambda example: self._begin(example, kwargs)).watch(self.model)
+        else:
+            self._begin(self._given, kwargs)
+        return self.model
+
+    def _begin(self, given: Example | None, call: dict[str, Any]) -> None:
+        """Decide what goes, and mask it; `given` is an input, where one is known."""
+        self._given = given if given is None else self._dense_sizes.check_input(given)
         if self._trial is not None and (self._trial.latency or self._trial.rung0):
             self._dense = clean_copy(self.model)
         targets = targets_of(self._trial)
         self._int8_inputs = calibration_of(targets, self.model, self._calibration, self._evaluator)
-        outcome, example = self._chosen(kwargs)
+        before = self._decided_before()
+        if self._depth is not None and self._given is not None:
+            self._drop_blocks(self._given, before)
+        outcome, example = self._chosen(call, before)
         if isinstance(outcome, PruningSchedule):
             self._schedule = outcome
             self._apply(outcome.start())
@@ -122,14 +131,26 @@ class Pruner(SavingCompressor, Compressor):
             self._meet(example)
         else:
             self._first_call = FirstCall(self._meet).watch(self.model)
-        return self.apply_speedup() if self._entry.returns_small else self.model
+        if self._entry.returns_small:
+            self.apply_speedup()
 
-    def _chosen(self, call: dict[str, Any]) -> tuple[PruningDecision | PruningSchedule, Example | None]:
+    def _drop_blocks(self, given: Example, before: dict[str, Any] | None) -> None:
+        """Drop the blocks that the depth asks for, or that had gone before the checkpoint, and the targets in them."""
+        dense = self._dense_sizes.of(given)
+        self._dropping = drop_asked(self._setup, given, self._trial, before)
+        if self._dropping.blocks:
+            self._dense_sizes.keep(dense)
+        self._targets = {name: one for name, one in self._targets.items() if not self._dropping.has(name)}
+
+    def _chosen(
+        self, call: dict[str, Any], before: dict[str, Any] | None
+    ) -> tuple[PruningDecision | PruningSchedule, Example | None]:
         """Return what the engine decides, or decided before the checkpoint, and an input where one is known."""
-        before = self._decided_before()
         if before is not None:
             self._goes_on, self._compensates, self._compensation = True, False, before["compensation"]
             return decided.restored(before, self.model), self._given or decided.example_of(before, self.model)
+        if self._depth is not None and not self._targets:
+            return PruningDecision(), self._given
         module, _, name = self._entry.engine.partition(":")
         engine: Engine = getattr(importlib.import_module(module), name)()
         arguments, graphs = self._arguments, self._graphs
@@ -148,7 +169,8 @@ class Pruner(SavingCompressor, Compressor):
     def _decided(self) -> dict[str, Any]:
         example = None if self._given is not None else self.example
         of_layers = (self._decision, self._schedule, self._slicing)
-        return {**decided.state_of(self._entry.name, *of_layers, example), "compensation": self._compensation}
+        more = {"compensation": self._compensation, "dropped": dict(self._dropping.blocks)}
+        return {**decided.state_of(self._entry.name, *of_layers, example), **more}
 
     @property
     def decision(self) -> PruningDecision | None:
@@ -185,17 +207,19 @@ class Pruner(SavingCompressor, Compressor):
         """Make the model small, in place; see `Compressor.apply_speedup`."""
         refusals.need_channels(self._entry, "apply_speedup")
         if self._small:
-            self._tell_of_slice()
+            if self._slice_when == "before" and not self._is_told:
+                self._is_told = True
+                refusals.tell_of_slice()
             return self.model
         if dummy_input is not None:
-            dummy = self._check_input(Example.for_model(dummy_input, self.model))
+            dummy = self._dense_sizes.check_input(Example.for_model(dummy_input, self.model))
             if self._slicing is None:
                 self._set_example(dummy)
             self.example = dummy
         self._need_decision("apply_speedup")
         refusals.need_example(self.example, "apply_speedup")
         assert self._slicing is not None and self.example is not None
-        refusals.need_removal(self._slicing, self._arguments)
+        refusals.need_removal(self._slicing, self._arguments, self._depth)
         self._masks.apply()
         masked = fingerprint(self.model)
         is_known = self._proved is not None and self._proved[0] is self.example and self._proved[1] == masked
@@ -218,7 +242,7 @@ class Pruner(SavingCompressor, Compressor):
         self._compensates = False
         example.outputs(self.compress())
         if self.is_decided and self._slicing is not None:
-            refusals.need_removal(self._slicing, self._arguments)
+            refusals.need_removal(self._slicing, self._arguments, self._depth)
             if "speedup" in ahead.never and self._slice_when is None:
                 refusals.need_plain(self._slicing)
         elif self._schedule is not None and self._schedule.needs in ahead.never:
@@ -233,15 +257,15 @@ class Pruner(SavingCompressor, Compressor):
         if not self._small and (speedup or self._slice_when is not None):
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
-            self._set_example(self._check_input(Example.for_model(dummy_input, self.model)))
+            self._set_example(self._dense_sizes.check_input(Example.for_model(dummy_input, self.model)))
         refusals.need_example(self.example, "export_model")
-        kept = self._kept or self._masks.kept()
-        refusals.need_masks(kept)
+        kept = {**self._dropping.masks, **(self._kept or self._masks.kept())}
+        refusals.need_masks(kept, self._depth)
         if not self._small:
             refusals.need_plain(self._slicing)
         self._masks.apply()
         assert self.example is not None and self._before is not None
-        removed = {} if self._slicing is None else self._slicing.removal.counts()
+        removed = {**self._dropping.removed, **({} if self._slicing is None else self._slicing.removal.counts())}
         saved = Export(
             model=self.model,
             masks=kept,
@@ -259,7 +283,7 @@ class Pruner(SavingCompressor, Compressor):
 
     @property
     def _is_compressed(self) -> bool:
-        return self._decision is not None or self._schedule is not None
+        return any((self._decision, self._schedule, self._depth is not None and self._first_call.waits))
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did."""
@@ -284,30 +308,17 @@ class Pruner(SavingCompressor, Compressor):
         if self._slice_when == "before":
             self.apply_speedup()
 
-    def _tell_of_slice(self) -> None:
-        """Print once, to the script's log, that it need not slice what was sliced by itself."""
-        if self._slice_when == "before" and not self._is_told:
-            self._is_told = True
-            note = '"slice": "before" has cut the model already, so that apply_speedup() changes nothing'
-            print(f"raycompress: {note}", file=sys.stderr)
-
     def _set_example(self, example: Example) -> None:
         """Extend the masks to the coupled layers, now that an input is known; the model has computed nothing yet."""
         self._first_call.cancel()
         if self._trial is not None and self._trial.save_model:
             example.check_storable(self.model)
-        self._before = _SLICED.get(self.model) or self._sizes(example)
+        self._before = self._dense_sizes.of(example)
         if self._entry.removes_channels:
             if self._decision is None and self._schedule is not None:
                 self._rehearse(example)
             self._slice(example)
         self.example = example  # known only now: what failed here was no input of the model's
-
-    def _sizes(self, example: Example) -> measure.Sizes:
-        """Return the model's sizes; its multiply-adds are known from the pass that checked an input of one sample."""
-        if self._counted is None or self._counted[0] is not example:
-            return measure.sizes(self.model, example)
-        return measure.Sizes(measure.parameters(self.model), self._counted[1], measure.size_bytes(self.model))
 
     def _rehearse(self, example: Example) -> None:
         slicing.rehearse(self.model, example, self._targets, self._entry, self._graphs.graph(example))
@@ -353,18 +364,8 @@ class Pruner(SavingCompressor, Compressor):
         if trial is None or self._slicing is None or self._before is None or not self.is_decided:
             return
         if trial.save_model:  # there would be nothing to save
-            refusals.need_removal(self._slicing, self._arguments)
+            refusals.need_removal(self._slicing, self._arguments, self._depth)
         gate.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
-
-    def _check_input(self, example: Example) -> Example:
-        try:
-            if example.batch == 1:
-                self._counted = example, measure.flops(self.model, example)[""]
-            else:
-                example.outputs(self.model)
-        except Exception as error:
-            raise refusals.not_callable(self.model, error) from error
-        return example
 
     def _need_decision(self, where: str) -> None:
         """Raise CompressionError where the masks are not known yet, or not final."""
@@ -389,8 +390,8 @@ class Pruner(SavingCompressor, Compressor):
         self._small = True
         self._graphs.clear()
         if self._before is not None:
-            _SLICED[self.model] = self._before
-        if measure.parameters(self.model) >= before:
+            self._dense_sizes.keep(self._before)
+        if self._slicing.tensors and measure.parameters(self.model) >= before:
             raise SpeedupError("no parameter fell", where="apply_speedup", fix="raise the sparsities")
 
     def _fingerprint(self) -> dict[str, tuple[float, float]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Mapping
 from typing import Any
 
@@ -64,9 +65,9 @@ def need_channels(entry: CompressorEntry, where: str) -> None:
         )
 
 
-def need_removal(slicing: Slicing | None, arguments: Mapping[str, Any]) -> None:
-    """Raise SpeedupError where the decision removes nothing."""
-    if slicing is not None and not slicing.tensors:
+def need_removal(slicing: Slicing | None, arguments: Mapping[str, Any], depth: Any = None) -> None:
+    """Raise SpeedupError where the decision removes nothing, though channels alone were asked for and no `depth`."""
+    if depth is None and slicing is not None and not slicing.tensors:
         raise SpeedupError(
             "no parameter would fall: every sparsity rounds to no channel at all",
             where="config_list",
@@ -86,9 +87,9 @@ def need_whole(model: nn.Module, where: str) -> None:
         )
 
 
-def need_masks(kept: Mapping[str, Tensor]) -> None:
-    """Raise CompressionError where the masks, 1 where a weight stays, remove nothing."""
-    if not any((mask == 0).any() for mask in kept.values()):
+def need_masks(kept: Mapping[str, Tensor], depth: Any = None) -> None:
+    """Raise CompressionError where the masks, 1 where a weight stays, remove nothing, and no `depth` was asked for."""
+    if depth is None and not any((mask == 0).any() for mask in kept.values()):
         raise CompressionError(
             "nothing was compressed: the masks cover no weight at all",
             where="config_list",
@@ -118,3 +119,9 @@ def about_whole_layers(slicing: Slicing | None) -> tuple[str, ...]:
     for name, why in ({} if slicing is None else slicing.removal.whole).items():
         reasons.setdefault(why, []).append(name)
     return tuple(f'"default" left out {join_names(names)}: {why}' for why, names in reasons.items())
+
+
+def tell_of_slice() -> None:
+    """Print, to the script's log, that it need not slice what was sliced by itself."""
+    note = '"slice": "before" has cut the model already, so that apply_speedup() changes nothing'
+    print(f"raycompress: {note}", file=sys.stderr)

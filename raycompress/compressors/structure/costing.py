@@ -21,8 +21,8 @@ from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.compressors.structure.groups import channel_groups
 from raycompress.compressors.structure.products import Product, products
 from raycompress.errors import CompressionError
-from raycompress.model.costs import CostModel, LayerWidth, Part
-from raycompress.model.groups import ChannelGroup
+from raycompress.model.costs import BlockCost, CostModel, LayerWidth, Part
+from raycompress.model.groups import ChannelGroup, is_inside
 
 if TYPE_CHECKING:
     from raycompress.compressors.structure.axes.atoms import Ids
@@ -33,8 +33,8 @@ Losses = dict[int, float]
 """Index of a group -> by how much one removed block of it shortens a dimension."""
 
 
-def cost_model(model: nn.Module, example: Example) -> CostModel:
-    """Return the cost of `model` in the channels that are removed from it.
+def cost_model(model: nn.Module, example: Example, blocks: Sequence[str] = ()) -> CostModel:
+    """Return the cost of `model` in the channels that are removed from it, and in its residual `blocks`.
 
     Raises
     ------
@@ -44,14 +44,16 @@ def cost_model(model: nn.Module, example: Example) -> CostModel:
     one = measure.first_of_batch(example)
     graph = ChannelGraph(model, example)
     groups = list(channel_groups(graph))
-    dims = _dimensions(graph, groups)
+    dims, flops = _dimensions(graph, groups), measure.flops(model, one)
+    found = products(graph, one)
     known = CostModel(
         tuple(group.summary() for group in groups),
-        (*_tensor_parts(model, dims), *_product_parts(graph, groups, products(graph, one), one.least)),
+        (*_tensor_parts(model, dims, blocks), *_product_parts(graph, groups, found, one.least, blocks)),
         tuple(_widths(model, dims)),
         measure.parameters(model),
-        measure.flops(model, one)[""],
+        flops[""],
         measure.size_bytes(model),
+        tuple(_of_block(model, block, flops.get(block, 0)) for block in blocks),
     )
     for fraction in (0.5, 0.25) if groups else ():
         _check(known, _Probe(graph, example, groups, fraction))
@@ -108,7 +110,26 @@ def _tensors(model: nn.Module) -> Iterator[tuple[tuple[str, str], Tensor]]:
                 yield (name, key), tensor
 
 
-def _tensor_parts(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Losses]]]) -> Iterator[Part]:
+def _of_block(model: nn.Module, block: str, flops: float) -> BlockCost:
+    """Return what a residual block contributes to the dense model; what it shares with the rest stays."""
+    own = {name: id(tensor) for name, tensor in model.state_dict(keep_vars=True).items()}
+    others = {known for name, known in own.items() if not is_inside(name, (block,))}
+    inner = model.get_submodule(block)
+    params = sum(parameter.numel() for parameter in inner.parameters() if id(parameter) not in others)
+    gone = {
+        known: tensor for tensor in inner.state_dict(keep_vars=True).values() if (known := id(tensor)) not in others
+    }
+    stored = sum(tensor.numel() * tensor.element_size() for tensor in gone.values())
+    return BlockCost(block, float(params), float(flops), float(stored))
+
+
+def _inside(name: str, blocks: Sequence[str]) -> str:
+    return next((block for block in blocks if is_inside(name, (block,))), "")
+
+
+def _tensor_parts(
+    model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Losses]]], blocks: Sequence[str]
+) -> Iterator[Part]:
     """Yield the parameters and bytes of each tensor that a group changes."""
     saved = set(distinct(model.state_dict()))
     seen: set[int] = set()
@@ -116,22 +137,22 @@ def _tensor_parts(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tupl
         is_parameter = isinstance(tensor, nn.Parameter) and id(tensor) not in seen
         seen.add(id(tensor))
         stored = f"{name}.{key}".lstrip(".") in saved
-        yield from _part(
-            tensor.numel() * is_parameter, 0, tensor.numel() * tensor.element_size() * stored, dims[name, key]
-        )
+        size_bytes = tensor.numel() * tensor.element_size() * stored
+        yield from _part(tensor.numel() * is_parameter, 0, size_bytes, dims[name, key], _inside(name, blocks))
 
 
 def _product_parts(
-    graph: ChannelGraph, groups: Sequence[ChannelGroup], found: Sequence[Product], samples: int
+    graph: ChannelGraph, groups: Sequence[ChannelGroup], found: Sequence[Product], samples: int, blocks: Sequence[str]
 ) -> Iterator[Part]:
     """Yield the multiply-adds of the products of so many samples, those of equal dimensions as one, for one sample."""
     group_of = {int(graph.components(group.root, group.root_blocks[0][:1])[0]): i for i, group in enumerate(groups)}
-    together: dict[tuple[tuple[int, tuple[tuple[int, float], ...]], ...], float] = {}
+    together: dict[tuple[str, tuple[tuple[int, tuple[tuple[int, float], ...]], ...]], float] = {}
     for product in found:
         dims = tuple(sorted((len(axis), _losses(axis, group_of)) for axis in product.axes))
-        together[dims] = together.get(dims, 0.0) + product.flops
-    for dims, count in together.items():
-        yield from _part(0, count / samples, 0, [(size, dict(losses)) for size, losses in dims])
+        key = _inside(product.module, blocks), dims
+        together[key] = together.get(key, 0.0) + product.flops
+    for (inside, dims), count in together.items():
+        yield from _part(0, count / samples, 0, [(size, dict(losses)) for size, losses in dims], inside)
 
 
 def _losses(axis: Ids, group_of: Mapping[int, int]) -> tuple[tuple[int, float], ...]:
@@ -153,11 +174,13 @@ def _widths(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int,
             yield LayerWidth(name, one, other)
 
 
-def _part(params: float, flops: float, size_bytes: float, dims: Sequence[tuple[int, Losses]]) -> Iterator[Part]:
+def _part(
+    params: float, flops: float, size_bytes: float, dims: Sequence[tuple[int, Losses]], inside: str
+) -> Iterator[Part]:
     """Yield the part, unless no group changes any of its dimensions."""
     changing = tuple((size, tuple(losses.items())) for size, losses in dims if losses)
     if changing:
-        yield Part(float(params), float(flops), float(size_bytes), changing)
+        yield Part(float(params), float(flops), float(size_bytes), changing, inside)
 
 
 def _check(known: CostModel, probe: _Probe) -> None:

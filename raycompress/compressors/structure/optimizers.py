@@ -120,6 +120,19 @@ def carry_over(optimizer: torch.optim.Optimizer, changed: Changed) -> None:
         vars(optimizer)["_numel_cache"] = None
 
 
+def forget(gone: list[nn.Parameter], given: torch.optim.Optimizer | None = None) -> None:
+    """Take parameters that no model has any more out of the optimizers that train them."""
+    changed = [(old, nn.Parameter(torch.empty(0)), Sliced((), ())) for old in gone]
+    gone.clear()
+    for optimizer in optimizers_of(changed, given):
+        old = {id(parameter) for parameter, _, _ in changed}
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if id(parameter) in old:
+                    optimizer.state.pop(parameter, None)
+            group["params"] = [parameter for parameter in group["params"] if id(parameter) not in old]
+
+
 def refuse_stale(changed: Changed) -> None:
     """Make each later step of an optimizer that still holds an old parameter raise CompressionError.
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from raycompress.compressors.depth.dropped_block import DroppedBlock, drop_blocks, dropped_in
 from raycompress.compressors.structure.attributes import is_size
 from raycompress.errors import BundleError
+from raycompress.model.groups import is_inside
 
 Fresh = dict[int, tuple[nn.Parameter, nn.Parameter]]
 """id(old parameter) -> (old parameter, new parameter)."""
@@ -36,6 +38,22 @@ class ModulePlan:
 
 
 @dataclass(frozen=True)
+class DroppedPlan:
+    """A residual block that is gone, with an identity in its place.
+
+    Attributes
+    ----------
+    type
+        Class name of the block.
+    returns
+        0 where it returned a tensor, and the identity does; of a tuple the length.
+    """
+
+    type: str
+    returns: int
+
+
+@dataclass(frozen=True)
 class SlicingPlan:
     """What changes in a model.
 
@@ -45,10 +63,13 @@ class SlicingPlan:
         Module name -> its changes; modules that stay as they are left out.
     kept
         Layer -> indices of the output channels that stay, in the original's numbering.
+    dropped
+        Name -> the block that is gone there; it is put into the file where there is any.
     """
 
     modules: Mapping[str, ModulePlan]
     kept: Mapping[str, tuple[int, ...]]
+    dropped: Mapping[str, DroppedPlan] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
@@ -62,7 +83,9 @@ class SlicingPlan:
             }
             for name, module in self.modules.items()
         }
-        return {"modules": modules, "kept": {name: list(channels) for name, channels in self.kept.items()}}
+        kept = {name: list(channels) for name, channels in self.kept.items()}
+        dropped = {name: {"type": block.type, "returns": block.returns} for name, block in self.dropped.items()}
+        return {"modules": modules, "kept": kept, **({"dropped": dropped} if dropped else {})}
 
     @classmethod
     def from_json(cls, data: Any) -> SlicingPlan:
@@ -73,7 +96,8 @@ class SlicingPlan:
         BundleError
             Where the data is anything else, or names an attribute that slicing never changes.
         """
-        outer = _mapping(data, "the plan", {"modules", "kept"})
+        keys = {"modules", "kept", *(("dropped",) if isinstance(data, Mapping) and "dropped" in data else ())}
+        outer = _mapping(data, "the plan", keys)
         modules = {}
         for name, raw in _mapping(outer["modules"], "modules").items():
             module = _mapping(raw, f"modules.{name}", {"type", "attributes", "tensors"})
@@ -93,7 +117,11 @@ class SlicingPlan:
                 },
             )
         kept = {name: _sizes(value, name) for name, value in _mapping(outer["kept"], "kept").items()}
-        return cls(modules, kept)
+        dropped = {}
+        for name, raw in _mapping(outer.get("dropped", {}), "dropped").items():
+            block = _mapping(raw, f"dropped.{name}", {"type", "returns"})
+            dropped[name] = DroppedPlan(str(block["type"]), _size(block["returns"], name))
+        return cls(modules, kept, dropped)
 
 
 _EMPTY = SlicingPlan({}, {})
@@ -102,7 +130,14 @@ _PLANS: WeakKeyDictionary[nn.Module, SlicingPlan] = WeakKeyDictionary()
 
 def plan_of(model: nn.Module) -> SlicingPlan:
     """Return the plan from a fresh instance of the model's class to `model`, over all slicings in this process."""
-    return _PLANS.get(model, _EMPTY)
+    known = _PLANS.get(model, _EMPTY)
+    dropped = {name: DroppedPlan(block.class_name, block.returns) for name, block in dropped_in(model).items()}
+    if not dropped:
+        return known
+    modules = {name: change for name, change in known.modules.items() if not is_inside(name, dropped)}
+    return SlicingPlan(
+        modules, {name: kept for name, kept in known.kept.items() if not is_inside(name, dropped)}, dropped
+    )
 
 
 def inherit(copied: nn.Module, model: nn.Module) -> None:
@@ -140,6 +175,9 @@ def apply_plan(model: nn.Module, plan: SlicingPlan) -> None:
     modules = dict(model.named_modules())
     for name, change in plan.modules.items():
         _check(name, change, modules.get(name))
+    for name, block in plan.dropped.items():
+        _check_dropped(name, block, modules.get(name))
+    drop_blocks(model, {name: block.returns for name, block in plan.dropped.items()})
     fresh: Fresh = {}
     for name, change in plan.modules.items():
         module = modules[name]
@@ -190,6 +228,14 @@ def _check(name: str, change: ModulePlan, module: nn.Module | None) -> None:
         smaller = len(shape) == tensor.dim() and all(n <= o for n, o in zip(shape, tensor.shape, strict=True))
         if not smaller:
             raise _misfit(f'"{name}.{key}" would change from {tuple(tensor.shape)} to {shape}')
+
+
+def _check_dropped(name: str, block: DroppedPlan, module: nn.Module | None) -> None:
+    if not name or module is None:
+        raise _misfit(f'the model has no module "{name}"')
+    own = module.class_name if isinstance(module, DroppedBlock) else type(module).__name__
+    if own != block.type:
+        raise _misfit(f'"{name}" is {own} in the model and {block.type} in the plan')
 
 
 def _misfit(what: str) -> BundleError:

@@ -33,10 +33,13 @@ class Product:
         Its multiply-adds in the dense model.
     axes
         The axes that can get shorter: the component of each place along one.
+    module
+        The module that computes it.
     """
 
     flops: int
     axes: tuple[Ids, ...]
+    module: str = ""
 
 
 def products(graph: ChannelGraph, one: Example) -> list[Product]:
@@ -56,7 +59,10 @@ def products(graph: ChannelGraph, one: Example) -> list[Product]:
     with unhooked(graph.model), evaluating(graph.model):
         followed(graph.model, one.call, kind)
     component = _components(graph, made[-1])
-    return [Product(flops, tuple(_axis(component[atoms]) for atoms in axes)) for flops, axes in made[-1].found]
+    return [
+        Product(flops, tuple(_axis(component[atoms]) for atoms in axes), module)
+        for flops, axes, module in made[-1].found
+    ]
 
 
 def _components(graph: ChannelGraph, made: _Products) -> Ids:
@@ -94,7 +100,7 @@ class _Products(Recorder):  # type: ignore[no-untyped-call]
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self.found: list[tuple[int, tuple[Ids, ...]]] = []
+        self.found: list[tuple[int, tuple[Ids, ...], str]] = []
 
     @property
     def muted(self) -> bool:
@@ -112,7 +118,7 @@ class _Products(Recorder):  # type: ignore[no-untyped-call]
         for further, operands in () if factors is None else factors(args, outcome):
             lengths = [tensor.shape[dim] for tensor, dims in operands for dim in dims]
             axes = (axis for tensor, dims in operands for axis in self._axes(tensor, dims))
-            self.found.append((further * math.prod(lengths), tuple(axes)))
+            self.found.append((further * math.prod(lengths), tuple(axes), self.modules[-1] if self.modules else ""))
         return outcome
 
     def _axes(self, tensor: Tensor, dims: Sequence[int]) -> Iterator[Ids]:

@@ -24,7 +24,7 @@ from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import PluginError
-from raycompress.script.config import SLICE_KEY
+from raycompress.script.config import DEPTH_KEY, SLICE_KEY
 from raycompress.text import abbreviate, closest_name, describe_value, dotted, join_names
 
 RESERVED = (
@@ -32,6 +32,8 @@ RESERVED = (
     *("folder_name", "tid", "job_id", "n_iterations"),
 )
 """What the script finds in its config beside its own parameters."""
+_OF_COMPRESSION = {"slice": SLICE_KEY, "depth": DEPTH_KEY}
+"""Key of ``compression`` -> what the script finds it under, where the file has it."""
 MOST_OF_SPEARMINT = 100_000
 
 
@@ -56,6 +58,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     yield from _check_config_list(compression, compressor)
     yield from _check_arguments(compression, compressor)
     yield from _check_slice(compression, compressor)
+    yield from _check_depth(compression, compressor)
     yield from _check_parameters(data)
     if not broken:
         yield from _check_export(data, framework)
@@ -139,7 +142,7 @@ def _check_kind(compression: Mapping[str, Any], compressor: CompressorEntry) -> 
 def _check_config_list(compression: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
     entries = compression.get("config_list")
     path: JsonPath = ("compression", "config_list")
-    if entries == [] and compressor is not None and not compressor.without_entries:
+    if entries == [] and compressor is not None and not compressor.without_entries and "depth" not in compression:
         settings = '"sparsity": 0.5, ' if "sparsity" in compressor.keys else ""
         fix = f'write an entry, such as {{{settings}"op_types": ["default"]}}'
         yield Finding(path, "config_list is empty: nothing would be compressed", fix)
@@ -248,10 +251,20 @@ def _check_slice(compression: Mapping[str, Any], compressor: CompressorEntry | N
             yield Finding(("compression", "slice"), what, fix)
 
 
+def _check_depth(compression: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
+    if "depth" not in compression:
+        return
+    path: JsonPath = ("compression", "depth")
+    if compressor is not None and (what := compressor.why_no_depth()):
+        yield Finding(path, what, 'remove "depth", or take a compressor such as group_l1')
+    for name, count in _counted(_dict(compression["depth"]).get("blocks")):
+        yield Finding((*path, "blocks"), f'"{name}" stands {count} times', "keep one of them")
+
+
 def _check_parameters(data: Mapping[str, Any]) -> Iterator[Finding]:
     path: JsonPath = ("parameter_config",)
     parameters: Any = data.get("parameter_config")
-    taken = (*RESERVED, *((SLICE_KEY,) if "slice" in _dict(data.get("compression")) else ()))
+    taken = (*RESERVED, *(key for name, key in _OF_COMPRESSION.items() if name in _dict(data.get("compression"))))
     entries = [entry for entry in parameters if isinstance(entry, dict)] if isinstance(parameters, list) else []
     for index, entry in enumerate(parameters if entries else ()):
         if not isinstance(entry, dict):
@@ -360,7 +373,7 @@ def _notes_on_settings(data: Mapping[str, Any]) -> Iterator[Note]:
 def every_range(data: Mapping[str, Any]) -> Iterator[tuple[JsonPath, Mapping[str, Any]]]:
     """Yield path and object of each search range of an experiment."""
     compression = _dict(data.get("compression"))
-    for key, anything in (("config_list", False), ("arguments", True)):
+    for key, anything in (("config_list", False), ("arguments", True), ("depth", False)):
         for path, value in find_ranges(compression.get(key), anything=anything):
             yield ("compression", key, *path), value
     parameters = data.get("parameter_config")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.catalog.exports import EXPORTS
+from raycompress.config.checks.depth import check_depth, notes_on_depth
 from raycompress.config.checks.layers import check_fit, notes_on_fit
 from raycompress.config.checks.objective import check_reported, reported_names
 from raycompress.config.checks.script import check_script
@@ -123,7 +124,8 @@ def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
 
 def check_model(experiment: Experiment, model: ModelInfo) -> tuple[list[Problem], list[str]]:
     """Return what is wrong between the experiment and the layers of the model, and what is worth a note."""
-    return list(check_fit(experiment, model)), list(notes_on_fit(experiment, model))
+    problems = [*check_fit(experiment, model), *check_depth(experiment, model)]
+    return problems, [*notes_on_fit(experiment, model), *notes_on_depth(experiment, model)]
 
 
 def notes(experiment: Experiment, cpus: float, gpus: float) -> list[str]:

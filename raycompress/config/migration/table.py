@@ -188,6 +188,8 @@ NEW_KEYS = (
         "time_budget_s",
         "compression.arguments",
         "compression.slice",
+        "compression.depth.blocks",
+        "compression.depth.drop",
     ),
     *("objectives", "constraints", "on_budget", "pareto_size", "repeats", "finalists", "exploration", "scheduler"),
     *("target.runtime", "target.precision", "target.batch", "target.threads", "target.device"),

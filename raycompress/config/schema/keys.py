@@ -76,6 +76,21 @@ class Entry(Keys):
     quant_dtype: Any = absent("qat: int or uint.")
 
 
+def _list_or_name(value: Any) -> str:
+    return "<list>" if isinstance(value, list) else "<name>"
+
+
+class DepthKeys(Keys):
+    """Which residual blocks of the model may go: modules that compute x + f(x), with an identity in their place."""
+
+    blocks: Annotated[
+        Annotated[Literal["auto"], Tag("<name>")] | Annotated[Texts, Tag("<list>")], Discriminator(_list_or_name)
+    ] = Field("auto", description='Names of blocks, or "auto" for all: the search keeps or drops each.')
+    drop: Step = absent(
+        "How many of them go, instead: those that change least what passes through them; a search range is allowed."
+    )
+
+
 @with_options(CompressionOptions)
 class CompressionKeys(Keys):
     """What compresses the model, and what of it."""
@@ -89,6 +104,7 @@ class CompressionKeys(Keys):
     )
     config_list: list[Entry] = Field(description="NNI's config_list; any value may be a search range.")
     arguments: dict[str, Any] = Field({}, description="Arguments of the compressor; search ranges allowed.")
+    depth: DepthKeys = absent("Which residual blocks may go, before channels are removed from the others.")
 
 
 class Parameter(Keys):

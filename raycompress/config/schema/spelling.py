@@ -20,6 +20,7 @@ from raycompress.config.schema.foreign_ranges import FOREIGN_KEYS, meant_paramet
 from raycompress.config.schema.keys import (
     CompressionKeys,
     ConstraintKeys,
+    DepthKeys,
     EarlyStopKeys,
     Entry,
     ExperimentKeys,
@@ -48,7 +49,7 @@ _INSIDE: Mapping[type[Keys], Mapping[str, type[Keys]]] = {
         "scheduler": SchedulerKeys,
         "target": TargetKeys,
     },
-    CompressionKeys: {"config_list": Entry},
+    CompressionKeys: {"config_list": Entry, "depth": DepthKeys},
     ResourceArgsKeys: {"early_stop": EarlyStopKeys},
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,7 @@ def _facts(ready: Prepared) -> dict[str, Any]:
         "experiment": experiment.name,
         "compressor": experiment.compression.compressor,
         "slice": experiment.compression.slice,
+        "blocks": [] if model is None else [asdict(block) for block in model.blocks],
         "proposer": experiment.proposer,
         "trials": trials,
         "baseline": experiment.baseline,

@@ -60,6 +60,7 @@ def _found(experiment: Experiment) -> dict[str, Any]:
         "type": compression.type,
         "compressor": compression.compressor,
         "slice": compression.slice,
+        "depth": None if compression.depth is None else dict(compression.depth),
         "proposer": experiment.proposer if experiment.is_automatic else None,
         "dimensions": None if space is None else [dimension.name for dimension in space.dimensions],
         "n_samples": experiment.n_samples if space is None else space.n_samples(experiment),

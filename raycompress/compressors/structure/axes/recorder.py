@@ -221,7 +221,7 @@ def record(model: nn.Module, call: Callable[[nn.Module], Any], *, modes: tuple[b
     functions = Functions(recorder)
     last: frozenset[str] = frozenset()
     for training in modes:
-        with _unchanged(model), _module_names(model, recorder.modules, functions), torch.no_grad():
+        with unchanged(model), _module_names(model, recorder.modules, functions), torch.no_grad():
             model.train(training)
             seen = frozenset(recorder.sources)
             try:
@@ -254,7 +254,7 @@ def followed(model: nn.Module, call: Callable[[nn.Module], Any], kind: Callable[
     """Call `model` in eval mode under a recorder of one's own, which numbers atoms as `record` does."""
     recorder, tracer = _observers(model, AtomTable(), kind)
     functions = Functions(recorder)
-    with _unchanged(model), _module_names(model, recorder.modules, functions), torch.no_grad():
+    with unchanged(model), _module_names(model, recorder.modules, functions), torch.no_grad():
         model.eval()
         with recorder, tracer, functions, traced_attributes(model):
             return call(model)
@@ -276,7 +276,8 @@ def _observers(model: nn.Module, table: AtomTable, kind: Callable[..., Recorder]
 
 
 @contextmanager
-def _unchanged(model: nn.Module) -> Iterator[None]:
+def unchanged(model: nn.Module) -> Iterator[None]:
+    """Leave `model`, its buffers and the state of random numbers as they were; nothing fused or compiled runs."""
     training = {module: module.training for module in model.modules()}
     buffers = [(module, dict(module._buffers)) for module in model.modules() if module._buffers]
     values = [(buffer, buffer.clone()) for buffer in model.buffers()]

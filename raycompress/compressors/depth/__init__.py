@@ -1,0 +1,1 @@
+"""Dropping whole residual blocks of a network: which ones there are, which matter least, and the proof."""
