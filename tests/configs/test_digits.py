@@ -15,6 +15,7 @@ from types import ModuleType
 import pytest
 import torch
 
+import raycompress as rc
 from tests.support.commands import run
 from tests.support.launching import raycompress
 
@@ -24,6 +25,7 @@ EXPERIMENTS = sorted(
     path for name in EXAMPLES for path in (CONFIGS / name).glob("*.json") if path.name != "config.json"
 )
 N_HELD_OUT = 600
+KEEPS = ("stage1.0.keep", "stage1.1.keep", "stage2.1.keep")
 
 ByHand = Callable[[str, str], tuple[dict[str, float], Path]]
 
@@ -106,6 +108,21 @@ def test_the_examples_of_several_workers_run_as_they_stand(example: str, tmp_pat
     assert done.record.best is not None and done.record.best.values["accuracy"] > 0.9
 
 
+@pytest.mark.night
+def test_the_example_of_depth_drops_blocks_that_its_bundle_is_without(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS / "digits_resnet", tmp_path / "digits_resnet")
+    done = raycompress(tmp_path / "digits_resnet", "launch", "depth.json")
+    assert done.code == 0, done.err
+    trials = [trial for trial in done.record.records.values() if not all(trial.sample.get(k, True) for k in KEEPS)]
+    assert trials, "no proposal drops a block"
+    best = done.record.best
+    assert best is not None and best.values is not None and best.values["accuracy"] > 0.95 and done.record.bundle
+    script = load_script("digits_resnet")
+    loaded = rc.load(done.record.bundle, script.ResNet())
+    left = [type(loaded.get_submodule(name.removesuffix(".keep"))).__name__ for name in KEEPS]
+    assert left == ["Block" if best.sample[name] else "DroppedBlock" for name in KEEPS]
+
+
 TORCHRUN = (
     "torch.distributed.run",
     "--nproc-per-node",
@@ -177,6 +194,7 @@ def test_all_kinds_of_experiment_are_shipped() -> None:
         "digits_resnet/one_time",
         "digits_resnet/auto_dependency",
         "digits_resnet/budget",
+        "digits_resnet/depth",
         "digits_resnet/fastest",
         "digits_resnet/pareto",
     }
