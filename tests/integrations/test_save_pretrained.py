@@ -84,6 +84,36 @@ def test_a_model_of_fewer_layers_says_how_many(tmp_path: Path) -> None:
     assert saved.is_stock and saved.changed == {"num_hidden_layers": (3, 2)}
 
 
+def qwen2():
+    """Return a Qwen2ForCausalLM with heads of 16; its config has no head_dim, but a list as long as keys have heads."""
+    torch.manual_seed(0)
+    sizes = {**text.SIZES, "hidden_size": 64, "num_key_value_heads": 2, "intermediate_size": 48}
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes)).eval()
+
+
+@pytest.mark.parametrize("head_dim", [None, 16])
+def test_heads_go_where_the_config_has_no_field_for_their_width(tmp_path: Path, head_dim: int | None) -> None:
+    from raycompress.integrations.transformers import save_pretrained
+
+    attention = [f"model.layers.{at}.self_attn.{part}_proj" for at in (0, 1) for part in "qkv"]
+    layers = {} if head_dim is None else {"op_names": attention}  # alone: hidden_size no longer says how wide they are
+    saved = save_pretrained(compressed(qwen2(), tmp_path, **layers), tmp_path / "small", text.INPUT)
+    assert saved.is_stock
+    assert {"num_attention_heads": (4, 2), "num_key_value_heads": (2, 1)}.items() <= saved.changed.items()
+    assert json.loads((tmp_path / "small" / "config.json").read_text()).get("head_dim") == head_dim
+
+
+def test_a_number_of_heads_that_the_config_refuses_goes_by_code(tmp_path: Path) -> None:
+    """LlamaConfig wants a hidden_size that is a multiple of it."""
+    from raycompress.integrations.transformers import save_pretrained
+
+    attention = [f"model.layers.{at}.self_attn.{part}_proj" for at in (0, 1) for part in "qkv"]
+    dense, places = text.llama(num_key_value_heads=4), {"folder": tmp_path / "bundle", "op_names": attention}
+    small = rc.compress(dense, text.INPUT, "group_l1", 0.25, round_to=1, **places).model
+    assert small.model.layers[0].self_attn.q_proj.out_features == 24
+    assert not save_pretrained(small, tmp_path / "small", text.INPUT).is_stock
+
+
 def test_heads_that_a_config_cannot_say_are_narrowed_by_readable_code(tmp_path: Path) -> None:
     """BERT's heads are as wide as hidden_size over their number: with the one kept, the other cannot change."""
     from raycompress.integrations.transformers import save_pretrained

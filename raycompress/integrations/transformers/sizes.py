@@ -103,14 +103,15 @@ class ConfigSearch:
         """
         with torch.random.fork_rng(devices=[]):
             dense = self._build({})
-            fitting = {} if dense is None else self._fitting(self._with_depth(dense))
-            ranked = sorted(fitting.values(), key=self._unlikeness)
-            return [self._config(changes) for changes in ranked[:_MOST_FOUND]]
+            fitting = {} if dense is None else self._fitting(self._starts(dense))
+            ranked = sorted(fitting.values(), key=lambda changes: (self._unlikeness(changes), len(changes)))
+            configs = [one for changes in ranked if _is_valid(one := self._config(changes))]
+            return configs[:_MOST_FOUND]
 
-    def _fitting(self, start: Mapping[Path, int]) -> dict[tuple[Any, ...], Mapping[Path, int]]:
+    def _fitting(self, starts: list[Mapping[Path, int]]) -> dict[tuple[Any, ...], Mapping[Path, int]]:
         """Return the changes of the dense model's config that give all sizes."""
         fitting: dict[tuple[Any, ...], Mapping[Path, int]] = {}
-        pending: list[Mapping[Path, int]] = [start]
+        pending = starts
         seen: set[tuple[Any, ...]] = set()
         while pending and len(self._built) < _MOST_CONFIGS:
             changes = pending.pop()
@@ -129,6 +130,25 @@ class ConfigSearch:
         built = self._build(changes)
         assert built is not None
         return len(built.unlike(self._wanted))
+
+    def _starts(self, dense: Built) -> list[Mapping[Path, int]]:
+        """Return what the search begins with, the dense model's own sizes last, which are tried first.
+
+        The others set a field that the config lacks and the modules ask for all the same, as Qwen2's do by
+        ``getattr(config, "head_dim", ...)``, to what the sliced model has.
+        """
+        start = self._with_depth(dense)
+        starts: list[Mapping[Path, int]] = [start]
+        for name in sorted(set(_UNSET) - set(vars(self.model.config))):
+            wanted = {value for (_, key), value in self._wanted.numbers.items() if key == name}
+            if len(wanted) != 1:
+                continue
+            value = int(wanted.pop())
+            one, other = ({**start, (name,): factor * value} for factor in (1, 2))
+            built, again = self._build(one), self._build(other)
+            if built is not None and again is not None and built.sizes != again.sizes:
+                starts.insert(0, one)
+        return starts
 
     def _with_depth(self, dense: Built) -> dict[Path, int]:
         """Return the change of the number of layers, where the sliced model has fewer; no change otherwise."""
@@ -191,8 +211,8 @@ class ConfigSearch:
             part = config
             for name in path[:-1]:
                 part = getattr(part, name)
-            before = getattr(part, path[-1])
-            _shorten_lists(part, before, value)
+            if "layer" in path[-1]:
+                _shorten_lists(part, getattr(part, path[-1]), value)
             setattr(part, path[-1], value)
         return config
 
@@ -230,9 +250,18 @@ def _paths(config: Any, above: Path = ()) -> Iterator[Path]:
             yield from _paths(value, (*above, name))
 
 
+def _is_valid(config: Any) -> bool:
+    """Tell whether a config can be read again: some classes refuse numbers that their models could do with."""
+    try:
+        type(config).from_dict(config.to_dict())
+    except Exception:  # noqa: BLE001 - whatever a config's class raises
+        return False
+    return True
+
+
 def _get(config: Any, path: Path) -> int | None:
     for name in path:
-        config = getattr(config, name)
+        config = getattr(config, name, None)
     value: int | None = config
     return value
 

@@ -18,7 +18,7 @@ def llama(**sizes: int) -> Any:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
-    return LlamaForCausalLM(LlamaConfig(intermediate_size=48, num_key_value_heads=2, **{**SIZES, **sizes})).eval()
+    return LlamaForCausalLM(LlamaConfig(**{"intermediate_size": 48, "num_key_value_heads": 2, **SIZES, **sizes})).eval()
 
 
 def bert() -> Any:
