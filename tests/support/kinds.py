@@ -39,6 +39,7 @@ ROOMS = {
     "fuzz/test_bundles.py": "engine",
     "integrations": "engine",
     "integrations/test_integrations.py": "unit",
+    "integrations/test_trainer_search.py": "ray",
     "model": "unit",
     "old": "ray",
     "old/test_one_time.py": "engine",

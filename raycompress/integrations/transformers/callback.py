@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycompress.extras import load_extra
-from raycompress.integrations.transformers import checkpoints
 from raycompress.integrations.transformers.inputs import metrics_of
 from raycompress.integrations.transformers.stock import EXTRA
 from raycompress.script.report import report
@@ -27,6 +26,10 @@ class Events:
     def __init__(self, compression: TrainerCompression) -> None:
         self._compression = compression
         self._was_decided = compression.compressor.is_decided
+
+    def on_train_begin(self, _args: Any, _state: Any, _control: Any, **_more: Any) -> None:
+        """Note the weights that a checkpoint brought."""
+        self._compression.note_loaded()
 
     def on_epoch_begin(self, _args: Any, state: Any, _control: Any, **_more: Any) -> None:
         """Remove what a compressor with a schedule removes at this epoch."""
@@ -53,10 +56,10 @@ class Events:
                 report(**found)
 
     def on_save(self, args: Any, state: Any, _control: Any, **_more: Any) -> None:
-        """Write into the checkpoint what was removed of its model."""
+        """Write into the checkpoint what was removed of its model, and keep it for a trial that is lost."""
         folder = Path(args.output_dir, f"checkpoint-{state.global_step}")
         if state.is_world_process_zero and folder.is_dir():
-            checkpoints.write(folder, self._compression.compressor)
+            self._compression.keep(folder, state)
 
 
 def callback_of(compression: TrainerCompression) -> Any:

@@ -21,6 +21,7 @@ from raycompress.integrations.transformers.callback import callback_of
 from raycompress.integrations.transformers.inputs import Evaluator, first_input, plain_forward
 from raycompress.integrations.transformers.save import Saved, save_pretrained
 from raycompress.integrations.transformers.stock import EXTRA, fit_config
+from raycompress.integrations.transformers.trial_checkpoint import TrialCheckpoint
 from raycompress.script import context
 from raycompress.script.config import SLICE_KEY
 from raycompress.script.report import save_model
@@ -94,6 +95,7 @@ class TrainerCompression:
         self.trainer, self.compressor = trainer, compressor
         self._example_inputs, self._reports = example_inputs, report
         self._cuts = entry is not None and entry.kind == "pruning" and entry.removes_channels
+        self._of_trial = TrialCheckpoint(trainer)
         self._evaluated: Fingerprint | None = None
         self._evaluator: Evaluator | None = None
         self._model, self._train = trainer.model, trainer.train
@@ -104,7 +106,8 @@ class TrainerCompression:
         self.compressor.compress()
         trial = context.current()
         own = config if trial is None or trial.config is None else trial.config
-        if self._cuts and self.compressor.is_decided and own.get(SLICE_KEY) != "after":
+        waits = own.get(SLICE_KEY) == "after" or self._of_trial.was_masked  # whose weights are loaded before
+        if self._cuts and self.compressor.is_decided and not waits:
             self.compressor.apply_speedup()
         handler, callback = self.trainer.callback_handler, callback_of(self)
         self.trainer.add_callback(callback)
@@ -123,12 +126,30 @@ class TrainerCompression:
         """Note that the model is reported as it is now."""
         self._evaluated = fingerprint(self.compressor.model)
 
+    @property
+    def _is_reported(self) -> bool:
+        return self._evaluated is not None and same(self._evaluated, fingerprint(self.compressor.model))
+
+    def note_loaded(self) -> None:
+        """Note that the Trainer has loaded the weights that it goes on with."""
+        if self._of_trial.was_reported:
+            self.note_evaluation()
+
+    def keep(self, folder: Path, state: Any) -> None:
+        """Keep what the Trainer has saved, with its state, for a trial that is lost."""
+        checkpoints.write(folder, self.compressor)
+        if self._of_trial.keeps:
+            is_small = bool(plan_of(self.compressor.model).kept)
+            self._of_trial.save(folder, state, is_small=is_small, was_reported=self._is_reported)
+
     def train(self, resume_from_checkpoint: str | bool | None = None, *args: Any, **kwargs: Any) -> Any:
-        """Train as ``trainer.train`` did before it was this, and `finish`."""
-        folder = _checkpoint(self.trainer, resume_from_checkpoint)
-        if folder is not None:
+        """Train as ``trainer.train`` did before it was this, and `finish`; a lost trial goes on from its checkpoint."""
+        if (of_trial := self._of_trial.load()) is not None:  # what it removes was restored when it was compressed
+            resume_from_checkpoint = str(of_trial)
+        elif (folder := _checkpoint(self.trainer, resume_from_checkpoint)) is not None:
             checkpoints.restore(folder, self.compressor)
         output = self._train(resume_from_checkpoint, *args, **kwargs)
+        self._of_trial.close()
         self.finish()
         return output
 
@@ -138,8 +159,7 @@ class TrainerCompression:
         if self._cuts:
             self.compressor.apply_speedup()
         self.compressor.step()
-        is_known = self._evaluated is not None and same(self._evaluated, fingerprint(self.compressor.model))
-        if self._reports and not is_known and self.trainer.eval_dataset is not None:
+        if self._reports and not self._is_reported and self.trainer.eval_dataset is not None:
             self.trainer.evaluate()
             plain_forward(self.trainer)
         if context.current() is not None:
