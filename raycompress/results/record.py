@@ -127,7 +127,7 @@ class SearchRecord(InNotebooks):
         earlier = trial if trial.steps or trial.earlier is None else trial.earlier
         count = sum(step <= event["step"] for step in earlier.steps)
         trial.intermediate, trial.steps = earlier.intermediate[:count], earlier.steps[:count]
-        trial.continued, trial.rung0 = event["step"], earlier.rung0
+        trial.continued, trial.rung0, trial.carried = event["step"], earlier.rung0, event["seconds"]
 
     def _on_retried(self, event: journal.Event) -> None:
         self.records[event["trial"]].attempts = event["attempt"] + 1
@@ -137,6 +137,8 @@ class SearchRecord(InNotebooks):
         trial.state = TrialState(event["state"])
         for name in ("cause", "values", "score", "before", "after", "seconds", "saved"):
             setattr(trial, name, event[name])
+        if trial.seconds is not None and "last_start_seconds" not in event:  # an older journal: the last start's alone
+            trial.seconds += trial.carried
         trial.removed = {layer: (removed, of) for layer, (removed, of) in event["removed"].items()}
         trial.notes = tuple(event.get("notes", ()))  # older journals have none
         trial.files = tuple(event.get("files", ()))

@@ -155,7 +155,7 @@ def _trial(trial: TrialRecord, distributions: dict[str, BaseDistribution], recor
         user_attrs={"trial": trial.number, **{name: getattr(trial, name) for name in attributes}},
     )
     frozen.datetime_start = datetime.fromtimestamp(trial.started)
-    frozen.datetime_complete = datetime.fromtimestamp(trial.started + (trial.seconds or 0.0))
+    frozen.datetime_complete = datetime.fromtimestamp(trial.started + (trial.last_start_seconds or 0.0))
     return frozen
 
 

@@ -32,7 +32,10 @@ class TrialRecord:
     files
         What its script wrote into the folder that it ran in, ``trials/<number>/files``.
     seconds
-        From the start to the end, by the wall clock.
+        What it took, by the wall clock: from the start to the end, and before that, where it goes on from a checkpoint,
+        from its first start to that.
+    carried
+        Of these the seconds before the checkpoint; 0 where it began at the beginning.
     attempts, starts
         How often its script was run after failures, and how often the trial was begun: a resumed search begins again
         what was running.
@@ -67,6 +70,7 @@ class TrialRecord:
     notes: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     seconds: float | None = None
+    carried: float = 0.0
     saved: bool = False
     attempts: int = 1
     starts: int = 1
@@ -78,3 +82,8 @@ class TrialRecord:
     earlier: TrialRecord | None = field(default=None, repr=False, compare=False)
     intermediate: list[dict[str, float]] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
+
+    @property
+    def last_start_seconds(self) -> float | None:
+        """What its last start took: all of `seconds`, where it did not go on from a checkpoint."""
+        return None if self.seconds is None else self.seconds - self.carried

@@ -40,9 +40,10 @@ _PRIOR: Shape = {
     **{"dense": float, "curves": {str: [[float]]}, "candidates": [{"sample": dict, "score": float}]},
     **{"metric": str, "seconds": float},
 }
+_RESULT: Shape = {str: (int, float, "nan", "inf", "-inf")}
 SHAPES: Mapping[str, Shape] = {
     "done": {},
-    "result": {"values": {str: (int, float, "nan", "inf", "-inf")}},
+    "result": {"values": _RESULT},
     "candidate": {"before": _SIZES, "after": _SIZES, "removed": {str: [int]}, "notes": [str]},
     "failure": {
         **{
@@ -62,7 +63,7 @@ SHAPES: Mapping[str, Shape] = {
     "agreed": {"number": int},
     "continued": {
         **{"results": int, "at": dict, "seconds": float, "unused": str},
-        "values": {str: (int, float, "nan", "inf", "-inf")},
+        **{"values": _RESULT, "history": [_RESULT]},
     },
     "prior": {"prior": _PRIOR},
     "given": {"differs": dict, "where": str},

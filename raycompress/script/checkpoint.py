@@ -7,7 +7,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raycompress.errors import CompressionError, StorageError, UsageError
@@ -81,7 +81,10 @@ class Checkpoints:
             "at": {name: _number(one) if isinstance(one, float) else one for name, one in scalars.items()},
             "seconds": round(trial.seconds + time.monotonic() - trial.started, 4),
         }
-        content = {"objects": objects, "plain": plain, "compressors": compressors, "random": random_states.states()}
+        content = {
+            **{"objects": objects, "plain": plain, "compressors": compressors},
+            **{"random": random_states.states(), "history": trial.history},
+        }
         statefile.write(trial.checkpoint, about, content)
         trial.send({"type": "checkpoint", "results": trial.results})
 
@@ -112,7 +115,7 @@ class Checkpoints:
         trial.is_loaded, found = True, usable(trial)
         if found is None:
             return None
-        _go_on(trial, found["about"])
+        _go_on(trial, found)
         own = random_states.read_own(trial, _identity(trial)) if trial.rank else None
         objects = {**found["objects"], **({} if own is None else own["generators"])}
         for name, one in into.items():
@@ -165,19 +168,23 @@ def usable(trial: context.Trial) -> Mapping[str, Any] | None:
     return trial.kept
 
 
-def _go_on(trial: context.Trial, about: Mapping[str, Any]) -> None:
+def _go_on(trial: context.Trial, found: Mapping[str, Any]) -> None:
     """Count on from where the checkpoint was saved, and tell whoever supervises the trial."""
+    about = found["about"]
     trial.results, trial.seconds = about["results"], about["seconds"]
     trial.checkpoints = about.get("number", 0)  # a checkpoint of an earlier raycompress has none
+    trial.history = list(found.get("history", ()))  # a checkpoint of an earlier version has none
     trial.reported = {name: float(value) for name, value in about["reported"].items()}
     at = ", ".join(f"{name} {value}" for name, value in about["at"].items())
     print(f"raycompress: the trial goes on from its checkpoint{f': {at}' * bool(at)}", file=sys.stderr)
-    _tell(trial, about, "")
+    _tell(trial, about, "", trial.history)
 
 
-def _tell(trial: context.Trial, about: Mapping[str, Any], why: str) -> None:
+def _tell(
+    trial: context.Trial, about: Mapping[str, Any], why: str, history: Sequence[Mapping[str, float | str]] = ()
+) -> None:
     facts = {"results": about["results"], "at": about["at"], "seconds": about["seconds"], "values": about["reported"]}
-    trial.send({"type": "continued", **facts, "unused": why})
+    trial.send({"type": "continued", **facts, "history": list(history), "unused": why})
 
 
 def _identity(trial: context.Trial) -> str:

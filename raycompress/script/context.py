@@ -136,6 +136,8 @@ class Trial(TrialOptions):
     results, seconds, started
         How many results there were, and what the trial took before this process; when this process began it, by the
         monotonic clock.
+    history
+        The results in turn, as JSON can hold them; a checkpoint keeps them, since some may be lost on their way.
     is_told
         Whether the script's log says that no checkpoint can be saved yet.
     """
@@ -165,6 +167,7 @@ class Trial(TrialOptions):
     checkpoints: int = 0
     random: dict[int, Any] = field(default_factory=dict)
     results: int = 0
+    history: list[Mapping[str, float | str]] = field(default_factory=list)
     seconds: float = 0.0
     started: float = field(default_factory=time.monotonic)
     is_told: bool = False

@@ -95,13 +95,15 @@ def _deliver(values: Mapping[str, Number]) -> None:
                 print(f"{name}: {value}")
             sys.stdout.flush()
         return
+    plain = {name: _plain(value) for name, value in values.items()}
     trial.reported = dict(values)
     trial.results += 1
+    trial.history.append(plain)
     for hook in trial.on_report:
         hook(values)
     if trial.mode in ("inspect", "verify"):  # a result comes after all that there is to learn
         raise context.EndOfInspection
-    trial.send({"type": "result", "values": {name: _plain(value) for name, value in values.items()}})
+    trial.send({"type": "result", "values": plain})
 
 
 def _plain(value: Number) -> Number | str:

@@ -59,6 +59,7 @@ class Recorder:
         self._running: dict[int, TrialRequest] = {}
         self._deaths: Counter[int] = Counter()
         self._steps: dict[int, int] = {}
+        self._carried: dict[int, float] = {}  # seconds before the checkpoint, of trials that go on from one
         self._earlier = dict(steps)  # of lives of a trial that are over
         self.samples: dict[int, Any] = dict(samples)
 
@@ -66,6 +67,7 @@ class Recorder:
         """Write that a trial runs."""
         self._running[trial.number] = trial
         self._earlier[trial.number] = self._steps.pop(trial.number, self._earlier.get(trial.number, 0))
+        self._carried.pop(trial.number, None)
         self.samples[trial.number] = trial.sample
         more = {"predicted": trial.predicted, "repeat_of": trial.repeat_of}
         self._journal.append(
@@ -84,7 +86,9 @@ class Recorder:
         if event.unused:
             text = f"trial {event.number} starts at its beginning, its checkpoint is left aside: {event.unused}"
             self._journal.append("note", text=text)
+            self._carried.pop(event.number, None)
             return
+        self._carried[event.number] = event.seconds
         known = max(self._steps.get(event.number, 0), self._earlier.get(event.number, 0))
         self._steps[event.number] = min(known, event.step)
         facts = {"step": event.step, "at": event.at, "seconds": event.seconds}
@@ -143,7 +147,9 @@ class Recorder:
 
     def _end(self, number: int, facts: dict[str, Any]) -> None:
         trial = self._running.pop(number, None)
-        failed = TrialState(facts["state"]).is_failure
+        carried, failed = self._carried.pop(number, None), TrialState(facts["state"]).is_failure
+        if carried is not None and facts["seconds"] is not None:
+            facts = {**facts, "last_start_seconds": round(facts["seconds"] - carried, 4)}
         if failed:
             facts = {**facts, "cause": faults.named(facts["cause"], self._folder.root)}
         self._journal.append("ended", trial=number, log=self._folder.place(self._folder.log(number)), **facts)

@@ -35,7 +35,7 @@ def failure(record: SearchRecord, resume: str) -> RaycompressError | None:
             stopped.exit_code = 130
         return stopped
     failures = [trial for trial in record.records.values() if trial.state.is_failure]
-    failed = max(failures, key=lambda trial: trial.started + (trial.seconds or 0), default=None)
+    failed = max(failures, key=lambda trial: trial.started + (trial.last_start_seconds or 0), default=None)
     if record.state == "failure" and failed is not None:
         mend = next((fix for cause, fix in _MENDS.items() if failed.cause.startswith(cause)), "mend the script")
         is_needed = failed.baseline and record.objective.needs_dense_result  # no trial can be judged without

@@ -10,6 +10,7 @@ from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
 from raycompress.search.history import SearchHistory
+from raycompress.search.outcome import NOTHING
 from raycompress.states import TrialState
 from tests.session.test_killed import begin
 from tests.support.launching import Launched, command, number_experiment, raycompress
@@ -35,7 +36,7 @@ for epoch in range(0 if state is None else state["epoch"] + 1, 10):
     rc.report(loss=loss.detach())
     if epoch < 8:
         rc.checkpoint(model=model, optimizer=optimizer, epoch=epoch)
-    if epoch == 8 and state is None and config.get("tid") == 1:
+    if epoch in (4, 8) and state is None and config.get("tid") == 1:
         LOSE
 rc.report(loss=torch.nn.functional.cross_entropy(model(images), labels).detach())
 rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
@@ -43,9 +44,11 @@ rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.p
 LOSE_ACTOR = """
         driver = psutil.Process(int(os.environ["RAYCOMPRESS_TEST_DRIVER"]))
         (actor,) = [one for one in driver.children(recursive=True) if one.name().lower().startswith("ray::trial")]
-        time.sleep(5)  # what an actor has not passed on yet is lost with it
-        actor.kill()
-        time.sleep(600)
+        if epoch == 4:
+            actor.suspend()  # what it has not passed on yet is lost with it
+        else:
+            actor.kill()
+            time.sleep(600)
 """
 
 
@@ -84,14 +87,16 @@ def test_a_trial_whose_actor_is_killed_trains_what_came_after_its_checkpoint(tmp
     assert epochs(folder / "log.txt") == [8, 9]
     (event,) = [event for event in journal.read(record.folder.journal) if event["event"] == "continued"]
     assert (event["trial"], event["step"], event["at"]) == (1, 8, {"epoch": 7})
-    assert trial.steps == [*range(1, 12)]
+    assert trial.steps == [*range(1, 12)]  # those that the actor had not passed on yet, too
+    assert trial.seconds == pytest.approx(event["seconds"] + trial.last_start_seconds)
     assert not record.folder.checkpoint(1).exists()
     assert "trial 1 goes on from its checkpoint: epoch 7" in done.err
 
 
 LOSE_DRIVER = """
-        psutil.Process(int(os.environ["RAYCOMPRESS_TEST_DRIVER"])).kill()
-        time.sleep(600)
+        if epoch == 8:
+            psutil.Process(int(os.environ["RAYCOMPRESS_TEST_DRIVER"])).kill()
+            time.sleep(600)
 """
 
 
@@ -133,3 +138,17 @@ def test_the_record_keeps_what_came_before_the_checkpoint_and_nothing_after_it(t
     writer.close()
     (past,) = SearchHistory.of(SearchRecord(ExperimentFolder(tmp_path))).unfinished.values()
     assert past.step == 3
+
+
+@pytest.mark.parametrize("seconds", [{"seconds": 1.5}, {"seconds": 5.0, "last_start_seconds": 1.5}])  # older, and now
+def test_the_record_has_the_seconds_of_all_starts_and_those_of_the_last_one(tmp_path, seconds):
+    writer = Journal(tmp_path / "journal.jsonl")
+    begin(writer)
+    for _ in range(2):
+        writer.append("started", trial=1, attempt=1, sample={}, config={}, baseline=False)
+    writer.append("continued", trial=1, step=8, at={"epoch": 7}, seconds=3.5)
+    facts = {**NOTHING, "state": TrialState.FINISHED, "cause": "", **seconds}
+    writer.append("ended", trial=1, log="", **facts)
+    writer.close()
+    trial = SearchRecord(ExperimentFolder(tmp_path)).records[1]
+    assert (trial.seconds, trial.last_start_seconds) == (5.0, 1.5)

@@ -86,15 +86,16 @@ def test_a_lost_trial_has_the_weights_of_one_that_was_not(life, name, when, dumm
     whole, _, _ = train(config, 1, dummy=dummy)
     expected = {key: value.clone() for key, value in weights(whole).items()}
     context.current().checkpoint.unlink()
-    life(**about)
+    before = life(**about)
     with pytest.raises(Lost):
         train(config, 1, lost_after=2, dummy=dummy)
+    reported = [message["values"] for message in before if message["type"] == "result"]
     messages = life(**about)
     model, compressor, trained = train(config, 2, dummy=dummy)
     assert [*trained] == [3]
     assert messages[0] == {
         **{"type": "continued", "results": 3, "at": {"epoch": 2}, "unused": ""},
-        **{"seconds": messages[0]["seconds"], "values": messages[0]["values"]},
+        **{"seconds": messages[0]["seconds"], "values": reported[-1], "history": reported},
     }
     assert [message["type"] for message in messages] == ["continued", "result", "checkpoint"]
     found = weights(model)

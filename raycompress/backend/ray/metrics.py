@@ -70,7 +70,7 @@ class Meters:
         self._trials.set(max(0, self._n_trials - len(states)), {**self._tags, "state": WAITING})
 
     def _add_end(self, event: Event) -> None:
-        score, seconds = event["score"], event["seconds"]
+        score, seconds = event["score"], event.get("last_start_seconds", event["seconds"])
         if score is not None and event["trial"] != 0:
             better = max if self._goal == "max" else min
             self._score = score if self._score is None else better(score, self._score)

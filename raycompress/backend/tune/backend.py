@@ -17,7 +17,7 @@ from raycompress.backend.protocol import Continued, Ended, Event, Lost, Result, 
 from raycompress.backend.ray import private
 from raycompress.backend.ray.machine import session_logs
 from raycompress.backend.tune import adapters, slots
-from raycompress.backend.tune.trainable import CONTINUED, LIVES, RUNG0, TIME, TrialActor, config_of
+from raycompress.backend.tune.trainable import AGAIN, CONTINUED, LIVES, RUNG0, TIME, TrialActor, config_of
 from raycompress.backend.tune.turns import Turns
 from raycompress.config.experiment import Resources
 from raycompress.errors import ClusterError
@@ -193,7 +193,10 @@ class TuneBackend:
             return False
         if result.get(CONTINUED):
             self._turns.give([Continued(number, **result[CONTINUED])])
-            return False
+            return any(self._ends_with(number, one) for one in result[AGAIN])
+        return self._ends_with(number, result)
+
+    def _ends_with(self, number: int, result: dict[str, Any]) -> bool:
         self._waits, self._is_stopped = (self._of_tune[number], result["state"] == TrialState.RUNNING), False
         self._turns.give([_result(number, result)])
         self._waits = None

@@ -54,6 +54,9 @@ RUNG0 = "rung0"
 CONTINUED = "continued"
 """What a result says of the checkpoint that its trial goes on from, in place of numbers: fields of `Continued`."""
 
+AGAIN = "again"
+"""With that, the results from before the checkpoint, in turn."""
+
 
 def config_of(trial: TrialRequest) -> dict[str, Any]:
     """Return a trial as Tune carries it to an actor."""
@@ -131,7 +134,7 @@ class TrialActor:
         self._results = 0
         self._told = 0
         self._held: dict[str, Any] | None = None
-        self._seconds = 0.0
+        self._seconds = self._carried = 0.0
         self._messages: Generator[Message | Ending, None, None] | None = None
         self._started = time.monotonic()
 
@@ -186,7 +189,7 @@ class TrialActor:
             self._attempts.append({"attempt": self._attempt, "state": message.state, "cause": cause})
             self._plan.folder.put_aside(self._config["number"], f"attempt-{self._attempt}")
             self._attempt += 1
-            self._results, self._held = 0, None
+            self._results, self._held, self._carried = 0, None, 0.0
 
     def _wants_room(self, ending: Ending) -> bool:
         """Tell whether the trial may fit on its GPU when no other one is there; that is tried once, and no retry."""
@@ -204,7 +207,7 @@ class TrialActor:
     def _to_report(self, values: dict[str, float]) -> dict[str, Any] | None:
         """Take the script's next result; return what is to be told now, if anything is."""
         self._results += 1
-        seconds = round(time.monotonic() - self._started, 4)
+        seconds = round(self._carried + time.monotonic() - self._started, 4)
         now: dict[str, Any] | None
         now = {**_RUNNING, "values": values, "score": self._score(values), "seconds": seconds, TIME: self._results}
         if self._plan.judged:
@@ -215,15 +218,22 @@ class TrialActor:
         return now
 
     def _continue(self, message: Message) -> dict[str, Any]:
-        """Count on from the results that came before the checkpoint; return what is to be told of it."""
-        step, values = message["results"], numbers(message["values"])
+        """Count on from the results that came before the checkpoint; return what is to be told of it.
+
+        Those results are told once more, all with it: what a process had not passed on when it was lost is lost with
+        it. The search leaves out those that it has.
+        """
+        step, again = message["results"], []
         if not message["unused"]:
-            self._results, self._told = step, min(self._told, step)
-            if self._plan.judged and self._streams and step:  # it was held back when the trial was lost
-                self._held = {**_RUNNING, "values": values, "score": self._score(values), TIME: step}
-                self._told = min(self._told, step - 1)
+            # a checkpoint of an earlier version has the last one alone
+            earlier = message["history"] or [message["values"]] * bool(step)
+            self._results, self._held, self._carried = step - len(earlier), None, message["seconds"]
+            self._told = 0
+            results = [self._to_report(numbers(values)) for values in earlier if self._streams]
+            again = [result for result in results if result is not None]
+            self._results = step
         facts = {"step": step, **{name: message[name] for name in ("at", "seconds", "unused")}}
-        return {**_RUNNING, "values": {}, "score": None, CONTINUED: facts, TIME: step}
+        return {**_RUNNING, "values": {}, "score": None, CONTINUED: facts, AGAIN: again, TIME: step}
 
     def _score(self, values: dict[str, float]) -> float | None:
         return self._plan.objective.score(metrics_of(values, None))
@@ -298,7 +308,8 @@ class TrialActor:
 
     def _end_of_run(self, ending: Ending) -> dict[str, Any]:
         """Return what the run gave: the trial's end, or, where a larger budget follows, what it is judged by."""
-        self._seconds += ending.seconds
+        self._seconds += self._carried + ending.seconds
+        self._carried = 0.0
         facts: dict[str, Any] = facts_of(
             ending, self._plan.objective, baseline=self._config["baseline"], seconds=self._seconds
         )

@@ -19,7 +19,9 @@ rung0          trial, score: of its model before it trains
 retried        trial, attempt, state, cause: an attempt that failed and is made again
 ended          trial, state, cause, values, score, seconds, before, after, removed, notes, log, saved;
                weights: the hash of the saved weights; unread: hyperparameters that the script did not read; files: what
-               it wrote into its own folder; shared: files elsewhere that it wrote and read
+               it wrote into its own folder; shared: files elsewhere that it wrote and read; seconds: what the trial
+               took, of earlier starts as far as to the checkpoint that it went on from; last_start_seconds: of these
+               the last start's, where it went on from one (seconds are these alone in journals that lack it)
 promoted       trial, score: its candidate is now the best one; feasible: whether it keeps to all constraints
 pruned         trial: its candidate was not the best and its files are gone
 repeated       finalists: trial, runs, means, spreads (standard deviations) of each; chosen, run: the best of them and
@@ -225,7 +227,7 @@ SHAPES: Mapping[str, Shape] = {
     "ended": {
         **{"trial": int, "state": tuple(TrialState), "cause": str, "values": (_VALUES, None), "score": (float, None)},
         **{"seconds": (float, None), "before": (_VALUES, None), "after": (_VALUES, None), "removed": {str: [int]}},
-        **{"saved": bool, "files": ([str], ...)},
+        **{"saved": bool, "files": ([str], ...), "last_start_seconds": (float, ...)},
     },
     "repeated": {
         **{"chosen": int, "run": int, "ties": [int], "spread": float},

@@ -33,7 +33,7 @@ def spans(record: SearchRecord) -> list[Span]:
     first = trials[0].started
     begins = [trial.started - first for trial in trials]
     ends = [
-        begin + max(record.updated - trial.started if trial.seconds is None else trial.seconds, 0.0)
+        begin + max(record.updated - trial.started if (took := trial.last_start_seconds) is None else took, 0.0)
         for trial, begin in zip(trials, begins, strict=True)
     ]
     slots = [trial.slot for trial in trials if trial.slot is not None]

@@ -81,6 +81,10 @@ def _columns(
         _Column("score", lambda trial: trial.score),
         _Column("time", lambda trial: trial.seconds, duration),
     ]
+    if any(trial.carried for trial in trials):
+        columns.append(
+            _Column("since checkpoint", lambda trial: trial.last_start_seconds if trial.carried else None, duration)
+        )
     # the first value is the score
     others = list(dict.fromkeys(key for trial in trials for key in list(trial.values or {})[1:]))
     sizes = list(dict.fromkeys(key for trial in trials for key in trial.after or {}))

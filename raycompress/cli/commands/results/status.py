@@ -38,7 +38,8 @@ def _show(record: SearchRecord, as_json: bool) -> None:
 
 def _as_json(trial: TrialRecord) -> dict[str, Any]:
     names = ("number", "baseline", "state", "cause", "values", "score", "seconds", "sample", "before", "after")
-    return {name: getattr(trial, name) for name in (*names, "removed", "notes", "files", "saved", "attempts")}
+    more = ("last_start_seconds", "removed", "notes", "files", "saved", "attempts")
+    return {name: getattr(trial, name) for name in (*names, *more)}
 
 
 def _text(record: SearchRecord) -> str:
@@ -61,6 +62,8 @@ def _text(record: SearchRecord) -> str:
         left = share((trial.after or {}).get("size_bytes"), (trial.before or {}).get("size_bytes"))
         proposal = "dense model" if trial.baseline else " ".join(value(raw) for raw in trial.sample.values())
         seconds = "" if trial.seconds is None else f"{trial.seconds:.1f} s"
+        if trial.carried and trial.last_start_seconds is not None:
+            seconds += f" ({trial.last_start_seconds:.1f} s since its checkpoint)"
         name = f"{trial.number}{' *' if best is not None and trial.number == best.number else ''}"
         lost = trial.state is TrialState.RUNNING and record.state != "running"
         rows.append((name, "interrupted" if lost else str(trial.state), number(trial.score), left, seconds, proposal))
