@@ -13,6 +13,7 @@ import yaml
 
 from raycompress.bundle import bundle
 from raycompress.results.record import SearchRecord
+from raycompress.states import TrialState
 from tests.support.launching import REPOSITORY
 from tests.support.outside.namespaces import SHARED, Lab, clean_environment, lab, missing
 
@@ -178,7 +179,10 @@ def test_from_nothing_to_the_bundle_and_back_though_a_host_dies(hosts: Lab) -> N
 
 TOGETHER = """
 import os
+import pathlib
+import signal
 import socket
+import tempfile
 
 import torch
 import torch.distributed as dist
@@ -195,6 +199,11 @@ def main(config):
     dist.all_gather_object(hosts, socket.gethostname())
     total = torch.ones(1)
     dist.all_reduce(total)
+    lost = pathlib.Path(tempfile.gettempdir(), f"lost-{os.environ['TORCHELASTIC_RUN_ID']}")
+    if dist.get_rank() == 1 and not lost.exists():
+        lost.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    dist.barrier()
     rc.report(score=len(set(hosts)), workers=total, local=int(os.environ["LOCAL_WORLD_SIZE"]))
     rc.save_model(compressor.export_model, model_path="model.pth", mask_path="mask.pth")
 
@@ -205,16 +214,17 @@ if __name__ == "__main__":
 
 
 @pytest.mark.night
-def test_the_workers_of_a_trial_stand_on_two_hosts(two_hosts: Lab) -> None:
+def test_the_workers_of_a_trial_stand_on_two_hosts_and_one_that_is_lost_begins_it_again(two_hosts: Lab) -> None:
     """Each asks for all cores of a host."""
     home = write_search(two_hosts, resource={"cpu": 2, "workers": 2}, n_samples=1, n_parallel=1)
     (home / "train.py").write_text(TOGETHER)
     cluster = write_cluster(two_hosts, home)
-    done = two_hosts.here.run(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), folder=home, timeout=500)
+    done = two_hosts.here.run(raycompress("launch", "exp.json", "--cluster", cluster, "-y"), folder=home, timeout=600)
     assert done.returncode == 0, done.stderr
     (copy,) = home.glob("raycompress_results/*/")
     (trial,) = SearchRecord.open(copy).searched
     assert trial.values == {"score": 2, "workers": 2, "local": 1}, trial.cause
+    assert (trial.state, trial.attempts) == (TrialState.FINISHED, 2)
 
 
 @pytest.mark.night

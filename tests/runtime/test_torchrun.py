@@ -15,8 +15,8 @@ from raycompress.errors import ScriptError
 from raycompress.runtime import torchrun
 from raycompress.runtime.client import Ending, WarmSpec, connect_or_start
 from raycompress.runtime.protocol import Import
+from raycompress.script.workers import process_group
 from raycompress.script.workers.agreement import ENDED
-from raycompress.script.workers.process_group import _Channel
 from raycompress.states import TrialState
 from tests.support.trials import TORCHRUN
 
@@ -240,17 +240,24 @@ def test_workers_that_no_search_has_started_agree_and_the_first_reports_and_save
     assert [Path(one.folder, "model.pth").exists() for one in specs] == [True, False]
 
 
+def test_a_worker_without_a_process_group_decides_by_itself_and_says_so(monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for _ in range(2):
+        assert process_group.agreed(lambda: {"own": 1}) == {"own": 1}
+    assert capsys.readouterr().err.count("this is one of 2 workers, and decides by itself") == 1
+
+
 def test_what_the_store_brings_is_whole_and_does_not_stay_in_it():
     store = torch.distributed.HashStore()
-    first, second, third = (_Channel(store, "decision/1", rank) for rank in range(3))
+    first, second, third = (process_group._Channel(store, "decision/1", rank) for rank in range(3))
     data = bytes(range(256)) * (40 << 10)  # 10 MiB, more than a value may have
     first.send(data)
     kept = store.num_keys()
     assert second.receive(3) == data and third.receive(3) == data
     assert store.num_keys() == kept - 3 + 1
-    _Channel(store, "decision/2", 0).fail("no channel is left")
+    process_group._Channel(store, "decision/2", 0).fail("no channel is left")
     with pytest.raises(ScriptError, match="worker 0 failed: no channel is left"):
-        _Channel(store, "decision/2", 1).receive(3)
+        process_group._Channel(store, "decision/2", 1).receive(3)
 
 
 WRAPPED = (
