@@ -225,6 +225,27 @@ def test_compress_drops_blocks_too(tmp_path: Path) -> None:
     assert result.after["params"] < result.before["params"] and isinstance(result.model.stage1[1], DroppedBlock)
 
 
+def test_distillation_leaves_out_what_the_student_has_not() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True, activation="gelu")
+    model = nn.Sequential(nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 3))
+    x = torch.randn(2, 4, 8)
+    compressor = pruner_of(model, {"drop": ["0.layers.0"]}, dummy_input=x, teacher=True)
+    small = compressor.compress()
+    inner = {"attention": True, "features": ["0.layers.0.linear1", "0.layers.1.linear1"]}
+    loss = rc.distill(small, compressor.teacher, x, weight=1.0, **inner)
+    assert loss.isfinite() and loss > 0
+    assert rc.distill(small, compressor.teacher, x, weight=1.0, attention="0.layers.0.*").isfinite()
+
+
+def test_an_encoder_of_torch_without_its_first_layer_runs_with_padding_too() -> None:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model, x = nn.TransformerEncoder(layer, 3).eval(), torch.randn(2, 4, 8)
+    drop_blocks(model, {"layers.0": 0})
+    with torch.no_grad():
+        padded = model(x, src_key_padding_mask=torch.tensor([[False] * 4, [False, False, True, True]]))
+    assert torch.allclose(padded[0], model(x)[0], atol=1e-5)
+
+
 class Asking(nn.Module):
     """Reads of its blocks what kind they are, and of the second one a weight."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import Any
 
 from torch import Tensor, nn
@@ -18,8 +19,8 @@ Plain = dict[str, "bool | int | str | None"]
 class DroppedBlock(nn.Module):
     """Returns its first argument, in the form in which the block that stood here returned its own.
 
-    What the modules around it read of the block, such as a layer's ``attention_type``, it still has: its attributes
-    with plain values.
+    What the modules around it read of the block, such as a layer's ``attention_type`` or torch's
+    ``layers[0].self_attn.batch_first``, it still has: the attributes with plain values, of modules inside it too.
 
     Parameters
     ----------
@@ -31,9 +32,8 @@ class DroppedBlock(nn.Module):
 
     def __init__(self, block: nn.Module, returns: int) -> None:
         super().__init__()
-        for name, value in vars(block).items():
-            if not name.startswith("_") and name != "training" and isinstance(value, _PLAIN):
-                setattr(self, name, value)
+        for name, value in vars(_attributes(block)).items():
+            setattr(self, name, value)
         self._class, self._returns, self._input = type(block).__name__, returns, input_name(block)
         self._plain = plain_of(block)
         self.train(block.training)
@@ -60,6 +60,13 @@ class DroppedBlock(nn.Module):
     def extra_repr(self) -> str:
         """Return what stood here, for the model's text."""
         return self._class
+
+
+def _attributes(module: nn.Module) -> SimpleNamespace:
+    """Return the plain attributes of a module, and those of the modules inside it in its place."""
+    own = {name: value for name, value in vars(module).items() if not name.startswith("_") and name != "training"}
+    plain = {name: value for name, value in own.items() if isinstance(value, _PLAIN)}
+    return SimpleNamespace(**plain, **{name: _attributes(child) for name, child in module.named_children()})
 
 
 def in_form(x: Tensor, returns: int) -> Any:
@@ -101,10 +108,17 @@ def drop_blocks(model: nn.Module, blocks: Mapping[str, int]) -> list[nn.Paramete
         if not isinstance(block, DroppedBlock):
             parent, _, key = name.rpartition(".")
             model.get_submodule(parent)._modules[key] = DroppedBlock(block, returns)
+            _leave_fast_path(model.get_submodule(parent.rpartition(".")[0]))
     for parent in dict.fromkeys(name.rpartition(".")[0] for name in blocks):
         _renumber([one for key, one in model.get_submodule(parent).named_children() if key.isdigit()])
     left = {id(parameter) for parameter in model.parameters()}
     return [parameter for parameter in before if id(parameter) not in left]
+
+
+def _leave_fast_path(around: nn.Module) -> None:
+    """Keep torch's encoder from asking its first layer for the weights that its fast path would compute with."""
+    if isinstance(around, nn.TransformerEncoder):
+        around.use_nested_tensor = False
 
 
 def dropped_in(model: nn.Module) -> dict[str, DroppedBlock]:

@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from raycompress.bundle.example import device_of
+from raycompress.compressors.depth.dropped_block import dropped_in
 from raycompress.compressors.distillation.batch import Batch, logits_of, member
 from raycompress.compressors.distillation.observing import AttentionMap, Observed, observing
 from raycompress.compressors.distillation.survivors import Survivors, survivors_of
 from raycompress.compressors.layer_kinds import channel_dim
 from raycompress.errors import CompressionError, UsageError
+from raycompress.model.groups import is_inside
 
 _WHERE = "rc.distill"
 _IGNORED = -100
@@ -82,11 +84,13 @@ def distill(
     loss = torch.zeros(()) if weight == 1 else (1 - weight) * _task(outputs, asked, task_loss)
     if weight:
         loss = loss + weight * soft_loss(logits_of(outputs), logits_of(answers), temperature, asked.labels)
-    survivors = survivors_of(teacher)
+    survivors, dropped = survivors_of(teacher), dropped_in(inner)
     if layers:
         loss = loss + feature_weight * _hints(inner, own, theirs, survivors)
-    if patterns:
-        loss = loss + attention_weight * _attention(own, theirs, survivors, patterns)
+    maps = [one for one in theirs.maps if not is_inside(one.module, dropped)]
+    patterns = tuple(pattern for pattern in patterns if not is_inside(pattern, dropped))
+    if patterns and (maps or not dropped):
+        loss = loss + attention_weight * _attention(own.maps, maps, survivors, patterns)
     return loss
 
 
@@ -146,17 +150,19 @@ def _hints(student: nn.Module, own: Observed, theirs: Observed, survivors: Survi
     return torch.stack(losses).mean()
 
 
-def _attention(own: Observed, theirs: Observed, survivors: Survivors, patterns: Sequence[str]) -> Tensor:
+def _attention(
+    own: Sequence[AttentionMap], theirs: Sequence[AttentionMap], survivors: Survivors, patterns: Sequence[str]
+) -> Tensor:
     """Return the mean over modules of the distance of the maps of the heads that stay."""
-    if [one.module for one in own.maps] != [one.module for one in theirs.maps]:
+    if [one.module for one in own] != [one.module for one in theirs]:
         raise CompressionError(
             "student and teacher do not compute attention in the same modules",
             where=_WHERE,
             fix="give compressor.teacher, or leave attention= out",
         )
-    pairs = [pair for pair in zip(own.maps, theirs.maps, strict=True) if _is_in(pair[0].module, patterns)]
+    pairs = [pair for pair in zip(own, theirs, strict=True) if _is_in(pair[0].module, patterns)]
     if not pairs:
-        seen = ", ".join(dict.fromkeys(one.module for one in own.maps)) or "none"
+        seen = ", ".join(dict.fromkeys(one.module for one in own)) or "none"
         raise UsageError(
             f"attention= matches no module that computes attention; seen: {seen}",
             where=_WHERE,
@@ -193,8 +199,9 @@ def _layers(model: nn.Module, patterns: Sequence[str]) -> list[str]:
     """Return the layers with weights of their own that the patterns name, in the model's order."""
     with_channels = [name for name, module in model.named_modules() if _has_channels(module)]
     found = [name for name in with_channels if any(fnmatchcase(name, one) for one in patterns)]
+    dropped = dropped_in(model)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in found):
+        if not any(fnmatchcase(name, pattern) for name in found) and not is_inside(pattern, dropped):
             raise UsageError(
                 f'features= names no layer "{pattern}" with channels',
                 where=_WHERE,
