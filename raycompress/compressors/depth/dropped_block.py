@@ -76,7 +76,11 @@ def in_form(x: Tensor, returns: int) -> Any:
 
 def input_name(module: nn.Module) -> str:
     """Return the name of the first argument of a module's forward(); empty where it has none."""
-    for name, parameter in inspect.signature(module.forward).parameters.items():
+    try:
+        parameters = inspect.signature(module.forward).parameters
+    except ValueError:  # of a TorchScript module
+        return ""
+    for name, parameter in parameters.items():
         named = parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.POSITIONAL_ONLY)
         return name if named else ""
     return ""

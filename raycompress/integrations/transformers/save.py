@@ -25,6 +25,7 @@ from raycompress.integrations.transformers.stock import (
     size_changes,
     stock_class,
 )
+from raycompress.text import join_names
 
 _WHERE = "save_pretrained"
 
@@ -104,6 +105,12 @@ def save_pretrained(model: Any, folder: str | Path, example_inputs: Any) -> Save
 
 
 def _written(model: Any, example: Example, aside: Path, place: Path) -> Saved:
+    if dropped := plan_of(model).dropped:
+        raise CompressionError(
+            f"no config.json says that {join_names(dropped)} of {type(model).__name__} were dropped",
+            where=_WHERE,
+            fix="save it by export_model of its compressor, and load that by raycompress.load",
+        )
     kind: Any = stock_class(model) if hasattr(model.config, NARROWED) else type(model)
     is_stock = fit_config(model, example)
     model.save_pretrained(aside)

@@ -12,6 +12,7 @@ from torch import nn
 
 from raycompress.bundle.example import Example, device_of
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
+from raycompress.compressors.structure.plan import plan_of
 from raycompress.extras import load_extra
 from raycompress.integrations.transformers.sizes import ConfigSearch
 
@@ -42,7 +43,7 @@ def fit_config(model: Any, example: Example) -> bool:
         An input.
     """
     kind = stock_class(model) if hasattr(model.config, NARROWED) else type(model)
-    if kind is None:
+    if kind is None or plan_of(model).dropped:
         return False
     for config in ConfigSearch(model, kind).found():
         if hasattr(config, NARROWED):
