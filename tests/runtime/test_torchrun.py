@@ -331,6 +331,19 @@ def test_a_model_that_was_wrapped_before_it_was_made_small_is_not_trained(client
     assert lines(one, "evaluated") == ["evaluated torch.Size([32, 4])"]
 
 
+def test_a_model_that_its_first_call_makes_small_is_not_trained_by_a_wrapper_made_before(clients, spec):
+    """Where no input is known, "slice": "before" cuts it inside the wrapper's first call."""
+    script = WRAPPED.replace(
+        "create_compressor(model, config, dummy_input=images[:1])", "create_compressor(model, config)"
+    )
+    one = in_a_world_of_one(
+        spec, script.replace("compressor.apply_speedup()\n", "print('small', len(model[0].weight))\n")
+    )
+    one = replace(one, config={**one.config, "compression_slice": "before"})
+    assert "made small after it was wrapped as DistributedDataParallel" in run(clients[0], one).cause
+    assert lines(one, "small") == ["small 4"]
+
+
 def test_a_sharded_copy_of_the_small_model_learns_from_a_sharded_teacher(clients, spec):
     one = in_a_world_of_one(spec, SHARDED, folder="alone")
     two = spec(SHARDED, folder="both", config=one.config)
