@@ -1,4 +1,4 @@
-"""``python -m tests.zoo.blocks [all]``: the residual blocks of networks that people have, into docs/depth.md."""
+"""``python -m tests.zoo.blocks [all]``: the residual blocks of networks that people have, into docs/search/depth.md."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from raycompress.script.config import DEPTH_KEY
 from tests.zoo.networks.catalogue import catalogue
 from tests.zoo.networks.network import Network
 
-PAGE = Path(__file__).parents[2] / "docs" / "depth.md"
+PAGE = Path(__file__).parents[2] / "docs" / "search" / "depth.md"
 TITLE = "\n## Which networks have them\n"
 HEAD = """
 Random weights, one thread. **blocks**: how many were found, and their class; **proof**: L2 norm of the difference
