@@ -80,6 +80,10 @@ class BaseCompressor(Generic[Model, Input]):
         """
         return self.model
 
+    def result(self) -> Model:
+        """Return the model that is saved as it is now."""
+        return self.model
+
     def export_model(
         self,
         model_path: str,
@@ -212,6 +216,11 @@ def verify(trial: context.Trial, compare: Callable[[Path], dict[str, Any]]) -> N
 class SavingCompressor(ABC):
     """Mixin of the compressors that save: the trial that they run in, and its checks when it ends."""
 
+    _is_stage = False
+    """Whether this is one of several stages, whose compressor as a whole checks and saves for all of them."""
+    _before_loss: dict[str, Any] | None = None
+    """Of a stage: what it had decided before the trial was lost, where it goes on from a checkpoint."""
+
     def _join_trial(self, evaluations: EvaluationsLike | None = None) -> None:
         """Register the checks with the trial of this process; by hand there is none.
 
@@ -224,10 +233,31 @@ class SavingCompressor(ABC):
         self._notes: tuple[str, ...] = ()
         self._saved_model_check: SavedModelCheck | None = None
         self._place = 0 if self._trial is None else len(self._trial.compressors)
-        if self._trial is not None:
+        if self._trial is not None and not self._is_stage:
             self._trial.compressors.append(self._checkpoint_state)
             self._trial.on_finish.append(self._check_compressed)
             self._saved_model_check = SavedModelCheck(self._trial, self._fingerprint, self._save_by_itself, evaluations)
+
+    def go_on_from(self, decided: dict[str, Any] | None) -> None:
+        """Take what this stage had decided in a trial that goes on from a checkpoint; see `decided`."""
+        self._before_loss = decided
+
+    def decided(self) -> dict[str, Any]:
+        """Return what this stage has decided, for a checkpoint of the trial."""
+        return self._decided()
+
+    def fingerprint(self) -> Fingerprint:
+        """Return the fingerprint of the model as it computes now."""
+        return self._fingerprint()
+
+    def check_compressed(self) -> None:
+        """Raise CompressionError where the script has ended and this stage has not come to its end."""
+        self._check_compressed()
+
+    def save(self, paths: Paths, dummy_input: Any, input_shape: Any, *, notes: tuple[str, ...]) -> None:
+        """Save the model, as the last of several stages; see `BaseCompressor.export_model`."""
+        self._notes = notes
+        self._save(paths, speedup=False, dummy_input=dummy_input, input_shape=input_shape)
 
     def _decided(self) -> dict[str, Any]:
         """Return what was decided, as a checkpoint of the trial holds it: plain data, arrays and tensors.
@@ -247,6 +277,8 @@ class SavingCompressor(ABC):
 
     def _decided_before(self) -> dict[str, Any] | None:
         """Return what `_decided` gave where the trial goes on from a checkpoint; None where it has to be decided."""
+        if self._is_stage:
+            return self._before_loss
         found = None if self._trial is None else usable(self._trial)
         states = [] if found is None else found["compressors"]
         if self._place >= len(states) or states[self._place] is None:

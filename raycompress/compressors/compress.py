@@ -33,7 +33,7 @@ from raycompress.config.matching import round_to_of
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.script import context
-from raycompress.script.config import DEPTH_KEY
+from raycompress.script.config import DEPTH_KEY, STAGES_KEY
 
 _CALLER = "rc.compress"
 _SPARSITY = 0.5
@@ -44,7 +44,7 @@ Evaluator = Callable[[nn.Module], float]
 def compress(
     model: nn.Module,
     example_inputs: Any,
-    compressor: str = "group_l1",
+    compressor: str | Sequence[str | Mapping[str, Any]] = "group_l1",
     sparsity: float | Mapping[str, float] | None = None,
     *,
     evaluator: Evaluator | None = None,
@@ -68,7 +68,8 @@ def compress(
         A trained model, which is left as it is, and an input of it on its device, as ``dummy_input`` is given.
     compressor, sparsity
         A name that ``raycompress compressors`` lists, and the share to remove, from 0 to below 1: of every layer that
-        can lose channels (0.5 by default), or by layer. Some compressors have none.
+        can lose channels (0.5 by default), or by layer. Some compressors have none. Of several stages a list: the other
+        keywords are about the first, later ones are names or have a ``config_list`` and ``arguments`` of their own.
     evaluator
         evaluator(model) returns the metric, a number; it is called before and after.
     finetune
@@ -96,8 +97,13 @@ def compress(
     CompressionError, SpeedupError, BundleError
         The compressor cannot work on this model or removes nothing, or the saved model gives other outputs.
     """
-    entry, model = _entry(model, compressor), inside(model)
-    task = _Task(entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice, _targets(target), depth)
+    stages = _stages(compressor)
+    config: dict[str, Any] = {} if depth is None else {DEPTH_KEY: depth}
+    config |= {STAGES_KEY: stages[1:]} if stages[1:] else {}
+    entry, model = _entry(model, str(stages[0]["compressor"])), inside(model)
+    task = _Task(
+        entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice, _targets(target), config
+    )
     example, dense = _input_and_copy(model, example_inputs)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)
@@ -105,7 +111,7 @@ def compress(
     with _names_of_places(config_list is not None), _in_folder(folder, type(model).__name__) as place:
         small, after, facts = task.run(clean_copy(model), asked, place, export)
         facts |= {"metric_before": before, "metric_after": after, **task.reload(dense, place)}
-    return Compressed(small, place, compressor, **facts)
+    return Compressed(small, place, " + ".join(str(stage["compressor"]) for stage in stages), **facts)
 
 
 @dataclass(frozen=True)
@@ -119,7 +125,7 @@ class _Task:
     arguments: Mapping[str, Any]
     slice: str | None
     targets: tuple[DeploymentTarget, ...]
-    depth: Mapping[str, Any] | None
+    config: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         _check_free(self.finetune, self.entry, self.arguments)
@@ -133,8 +139,7 @@ class _Task:
         export: Sequence[str],
     ) -> tuple[nn.Module, float | None, dict[str, Any]]:
         """Compress `model` and save it into `place`; return it, its metric, and what was removed, with notes."""
-        depth = {} if self.depth is None else {DEPTH_KEY: self.depth}
-        config = {"compressor": self.entry.name, "config_list": config_list, **depth}
+        config = {"compressor": self.entry.name, "config_list": config_list, **self.config}
         given = _for_the_copy(self.arguments, model) | ({} if self.evaluator is None else {"evaluator": self.evaluator})
         with _as_trial(place, export, self.targets) as (trial, sent):
             made = create_compressor(model, config, dummy_input=self.example_inputs, **given)
@@ -171,7 +176,14 @@ class _Task:
             model = made.apply_speedup()
         if self.finetune is not None:
             self.finetune(model, made) if _takes_two(self.finetune) else self.finetune(model)
-        return made.apply_speedup() if cuts else model
+        if cuts:
+            made.apply_speedup()
+        return made.result()
+
+
+def _stages(compressor: str | Sequence[str | Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    given = [compressor] if isinstance(compressor, str) else compressor or [""]
+    return [{"compressor": stage} if isinstance(stage, str) else {"compressor": "", **stage} for stage in given]
 
 
 def _targets(target: str | Mapping[str, Any] | None) -> tuple[DeploymentTarget, ...]:

@@ -7,14 +7,18 @@ import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycompress import catalog
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.given import send_given
 from raycompress.errors import CompressionError, ExperimentError, UsageError
 from raycompress.script import context
-from raycompress.script.config import DEPTH_KEY, SLICE_KEY, unrecorded
+from raycompress.script.config import DEPTH_KEY, SLICE_KEY, STAGES_KEY, unrecorded
+
+if TYPE_CHECKING:
+    from raycompress.bundle.example import Example
+    from raycompress.compressors.saving.export import Export
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,12 @@ class Setup:
         When a pruner slices the model by itself: ``before`` or ``after`` the script trains it; None for never.
     depth
         Which residual blocks go, a `raycompress.compressors.depth.depth.Depth`; None where that is not asked for.
+    is_stage
+        Whether this is one of several stages; see `raycompress.compressors.stages.staged`.
+    earlier
+        What the stages before it have left; None for the first.
+    samples
+        Of a quantizer: inputs to calibrate with where ``calibration_data`` is none of its arguments.
     """
 
     model: Any
@@ -58,12 +68,18 @@ class Setup:
     calibration: Iterable[Any] | None = None
     slice: str | None = None
     depth: Any = None
+    is_stage: bool = False
+    earlier: Export | None = None
+    samples: list[Example] | None = None
 
+
+Config = Mapping[str, Any] | Sequence[Mapping[str, Any]]
+"""What is compressed and how, or the stages of that in a list."""
 
 __all__ = ["create_compressor"]
 
 # what scripts of the old tool pass whatever the compressor, and a compressor that has no use for it leaves alone
-_TOLERATED = frozenset(
+TOLERATED = frozenset(
     {"optimizer", "trainer", "criterion", "evaluator", "calibration", "lr_scheduler", "statistics_batch_num"}
 )
 
@@ -71,7 +87,7 @@ _TOLERATED = frozenset(
 _MODES = {"torch": "raycompress.compressors.modes", "tensorflow": "raycompress.compressors.keras.modes"}
 
 
-def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwargs: Any) -> Any:
+def create_compressor(model: Any, config: Config, *args: Any, **kwargs: Any) -> Any:
     """Return the compressor that `config` names, for `model`.
 
     Parameters
@@ -80,7 +96,8 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
         The trained model, of torch or Keras; it is compressed in place.
     config
         ``compressor``, ``config_list``, and optionally ``arguments``, whose values win over `kwargs`. The ``locals()``
-        of a decorated ``main`` is accepted as well.
+        of a decorated ``main`` is accepted as well. A list of such are stages (docs/stages.md): each works on what the
+        one before left, and gets those of `kwargs` that it takes.
     *args
         An optimizer, for scripts that pass it by position.
     **kwargs
@@ -114,7 +131,7 @@ def create_compressor(model: Any, config: Mapping[str, Any], *args: Any, **kwarg
     if framework == "torch":
         model = importlib.import_module("raycompress.compressors.wrappers").inside(model)
         _check_weights(model)
-    made = _for_mode(model, framework, config, args, kwargs)
+    made = _for_mode(model, framework, _flat(config), args, kwargs)
     if model is given:
         return made
     return importlib.import_module("raycompress.compressors.wrappers").ForWrapper(made, given)
@@ -127,7 +144,7 @@ def _for_mode(
     arguments = {**_positional(args), **kwargs}
     dummy = arguments.pop("dummy_input", None)
     asked = arguments.pop("teacher", None)
-    made = _of_mode(model, framework, unrecorded(config), arguments, dummy)
+    made = _of_mode(model, framework, config, arguments, dummy)
     if asked:
         _keep_teacher(made, asked)
     return made
@@ -150,11 +167,25 @@ def _of_mode(model: Any, framework: str, config: Mapping[str, Any], arguments: M
     if trial is not None and trial.mode != "trial":
 
         def make(other: Mapping[str, Any]) -> tuple[Any, CompressorEntry, Mapping[str, Any]]:
-            setup = _setup(model, {**config, **other}, arguments, dummy)
-            return _made(setup), setup.entry, setup.arguments
+            setups = _setups(model, {**config, **other}, arguments, dummy)
+            return _made(setups), setups[0].entry, setups[0].arguments
 
         return importlib.import_module(_MODES[framework]).for_mode(model, trial, dummy, arguments, make)
-    return _made(_setup(model, config, arguments, dummy))
+    return _made(_setups(model, config, arguments, dummy))
+
+
+def _flat(config: Config) -> Mapping[str, Any]:
+    """Return the config of the first stage, with the others under `STAGES_KEY`."""
+    if not isinstance(config, (list, tuple)):
+        return unrecorded(config)  # type: ignore[arg-type]
+    if not config or not all(isinstance(stage, Mapping) for stage in config):
+        raise UsageError(
+            "the config is a list, and not of stages",
+            where="create_compressor",
+            fix='[{"compressor": "group_l1", ...}, {"compressor": "ptq_static", ...}], for instance',
+        )
+    first, *later = map(unrecorded, config)
+    return {**first, STAGES_KEY: later} if later else first
 
 
 def _check_weights(model: Any) -> None:
@@ -188,9 +219,17 @@ def _wrong_weights(parameter: Any) -> tuple[str, str]:
     return "", ""
 
 
-def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], dummy: Any) -> Setup:
+def setup_of(
+    model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], dummy: Any, *, is_first: bool = True
+) -> Setup:
+    """Return what the compressor of `config` is made of; ``slice`` and ``depth`` are about the first stage."""
     entry = _entry(config, _framework(model))
     from_file = _file_arguments(config)
+    loader = arguments.get("calibration")
+    if isinstance(loader, str):  # of ptq_static it is how ranges are found
+        loader = None
+    elif loader is not None:
+        arguments = {name: value for name, value in arguments.items() if name != "calibration"}
     complete = _complete(entry, arguments, from_file)
     config_list = config.get("config_list", ()) or list(entry.without_entries)
     return Setup(
@@ -201,11 +240,27 @@ def _setup(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], 
         dummy_input=dummy,
         optimizer=arguments.get("optimizer"),
         evaluator=evaluator_of(arguments),
-        calibration=arguments.get("calibration"),
-        slice=_slice(config, entry),
-        depth=_depth(config, entry),
+        calibration=loader,
+        slice=_slice(config, entry) if is_first else None,
+        depth=_depth(config, entry) if is_first else None,
         asked={"name": entry.name, "config_list": list(config_list), "arguments": dict(from_file)},
     )
+
+
+def _setups(model: Any, config: Mapping[str, Any], arguments: Mapping[str, Any], dummy: Any) -> list[Setup]:
+    """Return what each stage is made of; there is one, unless the config, or the trial's own, has more."""
+    later = later_stages(config)
+    if not later:
+        return [setup_of(model, config, arguments, dummy)]
+    stages = importlib.import_module("raycompress.compressors.stages.setups")
+    found: list[Setup] = stages.setups_of(model, [config, *later], arguments, dummy)
+    return found
+
+
+def later_stages(config: Config) -> Sequence[Mapping[str, Any]]:
+    """Return the stages after the first, as `config` has them, or else the trial's own configuration."""
+    given = _flat(config)
+    return (given if STAGES_KEY in given else _own(given)).get(STAGES_KEY) or ()
 
 
 def _slice(config: Mapping[str, Any], entry: CompressorEntry) -> str | None:
@@ -238,7 +293,14 @@ def _own(config: Mapping[str, Any]) -> Mapping[str, Any]:
     return config if trial is None or trial.config is None else trial.config
 
 
-def _made(setup: Setup) -> Any:
+def _made(setups: Sequence[Setup]) -> Any:
+    if len(setups) == 1:
+        return made_of(setups[0])
+    return importlib.import_module("raycompress.compressors.stages.staged").StagedCompressor(setups)
+
+
+def made_of(setup: Setup) -> Any:
+    """Return the compressor of one stage, or of the only one."""
     module, _, name = setup.entry.compressor.partition(":")
     return getattr(importlib.import_module(module), name)(setup)
 
@@ -280,6 +342,11 @@ def _positional(args: tuple[Any, ...]) -> dict[str, Any]:
     )
 
 
+def entry_of(model: Any, config: Mapping[str, Any]) -> CompressorEntry:
+    """Return the entry of the compressor that `config` names for `model`, as it is with its arguments."""
+    return _entry(config, _framework(model)).given(_file_arguments(config))
+
+
 def _entry(config: Mapping[str, Any], framework: str) -> CompressorEntry:
     name = config.get("compressor")
     entry = catalog.find(str(name), framework)
@@ -311,7 +378,7 @@ def _file_arguments(config: Mapping[str, Any]) -> Mapping[str, Any]:
 def _complete(entry: CompressorEntry, given: Mapping[str, Any], from_file: Mapping[str, Any]) -> dict[str, Any]:
     known = {argument.name: argument.default for argument in entry.arguments}
     unknown = [key for key in from_file if key not in known]
-    unknown += [key for key in given if key not in known and key not in _TOLERATED]
+    unknown += [key for key in given if key not in known and key not in TOLERATED]
     if unknown:
         listed = ", ".join([*known, "dummy_input"])
         raise ExperimentError(

@@ -55,7 +55,8 @@ class Compressor(BaseCompressor[nn.Module, Example]):
     def _evaluations(self) -> Evaluations | None:
         """Watch the calls of the model's class in a trial, whose process ends with it."""
         trial = context.current()
-        if trial is None or trial.config_path is None:
+        is_stage = isinstance(self, SavingCompressor) and self._is_stage
+        if trial is None or trial.config_path is None or is_stage:
             return None
         evaluations = Evaluations(self.model)
         evaluations.mark()

@@ -6,17 +6,18 @@ reads a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
-from raycompress.catalog import CompressorEntry, find
+from raycompress.config.compression import Compression as Compression
+from raycompress.config.compression import stages_from, written
 from raycompress.config.objective import Direction, Objective, is_measured
-from raycompress.config.options import CompressionOptions, SearchOptions, read_options
+from raycompress.config.options import SearchOptions, read_options
 from raycompress.config.places import Files, Storage
-from raycompress.config.schema.ranges import Finding, find_ranges
+from raycompress.config.schema.ranges import Finding
 from raycompress.config.stopping import Budgets, EarlyStop, Scheduler
 from raycompress.config.text.reader import JsonPath, read
 from raycompress.config.text.source import text_of, where_in
@@ -44,25 +45,6 @@ class Resources:
     accelerator_type: str | None = None
     workers: int = 1
     placement: str = "PACK"
-
-
-@dataclass(frozen=True)
-class Compression(CompressionOptions):
-    """What compresses the model; values of `config_list`, `arguments` and `depth` may be search ranges."""
-
-    framework: str
-    type: str
-    compressor: str
-    config_list: tuple[Mapping[str, Any], ...]
-    arguments: Mapping[str, Any]
-    depth: Mapping[str, Any] | None = None
-
-    @property
-    def entry(self) -> CompressorEntry:
-        """The catalogue's entry of the compressor, with these arguments."""
-        entry = find(self.compressor, self.framework)
-        assert entry is not None, "checked when the file was read"
-        return entry.given(self.arguments)
 
 
 @dataclass(frozen=True)
@@ -122,6 +104,10 @@ class Experiment(SearchOptions):
         What a trial is judged by, from ``target``, ``objectives`` and ``constraints``.
     loggers
         Who is told of every trial beside the journal: ``tensorboard``, ``mlflow``, ``wandb``; each once.
+    later
+        The stages that follow `compression`, each of which works on what the one before left.
+    stage
+        Which member of the file's list of stages `compression` is; None where the file has an object.
     accepted
         A line for each key that was taken and has no meaning here.
     """
@@ -163,6 +149,8 @@ class Experiment(SearchOptions):
     objective: Objective = field(default_factory=lambda: Objective.of_score("max"))
     accepted: tuple[str, ...] = ()
     script_module: str = ""
+    later: tuple[Compression, ...] = ()
+    stage: int | None = None
     display_path: str = field(default="", repr=False)
 
     @classmethod
@@ -195,12 +183,39 @@ class Experiment(SearchOptions):
         return Files(self.script_path, self.script_args, self.workingdir, self.storage, self.script_module)
 
     def where(self, path: JsonPath = ()) -> str:
-        """Return ``exp.json:LINE  json.path`` for a path into the file; of a key left out the line it belongs under."""
-        return where_in(self.display_path, self._lines, path)
+        """Return ``exp.json:LINE  json.path`` for a path into the file; of a key left out the line it belongs under.
 
-    def is_written(self, path: JsonPath) -> bool:
+        ``compression`` stands for the stage that `compression` is.
+        """
+        return where_in(self.display_path, self._lines, self._of_stage(path))
+
+    def iswritten(self, path: JsonPath) -> bool:
         """Tell whether the file has this path."""
-        return path in self._lines
+        return self._of_stage(path) in self._lines
+
+    def _of_stage(self, path: JsonPath) -> JsonPath:
+        is_inside = self.stage is not None and path[:1] == ("compression",)
+        return ("compression", self.stage, *path[1:]) if is_inside and self.stage is not None else path
+
+    @property
+    def stages(self) -> tuple[Compression, ...]:
+        """All stages of the compression; mostly there is one."""
+        return (self.compression, *self.later)
+
+    def each_stage(self) -> Iterator[Experiment]:
+        """Yield the experiment with each of its stages alone, for what looks at one."""
+        for number, stage in enumerate(self.stages):
+            yield replace(self, compression=stage, later=(), stage=None if self.stage is None else number)
+
+    @property
+    def ends_quantized(self) -> bool:
+        """Whether a later stage quantizes, so that bytes and times are not those of the sliced model."""
+        return any(stage.type == "quantization" for stage in self.later)
+
+    @property
+    def compressors(self) -> str:
+        """The names of the compressors, of all stages."""
+        return " + ".join(stage.compressor for stage in self.stages)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -238,9 +253,7 @@ class Experiment(SearchOptions):
     @property
     def is_automatic(self) -> bool:
         """Whether there is anything to search: at least one search range."""
-        compression, depth = self.compression, self.compression.depth or {"drop": 0}
-        inside = (find_ranges([*compression.config_list, depth]), find_ranges(compression.arguments, anything=True))
-        return bool(self.parameter_config) or "drop" not in depth or any(True for ranges in inside for _ in ranges)
+        return bool(self.parameter_config) or any(stage.is_searched for stage in self.stages)
 
 
 def _parse_keys(text: str, display_path: str) -> tuple[Any, tuple[str, ...]]:
@@ -300,8 +313,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
     storage = values.storage if "storage" in values.model_fields_set else str(Path.cwd() / values.storage)
     files = Files.of(home, script=values.script, workingdir=values.workingdir or values.cwd, storage=storage)
     given = "n_samples" in values.model_fields_set
-    compression, found = values.compression, find(values.compression.compressor, values.compression.framework)
-    assert found is not None, "checked"
+    compression, *later = stages_from(values.compression)
     proposer = "random" if (values.proposer, values.engine[:4]) == ("hyperopt", "rand") else values.proposer
     early_stop, objective = _early_stop(values), _objective(values)
     is_budgeted = proposer in ("hyperband", "bohb") or (early_stop is not None and early_stop.policy == "asha")
@@ -315,16 +327,10 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
         workingdir=files.workingdir,
         storage=files.storage,
         resources=_resources(values.resource),
-        compression=Compression(
-            compression.framework,
-            compression.type,
-            compression.compressor,
-            tuple(_plain_entry(entry) for entry in compression.config_list) or found.without_entries,
-            compression.arguments,
-            None if compression.depth is None else {"blocks": "auto", **_written(compression.depth)},
-            **read_options(CompressionOptions, compression),
-        ),
-        parameter_config=tuple(_written(parameter) for parameter in values.parameter_config),
+        compression=compression,
+        later=tuple(later),
+        stage=0 if isinstance(values.compression, list) else None,
+        parameter_config=tuple(written(parameter) for parameter in values.parameter_config),
         proposer=proposer,
         n_samples=None if proposer == "sequence" and not given else values.n_samples,
         n_samples_given=given,
@@ -361,7 +367,7 @@ def _experiment(values: Any, path: Path, home: Path, text: str, accepted: tuple[
 def _objective(values: Any) -> Objective:
     objectives = values.objectives or {}
     kept = values.finalists if values.repeats > 1 else 1
-    constraints = {metric: _written(each) for metric, each in values.constraints.items()}
+    constraints = {metric: written(each) for metric, each in values.constraints.items()}
     direction: Direction = "min" if values.target == "min" else "max"
     return Objective.from_keys(direction, objectives, constraints, values.pareto_size if len(objectives) > 1 else kept)
 
@@ -380,17 +386,6 @@ def _early_stop(values: Any) -> EarlyStop | None:
     if values.scheduler:
         return Scheduler(keys.type, **read_options(Scheduler, keys))
     return EarlyStop(keys.aup_policy, **read_options(EarlyStop, keys))
-
-
-def _plain_entry(entry: Any) -> dict[str, Any]:
-    """Return an entry as written; an ``exclude`` that is false goes: to NNI the key alone excludes."""
-    plain = _written(entry)
-    return {key: value for key, value in plain.items() if (key, value) != ("exclude", False)}
-
-
-def _written(keys: Any) -> dict[str, Any]:
-    """Return the keys that the file has; without pydantic's dump, which knows of no search range."""
-    return {key: getattr(keys, key) for key in type(keys).model_fields if key in keys.model_fields_set}
 
 
 def _resources(resource: Any) -> Resources:

@@ -25,12 +25,13 @@ _RESULTS = "raycompress_results"
 Data = dict[str, Any]
 
 
-def experiment_data(keywords: Mapping[str, Any], caller: str, known: Mapping[str, Any] | None = None) -> Data:
+def experiment_data(keywords: Mapping[str, Any], caller: str, known: Any = None) -> Data:
     """Return the keys of an experiment file that `keywords` ask for.
 
     ``compressor``, ``config_list``, ``arguments``, ``slice``, ``depth``, ``framework`` and ``type`` are those of
     ``compression``; ``sparsity``, ``op_types``, ``op_names``, ``exclude`` and ``expand_op_names`` make a
-    ``config_list``; every other keyword is a key of the file.
+    ``config_list``; every other keyword is a key of the file. Where ``compressor`` is a list, the keywords are about
+    the first stage; a later one is a name, or an object as in the file.
 
     Parameters
     ----------
@@ -43,20 +44,29 @@ def experiment_data(keywords: Mapping[str, Any], caller: str, known: Mapping[str
     Raises
     ------
     ExperimentError
-        No compressor is named, or the layers are named twice.
+        No compressor is named, or the layers are named twice, or of one stage in a file of several.
     """
     data = {_ALIASES.get(key, key): value for key, value in keywords.items() if key not in (*_COMPRESSION, *_LAYERS)}
     compression = {key: keywords[key] for key in _COMPRESSION if key in keywords}
     layers = {key: keywords[key] for key in _LAYERS if key in keywords}
     if not compression and not layers:
         return data
+    if isinstance(known, list) and "compressor" not in compression:
+        raise ExperimentError(
+            "the file compresses in stages, and this does not say which of them it is about",
+            where=f"{caller}  {next(iter([*compression, *layers]))}",
+            fix="give all of them: compression=[{...}, {...}]",
+        )
     if known and not layers and set(compression) <= {"arguments", "slice", "depth"}:
         return {**data, "compression": {**known, **compression}}
     if "compressor" not in compression:
         raise ExperimentError(
             "no compressor is named", where=f"{caller}  compressor", fix='compressor="group_l1", for instance'
         )
-    entry = find(str(compression["compressor"]), str(compression.get("framework", "torch")))
+    named = compression["compressor"]
+    first, *later = named if isinstance(named, list | tuple) and named else [named]
+    compression["compressor"] = first
+    entry = find(str(first), str(compression.get("framework", "torch")))
     compression.setdefault("framework", "torch" if entry is None else entry.framework)
     compression.setdefault("type", "pruning" if entry is None else entry.kind)
     if layers and "config_list" in compression:
@@ -67,7 +77,15 @@ def experiment_data(keywords: Mapping[str, Any], caller: str, known: Mapping[str
         )
     if "config_list" not in compression:
         compression["config_list"] = config_list(entry, **layers)
-    return {**data, "compression": compression}
+    return {**data, "compression": [compression, *map(_later_stage, later)] if later else compression}
+
+
+def _later_stage(stage: Any) -> Data:
+    """Return a later stage as a file has it; `stage` is a name, or an object in which keys may be left out."""
+    given: Data = dict(stage) if isinstance(stage, Mapping) else {"compressor": stage}
+    entry = find(str(given.get("compressor")))
+    framework, kind = ("torch", "pruning") if entry is None else (entry.framework, entry.kind)
+    return {"framework": framework, "type": kind, "config_list": config_list(entry), **given}
 
 
 def config_list(

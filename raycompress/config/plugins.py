@@ -19,7 +19,8 @@ def plugins_of(experiment: Experiment, *, in_trials: bool = True) -> tuple[Plugi
         Whether only those count that trials need: the proposer's work is done where the search is.
     """
     runtimes = dict.fromkeys(target.runtime for target in experiment.targets)
-    found = [COMPRESSORS.plugin(experiment.compression.compressor), *map(EXPORTS.plugin, experiment.exports)]
+    found = [COMPRESSORS.plugin(stage.compressor) for stage in experiment.stages]
+    found += map(EXPORTS.plugin, experiment.exports)
     found += map(RUNTIMES.plugin, runtimes)
     if not in_trials:
         found.append(PROPOSERS.plugin(experiment.proposer))

@@ -61,26 +61,16 @@ class SearchSpace:
         """
         if model is None and cls.needs_model(experiment):
             raise ValueError("the dimensions depend on the layers of the model")
-        compression = experiment.compression
         names = _Names()
-        round_to = round_to_of(compression.entry, compression.arguments)
-        is_uniform = compression.arguments.get("uniform") is True
-        entries: list[Config] = []
-        for index, asked in enumerate(compression.config_list):
-            home = f"config_list[{index}]"
-            shared = _shared_slots(asked, compression.entry, home, names)
-            for entry, prefix in _expanded(
-                compression.config_list, index, model, compression.entry, round_to, is_uniform
-            ):
-                entries.append(_with_slots({**entry, **shared}, prefix, home, names))
+        first, *later = (_stage_template(stage, model, names) for stage in experiment.each_stage())
         template = {
-            "config_list": entries,
-            "arguments": _with_slots(compression.arguments, "arguments", "compression", names, anything=True),
+            **first,
             "parameters": {
                 parameter["name"]: names.slot(parameter["name"], "parameter_config", parameter)
                 for parameter in experiment.parameter_config
             },
-            **_depth(compression.depth, model, names),
+            **_depth(experiment.compression.depth, model, names),
+            **({"stages": later} if later else {}),
         }
         return cls(tuple(names.dimensions), template)
 
@@ -90,8 +80,9 @@ class SearchSpace:
         return any(
             entry.get("expand_op_names", True) == "dependency"
             or ("op_names" not in entry and entry.get("expand_op_names", True))
-            for entry in experiment.compression.config_list
-            if _is_searched(_own(entry, experiment.compression.entry))
+            for stage in experiment.stages
+            for entry in stage.config_list
+            if _is_searched(_own(entry, stage.entry))
         ) or needs_blocks(experiment.compression.depth)
 
     def build(self, sample: Mapping[str, Any]) -> Config:
@@ -107,7 +98,8 @@ class SearchSpace:
         dict
             ``config_list`` with no search range and no ``expand_op_names``, ``arguments``, and ``parameters`` (the
             values of ``parameter_config`` by name); where blocks may go ``depth``, whose ``drop`` are the names of
-            those that do. No object in it is shared with anything else.
+            those that do; of further stages ``stages``, a list of such ``config_list`` and ``arguments``. No object in
+            it is shared with anything else.
 
         Raises
         ------
@@ -182,6 +174,26 @@ def _depth(depth: Mapping[str, Any] | None, model: ModelInfo | None, names: _Nam
     keep = {"type": "choice", "range": [True, False]}
     named = blocks_of(depth, model)
     return {"depth": {"keep": {name: names.slot(f"{name}.keep", "depth", keep) for name in named}}}
+
+
+def _stage_template(experiment: Experiment, model: ModelInfo | None, names: _Names) -> Config:
+    """Return one stage with a slot in the place of each search range.
+
+    A name that an earlier stage has taken gets the compressor's before it: ``level.conv1.sparsity``.
+    """
+    compression = experiment.compression
+    round_to = round_to_of(compression.entry, compression.arguments)
+    is_uniform = compression.arguments.get("uniform") is True
+    is_later = bool(experiment.stage)
+    entries: list[Config] = []
+    for index, asked in enumerate(compression.config_list):
+        home = compression.compressor if is_later else f"config_list[{index}]"
+        shared = _shared_slots(asked, compression.entry, home, names)
+        for entry, prefix in _expanded(compression.config_list, index, model, compression.entry, round_to, is_uniform):
+            entries.append(_with_slots({**entry, **shared}, prefix, home, names))
+    home = compression.compressor if is_later else "compression"
+    arguments = _with_slots(compression.arguments, "arguments", home, names, anything=True)
+    return {"config_list": entries, "arguments": arguments}
 
 
 def _own(entry: Entry, compressor: CompressorEntry) -> Config:

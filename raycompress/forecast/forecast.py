@@ -30,12 +30,20 @@ class Forecast:
         The layers of the user's model, and what its groups of channels cost.
     compressor
         The catalogue's entry, with the experiment's arguments.
+    is_quantized
+        Whether a later stage quantizes what is left: its bytes and its latency are not known then.
     """
 
     model: ModelInfo
     costs: CostModel
     compressor: CompressorEntry
+    is_quantized: bool = False
     _known: dict[Any, list[list[str]]] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def of(cls, experiment: Experiment, model: ModelInfo, costs: CostModel) -> Forecast:
+        """Return the forecast for the proposals of an experiment."""
+        return cls(model, costs, experiment.compression.entry, experiment.ends_quantized)
 
     def sizes(self, config: Config) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of the model that `config` asks for.
@@ -64,6 +72,8 @@ class Forecast:
 
     def _deployed(self, sizes: dict[str, float], removed: Sequence[int], dropped: Sequence[str]) -> dict[str, float]:
         """Add the latencies that are known, and put the bytes of the deployed file in the place of the weights'."""
+        if self.is_quantized:
+            return {metric: size for metric, size in sizes.items() if metric != "size_bytes"}
         first, widths = self.model.latency, {layer.name: layer.at(removed) for layer in self.costs.widths}
         if dropped:
             widths |= {layer.name: (0, 0) for layer in self.model.layers if is_inside(layer.name, dropped)}
@@ -128,7 +138,7 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
         return f"{entry.name} {how}itself decides how much goes from which layer"
     if entry.takes_groups or compression.arguments.get("dependency_aware"):
         return ""
-    forecast = Forecast(model, costs, entry)
+    forecast = Forecast.of(experiment, model, costs)
     named = forecast.sparsities([{**one, "sparsity": 0.5} for one in compression.config_list])
     for group in costs.groups:
         tied = _deciding(entry, group)

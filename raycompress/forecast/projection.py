@@ -128,8 +128,9 @@ def ceilings(experiment: Experiment) -> tuple[Bound, ...]:
 
 
 def _is_exact(bound: Bound, experiment: Experiment) -> bool:
-    """Tell whether the size is known exactly: not of the file for a deployment target, whose weights may be int8."""
-    return bound.metric in SIZES and not (experiment.targets and bound.metric == "size_bytes")
+    """Tell whether the size is known exactly: not of a file whose weights may be int8, as one for a target."""
+    is_other = bool(experiment.targets) or experiment.ends_quantized
+    return bound.metric in SIZES and not (is_other and bound.metric == "size_bytes")
 
 
 def _scaled(sample: Sample, dimensions: list[Dimension], factor: float) -> dict[str, Any]:

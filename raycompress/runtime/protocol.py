@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-from raycompress.script.config import DEPTH_KEY
+from raycompress.script.config import DEPTH_KEY, STAGES_KEY
 from raycompress.script.context import Mode, TrialOptions
 from raycompress.script.node import runtime_folder
 from raycompress.states import TrialState
@@ -267,14 +267,22 @@ def trial_config(
     return {
         **built["parameters"],
         **compression,
-        "config_list": built["config_list"],
-        "arguments": built["arguments"],
-        **({DEPTH_KEY: built["depth"]} if "depth" in built else {}),
+        **searched_part(compression, built),
         "tid": number,
         "job_id": number,
         "save_model": saves_into is not None,
         **saving,
     }
+
+
+def searched_part(compression: Mapping[str, Any], built: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the part of a trial's configuration that a sample decides: what each stage does; see `trial_config`."""
+    later = [
+        {**fixed, **one} for fixed, one in zip(compression.get(STAGES_KEY, ()), built.get("stages", ()), strict=True)
+    ]
+    stages = {STAGES_KEY: later} if later else {}
+    depth = {DEPTH_KEY: built["depth"]} if "depth" in built else {}
+    return {"config_list": built["config_list"], "arguments": built["arguments"], **depth, **stages}
 
 
 @dataclass(frozen=True)

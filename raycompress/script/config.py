@@ -18,6 +18,8 @@ SLICE_KEY = "compression_slice"
 """What ``compression.slice`` of an experiment is called in the configuration of a trial."""
 DEPTH_KEY = "compression_depth"
 """What ``compression.depth`` is called there: ``drop`` has the names of the blocks that go, or how many."""
+STAGES_KEY = "compression_stages"
+"""What the stages after the first are called in it: a list of ``compressor``, ``config_list`` and ``arguments``."""
 
 
 class BasicConfig(dict[str, Any]):
@@ -292,14 +294,18 @@ def _by_hand(config: Mapping[str, Any], path: Path) -> dict[str, Any]:
 
 def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Flatten an experiment file into the configuration of its only trial."""
-    compression = experiment["compression"]
-    if not isinstance(compression, dict) or "compressor" not in compression:
+    given = experiment["compression"]
+    stages = given if isinstance(given, list) else [given]
+    if not stages or any(not isinstance(stage, dict) or "compressor" not in stage for stage in stages):
         raise UsageError("`compression` names no compressor", where=str(path), fix="`raycompress validate` says more")
     searched = [
-        *_ranges(compression.get("config_list", []), "compression.config_list"),
-        *_ranges(compression.get("arguments", {}), "compression.arguments"),
-        *_ranges(compression.get("depth", {}), "compression.depth"),
-        *(["compression.depth"] if "drop" not in compression.get("depth", {"drop": 0}) else []),
+        *(
+            place
+            for at, stage in _places(given)
+            for key in ("config_list", "arguments", "depth")
+            for place in _ranges(stage.get(key, {}), f"{at}.{key}")
+        ),
+        *(f"{at}.depth" for at, stage in _places(given) if "drop" not in stage.get("depth", {"drop": 0})),
         *(f"parameter_config[{i}]" for i, _ in enumerate(experiment.get("parameter_config", []))),
     ]
     if searched:
@@ -309,15 +315,32 @@ def _trial_config(experiment: Mapping[str, Any], path: Path) -> dict[str, Any]:
             fix=f"run `raycompress launch {path}`, or give the script a file with a value in place of each range",
         )
     saving = experiment.get("resource_args", {}).get("save_model")
+    compression, *later = stages
     return {
-        "compressor": compression["compressor"],
         "compression_framework": compression.get("framework"),
         "compression_type": compression.get("type"),
-        "config_list": [_without_expansion(entry) for entry in compression.get("config_list", [])],
-        "arguments": compression.get("arguments", {}),
+        **_of_stage(compression),
         **({SLICE_KEY: compression["slice"]} if "slice" in compression else {}),
         **({DEPTH_KEY: compression["depth"]} if "depth" in compression else {}),
+        **({STAGES_KEY: [_of_stage(stage) for stage in later]} if later else {}),
         **({} if saving is None else {"save_model": saving}),
+    }
+
+
+def _places(compression: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each stage of ``compression`` with its path in the file."""
+    if isinstance(compression, dict):
+        yield "compression", compression
+        return
+    for index, stage in enumerate(compression):
+        yield f"compression[{index}]", stage
+
+
+def _of_stage(stage: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "compressor": stage["compressor"],
+        "config_list": [_without_expansion(entry) for entry in stage.get("config_list", [])],
+        "arguments": stage.get("arguments", {}),
     }
 
 

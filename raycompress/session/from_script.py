@@ -223,7 +223,7 @@ def _inspected(experiment: Experiment, view: View) -> tuple[ModelInfo, CostModel
 def _check_reachable(experiment: Experiment, model: ModelInfo, costs: CostModel, targets: Targets) -> None:
     """Raise UsageError where no sample can meet a target, before there is a file that asks for it."""
     space = SearchSpace.of(experiment, model)
-    projection = Projection.of(experiment, space, Forecast(model, costs, experiment.compression.entry))
+    projection = Projection.of(experiment, space, Forecast.of(experiment, model, costs))
     sizes = projection.sizes({one.name: one.nearest(1.0) for one in space.sparsities})
     for bound in projection.ceilings:
         left = sizes[bound.metric] / costs.dense[bound.metric]

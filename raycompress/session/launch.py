@@ -218,7 +218,7 @@ def _header(
         "name": experiment.name,
         "file": str(experiment.path),
         "script": str(experiment.script_path),
-        "compressor": experiment.compression.compressor,
+        "compressor": experiment.compressors,
         "seed": experiment.seed,
         "proposer": experiment.proposer,
         "n_trials": n_trials,

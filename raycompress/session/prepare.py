@@ -12,6 +12,7 @@ from typing import Any
 
 from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
+from raycompress.config.compression import Compression
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import (
@@ -40,7 +41,7 @@ from raycompress.results.store import models
 from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.preload import environment_notes, prescript_notes
-from raycompress.runtime.protocol import Message, trial_config
+from raycompress.runtime.protocol import Message, searched_part, trial_config
 from raycompress.script.config import DEPTH_KEY, SLICE_KEY
 from raycompress.search.ownership import check_given
 from raycompress.search.plan import BUDGETED, notes
@@ -247,10 +248,11 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
         space = SearchSpace.of(unexpanded(experiment))
         # at the most that is searched: a layer that loses nothing at less is for the trial to tell
         built = space.build({**space.centre(), **{one.name: one.most for one in space.sparsities}})
-        when = {key: value for key, value in compression_config(experiment).items() if key == SLICE_KEY}
+        fixed = compression_config(experiment)
+        when = {key: value for key, value in fixed.items() if key == SLICE_KEY}
         if experiment.compression.depth is not None:  # that the blocks may go is proved by the inspection
             when[DEPTH_KEY] = {"drop": []}
-        analysis["rehearse"] = {"config_list": built["config_list"], "arguments": built["arguments"], **when}
+        analysis["rehearse"] = {**searched_part(fixed, built), **when}
     timeout_s = experiment.trial_timeout_s
     if names and timeout_s is not None:
         return {"analysis": analysis, "timeout_s": timeout_s + _LONGEST_S * len(names)}
@@ -269,11 +271,12 @@ def refusal(experiment: Experiment, message: Message) -> RaycompressError:
 
 def _in_file(experiment: Experiment, where: str) -> str:
     """Return a place in the config of a trial with nothing expanded as the place in the file."""
-    place = re.fullmatch(r"config_list(?:\[(\d+)\](?:\.(\w+))?)?", where)
+    place = re.fullmatch(r"(?:compression\[(\d+)\]\.)?config_list(?:\[(\d+)\](?:\.(\w+))?)?", where)
     if place is None:
         return where if "/" in where else f"{experiment.script_path}  {where}".rstrip()
-    entry = () if place[1] is None else (int(place[1]),)
-    return experiment.where(("compression", "config_list", *entry, *((place[2],) if place[2] else ())))
+    stage = list(experiment.each_stage())[int(place[1] or 0)]
+    entry = () if place[2] is None else (int(place[2]),)
+    return stage.where(("compression", "config_list", *entry, *((place[3],) if place[3] else ())))
 
 
 def centre_config(experiment: Experiment) -> dict[str, Any]:
@@ -314,7 +317,7 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
     unknown = model.costs_unknown or "no input of the model was seen"
     if model.costs is not None:
         unknown = why_not(experiment, model, model.costs)
-        projection = Projection.of(experiment, space, Forecast(model, model.costs, experiment.compression.entry))
+        projection = Projection.of(experiment, space, Forecast.of(experiment, model, model.costs))
         if not unknown:
             if problems := list(check_budgets(experiment, projection)):
                 raise ExperimentError.of(problems)
@@ -334,8 +337,13 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
 
 def unexpanded(experiment: Experiment) -> Experiment:
     """Return the experiment with each entry as one dimension and no depth, which needs no knowledge of the layers."""
-    entries = tuple({**entry, "expand_op_names": False} for entry in experiment.compression.config_list)
-    return replace(experiment, compression=replace(experiment.compression, config_list=entries, depth=None))
+    first, *later = map(_unexpanded, experiment.stages)
+    return replace(experiment, compression=first, later=tuple(later))
+
+
+def _unexpanded(stage: Compression) -> Compression:
+    entries = tuple({**entry, "expand_op_names": False} for entry in stage.config_list)
+    return replace(stage, config_list=entries, depth=None)
 
 
 def checked_space(experiment: Experiment, model: ModelInfo | None, view: View) -> SearchSpace:

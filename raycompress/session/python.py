@@ -173,7 +173,7 @@ def _data_of(what: What, keywords: Mapping[str, Any]) -> tuple[dict[str, Any], P
             fix='rc.launch("exp.json"), or rc.launch(main, compressor="group_l1", sparsity=(0.1, 0.9))',
         )
     known = data.get("compression")
-    asked = experiment_data(keywords, _CALLER, known if isinstance(known, Mapping) else None)
+    asked = experiment_data(keywords, _CALLER, known)
     return {**absolute(data, home), **absolute(asked, Path.cwd())}, home
 
 

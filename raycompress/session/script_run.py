@@ -17,7 +17,7 @@ from raycompress.runtime import torchrun
 from raycompress.runtime.client import Ending, TrialSpec, WarmSpec, Worker
 from raycompress.runtime.preload import code_hash, find_imports, imports_home, local_files
 from raycompress.runtime.protocol import Import, Message
-from raycompress.script.config import SLICE_KEY
+from raycompress.script.config import SLICE_KEY, STAGES_KEY
 from raycompress.script.context import Mode
 
 _OF_TIES = (Import("raycompress.compressors.engines.nni.library", call="load_nni"),)
@@ -31,18 +31,23 @@ _MANY = 64
 def warm_spec(experiment: Experiment) -> WarmSpec:
     """Return the specification of the warm process that an experiment's trials are forked from."""
     threads = str(max(1, int(experiment.resources.cpu)))
-    entry = experiment.compression.entry
+    entries = [stage.entry for stage in experiment.stages]
+    imports = (
+        one
+        for entry in entries
+        for one in find_imports(
+            experiment.script_path,
+            experiment.workingdir,
+            module=experiment.script_module,
+            engine=entry.engine.partition(":")[0],
+            framework=entry.framework,
+        )
+    )
     return WarmSpec(
         name=f"{experiment.name}-{uuid.uuid4().hex[:8]}",
         workingdir=str(experiment.workingdir),
         preload=(
-            *find_imports(
-                experiment.script_path,
-                experiment.workingdir,
-                module=experiment.script_module,
-                engine=entry.engine.partition(":")[0],
-                framework=entry.framework,
-            ),
+            *dict.fromkeys(imports),
             *(_OF_TIES if experiment.compression.arguments.get("dependency_aware") else ()),
         ),
         sys_path=(str(imports_home(experiment.script_path, experiment.script_module)),),
@@ -108,6 +113,7 @@ def compression_config(experiment: Experiment) -> dict[str, Any]:
         "compression_framework": compression.framework,
         "compression_type": compression.type,
         **({} if compression.slice is None else {SLICE_KEY: compression.slice}),
+        **({STAGES_KEY: [{"compressor": one.compressor} for one in experiment.later]} if experiment.later else {}),
     }
 
 

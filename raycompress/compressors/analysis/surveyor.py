@@ -309,5 +309,5 @@ def _search(wanted: Mapping[str, Any]) -> tuple[Experiment, SearchSpace, Forecas
     model = ModelInfo.from_json(json.loads(wanted["model"]))
     assert model.costs is not None
     space = SearchSpace.of(experiment, model)
-    forecast = Forecast(model, model.costs, experiment.compression.entry)
+    forecast = Forecast.of(experiment, model, model.costs)
     return experiment, space, forecast, Projection.of(experiment, space, forecast)

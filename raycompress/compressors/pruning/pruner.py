@@ -58,6 +58,7 @@ class Pruner(SavingCompressor, Compressor):
         model: nn.Module = setup.model
         super().__init__(model)
         self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
+        self._is_stage, self._earlier = setup.is_stage, setup.earlier
         self._targets = select(model, setup.config_list, setup.entry)
         self._given = None if setup.dummy_input is None else Example.for_model(setup.dummy_input, model)
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
@@ -97,7 +98,7 @@ class Pruner(SavingCompressor, Compressor):
         """
         if self._is_compressed:
             return self.model
-        refusals.need_free(self.model, CHANGED, in_trial=self._trial is not None)
+        refusals.need_free(self.model, CHANGED, in_trial=self._trial is not None and not self._is_stage)
         if self._depth is not None and self._given is None:  # an input shows which blocks there are
             self._first_call = FirstCall(lambda example: self._begin(example, kwargs)).watch(self.model)
         else:
@@ -109,8 +110,7 @@ class Pruner(SavingCompressor, Compressor):
         self._given = given if given is None else self._dense_sizes.check_input(given)
         if self._trial is not None and (self._trial.latency or self._trial.rung0):
             self._dense = clean_copy(self.model)
-        targets = targets_of(self._trial)
-        self._int8_inputs = calibration_of(targets, self.model, self._calibration, self._evaluator)
+        self._int8_inputs = calibration_of(targets_of(self._trial), self.model, self._calibration, self._evaluator)
         before = self._decided_before()
         if self._depth is not None and self._given is not None:
             self._drop_blocks(self._given, before)
@@ -156,7 +156,7 @@ class Pruner(SavingCompressor, Compressor):
         arguments, graphs = self._arguments, self._graphs
         request = Request(self._entry, self.model, self._targets, arguments, self._given, call, graphs)
         if self._given is not None and self._entry.removes_channels and arguments.get("trainer") is not None:
-            self._rehearse(self._given)
+            slicing.rehearse(self.model, self._given, self._targets, self._entry, self._graphs.graph(self._given))
         seen: list[Example] = []  # inputs of a method that trains the model inside choose()
         if self._given is None:
             self._first_call = FirstCall(seen.append).watch(self.model)
@@ -258,6 +258,10 @@ class Pruner(SavingCompressor, Compressor):
             self.apply_speedup(dummy_input)
         elif dummy_input is not None and self.example is None:
             self._set_example(self._dense_sizes.check_input(Example.for_model(dummy_input, self.model)))
+        export(self.saved(), self._trial, paths)
+
+    def saved(self) -> Export:
+        """Return the model as it is now, ready to be saved, or handed on to a next stage."""
         refusals.need_example(self.example, "export_model")
         kept = {**self._dropping.masks, **(self._kept or self._masks.kept())}
         refusals.need_masks(kept, self._depth)
@@ -265,28 +269,30 @@ class Pruner(SavingCompressor, Compressor):
             refusals.need_plain(self._slicing)
         self._masks.apply()
         assert self.example is not None and self._before is not None
-        removed = {**self._dropping.removed, **({} if self._slicing is None else self._slicing.removal.counts())}
-        saved = Export(
+        return Export(
             model=self.model,
             masks=kept,
             plan=plan_of(self.model),
             example=self.example,
             before=self._before,
             after=measure.sizes(self.model, self.example),
-            removed=removed,
+            removed={**self._dropping.removed, **({} if self._slicing is None else self._slicing.removal.counts())},
             asked=self._asked,
             notes=(*self._notes, *filter(None, [self._compensation]), *refusals.about_choice(self._slicing)),
             dense=self._dense if self._trial is not None and self._trial.latency else None,
             calibration=self._int8_inputs,
-        )
-        export(saved, self._trial, paths)
+        ).following(self._earlier)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether what goes is cut out."""
+        return self._small
 
     @property
     def _is_compressed(self) -> bool:
         return any((self._decision, self._schedule, self._depth is not None and self._first_call.waits))
 
     def _save_by_itself(self, note: str) -> None:
-        """Save the model of a script that never did."""
         self._notes = (note,)
         self.export_model("model.pth", "mask.pth")
 
@@ -316,12 +322,9 @@ class Pruner(SavingCompressor, Compressor):
         self._before = self._dense_sizes.of(example)
         if self._entry.removes_channels:
             if self._decision is None and self._schedule is not None:
-                self._rehearse(example)
+                slicing.rehearse(self.model, example, self._targets, self._entry, self._graphs.graph(example))
             self._slice(example)
         self.example = example  # known only now: what failed here was no input of the model's
-
-    def _rehearse(self, example: Example) -> None:
-        slicing.rehearse(self.model, example, self._targets, self._entry, self._graphs.graph(example))
 
     def _slice(self, example: Example) -> None:
         """Mask what goes: in each worker of the trial what the first of them has decided and proved."""
@@ -334,8 +337,7 @@ class Pruner(SavingCompressor, Compressor):
             if self._teacher is not None:
                 survivors.remember(self._teacher, survivors.Survivors.of(graph, self._slicing))
             if self._trial is not None and self._trial.rung0 and self.is_decided and not self._goes_on:
-                among = (self._slicing, self._evaluator, self._calibration)
-                gate.send_score(self._trial, self._dense, self.model, *among)
+                gate.send_score(self._trial, self._dense, self.model, self._slicing, self._evaluator, self._calibration)
             self._masks.hold(self._slicing.removed(self.model))
             # the same weights need no second proof in apply_speedup
             self._proved = (example, fingerprint(self.model)) if found["is_proved"] else None
@@ -356,10 +358,7 @@ class Pruner(SavingCompressor, Compressor):
         return {**decided.removal_of(self._slicing), "weights": weights, "is_proved": is_proved}
 
     def _check_before_training(self, example: Example) -> None:
-        """Raise BudgetError where the pruned model would be too large.
-
-        Of a method that decides in several steps only the last decision counts.
-        """
+        """Raise BudgetError where the pruned model would be too large; of several decisions the last one counts."""
         trial = self._trial
         if trial is None or self._slicing is None or self._before is None or not self.is_decided:
             return

@@ -59,6 +59,11 @@ class FakeQuantizer(Quantizer):
         if self._entry.name == "observer":
             self._engine = self._start()  # it records what it sees until compress()
 
+    @property
+    def is_trained(self) -> bool:
+        """See `Quantizer.is_trained`."""
+        return self._engine is not None and self._engine.trained
+
     def compress(self, *_args: Any, **_kwargs: Any) -> nn.Module:
         """Quantize; the model computes with quantized values from here on, and learns with them.
 

@@ -94,13 +94,16 @@ class Quantizer(SavingCompressor, Compressor):
         super().__init__(model)
         _refuse_twice(model)
         self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
+        self._is_stage, self._earlier = setup.is_stage, setup.earlier
         self._targets = select(model, setup.config_list, setup.entry)
         self._plain = clean_copy(model).cpu()
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         if setup.dummy_input is not None:
             self.example = Example.for_model(setup.dummy_input, model)
         data = self._arguments.get("calibration_data")
-        self._given = None if data is None else from_data(data, model)
+        if data is None and "calibration" in self._arguments:
+            data = setup.calibration
+        self._given = setup.samples if data is None else from_data(data, model)
         if self._given is not None:
             check_fits(self._given, self._plain)
         self._uncompiled = Uncompiled()
@@ -112,6 +115,11 @@ class Quantizer(SavingCompressor, Compressor):
     @property
     def _is_compressed(self) -> bool:
         return self._compressed
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a training has quantized something that `apply_speedup` turns into int8."""
+        return False
 
     def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
         """Return multiply-adds, parameters and a row a layer; quantizing changes none of them."""
@@ -148,7 +156,7 @@ class Quantizer(SavingCompressor, Compressor):
             rehearse_onnx(quantized.traceable or quantized.model, self._need_example("export_model"))
 
     def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
-        calibration = paths.calibration or paths.mask
+        calibration = paths.calibration or (paths.mask if self._earlier is None else None)
         if self.example is None and dummy_input is None and input_shape is not None and self._seen() is None:
             dummy_input = torch.randn(*input_shape)
         if self.example is None and dummy_input is not None:
@@ -180,7 +188,7 @@ class Quantizer(SavingCompressor, Compressor):
             dense=dense,
             timed=timed,
         )
-        export(saved, self._trial, paths)
+        export(saved.following(self._earlier), self._trial, paths)
 
     def _save_by_itself(self, note: str) -> None:
         """Save the model of a script that never did."""

@@ -93,6 +93,40 @@ class Export:
     int8: bytes | None = None
     timed: nn.Module | None = None
 
+    def following(self, earlier: Export | None) -> Export:
+        """Return what is saved of the last of several stages: `earlier` is what those before it left, if any."""
+        if earlier is None:
+            return self
+        return replace(
+            self,
+            masks={**earlier.masks, **self.masks, **_within(earlier.masks, self.masks)},
+            before=earlier.before,
+            removed={**earlier.removed, **self.removed},
+            asked={**self.asked, "after": [*earlier.asked.get("after", ()), _alone(earlier.asked)]},
+            notes=(*earlier.notes, *self.notes),
+            dense=None if self.dense is None else earlier.dense,
+        )
+
+
+def _alone(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the user wrote of one stage, without those before it."""
+    return {key: value for key, value in asked.items() if key != "after"}
+
+
+def _within(earlier: Mapping[str, Tensor], later: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the masks of tensors that two stages have thinned, in the original's shape: `later` is of what was left.
+
+    What slicing leaves of a tensor keeps its order.
+    """
+    found = {}
+    for name in earlier.keys() & later.keys():
+        mask = earlier[name].clone()
+        stays = mask.bool()
+        if int(stays.sum()) == later[name].numel():
+            mask[stays] = later[name].flatten().to(mask.dtype)
+        found[name] = mask
+    return found
+
 
 def export(saved: Export, trial: Trial | None, paths: Paths) -> None:
     """Save `saved`; see `raycompress.compressors.base.BaseCompressor.export_model`.

@@ -126,6 +126,8 @@ class SavedModelCheck:
         self._exported_plain: Fingerprint | None = None
         self._stale: Stale | None = None
         self._changed = False
+        self.fix = "evaluate and report after the last change of the weights, then save, with nothing in between"
+        """What to do where the saved model is another than the one of the last report."""
         trial.on_report.append(self._report)
         trial.on_finish.append(self._finish)
 
@@ -190,7 +192,7 @@ class SavedModelCheck:
         if not same(self._reported, self._exported):
             raise CompressionError(
                 "the model changed between the last report and the save: the metric is not the saved model's",
-                fix="evaluate and report after the last change of the weights, then save, with nothing in between",
+                fix=self.fix,
             )
 
         if self._changed:

@@ -20,11 +20,13 @@ from raycompress.catalog.proposers import PROPOSERS
 from raycompress.catalog.quantizers import BITS, PARTS, value_such_as
 from raycompress.config.checks.names import check_compressor, check_export_names, slipped
 from raycompress.config.checks.objective import check_objective
+from raycompress.config.checks.stages import check_order
+from raycompress.config.compression import first_stage, stages_in
 from raycompress.config.places import S3Address, is_remote
 from raycompress.config.schema.ranges import Finding, Note, check_range, find_ranges, is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import PluginError
-from raycompress.script.config import DEPTH_KEY, SLICE_KEY
+from raycompress.script.config import DEPTH_KEY, SLICE_KEY, STAGES_KEY
 from raycompress.text import abbreviate, closest_name, describe_value, dotted, join_names
 
 RESERVED = (
@@ -39,36 +41,47 @@ MOST_OF_SPEARMINT = 100_000
 
 def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield what is wrong in the experiment `data`; values of a wrong type are passed over."""
-    compression = _dict(data.get("compression"))
-    framework = compression.get("framework")
+    framework = first_stage(data).get("framework")
     framework = framework if framework in FRAMEWORKS else "torch"
-    name = str(compression.get("compressor"))
     broken = list(_check_plugins(data))
     yield from broken
-    named = None if broken else find(name, framework)
-    compressor = None if broken else named or slipped(compression)
-    if compressor is not None:
-        compressor = compressor.given(_dict(compression.get("arguments")))
-    if not broken:
-        yield from check_compressor(compression)
     yield from _check_script(data)
     yield from _check_storage(data.get("storage"))
-    if named is not None:
-        yield from _check_kind(compression, named)
-    yield from _check_config_list(compression, compressor)
-    yield from _check_arguments(compression, compressor)
-    yield from _check_slice(compression, compressor)
-    yield from _check_depth(compression, compressor)
+    compressors: list[CompressorEntry | None] = []
+    for home, stage in stages_in(data):
+        compressors.append(None if broken else _compressor_of(stage))
+        for found in _check_stage(stage, compressors[-1], is_broken=bool(broken)):
+            yield found._replace(path=(*home, *found.path[1:]))
+    yield from check_order(compressors)
     yield from _check_parameters(data)
     if not broken:
         yield from _check_export(data, framework)
-    yield from check_objective(data, compressor)
+    yield from check_objective(data, compressors)
     yield from _check_workers(data)
     if data.get("proposer") == "sequence":
         yield from _check_grid(data)
     if data.get("proposer") == "spearmint":
         yield from _check_countable(data)
     yield from _check_lists(data)
+
+
+def _compressor_of(stage: Mapping[str, Any]) -> CompressorEntry | None:
+    """Return the entry of the compressor that a stage names, or was meant to name, with its arguments."""
+    framework = stage.get("framework")
+    found = find(str(stage.get("compressor")), framework if framework in FRAMEWORKS else "torch") or slipped(stage)
+    return None if found is None else found.given(_dict(stage.get("arguments")))
+
+
+def _check_stage(stage: Mapping[str, Any], compressor: CompressorEntry | None, *, is_broken: bool) -> Iterator[Finding]:
+    """Yield what is wrong in one stage of the compression, by paths as if it was the only one."""
+    if not is_broken:
+        yield from check_compressor(stage)
+    if compressor is not None and compressor.name == stage.get("compressor"):
+        yield from _check_kind(stage, compressor)
+    yield from _check_config_list(stage, compressor)
+    yield from _check_arguments(stage, compressor)
+    yield from _check_slice(stage, compressor)
+    yield from _check_depth(stage, compressor)
 
 
 def _check_workers(data: Mapping[str, Any]) -> Iterator[Finding]:
@@ -78,7 +91,7 @@ def _check_workers(data: Mapping[str, Any]) -> Iterator[Finding]:
     if type(workers) is not int or workers < 2:
         return
     place = ("resource", "workers")
-    if _dict(data.get("compression")).get("framework") == "tensorflow":
+    if first_stage(data).get("framework") == "tensorflow":
         what = "a trial of a Keras model has one worker: several are started as torchrun does, for torch.distributed"
         yield Finding(place, what, 'remove "workers"')
     if data.get("proposer") == "passive":
@@ -91,9 +104,9 @@ def _check_workers(data: Mapping[str, Any]) -> Iterator[Finding]:
 
 def _check_plugins(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Load the plug-ins that the experiment names, and tell of each that cannot be used."""
-    compression, wanted = _dict(data.get("compression")), data.get("export")
+    wanted = data.get("export")
     named: list[tuple[JsonPath, Any, Catalogue[Any]]] = [
-        (("compression", "compressor"), compression.get("compressor"), COMPRESSORS),
+        *(((*home, "compressor"), stage.get("compressor"), COMPRESSORS) for home, stage in stages_in(data)),
         (("proposer",), data.get("proposer"), PROPOSERS),
         *((("export", place), name, EXPORTS) for place, name in enumerate(wanted if isinstance(wanted, list) else ())),
     ]
@@ -264,7 +277,9 @@ def _check_depth(compression: Mapping[str, Any], compressor: CompressorEntry | N
 def _check_parameters(data: Mapping[str, Any]) -> Iterator[Finding]:
     path: JsonPath = ("parameter_config",)
     parameters: Any = data.get("parameter_config")
-    taken = (*RESERVED, *(key for name, key in _OF_COMPRESSION.items() if name in _dict(data.get("compression"))))
+    stages, several = [stage for _, stage in stages_in(data)], isinstance(data.get("compression"), list)
+    own = [key for name, key in _OF_COMPRESSION.items() if any(name in stage for stage in stages)]
+    taken = (*RESERVED, *own, *([STAGES_KEY] if several else []))
     entries = [entry for entry in parameters if isinstance(entry, dict)] if isinstance(parameters, list) else []
     for index, entry in enumerate(parameters if entries else ()):
         if not isinstance(entry, dict):
@@ -372,10 +387,10 @@ def _notes_on_settings(data: Mapping[str, Any]) -> Iterator[Note]:
 
 def every_range(data: Mapping[str, Any]) -> Iterator[tuple[JsonPath, Mapping[str, Any]]]:
     """Yield path and object of each search range of an experiment."""
-    compression = _dict(data.get("compression"))
-    for key, anything in (("config_list", False), ("arguments", True), ("depth", False)):
-        for path, value in find_ranges(compression.get(key), anything=anything):
-            yield ("compression", key, *path), value
+    for home, stage in stages_in(data):
+        for key, anything in (("config_list", False), ("arguments", True), ("depth", False)):
+            for path, value in find_ranges(stage.get(key), anything=anything):
+                yield (*home, key, *path), value
     parameters = data.get("parameter_config")
     for index, entry in enumerate(parameters if isinstance(parameters, list) else ()):
         if isinstance(entry, dict):

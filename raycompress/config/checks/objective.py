@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,12 @@ _ALIASES = {
 """Names that people give to what we measure."""
 
 
-def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
-    """Yield what is wrong in the experiment `data`; values of a wrong type are passed over."""
+def check_objective(data: Mapping[str, Any], compressors: Sequence[CompressorEntry | None]) -> Iterator[Finding]:
+    """Yield what is wrong in the experiment `data`; values of a wrong type are passed over.
+
+    `compressors` are those of its stages, None for one that is not known.
+    """
+    compressor, last = (compressors[0], compressors[-1]) if compressors else (None, None)
     objectives, constraints = _dict(data.get("objectives")), _dict(data.get("constraints"))
     if objectives and data.get("target") in ("max", "min"):
         what = '"objectives" says of each metric whether it is to be large or small, and "target" says it again'
@@ -34,10 +38,10 @@ def check_objective(data: Mapping[str, Any], compressor: CompressorEntry | None)
     for metric, each in constraints.items():
         if isinstance(each, dict):
             yield from _check_constraint(metric, each, ("constraints", metric), data)
-    if compressor is not None:
-        yield from _check_sizes(objectives, constraints, compressor)
+    if compressor is not None and last is not None:
+        yield from _check_sizes(objectives, constraints, compressor if compressor.removes_channels else last)
     yield from _check_measured(objectives, constraints, data)
-    yield from check_targets(objectives, constraints, data, compressor)
+    yield from check_targets(objectives, constraints, data, last)
     yield from _check_scheduler(data, compressor)
     yield from _check_repeats(data)
     cuts = compressor is None or (compressor.framework == "torch" and compressor.removes_channels)

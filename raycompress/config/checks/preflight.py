@@ -124,8 +124,9 @@ def _files_of_a_wrong_one(path: Path) -> Iterator[Problem]:
 
 def check_model(experiment: Experiment, model: ModelInfo) -> tuple[list[Problem], list[str]]:
     """Return what is wrong between the experiment and the layers of the model, and what is worth a note."""
-    problems = [*check_fit(experiment, model), *check_depth(experiment, model)]
-    return problems, [*notes_on_fit(experiment, model), *notes_on_depth(experiment, model)]
+    stages = list(experiment.each_stage())
+    problems = [one for stage in stages for one in (*check_fit(stage, model), *check_depth(stage, model))]
+    return problems, [one for stage in stages for one in (*notes_on_fit(stage, model), *notes_on_depth(stage, model))]
 
 
 def notes(experiment: Experiment, cpus: float, gpus: float) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from raycompress.config.compression import Compression
 from raycompress.config.experiment import Experiment
 from raycompress.config.schema.ranges import find_ranges
 from raycompress.config.search_space import SearchSpace
@@ -36,9 +37,14 @@ def advice_on(experiment: Experiment) -> list[Advice]:
 
 def _entries(experiment: Experiment) -> Iterator[Advice]:
     """Dimensions: one per layer, or one for layers that are tied."""
-    compression = experiment.compression
+    for stage in experiment.each_stage():
+        home = ("compression",) if stage.stage is None else ("compression", stage.stage)
+        yield from _entries_of_stage(stage.compression, (*home, "config_list"))
+
+
+def _entries_of_stage(compression: Compression, home: JsonPath) -> Iterator[Advice]:
     for index, entry in enumerate(compression.config_list):
-        path = ("compression", "config_list", index)
+        path = (*home, index)
         if not any(True for _ in find_ranges(dict(entry))):
             continue
         expand = entry.get("expand_op_names", True)
@@ -56,7 +62,7 @@ def _entries(experiment: Experiment) -> Iterator[Advice]:
 def _slice(experiment: Experiment) -> Iterator[Advice]:
     """Where what goes is known before the training, only the small model need be trained."""
     compression = experiment.compression
-    if compression.slice is None and not compression.entry.why_not_sliced("before")[0]:
+    if compression.slice is None and not experiment.later and not compression.entry.why_not_sliced("before")[0]:
         why = "masked channels are computed all the same, so that a trial costs as much as the dense model's training"
         write = '"slice": "before": each trial trains the small model alone, and its optimizer follows'
         yield Advice(("compression", "slice"), why, write)

@@ -10,6 +10,7 @@ from typing import Any
 
 from raycompress.catalog import find
 from raycompress.config.checks.keys import notes
+from raycompress.config.compression import stages_in
 from raycompress.config.migration.table import old_key
 from raycompress.config.schema.spelling import respell
 from raycompress.config.text.reader import JsonPath
@@ -79,10 +80,13 @@ def _engine(data: Mapping[str, Any]) -> Iterator[Change]:
 
 
 def _entries(data: Mapping[str, Any]) -> Iterator[Change]:
-    compression = data["compression"]
-    entries = compression["config_list"]
-    compressor = find(compression["compressor"], compression["framework"])
-    path: JsonPath = ("compression", "config_list")
+    for home, stage in stages_in(data):
+        yield from _entries_of_stage(stage, (*home, "config_list"))
+
+
+def _entries_of_stage(stage: Mapping[str, Any], path: JsonPath) -> Iterator[Change]:
+    entries = stage["config_list"]
+    compressor = find(stage["compressor"], stage["framework"])
     if entries == [] and compressor is not None and compressor.without_entries:
         explicit = [dict(entry) for entry in compressor.without_entries]
         what = f"an empty config_list becomes what {compressor.name} takes it for: {json.dumps(explicit)}"

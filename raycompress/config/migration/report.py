@@ -139,10 +139,11 @@ def _check(found: JsonText, text: str, path: str | Path) -> None:
 
 def _keys(value: Any, path: JsonPath = ()) -> Iterator[tuple[JsonPath, Any]]:
     """Yield path and value of each key."""
-    if isinstance(value, Mapping) and (path in _OPEN or path[:-1] == ("compression", "config_list")):
+    plain = tuple(part for place, part in enumerate(path) if place != 1 or isinstance(part, str))  # whatever the stage
+    if isinstance(value, Mapping) and (plain in _OPEN or plain[:-1] == ("compression", "config_list")):
         for key, inner in value.items():
             yield from _keys(inner, (*path, key))
-    elif value and path == ("compression", "config_list"):
+    elif value and isinstance(value, list) and plain in (("compression",), ("compression", "config_list")):
         for index, inner in enumerate(value):
             yield from _keys(inner, (*path, index))
     else:

@@ -107,6 +107,13 @@ class CompressionKeys(Keys):
     depth: DepthKeys = absent("Which residual blocks may go, before channels are removed from the others.")
 
 
+Stages = Annotated[
+    Annotated[CompressionKeys, Tag("<object>")]
+    | Annotated[Annotated[list[CompressionKeys], Field(min_length=1)], Tag("<list>")],
+    Discriminator(lambda value: "<list>" if isinstance(value, list) else "<object>"),
+]
+
+
 class Parameter(Keys):
     """A further hyperparameter of the script: a name and a search range."""
 
@@ -270,7 +277,9 @@ class ExperimentKeys(Keys):
     workingdir: Text = absent("Where trials run; by default this file's folder.")
     cwd: Text = absent("The same as workingdir.")
     resource: Resource = Field("cpu", description="What one trial occupies.")
-    compression: CompressionKeys
+    compression: Stages = Field(
+        description="What compresses the model: an object, or a list of them, stages that follow one another."
+    )
     parameter_config: list[Parameter] = Field([], description="Further hyperparameters of the script.")
     proposer: Annotated[
         str,

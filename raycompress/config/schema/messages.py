@@ -65,7 +65,8 @@ def _describe(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     key = _key_at(path)
     if kind == "missing":
-        return f'"{key}" is missing', f"add {json.dumps(key)}: {_SUCH_AS.get(dotted(path), '...')}"
+        such_as = _SUCH_AS.get(dotted(tuple(part for part in path if isinstance(part, str))), "...")
+        return f'"{key}" is missing', f"add {json.dumps(key)}: {such_as}"
     if kind in _BOUNDS:
         word, bound = _BOUNDS[kind]
         return (
@@ -111,6 +112,8 @@ def _literal(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str
 def _empty(key: str, value: Any, context: Mapping[str, Any]) -> tuple[str, str]:
     if key in ("name", "script", "[]") or key.startswith("a name in "):
         return f'"{key}" is empty', "write something"
+    if key == "compression":
+        return f'"{key}" is empty', 'write an object, {"framework": ...}, or a list of them, one for each stage'
     if key in ("op_names", "op_types"):
         other = "op_types" if key == "op_names" else "op_names"
         return f'"{key}" is empty', f'write something, or choose the layers by "{other}" in its place'

@@ -14,6 +14,7 @@ from typing import Any
 
 from raycompress.catalog import CompressorEntry, find
 from raycompress.catalog.instead import SELECTION
+from raycompress.config.compression import first_stage
 from raycompress.config.schema.fields import Keys
 from raycompress.config.schema.foreign import foreign_entry_key, foreign_top_key
 from raycompress.config.schema.foreign_ranges import FOREIGN_KEYS, meant_parameters, meant_range
@@ -70,7 +71,8 @@ class Spelled:
     notes
         Keys that are taken and have no meaning, by the path in the file.
     compressor
-        The catalogue's entry of the compressor that the file names; None where it names none.
+        The catalogue's entry of the compressor that the file names, of the stage that is looked at; None where it names
+        none.
     """
 
     data: dict[str, Any] = field(default_factory=dict)
@@ -124,15 +126,12 @@ class Spelled:
 
 def respell(data: Mapping[str, Any]) -> Spelled:
     """Spell every key of the experiment `data` as it is known."""
-    spelled = Spelled(compressor=_compressor(data))
+    spelled = Spelled(compressor=_compressor(first_stage(data)))
     spelled.data = _object(data, ExperimentKeys, (), spelled)
     return spelled
 
 
-def _compressor(data: Mapping[str, Any]) -> CompressorEntry | None:
-    compression = data.get("compression")
-    if not isinstance(compression, dict):
-        return None
+def _compressor(compression: Mapping[str, Any]) -> CompressorEntry | None:
     try:
         return find(str(compression.get("compressor")), str(compression.get("framework")))
     except PluginError:  # told by the checks
@@ -163,6 +162,8 @@ def _value(value: Any, key: str, model: type[Keys], path: JsonPath, spelled: Spe
         value = _parameters(value, path, spelled)
     if inside is not None and isinstance(value, dict):
         return _object(value, inside, path, spelled)
+    if inside is CompressionKeys and isinstance(value, list):
+        return _stages(value, path, spelled)
     if inside is not None and isinstance(value, list):
         return [
             _object(item, inside, (*path, index), spelled) if isinstance(item, dict) else item
@@ -171,6 +172,18 @@ def _value(value: Any, key: str, model: type[Keys], path: JsonPath, spelled: Spe
     if model is Entry:
         return _range_keys(value, path, spelled)
     return value
+
+
+def _stages(value: list[Any], path: JsonPath, spelled: Spelled) -> list[Any]:
+    """Spell the keys of each stage, whose entries have the keys of its own compressor."""
+    first, found = spelled.compressor, []
+    for index, stage in enumerate(value):
+        if isinstance(stage, dict):
+            spelled.compressor = _compressor(stage)
+            stage = _object(stage, CompressionKeys, (*path, index), spelled)
+        found.append(stage)
+    spelled.compressor = first
+    return found
 
 
 def _known_key(key: str, data: Mapping[str, Any], model: type[Keys], path: JsonPath, spelled: Spelled) -> str | None:

@@ -10,7 +10,7 @@ from typing import Any
 from raycompress import catalog
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.create import create_compressor
+from raycompress.compressors.create import create_compressor, later_stages
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.witness import Fingerprint, same
 from raycompress.compressors.structure.plan import plan_of
@@ -64,6 +64,12 @@ def compress_trainer(
         It trains by DeepSpeed or FSDP, or the compressor cannot work on its model.
     """
     _check(trainer)
+    if later_stages(config):
+        raise UsageError(
+            "the Trainer of transformers is compressed in one stage, and the configuration has several",
+            where=_CALL,
+            fix="name one compressor, or call create_compressor(trainer.model, config) with a loop of your own",
+        )
     entry = catalog.find(str(config.get("compressor")), "torch")
     example = first_input(trainer) if dummy_input is None else dummy_input
     evaluator = None if trainer.eval_dataset is None else Evaluator(trainer)

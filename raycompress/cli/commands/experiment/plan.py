@@ -57,7 +57,7 @@ def _facts(ready: Prepared) -> dict[str, Any]:
     mean = _seconds_per_trial(experiment)
     return {
         "experiment": experiment.name,
-        "compressor": experiment.compression.compressor,
+        "compressor": experiment.compressors,
         "slice": experiment.compression.slice,
         "blocks": [] if model is None else [asdict(block) for block in model.blocks],
         "proposer": experiment.proposer,
@@ -86,7 +86,8 @@ def _reach(ready: Prepared) -> dict[str, list[float]]:
     if projection is None or not ready.space.dimensions:
         return {}
     free = replace(projection, ceilings=())
-    return {metric: [round(share, 4) for share in free.span(metric)] for metric in ("params", "flops", "size_bytes")}
+    known = [metric for metric in ("params", "flops", "size_bytes") if metric in projection.forecast.dense]
+    return {metric: [round(share, 4) for share in free.span(metric)] for metric in known}
 
 
 def _seconds_per_trial(experiment: Experiment) -> float | None:

@@ -11,6 +11,7 @@ from raycompress.cli.options import print_text
 from raycompress.errors import ExperimentError, MissingDependencyError, RaycompressError
 
 if TYPE_CHECKING:
+    from raycompress.config.compression import Compression
     from raycompress.config.experiment import Experiment
 
 
@@ -61,6 +62,7 @@ def _found(experiment: Experiment) -> dict[str, Any]:
         "compressor": compression.compressor,
         "slice": compression.slice,
         "depth": None if compression.depth is None else dict(compression.depth),
+        **({"stages": [_stage(stage) for stage in experiment.stages]} if experiment.later else {}),
         "proposer": experiment.proposer if experiment.is_automatic else None,
         "dimensions": None if space is None else [dimension.name for dimension in space.dimensions],
         "n_samples": experiment.n_samples if space is None else space.n_samples(experiment),
@@ -71,9 +73,14 @@ def _found(experiment: Experiment) -> dict[str, Any]:
     }
 
 
+def _stage(stage: Compression) -> dict[str, str]:
+    return {"framework": stage.framework, "type": stage.type, "compressor": stage.compressor}
+
+
 def _in_words(found: dict[str, Any]) -> str:
     sliced = "" if found["slice"] is None else f", sliced {found['slice']} training"
-    what = f"{found['type']} with {found['compressor']}{sliced}"
+    stages = found.get("stages", [found])
+    what = ", then ".join(f"{stage['type']} with {stage['compressor']}" for stage in stages) + sliced
     if found["proposer"] is None:
         return f"{what}, one-time: one trial"
     dimensions = found["dimensions"]

@@ -1,0 +1,1 @@
+"""Compression in stages: each works on what the one before left."""
