@@ -189,7 +189,7 @@ class Experiment(SearchOptions):
         """
         return where_in(self.display_path, self._lines, self._of_stage(path))
 
-    def iswritten(self, path: JsonPath) -> bool:
+    def is_written(self, path: JsonPath) -> bool:
         """Tell whether the file has this path."""
         return self._of_stage(path) in self._lines
 

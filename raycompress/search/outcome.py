@@ -93,7 +93,8 @@ def sealed(folder: ExperimentFolder, trial: Mapping[str, Any], facts: dict[str, 
     try:
         bundle.seal(candidate, {"experiment": folder.id, "trial": trial["number"], **about, **measured})
         bundle.check_hashes(candidate)
-        weights = bundle.read(candidate).files.get(bundle.WEIGHTS)
+        files = bundle.read(candidate).files  # what computes in int8 holds its weights in the ONNX file alone
+        weights = files.get(bundle.INT8_ONNX, files.get(bundle.WEIGHTS))
     except BundleError as error:
         return failed(error.problems[0].what, facts)
     except OSError as error:

@@ -71,6 +71,7 @@ BY_HAND = (
     *(
         'remove "workers"',
         "or choose the layers by",
+        "or a list of them, one for each stage",
         "write a whole number, or",
         'did you mean "range"?',
         'write "(w+)"',

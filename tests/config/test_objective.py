@@ -120,7 +120,7 @@ def test_a_latency_is_a_share_of_the_dense_models_by_the_clock_that_its_target_h
 def findings(compressor: str | None = "l1_filter", framework: str = "torch", **data: Any) -> list[tuple[str, str]]:
     """Return (path, what) of each finding of an experiment's keys."""
     entry = None if compressor is None else catalog.find(compressor, framework)
-    return [(".".join(map(str, one.path)), one.what) for one in check_objective(data, entry)]
+    return [(".".join(map(str, one.path)), one.what) for one in check_objective(data, [entry])]
 
 
 @pytest.mark.parametrize(

@@ -197,6 +197,7 @@ def test_all_kinds_of_experiment_are_shipped() -> None:
         "digits_resnet/depth",
         "digits_resnet/fastest",
         "digits_resnet/pareto",
+        "digits_resnet/stages",
     }
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 
 from raycompress.catalog import COMPRESSORS, FRAMEWORKS, Argument, CompressorEntry, names
+from raycompress.catalog.stages import is_for_stages, may_follow
 from raycompress.cli.options import print_text
 from raycompress.errors import Problem, UsageError
 from raycompress.text import did_you_mean
@@ -74,6 +75,7 @@ def _description(entry: CompressorEntry) -> str:
         "acts": entry.acts,
         "shrinks": shrinks(entry),
         "entries": keys_of(entry),
+        "follows": follows(entry),
         "paper": entry.paper,
         "plug-in": entry.distribution,
     }
@@ -101,6 +103,21 @@ def shrinks(entry: CompressorEntry) -> str:
     if entry.base:
         return f"{cut}, unless {entry.base} is level"
     return cut if entry.removes_channels else "no, it sets weights to zero"
+
+
+def follows(entry: CompressorEntry) -> str:
+    """Return which compressors it may follow in an experiment of several stages, in words."""
+    if not is_for_stages(entry):
+        return ""
+    pruners = [one.name for one in COMPRESSORS.built_in if one.framework == "torch" and one.kind == "pruning"]
+    found = may_follow(entry, COMPRESSORS.built_in)
+    if found == pruners:
+        return "any pruner, in an experiment of several stages"
+    return (
+        f"{', '.join(found)}, in an experiment of several stages"
+        if found
+        else "none: of several stages it is the first"
+    )
 
 
 def keys_of(entry: CompressorEntry) -> str:
