@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -119,5 +119,5 @@ def _is_ours(frame: FrameType | None) -> bool:
         file = frame.f_code.co_filename
         if file.startswith(_COMPRESSORS) and file not in _PASSED_ON:
             return True
-        frame = cast("FrameType | None", frame.f_back)
+        frame = frame.f_back
     return False
