@@ -9,6 +9,7 @@ from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal import journal
 from raycompress.results.journal.journal import Journal
 from raycompress.results.record import SearchRecord
+from raycompress.results.report.table import as_table
 from raycompress.search.history import SearchHistory
 from raycompress.search.outcome import NOTHING
 from raycompress.states import TrialState
@@ -150,5 +151,8 @@ def test_the_record_has_the_seconds_of_all_starts_and_those_of_the_last_one(tmp_
     facts = {**NOTHING, "state": TrialState.FINISHED, "cause": "", **seconds}
     writer.append("ended", trial=1, log="", **facts)
     writer.close()
-    trial = SearchRecord(ExperimentFolder(tmp_path)).records[1]
+    record = SearchRecord(ExperimentFolder(tmp_path))
+    trial = record.records[1]
     assert (trial.seconds, trial.last_start_seconds) == (5.0, 1.5)
+    table = as_table(record, [], [])
+    assert "since checkpoint" in table and '<td data-value="1.5">1.5 s</td>' in table
