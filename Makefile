@@ -6,7 +6,8 @@
 # make tools  what the tests use beside Python, by apt as root; without it they leave out, by name, what needs it
 # make house  docs/house.svg: the rooms of raycompress/ and what imports what; fails where an import runs up
 # make zoo    docs/networks.md and docs/minilm.md: networks that people have, in an environment of their own; two hours
-# make zoo-dozen  a dozen of them, as CI does, in two minutes once the environment (7 GB) is there
+# make zoo-dozen  a dozen of them and YOLOs by their own trainers, as CI does, in five minutes once the environment
+#             (7 GB) is there
 # make peers  .venv-peers: NVIDIA ModelOpt, which the section budgets of `make bench` compares with where it is there
 # make targets  .venv-targets: inference runtimes that cannot be installed beside the rest, for the tests of deployment;
 #             without it they leave out, by name, what needs it
@@ -71,7 +72,7 @@ zoo: $(ZOO)/.installed
 	$(ZOO)/bin/python -m tests.zoo.minilm
 
 zoo-dozen: $(INSTALLED) $(ZOO)/.installed
-	$(BIN)/pytest -n 0 --durations=0 tests/zoo/test_zoo.py
+	$(BIN)/pytest -n 0 --durations=0 tests/zoo/test_zoo.py tests/integrations/test_yolo.py
 
 targets: $(TARGETS)/.installed
 

@@ -127,12 +127,15 @@ def test_what_an_extra_brings_is_imported_on_use() -> None:
         ("digits_accelerate", "transformers"),
         ("digits_keras", "tensorflow"),
         ("text", "transformers"),
+        ("yolo", "ultralytics"),
     ],
 )
 def test_what_the_examples_need_is_the_core_and_the_extra_demo(folder: str, extra: str) -> None:
     brought = distributions()
     brought["keras"].add("tensorflow")  # which asks for it
-    brought["transformers"].add("transformers")  # which may not be installed
+    for library in ("transformers", "ultralytics"):  # which may not be installed
+        brought[library].add(library)
+    brought["PIL"].add("ultralytics")  # which asks for it
     own = {path.stem for path in (REPOSITORY / "configs" / folder).glob("*.py")}
     found = [each for each in imports(REPOSITORY / "configs" / folder) if each.module not in own]
     assert not [each for each in found if not brought[each.module] & (CORE | EXTRAS["demo"] | EXTRAS[extra])]

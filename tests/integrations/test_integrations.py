@@ -1,17 +1,26 @@
 """What belongs to another trainer is loaded when it is used, and says which extra brings it."""
 
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+import raycompress
 from raycompress.errors import MissingDependencyError
+
+IMPORT = re.compile(
+    r"^\s*(import ultralytics|from ultralytics[. ])|(import_module|load_extra)\(.ultralytics", re.MULTILINE
+)
 
 
 def test_nothing_is_loaded_before_it_is_used() -> None:
     code = (
         "import sys, raycompress, raycompress.integrations, raycompress.integrations.transformers as ours\n"
-        "print(sorted({'torch', 'transformers', 'accelerate', 'ray'} & set(sys.modules)), ours.__all__)"
+        "import raycompress.integrations.ultralytics as other\n"
+        "loaded = {'torch', 'transformers', 'accelerate', 'ultralytics', 'ray'} & set(sys.modules)\n"
+        "print(sorted(loaded), ours.__all__, other.__all__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("[] [")
@@ -22,3 +31,16 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingDependencyError, match="compress_trainer needs transformers") as caught:
         from raycompress.integrations.transformers import compress_trainer  # noqa: F401
     assert caught.value.problems[0].fix == "pip install 'raycompress[transformers]'"
+
+
+def test_a_missing_ultralytics_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ultralytics", None)
+    with pytest.raises(MissingDependencyError, match="compress_yolo needs ultralytics") as caught:
+        from raycompress.integrations.ultralytics import compress_yolo  # noqa: F401
+    assert caught.value.problems[0].fix == "pip install 'raycompress[ultralytics]'"
+
+
+def test_no_file_of_ours_imports_ultralytics() -> None:
+    package = Path(raycompress.__file__).parent
+    found = [path for path in package.rglob("*.py") if IMPORT.search(path.read_text())]
+    assert found == []

@@ -9,16 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.launching import REPOSITORY
+from tests.support.outside.zoo import PYTHON, needs_zoo
 from tests.zoo.compensated import section, section_of, with_section
 from tests.zoo.compensating import ENGINE
 from tests.zoo.generating import NETWORKS
 from tests.zoo.table import PAGE
 
-ENVIRONMENT = REPOSITORY / ".venv-zoo"
-PYTHON = ENVIRONMENT / "bin" / "python"
-needs_environment = pytest.mark.skipif(
-    not (ENVIRONMENT / ".installed").exists(), reason="no .venv-zoo: `make zoo-dozen` builds it"
-)
 DOZEN = (
     "torchvision/resnet50",
     "torchvision/vit_b_16",
@@ -35,7 +31,7 @@ DOZEN = (
 )
 
 
-@needs_environment
+@needs_zoo
 @pytest.mark.timeout(900)
 def test_a_dozen_networks_are_followed_compressed_trained_on_and_loaded_again(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
@@ -50,7 +46,7 @@ def test_a_dozen_networks_are_followed_compressed_trained_on_and_loaded_again(tm
     assert len(convolutional) >= 6
 
 
-@needs_environment
+@needs_zoo
 @pytest.mark.timeout(300)
 def test_decoders_with_grouped_keys_write_the_same_once_they_are_sliced() -> None:
     command = [PYTHON, "-m", "tests.zoo.generating"]
@@ -65,7 +61,7 @@ def test_decoders_with_grouped_keys_write_the_same_once_they_are_sliced() -> Non
         assert (line["queries"], line["keys"], line["rotated"]) == (4, 2, 16), line
 
 
-@needs_environment
+@needs_zoo
 @pytest.mark.timeout(300)
 def test_compensated_networks_are_proved_and_no_farther_than_as_pruned(tmp_path: Path) -> None:
     names = (

@@ -158,6 +158,14 @@ def is_masked(model: nn.Module) -> bool:
     return any(isinstance(hook, MaskHook) for module in model.modules() for hook in module._forward_pre_hooks.values())
 
 
+def mask_as(copied: nn.Module, model: nn.Module) -> None:
+    """Set to zero in a copy, such as an average of the weights, what the masks of `model` remove."""
+    for name, module in model.named_modules():
+        for hook in module._forward_pre_hooks.values():
+            if isinstance(hook, MaskHook):
+                hook.apply(copied.get_submodule(name))
+
+
 def drop_hooks(model: nn.Module) -> None:
     """Remove the hooks of this module from a copy of a model, for which no handles exist."""
     for module in model.modules():

@@ -31,6 +31,11 @@ _ORIGIN = "_raycompress_origin"
 Token = tuple[tuple[int, int, int], ...]
 
 
+def unmark(copied: nn.Module) -> None:
+    """Take the mark from a copy that is pickled for a process without raycompress."""
+    copied.__dict__.pop(_ORIGIN, None)
+
+
 class Origin:
     """Marks a model, and with it the copies that are made of it; to a pickle it is nothing."""
 

@@ -16,18 +16,19 @@ from raycompress.compressors.saving.witness import Fingerprint, same
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.errors import CompressionError, UsageError
 from raycompress.extras import load_extra
-from raycompress.integrations.transformers import checkpoints
+from raycompress.integrations import checkpoints
+from raycompress.integrations.compressing import cuts_channels, refuse_rounds, slices_now
 from raycompress.integrations.transformers.callback import callback_of
 from raycompress.integrations.transformers.inputs import Evaluator, first_input, plain_forward
 from raycompress.integrations.transformers.save import Saved, save_pretrained
 from raycompress.integrations.transformers.stock import EXTRA, fit_config
 from raycompress.integrations.transformers.trial_checkpoint import TrialCheckpoint
 from raycompress.script import context
-from raycompress.script.config import SLICE_KEY
 from raycompress.script.report import save_model
 
 _CALL = "compress_trainer"
 _MARK = "_raycompress"
+_IN_ROUNDS = "call create_compressor(trainer.model, config), and trainer.train() in each of its rounds"
 
 
 def compress_trainer(
@@ -75,12 +76,6 @@ def compress_trainer(
     evaluator = None if trainer.eval_dataset is None else Evaluator(trainer)
     given = {**_given(trainer, entry, evaluator), **arguments}
     compressor = create_compressor(trainer.model, config, dummy_input=example, **given)
-    if len(compressor.get_prune_iterations()) > 1:
-        raise CompressionError(
-            f"{config.get('compressor')} prunes in rounds, with a training in each, and train() is one training",
-            where=_CALL,
-            fix="call create_compressor(trainer.model, config), and trainer.train() in each of its rounds",
-        )
     compression = TrainerCompression(trainer, compressor, entry, example, report)
     compression.begin(config, evaluator)
     return compression
@@ -100,7 +95,7 @@ class TrainerCompression:
     ) -> None:
         self.trainer, self.compressor = trainer, compressor
         self._example_inputs, self._reports = example_inputs, report
-        self._cuts = entry is not None and entry.kind == "pruning" and entry.removes_channels
+        self._entry, self._cuts = entry, cuts_channels(entry)
         self._of_trial = TrialCheckpoint(trainer)
         self._evaluated: Fingerprint | None = None
         self._evaluator: Evaluator | None = None
@@ -110,10 +105,9 @@ class TrainerCompression:
         """Compress the model, slice it where that can be done now, and join the Trainer."""
         self._evaluator = evaluator
         self.compressor.compress()
-        trial = context.current()
-        own = config if trial is None or trial.config is None else trial.config
-        waits = own.get(SLICE_KEY) == "after" or self._of_trial.was_masked  # whose weights are loaded before
-        if self._cuts and self.compressor.is_decided and not waits:
+        refuse_rounds(self.compressor, config, _CALL, _IN_ROUNDS)
+        waits = self._of_trial.was_masked  # the weights that are loaded are those of a model that was not sliced
+        if slices_now(self.compressor, self._entry, config) and not waits:
             self.compressor.apply_speedup()
         handler, callback = self.trainer.callback_handler, callback_of(self)
         self.trainer.add_callback(callback)

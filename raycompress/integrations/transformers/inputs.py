@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.loaders import calls_in
 from raycompress.errors import UsageError
+from raycompress.integrations.compressing import same_random_numbers
 
 _ABOUT_THE_RUN = ("_runtime", "_per_second", "_time", "epoch")
 
@@ -102,15 +100,3 @@ def plain_forward(trainer: Any) -> None:
     Masked and small model are compared, and outputs stored, in the precision of the weights.
     """
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-
-
-@contextmanager
-def same_random_numbers() -> Iterator[None]:
-    """Put the state of the random number generators back."""
-    before, of_numpy = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng():
-            yield
-    finally:
-        random.setstate(before)
-        np.random.set_state(of_numpy)

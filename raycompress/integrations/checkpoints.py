@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from raycompress.compressors.engine import PruningDecision
+from raycompress.compressors.layer_kinds import output_dim
+from raycompress.compressors.structure.coupling import SettledDecision
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.errors import CompressionError
 
@@ -25,7 +28,11 @@ def write(folder: Path, compressor: Any) -> None:
     if decision.weights and not kept:
         save_file({name: removed.cpu().contiguous() for name, removed in decision.weights.items()}, folder / MASKS)
     channels = {} if kept else {name: list(removed) for name, removed in decision.channels.items()}
-    record = {"kept": {name: list(channels) for name, channels in kept.items()}, "channels": channels}
+    record = {
+        "kept": {name: list(channels) for name, channels in kept.items()},
+        "channels": channels,
+        "round_to": decision.round_to,
+    }
     (folder / RECORD).write_text(json.dumps(record))
 
 
@@ -38,9 +45,8 @@ def restore(folder: Path, compressor: Any) -> None:
         Its model is sliced and this one is not, this one is sliced otherwise, or it is a checkpoint of a dense model.
     """
     kept = {name: list(channels) for name, channels in plan_of(compressor.model).kept.items()}
-    try:
-        record = json.loads((folder / RECORD).read_text())
-    except FileNotFoundError:
+    record = read(folder)
+    if record is None:
         record = {"kept": {}, "channels": {}}
         if not kept:
             return  # nothing was decided yet, and nothing is here
@@ -55,7 +61,24 @@ def restore(folder: Path, compressor: Any) -> None:
     weights = {name: removed.bool() for name, removed in load_file(masks).items()} if masks.exists() else {}
     if not kept and (weights or record["channels"]):
         channels = {name: tuple(removed) for name, removed in record["channels"].items()}
-        compressor.restore(PruningDecision(channels=channels, weights=weights))
+        compressor.restore(PruningDecision(channels=channels, weights=weights, round_to=record.get("round_to", 1)))
+
+
+def read(folder: Path) -> dict[str, Any] | None:
+    """Return the record in the folder of a checkpoint; None where there is none."""
+    try:
+        record: dict[str, Any] = json.loads((folder / RECORD).read_text())
+    except FileNotFoundError:
+        return None
+    return record
+
+
+def decision_of(kept: dict[str, list[int]], dense: nn.Module) -> PruningDecision:
+    """Return the decision by which a dense model is sliced to one of which each layer keeps these channels."""
+    of = {name: dense.get_submodule(name) for name in kept}
+    sizes = {name: int(layer.weight.shape[output_dim(layer)]) for name, layer in of.items()}  # type: ignore[union-attr,index]
+    gone = {name: tuple(sorted({*range(sizes[name])} - {*channels})) for name, channels in kept.items()}
+    return SettledDecision(channels=gone, of=sizes)
 
 
 def _described(kept: dict[str, list[int]]) -> str:
