@@ -17,7 +17,7 @@ from ultralytics import YOLO
 import raycompress as rc
 from raycompress.integrations.ultralytics import compress_yolo
 
-USUAL = {"imgsz": 64, "batch": 16, "device": "cpu", "plots": False, "verbose": False, "mosaic": 0.0, "amp": False}
+USUAL = {"imgsz": 64, "batch": 16, "device": "cpu", "plots": False, "verbose": False, "mosaic": 0.0, "nbs": 16}
 
 
 def dense(epochs: int) -> bytes:
