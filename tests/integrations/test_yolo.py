@@ -84,7 +84,9 @@ def test_what_cannot_be_is_said_with_its_reason(tmp_path: Path) -> None:
 
 
 def test_the_example_searches_and_its_best_network_lies_in_the_bundle(tmp_path: Path) -> None:
+    epochs = [{"name": name, "type": "choice", "range": [1]} for name in ("dense_epochs", "epochs")]
     keys = {"script": str(YOLO / "train.py"), "proposer": "passive", "n_samples": 1}  # in a process, without Ray
+    keys |= {"parameter_config": epochs}
     experiment = {**json.loads(as_json((YOLO / "yolo.json").read_text())), **keys}
     (tmp_path / "exp.json").write_text(json.dumps(experiment))
     command = [PYTHON, "-m", "raycompress", "launch", "exp.json", "--json"]

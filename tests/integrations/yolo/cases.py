@@ -149,7 +149,9 @@ def refused(folder: Path, _name: str) -> Facts:
         "data": lambda: asking(data=[str(data)]),
         "int8": lambda: asking(quantize=8),
         "compile": lambda: asking(compile=True),
-        "rounds": lambda: asking({"compressor": "lottery_ticket", "config_list": DEFAULT}),
+        "rounds": lambda: asking(
+            {"compressor": "lottery_ticket", "config_list": [{**DEFAULT[0], "prune_iterations": 3}]}
+        ),
         "early": lambda: compress_yolo(YOLO("yolov8n.yaml"), SLICED).evaluate(),
     }
     return {name: message(one) for name, one in tries.items()}
