@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from raycompress import catalog
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.create import create_compressor
@@ -19,6 +21,7 @@ from raycompress.integrations.compressing import cuts_channels, refuse_rounds, s
 from raycompress.integrations.ultralytics.inputs import Evaluator, Images, as_exported, image_for, metrics_of
 from raycompress.integrations.ultralytics.trainer import CALL, trainer_of
 from raycompress.script import context
+from raycompress.script.config import unrecorded
 from raycompress.script.report import report, save_model
 
 _MARK = "_raycompress"
@@ -140,12 +143,12 @@ class YoloCompression:
             The trainer's own ``get_model(cfg=, weights=, verbose=)``.
         """
         if self.compressor is not None:  # a second training
-            return self.compressor.model.requires_grad_()
+            return self.compressor.model
         if trainer.resume:
             return self._resumed(trainer, build(cfg=cfg, weights=None, verbose=verbose), weights)
         network = build(cfg=cfg, weights=weights, verbose=verbose)
         if weights is not None and _is_narrowed(weights):
-            network = _as_it_is(weights, trainer)
+            network = _as_it_is(weights, network, trainer)
         self._create(trainer, network)
         self._compress()
         return network
@@ -186,7 +189,7 @@ class YoloCompression:
         if given["dummy_input"] is None:
             given["dummy_input"] = image_for(trainer, network)
         with same_random_numbers(), as_exported(network):
-            self.compressor = create_compressor(network, self._config, **given)
+            self.compressor = create_compressor(network, _without_fixed(self._config, network), **given)
 
     def _compress(self, slices: bool = True) -> None:
         with same_random_numbers(), as_exported(self.compressor.model):
@@ -256,6 +259,19 @@ def _entry(config: Mapping[str, Any]) -> CompressorEntry | None:
     return catalog.find(str(config.get("compressor")), "torch")
 
 
+def _without_fixed(config: Mapping[str, Any], network: nn.Module) -> Mapping[str, Any]:
+    """Leave out of a configuration the layers that a network holds fixed: they only add up what a head predicts."""
+    fixed = [
+        name
+        for name, module in network.named_modules()
+        if isinstance(weight := module._parameters.get("weight"), nn.Parameter) and not weight.requires_grad
+    ]
+    entries = list(config.get("config_list", ()))
+    if not fixed or not entries:
+        return config
+    return {**unrecorded(config), "config_list": [*entries, {"exclude": True, "op_names": fixed}]}
+
+
 def _is_narrowed(network: Any) -> bool:
     """Tell whether a network has other sizes than its own YAML gives it."""
     whole = type(network)(copy.deepcopy(network.yaml), verbose=False).state_dict()
@@ -263,8 +279,13 @@ def _is_narrowed(network: Any) -> bool:
     return any(name in whole and whole[name].shape != one.shape for name, one in own.items())
 
 
-def _as_it_is(weights: Any, trainer: Any) -> Any:
+def _as_it_is(weights: Any, whole: Any, trainer: Any) -> Any:
     """Return a copy of a small network, to be trained further and pruned further.
+
+    Parameters
+    ----------
+    whole
+        The same at full width, of which the same parameters are trained.
 
     Raises
     ------
@@ -279,4 +300,7 @@ def _as_it_is(weights: Any, trainer: Any) -> Any:
             where=_TRAINING,
             fix="take the weights from before it was sliced",
         )
-    return copy.deepcopy(weights).float().requires_grad_()
+    copied, trained = copy.deepcopy(weights).float(), dict(whole.named_parameters())
+    for name, parameter in copied.named_parameters():
+        parameter.requires_grad_(trained[name].requires_grad)
+    return copied
