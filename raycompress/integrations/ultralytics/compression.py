@@ -143,6 +143,7 @@ class YoloCompression:
             The trainer's own ``get_model(cfg=, weights=, verbose=)``.
         """
         if self.compressor is not None:  # a second training
+            self._evaluator = Evaluator(trainer)
             return self.compressor.model
         if trainer.resume:
             return self._resumed(trainer, build(cfg=cfg, weights=None, verbose=verbose), weights)
