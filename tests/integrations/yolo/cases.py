@@ -103,11 +103,11 @@ def resumed(folder: Path, how: str) -> Facts:
     started: list[Any] = []
     second.add_callback("on_train_start", lambda trainer: started.append(trainer.start_epoch))
     second.train(resume=True)
-    names = set(before.compressor.model.state_dict())
+    before.compressor.apply_speedup()  # of masks, as the training would have done at its end
     return {
         "started": started,
         "small": parameters(after.compressor.model),
-        "same": decided(before) == decided(after) and names == set(after.compressor.model.state_dict()),
+        "same": decided(before) == decided(after),
         "opened": parameters(YOLO(last).model),
         "best": parameters(YOLO(last.with_name("best.pt")).model),
     }
