@@ -75,13 +75,9 @@ def read(folder: Path) -> dict[str, Any] | None:
 
 def decision_of(kept: dict[str, list[int]], dense: nn.Module) -> PruningDecision:
     """Return the decision by which a dense model is sliced to one of which each layer keeps these channels."""
-    of = {name: dense.get_submodule(name) for name in kept}
-    sizes = {name: int(layer.weight.shape[output_dim(layer)]) for name, layer in of.items()}  # type: ignore[union-attr,index]
-    gone = {name: tuple(sorted({*range(sizes[name])} - {*channels})) for name, channels in kept.items()}
-    return SettledDecision(channels=gone, of=sizes)
-
-
-def _described(kept: dict[str, list[int]]) -> str:
-    if not kept:
-        return "a model of full width"
-    return "a small model, " + ", ".join(f"{name} of {len(one)}" for name, one in list(kept.items())[:4])
+    of: dict[str, int] = {}
+    for name in kept:
+        layer: Any = dense.get_submodule(name)
+        of[name] = int(layer.weight.shape[output_dim(layer)])
+    gone = {name: tuple(sorted({*range(of[name])} - {*channels})) for name, channels in kept.items()}
+    return SettledDecision(channels=gone, of=of)

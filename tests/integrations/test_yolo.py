@@ -92,5 +92,5 @@ def test_the_example_searches_and_its_best_network_lies_in_the_bundle(tmp_path: 
     command = [PYTHON, "-m", "raycompress", "launch", "exp.json", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
-    (best,) = (path for path in tmp_path.rglob("best.pt") if "bundle" in str(path) or "candidate" in str(path))
+    (best,) = (tmp_path / "raycompress_results").rglob("candidate/best.pt")
     assert best.stat().st_size > 0
