@@ -81,3 +81,9 @@ def decision_of(kept: dict[str, list[int]], dense: nn.Module) -> PruningDecision
         of[name] = int(layer.weight.shape[output_dim(layer)])
     gone = {name: tuple(sorted({*range(of[name])} - {*channels})) for name, channels in kept.items()}
     return SettledDecision(channels=gone, of=of)
+
+
+def _described(kept: dict[str, list[int]]) -> str:
+    if not kept:
+        return "a model of full width"
+    return "a small model, " + ", ".join(f"{name} of {len(one)}" for name, one in list(kept.items())[:4])
