@@ -34,7 +34,7 @@ def known() -> dict[str, dict[str, Any]]:
         "uniform": (0.79, 0.79),
     }
     records = {key(*PLACE, row, seed): record(one) for row, values in found.items() for seed, one in enumerate(values)}
-    records |= {key(*PLACE, "obs compensated", seed): record(0.7, before=0.6) for seed in range(2)}
+    records |= {key(*PLACE, "obs global compensated", seed): record(0.7, before=0.6) for seed in range(2)}
     return records | {key(*PLACE, "fastnas", 0): record(None, note="not installed: make peers")}
 
 
@@ -47,12 +47,12 @@ def test_differences_are_of_the_same_seed(known: dict[str, dict[str, Any]]) -> N
 
 
 def test_targets_are_computed_and_failures_are_said(known: dict[str, dict[str, Any]]) -> None:
-    rows = ["uniform", "obs compensated", "fastnas", "random 64", "guided 1", "guided 16"]
+    rows = ["uniform", "obs global compensated", "fastnas", "random 64", "guided 1", "guided 16"]
     found = outcome(known, 2, [PLACE], rows)
     reached = {target.what: target.reached for target in found.targets}
     assert reached == {
         "resnet at 0.5: what guided 16 loses to the best, uniform": True,
-        "resnet at 0.5: what obs compensated loses before any fine-tuning to the best one-shot peer, uniform": True,
+        "resnet at 0.5: what obs global compensated loses, untrained, to the best one-shot peer, uniform": True,
         "share of places where guided 16 is not above all beyond one standard error": True,
         "share of places where guided 1 is not above random 64": False,
     }
