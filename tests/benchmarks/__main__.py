@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 from tests.benchmarks import ROOT, controller, overhead, resuming, scaling, startup
+from tests.benchmarks.budgets import methods
 from tests.benchmarks.compression import (
-    budgets,
     compensated,
     distilled,
     fronts,
@@ -69,8 +69,8 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         help="budgets, compensated, importances, distilled: networks of each kind",
     )
     parser.add_argument("--networks", nargs="+", choices=list(networks.NETWORKS), default=list(networks.NETWORKS))
-    parser.add_argument("--budgets", nargs="+", type=float, default=list(budgets.BUDGETS), help="budgets: FLOPs")
-    parser.add_argument("--methods", nargs="+", choices=budgets.METHODS, default=budgets.METHODS)
+    parser.add_argument("--budgets", nargs="+", type=float, default=list(methods.BUDGETS), help="budgets: FLOPs")
+    parser.add_argument("--methods", nargs="+", choices=methods.METHODS, default=methods.METHODS)
     parser.add_argument("--known", type=Path, help="budgets: JSON file to go on with; written as it runs")
     parser.add_argument("--picture", type=Path, help="budgets: file of the plot of accuracies before any fine-tuning")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
@@ -99,7 +99,7 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
     if name == "tied":
         return tied.measure(options.seeds, say)
     if name == "budgets":
-        return budgets.measure(
+        return methods.measure(
             options.budget_seeds,
             say,
             networks=options.networks,

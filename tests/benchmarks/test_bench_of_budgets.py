@@ -10,8 +10,8 @@ import torch
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.measure.sizes import flops
-from tests.benchmarks.compression import budget_page
-from tests.benchmarks.compression.budget_tables import Figures, key, outcome
+from tests.benchmarks.budgets import page
+from tests.benchmarks.budgets.tables import Figures, key, outcome
 from tests.benchmarks.compression.networks import NETWORKS, OUTPUTS
 from tests.benchmarks.compression.tasks import Sources
 from tests.benchmarks.peers import fastnas, one_shot
@@ -61,8 +61,8 @@ def test_targets_are_computed_and_failures_are_said(known: dict[str, dict[str, A
 
 
 def test_the_page_has_the_figures_that_are_kept() -> None:
-    page = budget_page.PAGE.read_text()
-    assert marked.filled(page, budget_page.parts(json.loads(budget_page.KNOWN.read_text()))) == page
+    text = page.PAGE.read_text()
+    assert marked.filled(text, page.parts(json.loads(page.KNOWN.read_text()))) == text
 
 
 @pytest.mark.parametrize("network", ["mobilenet", "bert"])

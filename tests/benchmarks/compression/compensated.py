@@ -15,7 +15,7 @@ from torch import nn
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
 from raycompress.compressors.analysis.statistics import recompute_statistics
-from tests.benchmarks.compression.budgeted import Subject
+from tests.benchmarks.budgets.subject import Subject
 from tests.benchmarks.compression.networks import OUTPUTS
 from tests.benchmarks.outcome import Outcome, Target
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import raycompress as rc
-from tests.benchmarks.compression.budgeted import Subject
+from tests.benchmarks.budgets.subject import Subject
 from tests.benchmarks.compression.networks import EPOCHS, NETWORKS, OUTPUTS
 from tests.benchmarks.compression.tasks import TASKS, Task
 from tests.benchmarks.outcome import Outcome, Target

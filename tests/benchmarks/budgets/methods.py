@@ -21,8 +21,8 @@ from raycompress.errors import RaycompressError
 from raycompress.forecast.candidates import score_cheaply
 from raycompress.forecast.prior import Prior, first_guesses
 from raycompress.search.proposers.budget import BudgetProposer
-from tests.benchmarks.compression.budget_tables import Record, key, outcome, plot
-from tests.benchmarks.compression.budgeted import ACROSS, HIGH, Counts, Sample, Subject, Trained
+from tests.benchmarks.budgets.subject import ACROSS, HIGH, Counts, Sample, Subject, Trained
+from tests.benchmarks.budgets.tables import Record, key, outcome, plot
 from tests.benchmarks.compression.networks import NETWORKS, OUTPUTS
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.peers import fastnas, one_shot

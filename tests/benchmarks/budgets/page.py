@@ -1,4 +1,4 @@
-"""The figures of `budgets` in docs/benchmarks.md: ``python -m tests.benchmarks.compression.budget_page FILE``.
+"""The figures of the section budgets in docs/benchmarks.md: ``python -m tests.benchmarks.budgets.page FILE``.
 
 FILE is what ``python -m tests.benchmarks --only budgets --known FILE`` has written. What the tables need of it is kept
 in budgets.json beside this module, from which the tests make the page's parts again.
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.benchmarks import ROOT
-from tests.benchmarks.compression.budget_tables import (
+from tests.benchmarks.budgets.tables import (
     COMPENSATED,
     FIRST,
     MANY,
@@ -36,7 +36,7 @@ from tests.tables.catalogue import table
 
 PAGE = ROOT / "docs" / "benchmarks.md"
 PICTURE = PAGE.parent / "pictures" / "before-fine-tuning.svg"
-KNOWN = Path(__file__).with_name("budgets.json")
+KNOWN = Path(__file__).with_name("figures.json")
 SEEDS = 5
 PLACES: Sequence[Place] = [
     (network, budget) for network in ("resnet", "mobilenet", "vit", "resnet56", "bert") for budget in (0.5, 0.25)

@@ -1,0 +1,1 @@
+"""Searches under a budget of multiply-adds, beside other pruners."""
