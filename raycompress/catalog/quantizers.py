@@ -26,6 +26,9 @@ BITS: Mapping[str, tuple[int, int]] = {
 }
 """Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
 
+OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys(("ptq_static", "ptq_dynamic", "int8_weight_only"), (8, 16, 32))
+"""What ``quant_bits`` of a layer may be where a trained model is quantized: above 8 it stays float."""
+
 
 def value_such_as(key: str, compressor: str) -> Any:
     """Return a value for a key of an entry that a compressor needs."""
@@ -178,7 +181,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         False,
         "onnxruntime's static quantization (QDQ); Jacob et al., CVPR 2018",
         compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
-        keys=(),
+        keys=("quant_bits",),
         needs=(),
         takes_subclasses=True,
         without_entries=_EVERYTHING,
@@ -198,7 +201,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         False,
         "a scale for each row of activations, after Yao et al., ZeroQuant, NeurIPS 2022; LSTMs by onnxruntime",
         compressor="raycompress.compressors.quantization.post_training:OnnxQuantizer",
-        keys=(),
+        keys=("quant_bits",),
         needs=(),
         takes_subclasses=True,
         without_entries=_EVERYTHING,
@@ -215,7 +218,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         False,
         "torchao's Int8WeightOnlyConfig",
         compressor="raycompress.compressors.quantization.weight_only:WeightOnlyQuantizer",
-        keys=(),
+        keys=("quant_bits",),
         needs=(),
         takes_subclasses=True,
         without_entries=_EVERYTHING,

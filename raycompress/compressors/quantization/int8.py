@@ -132,12 +132,12 @@ def static(
     model = _with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
     load_extra("onnxruntime.quantization", "onnx", "quantization")
-    spared, known = sensitive(model, samples, layers, options.levels) if options.spare else ({}, [])
+    spared, known = sensitive(model, samples, layers, options.levels) if options.spare and layers else ({}, [])
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
         graph = Graph(onnx().load(str(source)))
-        nodes, missing = _nodes(graph, model, layers, _STATIC | _TABLES | RECURRENT)
+        nodes, missing = _nodes(graph, model, layers, _STATIC | _TABLES | RECURRENT) if layers else ({}, {})
         kinds = {node.name: node.op_type for node in graph.nodes}
         whole = [name for layer, names in nodes.items() if layer not in spared for name in names]
         whole = [name for name in whole if kinds[name] in _STATIC]
@@ -185,7 +185,7 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], options
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
         graph = Graph(onnx().load(str(source)))
-        nodes, missing = _nodes(graph, model, layers, _PRODUCTS | _TABLES | RECURRENT)
+        nodes, missing = _nodes(graph, model, layers, _PRODUCTS | _TABLES | RECURRENT) if layers else ({}, {})
         recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(_of(nodes))]
         if recurrent:
             with _quiet("dynamic quantization"):

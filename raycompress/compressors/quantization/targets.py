@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from raycompress.catalog import CompressorEntry
-from raycompress.catalog.quantizers import BITS, PARTS
+from raycompress.catalog.quantizers import BITS, OF_LAYERS, PARTS
 from raycompress.compressors.create import closest
 from raycompress.compressors.layer_kinds import made_plain_by
 from raycompress.compressors.targets.selection import Target, choose
@@ -36,6 +36,8 @@ def select(
     modules = {name: module for name, module in model.named_modules() if name}
     # activations are quantized of layers without a weight too, such as ReLU
     targets = choose(layers_of(modules, modules), config_list, compressor)
+    if compressor.name in OF_LAYERS:
+        return _quantized_as_whole(targets, OF_LAYERS[compressor.name])
     if compressor.name not in PARTS:
         return targets
     problems = [problem for index, entry in enumerate(config_list) for problem in _settings(index, entry, compressor)]
@@ -44,6 +46,22 @@ def select(
     if problems:
         raise ExperimentError.of(problems)
     return targets
+
+
+def _quantized_as_whole(targets: Mapping[str, Target], known: Collection[int]) -> dict[str, Target]:
+    """Return the layers that become int8: those of which ``quant_bits`` does not say that they stay float."""
+    problems = [
+        Problem(
+            f"quant_bits of a layer is one of {', '.join(map(str, known))}, not {target.settings['quant_bits']!r}",
+            f"config_list[{target.entry}].quant_bits",
+            "write 8, or 32 for a layer that stays float",
+        )
+        for target in targets.values()
+        if target.settings.get("quant_bits", 8) not in known
+    ]
+    if problems:
+        raise ExperimentError.of(list(dict.fromkeys(problems)))
+    return {name: target for name, target in targets.items() if target.settings.get("quant_bits", 8) <= 8}
 
 
 def refuse_tied(model: nn.Module, layers: Collection[str], together: bool = False) -> None:

@@ -17,7 +17,8 @@ from raycompress.catalog.exports import EXPORTS
 from raycompress.catalog.instead import SELECTION
 from raycompress.catalog.plugins import is_of
 from raycompress.catalog.proposers import PROPOSERS
-from raycompress.catalog.quantizers import BITS, PARTS, value_such_as
+from raycompress.catalog.quantizers import value_such_as
+from raycompress.config.checks.bits import check_bits
 from raycompress.config.checks.names import check_compressor, check_export_names, slipped
 from raycompress.config.checks.objective import check_objective
 from raycompress.config.checks.stages import check_order
@@ -186,35 +187,10 @@ def _check_entry(entry: Mapping[str, Any], path: JsonPath, compressor: Compresso
         if not any(key in entry for key in either):
             what = f'"{" or ".join(either)}" is missing: how much to compress is not said'
             yield Finding(path, what, f'add "{either[0]}": {json.dumps(value_such_as(either[0], compressor.name))}')
-    yield from _check_bits(entry, path, compressor)
+    yield from check_bits(entry, path, compressor)
     if entry.get("expand_op_names") == "dependency" and not compressor.removes_channels:
         what = f"{compressor.name} removes no channels, so that no layers are tied together"
         yield Finding((*path, "expand_op_names"), what, "write true or false")
-
-
-def _check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: CompressorEntry) -> Iterator[Finding]:
-    """Compare what is to be quantized, and with how many bits, with what the quantizer can."""
-    parts, bits = entry.get("quant_types"), entry.get("quant_bits")
-    if compressor.framework != "torch" or compressor.name not in PARTS or not isinstance(parts, list):
-        return
-    can, (low, high) = PARTS[compressor.name], BITS[compressor.name]
-    for place, part in enumerate(parts):
-        if part not in can:
-            fix = f"it quantizes {join_names(can)}"
-            yield Finding((*path, "quant_types", place), f'{compressor.name} does not quantize "{part}"', fix)
-    each = isinstance(bits, dict) and not is_range(bits)
-    for key, value in _dict(bits).items() if each else [("", bits)]:
-        ends = _dict(value).get("range", [value])
-        ends = ends if isinstance(ends, list) else []
-        wrong = [end for end in ends if isinstance(end, int) and end > 0 and not low <= end <= high]
-        if wrong:
-            takes = f"{low} to {high} bits" if low != high else f"{low} bit{'s' * (low != 1)}"
-            where = (*path, "quant_bits", *([key] if key else []))
-            yield Finding(where, f"{compressor.name} works with {takes}, not {wrong[0]}", f"stay within {takes}")
-    for part in parts if each and set(_dict(bits)) <= {"weight", "input", "output"} else ():
-        if part in can and part not in _dict(bits):
-            what = f'"quant_bits" says nothing of "{part}"'
-            yield Finding((*path, "quant_bits"), what, f'add "{part}": {min(8, high)}')
 
 
 def _check_arguments(compression: Mapping[str, Any], compressor: CompressorEntry | None) -> Iterator[Finding]:
