@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import raycompress as rc
+from raycompress.bundle import bundle
 from tests.support.commands import run
 from tests.support.launching import raycompress
 
@@ -121,6 +122,38 @@ def test_the_example_of_depth_drops_blocks_that_its_bundle_is_without(tmp_path: 
     loaded = rc.load(done.record.bundle, script.ResNet())
     left = [type(loaded.get_submodule(name.removesuffix(".keep"))).__name__ for name in KEEPS]
     assert left == ["Block" if best.sample[name] else "DroppedBlock" for name in KEEPS]
+
+
+def with_half(text: str) -> str:
+    """Return the example of stages with one sparsity in place of each range, so that the script takes it by hand."""
+    return text.replace('{"range": [0.0, 0.9], "type": "float"}', "0.5")
+
+
+def test_the_example_of_stages_by_hand_reports_the_int8_model(tmp_path: Path) -> None:
+    source = CONFIGS / "digits_resnet"
+    (tmp_path / "stages.json").write_text(with_half((source / "stages.json").read_text()))
+    command = [sys.executable, str(source / "train.py"), str(tmp_path / "stages.json")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    reported = float(next(line for line in done.stdout.splitlines() if line.startswith("accuracy")).split()[1])
+    script = load_script("digits_resnet")
+    dense = script.ResNet()
+    masks = torch.load(tmp_path / "mask.pth", weights_only=True)
+    assert masks["conv1.weight"].shape == dense.conv1.weight.shape and int(masks["conv1.weight"].sum()) == 16 * 9
+    saved = torch.load(tmp_path / "model.pth", weights_only=True)
+    assert saved["conv1.weight"].shape[0] == 16 and reported > 0.97
+
+
+@pytest.mark.night
+def test_the_example_of_stages_leaves_a_twentieth_of_the_bytes(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS / "digits_resnet", tmp_path / "digits_resnet")
+    done = raycompress(tmp_path / "digits_resnet", "launch", "stages.json")
+    assert done.code == 0, done.err
+    best, manifest = done.record.best, bundle.read(done.record.bundle)
+    assert best is not None and best.values is not None and best.values["accuracy"] > 0.97
+    assert manifest.kind == "quantized" and manifest.after.size_bytes < 0.05 * manifest.before.size_bytes
+    assert bundle.INT8_ONNX in manifest.files and manifest.removed["conv1"][1] == 32
 
 
 TORCHRUN = (

@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import pytest
 import torch
 
 import raycompress as rc
 from raycompress.bundle import bundle
 from raycompress.config.search_space import SearchSpace
-from raycompress.errors import ExperimentError
 from tests.support.experiments import experiment_with, layer, network
 from tests.support.models.networks import Cnn, digits, trained
 
@@ -49,13 +47,6 @@ def test_a_layer_that_stays_float_is_float_in_the_file(tmp_path: Path) -> None:
     assert (none, one) == (set(), {"fc1"}) and len(every) == 4
     assert whole < mixed < plain
     assert exact < 1e-5 < less < off
-
-
-def test_bits_that_no_layer_can_have_are_refused() -> None:
-    with pytest.raises(ExperimentError, match="quant_bits of a layer is one of 8, 16, 32, not 4"):
-        rc.create_compressor(
-            trained("cnn"), {"compressor": "ptq_static", "config_list": [{"op_types": ["Linear"], "quant_bits": 4}]}
-        )
 
 
 def test_a_choice_of_bits_is_a_dimension_of_each_layer(tmp_path: Path) -> None:
