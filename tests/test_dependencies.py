@@ -126,6 +126,7 @@ def test_what_an_extra_brings_is_imported_on_use() -> None:
         ("digits_ddp", "demo"),
         ("digits_accelerate", "transformers"),
         ("digits_keras", "tensorflow"),
+        ("digits_lightning", "lightning"),
         ("text", "transformers"),
         ("yolo", "ultralytics"),
     ],
@@ -133,7 +134,7 @@ def test_what_an_extra_brings_is_imported_on_use() -> None:
 def test_what_the_examples_need_is_the_core_and_the_extra_demo(folder: str, extra: str) -> None:
     brought = distributions()
     brought["keras"].add("tensorflow")  # which asks for it
-    for library in ("transformers", "ultralytics"):  # which may not be installed
+    for library in ("transformers", "lightning", "ultralytics"):  # which may not be installed
         brought[library].add(library)
     brought["PIL"].add("ultralytics")  # which asks for it
     own = {path.stem for path in (REPOSITORY / "configs" / folder).glob("*.py")}

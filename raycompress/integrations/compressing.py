@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
 from raycompress.errors import CompressionError
 from raycompress.script import context
@@ -42,6 +43,13 @@ def slices_now(compressor: Any, entry: CompressorEntry | None, config: Mapping[s
     trial = context.current()
     own = config if trial is None or trial.config is None else trial.config
     return cuts_channels(entry) and compressor.is_decided and own.get(SLICE_KEY) != "after"
+
+
+def as_dummy(first: Example) -> Any:
+    """Return an input as ``dummy_input`` is given."""
+    if not first.args:
+        return dict(first.kwargs)
+    return (*first.args, dict(first.kwargs)) if first.kwargs else first.args
 
 
 @contextmanager

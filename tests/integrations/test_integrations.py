@@ -18,9 +18,9 @@ IMPORT = re.compile(
 def test_nothing_is_loaded_before_it_is_used() -> None:
     code = (
         "import sys, raycompress, raycompress.integrations, raycompress.integrations.transformers as ours\n"
-        "import raycompress.integrations.ultralytics as other\n"
-        "loaded = {'torch', 'transformers', 'accelerate', 'ultralytics', 'ray'} & set(sys.modules)\n"
-        "print(sorted(loaded), ours.__all__, other.__all__)"
+        "import raycompress.integrations.ultralytics as other, raycompress.integrations.lightning as third\n"
+        "heavy = {'torch', 'transformers', 'accelerate', 'lightning', 'pytorch_lightning', 'ultralytics', 'ray'}\n"
+        "print(sorted(heavy & set(sys.modules)), ours.__all__, other.__all__, third.__all__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("[] [")
@@ -31,6 +31,14 @@ def test_a_missing_library_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(MissingDependencyError, match="compress_trainer needs transformers") as caught:
         from raycompress.integrations.transformers import compress_trainer  # noqa: F401
     assert caught.value.problems[0].fix == "pip install 'raycompress[transformers]'"
+
+
+def test_a_missing_lightning_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("lightning", "lightning.pytorch", "pytorch_lightning"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(MissingDependencyError, match="compress_trainer needs lightning") as caught:
+        from raycompress.integrations.lightning import compress_trainer  # noqa: F401
+    assert caught.value.problems[0].fix == "pip install 'raycompress[lightning]'"
 
 
 def test_a_missing_ultralytics_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

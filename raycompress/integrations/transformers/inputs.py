@@ -11,7 +11,7 @@ from torch import nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.loaders import calls_in
 from raycompress.errors import UsageError
-from raycompress.integrations.compressing import same_random_numbers
+from raycompress.integrations.compressing import as_dummy, same_random_numbers
 
 _ABOUT_THE_RUN = ("_runtime", "_per_second", "_time", "epoch")
 
@@ -36,10 +36,7 @@ def first_input(trainer: Any) -> Any:
         loader = trainer.get_train_dataloader() if trainer.train_dataset is not None else trainer.get_eval_dataloader()
         batch = next(iter(loader))
     (call,) = calls_in([dict(batch) if isinstance(batch, Mapping) else batch], trainer.model)
-    first = Example.of_first_call(trainer.model, call.args, call.kwargs)
-    if not first.args:
-        return dict(first.kwargs)
-    return (*first.args, dict(first.kwargs)) if first.kwargs else first.args
+    return as_dummy(Example.of_first_call(trainer.model, call.args, call.kwargs))
 
 
 def metrics_of(metrics: Mapping[str, Any], objective: str | None) -> dict[str, float]:
