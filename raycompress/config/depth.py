@@ -11,9 +11,14 @@ Depth = Mapping[str, Any]
 """``blocks``, names or ``"auto"``, and ``drop`` where the file has it: `raycompress.config.schema.keys.DepthKeys`."""
 
 
+def without_model(depth: Depth | None) -> Depth | None:
+    """Return the depth as it is where no model is known: a number of blocks is for the compressor to choose."""
+    return None if depth is None else {**depth, "by_hand": True}
+
+
 def needs_blocks(depth: Depth | None) -> bool:
     """Tell whether only the model says which blocks may go, or in which order."""
-    return depth is not None and (depth["blocks"] == "auto" or "drop" in depth)
+    return depth is not None and "by_hand" not in depth and (depth["blocks"] == "auto" or "drop" in depth)
 
 
 def blocks_of(depth: Depth, model: ModelInfo | None, *, by_influence: bool = False) -> list[str]:
@@ -31,8 +36,10 @@ def blocks_of(depth: Depth, model: ModelInfo | None, *, by_influence: bool = Fal
     return [block.name for block in known]
 
 
-def dropped_blocks(built: Mapping[str, Any]) -> list[str]:
-    """Return the names of the blocks that a sample drops, of the part of a config that it was built into."""
-    if "keep" in built:
-        return [name for name, keeps in built["keep"].items() if not keeps]
-    return list(built["order"][: built["number"]])
+def built_depth(template: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a trial is given, of the part of a config that a sample was built into: the blocks that go."""
+    if "keep" in template:
+        return {"drop": [name for name, keeps in template["keep"].items() if not keeps]}
+    if "order" in template:
+        return {"drop": list(template["order"][: template["number"]])}
+    return {"drop": template["number"], "blocks": template["blocks"]}

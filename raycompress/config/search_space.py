@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
-from raycompress.config.depth import blocks_of, dropped_blocks, needs_blocks
+from raycompress.config.depth import blocks_of, built_depth, needs_blocks
 from raycompress.config.dimension import Dimension, grid
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import Entry, overruled_by_name, round_to_of, ruled
@@ -109,7 +109,7 @@ class SearchSpace:
         built = _filled(self._template, sample)
         assert isinstance(built, dict)
         if "depth" in built:
-            built["depth"] = {"drop": dropped_blocks(built["depth"])}
+            built["depth"] = built_depth(built["depth"])
         return built
 
     @property
@@ -169,8 +169,9 @@ def _depth(depth: Mapping[str, Any] | None, model: ModelInfo | None, names: _Nam
     if depth is None:
         return {}
     if "drop" in depth:
-        order = blocks_of(depth, model, by_influence=True)
-        return {"depth": {"number": _with_slots(depth["drop"], "depth.drop", "compression", names), "order": order}}
+        number = _with_slots(depth["drop"], "depth.drop", "compression", names)
+        known = {"blocks": depth["blocks"]} if model is None else {"order": blocks_of(depth, model, by_influence=True)}
+        return {"depth": {"number": number, **known}}
     keep = {"type": "choice", "range": [True, False]}
     named = blocks_of(depth, model)
     return {"depth": {"keep": {name: names.slot(f"{name}.keep", "depth", keep) for name in named}}}

@@ -13,6 +13,7 @@ from typing import Any
 from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.compression import Compression
+from raycompress.config.depth import without_model
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import (
@@ -336,14 +337,14 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
 
 
 def unexpanded(experiment: Experiment) -> Experiment:
-    """Return the experiment with each entry as one dimension and no depth, which needs no knowledge of the layers."""
+    """Return the experiment with each entry as one dimension, which needs no knowledge of the layers or blocks."""
     first, *later = map(_unexpanded, experiment.stages)
     return replace(experiment, compression=first, later=tuple(later))
 
 
 def _unexpanded(stage: Compression) -> Compression:
     entries = tuple({**entry, "expand_op_names": False} for entry in stage.config_list)
-    return replace(stage, config_list=entries, depth=None)
+    return replace(stage, config_list=entries, depth=without_model(stage.depth))
 
 
 def checked_space(experiment: Experiment, model: ModelInfo | None, view: View) -> SearchSpace:

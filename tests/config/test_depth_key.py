@@ -65,9 +65,6 @@ def test_of_a_number_those_go_that_change_least(tmp_path: Path) -> None:
     assert not fixed.is_automatic and built(fixed, {}) == {"drop": ["layer1.1"]}
 
 
-BROKEN = network(layer("conv1"), blocks=BLOCKS[:2])
-
-
 @pytest.mark.parametrize(
     ("depth", "compression", "what", "place"),
     [
@@ -99,6 +96,12 @@ def test_a_model_without_blocks_and_blocks_that_it_needs(tmp_path: Path) -> None
     assert names == ["layer1.1.keep", "layer2.1.keep"]
     assert any(needed.why_not in note for note in check_model(with_depth(tmp_path, {}), model)[1])
     assert ModelInfo.from_json(json.loads(json.dumps(model.to_json()))).blocks == model.blocks
+
+
+def test_without_a_model_a_number_is_for_the_compressor_to_choose(tmp_path: Path) -> None:
+    experiment = unexpanded(with_depth(tmp_path, {"blocks": ["layer1.0", "layer1.1"], "drop": 1}))
+    assert SearchSpace.of(experiment).build({})["depth"] == {"drop": 1, "blocks": ["layer1.0", "layer1.1"]}
+    assert SearchSpace.of(unexpanded(with_depth(tmp_path, {"blocks": "auto"}))).build({})["depth"] == {"drop": []}
 
 
 def test_depth_alone_needs_no_layers(tmp_path: Path) -> None:

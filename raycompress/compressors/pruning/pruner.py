@@ -59,7 +59,7 @@ class Pruner(SavingCompressor, Compressor):
         super().__init__(model)
         self._entry, self._arguments, self._asked = setup.entry, setup.arguments, setup.asked
         self._is_stage, self._earlier = setup.is_stage, setup.earlier
-        self._targets = select(model, setup.config_list, setup.entry)
+        self._targets = select(model, setup.config_list, setup.entry) if setup.config_list or not setup.depth else {}
         self._given = None if setup.dummy_input is None else Example.for_model(setup.dummy_input, model)
         self._optimizer = setup.optimizer if isinstance(setup.optimizer, torch.optim.Optimizer) else None
         self._masks = Masks(model)

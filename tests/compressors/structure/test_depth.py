@@ -219,6 +219,17 @@ def test_of_a_number_those_go_that_change_least() -> None:
     assert [name for name, one in model.named_modules() if isinstance(one, DroppedBlock)] == ["stage1.1", "stage2.1"]
 
 
+def test_without_layers_to_prune_blocks_alone_go(tmp_path: Path) -> None:
+    model, fresh = ResNet(), ResNet()
+    config = {"compressor": "group_l1", "config_list": [], DEPTH_KEY: {"drop": ["stage1.1"]}}
+    compressor = rc.create_compressor(model, config, dummy_input=IMAGES)
+    compressor.compress()
+    small = compressor.apply_speedup().eval()
+    compressor.export_model("m.pth", None, str(tmp_path), bundle_path=str(tmp_path / "bundle"))
+    assert torch.equal(rc.load(tmp_path / "bundle", fresh).eval()(IMAGES), small(IMAGES))
+    assert small.stem.out_channels == 8 and isinstance(small.stage1[1], DroppedBlock)
+
+
 def test_compress_drops_blocks_too(tmp_path: Path) -> None:
     result = rc.compress(ResNet(), IMAGES, sparsity=0.0, depth={"drop": ["stage1.1"]}, folder=tmp_path / "bundle")
     assert result.relative_difference == 0 and result.removed["stage1.1.conv1"] == (8, 8)
