@@ -98,6 +98,17 @@ def test_a_model_without_blocks_and_blocks_that_it_needs(tmp_path: Path) -> None
     assert ModelInfo.from_json(json.loads(json.dumps(model.to_json()))).blocks == model.blocks
 
 
+def test_a_depth_of_a_later_stage_is_told(tmp_path: Path) -> None:
+    (tmp_path / "train.py").write_text("print(1)\n")
+    stage = {"framework": "torch", "type": "pruning", "compressor": "group_l1", "config_list": [], "depth": {}}
+    file = tmp_path / "exp.json"
+    file.write_text(json.dumps({"name": "two", "script": "train.py", "compression": [stage, stage]}))
+    with pytest.raises(ExperimentError) as caught:
+        Experiment.load(file)
+    places = [one.where.partition("  ")[2] for one in caught.value.problems if "for the first stage" in one.what]
+    assert places == ["compression[1].depth"]
+
+
 def test_without_a_model_a_number_is_for_the_compressor_to_choose(tmp_path: Path) -> None:
     experiment = unexpanded(with_depth(tmp_path, {"blocks": ["layer1.0", "layer1.1"], "drop": 1}))
     assert SearchSpace.of(experiment).build({})["depth"] == {"drop": 1, "blocks": ["layer1.0", "layer1.1"]}

@@ -53,6 +53,9 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
         compressors.append(None if broken else _compressor_of(stage))
         for found in _check_stage(stage, compressors[-1], is_broken=bool(broken)):
             yield found._replace(path=(*home, *found.path[1:]))
+        if len(compressors) > 1 and "depth" in stage:
+            what = "blocks are dropped before anything else is compressed: a depth is for the first stage"
+            yield Finding((*home, "depth"), what, "move it there")
     yield from check_order(compressors)
     yield from _check_parameters(data)
     if not broken:
