@@ -148,8 +148,8 @@ class YoloCompression:
         if trainer.resume:
             return self._resumed(trainer, build(cfg=cfg, weights=None, verbose=verbose), weights)
         network = build(cfg=cfg, weights=weights, verbose=verbose)
-        if weights is not None and _is_narrowed(weights):
-            network = _as_it_is(weights, network, trainer)
+        if weights is not None and (narrowed := _narrowed(weights)):
+            network = _as_it_is(weights, network, trainer, narrowed)
         self._create(trainer, network)
         self._compress()
         return network
@@ -273,20 +273,23 @@ def _without_fixed(config: Mapping[str, Any], network: nn.Module) -> Mapping[str
     return {**unrecorded(config), "config_list": [*entries, {"exclude": True, "op_names": fixed}]}
 
 
-def _is_narrowed(network: Any) -> bool:
-    """Tell whether a network has other sizes than its own YAML gives it."""
+def _narrowed(network: Any) -> list[str]:
+    """Return the parameters and buffers of a network that have other shapes than its own YAML gives them."""
     whole = type(network)(copy.deepcopy(network.yaml), verbose=False).state_dict()
     own = network.state_dict()
-    return any(name in whole and whole[name].shape != one.shape for name, one in own.items())
+    return [name for name, one in own.items() if name in whole and whole[name].shape != one.shape]
 
 
-def _as_it_is(weights: Any, whole: Any, trainer: Any) -> Any:
+def _as_it_is(weights: Any, whole: Any, trainer: Any, narrowed: list[str]) -> Any:
     """Return a copy of a small network, to be trained further and pruned further.
 
     Parameters
     ----------
     whole
         The same at full width, of which the same parameters are trained.
+    narrowed
+        What is smaller. Of a head alone that may be ultralytics' own doing, which takes a branch of it from another
+        network; it makes a head for other classes by itself.
 
     Raises
     ------
@@ -295,6 +298,9 @@ def _as_it_is(weights: Any, whole: Any, trainer: Any) -> Any:
     """
     own, wanted = len(weights.names), trainer.data["nc"]
     if own != wanted:
+        head = f"model.{len(weights.model) - 1}."
+        if all(name.startswith(head) for name in narrowed):
+            return whole
         raise CompressionError(
             f"the network was sliced for {own} classes, and the data has {wanted}: its head would be made anew, with "
             "all else at full width",
