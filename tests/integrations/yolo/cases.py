@@ -61,7 +61,7 @@ def a_task(folder: Path, task: str) -> Facts:
         "reports": seen.values,
         "before": before,
         "difference": max(abs(one - other) for one, other in zip(answers, opened["answers"], strict=True)),
-        **{name: opened[name] for name in ("parameters", "best", "onnx")},
+        **{name: opened[name] for name in ("parameters", "best", "square", "onnx")},
     }
 
 

@@ -37,6 +37,7 @@ def main() -> None:
         "answers": numbers(model.model(picture(int(size)))),
         "parameters": sum(one.numel() for one in model.model.parameters()),
         "best": model.val(**arguments).results_dict,
+        "square": YOLO(best).val(**arguments, rect=False).results_dict,  # as what is exported is validated
         "onnx": YOLO(YOLO(best).export(format="onnx", simplify=False), task=model.task).val(**arguments).results_dict,
     }
     print("FACTS " + json.dumps(facts))
