@@ -33,7 +33,7 @@ from raycompress.config.matching import round_to_of
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import BundleError, CompressionError, ExperimentError, UsageError
 from raycompress.script import context
-from raycompress.script.config import DEPTH_KEY, STAGES_KEY
+from raycompress.script.config import DEPTH_KEY, SLICE_KEY, STAGES_KEY
 
 _CALLER = "rc.compress"
 _SPARSITY = 0.5
@@ -99,7 +99,7 @@ def compress(
     """
     stages = _stages(compressor)
     config: dict[str, Any] = {} if depth is None else {DEPTH_KEY: depth}
-    config |= {STAGES_KEY: stages[1:]} if stages[1:] else {}
+    config |= {STAGES_KEY: stages[1:], SLICE_KEY: slice} if stages[1:] else {}
     entry, model = _entry(model, str(stages[0]["compressor"])), inside(model)
     task = _Task(
         entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice, _targets(target), config

@@ -17,7 +17,7 @@ from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.measure.sizes import parameters
 from raycompress.errors import CompressionError, ExperimentError, UsageError
 from raycompress.script.config import STAGES_KEY
-from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, digits, train, trained
+from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, ResNet, digits, train, trained
 
 Enter = Callable[..., Any]
 PRUNE = {"compressor": "group_l1", "config_list": CONVOLUTIONS}
@@ -88,6 +88,26 @@ def test_what_quantizes_while_the_script_trains_begins_on_the_small_model(tmp_pa
     compressor.apply_speedup()
     compressor.export_model("model.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "bundle"))
     assert torch.equal(answers(rc.load(tmp_path / "bundle", Cnn())), answers(model))
+
+
+def test_blocks_channels_and_bits_are_one_bundle(tmp_path: Path) -> None:
+    trains: list[int] = []
+    done = rc.compress(
+        trained("resnet"),
+        DUMMY,
+        ["group_l1", {"compressor": "ptq_static", "config_list": [{"op_types": ["Conv2d"]}]}],
+        0.5,
+        depth={"drop": ["layer1.1"]},
+        slice="after",
+        finetune=lambda model: trains.append(model.conv1.out_channels),
+        calibration=[batch()],
+        folder=tmp_path / "bundle",
+    )
+    manifest = bundle.read(done.bundle)
+    assert trains == [16] and done.compressor == "group_l1 + ptq_static"
+    assert manifest.removed["layer1.1.conv1"] == (16, 16) and manifest.removed["conv1"] == (8, 16)
+    assert manifest.kind == "quantized" and done.relative_difference == 0
+    assert torch.equal(answers(rc.load(done.bundle, ResNet())), answers(done.model))
 
 
 def test_a_number_of_the_float_model_is_not_that_of_the_saved_one(enter: Enter) -> None:
