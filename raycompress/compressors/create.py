@@ -225,10 +225,10 @@ def setup_of(
     """Return what the compressor of `config` is made of; ``slice`` and ``depth`` are about the first stage."""
     entry = _entry(config, _framework(model))
     from_file = _file_arguments(config)
-    loader = arguments.get("calibration")
+    loader, method = arguments.get("calibration"), entry.argument("calibration")
     if isinstance(loader, str):  # of ptq_static it is how ranges are found
         loader = None
-    elif loader is not None:
+    elif loader is not None and method is not None and not method.from_script:
         arguments = {name: value for name, value in arguments.items() if name != "calibration"}
     complete = _complete(entry, arguments, from_file)
     config_list = config.get("config_list", ()) or list(entry.without_entries)

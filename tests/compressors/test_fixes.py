@@ -313,6 +313,7 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     ),
     "a training loop: tests/compressors/test_distill.py": ("compressors/distillation/*", "leave teacher= out"),
     "several processes: tests/runtime/test_torchrun.py": ("shard and train a copy", "wrap what apply_speedup()"),
+    "several stages: tests/compressors/test_stages.py": ("compressors/stages/*", '[{"compressor": "group_l1", ...}'),
     "layers that are called twice": ("leave dummy_input= out, so that BatchNorm",),
 }  # fmt: skip
 """Reason -> files, or parts of fixes, that no test can apply."""
