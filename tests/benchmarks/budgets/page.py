@@ -187,11 +187,8 @@ def _targets(figures: Figures) -> list[tuple[str, str]]:
         (f"{OURS} above uniform fine-tuned for as long as the search", _verdict(_ahead(figures, OURS, _LONG), 1.0)),
         (f"{OURS} above random for as many CPU seconds", _verdict(_ahead(figures, OURS, _RANDOM_LONG), 1.0)),
         (f"{FIRST} above {MANY}, on a half of the places", _verdict(many, 0.5)),
-        (
-            "one-shot with compensation, one share for all, above every one-shot peer, untrained",
-            _verdict(one_shot, 1.0),
-        ),
-        (f"the same of {FIRST}: compensation with its ratios", _verdict(first, 1.0)),
+        (f"{COMPENSATED}, untrained, above every one-shot peer", _verdict(one_shot, 1.0)),
+        (f"{FIRST}, untrained, above every one-shot peer", _verdict(first, 1.0)),
     ]
 
 
