@@ -6,7 +6,7 @@ Plug-ins stand in it like our own; the module of one is imported when its name i
 
 from __future__ import annotations
 
-from raycompress.catalog import keras, nni_pruners, nni_searching, nni_training, quantizers, torch_pruning
+from raycompress.catalog import keras, nni, quantizers, torch_pruning
 from raycompress.catalog.catalogue import Catalogue
 from raycompress.catalog.entry import EXPERTS, FRAMEWORKS, WEIGHTED_TYPES, Argument, CompressorEntry
 
@@ -23,8 +23,7 @@ __all__ = [
 ]
 
 CATALOG: tuple[CompressorEntry, ...] = (
-    *(entry.with_compensation() for entry in (*nni_pruners.ENTRIES, *nni_training.ENTRIES, *nni_searching.ENTRIES)),
-    *(entry.with_compensation() for entry in torch_pruning.ENTRIES),
+    *(entry.with_compensation() for entry in (*nni.ENTRIES, *torch_pruning.ENTRIES)),
     *quantizers.ENTRIES,
     *keras.ENTRIES,
 )

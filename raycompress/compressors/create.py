@@ -96,8 +96,8 @@ def create_compressor(model: Any, config: Config, *args: Any, **kwargs: Any) -> 
         The trained model, of torch or Keras; it is compressed in place.
     config
         ``compressor``, ``config_list``, and optionally ``arguments``, whose values win over `kwargs`. The ``locals()``
-        of a decorated ``main`` is accepted as well. A list of such are stages (docs/stages.md): each works on what the
-        one before left, and gets those of `kwargs` that it takes.
+        of a decorated ``main`` is accepted as well. A list of such are stages (docs/search/stages.md): each works on
+        what the one before left, and gets those of `kwargs` that it takes.
     *args
         An optimizer, for scripts that pass it by position.
     **kwargs

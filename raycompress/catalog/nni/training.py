@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from raycompress.catalog.entry import Argument, CompressorEntry
-from raycompress.catalog.nni_pruners import ROUND_TO
+from raycompress.catalog.nni.pruners import ROUND_TO
 
 _STATISTICS = "raycompress.compressors.engines.nni.training.statistics:StatisticsPruner"
 _WHILE = "while the script trains after compress(); with trainer=, in compress()"
