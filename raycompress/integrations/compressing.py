@@ -17,11 +17,11 @@ from raycompress.script import context
 from raycompress.script.config import SLICE_KEY
 
 
-def refuse_rounds(compressor: Any, config: Mapping[str, Any], where: str, fix: str) -> None:
+def refuse_rounds(entry: CompressorEntry | None, where: str, fix: str) -> None:
     """Raise CompressionError for a compressor that prunes in rounds: a trainer's ``train()`` is one training."""
-    if len(compressor.get_prune_iterations()) > 1:
+    if entry is not None and "prune_iterations" in entry.needs:
         raise CompressionError(
-            f"{config.get('compressor')} prunes in rounds, with a training in each, and train() is one training",
+            f"{entry.name} prunes in rounds, with a training in each, and train() is one training",
             where=where,
             fix=fix,
         )

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 import raycompress
-from raycompress.errors import MissingDependencyError
+from raycompress.catalog import find
+from raycompress.errors import CompressionError, MissingDependencyError
+from raycompress.integrations.compressing import refuse_rounds
 
 IMPORT = re.compile(
     r"^\s*(import ultralytics|from ultralytics[. ])|(import_module|load_extra)\(.ultralytics", re.MULTILINE
@@ -52,3 +54,9 @@ def test_no_file_of_ours_imports_ultralytics() -> None:
     package = Path(raycompress.__file__).parent
     found = [path for path in package.rglob("*.py") if IMPORT.search(path.read_text())]
     assert found == []
+
+
+def test_what_prunes_in_rounds_is_refused_before_it_asks_for_anything() -> None:
+    with pytest.raises(CompressionError, match="lottery_ticket prunes in rounds"):
+        refuse_rounds(find("lottery_ticket", "torch"), "compress_trainer", "take group_l1")
+    refuse_rounds(find("group_l1", "torch"), "compress_trainer", "take group_l1")

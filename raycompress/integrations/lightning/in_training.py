@@ -63,6 +63,7 @@ class ModelInTraining:
         arguments: Mapping[str, Any],
     ) -> None:
         self._config, self._entry = config, catalog.find(str(config.get("compressor")), "torch")
+        refuse_rounds(self._entry, CALL, f"{_OF_ITS_OWN}, in each of its rounds")
         given: dict[str, Any] = {} if evaluator is None else {"evaluator": evaluator}
         wanted = None if self._entry is None else self._entry.argument("calibration")
         if wanted is not None and wanted.required and "calibration" not in arguments:
@@ -82,10 +83,9 @@ class ModelInTraining:
         Raises
         ------
         CompressionError
-            The compressor prunes in rounds of trainings, or cannot work on the network.
+            The compressor cannot work on the network.
         """
         self.compressor.compress()
-        refuse_rounds(self.compressor, self._config, CALL, f"{_OF_ITS_OWN}, in each of its rounds")
         slices = slices_now(self.compressor, self._entry, self._config)
         if record is not None and hasattr(self.compressor, "restore"):
             checkpoints.remove(record, self.compressor)

@@ -72,6 +72,7 @@ def compress_trainer(
             fix="name one compressor, or call create_compressor(trainer.model, config) with a loop of your own",
         )
     entry = catalog.find(str(config.get("compressor")), "torch")
+    refuse_rounds(entry, _CALL, _IN_ROUNDS)
     example = first_input(trainer) if dummy_input is None else dummy_input
     evaluator = None if trainer.eval_dataset is None else Evaluator(trainer)
     given = {**_given(trainer, entry, evaluator), **arguments}
@@ -105,7 +106,6 @@ class TrainerCompression:
         """Compress the model, slice it where that can be done now, and join the Trainer."""
         self._evaluator = evaluator
         self.compressor.compress()
-        refuse_rounds(self.compressor, config, _CALL, _IN_ROUNDS)
         waits = self._of_trial.was_masked  # the weights that are loaded are those of a model that was not sliced
         if slices_now(self.compressor, self._entry, config) and not waits:
             self.compressor.apply_speedup()

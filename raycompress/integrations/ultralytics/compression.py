@@ -179,6 +179,7 @@ class YoloCompression:
 
     def _create(self, trainer: Any, network: Any) -> None:
         """Make the compressor of a trainer's network, which is on its device and has the names of its classes."""
+        refuse_rounds(self._entry, CALL, "take one that prunes once, such as group_l1")
         trainer.model = network.to(trainer.device)
         trainer.set_model_attributes()
         self._evaluator = Evaluator(trainer)
@@ -195,7 +196,6 @@ class YoloCompression:
     def _compress(self, slices: bool = True) -> None:
         with same_random_numbers(), as_exported(self.compressor.model):
             self.compressor.compress()
-            refuse_rounds(self.compressor, self._config, CALL, "take one that prunes once, such as group_l1")
             if slices and slices_now(self.compressor, self._entry, self._config):
                 self.compressor.apply_speedup()
 
