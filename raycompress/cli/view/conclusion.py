@@ -81,9 +81,12 @@ def summary(record: SearchRecord) -> str:
     lines += goals.lines(record)
     if best.removed:
         gone = (best.after or {}).get("params") != (best.before or {}).get("params")
-        removed = ", ".join(f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items())
         what = "channels removed" if gone else 'channels masked, none cut out (no apply_speedup, no "slice")'
-        lines += ["", textwrap.fill(f"{what}: {removed}", 79, subsequent_indent="    ")]
+        narrower = [f"{layer} {count} of {of}" for layer, (count, of) in best.removed.items() if 0 < count < of]
+        whole = [layer for layer, (count, of) in best.removed.items() if count == of]
+        for title, items in (("layers gone with their blocks", whole), (what, narrower)):
+            if items:
+                lines += ["", textwrap.fill(f"{title}: {', '.join(items)}", 79, subsequent_indent="    ")]
     measured = record.verified or {}
     slow = formatting.warning(measured.get("before"), measured.get("after"))
     for note in (*best.notes, *([slow] if slow else [])):
