@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -128,6 +129,13 @@ class Engine(Protocol):
         Compressors that mask single weights return a `PruningDecision` of weights, all others one of channels.
         """
         ...
+
+
+def engine_of(entry: CompressorEntry) -> Engine:
+    """Return a new engine of a compressor of the catalogue."""
+    module, _, name = entry.engine.partition(":")
+    engine: Engine = getattr(importlib.import_module(module), name)()
+    return engine
 
 
 def _nothing(_example: Example) -> PruningDecision:

@@ -66,6 +66,11 @@ def _can_evaluate(model: nn.Module) -> bool:
     return True
 
 
+def is_sharded(model: nn.Module) -> bool:
+    """Tell whether parameters are spread over several workers (``fully_shard``), so that none has the model whole."""
+    return any(hasattr(parameter, "device_mesh") for parameter in model.parameters())
+
+
 def refuse_replicas(model: nn.Module) -> None:
     """Make DistributedDataParallel around `model`, which was sliced just now, raise CompressionError in training.
 

@@ -12,7 +12,8 @@ import torch
 
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
-from raycompress.errors import CompressionError
+from raycompress.compressors.create import later_stages
+from raycompress.errors import CompressionError, UsageError
 from raycompress.script import context
 from raycompress.script.config import SLICE_KEY
 
@@ -24,6 +25,16 @@ def refuse_rounds(entry: CompressorEntry | None, where: str, fix: str) -> None:
             f"{entry.name} prunes in rounds, with a training in each, and train() is one training",
             where=where,
             fix=fix,
+        )
+
+
+def refuse_stages(config: Any, where: str, fix: str) -> None:
+    """Raise UsageError for a configuration of several stages: a trainer's ``train()`` is one training of one."""
+    if later_stages(config):
+        raise UsageError(
+            "what a trainer trains is compressed in one stage, and the configuration has several",
+            where=where,
+            fix=f"name one compressor, or {fix}",
         )
 
 

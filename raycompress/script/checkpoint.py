@@ -65,27 +65,11 @@ class Checkpoints:
         if trial.rank:  # the first worker's is that of all, but for random numbers
             generators = {name: one.get_state() for name, one in state.items() if _is_generator(one)}
             random_states.write_own(trial, _identity(trial), generators)
-            trial.send({"type": "checkpoint", "results": trial.results})
-            return
-        compressors = _of_compressors(trial)
-        if compressors is None:
-            return
-        objects = {name: found for name, one in state.items() if (found := _state_of(one)) is not None}
-        plain = {name: one for name, one in state.items() if name not in objects}
-        scalars = {name: one for name, one in plain.items() if isinstance(one, bool | int | float | str)}
-        about = {
-            "identity": _identity(trial),
-            "number": trial.checkpoints,
-            "results": trial.results,
-            "reported": {name: _number(value) for name, value in trial.reported.items()},
-            "at": {name: _number(one) if isinstance(one, float) else one for name, one in scalars.items()},
-            "seconds": round(trial.seconds + time.monotonic() - trial.started, 4),
-        }
-        content = {
-            **{"objects": objects, "plain": plain, "compressors": compressors},
-            **{"random": random_states.states(), "history": trial.history},
-        }
-        statefile.write(trial.checkpoint, about, content)
+        else:
+            compressors = _of_compressors(trial)
+            if compressors is None:
+                return
+            statefile.write(trial.checkpoint, *_content(trial, state, compressors))
         trial.send({"type": "checkpoint", "results": trial.results})
 
     def load(self, **into: Any) -> dict[str, Any] | None:
@@ -166,6 +150,28 @@ def usable(trial: context.Trial) -> Mapping[str, Any] | None:
         print(f"raycompress: the trial starts at its beginning, its checkpoint is left aside: {why}", file=sys.stderr)
         _tell(trial, about, why)
     return trial.kept
+
+
+def _content(
+    trial: context.Trial, state: Mapping[str, Any], compressors: list[Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return what a checkpoint says of itself, and what it holds; see `statefile.write`."""
+    objects = {name: found for name, one in state.items() if (found := _state_of(one)) is not None}
+    plain = {name: one for name, one in state.items() if name not in objects}
+    scalars = {name: one for name, one in plain.items() if isinstance(one, bool | int | float | str)}
+    about = {
+        "identity": _identity(trial),
+        "number": trial.checkpoints,
+        "results": trial.results,
+        "reported": {name: _number(value) for name, value in trial.reported.items()},
+        "at": {name: _number(one) if isinstance(one, float) else one for name, one in scalars.items()},
+        "seconds": round(trial.seconds + time.monotonic() - trial.started, 4),
+    }
+    content = {
+        **{"objects": objects, "plain": plain, "compressors": compressors},
+        **{"random": random_states.states(), "history": trial.history},
+    }
+    return about, content
 
 
 def _go_on(trial: context.Trial, found: Mapping[str, Any]) -> None:

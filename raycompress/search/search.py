@@ -7,11 +7,11 @@ from typing import assert_never
 
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
+from raycompress.config.trial_config import trial_config
 from raycompress.forecast.projection import Projection
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal
 from raycompress.results.ranking import Ranking
-from raycompress.runtime.protocol import trial_config
 from raycompress.search import plan as counts
 from raycompress.search.findings import Findings
 from raycompress.search.history import SearchHistory

@@ -16,6 +16,7 @@ from raycompress.config.compression import Compression
 from raycompress.config.depth import without_model
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
+from raycompress.config.trial_config import searched_part, trial_config
 from raycompress.errors import (
     CompressionError,
     DeploymentError,
@@ -42,7 +43,7 @@ from raycompress.results.store import models
 from raycompress.runtime.client import Ending, Hello, WarmProcess, WarmSpec, Worker
 from raycompress.runtime.machine import machine_cpus, machine_gpus
 from raycompress.runtime.preload import environment_notes, prescript_notes
-from raycompress.runtime.protocol import Message, searched_part, trial_config
+from raycompress.runtime.protocol import Message
 from raycompress.script.config import DEPTH_KEY, SLICE_KEY
 from raycompress.search.ownership import check_given
 from raycompress.search.plan import BUDGETED, notes

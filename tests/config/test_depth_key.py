@@ -12,9 +12,9 @@ from raycompress.config.checks.preflight import check_model
 from raycompress.config.experiment import Experiment
 from raycompress.config.keywords import experiment_data
 from raycompress.config.search_space import SearchSpace
+from raycompress.config.trial_config import trial_config
 from raycompress.errors import ExperimentError, Problem, UsageError
 from raycompress.model.info import BlockInfo, ModelInfo
-from raycompress.runtime.protocol import trial_config
 from raycompress.script.config import DEPTH_KEY, BasicConfig
 from raycompress.session.prepare import unexpanded
 from tests.support.experiments import experiment_with, layer, network

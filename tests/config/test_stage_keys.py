@@ -18,9 +18,9 @@ from raycompress.config.migration.report import Migration
 from raycompress.config.objective import Bound
 from raycompress.config.schema.keys import json_schema
 from raycompress.config.search_space import SearchSpace
+from raycompress.config.trial_config import trial_config
 from raycompress.errors import ExperimentError, Problem, UsageError
 from raycompress.forecast.projection import ceilings
-from raycompress.runtime.protocol import trial_config
 from raycompress.script.config import STAGES_KEY, BasicConfig
 from raycompress.session.script_run import compression_config
 from tests.support.experiments import BASE

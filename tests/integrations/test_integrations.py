@@ -9,8 +9,9 @@ import pytest
 
 import raycompress
 from raycompress.catalog import find
-from raycompress.errors import CompressionError, MissingDependencyError
-from raycompress.integrations.compressing import refuse_rounds
+from raycompress.errors import CompressionError, MissingDependencyError, UsageError
+from raycompress.integrations.compressing import refuse_rounds, refuse_stages
+from raycompress.script.config import STAGES_KEY
 
 IMPORT = re.compile(
     r"^\s*(import ultralytics|from ultralytics[. ])|(import_module|load_extra)\(.ultralytics", re.MULTILINE
@@ -60,3 +61,12 @@ def test_what_prunes_in_rounds_is_refused_before_it_asks_for_anything() -> None:
     with pytest.raises(CompressionError, match="lottery_ticket prunes in rounds"):
         refuse_rounds(find("lottery_ticket", "torch"), "compress_trainer", "take group_l1")
     refuse_rounds(find("group_l1", "torch"), "compress_trainer", "take group_l1")
+
+
+def test_several_stages_are_refused_whether_given_or_the_trials_own() -> None:
+    stages = [{"compressor": "group_l1", "config_list": []}, {"compressor": "ptq_static"}]
+    first = {**stages[0], STAGES_KEY: stages[1:]}
+    for config in (stages, first):
+        with pytest.raises(UsageError, match="in one stage, and the configuration has several"):
+            refuse_stages(config, "compress_trainer", "train with a loop of your own")
+    refuse_stages(stages[0], "compress_trainer", "train with a loop of your own")

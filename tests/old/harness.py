@@ -13,9 +13,10 @@ from raycompress.bundle import bundle
 from raycompress.config.checks import preflight
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
+from raycompress.config.trial_config import trial_config
 from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.client import WarmProcess, Worker
-from raycompress.runtime.protocol import Ending, TrialSpec, trial_config
+from raycompress.runtime.protocol import Ending, TrialSpec
 from raycompress.session import prepare as preparing
 from raycompress.session import script_run
 from raycompress.states import TrialState

@@ -9,9 +9,9 @@ import torch
 import raycompress
 from raycompress.bundle import bundle
 from raycompress.config.experiment import Experiment
+from raycompress.config.trial_config import trial_config
 from raycompress.runtime.client import TrialSpec, WarmSpec, connect_or_start
 from raycompress.runtime.preload import find_imports
-from raycompress.runtime.protocol import trial_config
 from raycompress.session.prepare import centre_config
 from raycompress.session.script_run import trial_template
 from raycompress.states import TrialState

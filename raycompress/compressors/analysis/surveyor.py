@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.compensation.in_pruner import WORK, affordable, is_quick
 from raycompress.compressors.depth.dropped_block import drop_blocks
 from raycompress.compressors.depth.finding import residual_blocks
+from raycompress.compressors.engine import Engine, engine_of
 from raycompress.compressors.engines.torch_pruning.group_targets import GroupTarget
 from raycompress.compressors.engines.torch_pruning.obs import RemovalOrders
 from raycompress.compressors.engines.torch_pruning.scored_layers import scored_layers
@@ -43,7 +46,7 @@ from raycompress.model.info import ModelInfo
 SHARES = (0.25, 0.5, 0.75, 1.0)
 """Of the largest sparsity of a dimension: where its curve is measured."""
 _RANKED_ON = 128
-"""Inputs that ``group_obs`` ranks the channels of candidates on."""
+"""Inputs that the channels of candidates are ranked on."""
 _POINTS = 16
 """Sparsities of each dimension at which the error of the outputs is known."""
 _WORK = WORK / 8
@@ -78,8 +81,8 @@ class Surveyor(Analyser):
         graph = ChannelGraph(model, first)
         known = {group.summary(): group for group in channel_groups(graph)}
         groups = [known[summary] for summary in forecast.costs.groups]
-        by_error = experiment.compression.entry.name == "group_obs"
-        order = _by_error(graph, groups, batches) if by_error else [_by_magnitude(graph, group) for group in groups]
+        ranked = _ranking(engine_of(experiment.compression.entry), graph, groups, batches)
+        order = [_by_magnitude(graph, one) for one in groups] if ranked is None else _by_error(ranked, graph, groups)
         inputs = _to_refit_on(experiment, model, batches, forecast.dense["flops"])
         found = [] if experiment.compression.depth is None else residual_blocks(model, first)
         blocks = {block.name: block.returns for block in found}
@@ -89,7 +92,7 @@ class Surveyor(Analyser):
         scorer = _Scorer(evaluate, Imitation(model, batches), trimmer, space, worst)
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
-            errors = _error_curves(graph, groups, batches, space, forecast) if by_error else None
+            errors = None if ranked is None else _error_curves(ranked, graph, space, forecast)
             prior = self._candidates(Prior.from_json(wanted["prior"]), space, projection, scorer, errors)
         return _Answer({**prior.to_json(), "metric": metric, "seconds": time.perf_counter() - started})
 
@@ -213,28 +216,41 @@ def _by_magnitude(graph: ChannelGraph, group: ChannelGroup) -> list[tuple[int, .
     return sorted(group.root_blocks, key=lambda block: float(known[list(block)].mean()))
 
 
-def _by_error(
-    graph: ChannelGraph, groups: Sequence[ChannelGroup], batches: Sequence[Example]
-) -> list[list[tuple[int, ...]]]:
-    """Return the channels of each root in each block, in the order in which ``group_obs`` removes them."""
-    targets, scores_of = _removal_orders(graph, groups, batches, across=False)
-    scores = [scores_of(Cut(graph), graph.model, target) for target in targets]
+@dataclass(frozen=True)
+class _Ranking:
+    """The groups, and what makes the orders in which an engine removes their channels."""
+
+    targets: Sequence[GroupTarget]
+    orders: Callable[..., RemovalOrders]
+
+
+def _ranking(
+    engine: Engine, graph: ChannelGraph, groups: Sequence[ChannelGroup], batches: Sequence[Example]
+) -> _Ranking | None:
+    """Return the ranking of an engine that tells beforehand which channels it removes; None of another one."""
+    orders = getattr(engine, "orders", None)
+    if orders is None:
+        return None
+    seen = itertools.accumulate((batch.batch for batch in batches), initial=0)
+    inputs = [batch for batch, before in zip(batches, seen, strict=False) if before < _RANKED_ON]
+    targets = [GroupTarget(group, group.layers, 0, 0.0, 1) for group in groups]
+    return _Ranking(targets, functools.partial(orders, clean_copy(graph.model), targets, inputs))
+
+
+def _by_error(ranked: _Ranking, graph: ChannelGraph, groups: Sequence[ChannelGroup]) -> list[list[tuple[int, ...]]]:
+    """Return the channels of each root in each block, in the order in which the engine removes them."""
+    scores_of = ranked.orders(across=False)
+    scores = [scores_of(Cut(graph), graph.model, target) for target in ranked.targets]
     return [
         [group.root_blocks[block] for block in sorted(found, key=found.__getitem__)]
         for group, found in zip(groups, scores, strict=True)
     ]
 
 
-def _error_curves(
-    graph: ChannelGraph,
-    groups: Sequence[ChannelGroup],
-    batches: Sequence[Example],
-    space: SearchSpace,
-    forecast: Forecast,
-) -> Curves:
+def _error_curves(ranked: _Ranking, graph: ChannelGraph, space: SearchSpace, forecast: Forecast) -> Curves:
     """Return what an error by each dimension alone changes in the model's outputs; see `RemovalOrders`."""
-    targets, orders = _removal_orders(graph, groups, batches, across=True)
-    added = [orders.errors(Cut(graph), graph.model, target) for target in targets]
+    orders = ranked.orders(across=True)
+    added = [orders.errors(Cut(graph), graph.model, target) for target in ranked.targets]
     errors = [list(itertools.accumulate(sorted(one.values()), initial=0.0)) for one in added]
     none = {**space.centre(), **{one.name: one.nearest(0.0) for one in space.sparsities}}
     curves = {}
@@ -246,15 +262,6 @@ def _error_curves(
             for share, counts in zip(shares, removed, strict=True)
         ]
     return curves
-
-
-def _removal_orders(
-    graph: ChannelGraph, groups: Sequence[ChannelGroup], batches: Sequence[Example], *, across: bool
-) -> tuple[list[GroupTarget], RemovalOrders]:
-    seen = itertools.accumulate((batch.batch for batch in batches), initial=0)
-    inputs = [batch for batch, before in zip(batches, seen, strict=False) if before < _RANKED_ON]
-    targets = [GroupTarget(group, group.layers, 0, 0.0, 1) for group in groups]
-    return targets, RemovalOrders(clean_copy(graph.model), targets, inputs, across=across)
 
 
 class _Scorer:

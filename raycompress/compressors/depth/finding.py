@@ -65,7 +65,6 @@ def residual_blocks(model: nn.Module, example: Example) -> list[ResidualBlock]:
     stream = _Stream()
     one = first_of_batch(example)
     with unhooked(model), evaluating(model), unchanged(model), stream.watching(model), torch.no_grad(), stream:
-        model.eval()
         one.call(model)
     return list(_outermost(model, "", stream.paths()))
 

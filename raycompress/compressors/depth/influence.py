@@ -34,7 +34,6 @@ def block_influence(model: nn.Module, blocks: Sequence[str], inputs: Sequence[Ex
         handles.append(block.register_forward_hook(meter.after))
     try:
         with evaluating(model), unchanged(model), torch.no_grad():
-            model.eval()
             for one in inputs:
                 one.call(model)
     finally:

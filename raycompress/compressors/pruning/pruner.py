@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import sys
 from dataclasses import replace
 from typing import Any
@@ -19,7 +18,7 @@ from raycompress.compressors.deploying.in_trial import calibration_of, targets_o
 from raycompress.compressors.depth.depth import Dropping
 from raycompress.compressors.depth.in_pruner import drop_asked
 from raycompress.compressors.distillation import survivors
-from raycompress.compressors.engine import Engine, PruningDecision, PruningSchedule, Request
+from raycompress.compressors.engine import PruningDecision, PruningSchedule, Request, engine_of
 from raycompress.compressors.foresight import Ahead
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.masking.masks import FirstCall, Masks
@@ -151,8 +150,7 @@ class Pruner(SavingCompressor, Compressor):
             return decided.restored(before, self.model), self._given or decided.example_of(before, self.model)
         if self._depth is not None and not self._targets:
             return PruningDecision(), self._given
-        module, _, name = self._entry.engine.partition(":")
-        engine: Engine = getattr(importlib.import_module(module), name)()
+        engine = engine_of(self._entry)
         arguments, graphs = self._arguments, self._graphs
         request = Request(self._entry, self.model, self._targets, arguments, self._given, call, graphs)
         if self._given is not None and self._entry.removes_channels and arguments.get("trainer") is not None:
@@ -209,7 +207,7 @@ class Pruner(SavingCompressor, Compressor):
         if self._small:
             if self._slice_when == "before" and not self._is_told:
                 self._is_told = True
-                refusals.tell_of_slice()
+                refusals.note_sliced_already()
             return self.model
         if dummy_input is not None:
             dummy = self._dense_sizes.check_input(Example.for_model(dummy_input, self.model))

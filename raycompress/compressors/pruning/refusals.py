@@ -12,6 +12,7 @@ from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
 from raycompress.compressors.masking.masks import is_masked
 from raycompress.compressors.structure.slicing import Slicing
+from raycompress.compressors.wrappers import is_sharded
 from raycompress.errors import CompressionError, SpeedupError
 from raycompress.text import join_names
 
@@ -78,7 +79,7 @@ def need_removal(slicing: Slicing | None, arguments: Mapping[str, Any], depth: A
 
 def need_whole(model: nn.Module, where: str) -> None:
     """Raise CompressionError where the parameters are sharded: one worker alone would wait for the others for ever."""
-    if any(hasattr(parameter, "device_mesh") for parameter in model.parameters()):
+    if is_sharded(model):
         raise CompressionError(
             f"the {type(model).__name__} is sharded over the workers (fully_shard), so that none has it whole",
             where=where,
@@ -121,7 +122,7 @@ def about_whole_layers(slicing: Slicing | None) -> tuple[str, ...]:
     return tuple(f'"default" left out {join_names(names)}: {why}' for why, names in reasons.items())
 
 
-def tell_of_slice() -> None:
+def note_sliced_already() -> None:
     """Print, to the script's log, that it need not slice what was sliced by itself."""
     note = '"slice": "before" has cut the model already, so that apply_speedup() changes nothing'
     print(f"raycompress: {note}", file=sys.stderr)

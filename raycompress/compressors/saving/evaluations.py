@@ -23,6 +23,7 @@ from raycompress.compressors.saving.evaluated import EvaluatedWeights
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.remembered import RememberedNumbers
 from raycompress.compressors.saving.witness import Fingerprint, Stale, same
+from raycompress.compressors.wrappers import is_sharded
 from raycompress.errors import CompressionError
 
 _COMPRESSORS = str(Path(__file__).resolve().parent.parent)
@@ -84,7 +85,7 @@ class Evaluations:
         is_instead = self._other_token == token and self._own_token != token
         if not (is_copy or is_instead):
             return None
-        if any(hasattr(parameter, "device_mesh") for parameter in last.parameters()):  # sums need all workers at once
+        if is_sharded(last):  # sums need all workers at once
             raise CompressionError(
                 "the model that the script evaluated before its report is sharded over the workers (fully_shard), and "
                 "is not the saved one",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from raycompress.compressors.structure.optimizers import StepWatch
 from raycompress.errors import CompressionError, UsageError
 from raycompress.integrations import checkpoints
+from raycompress.integrations.compressing import refuse_stages
 from raycompress.integrations.lightning.callback import best_checkpoint, callback_of, end_averages
 from raycompress.integrations.lightning.checkpoints import (
     before_loading,
@@ -23,7 +24,7 @@ from raycompress.integrations.lightning.checkpoints import (
     resumed_checkpoint,
 )
 from raycompress.integrations.lightning.evaluation import Evaluator
-from raycompress.integrations.lightning.in_training import CALL, ModelInTraining, check_stages
+from raycompress.integrations.lightning.in_training import CALL, OF_ITS_OWN, ModelInTraining
 from raycompress.integrations.lightning.inputs import FitData, first_input, network_of
 from raycompress.integrations.lightning.library import library_of
 from raycompress.script import context
@@ -80,7 +81,7 @@ def compress_trainer(
         work on the module.
     """
     library = _check(trainer)
-    check_stages(config)
+    refuse_stages(config, CALL, OF_ITS_OWN)
     return TrainerCompression(
         trainer,
         config,

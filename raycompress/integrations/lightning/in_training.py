@@ -8,10 +8,9 @@ from typing import Any
 from torch import nn
 
 from raycompress import catalog
-from raycompress.compressors.create import create_compressor, later_stages
+from raycompress.compressors.create import create_compressor
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.witness import Fingerprint, same
-from raycompress.errors import UsageError
 from raycompress.integrations import checkpoints
 from raycompress.integrations.compressing import cuts_channels, refuse_rounds, slices_now
 from raycompress.script.report import save_model
@@ -19,17 +18,7 @@ from raycompress.script.report import save_model
 CALL = "compress_trainer"
 """The function that a script calls."""
 
-_OF_ITS_OWN = "call create_compressor(module.net, config) with a loop of your own"
-
-
-def check_stages(config: Mapping[str, Any]) -> None:
-    """Raise UsageError for a configuration of several stages: each has a training, and `fit` is one."""
-    if later_stages(config):
-        raise UsageError(
-            "what a Trainer of Lightning fits is compressed in one stage, and the configuration has several",
-            where=CALL,
-            fix=f"name one compressor, or {_OF_ITS_OWN}",
-        )
+OF_ITS_OWN = "call create_compressor(module.net, config) with a loop of your own"
 
 
 class ModelInTraining:
@@ -63,7 +52,7 @@ class ModelInTraining:
         arguments: Mapping[str, Any],
     ) -> None:
         self._config, self._entry = config, catalog.find(str(config.get("compressor")), "torch")
-        refuse_rounds(self._entry, CALL, f"{_OF_ITS_OWN}, in each of its rounds")
+        refuse_rounds(self._entry, CALL, f"{OF_ITS_OWN}, in each of its rounds")
         given: dict[str, Any] = {} if evaluator is None else {"evaluator": evaluator}
         wanted = None if self._entry is None else self._entry.argument("calibration")
         if wanted is not None and wanted.required and "calibration" not in arguments:

@@ -10,14 +10,14 @@ from typing import Any
 from raycompress import catalog
 from raycompress.bundle.example import Example
 from raycompress.catalog import CompressorEntry
-from raycompress.compressors.create import create_compressor, later_stages
+from raycompress.compressors.create import create_compressor
 from raycompress.compressors.saving.fingerprint import fingerprint
 from raycompress.compressors.saving.witness import Fingerprint, same
 from raycompress.compressors.structure.plan import plan_of
 from raycompress.errors import CompressionError, UsageError
 from raycompress.extras import load_extra
 from raycompress.integrations import checkpoints
-from raycompress.integrations.compressing import cuts_channels, refuse_rounds, slices_now
+from raycompress.integrations.compressing import cuts_channels, refuse_rounds, refuse_stages, slices_now
 from raycompress.integrations.transformers.callback import callback_of
 from raycompress.integrations.transformers.inputs import Evaluator, first_input, plain_forward
 from raycompress.integrations.transformers.save import Saved, save_pretrained
@@ -65,12 +65,7 @@ def compress_trainer(
         It trains by DeepSpeed or FSDP, or the compressor cannot work on its model.
     """
     _check(trainer)
-    if later_stages(config):
-        raise UsageError(
-            "the Trainer of transformers is compressed in one stage, and the configuration has several",
-            where=_CALL,
-            fix="name one compressor, or call create_compressor(trainer.model, config) with a loop of your own",
-        )
+    refuse_stages(config, _CALL, "call create_compressor(trainer.model, config) with a loop of your own")
     entry = catalog.find(str(config.get("compressor")), "torch")
     refuse_rounds(entry, _CALL, _IN_ROUNDS)
     example = first_input(trainer) if dummy_input is None else dummy_input

@@ -17,7 +17,13 @@ from raycompress.compressors.create import create_compressor
 from raycompress.compressors.structure.plan import apply_plan, plan_of
 from raycompress.errors import CompressionError, UsageError
 from raycompress.integrations import checkpoints
-from raycompress.integrations.compressing import cuts_channels, refuse_rounds, same_random_numbers, slices_now
+from raycompress.integrations.compressing import (
+    cuts_channels,
+    refuse_rounds,
+    refuse_stages,
+    same_random_numbers,
+    slices_now,
+)
 from raycompress.integrations.ultralytics.inputs import Evaluator, Images, as_exported, image_for, metrics_of
 from raycompress.integrations.ultralytics.trainer import CALL, trainer_of
 from raycompress.script import context
@@ -57,10 +63,11 @@ def compress_yolo(
     MissingDependencyError
         ultralytics is not installed.
     UsageError
-        It is no model of ultralytics, or it is compressed already.
+        It is no model of ultralytics, it is compressed already, or the configuration has several stages.
     ExperimentError
         The compressor is unknown, or does not prune.
     """
+    refuse_stages(config, CALL, "train with a loop of your own")
     _check(model, config)
     compression = YoloCompression(model, config, {**arguments, "dummy_input": dummy_input}, report)
     vars(model)[_MARK] = compression
@@ -83,6 +90,7 @@ class YoloCompression:
         self.model, self.compressor = model, None  # type: Any, Any
         self._config, self._arguments, self._reports = config, arguments, report
         self._entry = _entry(config)
+        refuse_rounds(self._entry, CALL, "take one that prunes once, such as group_l1")
         self._train = model.train
         self._evaluator: Evaluator | None = None
         self._is_at_end = False
@@ -179,7 +187,6 @@ class YoloCompression:
 
     def _create(self, trainer: Any, network: Any) -> None:
         """Make the compressor of a trainer's network, which is on its device and has the names of its classes."""
-        refuse_rounds(self._entry, CALL, "take one that prunes once, such as group_l1")
         trainer.model = network.to(trainer.device)
         trainer.set_model_attributes()
         self._evaluator = Evaluator(trainer)

@@ -14,6 +14,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.compensation.readers import Reader
 from raycompress.compressors.engines.torch_pruning.elimination import Fit, removal_order
 from raycompress.compressors.engines.torch_pruning.noise import noise_sensitivities
+from raycompress.compressors.engines.torch_pruning.obs import RemovalOrders
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.measure.difference import relative_difference
 from tests.support.models.networks import DUMMY, digits, trained
@@ -158,6 +159,14 @@ def test_noise_counts_for_less_where_the_outputs_hardly_show_it_and_readers_with
     assert 0.5 < found["head"] < 2  # the outputs themselves, relative to their norm
     assert found == noise_sensitivities(model, readers, batch)
     assert noise_sensitivities(Kept(model), [Reader("inner.head", "inner.head")], batch) == {}
+
+
+def test_what_cannot_be_measured_counts_as_the_mean_of_what_can() -> None:
+    orders = RemovalOrders(Branches(), [], [], across=True)
+    assert orders._sensitivity("loud_out") == 1.0
+    orders._sensitivities = {"faint_out": 0.2, "loud_out": 0.4}
+    assert orders._sensitivity("loud_out") == 0.4
+    assert orders._sensitivity("of a detector's boxes") == pytest.approx(0.3)
 
 
 class Kept(nn.Module):

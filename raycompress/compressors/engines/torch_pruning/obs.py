@@ -11,6 +11,7 @@ import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,17 @@ RIDGE = 1e-2
 
 
 class OptimalBrainSurgeon:
-    """group_obs."""
+    """group_obs.
+
+    A survey asks `orders` of an engine that has them for the channels that its trials will remove.
+    """
+
+    @staticmethod
+    def orders(
+        dense: nn.Module, targets: Sequence[GroupTarget], inputs: Sequence[Example], *, across: bool
+    ) -> RemovalOrders:
+        """Return the orders in which the channels of groups go."""
+        return RemovalOrders(dense, targets, inputs, across=across)
 
     def choose(self, request: Request) -> PruningDecision:
         """Return what goes, by the weights as they are now and the inputs of ``calibration``; see `Engine`."""
@@ -92,6 +103,7 @@ class RemovalOrders:
     ) -> None:
         self._dense, self._targets, self._inputs, self._across = dense, targets, inputs, across
         self._scores: dict[str, Mapping[int, float]] = {}
+        self._sensitivities: dict[str, float] = {}
         self._unseen: dict[str, None] = {}
         self._is_dense = True
 
@@ -148,13 +160,15 @@ class RemovalOrders:
         for number, batch in enumerate(self._inputs if sums else ()):
             gather(self._dense, small, {}, batch, sums, most, seed=number)
         inverses: dict[str, tuple[Tensor, Tensor]] = {}
-        matters = noise_sensitivities(self._dense, sums, self._inputs[0]) if self._across else {}
+        if self._across:
+            new = [reader for reader in sums if reader.name not in self._sensitivities]
+            self._sensitivities |= noise_sensitivities(self._dense, new, self._inputs[0])
         for reader, equations in sums.items():
             module = small.get_submodule(reader.name)
             solved = _solved(module, equations, bool(reader.norm)) if equations.gram.numel() else None
             if solved is not None:
                 inverse, weight = solved
-                inverses[reader.name] = inverse, weight * math.sqrt(matters.get(reader.name, 1.0))
+                inverses[reader.name] = inverse, weight * math.sqrt(self._sensitivity(reader.name))
         found: dict[str, Mapping[int, float]] = {}
         for group in stage:
             blocks = _left(cut, group.target)
@@ -166,6 +180,15 @@ class RemovalOrders:
             scores = self._ordered(fits, list(blocks)) if fits else self._by_weights(cut, small, group)
             found[group.target.name] = _by_share_left(scores, group.target.group.size) if self._across else scores
         return found
+
+    def _sensitivity(self, name: str) -> float:
+        """Return what an error of a layer counts: 1 for all of them where layers are not compared with one another.
+
+        It is the mean of all where it cannot be measured, and where channels go by their weights.
+        """
+        if not self._across or not self._sensitivities:
+            return 1.0
+        return self._sensitivities.get(name, fmean(self._sensitivities.values()))
 
     def _saved(self, cut: Cut, target: GroupTarget) -> float:
         """Return the multiply-adds of the dense model that one block of a group has a share in."""
@@ -196,7 +219,7 @@ class RemovalOrders:
         self._unseen |= dict.fromkeys(group.target.layers)
         found = block_scores(cut, model, group.target, GroupMagnitudeImportance(p=1))
         total = sum(found.values()) or 1.0
-        return {block: score / total for block, score in found.items()}
+        return {block: score / total * self._sensitivity("") for block, score in found.items()}
 
 
 def _by_share_left(scores: Mapping[int, float], size: int) -> dict[int, float]:
