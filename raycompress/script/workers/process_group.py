@@ -28,7 +28,7 @@ _FIX = "call init_process_group() (or make the Accelerator) first, and compress(
 _number = 0
 _last_rank = 0
 """Of the process group that workers agreed in last: a script may destroy it before it saves."""
-_is_told = False
+_has_warned = False
 
 
 def rank() -> int:
@@ -48,7 +48,7 @@ def agreed(decide: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     global _number, _last_rank
     distributed = _joined()
     if distributed is None:
-        _tell_of_lone_worker()
+        _warn_lone_worker()
         return decide()
     _number, _last_rank = _number + 1, int(distributed.get_rank())
     channel = _Channel(distributed.distributed_c10d._get_default_store(), f"raycompress/{_number}", _last_rank)
@@ -75,12 +75,12 @@ def _joined() -> Any:
     return distributed if distributed.get_world_size() > 1 else None
 
 
-def _tell_of_lone_worker() -> None:
+def _warn_lone_worker() -> None:
     """Print once that workers were started which cannot agree."""
-    global _is_told
+    global _has_warned
     world = os.environ.get("WORLD_SIZE", "")
-    if not _is_told and world.isdigit() and int(world) > 1 and "torch" in sys.modules and not _last_rank:
-        _is_told = True
+    if not _has_warned and world.isdigit() and int(world) > 1 and "torch" in sys.modules and not _last_rank:
+        _has_warned = True
         text = f"this is one of {world} workers, and decides by itself: no process group has been made"
         print(f"raycompress: {text}; {_FIX}", file=sys.stderr)
 
@@ -126,7 +126,7 @@ class _Channel:
         return data
 
     def _wait(self) -> None:
-        started, is_told = time.monotonic(), False
+        started, is_announced = time.monotonic(), False
         while not self._store.check([self._name]):
             waited = time.monotonic() - started
             if waited > _LIMIT_S:
@@ -135,7 +135,7 @@ class _Channel:
                     where="compress",
                     fix=_FIX,
                 )
-            if waited > _PATIENCE_S and not is_told:
-                is_told = True
+            if waited > _PATIENCE_S and not is_announced:
+                is_announced = True
                 print(f"raycompress: worker {self._rank} waits for what worker 0 decides", file=sys.stderr)
             time.sleep(_PAUSE_S)
