@@ -157,7 +157,7 @@ class ExperimentFolder:
     def remove_checkpoint(self, number: int) -> None:
         """Delete the checkpoint of trial `number`, if there is one, and what its workers have of their own."""
         with translate_os_errors("cannot remove", self.checkpoint(number)):
-            for path in (self.checkpoint(number), *self.trial(number).glob("checkpoint.worker-*")):
+            for path in (self.checkpoint(number), *self.trial(number).glob("checkpoint.*")):
                 path.unlink(missing_ok=True)
 
     def check_candidate(self, number: int) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from raycompress.disk import translate_os_errors
 from raycompress.errors import CompressionError, StorageError, UsageError
 from raycompress.script import context, statefile
 from raycompress.script.workers import random_states
@@ -132,24 +136,54 @@ def usable(trial: context.Trial) -> Mapping[str, Any] | None:
     if trial.checkpoint is None or trial.is_decided:
         return trial.kept
     trial.is_decided = True
+    if trial.rank:
+        uses = agreed(trial, dict)
+        trial.kept = _read_by_follower(trial, uses["about"]) if uses["uses"] else None
+        return trial.kept
     about, why = statefile.read_about(trial.checkpoint), ""
     if about is not None and about["identity"] != _identity(trial):
         why = "it was saved by another script, or with another configuration"
     elif about is not None:
         try:
             trial.kept = {**statefile.read(trial.checkpoint), "about": about}
+            if trial.agreed is not None:
+                _keep_for_followers(trial.checkpoint)
         except (OSError, ValueError, KeyError, TypeError) as error:
             why = f"it cannot be read ({type(error).__name__})"
-    uses = agreed(trial, lambda: {"uses": trial.kept is not None, "about": about})
-    if uses["uses"] and (about != uses["about"] or trial.kept is None):
-        raise StorageError(
-            f"worker {trial.rank} does not see the checkpoint that worker 0 goes on from", where=str(trial.checkpoint)
-        )
-    trial.kept = trial.kept if uses["uses"] else None
+    agreed(trial, lambda: {"uses": trial.kept is not None, "about": about})
     if about is not None and why:
         print(f"raycompress: the trial starts at its beginning, its checkpoint is left aside: {why}", file=sys.stderr)
         _tell(trial, about, why)
     return trial.kept
+
+
+def _keep_for_followers(path: Path) -> None:
+    """Keep the checkpoint under a second name: the first worker may save the next one before all others have read it."""
+    second = random_states.resumed(path)
+    with translate_os_errors("cannot write", second):
+        second.unlink(missing_ok=True)
+        try:
+            second.hardlink_to(path)
+        except OSError:  # a file system without hard links
+            shutil.copyfile(path, second)
+
+
+def _read_by_follower(trial: context.Trial, about: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the content of the checkpoint that the first worker goes on from.
+
+    Raises
+    ------
+    StorageError
+        It is not seen here.
+    """
+    assert trial.checkpoint is not None
+    for path in (random_states.resumed(trial.checkpoint), trial.checkpoint):  # on another machine the second alone
+        if statefile.read_about(path) == about:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                return {**statefile.read(path), "about": about}
+    raise StorageError(
+        f"worker {trial.rank} does not see the checkpoint that worker 0 goes on from", where=str(trial.checkpoint)
+    )
 
 
 def _content(

@@ -210,6 +210,26 @@ def test_each_worker_goes_on_with_its_own_random_numbers(clients, spec):
     assert "the random numbers of worker 1 begin anew" in specs[1].log_path.read_text()
 
 
+SLOW_TO_LOAD = DRAWS.replace(
+    "state = rc",
+    """saved = "SAVED" + os.environ.get("LOST", "")
+while rank and not os.path.exists(saved):  # by then the first worker has saved once more
+    time.sleep(0.01)
+state = rc""",
+).replace("    dist.barrier()", "    open(saved, 'w').close()\n    dist.barrier()")
+
+
+def test_a_worker_may_load_after_the_first_one_has_saved_again(clients, spec, tmp_path):
+    script = SLOW_TO_LOAD.replace('"SAVED"', repr(str(tmp_path / "saved")))
+    for env in ({"LOST": "1"}, {}):
+        specs = specs_of(spec(script, folder="lost", env=env, code="1"), [HERE, HERE], "lost")
+        shutil.rmtree(specs[0].agreed_path, ignore_errors=True)
+        shutil.rmtree(specs[1].agreed_path, ignore_errors=True)
+        endings = together(clients, specs)
+    assert [ending.state for ending in endings] == [TrialState.FINISHED] * 2, specs[1].log_path.read_text()
+    assert [len(lines(one, "drawn")) for one in specs] == [2, 2]
+
+
 BY_HAND = (
     BEFORE
     + """

@@ -45,6 +45,11 @@ def file_of(checkpoint: Path, worker: int) -> Path:
     return checkpoint.with_name(f"{checkpoint.name}.worker-{worker}") if worker else checkpoint
 
 
+def resumed(checkpoint: Path) -> Path:
+    """Return the second name of the checkpoint that the workers of a trial go on from."""
+    return checkpoint.with_name(f"{checkpoint.name}.resumed")
+
+
 def write_own(trial: context.Trial, identity: str, generators: Mapping[str, Any]) -> None:
     """Write the states of a worker other than the first.
 
