@@ -158,7 +158,7 @@ def usable(trial: context.Trial) -> Mapping[str, Any] | None:
 
 
 def _keep_for_followers(path: Path) -> None:
-    """Keep the checkpoint under a second name: the first worker may save the next one before all others have read it."""
+    """Keep the checkpoint under a second name: the first worker may save the next one before the others read this."""
     second = random_states.resumed(path)
     with translate_os_errors("cannot write", second):
         second.unlink(missing_ok=True)

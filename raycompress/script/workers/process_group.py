@@ -6,6 +6,8 @@ device: a broadcast by NCCL would want each worker's GPU to be chosen, and one t
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import os
 import sys
 import tempfile
@@ -23,12 +25,16 @@ _PAUSE_S = 0.02
 _PATIENCE_S = 60.0
 """After so many seconds a worker says what it waits for."""
 _LIMIT_S = 6 * 3600.0
+_LINGER_S = 20.0
+"""So long the first worker stays at its end, whose process may hold the store, for others that have yet to read."""
 _FIX = "call init_process_group() (or make the Accelerator) first, and compress() and apply_speedup() on every worker"
 
 _number = 0
 _last_rank = 0
 """Of the process group that workers agreed in last: a script may destroy it before it saves."""
 _has_warned = False
+_last_channel: _Channel | None = None
+"""Of the first worker; it keeps the store alive where the script has destroyed the process group."""
 
 
 def rank() -> int:
@@ -45,7 +51,7 @@ def agreed(decide: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     ScriptError
         The first worker has failed, or does not ask.
     """
-    global _number, _last_rank
+    global _number, _last_rank, _last_channel
     distributed = _joined()
     if distributed is None:
         _warn_lone_worker()
@@ -57,6 +63,9 @@ def agreed(decide: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         if _last_rank:
             path.write_bytes(channel.receive(int(distributed.get_world_size())))
             return statefile.read(path)
+        if _number == 1:
+            atexit.register(_linger)
+        _last_channel = channel
         try:
             decision = decide()
         except Exception as error:
@@ -65,6 +74,14 @@ def agreed(decide: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
         statefile.write(path, {}, decision)
         channel.send(path.read_bytes())
         return decision
+
+
+def _linger() -> None:
+    """Stay until the other workers have what the first one decided last, or for `_LINGER_S`."""
+    deadline = time.monotonic() + _LINGER_S
+    with contextlib.suppress(RuntimeError):  # the store was another process's, which is gone: so are they
+        while _last_channel is not None and not _last_channel.is_read and time.monotonic() < deadline:
+            time.sleep(_PAUSE_S)
 
 
 def _joined() -> Any:
@@ -116,14 +133,20 @@ class _Channel:
         """Return the decision; the last of `world` workers to have it clears the store of it."""
         self._wait()
         head = self._store.get(self._name).decode()
-        if not head.isdigit():
-            raise ScriptError(f"worker 0 {head}", where=f"worker {self._rank}", fix="see what worker 0 printed")
-        keys = [f"{self._name}/{place}" for place in range(int(head))]
+        keys = [f"{self._name}/{place}" for place in range(int(head))] if head.isdigit() else []
         data = b"".join(self._store.get(key) for key in keys)
         if self._store.add(f"{self._name}/read", 1) == world - 1:
             for key in keys:
                 self._store.delete_key(key)
+            self._store.set(f"{self._name}/done", "")
+        if not head.isdigit():
+            raise ScriptError(f"worker 0 {head}", where=f"worker {self._rank}", fix="see what worker 0 printed")
         return data
+
+    @property
+    def is_read(self) -> bool:
+        """Whether all workers have it."""
+        return bool(self._store.check([f"{self._name}/done"]))
 
     def _wait(self) -> None:
         started, is_announced = time.monotonic(), False
