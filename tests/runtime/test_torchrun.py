@@ -237,7 +237,7 @@ from raycompress.script import context
 context.enter(None)  # as a script that torchrun starts, and no search
 config = {"compressor": "COMPRESSOR", "config_list": [{"op_types": ["Conv2d"], "sparsity": 0.5}]}
 given = {"seed": rank, "round_to": 1} if config["compressor"] == "random" else {}
-while rank and not os.path.exists("MODEL_PATH"):  # by then the first worker, whose process holds the store, is at its end
+while rank and not os.path.exists("MODEL_PATH"):  # by then the first one, whose process holds the store, is at its end
     time.sleep(0.01)
 with torch.no_grad():
     model[0].weight += rank  # a worker's own, which level would decide by
