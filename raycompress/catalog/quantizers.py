@@ -26,8 +26,13 @@ BITS: Mapping[str, tuple[int, int]] = {
 }
 """Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
 
-OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys(("ptq_static", "ptq_dynamic", "int8_weight_only"), (8, 16, 32))
-"""What ``quant_bits`` of a layer may be where a trained model is quantized: above 8 it stays float."""
+OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys(("ptq_static", "ptq_dynamic"), (4, 8, 16, 32)) | {
+    "int8_weight_only": (8, 16, 32)
+}
+"""What ``quant_bits`` of a layer may be where a trained model is quantized: above 8 it stays float.
+
+Of 8 bits are a layer's weights, and with ``ptq_static`` and ``ptq_dynamic`` its inputs; of 4 its weights alone.
+"""
 
 
 def value_such_as(key: str, compressor: str) -> Any:

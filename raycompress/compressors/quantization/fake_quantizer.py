@@ -268,7 +268,7 @@ class FakeQuantizer(Quantizer):
                 fix='quantize "weight" with "quant_bits": 8',
             )
         fake_quant.install(model, activations)
-        return int8.static(model, example, self._samples() or [example], layers, int8.Options())
+        return int8.static(model, example, self._samples() or [example], dict.fromkeys(layers, 8), int8.Options())
 
     def _fits(self, name: str) -> bool:
         target = self._targets[name]

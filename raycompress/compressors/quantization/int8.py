@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.layer_kinds import is_plain, make_plain
 from raycompress.compressors.quantization.calibration import pieces
+from raycompress.compressors.quantization.int4.nodes import prepare
+from raycompress.compressors.quantization.int4.nodes import store as store_four_bits
 from raycompress.compressors.quantization.onnx_graph import Graph, compact, onnx
 from raycompress.compressors.quantization.row_quantization import (
     RECURRENT,
@@ -109,11 +111,12 @@ class Options:
 
 
 def static(
-    model: nn.Module, example: Example, samples: list[Example], layers: Collection[str], options: Options
+    model: nn.Module, example: Example, samples: list[Example], layers: Mapping[str, int], options: Options
 ) -> Int8:
     """Quantize the weights and activations of `layers`, and the tables of those that are embeddings.
 
-    The weights of recurrent layers are stored as int8, and computed with as floats.
+    The weights of recurrent layers are stored as int8, and computed with as floats; those of 4 bits of every layer are,
+    see `raycompress.compressors.quantization.int4.nodes`.
 
     Parameters
     ----------
@@ -123,6 +126,8 @@ def static(
         One input, for the export.
     samples
         Inputs to calibrate with.
+    layers
+        Layer -> its bits, 8 or 4.
 
     Raises
     ------
@@ -132,16 +137,21 @@ def static(
     model = _with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
     load_extra("onnxruntime.quantization", "onnx", "quantization")
-    spared, known = sensitive(model, samples, layers, options.levels) if options.spare and layers else ({}, [])
+    eight = [name for name, bits in layers.items() if bits > 4]
+    spared, known = sensitive(model, samples, eight, options.levels) if options.spare and eight else ({}, [])
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
         source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
         parity = export_onnx(model, example, source)
         graph = Graph(onnx().load(str(source)))
         nodes, missing = _nodes(graph, model, layers, _STATIC | _TABLES | RECURRENT) if layers else ({}, {})
+        four = {name for layer, names in nodes.items() if layers[layer] <= 4 for name in names}
+        graph = prepare(graph, four, feed(example))
         kinds = {node.name: node.op_type for node in graph.nodes}
         whole = [name for layer, names in nodes.items() if layer not in spared for name in names]
-        whole = [name for name in whole if kinds[name] in _STATIC]
+        whole = [name for name in whole if kinds[name] in _STATIC and name not in four]
         if whole:
+            if four:
+                onnx().save(graph.model, str(source))
             del graph  # as large as the model, while the library loads it again
             fitting = samples if parity.any_batch else pieces(samples, example.batch) or [example]
             with _quiet("static quantization"):
@@ -158,20 +168,22 @@ def static(
                     float_outputs=sorted(_PRODUCTS),
                 )
             graph = Graph(onnx().load(str(target)))
-        tables = quantize_tables(graph, _of(nodes))
-        stored = store_recurrent(graph, _of(nodes))
+        quartered = store_four_bits(graph, four)
+        tables = quantize_tables(graph, _of(nodes, eight))
+        stored = store_recurrent(graph, _of(nodes, eight))
         by_rows = quantize_products(graph, _of(nodes, spared), options.levels, options.per_channel)
-        done = {*whole, *by_rows, *tables, *stored}
+        done = {*whole, *by_rows, *tables, *stored, *quartered}
         found = tuple(layer for layer, names in nodes.items() if done.intersection(names))
-        notes = (*_spared(spared, found), *_stored(nodes, stored), *_left(missing))
+        notes = (*_spared(spared, found), *_stored(nodes, stored), *_in_four_bits(nodes, quartered), *_left(missing))
         return Int8(compact(graph.model), found, parity.any_batch, parity.free, notes, options, known)
 
 
-def dynamic(model: nn.Module, example: Example, layers: Collection[str], options: Options) -> Int8:
+def dynamic(model: nn.Module, example: Example, layers: Mapping[str, int], options: Options) -> Int8:
     """Quantize the weights of `layers`; activations are quantized row by row as they come, see `row_quantization`.
 
     Of embeddings the table is quantized. LSTMs are left to onnxruntime, which takes one range for a tensor; of other
-    recurrent layers the weights are stored as int8, as it has no int8 arithmetic for them.
+    recurrent layers the weights are stored as int8, as it has no int8 arithmetic for them. With weights of 4 bits all
+    is computed in float.
 
     Raises
     ------
@@ -180,30 +192,58 @@ def dynamic(model: nn.Module, example: Example, layers: Collection[str], options
     """
     model = _with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
-    quantization = load_extra("onnxruntime.quantization", "onnx", "quantization")
+    eight = [name for name, bits in layers.items() if bits > 4]
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source = Path(folder) / "float.onnx"
         parity = export_onnx(model, example, source)
         graph = Graph(onnx().load(str(source)))
         nodes, missing = _nodes(graph, model, layers, _PRODUCTS | _TABLES | RECURRENT) if layers else ({}, {})
-        recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(_of(nodes))]
-        if recurrent:
-            with _quiet("dynamic quantization"):
-                quantization.quantize_dynamic(
-                    str(source),
-                    str(target),
-                    op_types_to_quantize=["LSTM"],
-                    nodes_to_quantize=recurrent,
-                    per_channel=options.per_channel,
-                    reduce_range=options.reduce_range,
-                    weight_type=quantization.QuantType.QInt8,
-                )
-            graph = Graph(onnx().load(str(target)))
-        quantize_tables(graph, _of(nodes))
-        stored = store_recurrent(graph, set(_of(nodes)).difference(recurrent))
-        quantize_products(graph, _of(nodes), options.levels, options.per_channel)
-        notes = (*_stored(nodes, stored), *_left(missing))
+        four = {name for layer, names in nodes.items() if layers[layer] <= 4 for name in names}
+        graph = prepare(graph, four, feed(example))
+        quartered = store_four_bits(graph, four)
+        names = _of(nodes, eight)
+        recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(names)]
+        recurrent = _quantize_recurrent(graph, source, recurrent, options) if recurrent else []
+        quantize_tables(graph, names)
+        stored = store_recurrent(graph, set(names).difference(recurrent))
+        quantize_products(graph, names, options.levels, options.per_channel)
+        notes = (*_stored(nodes, stored), *_in_four_bits(nodes, quartered), *_left(missing))
         return Int8(compact(graph.model), tuple(nodes), parity.any_batch, parity.free, notes, options)
+
+
+def _quantize_recurrent(graph: Graph, source: Path, names: list[str], options: Options) -> list[str]:
+    """Put onnxruntime's int8 LSTMs in the place of those called `names`; returns the names of those that it has made.
+
+    Of the file that it makes of the one at `source` nothing else is used: it writes products anew, under other names.
+    """
+    quantization, target = load_extra("onnxruntime.quantization", "onnx", "quantization"), source.with_suffix(".int8")
+    with _quiet("dynamic quantization"):
+        quantization.quantize_dynamic(
+            str(source),
+            str(target),
+            op_types_to_quantize=["LSTM"],
+            nodes_to_quantize=names,
+            per_channel=options.per_channel,
+            reduce_range=options.reduce_range,
+            weight_type=quantization.QuantType.QInt8,
+        )
+    made = onnx().load(str(target)).graph
+    constants = {tensor.name: tensor for tensor in made.initializer}
+    integer = {tuple(node.output): node for node in made.node if node.op_type == "DynamicQuantizeLSTM"}
+    done = []
+    for node in graph.nodes:
+        found = integer.get(tuple(node.output)) if node.name in names else None
+        if found is None:
+            continue
+        for place, name in enumerate(found.input):
+            if name in constants:
+                array = onnx().numpy_helper.to_array(constants[name])
+                found.input[place] = graph.store(f"{node.name}.{place}", array)
+        graph.import_operators(found.domain)
+        graph.replace(node, [found])
+        done.append(node.name)
+    graph.finish()
+    return done
 
 
 def _of(nodes: Mapping[str, list[str]], layers: Collection[str] | None = None) -> list[str]:
@@ -224,6 +264,12 @@ def _stored(nodes: Mapping[str, list[str]], stored: Collection[str]) -> tuple[st
     """Return notes on the recurrent layers whose weights alone are int8."""
     names = [layer for layer, own in nodes.items() if not set(stored).isdisjoint(own)]
     return (f"weights stored as int8, computed in float: {', '.join(names)}",) if names else ()
+
+
+def _in_four_bits(nodes: Mapping[str, list[str]], quartered: Collection[str]) -> tuple[str, ...]:
+    """Return notes on the layers whose weights have 4 bits."""
+    names = [layer for layer, own in nodes.items() if not set(quartered).isdisjoint(own)]
+    return (f"weights of 4 bits, computed in float: {', '.join(names)}",) if names else ()
 
 
 def _left(missing: Mapping[str, Collection[str]]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from raycompress.extras import load_extra
 
 Array = npt.NDArray[Any]
 _FLOAT = 1
-_KEPT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN"})
+_KEPT = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU", "RNN", "MatMulNBits"})
 """Operators whose nodes keep the name of their layer."""
 
 
@@ -68,6 +68,16 @@ class Graph:
             return source
         order = next((list(one.ints) for one in node.attribute if one.name == "perm"), None)
         return np.transpose(source, order)
+
+    def origin(self, name: str) -> str:
+        """Return the value that the value `name` is, stored transposed or under another name."""
+        node = self._made.get(name)
+        return self.origin(node.input[0]) if node is not None and node.op_type in ("Identity", "Transpose") else name
+
+    def import_operators(self, domain: str) -> None:
+        """Let the file name operators of a further domain."""
+        if all(one.domain != domain for one in self.model.opset_import):
+            self.model.opset_import.append(onnx().helper.make_opsetid(domain, 1))
 
     def store(self, name: str, array: Array) -> str:
         """Add a constant, or find one that is equal; returns its name.

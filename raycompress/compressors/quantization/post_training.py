@@ -22,6 +22,7 @@ from raycompress.compressors.quantization.quantizer import (
     float_state,
     saved_int8,
 )
+from raycompress.compressors.quantization.targets import bits_by_layer
 from raycompress.compressors.saving.fingerprint import fingerprint_of, fingerprint_of_bytes
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.graph import clean_copy
@@ -83,8 +84,8 @@ class OnnxQuantizer(Quantizer):
 
     def _made_of(self, example: Example, samples: list[Example], options: int8.Options) -> int8.Int8:
         if self._entry.name == "ptq_static":
-            return int8.static(self._plain, example, samples, self._targets, options)
-        return int8.dynamic(self._plain, example, self._targets, options)
+            return int8.static(self._plain, example, samples, bits_by_layer(self._targets), options)
+        return int8.dynamic(self._plain, example, bits_by_layer(self._targets), options)
 
     def _quantized(self, example: Example) -> Quantized:
         assert self._made is not None

@@ -41,7 +41,7 @@ def quantize_products(graph: Graph, names: Collection[str], levels: int, per_cha
     for node in graph.nodes:
         if node.name not in names or node.op_type not in ("MatMul", "Gemm") or not node.output:
             continue
-        weight = _weight(graph, node)
+        weight = weight_of(graph, node)
         if weight is not None:
             whole, scale = _whole(weight, levels, axis=0 if per_channel else None)
             _product(graph, node, whole, scale, rows)
@@ -113,7 +113,7 @@ def store_recurrent(graph: Graph, names: Collection[str]) -> set[str]:
     return done
 
 
-def _weight(graph: Graph, node: Any) -> Array | None:
+def weight_of(graph: Graph, node: Any) -> Array | None:
     """Return the weight of a node, inputs by outputs; None where it has none, or computes something more."""
     weight = graph.constant(node.input[1])
     if weight is None or weight.ndim != 2 or graph.constant(node.input[0]) is not None:

@@ -49,12 +49,13 @@ def select(
 
 
 def _quantized_as_whole(targets: Mapping[str, Target], known: Collection[int]) -> dict[str, Target]:
-    """Return the layers that become int8: those of which ``quant_bits`` does not say that they stay float."""
+    """Return the layers whose weights become integers: of others ``quant_bits`` says that they stay float."""
+    few = " or ".join(str(bits) for bits in sorted(known) if bits <= 8)
     problems = [
         Problem(
             f"quant_bits of a layer is one of {', '.join(map(str, known))}, not {target.settings['quant_bits']!r}",
             f"config_list[{target.entry}].quant_bits",
-            "write 8, or 32 for a layer that stays float",
+            f"write {few}, or 32 for a layer that stays float",
         )
         for target in targets.values()
         if target.settings.get("quant_bits", 8) not in known
@@ -110,6 +111,11 @@ def refuse_types(
                     where=type(model).__name__,
                     fix="call model.float() before create_compressor, and give it float32 inputs",
                 )
+
+
+def bits_by_layer(targets: Mapping[str, Target]) -> dict[str, int]:
+    """Return the bits of each layer that is quantized as a whole."""
+    return {name: int(target.settings.get("quant_bits", 8)) for name, target in targets.items()}
 
 
 def parts_of(target: Target) -> tuple[str, ...]:

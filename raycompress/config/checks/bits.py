@@ -42,7 +42,8 @@ def check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: CompressorE
 def _of_layers(bits: Any, path: JsonPath, compressor: CompressorEntry) -> Iterator[Finding]:
     """Yield numbers of bits that a layer cannot have where a trained model is quantized."""
     known = join_names([str(one) for one in OF_LAYERS[compressor.name]])
-    fix = 'write "quant_bits": 8, or 32 for a layer that stays float'
+    few = " or ".join(str(one) for one in OF_LAYERS[compressor.name] if one <= 8)
+    fix = f'write "quant_bits": {few}, or 32 for a layer that stays float'
     if isinstance(bits, dict) and (not is_range(bits) or bits.get("type") != "choice"):
         yield Finding(path, f"{compressor.name} quantizes a layer as a whole, with one of {known} bits", fix)
         return

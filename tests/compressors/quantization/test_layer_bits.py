@@ -15,7 +15,7 @@ from raycompress.config.search_space import SearchSpace
 from tests.support.experiments import experiment_with, layer, network
 from tests.support.models.networks import Cnn, digits, trained
 
-CHOICE = {"type": "choice", "range": [32, 8]}
+CHOICE = {"type": "choice", "range": [32, 8, 4]}
 
 
 def entries(*floats: str) -> list[dict[str, Any]]:
@@ -54,5 +54,5 @@ def test_a_choice_of_bits_is_a_dimension_of_each_layer(tmp_path: Path) -> None:
     experiment = experiment_with(tmp_path, [{"op_types": ["Conv2d"], "quant_bits": CHOICE}], compression=asked)
     space = SearchSpace.of(experiment, network(layer("conv1"), layer("conv2"), layer("fc", "Linear")))
     assert [one.name for one in space.dimensions] == ["conv1.quant_bits", "conv2.quant_bits"]
-    built = space.build({"conv1.quant_bits": 32, "conv2.quant_bits": 8})
-    assert [entry["quant_bits"] for entry in built["config_list"]] == [32, 8]
+    built = space.build({"conv1.quant_bits": 4, "conv2.quant_bits": 8})
+    assert [entry["quant_bits"] for entry in built["config_list"]] == [4, 8]

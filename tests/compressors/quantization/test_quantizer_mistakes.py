@@ -69,7 +69,7 @@ def test_calibration_data_that_is_none(data: Any, what: str) -> None:
         ("observer", {"quant_types": ["weight"], "quant_bits": {"weight": "8"}}, "observer works with 8 bits"),
         ("bnn", {"quant_types": ["weight"], "quant_bits": 8}, "bnn works with 1 bit, not 8"),
         ("lsq", {"quant_types": ["weight"], "quant_bits": 8, "quant_scheme": "x"}, 'unknown key "quant_scheme"'),
-        ("ptq_static", {"quant_bits": 4}, "quant_bits of a layer is one of 8, 16, 32, not 4"),
+        ("ptq_static", {"quant_bits": 2}, "quant_bits of a layer is one of 4, 8, 16, 32, not 2"),
         ("ptq_dynamic", {}, 'Embedding, Experts only, and "conv1" is Conv2d'),
         (
             "int8_weight_only",
