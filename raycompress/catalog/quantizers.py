@@ -26,9 +26,9 @@ BITS: Mapping[str, tuple[int, int]] = {
 }
 """Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
 
-OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys(("ptq_static", "ptq_dynamic"), (4, 8, 16, 32)) | {
-    "int8_weight_only": (8, 16, 32)
-}
+OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys(
+    ("ptq_static", "ptq_dynamic", "int8_weight_only"), (4, 8, 16, 32)
+)
 """What ``quant_bits`` of a layer may be where a trained model is quantized: above 8 it stays float.
 
 Of 8 bits are a layer's weights, and with ``ptq_static`` and ``ptq_dynamic`` its inputs; of 4 its weights alone.
@@ -217,7 +217,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         "torch",
         "quantization",
         "raycompress.compressors.quantization.weight_only:quantize",
-        "Stores weights of linear layers and embeddings as int8, a scale for each output; the arithmetic stays float.",
+        "Stores weights of linear layers and embeddings as int8, or in 4 bits; the arithmetic stays float.",
         (Argument("calibration_data", None, "inputs to compare the outputs on", from_script=True),),
         ("Linear", "Conv1D", "Embedding", "Experts"),
         False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,7 @@ def _load_into(folder: Path, manifest: bundle.Manifest, model: nn.Module) -> nn.
         try:
             stored = bundle.tensors(folder, bundle.WEIGHTS)
             stored.update({name: stored[first] for name, first in manifest.aliases.items()})
-            weight_only.restore(model, recipe["layers"], stored)
+            weight_only.restore(model, _bits(folder, recipe), stored)
         except (KeyError, AttributeError, TypeError) as error:
             raise _misfit(folder, model, f"it has no {error}") from error
         return model.eval()
@@ -85,6 +86,14 @@ def _recipe(folder: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise bundle.broken(folder, f"{bundle.QUANTIZATION} is no object")
     return recipe
+
+
+def _bits(folder: Path, recipe: Mapping[str, Any]) -> dict[str, int]:
+    """Return the layers whose weights are integers, and their bits, which bundles of earlier versions have 8 of."""
+    bits = recipe.get("bits", {})
+    if not fits(bits, {str: int}):
+        raise bundle.broken(folder, f"{bundle.QUANTIZATION}: bits maps layers to whole numbers")
+    return {name: bits.get(name, 8) for name in recipe["layers"]}
 
 
 def _misfit(folder: Path, model: nn.Module, what: str) -> BundleError:

@@ -11,7 +11,7 @@ from torch import nn
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import BITS, OF_LAYERS, PARTS
 from raycompress.compressors.create import closest
-from raycompress.compressors.layer_kinds import made_plain_by
+from raycompress.compressors.layer_kinds import made_plain_by, weight_names
 from raycompress.compressors.targets.selection import Target, choose
 from raycompress.compressors.targets.torch import layers_of
 from raycompress.errors import CompressionError, ExperimentError, Problem
@@ -82,6 +82,21 @@ def refuse_tied(model: nn.Module, layers: Collection[str], together: bool = Fals
             where="config_list",
             fix=f'leave it out: {{"op_names": ["{tied}"], "exclude": true}}; or use "ptq_static"',
         )
+
+
+def refuse_other_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
+    """Raise ExperimentError where layers that share a weight have different bits; `bits`: layer -> its bits."""
+    first: dict[int, str] = {}
+    for name, own in bits.items():
+        layer = model.get_submodule(name)
+        for weight in map(layer.get_parameter, weight_names(layer)):
+            other = first.setdefault(id(weight), name)
+            if bits[other] != own:
+                raise ExperimentError(
+                    f'"{other}" and "{name}" share a weight, of which one has {bits[other]} bits and the other {own}',
+                    where="config_list",
+                    fix=f'write "quant_bits": {own} for both, or use "ptq_static"',
+                )
 
 
 def refuse_computed(model: nn.Module, targets: Mapping[str, Target]) -> None:

@@ -1,11 +1,15 @@
-"""The compressor that stores the weights of linear layers and embeddings as int8, and computes in float, by torchao."""
+"""The compressor that stores weights of linear layers and embeddings as integers, and computes in float, by torchao.
+
+Weights of 4 bits are torchao's int8 ones whose numbers lie between -8 and 7, with a scale for each group of values: its
+own int4 does not run on every processor. A bundle has two of them in a byte.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -18,6 +22,7 @@ from raycompress.compressors.layer_kinds import output_dim, stacked_weights, wei
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
+from raycompress.compressors.quantization.int4.weights import as_int4, pack, unpack
 from raycompress.compressors.quantization.quantizer import (
     Quantized,
     Quantizer,
@@ -25,17 +30,24 @@ from raycompress.compressors.quantization.quantizer import (
     float_state,
     size_note,
 )
-from raycompress.compressors.quantization.targets import refuse_computed, refuse_tied, refuse_types
+from raycompress.compressors.quantization.targets import (
+    bits_by_layer,
+    refuse_computed,
+    refuse_other_bits,
+    refuse_tied,
+    refuse_types,
+)
 from raycompress.compressors.saving.fingerprint import fingerprint_of
 from raycompress.compressors.saving.witness import Fingerprint
 from raycompress.compressors.structure.decisions import difference_of_same_decisions
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.errors import CompressionError, MissingDependencyError
 from raycompress.extras import load_extra
+from raycompress.model.stored import group_of
 
 
 class WeightOnlyQuantizer(Quantizer):
-    """``int8_weight_only``: int8 weights with a scale for each output channel, or row of a table."""
+    """``int8_weight_only``: weights of 8 bits, a scale for each output or row of a table, or of 4 bits in groups."""
 
     _agrees = ""
 
@@ -52,18 +64,23 @@ class WeightOnlyQuantizer(Quantizer):
         self._plain.load_state_dict(float_state(self.model))
         refuse_computed(self.model, self._targets)
         refuse_tied(self.model, self._targets, together=True)
+        refuse_other_bits(self.model, self._bits)
         refuse_types(self.model, self._targets, (torch.float32, torch.float16, torch.bfloat16))
-        quantize(self.model, self._targets)
+        quantize(self.model, self._bits)
         self._compressed = True
         self._uncompiled.release()  # int8 weights are no hooks: what is compiled of them is theirs
         return session.eval_only(self.model)
 
+    @property
+    def _bits(self) -> dict[str, int]:
+        return bits_by_layer(self._targets)
+
     def _quantized(self, example: Example) -> Quantized:
         self._capture.stop()
         copied = clean_copy(self.model).cpu()
-        stored = parts(copied, self._targets)
+        stored = parts(copied, self._bits)
         plain = clean_copy(self._plain)
-        plain.load_state_dict(dequantized(copied, self._targets))
+        plain.load_state_dict(dequantized(copied, self._bits))
         difference = relative_difference(example.outputs(copied), example.outputs(plain.eval()))
         coarsest = max(torch.finfo(weight.dtype).eps for weight in self._plain.parameters())
         allowed = max(TOLERANCE, 2 * coarsest)
@@ -71,7 +88,7 @@ class WeightOnlyQuantizer(Quantizer):
             difference = min(difference, difference_of_same_decisions(copied, plain, example))
         if not difference <= allowed:
             raise CompressionError(
-                f"torchao computes something else than int8 weights times their scales: {difference:.2g} of the norm",
+                f"torchao computes something else than whole weights times their scales: {difference:.2g} of the norm",
                 where=type(self.model).__name__,
                 fix="leave out the layers that forward() uses in another way than by calling them",
             )
@@ -82,14 +99,14 @@ class WeightOnlyQuantizer(Quantizer):
             model=copied,
             state=float_state(plain),
             weights=stored,
-            recipe={"form": "weight_only", "layers": list(self._targets)},
+            recipe={"form": "weight_only", "layers": list(self._targets), "bits": self._bits},
             size_bytes=size,
             notes=(f"{size_note(before, size, 'weights.safetensors')}; {agrees}",),
             traceable=plain,
         )
 
     def _fingerprint(self) -> Fingerprint:
-        return fingerprint_of(parts(self.model, self._targets if self._compressed else ()))
+        return fingerprint_of(parts(self.model, self._bits if self._compressed else {}))
 
 
 _READERS = (
@@ -108,30 +125,52 @@ def load_library() -> None:
         _torchao()
 
 
-def quantize(model: nn.Module, layers: Collection[str]) -> None:
-    """Give the layers called `layers` torchao's int8 weights, in place; those that share a weight go on sharing it."""
+def quantize(model: nn.Module, layers: Mapping[str, int]) -> None:
+    """Give `layers` (layer -> bits, 8 or 4) torchao's integer weights, in place; shared weights go on being shared."""
+    _replace_weights(
+        model, layers, lambda _, layer, weight, bits: (_as_int8 if bits > 4 else _as_int4)(weight, _inputs(layer))
+    )
+
+
+def _replace_weights(
+    model: nn.Module, layers: Mapping[str, int], make: Callable[[str, nn.Module, Tensor, int], Any]
+) -> None:
+    """Put what `make` returns, for a weight's name in the state, its layer, it and its bits, in the weights' places."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torchao = _torchao()
-        _compute(torchao)
+        _compute(_torchao())
         modules = dict(model.named_modules())
         made: dict[int, nn.Parameter] = {}
         kept = []  # an id is that of one weight only while the weight lives
-        for name in layers:
+        for name, bits in layers.items():
             for key in weight_names(modules[name]):
                 weight = modules[name].get_parameter(key)
                 if id(weight) not in made:
-                    made[id(weight)] = _as_int8(modules[name], weight, torchao)
+                    new = make(f"{name}.{key}".lstrip("."), modules[name], weight.detach(), bits)
+                    made[id(weight)] = nn.Parameter(new, requires_grad=False)
                     kept.append(weight)
                 modules[name].register_parameter(key, made[id(weight)])
 
 
-def _as_int8(layer: nn.Module, weight: nn.Parameter, torchao: Any) -> nn.Parameter:
-    """Return an int8 weight, with a scale for each output, for the rows of a table for each row."""
-    dim = output_dim(layer)
-    inputs = 1 if isinstance(layer, nn.Embedding) else (3 if stacked_weights(layer) else 1) - dim
-    int8 = torchao.Int8Tensor.from_hp(weight.detach(), granularity=torchao.PerRow(inputs))
-    return nn.Parameter(int8, requires_grad=False)
+def _inputs(layer: nn.Module) -> int:
+    """Return the dimension of a layer's weight along which one output's values lie, of a table those of a row."""
+    return 1 if isinstance(layer, nn.Embedding) else (3 if stacked_weights(layer) else 1) - output_dim(layer)
+
+
+def _as_int8(weight: Tensor, axis: int) -> Any:
+    """Return a weight in 8 bits, with one scale for the values along `axis`."""
+    torchao = _torchao()
+    return torchao.Int8Tensor.from_hp(weight, granularity=torchao.PerRow(axis))
+
+
+def _as_int4(weight: Tensor, axis: int) -> Any:
+    """Return a weight in 4 bits, with a scale for each group of the values along `axis`."""
+    return _grouped(*as_int4(weight, axis), weight.dtype)
+
+
+def _grouped(numbers: Tensor, scales: Tensor, dtype: torch.dtype) -> Any:
+    sizes = [size // count for size, count in zip(numbers.shape, scales.shape, strict=True)]
+    return _torchao().Int8Tensor(numbers, scales, sizes, dtype)
 
 
 def _compute(torchao: Any) -> None:
@@ -154,7 +193,11 @@ def _looked_up(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, A
         dims = [dim for dim, index in enumerate(rest[0]) if index is not None]
     if any(weight.scale.shape[dim] != weight.shape[dim] for dim in dims) or _is_shifted(weight):
         return _in_float(func, types, (weight, *rest), kwargs)
-    return (func(weight.qdata, *rest).to(weight.dtype) * func(weight.scale, *rest)).to(weight.dtype)
+    whole, scale = func(weight.qdata, *rest), func(weight.scale, *rest)
+    for dim, (size, count) in enumerate(zip(whole.shape, scale.shape, strict=True)):
+        if count not in (1, size):  # a scale for each group along it
+            scale = scale.repeat_interleave(size // count, dim)
+    return (whole.to(weight.dtype) * scale).to(weight.dtype)
 
 
 def _multiplied(func: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -194,19 +237,30 @@ def _is_shifted(weight: Any) -> bool:
     return weight.zero_point is not None and bool(weight.zero_point.any())
 
 
-def parts(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
-    """Return the state with each quantized weight as its ordinary tensors: ``fc.weight.qdata``, ``.scale`` ..."""
+def parts(model: nn.Module, layers: Mapping[str, int]) -> dict[str, Tensor]:
+    """Return the state with each quantized weight as its ordinary tensors.
+
+    Of 8 bits they are ``fc.weight.qdata``, ``.scale`` and ``.zero_point``; of 4 ``fc.weight.packed``, uint8 with two of
+    the numbers in each, and ``.scale``, bfloat16.
+    """
     stored: dict[str, Tensor] = {}
     quantized = _names(model, layers)
+    four: dict[int, tuple[Tensor, Tensor]] = {}  # of a weight that layers share one
     for name, tensor in model.state_dict().items():
-        if name in quantized:
+        if quantized.get(name, 8) <= 4:
+            weight: Any = tensor
+            key = weight.qdata.data_ptr()
+            if key not in four:
+                four[key] = pack(weight.qdata), weight.scale.detach().to(torch.bfloat16)
+            stored[f"{name}.packed"], stored[f"{name}.scale"] = four[key]
+        elif name in quantized:
             stored.update({f"{name}.{part}": value.detach() for part, value in _inner(tensor).items()})
         else:
             stored[name] = tensor.detach()
     return stored
 
 
-def dequantized(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
+def dequantized(model: nn.Module, layers: Mapping[str, int]) -> dict[str, Tensor]:
     """Return the state of the plain class, in float."""
     quantized = _names(model, layers)
     return {
@@ -215,12 +269,16 @@ def dequantized(model: nn.Module, layers: Collection[str]) -> dict[str, Tensor]:
     }
 
 
-def restore(model: nn.Module, layers: Collection[str], stored: Mapping[str, Tensor]) -> None:
+def restore(model: nn.Module, layers: Mapping[str, int], stored: Mapping[str, Tensor]) -> None:
     """Give `model`, a fresh float one, the weights that `parts` returned; raises KeyError where they do not fit."""
-    quantize(model, layers)
+    four = {name: bits for name, bits in layers.items() if bits <= 4}
+    quantize(model, {name: bits for name, bits in layers.items() if bits > 4})
+    _replace_weights(model, four, lambda name, layer, weight, _: _restored(name, layer, weight, stored))
     quantized = _names(model, layers)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
+            if quantized.get(name, 8) <= 4:
+                continue
             if name in quantized:
                 for part, value in _inner(tensor).items():
                     value.copy_(_fitting(stored, f"{name}.{part}", value))
@@ -229,9 +287,24 @@ def restore(model: nn.Module, layers: Collection[str], stored: Mapping[str, Tens
     session.eval_only(model)
 
 
-def _names(model: nn.Module, layers: Collection[str]) -> set[str]:
-    """Return the names of the quantized weights in the model's state."""
-    return {f"{name}.{key}".lstrip(".") for name in layers for key in weight_names(model.get_submodule(name))}
+def _restored(name: str, layer: nn.Module, weight: Tensor, stored: Mapping[str, Tensor]) -> Any:
+    """Return the weight of 4 bits that is stored under a name, of the shape and on the device of a float one."""
+    numbers, scales = unpack(stored[f"{name}.packed"], weight.shape), stored[f"{name}.scale"].float()
+    axis = _inputs(layer)
+    expected = list(weight.shape)
+    expected[axis] //= group_of(expected[axis])
+    if list(scales.shape) != expected:
+        raise KeyError(f"{name}.scale of shape {tuple(expected)}")
+    return _grouped(numbers.to(weight.device), scales.to(weight.device), weight.dtype)
+
+
+def _names(model: nn.Module, layers: Mapping[str, int]) -> dict[str, int]:
+    """Return the names of the quantized weights in the model's state, and their bits."""
+    return {
+        f"{name}.{key}".lstrip("."): bits
+        for name, bits in layers.items()
+        for key in weight_names(model.get_submodule(name))
+    }
 
 
 def _fitting(stored: Mapping[str, Tensor], name: str, like: Tensor) -> Tensor:

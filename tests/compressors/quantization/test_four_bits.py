@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import raycompress as rc
@@ -201,3 +204,92 @@ def test_two_numbers_in_a_byte_come_back(count: int) -> None:
     numbers = np.random.default_rng(0).integers(0, 16, (3, count)).astype(np.uint8)
     assert packed(numbers).shape == (3, (count + 1) // 2)
     np.testing.assert_array_equal(unpacked(packed(numbers), count), numbers)
+
+
+class Pairs(nn.Module):
+    """An embedding, linear layers of widths that have blocks of 32 and that have not, and one of GPT-2's kind."""
+
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        from transformers.pytorch_utils import Conv1D
+
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.inner, self.other = nn.Embedding(50, 50), nn.Linear(50, 37), nn.Linear(37, 64)
+        self.turned, self.out = Conv1D(48, 64), nn.Linear(48, 50)
+        self.to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        answer: Tensor = self.out(self.turned(self.other(self.inner(self.table(x)).relu())).relu())
+        return answer
+
+
+BITS = {"table": 4, "inner": 4, "other": 8, "turned": 4, "out": 32}
+
+
+def weights_only(folder: Path, model: nn.Module, bits: dict[str, int]) -> tuple[dict[str, Tensor], Tensor]:
+    """Save with ``int8_weight_only``; returns what the bundle stores and the outputs of the compressed model."""
+    entries = [{"op_names": [name], "quant_bits": number} for name, number in bits.items()]
+    config = {"compressor": "int8_weight_only", "config_list": entries}
+    made = rc.create_compressor(model.eval(), config, dummy_input=TOKENS)
+    made.compress()
+    made.export_model("m.pth", folder_name=str(folder), bundle_path=str(folder / "bundle"))
+    with torch.no_grad():
+        return load_file(folder / "bundle" / bundle.WEIGHTS), made.model(TOKENS)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_bundle_has_half_a_byte_for_a_weight(tmp_path: Path, dtype: torch.dtype) -> None:
+    stored, answer = weights_only(tmp_path, Pairs(dtype), BITS)
+    rows = {"table": (50, 50), "inner": (37, 50), "other": (64, 37), "turned": (48, 64), "out": (50, 48)}
+    for name, (outputs, inputs) in rows.items():
+        own = [t.numel() * t.element_size() for key, t in stored.items() if key.startswith(f"{name}.weight")]
+        kind = "Embedding" if name == "table" else "Linear"
+        size = dtype.itemsize
+        assert sum(own) == stored_bytes("int8_weight_only", kind, outputs, inputs, BITS[name], float_bytes=size)
+    assert bundle.read(tmp_path / "bundle").after.size_bytes == sum(t.nbytes for t in stored.values())
+    with torch.no_grad():
+        assert torch.equal(rc.load(tmp_path / "bundle", Pairs(dtype))(TOKENS), answer)
+        exact = Pairs(dtype).eval()(TOKENS)
+    assert float((answer - exact).norm() / exact.norm()) < 0.2
+
+
+def test_weights_of_four_bits_are_the_numbers_times_their_scales(tmp_path: Path) -> None:
+    stored, answer = weights_only(tmp_path, Pairs(), {"table": 4, "inner": 4})
+    model = Pairs().eval()
+    for name in ("table", "inner"):
+        weight = getattr(model, name).weight
+        numbers = unpacked(stored[f"{name}.weight.packed"].numpy(), weight.numel()).astype(np.float32) - 8
+        scales = stored[f"{name}.weight.scale"]
+        assert scales.dtype == torch.bfloat16 and scales.shape == (len(weight), 2)
+        whole = torch.as_tensor(numbers).reshape(len(weight), 2, 25) * scales.float()[..., None]
+        with torch.no_grad():
+            weight.copy_(whole.flatten(1))
+    with torch.no_grad():
+        torch.testing.assert_close(answer, model(TOKENS))
+
+
+def test_a_shared_weight_of_four_bits_is_stored_once_and_stays_shared(tmp_path: Path) -> None:
+    stored, answer = weights_only(tmp_path, Words(is_tied=True), {"table": 4, "out": 4})
+    assert [name for name in stored if name.endswith("packed")] == ["table.weight.packed"]
+    loaded = rc.load(tmp_path / "bundle", Words(is_tied=True))
+    assert loaded.out.weight is loaded.table.weight
+    with torch.no_grad():
+        assert torch.equal(loaded(TOKENS), answer)
+
+
+def test_a_shared_weight_has_the_same_bits_everywhere(tmp_path: Path) -> None:
+    with pytest.raises(rc.errors.ExperimentError, match="share a weight, of which one has 4 bits and the other 8"):
+        weights_only(tmp_path, Words(is_tied=True), {"table": 4, "out": 8})
+
+
+def test_a_bundle_of_an_earlier_version_says_nothing_of_bits(tmp_path: Path) -> None:
+    _, answer = weights_only(tmp_path, Pairs(), {"inner": 8, "out": 8})
+    recipe, manifest = tmp_path / "bundle" / bundle.QUANTIZATION, tmp_path / "bundle" / bundle.MANIFEST
+    content, facts = json.loads(recipe.read_text()), json.loads(manifest.read_text())
+    assert content.pop("bits") == {"inner": 8, "out": 8}
+    recipe.write_text(json.dumps(content))
+    digest = hashlib.sha256(recipe.read_bytes()).hexdigest()
+    facts["files"][bundle.QUANTIZATION] = {"sha256": digest, "bytes": recipe.stat().st_size}
+    manifest.write_text(json.dumps(facts))
+    with torch.no_grad():
+        assert torch.equal(rc.load(tmp_path / "bundle", Pairs())(TOKENS), answer)

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import click
 
 from raycompress.catalog import COMPRESSORS, FRAMEWORKS, Argument, CompressorEntry, names
+from raycompress.catalog.quantizers import OF_LAYERS
 from raycompress.catalog.stages import is_for_stages, may_follow
 from raycompress.cli.options import print_text
 from raycompress.errors import Problem, UsageError
@@ -124,7 +125,8 @@ def keys_of(entry: CompressorEntry) -> str:
     """Return what an entry of the config_list may hold beside the choice of layers, in words."""
     needed = [need if isinstance(need, str) else " or ".join(need) for need in entry.needs]
     single = {key for need in entry.needs for key in ((need,) if isinstance(need, str) else need)}
-    further = [key for key in entry.keys if key not in single]
+    bits = f" ({', '.join(map(str, OF_LAYERS[entry.name]))})" if entry.name in OF_LAYERS else ""
+    further = [key + bits if key == "quant_bits" else key for key in entry.keys if key not in single]
     texts = [f"need {', '.join(needed)}" if needed else "", f"may have {', '.join(further)}" if further else ""]
     return "; ".join(filter(None, texts)) or "choose layers, nothing else"
 
