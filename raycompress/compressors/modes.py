@@ -16,7 +16,7 @@ from torch import nn
 
 from raycompress.bundle import bundle
 from raycompress.bundle.example import Example, device_of
-from raycompress.compressors.analysis.latency_table import latency_table
+from raycompress.compressors.analysis.fits.latency_table import latency_table
 from raycompress.compressors.base import Inspection, verify
 from raycompress.compressors.create import evaluator_of
 from raycompress.compressors.deploying.deploy import Deployment
@@ -134,6 +134,8 @@ class Inspector(Compressor):
             known = _with_costs(known, self.model, example)
         if known.costs is not None and self._trial.latency and example is not None:
             known = self._with_latency(known, known.costs, example)
+        if known.costs is not None and (stage := self._trial.analysis.get("file")) and example is not None:
+            known = self._with_file_bytes(known, known.costs, example, stage)
         if example is not None and (names := self._trial.analysis.get("dense")):
             known = replace(known, dense_ms=self._dense_ms(names, example))
         return known
@@ -147,7 +149,7 @@ class Inspector(Compressor):
 
     def _dense_ms(self, names: Sequence[str], example: Example) -> dict[str, float]:
         """Time the model in some of the targets; those that it cannot be deployed in the rehearsal refuses."""
-        from raycompress.compressors.analysis.latency_model import alone
+        from raycompress.compressors.analysis.fits.latency_model import alone
 
         found: dict[str, float] = {}
         for target in targets_of(self._trial):
@@ -159,6 +161,17 @@ class Inspector(Compressor):
                         deployed = deployment.deploy_unproved(self.model, "dense", keeps=True)
                         found[target.name] = alone(deployment, deployed)["latency_ms"]
         return found
+
+    def _with_file_bytes(
+        self, known: ModelInfo, costs: CostModel, example: Example, stage: Mapping[str, Any]
+    ) -> ModelInfo:
+        """Add what predicts the size of the file that the last stage makes."""
+        from raycompress.compressors.analysis.fits.file_bytes import file_bytes
+
+        try:
+            return replace(known, file_bytes=file_bytes(self.model, example, costs, stage, progress=self._progress))
+        except RaycompressError as error:  # what cannot be quantized at all the rehearsal refuses
+            return replace(known, file_bytes_unknown=error.problems[0].what)
 
     def _with_latency(self, known: ModelInfo, costs: CostModel, example: Example) -> ModelInfo:
         """Add what predicts the latency: in the deployment targets that are asked for, without any target in torch."""
@@ -182,7 +195,7 @@ class Inspector(Compressor):
     def _in_target(
         self, target: DeploymentTarget, costs: CostModel, example: Example, wanted: Mapping[str, Any]
     ) -> LatencyModel:
-        from raycompress.compressors.analysis.latency_model import latency_model
+        from raycompress.compressors.analysis.fits.latency_model import latency_model
 
         return latency_model(
             self.model,

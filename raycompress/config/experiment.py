@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from raycompress.catalog.stages import quantizes_trained
 from raycompress.config.compression import Compression as Compression
 from raycompress.config.compression import stages_from, written
 from raycompress.config.objective import Direction, Objective, is_measured
@@ -211,6 +212,12 @@ class Experiment(SearchOptions):
     def ends_quantized(self) -> bool:
         """Whether a later stage quantizes, so that bytes and times are not those of the sliced model."""
         return any(stage.type == "quantization" for stage in self.later)
+
+    @property
+    def predicts_file(self) -> bool:
+        """Whether the bytes of a file that a last stage makes are predicted: they count, and no target has its own."""
+        is_asked = "size_bytes" in self.objective.metrics
+        return bool(self.later) and is_asked and not self.targets and quantizes_trained(self.later[-1].entry)
 
     @property
     def compressors(self) -> str:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
+from raycompress.catalog.stages import quantizes_trained
 from raycompress.config.depth import blocks_of, built_depth, needs_blocks
 from raycompress.config.dimension import Dimension, grid
 from raycompress.config.experiment import Experiment
@@ -41,6 +42,7 @@ class SearchSpace:
 
     dimensions: tuple[Dimension, ...]
     _template: Config = field(repr=False)
+    _quantizes_trained: bool = False
 
     @classmethod
     def of(cls, experiment: Experiment, model: ModelInfo | None = None) -> SearchSpace:
@@ -72,7 +74,7 @@ class SearchSpace:
             **_depth(experiment.compression.depth, model, names),
             **({"stages": later} if later else {}),
         }
-        return cls(tuple(names.dimensions), template)
+        return cls(tuple(names.dimensions), template, quantizes_trained(experiment.stages[-1].entry))
 
     @staticmethod
     def needs_model(experiment: Experiment) -> bool:
@@ -129,15 +131,36 @@ class SearchSpace:
         slots = (*template.get("keep", {}).values(), template.get("number"))
         return tuple(slot.dimension for slot in slots if isinstance(slot, _Slot))
 
+    @property
+    def bits(self) -> tuple[Dimension, ...]:
+        """The dimensions that say how many bits a layer, or several, is quantized to once the model is trained."""
+        found: dict[str, Dimension] = {}
+        for stage in self._template.get("stages", ())[-1:] if self._quantizes_trained else ():
+            for entry in stage["config_list"]:
+                slot = entry.get("quant_bits")
+                if isinstance(slot, _Slot) and slot.dimension.choices is not None:
+                    found[slot.dimension.name] = slot.dimension
+        return tuple(found.values())
+
     def smallest(self) -> dict[str, Any]:
-        """Return the sample with the largest sparsities and the fewest blocks, and else the middle of every range."""
+        """Return the sample with the largest sparsities, the fewest bits and blocks, else the middle of every range."""
         ends = {one.name: one.nearest(1.0) for one in self.sparsities}
-        return {**self.centre(), **ends, **{one.name: False if one.choices else one.most for one in self.depths}}
+        ends |= {one.name: min(one.choices or ()) for one in self.bits}
+        ends |= {one.name: False if _is_block(one) else one.most for one in self.depths}
+        return {**self.centre(), **ends}
+
+    def largest(self) -> dict[str, Any]:
+        """Return the sample with the least sparsities, the most bits and all blocks, else the middle of every range."""
+        ends = {one.name: one.nearest(0.0) for one in self.sparsities}
+        ends |= {one.name: one.most for one in self.bits}
+        ends |= {one.name: True if _is_block(one) else one.nearest(0) for one in self.depths}
+        return {**self.centre(), **ends}
 
     @property
     def guided(self) -> tuple[Dimension, ...]:
-        """Those of them that ``guided`` measures and proposes: ranges, and no choices."""
-        return tuple(one for one in self.sparsities if one.kind == "float")
+        """Those that ``guided`` measures and proposes: ranges of sparsities, bits of a later stage, and blocks."""
+        depths = (one for one in self.depths if one.kind == "int" or _is_block(one))
+        return (*(one for one in self.sparsities if one.kind == "float"), *self.bits, *depths)
 
     def centre(self) -> dict[str, Any]:
         """Return the sample in the middle of every dimension."""
@@ -162,6 +185,11 @@ class SearchSpace:
         if experiment.proposer != "sequence":
             return experiment.n_samples or 1
         return self.grid_size if experiment.n_samples is None else min(self.grid_size, experiment.n_samples)
+
+
+def _is_block(dimension: Dimension) -> bool:
+    """Tell whether a dimension is about one residual block: whether it stays."""
+    return dimension.choices is not None and isinstance(dimension.choices[0], bool)
 
 
 def _depth(depth: Mapping[str, Any] | None, model: ModelInfo | None, names: _Names) -> Config:

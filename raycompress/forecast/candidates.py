@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raycompress.config.dimension import Dimension
-from raycompress.forecast.prior import Alike, Goal, Project, Sample, Scored, anywhere, by_values, high, low
+from raycompress.forecast.amounts import changed, kept
+from raycompress.forecast.prior import Alike, Goal, Project, Sample, Scored, anywhere, by_values
 
 _PARENTS = 5
 """The best samples so far, from which others are made."""
@@ -27,12 +28,12 @@ class Surrogate:
     Bayesian linear regression on the logarithms of the kept shares, their squares and their products in pairs
     (MacKay, Bayesian Interpolation, 1992): what two groups lose together is not the sum of what each loses alone, and
     the prior on the weights lets only those pairs count that the scores speak for. Samples are made by changing what is
-    kept of two or four groups of one of the best (as in EvoPress, Sieberling et al., 2025), and at random.
+    kept in two or four dimensions of one of the best (as in EvoPress, Sieberling et al., 2025), and at random.
 
     Parameters
     ----------
     dimensions
-        One sparsity for each group.
+        Sparsities, bits and blocks.
     goal
         Which scores are better.
     project
@@ -85,9 +86,8 @@ class Surrogate:
         number = min(len(self._dimensions), 2 * int(self._random.integers(1, 3)))
         found = dict(sample)
         for place in self._random.choice(len(self._dimensions), size=number, replace=False):
-            dimension = self._dimensions[int(place)]
-            kept = (1 - float(found[dimension.name])) * float(np.exp(self._random.normal(0, _SPREAD)))
-            found[dimension.name] = dimension.plain(min(max(1 - kept, low(dimension)), high(dimension)))
+            one = self._dimensions[int(place)]
+            found[one.name] = changed(one, found[one.name], self._random, _SPREAD)
         return found
 
     def _expected(
@@ -102,10 +102,9 @@ class Surrogate:
         return np.asarray(found + _OPTIMISM * deviation)
 
     def _features(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
-        names = [dimension.name for dimension in self._dimensions]
-        kept = np.log([[max(1 - float(sample[name]), 1e-3) for name in names] for sample in samples])
-        pairs = itertools.combinations_with_replacement(range(len(names)), 2)
-        return np.column_stack([kept, *(kept[:, one] * kept[:, other] for one, other in pairs)])
+        left = np.log([[kept(one, sample[one.name]) for one in self._dimensions] for sample in samples])
+        pairs = itertools.combinations_with_replacement(range(len(self._dimensions)), 2)
+        return np.column_stack([left, *(left[:, one] * left[:, other] for one, other in pairs)])
 
 
 def score_cheaply(

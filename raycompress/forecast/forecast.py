@@ -30,20 +30,22 @@ class Forecast:
         The layers of the user's model, and what its groups of channels cost.
     compressor
         The catalogue's entry, with the experiment's arguments.
-    is_quantized
-        Whether a later stage quantizes what is left: its bytes and its latency are not known then.
+    quantizer
+        The entry of a last stage that quantizes what is left: its latency is not known then, and its bytes are where
+        `ModelInfo.file_bytes` predicts them.
     """
 
     model: ModelInfo
     costs: CostModel
     compressor: CompressorEntry
-    is_quantized: bool = False
+    quantizer: CompressorEntry | None = None
     _known: dict[Any, list[list[str]]] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, experiment: Experiment, model: ModelInfo, costs: CostModel) -> Forecast:
         """Return the forecast for the proposals of an experiment."""
-        return cls(model, costs, experiment.compression.entry, experiment.ends_quantized)
+        quantizer = experiment.stages[-1].entry if experiment.ends_quantized else None
+        return cls(model, costs, experiment.compression.entry, quantizer)
 
     def sizes(self, config: Config) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of the model that `config` asks for.
@@ -58,12 +60,40 @@ class Forecast:
             ``config_list`` and ``arguments``, concrete; see `SearchSpace.build`.
         """
         removed, dropped = self.removed(config), _dropped(config)
-        return self._deployed(self.costs.sizes(removed, dropped), removed, dropped)
+        sizes = self.costs.sizes(removed, dropped)
+        if self.quantizer is not None:
+            return self._quantized(sizes, removed, dropped, config)
+        return self._deployed(sizes, removed, dropped)
 
     @property
     def dense(self) -> dict[str, float]:
-        """The sizes of the dense model."""
-        return self._deployed(self.costs.dense, [0] * len(self.costs.groups), ())
+        """The sizes of the dense model, in float."""
+        if self.quantizer is None:
+            return self._deployed(self.costs.dense, [0] * len(self.costs.groups), ())
+        known = self.costs.dense
+        return known if self.model.file_bytes is not None else _without_bytes(known)
+
+    def bits(self, config: Config) -> dict[str, int]:
+        """Return the bits of each layer that the last stage quantizes, or leaves float."""
+        if self.quantizer is None:
+            return {}
+        config_list = config["stages"][-1]["config_list"]
+        return {
+            name: int(entry.get("quant_bits", 8))
+            for entry, layers in zip(config_list, self._ruled(config_list, self.quantizer), strict=True)
+            if not entry.get("exclude", False)
+            for name in layers
+        }
+
+    def _quantized(
+        self, sizes: dict[str, float], removed: Sequence[int], dropped: Sequence[str], config: Config
+    ) -> dict[str, float]:
+        """Put the bytes of the quantized file in the place of the weights', where they are predicted."""
+        known = self.model.file_bytes
+        if known is None:
+            return _without_bytes(sizes)
+        widths = {layer.name: layer.at(removed) for layer in self.costs.widths}
+        return {**sizes, "size_bytes": known.predict(sizes["size_bytes"], widths, self.bits(config), dropped)}
 
     def kept_blocks(self, config: Config) -> list[bool]:
         """Return of each residual block of `costs` whether it stays."""
@@ -72,8 +102,6 @@ class Forecast:
 
     def _deployed(self, sizes: dict[str, float], removed: Sequence[int], dropped: Sequence[str]) -> dict[str, float]:
         """Add the latencies that are known, and put the bytes of the deployed file in the place of the weights'."""
-        if self.is_quantized:
-            return {metric: size for metric, size in sizes.items() if metric != "size_bytes"}
         first, widths = self.model.latency, {layer.name: layer.at(removed) for layer in self.costs.widths}
         if dropped:
             widths |= {layer.name: (0, 0) for layer in self.model.layers if is_inside(layer.name, dropped)}
@@ -100,18 +128,19 @@ class Forecast:
     def sparsities(self, config_list: Sequence[Config]) -> dict[str, float]:
         """Return the sparsity of each layer; layers that no entry names are left out."""
         asked = {}
-        for entry, layers in zip(config_list, self._ruled(config_list), strict=True):
+        for entry, layers in zip(config_list, self._ruled(config_list, self.compressor), strict=True):
             if not entry.get("exclude", False):
                 sparsity = float(entry.get("sparsity", entry.get("final_sparsity", 0.0)))
                 asked.update(dict.fromkeys(layers, sparsity))
         return asked
 
-    def _ruled(self, config_list: Sequence[Config]) -> list[list[str]]:
+    def _ruled(self, config_list: Sequence[Config], compressor: CompressorEntry) -> list[list[str]]:
         """Return the layers that each entry rules; cached, since all samples of a search name the same layers."""
-        key = tuple((tuple(one.get("op_names", ())), tuple(one.get("op_types", ()))) for one in config_list)
+        named = tuple((tuple(one.get("op_names", ())), tuple(one.get("op_types", ()))) for one in config_list)
+        key = compressor.name, named
         if key not in self._known:
             self._known[key] = [
-                [layer.name for layer in ruled(config_list, index, self.model, self.compressor)]
+                [layer.name for layer in ruled(config_list, index, self.model, compressor)]
                 for index in range(len(config_list))
             ]
         return self._known[key]
@@ -149,6 +178,10 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
                 f'themselves, so that only those go which all of them choose; use "dependency_aware": true{instead}'
             )
     return ""
+
+
+def _without_bytes(sizes: Mapping[str, float]) -> dict[str, float]:
+    return {metric: size for metric, size in sizes.items() if metric != "size_bytes"}
 
 
 def _dropped(config: Config) -> Sequence[str]:

@@ -15,6 +15,8 @@ from typing import Any, Literal
 import numpy as np
 
 from raycompress.config.dimension import Dimension
+from raycompress.forecast.amounts import anyone, high, is_sparsity, kept, low, options, whole
+from raycompress.forecast.solver import solve
 
 Sample = dict[str, Any]
 Goal = Literal["max", "min"]
@@ -22,8 +24,8 @@ Project = Callable[[Sample], Sample]
 """Puts a sample onto the budget."""
 Alike = Callable[[Sample], Hashable]
 """Equal for samples that come to the same model."""
-Curves = Mapping[str, Sequence[tuple[float, float]]]
-"""Name of a dimension -> (sparsity, what is measured with that alone pruned), in any order."""
+Curves = Mapping[str, Sequence[tuple[Any, float]]]
+"""Name of a dimension -> (value, what is measured with that alone pruned or quantized), in any order."""
 Cost = Callable[[Sample], float]
 """The budgeted cost of a sample, as a share of the dense model's."""
 
@@ -74,19 +76,35 @@ class Prior:
 
 
 class Losses:
-    """The loss of the metric by each dimension alone, interpolated; it does not decrease with the sparsity."""
+    """The loss of the metric by each dimension alone; it does not fall where less is left.
 
-    def __init__(self, prior: Prior, goal: Goal) -> None:
+    Parameters
+    ----------
+    dimensions
+        Those of which a curve is about bits or blocks; the others are sparsities, whose loss is interpolated.
+    """
+
+    def __init__(self, prior: Prior, goal: Goal, dimensions: Sequence[Dimension] = ()) -> None:
         sign = 1.0 if goal == "max" else -1.0
+        kinds = {one.name: one for one in dimensions}
         self._curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        self._tables: dict[str, dict[Any, float]] = {}
         for name, curve in prior.curves.items():
-            known = [(share, sign * (prior.dense - metric)) for share, metric in sorted(curve) if np.isfinite(metric)]
-            shares, losses = zip((0.0, 0.0), *known, strict=True)
-            self._curves[name] = np.array(shares), np.maximum.accumulate(losses)
+            lost = [(value, sign * (prior.dense - metric)) for value, metric in curve if np.isfinite(metric)]
+            dimension = kinds.get(name)
+            if dimension is None or is_sparsity(dimension):
+                shares, losses = zip((0.0, 0.0), *sorted(lost), strict=True)
+                self._curves[name] = np.array(shares), np.maximum.accumulate(losses)
+            else:
+                lost.sort(key=lambda one, of=dimension: -kept(of, one[0]))  # type: ignore[misc]
+                worst = np.maximum.accumulate([0.0, *(loss for _, loss in lost)])[1:]
+                self._tables[name] = {value: float(loss) for (value, _), loss in zip(lost, worst, strict=True)}
 
-    def of(self, name: str, sparsity: float) -> float:
-        """Return the loss of one dimension; nothing for one without a curve."""
-        return float(np.interp(sparsity, *self._curves[name])) if name in self._curves else 0.0
+    def of(self, name: str, value: Any) -> float:
+        """Return the loss of one dimension; nothing for one without a curve, or a value without a point of it."""
+        if name in self._tables:
+            return self._tables[name].get(value, 0.0)
+        return float(np.interp(value, *self._curves[name])) if name in self._curves else 0.0
 
     def __call__(self, sample: Sample) -> float:
         """Return the sum over the dimensions of a sample."""
@@ -101,38 +119,57 @@ def first_guesses(
     project: Project,
     goal: Goal,
     errors: Curves | None = None,
+    fits: Callable[[Sample], bool] | None = None,
 ) -> list[Sample]:
     """Return the first candidates: greedy ones by the sensitivities, the uniform one, and ones between them.
 
+    Where bits or blocks are among the dimensions, the first is the sample of least loss by the sum of the
+    sensitivities, as an exact solver finds it; see `solve`.
+
     Parameters
     ----------
+    fits
+        Whether the budgets allow a sample; without it those that cost as much as the uniform one are allowed.
     errors
         What of the model's outputs changes with each dimension alone pruned, where that is known: one more greedy
         candidate, which goes by outputs where the sensitivities go by the metric.
     """
     uniform = project(middle(dimensions))
     budget = cost(uniform)
-    losses = Losses(prior, goal)
+    losses = Losses(prior, goal, dimensions)
     greedy = [project(_greedy(dimensions, losses, cost, budget, power)) for power in _POWERS]
-    if errors:
-        greedy.append(project(_greedy(dimensions, Losses(Prior(0.0, errors), "min"), cost, budget, 1.0)))
-    between = [project(_between(uniform, point)) for point in greedy]
+    rest: Sample = {}
+    if not all(map(is_sparsity, dimensions)):
+        allowed = fits or (lambda sample: cost(sample) <= budget * (1 + 1e-9))
+        solved = solve(dimensions, losses.of, allowed, [one for one in (*greedy, uniform) if allowed(one)])
+        greedy.insert(0, solved.sample)
+        rest = {one.name: solved.sample[one.name] for one in dimensions if not is_sparsity(one)}
+    if errors:  # of the channels that go: bits and blocks are the solver's
+        sparsities = [one for one in dimensions if is_sparsity(one)]
+        by_error = Losses(Prior(0.0, errors), "min")
+        found = _greedy(sparsities, by_error, lambda sample: cost({**sample, **rest}), budget, 1.0)
+        greedy.append(project({**{one.name: None for one in dimensions}, **found, **rest}))
+    between = [project(_between(dimensions, uniform, point)) for point in greedy]
     return _distinct([*greedy, *between, uniform])
 
 
 def middle(dimensions: Sequence[Dimension]) -> Sample:
-    """Return the same share of every dimension, not on the budget yet."""
-    share = float(np.mean([(low(dimension) + high(dimension)) / 2 for dimension in dimensions]))
-    return {
-        dimension.name: dimension.plain(min(max(share, low(dimension)), high(dimension))) for dimension in dimensions
-    }
+    """Return the same sparsity of every dimension, the middle one of several bits, and all blocks; not projected."""
+    sparsities = [one for one in dimensions if is_sparsity(one)]
+    share = float(np.mean([(low(one) + high(one)) / 2 for one in sparsities])) if sparsities else 0.0
+    return {one.name: _middle(one, share) for one in dimensions}
+
+
+def _middle(dimension: Dimension, share: float) -> Any:
+    if is_sparsity(dimension):
+        return dimension.plain(min(max(share, low(dimension)), high(dimension)))
+    known = options(dimension)
+    return known[0] if dimension.choices is None or isinstance(known[0], bool) else known[len(known) // 2]
 
 
 def anywhere(dimensions: Sequence[Dimension], random: np.random.Generator) -> Sample:
     """Return a random sample, not on the budget yet."""
-    return {
-        dimension.name: dimension.plain(random.uniform(low(dimension), high(dimension))) for dimension in dimensions
-    }
+    return {dimension.name: anyone(dimension, random) for dimension in dimensions}
 
 
 def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget: float, power: float) -> Sample:
@@ -143,12 +180,22 @@ def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget:
     Greedy Algorithms for Maximizing Submodular Set Functions, 1978).
     """
 
-    def loss(name: str, sparsity: float) -> float:
-        return float(max(losses.of(name, sparsity), 0.0) ** power) + 1e-4 * sparsity
+    def loss(dimension: Dimension, value: Any) -> float:
+        less = float(value) if is_sparsity(dimension) else 1 - kept(dimension, value)
+        return float(max(losses.of(dimension.name, value), 0.0) ** power) + 1e-4 * less
 
-    def best_step(dimension: Dimension) -> tuple[float, float] | None:
-        """Return (loss for what is saved, sparsity) of the best step; None where none saves anything."""
-        name, now, most = dimension.name, float(sample[dimension.name]), high(dimension)
+    def best_step(dimension: Dimension) -> tuple[float, Any] | None:
+        """Return (loss for what is saved, value) of the best step; None where none saves anything."""
+        name = dimension.name
+        if not is_sparsity(dimension):
+            known = options(dimension)
+            found = [
+                ((loss(dimension, then) - loss(dimension, sample[name])) / saved, place, then)
+                for place, then in enumerate(known)
+                if place > known.index(sample[name]) and (saved := left - cost({**sample, name: then})) > 0
+            ]
+            return min(found)[::2] if found else None
+        now, most = float(sample[name]), high(dimension)
         steps: list[tuple[float, float]] = []
         stride, then = 1, now
         # further than `_FARTHEST` only where no step saves anything yet: one of four heads is a quarter of them
@@ -156,11 +203,11 @@ def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget:
             then = min(now + stride * _STEP, most)
             saved = left - cost({**sample, name: then})
             if saved > 0:
-                steps.append(((loss(name, then) - loss(name, now)) / saved, then))
+                steps.append(((loss(dimension, then) - loss(dimension, now)) / saved, then))
             stride *= 2
         return min(steps, default=None)
 
-    sample = {dimension.name: low(dimension) for dimension in dimensions}
+    sample = {dimension.name: whole(dimension) for dimension in dimensions}
     left = cost(sample)
     queue = [(-math.inf, place) for place in range(len(dimensions))]
     while left > budget and queue:
@@ -177,25 +224,16 @@ def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget:
     return sample
 
 
-def _between(one: Sample, other: Sample) -> Sample:
-    """Return the sample whose kept shares are the geometric means of the two."""
-    return {name: 1 - ((1 - value) * (1 - other[name])) ** 0.5 for name, value in one.items()}
+def _between(dimensions: Sequence[Dimension], first: Sample, second: Sample) -> Sample:
+    """Return the sample whose kept shares are the geometric means of the two; bits and blocks are the second's."""
+    return {
+        one.name: 1 - ((1 - first[one.name]) * (1 - second[one.name])) ** 0.5 if is_sparsity(one) else second[one.name]
+        for one in dimensions
+    }
 
 
 def _distinct(samples: Sequence[Sample]) -> list[Sample]:
     return list({tuple(sample.values()): sample for sample in samples}.values())
-
-
-def low(dimension: Dimension) -> float:
-    """Return the least sparsity of a dimension."""
-    assert dimension.low is not None
-    return float(dimension.low)
-
-
-def high(dimension: Dimension) -> float:
-    """Return the largest sparsity of a dimension."""
-    assert dimension.high is not None
-    return float(dimension.high)
 
 
 def by_values(sample: Sample) -> Hashable:

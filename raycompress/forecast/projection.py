@@ -71,8 +71,26 @@ class Projection:
         """Return the sample that a budget allows and that keeps the proportions of `sample`.
 
         What stays of each layer is scaled by one factor, within its range: the largest that fits. What fits as it is
-        stays so, unless `fills`. Dimensions that are no sparsity are left alone.
+        stays so, unless `fills`. Where that is not enough, bits are lowered, those first that save most. Other
+        dimensions are left alone.
         """
+        found = self._scaled_to_fit(sample)
+        lowered = dict(sample)
+        while not self.fits(found) and (cheaper := self._with_fewer_bits(lowered)) is not None:
+            lowered = cheaper
+            found = self._scaled_to_fit(lowered)
+        return found
+
+    def _with_fewer_bits(self, sample: Sample) -> dict[str, Any] | None:
+        """Return the sample with fewer bits in the one place where that saves most; None where none has fewer."""
+        steps = [
+            {**sample, one.name: max(fewer)}
+            for one in self.space.bits
+            if one.name in sample and (fewer := [bits for bits in one.choices or () if bits < sample[one.name]])
+        ]
+        return min(steps, key=self.fullness, default=None)
+
+    def _scaled_to_fit(self, sample: Sample) -> dict[str, Any]:
         scaled = [dimension for dimension in self.space.sparsities if dimension.name in sample]
         fitting = self.fits(sample)
         if not self.ceilings or not scaled or (fitting and not self.fills):
@@ -90,12 +108,13 @@ class Projection:
         return self.share(sample, self.ceilings[0].metric if self.ceilings else "flops")
 
     def cuts(self, sample: Sample) -> tuple[int, ...]:
-        """Return how many channels, or heads, `sample` removes from each group, and whether it keeps each block.
+        """Return how many channels, or heads, `sample` removes of each group, which blocks it keeps, and each bits.
 
         They are equal for samples of the same model.
         """
         config = self.space.build(sample)
-        return (*self.forecast.removed(config), *map(int, self.forecast.kept_blocks(config)))
+        kept = map(int, self.forecast.kept_blocks(config))
+        return (*self.forecast.removed(config), *kept, *self.forecast.bits(config).values())
 
     def share(self, sample: Sample, metric: str) -> float:
         """Return one size of `sample` as a share of the dense model's."""
@@ -111,9 +130,7 @@ class Projection:
 
     def span(self, metric: str) -> tuple[float, float]:
         """Return the smallest and the largest share of the dense model's `metric` that samples can have."""
-        least = {one.name: one.nearest(0.0) for one in self.space.sparsities}
-        smallest, largest = self.space.smallest(), {**self.space.centre(), **least}
-        return self.share(smallest, metric), self.share(self.project(largest), metric)
+        return self.share(self.space.smallest(), metric), self.share(self.project(self.space.largest()), metric)
 
 
 def has_one_size(experiment: Experiment, projection: Projection) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from raycompress.catalog import EXPERTS
 from raycompress.model.costs import CostModel
+from raycompress.model.file_bytes import FileBytes
 from raycompress.model.latency_model import LatencyModel, LatencyPredictor, latency_predictor
 
 UNUSED = "it takes no part in the forward pass"
@@ -109,6 +110,11 @@ class ModelInfo:
         Deployment target -> milliseconds of a pass of this model there, where its latency counts and is not predicted.
     latency_unknown
         Why it cannot be predicted; empty where it can, or was not asked for.
+    file_bytes
+        What predicts the size of the file that a last stage makes, which quantizes; None where there is none, or
+        nobody asked.
+    file_bytes_unknown
+        Why it cannot be predicted; empty where it can, or was not asked for.
     weights
         Tells one state of the weights from another, where that was asked for.
     has_evaluator
@@ -132,6 +138,8 @@ class ModelInfo:
     latency_in: Mapping[str, LatencyPredictor] = field(default_factory=dict)
     dense_ms: Mapping[str, float] = field(default_factory=dict)
     blocks: tuple[BlockInfo, ...] = ()
+    file_bytes: FileBytes | None = None
+    file_bytes_unknown: str = ""
 
     @property
     def latency_models(self) -> list[LatencyModel]:
@@ -149,7 +157,8 @@ class ModelInfo:
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
         parts = {
-            name: None if (part := getattr(self, name)) is None else part.to_json() for name in ("costs", "latency")
+            name: None if (part := getattr(self, name)) is None else part.to_json()
+            for name in ("costs", "latency", "file_bytes")
         }
         there = {name: one.to_json() for name, one in self.latency_in.items()}
         return {**asdict(self), **parts, "latency_in": there}
@@ -181,4 +190,6 @@ class ModelInfo:
             latency_in={name: latency_predictor(one) for name, one in data.get("latency_in", {}).items()},
             dense_ms=dict(data.get("dense_ms", {})),
             blocks=tuple(BlockInfo(**block) for block in data.get("blocks", ())),
+            file_bytes=None if data.get("file_bytes") is None else FileBytes.from_json(data["file_bytes"]),
+            file_bytes_unknown=data.get("file_bytes_unknown", ""),
         )

@@ -1,6 +1,6 @@
 """The latency of a pruned model in an inference runtime, predicted from whole networks that were timed in it.
 
-Fitted by `raycompress.model.latency_fit` to what `raycompress.compressors.analysis.latency_model` has timed on the
+Fitted by `raycompress.model.latency_fit` to what `raycompress.compressors.analysis.fits.latency_model` has timed on the
 machine that counts; nothing is trained or run here.
 """
 

@@ -1,6 +1,7 @@
 """The latency of a pruned model, predicted from a table of its layers' times at several widths.
 
-Measured by `raycompress.compressors.analysis.latency_table` on the machine that counts; nothing is trained or run here.
+Measured by `raycompress.compressors.analysis.fits.latency_table` on the machine that counts; nothing is trained or run
+here.
 """
 
 from __future__ import annotations

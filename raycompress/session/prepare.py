@@ -244,6 +244,8 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
         analysis["deployed"] = {"targets": names, "budget_s": budget_s(experiment), "known": known}
     if timed := timed_in(experiment):
         analysis["dense"] = timed
+    if experiment.predicts_file:
+        analysis["file"] = _last_stage(experiment)
     if (depth := experiment.compression.depth) is not None:
         analysis["blocks"] = "ordered" if "drop" in depth else "named"
     if rehearse:
@@ -259,6 +261,14 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
     if names and timeout_s is not None:
         return {"analysis": analysis, "timeout_s": timeout_s + _LONGEST_S * len(names)}
     return {"analysis": analysis} if analysis else {}
+
+
+def _last_stage(experiment: Experiment) -> dict[str, Any]:
+    """Return the stage that quantizes, with the ranges of its entries, and its arguments in the middle of theirs."""
+    space = SearchSpace.of(unexpanded(experiment))
+    arguments = space.build(space.centre())["stages"][-1]["arguments"]
+    last = experiment.later[-1]
+    return {"compressor": last.compressor, "config_list": [*map(dict, last.config_list)], "arguments": arguments}
 
 
 def refusal(experiment: Experiment, message: Message) -> RaycompressError:

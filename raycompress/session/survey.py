@@ -72,7 +72,7 @@ CANDIDATES = 48
 """Whole samples that are scored before the first trial, at most."""
 FEWEST, EACH = 12, 3
 """How many of them at least, and for each trial: measuring is to cost less than what it is measured for."""
-_VERSION = 5
+_VERSION = 6
 _OPPOSITE = (
     "the more of a layer goes, the better the script's evaluator finds the model: by the objectives its number is to "
     "be {}, and it seems to be another metric; let evaluator= return the one that the script reports first"
@@ -98,7 +98,7 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
         folder.write(folder.prior, json.dumps(known.to_json()) + "\n")
         return known
     wanted = _wanted(experiment, model)
-    names = [dimension.name for dimension in ready.space.sparsities]
+    names = list(dict.fromkeys(one.name for one in (*ready.space.sparsities, *ready.space.guided)))
     parts = [names[place::n_slots] for place in range(min(n_slots, len(names)))]
     asked = [{**wanted, "curves": part, "prior": None} for part in parts]
     view.phase("measuring what each layer bears")

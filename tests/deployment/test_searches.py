@@ -14,7 +14,7 @@ import torch
 
 from raycompress.bundle import bundle
 from raycompress.bundle.manifest import DEPLOYED
-from raycompress.compressors.analysis.latency_model import FEWEST
+from raycompress.compressors.analysis.fits.latency_model import FEWEST
 from raycompress.compressors.deploying.forms import arrays_of
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.states import TrialState

@@ -20,6 +20,7 @@ from raycompress.catalog.entry import COMPENSATE
 from raycompress.compressors.analysis.analyser import Analyser
 from raycompress.compressors.analysis.imitation import STEPS, Imitation
 from raycompress.compressors.analysis.inputs import inputs_of, watched
+from raycompress.compressors.analysis.rounded import Rounding
 from raycompress.compressors.analysis.sensitivity import number
 from raycompress.compressors.compensation.compensate import compensate
 from raycompress.compressors.compensation.in_pruner import WORK, affordable, is_quick
@@ -33,12 +34,14 @@ from raycompress.compressors.structure.cut import Cut
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.groups import channel_groups
 from raycompress.compressors.structure.slicing import Slicing
+from raycompress.config.dimension import Dimension
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
+from raycompress.forecast.amounts import high, is_sparsity, options
 from raycompress.forecast.candidates import score_cheaply
 from raycompress.forecast.forecast import Config, Forecast
-from raycompress.forecast.prior import Curves, Prior, Scored, first_guesses, high
+from raycompress.forecast.prior import Curves, Prior, Scored, first_guesses
 from raycompress.forecast.projection import Projection
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
@@ -89,7 +92,9 @@ class Surveyor(Analyser):
         trimmer = _Trimmer(
             graph, dict(zip([group.root for group in groups], order, strict=True)), forecast, inputs, blocks
         )
-        scorer = _Scorer(evaluate, Imitation(model, batches), trimmer, space, worst)
+        quantizer = forecast.quantizer
+        ranges = batches if quantizer is not None and quantizer.name == "ptq_static" else ()
+        scorer = _Scorer(evaluate, Imitation(model, batches), trimmer, space, worst, Rounding(ranges))
         prior = Prior(dense, _curves(space, wanted["curves"], scorer, self._progress))
         if wanted["prior"] is not None:
             errors = None if ranked is None else _error_curves(ranked, graph, space, forecast)
@@ -120,7 +125,12 @@ class Surveyor(Analyser):
             def cost(sample: dict[str, Any], level: Projection = level) -> float:
                 return level.ratio({**whole, **sample})
 
-            first = first_guesses(guided, prior, cost=cost, project=project, goal=wanted["goal"], errors=errors)
+            def fits(sample: dict[str, Any], level: Projection = level) -> bool:
+                return level.fits({**whole, **sample})
+
+            first = first_guesses(
+                guided, prior, cost=cost, project=project, goal=wanted["goal"], errors=errors, fits=fits
+            )
             if not place:  # by the same model in every process that scores a part of them
                 scorer.choose_rate({**whole, **first[-1]})
             found += score_cheaply(
@@ -191,6 +201,10 @@ class _Trimmer:
         slicing.apply(model)
         return self._without_blocks(model.eval(), config)
 
+    def bits(self, config: Config) -> Mapping[str, int]:
+        """Return the bits of the layers that are quantized in the end."""
+        return self._forecast.bits(config)
+
     def _without_blocks(self, model: nn.Module, config: Config) -> nn.Module:
         """Drop the residual blocks that a config asks for, in place."""
         if dropped := config.get("depth", {}).get("drop"):
@@ -252,9 +266,9 @@ def _error_curves(ranked: _Ranking, graph: ChannelGraph, space: SearchSpace, for
     orders = ranked.orders(across=True)
     added = [orders.errors(Cut(graph), graph.model, target) for target in ranked.targets]
     errors = [list(itertools.accumulate(sorted(one.values()), initial=0.0)) for one in added]
-    none = {**space.centre(), **{one.name: one.nearest(0.0) for one in space.sparsities}}
+    none = space.largest()
     curves = {}
-    for dimension in space.guided:
+    for dimension in filter(is_sparsity, space.guided):
         shares = [dimension.nearest(high(dimension) * (place + 1) / _POINTS) for place in range(_POINTS)]
         removed = [forecast.removed(space.build({**none, dimension.name: share})) for share in shares]
         curves[dimension.name] = [
@@ -274,9 +288,10 @@ class _Scorer:
         trimmer: _Trimmer,
         space: SearchSpace,
         worst: float,
+        rounding: Rounding,
     ) -> None:
         self._evaluate, self._imitation, self._trimmer, self._space = evaluate, imitation, trimmer, space
-        self._worst = worst
+        self._worst, self._rounding = worst, rounding
 
     def choose_rate(self, sample: Mapping[str, Any]) -> None:
         """Choose the learning rate of the training by the model that `sample` asks for."""
@@ -287,27 +302,37 @@ class _Scorer:
 
         Without steps it is as pruned, with BatchNorm's statistics new: refitted curves give no better first guesses.
         """
-        small = self._trimmer.small(self._space.build(sample), refits=steps > 0)
+        config = self._space.build(sample)
+        small = self._trimmer.small(config, refits=steps > 0)
         self._imitation(small, steps)
-        found = number(self._evaluate(small))
+        with self._rounding(small, self._trimmer.bits(config)):
+            found = number(self._evaluate(small))
         return found if math.isfinite(found) else self._worst
 
 
 def _curves(
     space: SearchSpace, names: Sequence[str], scorer: _Scorer, progress: Callable[[int, int, str], None]
-) -> dict[str, list[tuple[float, float]]]:
-    """Return the metric with each dimension alone at some sparsities, and nothing else pruned."""
-    whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
-    whole |= {dimension.name: 0.0 for dimension in space.sparsities}
-    chosen = [dimension for dimension in space.sparsities if dimension.name in names]
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for place, dimension in enumerate(chosen):
-        curves[dimension.name] = []
-        for step, share in enumerate(SHARES):
-            progress(place * len(SHARES) + step, len(chosen) * len(SHARES), dimension.name)
-            sparsity = share * float(dimension.nearest(1.0))
-            curves[dimension.name].append((sparsity, scorer({**whole, dimension.name: sparsity}, 0)))
+) -> dict[str, list[tuple[Any, float]]]:
+    """Return the metric with each dimension alone at some values, and nothing else pruned or quantized.
+
+    Of a sparsity these are some shares of its largest value, of bits and blocks all values but what leaves most.
+    """
+    whole = {**space.largest(), **{dimension.name: 0.0 for dimension in space.sparsities}}
+    chosen = [dimension for dimension in (*space.sparsities, *space.guided) if dimension.name in names]
+    points = {
+        one.name: options(one)[1:] if one in space.guided and not is_sparsity(one) else _shares(one) for one in chosen
+    }
+    total, curves = sum(map(len, points.values())), dict[str, list[tuple[Any, float]]]()
+    for name, values in points.items():
+        curves[name] = []
+        for value in values:
+            progress(sum(map(len, curves.values())), total, name)
+            curves[name].append((value, scorer({**whole, name: value}, 0)))
     return curves
+
+
+def _shares(dimension: Dimension) -> list[float]:
+    return [share * float(dimension.nearest(1.0)) for share in SHARES]
 
 
 def _search(wanted: Mapping[str, Any]) -> tuple[Experiment, SearchSpace, Forecast, Projection]:

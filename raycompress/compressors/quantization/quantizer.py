@@ -155,6 +155,10 @@ class Quantizer(SavingCompressor, Compressor):
         if ahead.onnx and quantized.onnx is None:
             rehearse_onnx(quantized.traceable or quantized.model, self._need_example("export_model"))
 
+    def file_bytes(self, example: Example) -> int:
+        """Return the bytes of the smallest file that holds the quantized model, once it is compressed."""
+        return self._quantized(example).size_bytes
+
     def _save(self, paths: Paths, speedup: bool, dummy_input: Any, input_shape: Any) -> None:
         calibration = paths.calibration or (paths.mask if self._earlier is None else None)
         if self.example is None and dummy_input is None and input_shape is not None and self._seen() is None:

@@ -43,7 +43,7 @@ class BudgetProposer:
     Parameters
     ----------
     dimensions
-        One sparsity for each group, ``float``.
+        Sparsities, bits and blocks.
     prior
         Sensitivities and scored candidates that were measured before the search. Without candidates, first guesses
         are used, scored by the sum of their sensitivities.
@@ -82,7 +82,7 @@ class BudgetProposer:
         # others than those that were scored cheaply with the same seed
         self._random = np.random.default_rng(None if seed is None else (seed, 1))
         self._surrogate = Surrogate(dimensions, goal, project, seed, alike)
-        losses = Losses(prior, goal)
+        losses = Losses(prior, goal, dimensions)
         scored = list(prior.candidates) or [
             Scored(sample, prior.dense - self._sign * losses(sample))
             for sample in first_guesses(dimensions, prior, cost=cost, project=project, goal=goal)

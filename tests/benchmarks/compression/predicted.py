@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.analysis.latency_model import Networks, undisturbed
-from raycompress.compressors.analysis.latency_table import latency_table
+from raycompress.compressors.analysis.fits.latency_model import Networks, undisturbed
+from raycompress.compressors.analysis.fits.latency_table import latency_table
 from raycompress.compressors.deploying.deploy import Deployment
 from raycompress.compressors.measure import timing
 from raycompress.compressors.measure.timing import Times

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from raycompress import create_compressor
 from raycompress.bundle.example import Example
-from raycompress.compressors.analysis import latency_table as module
-from raycompress.compressors.analysis.latency_table import latency_table
+from raycompress.compressors.analysis.fits import latency_table as module
+from raycompress.compressors.analysis.fits.latency_table import latency_table
 from raycompress.compressors.measure.sizes import latencies
 from tests.support.models.networks import DUMMY, MODELS, NETWORKS
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.analysis.latency_model import FEWEST, Networks, latency_model, undisturbed
+from raycompress.compressors.analysis.fits.latency_model import FEWEST, Networks, latency_model, undisturbed
 from raycompress.compressors.deploying.deploy import Deployment
 from raycompress.compressors.structure.costing import cost_model
 from raycompress.compressors.structure.cut import Cut
