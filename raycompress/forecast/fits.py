@@ -77,10 +77,10 @@ def with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
     return replace(experiment, objective=replace(experiment.objective, dense=tuple(found)))
 
 
-def latency_notes(
+def notes_on(
     experiment: Experiment, model: ModelInfo | None, fits: Sequence[LatencyModel], *, is_again: bool
 ) -> Iterator[str]:
-    """Yield what the networks that were timed in deployment targets tell, or why there are none.
+    """Yield what the networks that were timed, or written to files, tell, or why there are none.
 
     Parameters
     ----------
@@ -89,6 +89,10 @@ def latency_notes(
     """
     if model is None:
         return
+    if model.file_bytes_unknown:
+        yield f"bytes cannot be predicted before training, and are measured in each trial: {model.file_bytes_unknown}"
+    if model.file_bytes is not None:
+        yield f"bytes of a quantized file are predicted to {model.file_bytes.error:.1%}, by files of this network"
     if model.latency_unknown:
         yield f"latencies cannot be predicted before training, and are measured in each trial: {model.latency_unknown}"
     compression = experiment.compression

@@ -37,7 +37,7 @@ _ANALYSIS: Shape = {
     "notes": [str],
 }
 _PRIOR: Shape = {
-    **{"dense": float, "curves": {str: [[float]]}, "candidates": [{"sample": dict, "score": float}]},
+    **{"dense": float, "curves": {str: [[(float, bool)]]}, "candidates": [{"sample": dict, "score": float}]},
     **{"metric": str, "seconds": float},
 }
 _RESULT: Shape = {str: (int, float, "nan", "inf", "-inf")}

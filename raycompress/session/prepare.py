@@ -29,7 +29,7 @@ from raycompress.forecast.fits import (
     Fits,
     budget_s,
     known_fits,
-    latency_notes,
+    notes_on,
     predicted_in,
     timed_in,
     with_latency,
@@ -127,7 +127,7 @@ def prepared(
             view.phase("inspecting the model")
             worker, model, unread = inspected.result()
             with closing(worker):
-                for note in (*unread, *latency_notes(experiment, model, known, is_again=fits is not None)):
+                for note in (*unread, *notes_on(experiment, model, known, is_again=fits is not None)):
                     view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
                 space = checked_space(experiment, model, view)

@@ -11,7 +11,7 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
-from raycompress.forecast.fits import known_fits, latency_notes, predicted_in
+from raycompress.forecast.fits import known_fits, notes_on, predicted_in
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
@@ -75,11 +75,11 @@ def test_a_fit_is_taken_from_another_search_that_had_as_much_time_for_it(tmp_pat
     longer = experiment_with(tmp_path, [ENTRY], n_samples=11, **keys)
     assert known_fits(longer, None, others) == []
     assert known_fits(longer, [fit], []) == [fit]  # of the very search
-    (kept,) = latency_notes(longer, others[0], [fit], is_again=True)
+    (kept,) = notes_on(longer, others[0], [fit], is_again=True)
     assert "and not again" in kept
-    (stale,) = latency_notes(longer, others[1], [fit], is_again=True)
+    (stale,) = notes_on(longer, others[1], [fit], is_again=True)
     assert "timed again: the runtime, the machine or the network is another" in stale
-    (other,) = latency_notes(longer, others[1], [fit], is_again=False)
+    (other,) = notes_on(longer, others[1], [fit], is_again=False)
     assert "again" not in other
 
 

@@ -45,6 +45,7 @@ class StagedCompressor(SavingCompressor, Compressor):
     def __init__(self, setups: Sequence[Setup]) -> None:
         super().__init__(setups[0].model)
         self._setups = list(setups)
+        self._layers = {name for name, _ in setups[0].model.named_modules()}
         self._compressed = False
         self._left: Export | None = None
         self._evaluation: QuantizedEvaluation | None = None
@@ -162,7 +163,7 @@ class StagedCompressor(SavingCompressor, Compressor):
                 made.rehearse(example, ahead)
         if self._evaluation is not None:
             with self._named(len(self._setups) - 1):
-                quantizer = _quantizer(self._setups[-1], clean_copy(self.model), [example])
+                quantizer = _quantizer(self._left_of(-1, self.model), clean_copy(self.model), [example])
                 quantizer.rehearse(example, ahead)
 
     @property
@@ -183,7 +184,7 @@ class StagedCompressor(SavingCompressor, Compressor):
                 fix="let the first stage choose at once, without steps, or take ptq_static, which quantizes at the end",
             )
         with self._named(number):
-            made: Pruner | Quantizer = made_of(replace(self._setups[number], earlier=self._earlier()))
+            made: Pruner | Quantizer = made_of(replace(self._left_of(number, self.model), earlier=self._earlier()))
         self._begun.append(made)
         self._left = None
         return made
@@ -194,9 +195,21 @@ class StagedCompressor(SavingCompressor, Compressor):
         number = len(self._setups) - 1
         with self._named(number):
             setup = self._setups[number] = _calibrated(self._setups[number], seen)
-            made = _quantizer(replace(setup, earlier=self._earlier()), model, setup.samples)
+            left = replace(self._left_of(number, model), earlier=self._earlier())
+            made = _quantizer(left, model, setup.samples)
             made.compress()
         return made
+
+    def _left_of(self, number: int, model: nn.Module) -> Setup:
+        """Return the setup of a stage, which names no layer that has gone with its residual block."""
+        setup = self._setups[number]
+        gone = self._layers - {name for name, _ in model.named_modules()}
+        entries: list[Mapping[str, Any]] = []
+        for entry in setup.config_list if gone else ():
+            names = [name for name in entry.get("op_names", ()) if name not in gone]
+            if names or "op_names" not in entry:
+                entries.append({**entry, **({"op_names": names} if names else {})})
+        return replace(setup, config_list=entries) if gone else setup
 
     def _earlier(self) -> Export:
         """Return what the stages that have begun leave."""

@@ -127,7 +127,7 @@ def _entries(stage: Stage) -> Sequence[Mapping[str, Any]]:
 def _setup(model: nn.Module, stage: Stage, config_list: Sequence[Mapping[str, Any]]) -> Setup:
     arguments = {name: value for name, value in stage["arguments"].items() if name != "spare_sensitive"}
     config = {"compressor": stage["compressor"], "config_list": config_list, "arguments": arguments}
-    return setup_of(model, config, {}, None)
+    return setup_of(model, config, {}, None, is_first=False)
 
 
 def _quantized(model: nn.Module, stage: Stage, bits: Mapping[str, int], example: Example) -> float:
