@@ -23,7 +23,7 @@ Fits = Callable[[Sample], bool]
 
 _STEPS = 10
 """Values of a sparsity that are looked at."""
-_MOST = 20_000
+_MOST = 5_000
 """Samples whose cost is asked for, at most."""
 
 
@@ -77,10 +77,7 @@ class _Search:
         every = {one.name: options(one, steps) if is_sparsity(one) else options(one) for one in dimensions}
         losses = {name: [loss_of(name, value) for value in values] for name, values in every.items()}
         self._order = sorted(every, key=lambda name: -max(losses[name]))
-        self._options = {
-            name: sorted(zip(losses[name], range(len(values)), values, strict=True), key=lambda one: (one[0], one[1]))
-            for name, values in every.items()
-        }
+        self._options = {name: _undominated(values, losses[name]) for name, values in every.items()}
         self._least = {name: values[-1] for name, values in every.items()}
         self._fits, self._left = fits, most
         # of the dimensions from each place on, the sum of their least losses
@@ -107,7 +104,7 @@ class _Search:
             self._note(partial, loss)
             return
         name = self._order[place]
-        for more, _, value in self._options[name]:
+        for more, value in self._options[name]:
             if loss + more + self._rest[place + 1] >= self._loss:
                 return  # the options come by their loss
             if self._left <= 0:
@@ -117,3 +114,15 @@ class _Search:
             step = {**partial, name: value}
             if self._fits(step):
                 yield from self._descend(place + 1, step, loss + more)
+
+
+def _undominated(values: Sequence[Any], losses: Sequence[float]) -> list[tuple[float, Any]]:
+    """Return (loss, value) by the loss, without those that lose no less than one that leaves less.
+
+    `values` come from what leaves most to what leaves least.
+    """
+    found: list[tuple[float, Any]] = []
+    for loss, value in zip(reversed(losses), reversed(values), strict=True):
+        if not found or loss < found[-1][0]:
+            found.append((loss, value))
+    return found[::-1]

@@ -18,8 +18,8 @@ from raycompress.model.groups import is_inside
 FLOAT_BITS = 32
 Widths = Mapping[str, tuple[int, int]]
 """Layer -> its numbers of input and output channels; layers that keep theirs may be left out."""
-_OF_ONE_LAYER = 100.0
-"""How much stronger a layer is held to what layers of its kind have in common than files are to their sizes."""
+_OF_ITS_OWN = 30.0
+"""How much stronger a layer is held to what those of its kind have in common than files are to their sizes."""
 _FOLDS = 4
 
 
@@ -30,7 +30,7 @@ class StoredLayer:
     Attributes
     ----------
     name, kind
-        As in ``model.named_modules()``, and the name of its class.
+        As in ``model.named_modules()``, and the name of its class, with whether its channels are in groups.
     width
         Its numbers of input and output channels.
     weights
@@ -146,7 +146,7 @@ class FileBytes:
 def fitted(layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> FileBytes:
     """Return what predicts the sizes of the files best, by relative error.
 
-    What a layer has of its own is held to what layers of its class with as many bits have in common (a ridge
+    What a layer has of its own is held to what layers of its kind with as many bits have in common (a ridge
     regression), since a dozen files do not tell each layer's.
     """
     every = np.arange(len(files))
@@ -167,14 +167,14 @@ def _parts(layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> dict[s
     sizes = np.array([one.size_bytes for one in files])
     table = np.array([[quantities.get(name, 0.0) for name in names] for _, quantities in rows]) / sizes[:, None]
     rest = 1 - np.array([known for known, _ in rows]) / sizes
-    held = [place for place, name in enumerate(names) if name.startswith(_LAYER)]
+    held = [place for place, name in enumerate(names) if name.startswith(_OWN)]
     ridge = np.zeros((len(held), len(names)))
-    ridge[np.arange(len(held)), held] = _OF_ONE_LAYER * float(np.median(1 / sizes))
+    ridge[np.arange(len(held)), held] = _OF_ITS_OWN * float(np.median(1 / sizes))
     found, *_ = np.linalg.lstsq(np.vstack([table, ridge]), np.concatenate([rest, np.zeros(len(held))]), rcond=None)
     return dict(zip(names, found.tolist(), strict=True))
 
 
-_LAYER = "layer "
+_OWN = "own "
 
 
 def _quantities(
@@ -186,16 +186,21 @@ def _quantities(
 ) -> tuple[float, dict[str, float]]:
     """Return the bytes of the weights, and what the rest of the file goes along with.
 
-    That is a constant, the residual blocks that are gone, the output channels of all layers (a norm may be folded into
-    each), and of the layers of each class with so many bits their number, their output channels and their weights.
+    That is a constant, the number of residual blocks that are gone, the output channels of all layers (a norm may be
+    folded into each), and of the layers of each kind with so many bits their number, their output channels and their
+    weights, and how many follow one of as many bits; and what begins with `_OWN`, of one block or layer.
     """
     known, found = float_bytes, {"file": 1.0, "outputs": 0.0}
-    for block in dropped:
-        found[f"without {block}"] = 1.0
+    found |= {"blocks": float(len(dropped)), **{f"{_OWN}without {block}": 1.0 for block in dropped}}
+    before = FLOAT_BITS
     for layer in layers:
         if is_inside(layer.name, dropped):
             continue
         own = bits.get(layer.name, FLOAT_BITS)
+        if own == before < FLOAT_BITS // 2:  # what is between two layers may be rounded once for both
+            pair = f"pairs of {own} bits"
+            found[pair] = found.get(pair, 0.0) + 1.0
+        before = own
         weights = layer.weights * layer.share(widths)
         outputs = widths.get(layer.name, layer.width)[1]
         found["outputs"] += outputs
@@ -204,6 +209,6 @@ def _quantities(
         known += weights * (own - FLOAT_BITS) / 8
         kind = f"{layer.kind} of {own} bits"
         amounts = {kind: 1.0, f"outputs of {kind}": outputs, f"weights of {kind}": weights}
-        for name, amount in {**amounts, f"{_LAYER}{layer.name} of {own} bits": 1.0}.items():
+        for name, amount in {**amounts, f"{_OWN}{layer.name} of {own} bits": 1.0}.items():
             found[name] = found.get(name, 0.0) + amount
     return known, found

@@ -19,6 +19,7 @@ from tests.benchmarks.compression import (
     latency,
     networks,
     predicted,
+    stored,
     tied,
     training,
 )
@@ -40,6 +41,7 @@ SECTIONS = (
     "fronts",
     "latency",
     "predicted",
+    "stored",
     "training",
     "graph",
     "deployment",
@@ -75,7 +77,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--picture", type=Path, help="budgets: file of the plot of accuracies before any fine-tuning")
     parser.add_argument("--passes", type=int, default=5, help="latency: measurements of 30 passes")
     parser.add_argument("--seen", type=int, default=40, help="predicted: networks that are timed to predict others")
-    parser.add_argument("--unseen", type=int, default=30, help="predicted: networks that are predicted")
+    parser.add_argument("--unseen", type=int, default=30, help="predicted, stored: networks that are predicted")
     parser.add_argument("--steps", type=int, default=5, help="training: steps of each model")
     parser.add_argument("--blocks", nargs="+", type=int, default=list(graph.DEPTHS), help="graph: depths")
     parser.add_argument("--output", type=Path, default=ROOT / "bench_results", help="folder of the JSON file")
@@ -125,6 +127,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
     if name == "predicted":
         known = [one for one in options.networks if one in predicted.NETWORKS]
         return predicted.measure(options.seen, options.unseen, known, say)
+    if name == "stored":
+        return stored.measure(options.unseen, list(stored.CASES), say)
     if name == "training":
         return training.measure(options.steps, say)
     return controller.measure(options.empty_trials, options.at_once, len(os.sched_getaffinity(0)))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, cast
 
@@ -71,25 +71,10 @@ def file_bytes(
     CompressionError
         Most narrow copies cannot be quantized, or their sizes go along with nothing that is known beforehand.
     """
-    networks, end = Networks(model, example, costs), time.monotonic() + budget_s
+    files, end = [], time.monotonic() + budget_s
     layers = stored_layers(model, example, costs, stage)
-    blocks = {block.name: block.returns for block in (residual_blocks(model, example) if costs.blocks else ())}
-    droppable = [block.name for block in costs.blocks]
-    draw, files, failed = random.Random(0), [], 0
-    for number, removed in enumerate(networks.draws(MOST)):
-        dropped = tuple(name for name in droppable if draw.random() < _GOES)
-        bits = {layer.name: draw.choice(layer.bits) if number else layer.bits[0] for layer in layers}
-        small = networks.narrow(removed)
-        drop_blocks(small, {name: blocks[name] for name in dropped})
-        try:
-            size = _quantized(small, stage, bits, example)
-        except RaycompressError:
-            failed += 1
-            if failed > FEWEST:
-                raise
-            continue
-        float_bytes = costs.sizes(removed, dropped)["size_bytes"]
-        files.append(StoredFile(float_bytes, networks.widths(removed), bits, dropped, size))
+    for one in stored_files(Networks(model, example, costs), stage, layers, MOST):
+        files.append(one)
         progress(len(files), MOST, "files at random widths and bits")
         if len(files) >= FEWEST and time.monotonic() > end:
             break
@@ -98,6 +83,35 @@ def file_bytes(
     if not found.error <= _WORST:
         raise CompressionError(f"the bytes of its files are off by {found.error:.0%} from what is predicted")
     return found
+
+
+def stored_files(
+    networks: Networks, stage: Stage, layers: Sequence[StoredLayer], count: int, seed: int = 0
+) -> Iterator[StoredFile]:
+    """Yield so many quantized networks at random widths and bits, and without some residual blocks.
+
+    Raises
+    ------
+    CompressionError
+        More than `FEWEST` cannot be quantized.
+    """
+    model, example, costs = networks.model, networks.example, networks.costs
+    returns = {block.name: block.returns for block in (residual_blocks(model, example) if costs.blocks else ())}
+    draw, failed = random.Random(seed), 0
+    for number, removed in enumerate(networks.draws(count, seed)):
+        dropped = tuple(block.name for block in costs.blocks if draw.random() < _GOES)
+        bits = {layer.name: draw.choice(layer.bits) if number else layer.bits[0] for layer in layers}
+        small = networks.narrow(removed)
+        drop_blocks(small, {name: returns[name] for name in dropped})
+        try:
+            size = _quantized(small, stage, bits, example)
+        except RaycompressError:
+            failed += 1
+            if failed > FEWEST:
+                raise
+        else:
+            float_bytes = costs.sizes(removed, dropped)["size_bytes"]
+            yield StoredFile(float_bytes, networks.widths(removed), bits, dropped, size)
 
 
 def stored_layers(model: nn.Module, example: Example, costs: CostModel, stage: Stage) -> list[StoredLayer]:
@@ -116,7 +130,8 @@ def stored_layers(model: nn.Module, example: Example, costs: CostModel, stage: S
         if weights:
             width = widths.get(name) or (int(weights[0].shape[1 - dim]), int(weights[0].shape[dim]))
             number = sum(one.numel() for one in weights)
-            found.append(StoredLayer(name, type(layer).__name__, width, number, float(flops.get(name, 0)), choices))
+            kind = type(layer).__name__ + " in groups" * (getattr(layer, "groups", 1) > 1)
+            found.append(StoredLayer(name, kind, width, number, float(flops.get(name, 0)), choices))
     return found
 
 
