@@ -26,12 +26,12 @@ BITS: Mapping[str, tuple[int, int]] = {
 }
 """Fewest and most bits of each compressor; above 16 float32 itself is the coarser grid."""
 
-OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys(
-    ("ptq_static", "ptq_dynamic", "int8_weight_only"), (4, 8, 16, 32)
-)
+IN_ONNX = ("ptq_static", "ptq_dynamic")
+"""The compressors of trained models whose file is ONNX."""
+OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys((*IN_ONNX, "int8_weight_only"), (4, 8, 16, 32))
 """What ``quant_bits`` of a layer may be where a trained model is quantized: above 8 it stays float.
 
-Of 8 bits are a layer's weights, and with ``ptq_static`` and ``ptq_dynamic`` its inputs; of 4 its weights alone.
+Of 8 bits are a layer's weights, and with those `IN_ONNX` its inputs; of 4 its weights alone.
 """
 
 

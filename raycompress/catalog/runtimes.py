@@ -35,6 +35,8 @@ class RuntimeEntry:
         The modules that must be installed for it.
     install
         What installs them, as pip takes it.
+    reads_four_bits
+        Whether it reads ONNX files in which layers have 4 bits: onnxruntime's own operators, and constants of INT4.
     tells_memory
         Whether it tells how much memory a pass takes: its `memory_mb` returns a number.
     distribution
@@ -49,6 +51,7 @@ class RuntimeEntry:
     devices: tuple[str, ...] = ("cpu",)
     libraries: tuple[str, ...] = ()
     install: str = ""
+    reads_four_bits: bool = False
     tells_memory: bool = False
     distribution: str = ""
 
@@ -79,6 +82,7 @@ _BUILT_IN = (
         ("cpu", "gpu"),
         ("onnxruntime", "onnx"),
         "raycompress[onnx]",
+        reads_four_bits=True,
     ),
     RuntimeEntry(
         "openvino",
@@ -89,6 +93,7 @@ _BUILT_IN = (
         ("cpu", "gpu"),
         ("openvino", "onnx", "onnxruntime"),
         "raycompress[openvino]",
+        reads_four_bits=True,
     ),
     RuntimeEntry(
         "executorch",

@@ -154,6 +154,11 @@ SITUATIONS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
     "runtime": ([on("conv4")], {}, {"target": {"runtime": "openvin"}}),
     "block that is none": ([on("conv4")], {"depth": {"blocks": ["stag.1"]}}, {}),
     "how many blocks": ([on("conv4")], {"depth": {"drop": "1"}}, {}),
+    "bits that a runtime does not read": (
+        [only(quant_bits={"type": "choice", "range": [32, 8, 4]})],
+        {"compressor": "ptq_static", "type": "quantization"},
+        {"target": {"runtime": "tensorrt", "device": "gpu"}},
+    ),
     "bits of a layer": ([only(quant_bits=2)], {"compressor": "ptq_static", "type": "quantization"}, {}),
     "unfit type": ([{"sparsity": 0.5, "op_types": ["Conv2d", "BatchNorm2d"]}, EXCLUDED], {}, {}),
 }

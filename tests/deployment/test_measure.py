@@ -41,6 +41,16 @@ def test_a_bundle_is_measured(saved: Path, target: object) -> None:
     assert found.version.startswith(target if isinstance(target, str) else "onnxruntime")
 
 
+def test_layers_of_4_and_8_bits_in_one_file_run_in_openvino_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    bits = [{"op_types": ["Conv2d"], "quant_bits": 4}, {"op_names": ["conv2", "fc1"], "quant_bits": 8}]
+    config = {"compressor": "ptq_static", "config_list": [*bits, {"op_names": ["fc2"], "quant_bits": 4}]}
+    compressor = rc.create_compressor(MODELS["cnn"](), config, calibration_data=torch.rand(16, *DUMMY.shape[1:]))
+    compressor.compress()
+    compressor.export_model("m.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "bundle"))
+    assert rc.measure(tmp_path / "bundle", "openvino", seconds=0.2).relative_difference < 0.05
+
+
 def test_a_bundle_is_converted_with_a_model_where_it_holds_no_file(saved: Path) -> None:
     with pytest.raises(DeploymentError, match="the bundle holds no file for onnxruntime-fp16"):
         rc.measure(saved, {"runtime": "onnxruntime", "precision": "fp16"})

@@ -103,7 +103,7 @@ class OnnxQuantizer(Quantizer):
         if self._made.free:
             free = ", ".join(f"dimension {dim} of {name}" for name, dim in self._made.free)
             notes.append(f"the ONNX file takes any size of {free}")
-        if self._made.options.reduce_range is False:
+        if self._made.options.reduce_range is False and any(bits > 4 for bits in bits_by_layer(self._targets).values()):
             notes.append('weights in 8 bits: for x86 processors without VNNI make it with "reduce_range": true')
         return notes
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
+from raycompress.catalog.quantizers import IN_ONNX
 from raycompress.catalog.runtimes import RUNTIMES, RuntimeEntry
 from raycompress.config.objective import is_measured
 from raycompress.config.schema.ranges import Finding
@@ -39,6 +40,11 @@ def check_targets(
                 what = f"what {compressor.name} makes is saved as ONNX, which {entry.name} does not read"
                 fix = 'write "runtime": "onnxruntime", or "openvino"; a pruner with "precision": "int8" goes to any'
                 yield Finding((*path, "runtime"), what, fix)
+            elif not entry.reads_four_bits and compressor is not None and _writes_four_bits(compressor, data):
+                what = f"{entry.name} does not read the layers of 4 bits that {compressor.name} writes"
+                yield Finding(
+                    (*path, "runtime"), what, 'write "runtime": "onnxruntime"; or give no layer "quant_bits": 4'
+                )
         if entries and all(isinstance(value, str | int) for value in one.values()):
             name = DeploymentTarget.from_json(one).name
             if name in names:
@@ -60,6 +66,21 @@ def check_targets(
             if measure_of(metric) == MEMORY and not tells_memory:
                 what = f'no runtime of "target" tells "{metric}"'
                 yield Finding((key, metric), what, "remove it")
+
+
+def _writes_four_bits(compressor: CompressorEntry, data: Mapping[str, Any]) -> bool:
+    """Tell whether a layer may get 4 bits in the ONNX file that the compressor, the last stage, writes."""
+    if compressor.name not in IN_ONNX:
+        return False
+    stages = data.get("compression")
+    last = stages[-1] if isinstance(stages, list) and stages else stages
+    entries = last.get("config_list") if isinstance(last, dict) else None
+    for entry in entries if isinstance(entries, list) else ():
+        bits = entry.get("quant_bits") if isinstance(entry, dict) else None
+        values = bits.get("range") if isinstance(bits, dict) else [bits]
+        if isinstance(values, list) and 4 in values:
+            return True
+    return False
 
 
 def read_targets(text: str, where: str) -> list[dict[str, Any]]:
