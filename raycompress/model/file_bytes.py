@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from raycompress.model.groups import is_inside
+from raycompress.model.stored import stored_bytes
 
 FLOAT_BITS = 32
 Widths = Mapping[str, tuple[int, int]]
@@ -30,7 +31,9 @@ class StoredLayer:
     Attributes
     ----------
     name, kind
-        As in ``model.named_modules()``, and the name of its class, with whether its channels are in groups.
+        As in ``model.named_modules()``, and the name of its class.
+    in_groups
+        Whether its channels are in groups, as those of a depthwise convolution.
     width
         Its numbers of input and output channels.
     weights
@@ -47,6 +50,7 @@ class StoredLayer:
     weights: int
     flops: float
     bits: tuple[int, ...]
+    in_groups: bool = False
 
     def share(self, widths: Widths) -> float:
         """Return the share of its weights, and of its multiply-adds, that is left at these widths."""
@@ -83,6 +87,8 @@ class FileBytes:
 
     Attributes
     ----------
+    compressor
+        What writes the file.
     layers
         Those whose bits may be chosen.
     parts
@@ -91,6 +97,7 @@ class FileBytes:
         The median relative error of files that it was not fitted to.
     """
 
+    compressor: str
     layers: tuple[StoredLayer, ...]
     parts: Mapping[str, float]
     error: float
@@ -109,7 +116,7 @@ class FileBytes:
         dropped
             The residual blocks that are gone.
         """
-        known, quantities = _quantities(self.layers, float_bytes, widths, bits, dropped)
+        known, quantities = _quantities(self.compressor, self.layers, float_bytes, widths, bits, dropped)
         return known + sum(self.parts.get(name, 0.0) * amount for name, amount in quantities.items())
 
     def bit_operations(self, flops: float, widths: Widths, bits: Mapping[str, int], dropped: Collection[str]) -> float:
@@ -140,10 +147,10 @@ class FileBytes:
         layers = tuple(
             StoredLayer(**{**one, "width": tuple(one["width"]), "bits": tuple(one["bits"])}) for one in data["layers"]
         )
-        return cls(layers, dict(data["parts"]), data["error"])
+        return cls(data["compressor"], layers, dict(data["parts"]), data["error"])
 
 
-def fitted(layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> FileBytes:
+def fitted(compressor: str, layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> FileBytes:
     """Return what predicts the sizes of the files best, by relative error.
 
     What a layer has of its own is held to what layers of its kind with as many bits have in common (a ridge
@@ -153,16 +160,21 @@ def fitted(layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> FileBy
     errors = np.empty(len(files))
     for fold in range(_FOLDS):
         left_out = every[fold::_FOLDS]
-        known = FileBytes(tuple(layers), _parts(layers, [files[i] for i in np.setdiff1d(every, left_out)]), math.nan)
+        known = FileBytes(
+            compressor,
+            tuple(layers),
+            _parts(compressor, layers, [files[i] for i in np.setdiff1d(every, left_out)]),
+            math.nan,
+        )
         for i in left_out:
             one = files[i]
             found = known.predict(one.float_bytes, one.widths, one.bits, one.dropped)
             errors[i] = abs(found / one.size_bytes - 1)
-    return FileBytes(tuple(layers), _parts(layers, files), float(np.median(errors)))
+    return FileBytes(compressor, tuple(layers), _parts(compressor, layers, files), float(np.median(errors)))
 
 
-def _parts(layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> dict[str, float]:
-    rows = [_quantities(layers, one.float_bytes, one.widths, one.bits, one.dropped) for one in files]
+def _parts(compressor: str, layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> dict[str, float]:
+    rows = [_quantities(compressor, layers, one.float_bytes, one.widths, one.bits, one.dropped) for one in files]
     names = sorted({name for _, quantities in rows for name in quantities})
     sizes = np.array([one.size_bytes for one in files])
     table = np.array([[quantities.get(name, 0.0) for name in names] for _, quantities in rows]) / sizes[:, None]
@@ -178,6 +190,7 @@ _OWN = "own "
 
 
 def _quantities(
+    compressor: str,
     layers: Sequence[StoredLayer],
     float_bytes: float,
     widths: Widths,
@@ -206,8 +219,10 @@ def _quantities(
         found["outputs"] += outputs
         if own >= FLOAT_BITS // 2:
             continue
-        known += weights * (own - FLOAT_BITS) / 8
-        kind = f"{layer.kind} of {own} bits"
+        rows = max(1, round(outputs))
+        stored = stored_bytes(compressor, layer.kind, rows, max(1, round(weights / rows)), own)
+        known += stored - weights * FLOAT_BITS / 8
+        kind = f"{layer.kind}{' in groups' * layer.in_groups} of {own} bits"
         amounts = {kind: 1.0, f"outputs of {kind}": outputs, f"weights of {kind}": weights}
         for name, amount in {**amounts, f"{_OWN}{layer.name} of {own} bits": 1.0}.items():
             found[name] = found.get(name, 0.0) + amount

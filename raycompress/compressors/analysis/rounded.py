@@ -11,20 +11,21 @@ from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
 from raycompress.compressors.layer_kinds import is_weighted, output_dim
+from raycompress.compressors.quantization.int4.rounding import rounded
+from raycompress.model.stored import block_of
 
-_LEVELS = {8: 127, 4: 7}
-"""Bits -> the largest whole number of a weight."""
-_UNSIGNED = 255
-_GROUP = 32
-"""Inputs of a linear layer that share a scale where it has 4 bits."""
+_MANY, _FEW = 8, 4
+"""Bits that a layer may have; with more it stays float."""
+_LEVELS, _UNSIGNED = 127, 255
+"""The largest whole number of a weight of 8 bits, and of an activation."""
 _TINY = 1e-12
 
 
 class Rounding:
     """Rounds weights, and the inputs of layers of 8 bits where activations are quantized too, while a model is called.
 
-    Weights have a scale for each output channel; of 4 bits for each 32 inputs of one. Inputs have one range for all, as
-    it is on the calibration inputs.
+    Weights are rounded as the file has them, see `raycompress.model.stored`. Inputs have one range for all, as it is on
+    the calibration inputs.
 
     Parameters
     ----------
@@ -39,9 +40,9 @@ class Rounding:
     def __call__(self, model: nn.Module, bits: Mapping[str, int]) -> Iterator[nn.Module]:
         """Have `model`, in eval mode, compute so in place; its weights are its own again on leaving."""
         modules = dict(model.named_modules())
-        layers = {name: modules[name] for name, own in bits.items() if own in _LEVELS and name in modules}
+        layers = {name: modules[name] for name, own in bits.items() if own in (_MANY, _FEW) and name in modules}
         layers = {name: layer for name, layer in layers.items() if is_weighted(layer)}
-        ranges = self._ranges(model, {name: layer for name, layer in layers.items() if bits[name] == 8})
+        ranges = self._ranges(model, {name: layer for name, layer in layers.items() if bits[name] == _MANY})
         handles = [layers[name].register_forward_pre_hook(_rounding(low, high)) for name, (low, high) in ranges.items()]
         weights: dict[int, tuple[nn.Parameter, Tensor]] = {}
         try:
@@ -82,13 +83,17 @@ class Rounding:
 
 
 def rounded_weight(weight: Tensor, dim: int, bits: int) -> Tensor:
-    """Return a weight with its outputs along `dim` as it is when rounded to so many bits."""
+    """Return a weight with its outputs along `dim` as it is when rounded to 8 bits or 4."""
     rows = weight.detach().movedim(dim, 0)
     flat = rows.reshape(len(rows), -1)
-    size = _GROUP if bits == 4 and weight.dim() == 2 else flat.shape[1]
-    padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % size)).reshape(len(rows), -1, size)
-    scale = padded.abs().amax(-1, keepdim=True).clamp(min=_TINY) / _LEVELS[bits]
-    found = (torch.round(padded / scale) * scale).reshape(len(rows), -1)[:, : flat.shape[1]]
+    if bits == _FEW:
+        size = block_of(flat.shape[1]) if weight.dim() == 2 else flat.shape[1]
+        padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % size)).reshape(len(rows), -1, size)
+        numbers, scales = rounded(padded.float().cpu().numpy())
+        found = torch.from_numpy(numbers * scales).to(flat).reshape(len(rows), -1)[:, : flat.shape[1]]
+    else:
+        scale = flat.abs().amax(1, keepdim=True).clamp(min=_TINY) / _LEVELS
+        found = torch.round(flat / scale) * scale
     return found.reshape(rows.shape).movedim(0, dim)
 
 

@@ -58,7 +58,7 @@ def _as_trained(model: nn.Module) -> nn.Module:
     return model
 
 
-def errors(name: str, unseen: int, bits: Sequence[int] = (32, 8)) -> list[float]:
+def errors(name: str, unseen: int, bits: Sequence[int] = (32, 8, 4)) -> list[float]:
     """Return the relative errors of the bytes of `unseen` files, with their sign."""
     case = CASES[name]
     torch.manual_seed(0)

@@ -38,7 +38,7 @@ def test_layers_and_bits_of_a_stage_as_the_last_entry_says():
     layers = stored_layers(model, example, costs, {"compressor": "ptq_static", "config_list": entries, "arguments": {}})
     bits = {layer.name: layer.bits for layer in layers}
     assert bits[first] == (8,) and last not in bits and {*bits.values()} == {(8,), (8, 32)}
-    known = FileBytes(tuple(layers), {"file": 100.0}, 0.0)
+    known = FileBytes("ptq_static", tuple(layers), {"file": 100.0}, 0.0)
     assert FileBytes.from_json(json.loads(json.dumps(known.to_json()))) == known
     dense = known.bit_operations(costs.flops, {}, {}, ())
     assert dense == costs.flops * 32 * 32

@@ -79,7 +79,7 @@ def file_bytes(
         if len(files) >= FEWEST and time.monotonic() > end:
             break
     progress(0, 0, "")
-    found = fitted(layers, files)
+    found = fitted(stage["compressor"], layers, files)
     if not found.error <= _WORST:
         raise CompressionError(f"the bytes of its files are off by {found.error:.0%} from what is predicted")
     return found
@@ -130,8 +130,9 @@ def stored_layers(model: nn.Module, example: Example, costs: CostModel, stage: S
         if weights:
             width = widths.get(name) or (int(weights[0].shape[1 - dim]), int(weights[0].shape[dim]))
             number = sum(one.numel() for one in weights)
-            kind = type(layer).__name__ + " in groups" * (getattr(layer, "groups", 1) > 1)
-            found.append(StoredLayer(name, kind, width, number, float(flops.get(name, 0)), choices))
+            in_groups = getattr(layer, "groups", 1) > 1
+            kind, operations = type(layer).__name__, float(flops.get(name, 0))
+            found.append(StoredLayer(name, kind, width, number, operations, choices, in_groups))
     return found
 
 
