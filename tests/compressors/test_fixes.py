@@ -60,6 +60,16 @@ class Tied(Net):
         return self.fc(self.conv3(self.conv2(self.bn(self.conv1(x)).relu())).relu().mean((2, 3)))
 
 
+class TiedLinear(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(16, 16), nn.Linear(16, 16)
+        self.fc2.weight = self.fc1.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.fc2(self.fc1(self.conv1(x).mean((2, 3)))))
+
+
 class Recurrent(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -152,6 +162,12 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     ),
     "a range": on("ptq_static", given=("calibration_data",), arguments={"reduce_range": "yes"}, steps=0),
     "bits that int8 has not": on("qat", entries=[{"op_names": ["conv1"], "quant_types": ["weight"], "quant_bits": 16}]),
+    "bits of a shared weight": on(
+        "int8_weight_only",
+        net=TiedLinear,
+        entries=[{"op_names": ["fc1"], "quant_bits": 4}, {"op_names": ["fc2"], "quant_bits": 8}],
+        steps=0,
+    ),
     "no input of a quantizer": on("ptq_dynamic", "fc", called=False, steps=0),
     "a shared weight in training": on("qat", "conv2", "conv1", net=Tied),
     "compensation without inputs": on("group_l1", arguments={"round_to": 1, "compensate": True}),
@@ -214,6 +230,9 @@ def applied(problem: Problem, script: dict[str, Any]) -> dict[str, Any]:
         script["arguments"][found[1]] = found[2]
     elif found := re.match(r'"(\w+)" (?:is the default|asks)', fix):
         script["arguments"][key] = found[1]
+    elif found := re.match(r'write "quant_bits": (\d+) for both', fix):
+        for entry in script["entries"]:
+            entry["quant_bits"] = int(found[1])
     elif found := re.match(r'quantize "weight" with "quant_bits": (\d+)', fix):
         script["entries"][0].update(quant_types=["weight"], quant_bits=int(found[1]))
     elif found := re.search(r"(\{[^{}]*\})", fix):
@@ -305,6 +324,7 @@ BY_HAND: dict[str, tuple[str, ...]] = {
     "the call of the function, not its configuration": ("pass the rest by name",),
     "a layer that nothing is measured of is refused by its type before": ("use another compressor, such as group_l2",),
     "no operator with a weight in the ONNX file: tests/compressors/quantization": ("take another compressor: int8",),
+    "operators that ONNX 21 lacks: tests/compressors/quantization": ('write "quant_bits": 8 for convolutions',),
     "a second compressor on one model": ("name all layers in one config_list",),
     "a norm that loses channels is saved as it is: tests/compressors/structure": ("call apply_speedup first, or pass",),
     "a per-channel scale of activations, which only some quantizers have": ('write "per_tensor_affine"',),

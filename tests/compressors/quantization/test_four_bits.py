@@ -16,7 +16,9 @@ from torch import Tensor, nn
 
 import raycompress as rc
 from raycompress.bundle import bundle
+from raycompress.compressors.quantization.int4.nodes import prepare
 from raycompress.compressors.quantization.int4.rounding import packed, rounded, unpacked
+from raycompress.compressors.quantization.onnx_graph import Graph
 from raycompress.model.stored import block_of, stored_bytes
 
 
@@ -178,6 +180,17 @@ def test_a_weight_that_two_layers_share(tmp_path: Path, table: int) -> None:
     assert [np.prod(tensor.dims) for tensor in packed_bytes if len(tensor.dims) > 1] == [50 * 32]
     exact = Words(is_tied=True).eval()(TOKENS)
     assert float((answer - exact).detach().norm() / exact.detach().norm()) < 0.2
+
+
+def test_a_graph_that_has_no_newer_operators_is_refused() -> None:
+    helper = onnx.helper
+    nodes = [helper.make_node("Conv", ["x", "w"], ["y"], name="conv"), helper.make_node("Unheard", ["y"], ["z"])]
+    ends = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [None] * 4) for name in ("x", "z")]
+    weight = onnx.numpy_helper.from_array(np.ones((4, 3, 3, 3), np.float32), "w")
+    graph = helper.make_graph(nodes, "strange", ends[:1], ends[1:], [weight])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    with pytest.raises(rc.errors.CompressionError, match=r"with the operators of ONNX 21, .*Unheard"):
+        prepare(Graph(model), {"conv"}, {"x": np.ones((1, 3, 5, 5), np.float32)})
 
 
 @pytest.mark.parametrize("length", [32, 288])
