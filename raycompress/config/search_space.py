@@ -158,9 +158,9 @@ class SearchSpace:
 
     @property
     def guided(self) -> tuple[Dimension, ...]:
-        """Those that ``guided`` measures and proposes: ranges of sparsities, bits of a later stage, and blocks."""
+        """Those that ``guided`` measures and proposes: sparsities, bits of a later stage, and blocks."""
         depths = (one for one in self.depths if one.kind == "int" or _is_block(one))
-        return (*(one for one in self.sparsities if one.kind == "float"), *self.bits, *depths)
+        return (*self.sparsities, *self.bits, *depths)
 
     def centre(self) -> dict[str, Any]:
         """Return the sample in the middle of every dimension."""

@@ -28,7 +28,7 @@ def high(dimension: Dimension) -> float:
 
 
 def is_sparsity(dimension: Dimension) -> bool:
-    """Tell whether a dimension is a sparsity, among those that ``guided`` measures."""
+    """Tell whether a dimension is a range of sparsities, among those that ``guided`` measures."""
     return dimension.kind == "float"
 
 
@@ -40,6 +40,8 @@ def kept(dimension: Dimension, value: Any) -> float:
         return 1 - (1 - _GONE) * float(value) / max(1.0, high(dimension))
     if isinstance(value, bool):
         return 1.0 if value else _GONE
+    if float(dimension.most) < 1:  # a few sparsities to choose among
+        return max(1 - float(value), _LEAST)
     return float(value) / float(dimension.most)
 
 

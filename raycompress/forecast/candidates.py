@@ -10,7 +10,19 @@ from numpy.typing import NDArray
 
 from raycompress.config.dimension import Dimension
 from raycompress.forecast.amounts import changed, kept
-from raycompress.forecast.prior import Alike, Goal, Project, Sample, Scored, anywhere, by_values
+from raycompress.forecast.prior import (
+    Alike,
+    Curves,
+    Goal,
+    Prior,
+    Project,
+    Sample,
+    Scored,
+    anywhere,
+    by_values,
+    first_guesses,
+)
+from raycompress.forecast.projection import Projection
 
 _PARENTS = 5
 """The best samples so far, from which others are made."""
@@ -155,3 +167,46 @@ def score_cheaply(
     for _ in range(number - len(anyhow)):
         look(surrogate.propose())
     return list(known.values())
+
+
+def guesses_at(level: Projection, prior: Prior, *, goal: Goal, errors: Curves | None = None) -> list[Sample]:
+    """Return the `first_guesses` of a search within the budgets of `level`."""
+    whole = level.space.centre()
+    return first_guesses(
+        level.space.guided,
+        prior,
+        cost=lambda sample: level.ratio({**whole, **sample}),
+        project=lambda sample: _projected(level, sample),
+        goal=goal,
+        errors=errors,
+        fits=lambda sample: level.fits({**whole, **sample}),
+    )
+
+
+def score_at(
+    level: Projection,
+    first: Sequence[Sample],
+    *,
+    cheap: Callable[[Sample], float],
+    goal: Goal,
+    number: int,
+    seed: int | None,
+) -> list[Scored]:
+    """Return what `score_cheaply` finds of a search within the budgets of `level`."""
+    whole = level.space.centre()
+    return score_cheaply(
+        level.space.guided,
+        first,
+        cheap=cheap,
+        project=lambda sample: _projected(level, sample),
+        goal=goal,
+        number=number,
+        seed=seed,
+        alike=lambda sample: level.cuts({**whole, **sample}),
+    )
+
+
+def _projected(level: Projection, sample: Sample) -> Sample:
+    """Return the values of the guided dimensions of the nearest sample within the budgets."""
+    projected = level.project({**level.space.centre(), **sample})
+    return {one.name: projected[one.name] for one in level.space.guided}

@@ -320,7 +320,7 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
         )
     if experiment.proposer == "guided" and space.dimensions and not space.guided:
         raise ExperimentError(
-            "guided proposes sparsities by what each layer bears, and no sparsity here is a range of floats",
+            "guided proposes sparsities, bits and blocks by what each layer bears, and none of these is searched here",
             where=experiment.where(("proposer",)),
             fix='write {"type": "float", "range": [0.0, 0.9]} for a sparsity, or another proposer, such as "optuna"',
         )

@@ -98,7 +98,7 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
         folder.write(folder.prior, json.dumps(known.to_json()) + "\n")
         return known
     wanted = _wanted(experiment, model)
-    names = list(dict.fromkeys(one.name for one in (*ready.space.sparsities, *ready.space.guided)))
+    names = [dimension.name for dimension in ready.space.guided]
     parts = [names[place::n_slots] for place in range(min(n_slots, len(names)))]
     asked = [{**wanted, "curves": part, "prior": None} for part in parts]
     view.phase("measuring what each layer bears")

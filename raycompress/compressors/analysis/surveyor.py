@@ -39,9 +39,9 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import CompressionError
 from raycompress.forecast.amounts import high, is_sparsity, options
-from raycompress.forecast.candidates import score_cheaply
+from raycompress.forecast.candidates import guesses_at, score_at
 from raycompress.forecast.forecast import Config, Forecast
-from raycompress.forecast.prior import Curves, Prior, Scored, first_guesses
+from raycompress.forecast.prior import Curves, Prior
 from raycompress.forecast.projection import Projection
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
@@ -106,42 +106,26 @@ class Surveyor(Analyser):
     ) -> Prior:
         """Return the prior with candidates, scored after compensation and a few steps of training."""
         wanted, scored = self._wanted, itertools.count()
-        whole = {dimension.name: dimension.centre() for dimension in space.dimensions}
-        guided = space.guided
-        names = {dimension.name for dimension in guided}
+        whole = space.centre()
 
         def cheap(sample: dict[str, Any]) -> float:
             self._progress(next(scored), wanted["candidates"], "candidates")
             return scorer({**whole, **sample}, STEPS)
 
-        found: list[Scored] = []
         levels = [projection.at(*level) for level in wanted["levels"]] or [projection]
+        share = 1 if wanted["levels"] else wanted["parts"]
+        found = []
         for place, level in enumerate(levels):
-
-            def project(sample: dict[str, Any], level: Projection = level) -> dict[str, Any]:
-                projected = level.project({**whole, **sample})
-                return {name: value for name, value in projected.items() if name in names}
-
-            def cost(sample: dict[str, Any], level: Projection = level) -> float:
-                return level.ratio({**whole, **sample})
-
-            def fits(sample: dict[str, Any], level: Projection = level) -> bool:
-                return level.fits({**whole, **sample})
-
-            first = first_guesses(
-                guided, prior, cost=cost, project=project, goal=wanted["goal"], errors=errors, fits=fits
-            )
+            first = guesses_at(level, prior, goal=wanted["goal"], errors=errors)
             if not place:  # by the same model in every process that scores a part of them
                 scorer.choose_rate({**whole, **first[-1]})
-            found += score_cheaply(
-                guided,
-                first[wanted["part"] :: wanted["parts"]] if not wanted["levels"] else first,
+            found += score_at(
+                level,
+                first[wanted["part"] % share :: share],
                 cheap=cheap,
-                project=project,
                 goal=wanted["goal"],
                 number=wanted["candidates"] // len(levels),
                 seed=wanted["seed"] + place,
-                alike=lambda sample: projection.cuts({**whole, **sample}),
             )
         return Prior(prior.dense, prior.curves, found)
 
@@ -318,10 +302,8 @@ def _curves(
     Of a sparsity these are some shares of its largest value, of bits and blocks all values but what leaves most.
     """
     whole = {**space.largest(), **{dimension.name: 0.0 for dimension in space.sparsities}}
-    chosen = [dimension for dimension in (*space.sparsities, *space.guided) if dimension.name in names]
-    points = {
-        one.name: options(one)[1:] if one in space.guided and not is_sparsity(one) else _shares(one) for one in chosen
-    }
+    chosen = [dimension for dimension in space.guided if dimension.name in names]
+    points = {one.name: _shares(one) if is_sparsity(one) else options(one)[1:] for one in chosen}
     total, curves = sum(map(len, points.values())), dict[str, list[tuple[Any, float]]]()
     for name, values in points.items():
         curves[name] = []
