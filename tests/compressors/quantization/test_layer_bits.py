@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import pytest
 import torch
 
 import raycompress as rc
 from raycompress.bundle import bundle
 from raycompress.config.search_space import SearchSpace
+from raycompress.errors import ExperimentError
 from tests.support.experiments import experiment_with, layer, network
 from tests.support.models.networks import Cnn, digits, trained
 
@@ -47,6 +49,16 @@ def test_a_layer_that_stays_float_is_float_in_the_file(tmp_path: Path) -> None:
     assert (none, one) == (set(), {"fc1"}) and len(every) == 4
     assert whole < mixed < plain
     assert exact < 1e-5 < less < off
+
+
+@pytest.mark.parametrize("compressor", ["ptq_static", "ptq_dynamic", "int8_weight_only"])
+def test_a_file_may_choose_the_bits_of_each_layer(tmp_path: Path, compressor: str) -> None:
+    asked = {"compressor": compressor, "type": "quantization"}
+    experiment_with(tmp_path, [{"op_types": ["default"], "quant_bits": CHOICE}], compression=asked)
+    wrong = {"type": "choice", "range": [32, 8, 2]}
+    with pytest.raises(ExperimentError, match=f"{compressor} has no 2 bits for a layer, but 4, 8, 16, 32") as caught:
+        experiment_with(tmp_path, [{"op_types": ["default"], "quant_bits": wrong}], compression=asked)
+    assert caught.value.problems[0].fix.startswith('write "quant_bits": 4 or 8, or 32')
 
 
 def test_a_choice_of_bits_is_a_dimension_of_each_layer(tmp_path: Path) -> None:
