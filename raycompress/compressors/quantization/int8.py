@@ -140,7 +140,7 @@ def static(
     eight = [name for name, bits in layers.items() if bits > 4]
     spared, known = sensitive(model, samples, eight, options.levels) if options.spare and eight else ({}, [])
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
-        source, target = Path(folder) / "float.onnx", Path(folder) / "int8.onnx"
+        source = Path(folder) / "float.onnx"
         parity = export_onnx(model, example, source)
         graph = Graph(onnx().load(str(source)))
         nodes, missing = _nodes(graph, model, layers, _STATIC | _TABLES | RECURRENT) if layers else ({}, {})
@@ -154,20 +154,7 @@ def static(
                 onnx().save(graph.model, str(source))
             del graph  # as large as the model, while the library loads it again
             fitting = samples if parity.any_batch else pieces(samples, example.batch) or [example]
-            with _quiet("static quantization"):
-                quantize_static(
-                    source,
-                    target,
-                    map(feed, fitting),
-                    reduces_range=options.reduce_range,
-                    per_channel=options.per_channel,
-                    method=METHODS[options.calibration],
-                    operators=sorted(_STATIC),
-                    nodes=whole,
-                    # what follows a product (a bias, a norm) is float: rounding its sums would only lose
-                    float_outputs=sorted(_PRODUCTS),
-                )
-            graph = Graph(onnx().load(str(target)))
+            graph = _calibrated(source, fitting, whole, options)
         quartered = store_four_bits(graph, four)
         tables = quantize_tables(graph, _of(nodes, eight))
         stored = store_recurrent(graph, _of(nodes, eight))
@@ -176,6 +163,25 @@ def static(
         found = tuple(layer for layer, names in nodes.items() if done.intersection(names))
         notes = (*_spared(spared, found), *_stored(nodes, stored), *_in_four_bits(nodes, quartered), *_left(missing))
         return Int8(compact(graph.model), found, parity.any_batch, parity.free, notes, options, known)
+
+
+def _calibrated(source: Path, samples: Collection[Example], nodes: list[str], options: Options) -> Graph:
+    """Return the graph of the file at `source` with the nodes called `nodes` in int8."""
+    target = source.with_suffix(".int8")
+    with _quiet("static quantization"):
+        quantize_static(
+            source,
+            target,
+            map(feed, samples),
+            reduces_range=options.reduce_range,
+            per_channel=options.per_channel,
+            method=METHODS[options.calibration],
+            operators=sorted(_STATIC),
+            nodes=nodes,
+            # what follows a product (a bias, a norm) is float: rounding its sums would only lose
+            float_outputs=sorted(_PRODUCTS),
+        )
+    return Graph(onnx().load(str(target)))
 
 
 def dynamic(model: nn.Module, example: Example, layers: Mapping[str, int], options: Options) -> Int8:
