@@ -11,8 +11,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from raycompress.model.groups import is_inside
 from raycompress.model.stored import stored_bytes
 
@@ -156,6 +154,8 @@ def fitted(compressor: str, layers: Sequence[StoredLayer], files: Sequence[Store
     What a layer has of its own is held to what layers of its kind with as many bits have in common (a ridge
     regression), since a dozen files do not tell each layer's.
     """
+    import numpy as np  # what only predicts needs none: a file is checked without it
+
     every = np.arange(len(files))
     errors = np.empty(len(files))
     for fold in range(_FOLDS):
@@ -174,6 +174,8 @@ def fitted(compressor: str, layers: Sequence[StoredLayer], files: Sequence[Store
 
 
 def _parts(compressor: str, layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> dict[str, float]:
+    import numpy as np
+
     rows = [_quantities(compressor, layers, one.float_bytes, one.widths, one.bits, one.dropped) for one in files]
     names = sorted({name for _, quantities in rows for name in quantities})
     sizes = np.array([one.size_bytes for one in files])
