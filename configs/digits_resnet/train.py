@@ -7,6 +7,7 @@
     raycompress launch auto_dependency.json    a search
     raycompress launch budget.json             ... on a quarter of the FLOPs; fastest.json and pareto.json: by latency
     raycompress launch depth.json              ... over widths and residual blocks
+    raycompress launch tenth.json              ... and bits: a tenth of the bytes, one point lost
 
 A residual addition needs the same channels on both its sides. So the layers that feed one are pruned together:
 conv1 with both ``conv2`` of stage1, and both ``conv2`` of stage2 with its ``down``.

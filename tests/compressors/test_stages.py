@@ -90,12 +90,16 @@ def test_what_quantizes_while_the_script_trains_begins_on_the_small_model(tmp_pa
     assert torch.equal(answers(rc.load(tmp_path / "bundle", Cnn())), answers(model))
 
 
+GONE = {"op_names": ["layer1.1.conv1"], "quant_bits": 32}
+"""The bits of a layer that goes with its block."""
+
+
 def test_blocks_channels_and_bits_are_one_bundle(tmp_path: Path) -> None:
     trains: list[int] = []
     done = rc.compress(
         trained("resnet"),
         DUMMY,
-        ["group_l1", {"compressor": "ptq_static", "config_list": [{"op_types": ["Conv2d"]}]}],
+        ["group_l1", {"compressor": "ptq_static", "config_list": [{"op_types": ["Conv2d"]}, GONE]}],
         0.5,
         depth={"drop": ["layer1.1"]},
         slice="after",
@@ -108,6 +112,14 @@ def test_blocks_channels_and_bits_are_one_bundle(tmp_path: Path) -> None:
     assert manifest.removed["layer1.1.conv1"] == (16, 16) and manifest.removed["conv1"] == (8, 16)
     assert manifest.kind == "quantized" and done.relative_difference == 0
     assert torch.equal(answers(rc.load(done.bundle, ResNet())), answers(done.model))
+
+
+def test_all_channels_may_stay_where_bits_go(tmp_path: Path) -> None:
+    done = rc.compress(
+        trained("cnn"), DUMMY, ["group_l1", "ptq_static"], 0.0, calibration=[batch()], folder=tmp_path / "bundle"
+    )
+    assert {gone for gone, _ in done.removed.values()} == {0}
+    assert bundle.read(done.bundle).kind == "quantized" and done.relative_difference == 0
 
 
 def test_a_number_of_the_float_model_is_not_that_of_the_saved_one(enter: Enter) -> None:

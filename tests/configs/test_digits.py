@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -17,6 +18,8 @@ import torch
 
 import raycompress as rc
 from raycompress.bundle import bundle
+from raycompress.jsonc import as_json
+from raycompress.results.record import SearchRecord
 from tests.support.commands import run
 from tests.support.launching import raycompress
 
@@ -156,6 +159,47 @@ def test_the_example_of_stages_leaves_a_twentieth_of_the_bytes(tmp_path: Path) -
     assert bundle.INT8_ONNX in manifest.files and manifest.removed["conv1"][1] == 32
 
 
+def chosen(text: str) -> str:
+    """Return the example of a tenth of the bytes with a value in place of each range, for a search of one trial."""
+    data = json.loads(as_json(text))
+    first, second = data["compression"]
+    first["config_list"][0]["sparsity"] = 0.5
+    first["depth"] = {"drop": 1}
+    second["config_list"] = [{"op_types": ["default"], "quant_bits": 8}, {"op_names": ["fc"], "quant_bits": 32}]
+    passive = {"proposer": "passive", "n_samples": 1, "constraints": {}}  # without Ray, nor a dense trial to compare
+    return json.dumps({**data, **passive})
+
+
+def test_half_of_the_channels_a_block_less_and_eight_bits_are_a_tenth_of_the_bytes(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS / "digits_resnet", tmp_path / "digits_resnet")
+    path = tmp_path / "digits_resnet" / "tenth.json"
+    path.write_text(chosen(path.read_text()))
+    done = raycompress(tmp_path / "digits_resnet", "launch", "tenth.json")
+    assert done.code == 0, done.err
+    _check_tenth(done.record, 0.99167)
+
+
+@pytest.mark.night
+def test_the_example_of_a_tenth_of_the_bytes_loses_at_most_a_point(tmp_path: Path) -> None:
+    shutil.copytree(CONFIGS / "digits_resnet", tmp_path / "digits_resnet")
+    done = raycompress(tmp_path / "digits_resnet", "launch", "tenth.json")
+    assert done.code == 0, done.err
+    dense = done.record.baseline
+    assert dense is not None and dense.values is not None
+    _check_tenth(done.record, dense.values["accuracy"])
+    assert any(not all(one.sample[keep] for keep in KEEPS) for one in done.record.searched), "no block was dropped"
+    bits = {value for one in done.record.searched for name, value in one.sample.items() if name.endswith("quant_bits")}
+    assert len(bits) > 1
+
+
+def _check_tenth(record: SearchRecord, dense: float) -> None:
+    """Check that the best model, and its file, have a tenth of the bytes and lose at most a point."""
+    best, manifest = record.best, bundle.read(record.bundle)
+    assert best is not None and best.values is not None and best.values["accuracy"] >= dense - 0.01
+    assert manifest.after.size_bytes <= 0.1 * manifest.before.size_bytes
+    assert (record.bundle / bundle.INT8_ONNX).stat().st_size == manifest.after.size_bytes
+
+
 TORCHRUN = (
     "torch.distributed.run",
     "--nproc-per-node",
@@ -231,6 +275,7 @@ def test_all_kinds_of_experiment_are_shipped() -> None:
         "digits_resnet/fastest",
         "digits_resnet/pareto",
         "digits_resnet/stages",
+        "digits_resnet/tenth",
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from raycompress.bundle import bundle
 from raycompress.jsonc import as_json
+from tests.support.commands import run
 from tests.support.launching import REPOSITORY, raycompress
 
 transformers = pytest.importorskip("transformers")
@@ -46,3 +49,19 @@ def test_a_search_reports_each_evaluation_and_its_best_model_is_stock(tmp_path: 
     (small,) = launched.record.folder.root.rglob("small")
     model = transformers.AutoModelForCausalLM.from_pretrained(small)
     assert sum(one.numel() for one in model.parameters()) == best.after["params"]
+
+
+def test_the_example_of_a_tenth_of_the_bytes_passes_validate() -> None:
+    code, out, err = run("validate", str(TEXT / "tenth.json"))
+    assert code == 0, out + err
+
+
+@pytest.mark.night
+def test_the_example_of_a_tenth_of_the_bytes_loses_at_most_a_point(tmp_path: Path) -> None:
+    shutil.copytree(TEXT, tmp_path / "text")
+    launched = raycompress(tmp_path / "text", "launch", "tenth.json")
+    assert launched.code == 0, launched.err
+    best, dense, manifest = launched.record.best, launched.record.baseline, bundle.read(launched.record.bundle)
+    assert best is not None and best.values and dense is not None and dense.values
+    assert dense.values["accuracy"] > 0.6 and best.values["accuracy"] >= dense.values["accuracy"] - 0.01
+    assert manifest.after.size_bytes <= 0.1 * manifest.before.size_bytes

@@ -78,6 +78,7 @@ class Pruner(SavingCompressor, Compressor):
         self._evaluator, self._calibration = setup.evaluator, setup.calibration
         self._compensates, self._compensation = wants_compensation(setup), ""
         self._setup, self._depth, self._dropping = setup, setup.depth, Dropping()
+        self._is_all = setup.depth is None and not setup.is_stage
         self._join_trial(self._evaluations())
         self._int8_inputs: list[Example] = []
 
@@ -217,7 +218,7 @@ class Pruner(SavingCompressor, Compressor):
         self._need_decision("apply_speedup")
         refusals.need_example(self.example, "apply_speedup")
         assert self._slicing is not None and self.example is not None
-        refusals.need_removal(self._slicing, self._arguments, self._depth)
+        refusals.need_removal(self._slicing, self._arguments, is_all=self._is_all)
         self._masks.apply()
         masked = fingerprint(self.model)
         is_known = self._proved is not None and self._proved[0] is self.example and self._proved[1] == masked
@@ -240,7 +241,7 @@ class Pruner(SavingCompressor, Compressor):
         self._compensates = False
         example.outputs(self.compress())
         if self.is_decided and self._slicing is not None:
-            refusals.need_removal(self._slicing, self._arguments, self._depth)
+            refusals.need_removal(self._slicing, self._arguments, is_all=self._is_all)
             if "speedup" in ahead.never and self._slice_when is None:
                 refusals.need_plain(self._slicing)
         elif self._schedule is not None and self._schedule.needs in ahead.never:
@@ -262,7 +263,7 @@ class Pruner(SavingCompressor, Compressor):
         """Return the model as it is now, ready to be saved, or handed on to a next stage."""
         refusals.need_example(self.example, "export_model")
         kept = {**self._dropping.masks, **(self._kept or self._masks.kept())}
-        refusals.need_masks(kept, self._depth)
+        refusals.need_masks(kept, is_all=self._is_all)
         if not self._small:
             refusals.need_plain(self._slicing)
         self._masks.apply()
@@ -361,7 +362,7 @@ class Pruner(SavingCompressor, Compressor):
         if trial is None or self._slicing is None or self._before is None or not self.is_decided:
             return
         if trial.save_model:  # there would be nothing to save
-            refusals.need_removal(self._slicing, self._arguments, self._depth)
+            refusals.need_removal(self._slicing, self._arguments, is_all=self._is_all)
         gate.check(self.model, example, self._slicing, self._before, [Bound(*one) for one in trial.budget])
 
     def _need_decision(self, where: str) -> None:

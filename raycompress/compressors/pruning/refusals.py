@@ -66,9 +66,12 @@ def need_channels(entry: CompressorEntry, where: str) -> None:
         )
 
 
-def need_removal(slicing: Slicing | None, arguments: Mapping[str, Any], depth: Any = None) -> None:
-    """Raise SpeedupError where the decision removes nothing, though channels alone were asked for and no `depth`."""
-    if depth is None and slicing is not None and not slicing.tensors:
+def need_removal(slicing: Slicing | None, arguments: Mapping[str, Any], *, is_all: bool) -> None:
+    """Raise SpeedupError where the decision removes nothing, and that is all that compresses the model.
+
+    Where blocks may go too, or other stages follow, a search may leave all channels.
+    """
+    if is_all and slicing is not None and not slicing.tensors:
         raise SpeedupError(
             "no parameter would fall: every sparsity rounds to no channel at all",
             where="config_list",
@@ -88,9 +91,9 @@ def need_whole(model: nn.Module, where: str) -> None:
         )
 
 
-def need_masks(kept: Mapping[str, Tensor], depth: Any = None) -> None:
-    """Raise CompressionError where the masks, 1 where a weight stays, remove nothing, and no `depth` was asked for."""
-    if depth is None and not any((mask == 0).any() for mask in kept.values()):
+def need_masks(kept: Mapping[str, Tensor], *, is_all: bool) -> None:
+    """Raise CompressionError where the masks, 1 where a weight stays, remove nothing; see `need_removal`."""
+    if is_all and not any((mask == 0).any() for mask in kept.values()):
         raise CompressionError(
             "nothing was compressed: the masks cover no weight at all",
             where="config_list",
