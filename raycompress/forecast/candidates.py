@@ -77,18 +77,21 @@ class Surrogate:
         """Return a sample on the budget that has no score yet; `more` counts as added for this one proposal."""
         known = [*self._scored, *more]
         seen = {self._alike(one.sample) for one in known}
-        pool = [sample for sample in self._pool(known) if self._alike(sample) not in seen]
+        best = sorted(known, key=lambda one: -self._sign * one.score)[:_PARENTS]
+        pool = self.pool([one.sample for one in best], _CHANGED, _ANYWHERE)
+        pool = [sample for sample in pool if self._alike(sample) not in seen]
         if not pool:
             return self._project(self._anywhere())
         scores = self._sign * np.array([one.score for one in known])
         if len(known) < 2 or np.ptp(scores) == 0:
             return pool[0]
-        return pool[int(np.argmax(self._expected(known, scores, pool)))]
+        return pool[int(np.argmax(self.expected(known, pool)))]
 
-    def _pool(self, known: Sequence[Scored]) -> list[Sample]:
-        best = sorted(known, key=lambda one: -self._sign * one.score)[:_PARENTS]
-        changed = [self._changed(best[place % len(best)].sample) for place in range(_CHANGED)] if best else []
-        return [self._project(one) for one in (*changed, *(self._anywhere() for _ in range(_ANYWHERE)))]
+    def pool(self, parents: Sequence[Sample], number: int, anywhere: int) -> list[Sample]:
+        """Return `number` samples that are changed from the parents in turn, and random ones, within the budget."""
+        each = range(number if parents else 0)
+        changed = [self._changed(parents[place % len(parents)]) for place in each]
+        return [self._project(one) for one in (*changed, *(self._anywhere() for _ in range(anywhere)))]
 
     def _anywhere(self) -> Sample:
         return anywhere(self._dimensions, self._random)
@@ -102,11 +105,11 @@ class Surrogate:
             found[one.name] = changed(one, found[one.name], self._random, _SPREAD)
         return found
 
-    def _expected(
-        self, known: Sequence[Scored], scores: NDArray[np.float64], pool: Sequence[Sample]
-    ) -> NDArray[np.float64]:
+    def expected(self, known: Sequence[Scored], pool: Sequence[Sample]) -> NDArray[np.float64]:
+        """Return what is expected of samples by known scores, with optimism; larger is better."""
         from sklearn.linear_model import BayesianRidge
 
+        scores = self._sign * np.array([one.score for one in known])
         features = self._features([one.sample for one in known])
         mean, spread = features.mean(0), features.std(0) + 1e-9
         model = BayesianRidge().fit((features - mean) / spread, scores)

@@ -16,6 +16,7 @@ from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective, is_measured
 from raycompress.forecast.prior import Goal, Prior, Sample, Scored, anywhere, first_guesses
 from raycompress.forecast.projection import Projection
+from raycompress.search.proposers.front import front_model
 from raycompress.search.proposers.optuna_proposer import OptunaProposer
 from raycompress.search.stopping.policies import Scores
 
@@ -75,6 +76,9 @@ class TradeOffProposer:
         self._dimensions, self._whole = dimensions, dict(whole)
         self._prior, self._projection, self._objective, self._goal = prior, projection, objective, goal
         self._model = model
+        self._front = front_model(
+            dimensions, self._whole, projection, objective, prior.candidates, goal=goal, seed=seed
+        )
         self._exploration = exploration
         self._random = np.random.default_rng(seed)
         self._axis = projection.axis(objective)
@@ -100,10 +104,15 @@ class TradeOffProposer:
                 break
         self._cuts.add(self._projection.cuts(sample))
         self._ratios[number] = self._ratio(sample)
-        return {one.name: sample[one.name] for one in self._dimensions}
+        found = {one.name: sample[one.name] for one in self._dimensions}
+        if self._front is not None:
+            self._front.add_proposed(number, found)
+        return found
 
     def _next(self, number: int, proposed: Sample) -> Sample:
         explores = int(self._turn * self._exploration) > int((self._turn - 1) * self._exploration)
+        if not explores and self._front is not None and (widening := self._front.propose()) is not None:
+            return {**self._whole, **widening}
         if not explores and self._turn % 3 == 0 and self._turn > 5:
             return self._projection.project({**self._whole, **proposed})
         best = None if explores else self._at_the_border()
@@ -118,14 +127,20 @@ class TradeOffProposer:
         if cuts in self._scored:
             self._tried[number] = self._scored[cuts]
         self._ratios[number] = self._ratio(sample)
+        if self._front is not None:
+            self._front.add_proposed(number, sample)
 
     def replace_proposed(self, number: int, sample: Sample) -> None:
         """Replace the sample proposed for trial `number` by the one that is really tried."""
         self._ratios[number] = self._ratio(sample)
+        if self._front is not None:
+            self._front.add_proposed(number, sample)
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Learn the result of trial `number`."""
         self._model.learn(number, score, scores, judgement)
+        if judgement is not None and self._front is not None:
+            self._front.learn(number, judgement.costs)
         if judgement is not None:
             self._feasible[number] = judgement.is_feasible
             if self._border is not None:
