@@ -24,6 +24,7 @@ from tests.benchmarks.compression import (
     training,
 )
 from tests.benchmarks.deployment import section as deployment
+from tests.benchmarks.enumerated import searches
 from tests.benchmarks.outcome import Outcome, describe_machine
 from tests.benchmarks.processes import CommandFailed
 
@@ -35,6 +36,7 @@ SECTIONS = (
     "scaling",
     "tied",
     "budgets",
+    "enumerated",
     "distilled",
     "compensated",
     "importances",
@@ -70,6 +72,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
         default=5,
         help="budgets, compensated, importances, distilled: networks of each kind",
     )
+    parser.add_argument("--search-seeds", type=int, default=10, help="enumerated: searches by each proposer")
     parser.add_argument("--networks", nargs="+", choices=list(networks.NETWORKS), default=list(networks.NETWORKS))
     parser.add_argument("--budgets", nargs="+", type=float, default=list(methods.BUDGETS), help="budgets: FLOPs")
     parser.add_argument("--methods", nargs="+", choices=methods.METHODS, default=methods.METHODS)
@@ -110,6 +113,8 @@ def run_section(name: str, options: argparse.Namespace) -> Outcome:
             path=options.known or options.output / "budgets.json",
             picture=options.picture,
         )
+    if name == "enumerated":
+        return searches.measure(options.search_seeds, say)
     if name == "distilled":
         return distilled.measure(options.budget_seeds, say, options.networks)
     if name == "compensated":
