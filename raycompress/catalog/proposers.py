@@ -73,7 +73,10 @@ _BUILT_IN = (
         "Falkner et al., BOHB: Robust and Efficient Hyperparameter Optimization at Scale, ICML 2018",
     ),
     ProposerEntry(
-        "guided", "Sparsities by what each layer bears, measured before the search; else TPE.", f"{_OPTUNA}:tpe", _TPE
+        "guided",
+        "Sparsities, bits and blocks by what each layer bears, measured before the search; else TPE.",
+        f"{_OPTUNA}:tpe",
+        _TPE,
     ),
     ProposerEntry("passive", "One trial in this very process, for debugging.", f"{_SEARCHERS}:centre"),
 )

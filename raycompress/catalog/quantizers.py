@@ -33,6 +33,8 @@ OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys((*IN_ONNX, "int8_weight
 
 Of 8 bits are a layer's weights, and with those `IN_ONNX` its inputs; of 4 its weights alone.
 """
+SENSITIVITY, SEARCHED = "sensitivity", (32, 8, 4)
+"""What ``quant_bits`` may be in guided search, and the bits that it then chooses among for each layer."""
 
 
 def value_such_as(key: str, compressor: str) -> Any:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycompress.catalog import CompressorEntry, find
+from raycompress.catalog.quantizers import SEARCHED, SENSITIVITY
 from raycompress.config.options import CompressionOptions, read_options
 from raycompress.config.schema.ranges import find_ranges
 from raycompress.config.text.reader import JsonPath
@@ -58,8 +59,13 @@ def _compression(keys: Any) -> Compression:
 
 
 def _plain_entry(entry: Any) -> dict[str, Any]:
-    """Return an entry as written; an ``exclude`` that is false goes: to NNI the key alone excludes."""
+    """Return an entry as written, with the range that "sensitivity" stands for.
+
+    An ``exclude`` that is false goes: to NNI the key alone excludes.
+    """
     plain = written(entry)
+    if plain.get("quant_bits") == SENSITIVITY:
+        plain["quant_bits"] = {"type": "choice", "range": list(SEARCHED)}
     return {key: value for key, value in plain.items() if (key, value) != ("exclude", False)}
 
 

@@ -210,14 +210,19 @@ class Experiment(SearchOptions):
 
     @property
     def ends_quantized(self) -> bool:
-        """Whether a later stage quantizes, so that bytes and times are not those of the sliced model."""
-        return any(stage.type == "quantization" for stage in self.later)
+        """Whether the last stage quantizes, so that bytes and times are not those of the sliced model."""
+        return any(stage.type == "quantization" for stage in self.later) or self.quantizer is not None
 
     @property
     def predicts_file(self) -> bool:
         """Whether the bytes of a file that a last stage makes are predicted: they count, and no target has its own."""
-        is_asked = "size_bytes" in self.objective.metrics
-        return bool(self.later) and is_asked and not self.targets and quantizes_trained(self.later[-1].entry)
+        is_asked = self.proposer == "guided" or (bool(self.later) and "size_bytes" in self.objective.metrics)
+        return is_asked and not self.targets and self.quantizer is not None
+
+    @property
+    def quantizer(self) -> Compression | None:
+        """The stage that quantizes the trained model: the last one, or the only one; None where there is none."""
+        return self.stages[-1] if quantizes_trained(self.stages[-1].entry) else None
 
     @property
     def compressors(self) -> str:

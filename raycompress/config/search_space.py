@@ -135,7 +135,8 @@ class SearchSpace:
     def bits(self) -> tuple[Dimension, ...]:
         """The dimensions that say how many bits a layer, or several, is quantized to once the model is trained."""
         found: dict[str, Dimension] = {}
-        for stage in self._template.get("stages", ())[-1:] if self._quantizes_trained else ():
+        last = [self._template, *self._template.get("stages", ())][-1]
+        for stage in [last] if self._quantizes_trained else ():
             for entry in stage["config_list"]:
                 slot = entry.get("quant_bits")
                 if isinstance(slot, _Slot) and slot.dimension.choices is not None:

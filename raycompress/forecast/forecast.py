@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
+from raycompress.catalog.stages import quantizes_trained
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import ruled
 from raycompress.model.costs import CostModel
@@ -75,9 +76,9 @@ class Forecast:
 
     def bits(self, config: Config) -> dict[str, int]:
         """Return the bits of each layer that the last stage quantizes, or leaves float."""
-        if self.quantizer is None:
+        if self.quantizer is None or not quantizes_trained(self.quantizer):
             return {}
-        config_list = config["stages"][-1]["config_list"]
+        config_list = [config, *config.get("stages", ())][-1]["config_list"]
         return {
             name: int(entry.get("quant_bits", 8))
             for entry, layers in zip(config_list, self._ruled(config_list, self.quantizer), strict=True)
@@ -159,6 +160,8 @@ def why_not(experiment: Experiment, model: ModelInfo, costs: CostModel) -> str:
     """Return why the sizes of a proposal cannot be computed before it is trained; empty where they can."""
     compression = experiment.compression
     entry = compression.entry
+    if experiment.quantizer is not None and not experiment.later:
+        return ""
     if not entry.removes_channels:
         return f"{entry.name} removes no channels, so that no size falls"
     across = [name for name in ("global", "isomorphic") if compression.arguments.get(name)]

@@ -266,8 +266,8 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
 def _last_stage(experiment: Experiment) -> dict[str, Any]:
     """Return the stage that quantizes, with the ranges of its entries, and its arguments in the middle of theirs."""
     space = SearchSpace.of(unexpanded(experiment))
-    arguments = space.build(space.centre())["stages"][-1]["arguments"]
-    last = experiment.later[-1]
+    built = space.build(space.centre())
+    arguments, last = [built, *built.get("stages", ())][-1]["arguments"], experiment.stages[-1]
     return {"compressor": last.compressor, "config_list": [*map(dict, last.config_list)], "arguments": arguments}
 
 
@@ -324,7 +324,8 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
             where=experiment.where(("proposer",)),
             fix='write {"type": "float", "range": [0.0, 0.9]} for a sparsity, or another proposer, such as "optuna"',
         )
-    if model is None or not experiment.wants_sizes or not experiment.compression.entry.removes_channels:
+    is_followed = experiment.compression.entry.removes_channels or experiment.predicts_file
+    if model is None or not experiment.wants_sizes or not is_followed:
         return None
     unknown = model.costs_unknown or "no input of the model was seen"
     if model.costs is not None:

@@ -159,6 +159,12 @@ SITUATIONS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
         {"compressor": "ptq_static", "type": "quantization"},
         {"target": {"runtime": "tensorrt", "device": "gpu"}},
     ),
+    "bits by sensitivity": (
+        [only(quant_bits="sensitivity")],
+        {"compressor": "ptq_static", "type": "quantization"},
+        {},
+    ),
+    "sensitivity where it trains": ([only(quant_types=["weight"], quant_bits="sensitivity")], QAT, {}),
     "bits of a layer": ([only(quant_bits=2)], {"compressor": "ptq_static", "type": "quantization"}, {}),
     "unfit type": ([{"sparsity": 0.5, "op_types": ["Conv2d", "BatchNorm2d"]}, EXCLUDED], {}, {}),
 }

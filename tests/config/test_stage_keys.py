@@ -136,3 +136,35 @@ def test_the_ways_by_which_stages_come(write: Write) -> None:
     assert first["config_list"][0]["sparsity"] == FLOAT and second["type"] == "quantization"
     with pytest.raises(ExperimentError, match="does not say which"):
         experiment_data({"arguments": {}}, "rc.launch", data["compression"])
+
+
+@pytest.mark.parametrize(
+    ("compressor", "proposer", "where", "fix"),
+    [
+        ("ptq_static", "optuna", "proposer", 'write "proposer": "guided"'),
+        (
+            *("qat", "guided", "compression[1].config_list[0].quant_bits"),
+            'write "quant_bits": 8; or take one of ptq_static, ptq_dynamic, int8_weight_only',
+        ),
+    ],
+)
+def test_bits_by_sensitivity_where_nothing_measures_it(
+    compressor: str, proposer: str, where: str, fix: str, write: Write
+) -> None:
+    entry = {"op_types": ["default"], "quant_bits": "sensitivity"}
+    parts = {} if compressor == "ptq_static" else {"quant_types": ["weight"]}
+    second = stage(compressor, {**entry, **parts}, kind="quantization")
+    (problem,) = refused(write(stage("group_l1", ENTRY), second, proposer=proposer, n_samples=2))
+    assert problem.where.endswith(where) and problem.fix == fix
+
+
+def test_bits_by_sensitivity_are_a_choice_for_each_layer(write: Write) -> None:
+    second = stage("ptq_static", {"op_names": ["conv1", "fc"], "quant_bits": "sensitivity"}, kind="quantization")
+    for stages in ((stage("group_l1", ENTRY), second), (second,)):
+        space = SearchSpace.of(Experiment.load(write(*stages, proposer="guided", n_samples=2)))
+        assert [(one.name, one.choices) for one in space.bits] == [
+            ("conv1.quant_bits", (32, 8, 4)),
+            ("fc.quant_bits", (32, 8, 4)),
+        ]
+        assert set(space.bits) <= set(space.guided)
+        assert space.smallest()["fc.quant_bits"] == 4 and space.largest()["fc.quant_bits"] == 32

@@ -101,3 +101,65 @@ def test_guided_without_a_dimension_to_measure_is_told(tmp_path: Path, launch: C
     done = launch(path)
     assert done.code == 2
     assert "none of these is searched here" in " ".join(done.err.split())
+
+
+QUANTIZES = """
+import sys
+
+sys.path[:0] = [{home!r}]
+import torch
+import train
+
+import raycompress as rc
+
+
+@rc.experiment
+def main(config):
+    images, labels = train.load_data()[1]
+    model = train.ResNet()
+    model.load_state_dict(torch.load(train.WEIGHTS, weights_only=True))
+    evaluate = lambda model: train.evaluate(model, images[:200], labels[:200])
+    compressor = rc.create_compressor(
+        model, config, dummy_input=images[:1], evaluator=evaluate, calibration=images[200:].split(64)
+    )
+    rc.report(accuracy=evaluate(compressor.compress()))
+    rc.save_model(compressor.export_model, model_path="model.pth")
+
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_bits_alone_by_what_each_layer_bears(
+    tmp_path: Path, launch: Callable[..., Launched], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    (tmp_path / "script.py").write_text(QUANTIZES.format(home=str(RESNET)))
+    path = tmp_path / "exp.json"
+    entry = {"op_types": ["Conv2d"], "quant_bits": "sensitivity", "expand_op_names": False}
+    path.write_text(
+        json.dumps(
+            {
+                "name": "bits",
+                "script": "script.py",
+                "compression": {
+                    **{"framework": "torch", "type": "quantization", "compressor": "ptq_static"},
+                    "config_list": [entry],
+                },
+                "objectives": {"size_bytes": "min"},
+                "constraints": {"accuracy": {"max_drop": 0.05}},
+                **{"proposer": "guided", "n_samples": 2, "random_seed": 0},
+            }
+        )
+    )
+    done = launch(path)
+    assert done.code == 0, done.err
+    record = done.record
+    (name,) = record.header["dimensions"]
+    prior = Prior.from_json(json.loads(record.folder.prior.read_text()))
+    assert [bits for bits, _ in prior.curves[name]] == [8, 4]
+    assert "bytes of a quantized file are predicted" in " ".join(done.err.split())
+    assert record.best_number is not None
+    best = record.records[record.best_number]
+    assert best.sample[name] == 4 and best.values["accuracy"] > 0.9

@@ -84,7 +84,8 @@ class Surveyor(Analyser):
         graph = ChannelGraph(model, first)
         known = {group.summary(): group for group in channel_groups(graph)}
         groups = [known[summary] for summary in forecast.costs.groups]
-        ranked = _ranking(engine_of(experiment.compression.entry), graph, groups, batches)
+        entry = experiment.compression.entry
+        ranked = _ranking(engine_of(entry), graph, groups, batches) if entry.removes_channels else None
         order = [_by_magnitude(graph, one) for one in groups] if ranked is None else _by_error(ranked, graph, groups)
         inputs = _to_refit_on(experiment, model, batches, forecast.dense["flops"])
         found = [] if experiment.compression.depth is None else residual_blocks(model, first)
@@ -117,7 +118,7 @@ class Surveyor(Analyser):
         found = []
         for place, level in enumerate(levels):
             first = guesses_at(level, prior, goal=wanted["goal"], errors=errors)
-            if not place:  # by the same model in every process that scores a part of them
+            if not place and space.sparsities:  # by the same model in every process that scores a part of them
                 scorer.choose_rate({**whole, **first[-1]})
             found += score_at(
                 level,
@@ -184,6 +185,10 @@ class _Trimmer:
         compensate(model, slicing, self._inputs)
         slicing.apply(model)
         return self._without_blocks(model.eval(), config)
+
+    def cuts(self, config: Config) -> bool:
+        """Tell whether `config` asks to remove anything."""
+        return any(self._forecast.removed(config)) or not all(self._forecast.kept_blocks(config))
 
     def bits(self, config: Config) -> Mapping[str, int]:
         """Return the bits of the layers that are quantized in the end."""
@@ -284,11 +289,13 @@ class _Scorer:
     def __call__(self, sample: Mapping[str, Any], steps: int) -> float:
         """Return the metric of the model that `sample` asks for, after compensation and so many steps of training.
 
-        Without steps it is as pruned, with BatchNorm's statistics new: refitted curves give no better first guesses.
+        Without steps it is as pruned, with BatchNorm's statistics new: refitted curves give no better first guesses. A
+        model that loses nothing but bits is not trained: no trial need train it.
         """
         config = self._space.build(sample)
         small = self._trimmer.small(config, refits=steps > 0)
-        self._imitation(small, steps)
+        if self._trimmer.cuts(config):
+            self._imitation(small, steps)
         with self._rounding(small, self._trimmer.bits(config)):
             found = number(self._evaluate(small))
         return found if math.isfinite(found) else self._worst

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
-from raycompress.catalog.quantizers import BITS, OF_LAYERS, PARTS
+from raycompress.catalog.quantizers import BITS, OF_LAYERS, PARTS, SENSITIVITY
+from raycompress.config.compression import stages_in
 from raycompress.config.schema.ranges import Finding, is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.text import join_names
@@ -15,6 +16,13 @@ from raycompress.text import join_names
 def check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: CompressorEntry) -> Iterator[Finding]:
     """Compare what is to be quantized, and with how many bits, with what the quantizer can."""
     parts, bits = entry.get("quant_types"), entry.get("quant_bits")
+    if bits == SENSITIVITY:
+        if compressor.name not in OF_LAYERS:
+            what = f'"{SENSITIVITY}" is about layers of a trained model, and {compressor.name} is for others'
+            bits = min(8, BITS.get(compressor.name, (1, 8))[1])
+            fix = f'write "quant_bits": {bits}; or take one of {join_names(OF_LAYERS)}'
+            yield Finding((*path, "quant_bits"), what, fix)
+        return
     if "quant_bits" in entry and compressor.name in OF_LAYERS:
         yield from _of_layers(bits, (*path, "quant_bits"), compressor)
     if compressor.framework != "torch" or compressor.name not in PARTS or not isinstance(parts, list):
@@ -37,6 +45,17 @@ def check_bits(entry: Mapping[str, Any], path: JsonPath, compressor: CompressorE
         if part in can and part not in _dict(bits):
             what = f'"quant_bits" says nothing of "{part}"'
             yield Finding((*path, "quant_bits"), what, f'add "{part}": {min(8, high)}')
+
+
+def check_sensitivity(data: Mapping[str, Any]) -> Iterator[Finding]:
+    """Yield where bits are to be chosen by what a search measures that measures nothing."""
+    for _, stage in stages_in(data) if data.get("proposer") != "guided" else ():
+        entries = stage.get("config_list")
+        if any(
+            _dict(entry).get("quant_bits") == SENSITIVITY for entry in (entries if isinstance(entries, list) else ())
+        ):
+            what = f'"quant_bits": "{SENSITIVITY}" is chosen by what guided search measures of each layer'
+            yield Finding(("proposer",), what, 'write "proposer": "guided"')
 
 
 def _of_layers(bits: Any, path: JsonPath, compressor: CompressorEntry) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from raycompress.catalog.instead import SELECTION
 from raycompress.catalog.plugins import is_of
 from raycompress.catalog.proposers import PROPOSERS
 from raycompress.catalog.quantizers import value_such_as
-from raycompress.config.checks.bits import check_bits
+from raycompress.config.checks.bits import check_bits, check_sensitivity
 from raycompress.config.checks.names import check_compressor, check_export_names, slipped
 from raycompress.config.checks.objective import check_objective
 from raycompress.config.checks.stages import check_order
@@ -61,6 +61,7 @@ def check(data: Mapping[str, Any]) -> Iterator[Finding]:
     if not broken:
         yield from _check_export(data, framework)
     yield from check_objective(data, compressors)
+    yield from check_sensitivity(data)
     yield from _check_workers(data)
     if data.get("proposer") == "sequence":
         yield from _check_grid(data)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.catalog import CompressorEntry
+from raycompress.catalog.stages import quantizes_trained
 from raycompress.config.checks.targets import check_targets
 from raycompress.config.objective import LIMITS, MEASURED, Objective, is_measured
 from raycompress.config.schema.ranges import Finding
@@ -45,7 +46,7 @@ def check_objective(data: Mapping[str, Any], compressors: Sequence[CompressorEnt
     yield from _check_scheduler(data, compressor)
     yield from _check_repeats(data)
     cuts = compressor is None or (compressor.framework == "torch" and compressor.removes_channels)
-    if data.get("proposer") == "guided" and compressor is not None and not cuts:
+    if data.get("proposer") == "guided" and compressor is not None and not cuts and not quantizes_trained(compressor):
         what = f"guided measures what each layer bears as its channels are cut, and {compressor.name} cuts none"
         yield Finding(("proposer",), what, 'take another proposer, such as "optuna"')
 

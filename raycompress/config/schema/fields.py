@@ -203,6 +203,8 @@ Expand = Annotated[Literal[True, False, "dependency"], BeforeValidator(_no_numbe
 
 
 def _bits_or_each(value: Any) -> str:
+    if isinstance(value, str):
+        return "<name>"
     return "<each>" if isinstance(value, dict) and not is_range(value) else "<bits>"
 
 
@@ -213,5 +215,8 @@ def name_or_object(value: Any) -> str:
 
 QuantizedPart = Literal["weight", "input", "output"]
 Bits = Annotated[
-    Annotated[Many, Tag("<bits>")] | Annotated[dict[QuantizedPart, Many], Tag("<each>")], Discriminator(_bits_or_each)
+    Annotated[Many, Tag("<bits>")]
+    | Annotated[dict[QuantizedPart, Many], Tag("<each>")]
+    | Annotated[Literal["sensitivity"], Tag("<name>")],
+    Discriminator(_bits_or_each),
 ]

@@ -70,7 +70,10 @@ class Entry(Keys):
     frequency: Many = absent("agp: prune every so many epochs.")
     prune_iterations: Many = absent("lottery_ticket: how many rounds.")
     quant_types: list[QuantizedPart] = absent("What to quantize.")
-    quant_bits: Bits = absent("Bits, for everything or for each part; of a trained model's layer 4, 8, or 32 (float).")
+    quant_bits: Bits = absent(
+        "Bits, for everything or for each part; of a trained model's layer 4, 8, 32 (float), or "
+        '"sensitivity": guided search chooses.'
+    )
     quant_start_step: Step = absent("qat: the first step that quantizes.")
     quant_scheme: Any = absent("qat: how values map to integers.")
     quant_dtype: Any = absent("qat: int or uint.")

@@ -16,7 +16,7 @@ from raycompress.forecast.projection import Projection
 
 _FEWEST = 8
 """Trials that have ended before anything is predicted."""
-_CHANGED, _ANYWHERE = 96, 32
+_CHANGED, _ANYWHERE = 56, 8
 """Of the samples that a proposal is chosen among: changed members of the front, and random ones."""
 
 
@@ -69,6 +69,7 @@ class FrontModel:
         self._surrogate = Surrogate(dimensions, "max", project, seed, self._alike)
         self._proposed: dict[int, Sample] = {}
         self._known: list[Scored] = []
+        self._sizes: list[float] = []
         self._tried: set[Hashable] = set()
 
     def add_proposed(self, number: int, sample: Sample) -> None:
@@ -80,13 +81,14 @@ class FrontModel:
         """Learn the costs of trial `number`, by goal; smaller is better."""
         if number in self._proposed and math.isfinite(costs[self._place]):
             self._known.append(Scored(self._proposed[number], -costs[self._place]))
+            self._sizes.append(self._log_size(self._proposed[number]))
 
     def propose(self) -> Sample | None:
         """Return a sample that was not tried; None where too little is known, or nothing is expected to be gained."""
         if len(self._known) < _FEWEST:
             return None
         scores = np.array([one.score for one in self._known])
-        sizes = np.array([self._log_size(one.sample) for one in self._known])
+        sizes = np.array(self._sizes)
         front = _front(scores, sizes)
         pool = self._surrogate.pool([self._known[place].sample for place in front], _CHANGED, _ANYWHERE)
         fresh = {self._alike(sample): sample for sample in pool}
