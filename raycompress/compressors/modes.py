@@ -134,8 +134,8 @@ class Inspector(Compressor):
             known = _with_costs(known, self.model, example)
         if known.costs is not None and self._trial.latency and example is not None:
             known = self._with_latency(known, known.costs, example)
-        if known.costs is not None and (stage := self._trial.analysis.get("file")) and example is not None:
-            known = self._with_file_bytes(known, known.costs, example, stage)
+        if known.costs is not None and (asked := self._trial.analysis.get("file")) and example is not None:
+            known = self._with_file_bytes(known, known.costs, example, asked)
         if example is not None and (names := self._trial.analysis.get("dense")):
             known = replace(known, dense_ms=self._dense_ms(names, example))
         return known
@@ -163,13 +163,14 @@ class Inspector(Compressor):
         return found
 
     def _with_file_bytes(
-        self, known: ModelInfo, costs: CostModel, example: Example, stage: Mapping[str, Any]
+        self, known: ModelInfo, costs: CostModel, example: Example, asked: Mapping[str, Any]
     ) -> ModelInfo:
         """Add what predicts the size of the file that the last stage makes."""
         from raycompress.compressors.analysis.fits.file_bytes import file_bytes
 
         try:
-            return replace(known, file_bytes=file_bytes(self.model, example, costs, stage, progress=self._progress))
+            found = file_bytes(self.model, example, costs, **asked, progress=self._progress)
+            return replace(known, file_bytes=found)
         except RaycompressError as error:  # what cannot be quantized at all the rehearsal refuses
             return replace(known, file_bytes_unknown=error.problems[0].what)
 

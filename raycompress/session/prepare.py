@@ -61,6 +61,8 @@ _WITHOUT_EVALUATOR = (
 
 _LONGEST_S = 1800.0
 """What the dozen networks that are timed in any case may take beside the script, where converting one takes minutes."""
+_FILES_S = 20.0
+"""The most seconds that files are made for, to predict the bytes of others."""
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,7 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
     if timed := timed_in(experiment):
         analysis["dense"] = timed
     if experiment.predicts_file:
-        analysis["file"] = _last_stage(experiment)
+        analysis["file"] = {"stage": _last_stage(experiment), "budget_s": min(_FILES_S, budget_s(experiment))}
     if (depth := experiment.compression.depth) is not None:
         analysis["blocks"] = "ordered" if "drop" in depth else "named"
     if rehearse:

@@ -21,6 +21,7 @@ from raycompress.model.latency_model import Accuracy, LatencyModel
 from raycompress.model.latency_table import Clock
 from raycompress.search.history import SearchHistory
 from raycompress.search.proposers.budget_enforcer import BudgetEnforcer
+from raycompress.search.proposers.front import front_model
 from raycompress.search.proposers.guided import GuidedProposer
 from raycompress.search.proposers.searchers import make_proposer
 from tests.support.experiments import experiment_with, layer, network
@@ -192,3 +193,54 @@ def test_a_budget_that_nothing_drawn_fits_ends_the_search(tmp_path: Path) -> Non
     inner = make_proposer("random", projection.space, objective=experiment.objective, seed=0)
     with pytest.raises(ExperimentError, match="rejected"):
         BudgetEnforcer(inner, projection, experiment.objective, rejects=True, where="exp.json:3").propose(1)
+
+
+def hypervolume(points: list[tuple[float, float]]) -> float:
+    """Return what points of (score above 0, share of the size) dominate, up to the whole size."""
+    volume, best = 0.0, 0.0
+    by_share = sorted((share, score) for score, share in points)
+    ends = [*(share for share, _ in by_share[1:]), 1.0]
+    for (share, score), end in zip(by_share, ends, strict=True):
+        best = max(best, score)
+        volume += best * (end - share)
+    return volume
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_trial_goes_where_the_front_is_expected_to_widen_most(tmp_path: Path, seed: int) -> None:
+    """Conv1 bears nothing and conv3 almost all: which the model of the front learns, and random samples do not."""
+
+    def accuracy(sample: dict[str, Any]) -> float:
+        one, two, three = (sample[f"conv{number}.sparsity"] for number in (1, 2, 3))
+        return float(1 - one**0.5 - 0.6 * two**2 * (1 + one) - 0.05 * three)
+
+    keys: dict[str, Any] = {"objectives": {"accuracy": "max", "flops": "min"}, "random_seed": seed}
+    experiment, projection = projection_of(tmp_path, **keys)
+    space, whole = projection.space, projection.space.centre()
+    model = front_model(space.dimensions, whole, projection, experiment.objective, (), goal="max", seed=seed)
+    assert model is not None and model.propose() is None  # nothing is known yet
+    draw, points = random.Random(seed), {"model": [], "random": []}
+    for number in range(24):
+        drawn = {one.name: draw.uniform(0.0, 0.9) for one in space.dimensions}
+        proposed = model.propose() if number >= 8 else drawn
+        assert proposed is not None
+        model.add_proposed(number, proposed)
+        model.learn(number, (-accuracy(proposed), projection.share(proposed, "flops")))
+        for name, sample in (("model", proposed), ("random", drawn)):
+            points[name].append((accuracy(sample), projection.share(sample, "flops")))
+    assert len({projection.cuts(sample) for sample in model._proposed.values()}) == 24
+    assert hypervolume(points["model"]) > 1.1 * hypervolume(points["random"])
+
+
+@pytest.mark.parametrize(
+    "objectives",
+    [{"accuracy": "max"}, {"accuracy": "max", "latency_ms": "min"}, {"accuracy": "max", "loss": "min"}],
+    ids=["one goal", "a latency that nobody predicts", "two metrics"],
+)
+def test_a_front_without_a_size_that_is_known_has_no_model(tmp_path: Path, objectives: dict[str, str]) -> None:
+    experiment, projection = projection_of(tmp_path, objectives=objectives)
+    whole = projection.space.centre()
+    assert (
+        front_model(projection.space.dimensions, whole, projection, experiment.objective, (), goal="max", seed=0)
+        is None
+    )

@@ -51,9 +51,8 @@ def check_sensitivity(data: Mapping[str, Any]) -> Iterator[Finding]:
     """Yield where bits are to be chosen by what a search measures that measures nothing."""
     for _, stage in stages_in(data) if data.get("proposer") != "guided" else ():
         entries = stage.get("config_list")
-        if any(
-            _dict(entry).get("quant_bits") == SENSITIVITY for entry in (entries if isinstance(entries, list) else ())
-        ):
+        asked = [_dict(entry).get("quant_bits") for entry in (entries if isinstance(entries, list) else ())]
+        if SENSITIVITY in asked and stage.get("compressor") in OF_LAYERS:
             what = f'"quant_bits": "{SENSITIVITY}" is chosen by what guided search measures of each layer'
             yield Finding(("proposer",), what, 'write "proposer": "guided"')
 

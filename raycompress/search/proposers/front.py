@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Objective, is_measured
+from raycompress.forecast.amounts import kept
 from raycompress.forecast.candidates import Surrogate
-from raycompress.forecast.prior import Goal, Sample, Scored
+from raycompress.forecast.prior import Goal, Sample, Scored, by_values
 from raycompress.forecast.projection import Projection
 
 _FEWEST = 8
 """Trials that have ended before anything is predicted."""
-_CHANGED, _ANYWHERE = 56, 8
+_CHANGED, _ANYWHERE = 112, 16
 """Of the samples that a proposal is chosen among: changed members of the front, and random ones."""
+_OPTIMISM = 0.5
+"""How many standard deviations of a prediction count for a sample, since it may be better than expected."""
+_REFIT = 1.3
+"""So many times as many scores as before want a new kernel."""
 
 
 class FrontModel:
     """Chooses the sample by which the hypervolume of the front is expected to grow most.
 
     The hypervolume is that of the metric and the logarithm of the size, as in the search of an expected improvement of
-    it (Emmerich et al., Hypervolume-based Expected Improvement, 2011). The metric is what a `Surrogate` expects of a
-    sample, and a part of its standard deviation more; the size is what the forecast computes.
+    it (Emmerich et al., Hypervolume-based Expected Improvement, 2011). The metric is what a Gaussian process expects of
+    a sample, and a part of its standard deviation more; the size is what the forecast computes.
 
     Parameters
     ----------
@@ -64,12 +71,15 @@ class FrontModel:
             found = projection.project({**whole, **sample})
             return {name: value for name, value in found.items() if name in names}
 
+        self._dimensions = tuple(dimensions)
+        self._seen: dict[Hashable, tuple[Hashable, float]] = {}
+        self._kernel: Any = None
+        self._fitted_to = 0
         sign = 1.0 if goal == "max" else -1.0
         self._cheap = {self._alike(one.sample): Scored(one.sample, sign * one.score) for one in candidates}
         self._surrogate = Surrogate(dimensions, "max", project, seed, self._alike)
         self._proposed: dict[int, Sample] = {}
         self._known: list[Scored] = []
-        self._sizes: list[float] = []
         self._tried: set[Hashable] = set()
 
     def add_proposed(self, number: int, sample: Sample) -> None:
@@ -81,14 +91,13 @@ class FrontModel:
         """Learn the costs of trial `number`, by goal; smaller is better."""
         if number in self._proposed and math.isfinite(costs[self._place]):
             self._known.append(Scored(self._proposed[number], -costs[self._place]))
-            self._sizes.append(self._log_size(self._proposed[number]))
 
     def propose(self) -> Sample | None:
         """Return a sample that was not tried; None where too little is known, or nothing is expected to be gained."""
         if len(self._known) < _FEWEST:
             return None
         scores = np.array([one.score for one in self._known])
-        sizes = np.array(self._sizes)
+        sizes = np.array([self._look(one.sample)[1] for one in self._known])
         front = _front(scores, sizes)
         pool = self._surrogate.pool([self._known[place].sample for place in front], _CHANGED, _ANYWHERE)
         fresh = {self._alike(sample): sample for sample in pool}
@@ -98,13 +107,45 @@ class FrontModel:
         gains = _gains(
             scores[front],
             sizes[front],
-            self._surrogate.expected([*self._known, *self._foretold()], left),
-            [*map(self._log_size, left)],
+            self._expected([*self._known, *self._foretold()], left),
+            [self._look(sample)[1] for sample in left],
             least=float(scores.min()),
             largest=float(sizes.max()),
         )
         best = int(np.argmax(gains))
         return left[best] if gains[best] > 0 else None
+
+    def _expected(self, known: Sequence[Scored], pool: Sequence[Sample]) -> NDArray[np.float64]:
+        """Return what a Gaussian process expects of samples, and a part of its standard deviation more.
+
+        Its coordinates are the logarithms of the kept shares, each with a length scale of its own.
+        """
+        points, others = self._coordinates([one.sample for one in known]), self._coordinates(pool)
+        mean, spread = points.mean(0), points.std(0) + 1e-9
+        scores = np.array([one.score for one in known])
+        level, scale = float(scores.mean()), float(scores.std()) + 1e-12
+        model = self._fitted((points - mean) / spread, (scores - level) / scale)
+        found, deviation = model.predict((others - mean) / spread, return_std=True)
+        return np.asarray(level + scale * (found + _OPTIMISM * deviation))
+
+    def _fitted(self, points: NDArray[np.float64], scores: NDArray[np.float64]) -> Any:
+        """Return a Gaussian process through scores; its kernel is fitted again when there are a third more of them."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.gaussian_process import GaussianProcessRegressor
+        from sklearn.gaussian_process.kernels import ConstantKernel, Matern, WhiteKernel
+
+        if self._kernel is not None and len(scores) < _REFIT * self._fitted_to:
+            return GaussianProcessRegressor(self._kernel, optimizer=None).fit(points, scores)
+        lengths = Matern([2.0] * points.shape[1], (0.3, 30.0), nu=2.5)
+        kernel = ConstantKernel(1.0, (0.1, 100.0)) * lengths + WhiteKernel(0.05, (1e-4, 1.0))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a length at its bound: the dimension hardly counts
+            found = GaussianProcessRegressor(kernel, random_state=0).fit(points, scores)
+        self._kernel, self._fitted_to = found.kernel_, len(scores)
+        return found
+
+    def _coordinates(self, samples: Sequence[Sample]) -> NDArray[np.float64]:
+        return np.log([[kept(one, sample[one.name]) for one in self._dimensions] for sample in samples])
 
     def _foretold(self) -> list[Scored]:
         """Return the candidates that were not tried, their scores on the scale of the trials: a line through both."""
@@ -122,10 +163,16 @@ class FrontModel:
         ]
 
     def _alike(self, sample: Sample) -> Hashable:
-        return self._projection.cuts({**self._whole, **sample})
+        return self._look(sample)[0]
 
-    def _log_size(self, sample: Sample) -> float:
-        return math.log(max(self._projection.sizes({**self._whole, **sample})[self._size], 1.0))
+    def _look(self, sample: Sample) -> tuple[Hashable, float]:
+        """Return what is equal for samples of the same model, and the logarithm of the size; each is computed once."""
+        key = by_values(sample)
+        if key not in self._seen:
+            asked = {**self._whole, **sample}
+            size = self._projection.sizes(asked)[self._size]
+            self._seen[key] = self._projection.cuts(asked), math.log(max(size, 1.0))
+        return self._seen[key]
 
 
 def front_model(

@@ -111,10 +111,10 @@ class TradeOffProposer:
 
     def _next(self, number: int, proposed: Sample) -> Sample:
         explores = int(self._turn * self._exploration) > int((self._turn - 1) * self._exploration)
-        if not explores and self._turn % 3 == 0 and self._turn > 5:
-            return self._projection.project({**self._whole, **proposed})
         if not explores and self._front is not None and (widening := self._front.propose()) is not None:
             return {**self._whole, **widening}
+        if not explores and self._turn % 3 == 0 and self._turn > 5:
+            return self._projection.project({**self._whole, **proposed})
         best = None if explores else self._at_the_border()
         return self._of_size(self._size(), explores) if best is None else self._take_candidate(number, best)
 
