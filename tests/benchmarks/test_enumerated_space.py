@@ -10,6 +10,9 @@ import pytest
 import torch
 
 import raycompress as rc
+from raycompress.forecast.prior import Losses
+from raycompress.forecast.solver import solve
+from tests.benchmarks.enumerated.prior import curves_of, projection_of
 from tests.benchmarks.enumerated.proposers import ENTRIES, evenly, fronts
 from tests.benchmarks.enumerated.searches import ENOUGH, found, reached
 from tests.benchmarks.enumerated.space import Task, front_of, hypervolume, largest_of, point_of
@@ -108,6 +111,17 @@ def test_a_search_finds_more_with_more_trials_and_never_more_than_there_is(name:
     rows = found(BEFORE_TABLE[name], task, 0, 30)
     assert len(rows) == 30
     assert rows == found(BEFORE_TABLE[name], task, 0, 30)
+
+
+@pytest.mark.parametrize("share", [0.03, 0.06, 0.1, 0.2, 0.5])
+def test_the_solver_finds_the_optimum_of_its_own_curves(share: float) -> None:
+    task = Task.whole()
+    level = projection_of(task).at("size_bytes", share)
+    losses = Losses(curves_of(task), "max", task.space.guided)
+    solution = solve(task.space.guided, losses.of, level.fits)
+    every = [losses(sample) for sample in task.space.grid() if level.fits(sample)]
+    assert solution.is_optimal and level.fits(solution.sample)
+    assert solution.loss == pytest.approx(losses(solution.sample)) == pytest.approx(min(every))
 
 
 @pytest.mark.night

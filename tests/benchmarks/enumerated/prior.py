@@ -39,7 +39,7 @@ class Remembered(Projection):
 
 
 @functools.cache
-def _projection(task: Task) -> Remembered:
+def projection_of(task: Task) -> Remembered:
     """Return the projection of searches of all seeds."""
     asked, model = experiment(), model_info()
     assert model.costs is not None
@@ -49,19 +49,28 @@ def _projection(task: Task) -> Remembered:
 
 def guided(task: Task, seed: int, _trials: int) -> GuidedProposer:
     """Return the proposer ``guided``, with a prior of the table's cheap scores."""
-    projection = _projection(task)
+    projection = projection_of(task)
     return GuidedProposer(experiment(seed), task.space, projection, prior(task, projection, seed), SearchHistory())
 
 
-def prior(task: Task, projection: Projection, seed: int) -> Prior:
-    """Return the curve of each dimension alone, and whole candidates of several sizes, as a survey finds them."""
+def curves_of(task: Task) -> Prior:
+    """Return the curve of each dimension alone, as a survey finds it."""
     largest = task.space.largest()
 
     def cheap(sample: Sample) -> float:
         return task.row({**largest, **sample}).cheap
 
     curves = {one.name: [(value, cheap({one.name: value})) for value in options(one)[1:]] for one in task.space.guided}
-    found = Prior(cheap({}), curves)
+    return Prior(cheap({}), curves)
+
+
+def prior(task: Task, projection: Projection, seed: int) -> Prior:
+    """Return the curves, and whole candidates of several sizes, as a survey finds them."""
+    largest, found = task.space.largest(), curves_of(task)
+
+    def cheap(sample: Sample) -> float:
+        return task.row({**largest, **sample}).cheap
+
     axis = projection.axis(task.objective)
     low, high = projection.span(axis)
     candidates: list[Scored] = []
@@ -70,4 +79,4 @@ def prior(task: Task, projection: Projection, seed: int) -> Prior:
         first = guesses_at(level, found, goal="max")
         number = candidates_of(experiment(seed)) // 4
         candidates += score_at(level, first, cheap=cheap, goal="max", number=number, seed=seed * 100 + place)
-    return Prior(found.dense, curves, candidates)
+    return Prior(found.dense, found.curves, candidates)
