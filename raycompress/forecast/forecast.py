@@ -74,16 +74,22 @@ class Forecast:
         known = self.costs.dense
         return known if self.model.file_bytes is not None else _without_bytes(known)
 
+    @property
+    def predicts_file(self) -> bool:
+        """Whether the bytes of the file are known that a last stage makes, nearly."""
+        return self.quantizer is not None and self.model.file_bytes is not None
+
     def bits(self, config: Config) -> dict[str, int]:
-        """Return the bits of each layer that the last stage quantizes, or leaves float."""
+        """Return the bits of each layer that the last stage quantizes, or leaves float; not of dropped blocks."""
         if self.quantizer is None or not quantizes_trained(self.quantizer):
             return {}
-        config_list = [config, *config.get("stages", ())][-1]["config_list"]
+        config_list, dropped = [config, *config.get("stages", ())][-1]["config_list"], _dropped(config)
         return {
             name: int(entry.get("quant_bits", 8))
             for entry, layers in zip(config_list, self._ruled(config_list, self.quantizer), strict=True)
             if not entry.get("exclude", False)
             for name in layers
+            if not is_inside(name, dropped)
         }
 
     def _quantized(

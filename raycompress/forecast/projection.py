@@ -18,6 +18,8 @@ from raycompress.text import join_names
 
 Sample = Mapping[str, Any]
 _HALVINGS = 40
+_SURELY = 1.25
+"""So many times what is allowed a file is predicted to take before that is an error: a prediction may be too large."""
 
 
 @dataclass(frozen=True)
@@ -163,10 +165,11 @@ def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Pr
     smallest = projection.space.smallest()
     sizes, dense = projection.sizes(smallest), projection.forecast.dense
     for bound in projection.ceilings:
-        if not _is_exact(bound, experiment):  # it is predicted roughly only
-            continue
+        is_exact = _is_exact(bound, experiment)
+        if not is_exact and not (bound.metric == "size_bytes" and projection.forecast.predicts_file):
+            continue  # it is predicted roughly only
         size, end = sizes[bound.metric], bound.end(dense[bound.metric])
-        if size <= end * (1 + 1e-9):
+        if size <= end * ((1 + 1e-9) if is_exact else _SURELY):
             continue
         left, allowed = size / max(1.0, dense[bound.metric]), end / max(1.0, dense[bound.metric])
         where = experiment.where(("constraints", bound.metric, bound.limit))
@@ -177,10 +180,22 @@ def check_budgets(experiment: Experiment, projection: Projection) -> Iterator[Pr
             )
             continue
         what = (
-            f"no sample can keep to it: with every sparsity at its largest, {left:.3g} of the dense model's "
+            f"no sample can keep to it: with {_ends(projection)}, {left:.3g} of the dense model's "
             f"{bound.metric} are left, and {allowed:.3g} are allowed"
         )
-        yield Problem(what, where, f"widen the ranges upwards, {_untouched(projection)}or allow at least {left:.3g}")
+        wider = f"widen the ranges upwards, {_untouched(projection)}or " if projection.space.sparsities else ""
+        yield Problem(what, where, f"{wider}allow at least {left:.3g}")
+
+
+def _ends(projection: Projection) -> str:
+    """Return what makes the smallest sample: of sparsities, bits and blocks those that are searched."""
+    space = projection.space
+    ends = {
+        "every sparsity at its largest": space.sparsities or not (space.bits or space.depths),
+        "the fewest bits": space.bits,
+        "as few blocks as may stay": space.depths,
+    }
+    return join_names([end for end, is_searched in ends.items() if is_searched])
 
 
 def _check_floors(experiment: Experiment, projection: Projection) -> Iterator[Problem]:

@@ -72,7 +72,7 @@ CANDIDATES = 48
 """Whole samples that are scored before the first trial, at most."""
 FEWEST, EACH = 12, 3
 """How many of them at least, and for each trial: measuring is to cost less than what it is measured for."""
-_VERSION = 6
+_VERSION = 7
 _OPPOSITE = (
     "the more of a layer goes, the better the script's evaluator finds the model: by the objectives its number is to "
     "be {}, and it seems to be another metric; let evaluator= return the one that the script reports first"
@@ -248,8 +248,10 @@ def _cache(experiment: Experiment, model: ModelInfo) -> Path:
         [
             _VERSION,
             model.to_json(),
-            [dict(entry) for entry in experiment.compression.config_list],
-            dict(experiment.compression.arguments),
+            [
+                [stage.compressor, [dict(entry) for entry in stage.config_list], dict(stage.arguments), stage.depth]
+                for stage in experiment.stages
+            ],
             experiment.objective.to_header(),
             experiment.target,
             experiment.seed,

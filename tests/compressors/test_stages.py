@@ -84,6 +84,9 @@ def test_what_quantizes_while_the_script_trains_begins_on_the_small_model(tmp_pa
     compressor.compress()
     compressor.apply_speedup()
     assert model.conv1.out_channels < Cnn().conv1.out_channels
+    float_too = rc.create_compressor(trained("cnn"), [PRUNE, INT8], dummy_input=DUMMY, calibration=[batch()])
+    float_too.compress()
+    assert compressor.count_flops_params(DUMMY)[:2] == float_too.count_flops_params(DUMMY)[:2]
     train(model, 20)
     compressor.apply_speedup()
     compressor.export_model("model.pth", folder_name=str(tmp_path), bundle_path=str(tmp_path / "bundle"))

@@ -16,6 +16,7 @@ from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import CostModel, Part
+from raycompress.model.file_bytes import FileBytes, StoredLayer
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.latency_model import Accuracy, LatencyModel
 from raycompress.model.latency_table import Clock
@@ -138,6 +139,27 @@ def test_a_budget_that_no_sample_can_meet_is_an_error(tmp_path: Path) -> None:
     assert not list(check_budgets(*projection_of(tmp_path, constraints={"flops": {"max_ratio": 0.1}})))
 
 
+@pytest.mark.parametrize(("ratio", "is_told"), [(0.1, True), (0.29, False), (0.4, False)])
+def test_a_file_that_is_surely_larger_than_its_budget_is_an_error(ratio: float, is_told: bool, tmp_path: Path) -> None:
+    bits = {"type": "choice", "range": [32, 8]}
+    stage = {"framework": "torch", "type": "quantization", "compressor": "ptq_static"}
+    entry = {"op_names": ["conv1", "conv2", "conv3"], "quant_bits": bits}
+    experiment = experiment_with(
+        tmp_path,
+        [entry],
+        compression={**stage, "config_list": [entry]},
+        constraints={"size_bytes": {"max_ratio": ratio}},
+        proposer="guided",
+    )
+    layers = tuple(StoredLayer(f"conv{one}", "Conv2d", (16, 16), 700, 1.0, (8, 32)) for one in (1, 2, 3))
+    model = replace(MODEL, file_bytes=FileBytes("ptq_static", layers, {"file": 100.0}, 0.01))
+    space = SearchSpace.of(experiment, model)
+    projection = Projection.of(experiment, space, Forecast.of(experiment, model, COSTS))
+    problems = list(check_budgets(experiment, projection))
+    told = [("with the fewest bits," in one.what, one.fix[:14]) for one in problems]
+    assert told == [(True, "allow at least")] * is_told
+
+
 def test_a_floor_above_a_ceiling_is_told_where_the_dense_model_decides(tmp_path: Path) -> None:
     flops = {"min": 1e9, "max_ratio": 0.5}
     (problem,) = check_budgets(*projection_of(tmp_path, constraints={"flops": flops}))
@@ -186,6 +208,16 @@ def test_guided_keeps_to_the_budget_whatever_is_searched_beside(objectives: Any,
         seen.add(sample["arguments.round_to"])
         proposer.learn(number, 0.5 + number / 100, {}, Judgement((0.5,) * max(1, len(objectives)), (0.0,)))
     assert len(seen) > 1
+
+
+def test_guided_ends_where_every_model_was_tried(tmp_path: Path) -> None:
+    entry = {"sparsity": {"type": "choice", "range": [0.5, 0.75]}, "op_names": ["conv1", "conv2"]}
+    keys: dict[str, Any] = {"constraints": {"flops": {"max_ratio": 0.9}}, "proposer": "guided", "random_seed": 0}
+    experiment, projection = projection_of(tmp_path, entry, **keys)
+    proposer = GuidedProposer(experiment, projection.space, projection, Prior(0.9, {}), SearchHistory())
+    found = [proposer.propose(number) for number in range(1, 7)]
+    assert found[0] is not None
+    assert found[-1] is None
 
 
 def test_a_budget_that_nothing_drawn_fits_ends_the_search(tmp_path: Path) -> None:

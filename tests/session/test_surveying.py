@@ -71,6 +71,23 @@ def test_what_may_change_a_survey_makes_another_one(changes: dict[str, Any], tmp
     assert cached(changes) == cached(changes)
 
 
+def test_blocks_and_later_stages_make_another_survey(tmp_path: Path) -> None:
+    def cached(depth: dict[str, Any], bits: list[int]) -> Path:
+        path = digits_experiment(tmp_path, "tenth.json", RESNET)
+        data = json.loads(path.read_text())
+        data["compression"][0]["depth"] = depth
+        data["compression"][1]["config_list"][0]["quant_bits"]["range"] = bits
+        path.write_text(json.dumps(data))
+        return _cache(Experiment.load(path), MODEL)
+
+    one, *others = [
+        cached({"blocks": ["stage1.0"]}, [32, 8]),
+        cached({"blocks": ["stage1.1"]}, [32, 8]),
+        cached({"blocks": ["stage1.0"]}, [8, 4]),
+    ]
+    assert one not in others
+
+
 @pytest.mark.parametrize(("goal", "told"), [("max", False), ("min", True)])
 def test_an_evaluator_of_the_opposite_metric_is_noticed(goal: Goal, told: bool) -> None:
     curves = {f"l{place}": [(0.4, 0.8), (0.9, 0.3 + 0.1 * place)] for place in range(4)}

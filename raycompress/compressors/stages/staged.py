@@ -111,6 +111,11 @@ class StagedCompressor(SavingCompressor, Compressor):
             self._evaluation.watch(self.model)
         return self.model
 
+    def count_flops_params(self, shape: Any) -> tuple[int, int, list[dict[str, Any]]]:
+        """See `Compressor.count_flops_params`; rounding while the script trains adds nothing to it."""
+        last = self._begun[-1]
+        return last.count_flops_params(shape) if isinstance(last, Quantizer) else super().count_flops_params(shape)
+
     def step(self) -> None:
         """See `Compressor.step`."""
         for stage in self._begun:

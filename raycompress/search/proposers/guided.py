@@ -73,9 +73,12 @@ class GuidedProposer:
         return self._guided.note
 
     def propose(self, number: int) -> Sample | None:
-        """Return the sample for trial `number`: sparsities that fit the budgets, and values of the other dimensions."""
+        """Return the sample for trial `number`, within the budgets; None where all that they leave was tried."""
         beside = (self._rest.propose(number) or {}) if self._rest is not None else {}
-        sample = {**(self._guided.propose(number) or {}), **beside}
+        guided = self._guided.propose(number)
+        if guided is None:
+            return None
+        sample = {**guided, **beside}
         if not self._projection.fits(sample):  # by what is beside, such as another round_to
             sample = self._projection.project(sample)
             self._guided.replace_proposed(number, {name: value for name, value in sample.items() if name not in beside})
