@@ -59,7 +59,7 @@ def test_the_example_of_a_tenth_of_the_bytes_passes_validate() -> None:
 @pytest.mark.night
 def test_the_example_of_a_tenth_of_the_bytes_loses_at_most_a_point(tmp_path: Path) -> None:
     shutil.copytree(TEXT, tmp_path / "text")
-    launched = raycompress(tmp_path / "text", "launch", "tenth.json")
+    launched = raycompress(tmp_path / "text", "launch", "tenth.json", timeout=600)
     assert launched.code == 0, launched.err
     best, dense, manifest = launched.record.best, launched.record.baseline, bundle.read(launched.record.bundle)
     assert best is not None and best.values and dense is not None and dense.values
