@@ -52,7 +52,8 @@ class Forecast:
         """Return ``params``, ``flops`` and ``size_bytes`` of the model that `config` asks for.
 
         ``latency_ms`` is there too where the model's latency is known; it is nearly right, the others exactly. Of a
-        model that is made for a deployment target ``size_bytes`` are those of the deployed file, nearly right too.
+        model that is made for a deployment target ``size_bytes`` are those of the deployed file, nearly right too; so
+        are those of a file that a last stage quantizes, with ``bit_operations`` beside them.
         ``latency_ms@NAME`` and ``size_bytes@NAME`` are those in each target whose latency is known.
 
         Parameters
@@ -100,7 +101,12 @@ class Forecast:
         if known is None:
             return _without_bytes(sizes)
         widths = {layer.name: layer.at(removed) for layer in self.costs.widths}
-        return {**sizes, "size_bytes": known.predict(sizes["size_bytes"], widths, self.bits(config), dropped)}
+        bits = self.bits(config)
+        return {
+            **sizes,
+            "size_bytes": known.predict(sizes["size_bytes"], widths, bits, dropped),
+            "bit_operations": known.bit_operations(sizes["flops"], widths, bits, dropped),
+        }
 
     def kept_blocks(self, config: Config) -> list[bool]:
         """Return of each residual block of `costs` whether it stays."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import statistics
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,6 +112,18 @@ def test_a_search_finds_more_with_more_trials_and_never_more_than_there_is(name:
     rows = found(BEFORE_TABLE[name], task, 0, 30)
     assert len(rows) == 30
     assert rows == found(BEFORE_TABLE[name], task, 0, 30)
+
+
+def test_bytes_and_bit_operations_of_each_point_are_known_beforehand(table: Table) -> None:
+    task = Task.whole()
+    projection, errors = projection_of(task), []
+    for sample in itertools.islice(task.space.grid(), 0, None, 37):
+        sizes, row = projection.sizes(sample), task.row(sample)
+        errors.append(abs(sizes["size_bytes"] / row.size_bytes - 1))
+        assert (sizes["params"], sizes["flops"]) == (row.params, row.flops)
+        _, bits = point_of(sample)
+        assert (sizes["bit_operations"] == row.flops * 32 * 32) == (bits == (32, 32))
+    assert statistics.median(errors) < 0.01
 
 
 @pytest.mark.parametrize("share", [0.03, 0.06, 0.1, 0.2, 0.5])

@@ -27,9 +27,9 @@ from tests.benchmarks.enumerated.subject import (
     LAYERS,
     SPARSITIES,
     TIED,
-    Net,
     Shape,
     data,
+    dense,
     quantizer,
 )
 from tests.benchmarks.enumerated.table import EVERY, Point, Row, Table, read
@@ -81,7 +81,7 @@ def _choice(values: Iterable[Any]) -> dict[str, Any]:
 @functools.cache
 def model_info() -> ModelInfo:
     """Return what the inspection before a guided search finds in the dense network."""
-    model, stage = Net().eval(), experiment().later[-1]
+    model, stage = dense(), experiment().later[-1]
     example = Example.for_model(data()[0][0][:1], model)
     blocks = inspect_blocks(model, example, None)
     costs = cost_model(model, example, [block.name for block in blocks])
