@@ -18,6 +18,8 @@ from raycompress.text import join_names
 
 Sample = Mapping[str, Any]
 _HALVINGS = 40
+_LEAST_MARGIN, _ERRORS = 0.005, 2.0
+"""A file is kept below its budget by so much at least, and by so many median errors of what predicts it."""
 _SURELY = 1.25
 """So many times what is allowed a file is predicted to take before that is an error: a prediction may be too large."""
 
@@ -37,19 +39,24 @@ class Projection:
     fills
         Whether a sample below the budget is raised to it as well: where no size is wanted small for its own sake, a
         model that is smaller than it must be is but worse.
+    margin
+        What the predicted bytes of a file are multiplied by where a budget is kept to: it may be larger than predicted.
     """
 
     space: SearchSpace
     forecast: Forecast
     ceilings: tuple[Bound, ...]
     fills: bool
+    margin: float = 1.0
 
     @classmethod
     def of(cls, experiment: Experiment, space: SearchSpace, forecast: Forecast) -> Projection:
         """Return the budgets of an experiment; there may be none."""
         objective = experiment.objective
         known = tuple(bound for bound in objective.bounds if bound.metric in forecast.dense and bound.is_ceiling)
-        return cls(space, forecast, known, not any(is_measured(goal.metric) for goal in objective.goals))
+        file = forecast.model.file_bytes if forecast.predicts_file else None
+        margin = 1.0 if file is None else 1 + max(_LEAST_MARGIN, _ERRORS * file.error)
+        return cls(space, forecast, known, not any(is_measured(goal.metric) for goal in objective.goals), margin)
 
     def sizes(self, sample: Sample) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of what `sample` asks for."""
@@ -63,6 +70,7 @@ class Projection:
         sizes, dense = self.sizes(sample), self.forecast.dense
         if not self.ceilings:
             return sizes["flops"] / max(1.0, dense["flops"])
+        sizes["size_bytes"] = sizes.get("size_bytes", 0.0) * self.margin
         return max(sizes[bound.metric] / max(1e-9, bound.end(dense[bound.metric])) for bound in self.ceilings)
 
     def fits(self, sample: Sample) -> bool:
@@ -124,7 +132,7 @@ class Projection:
 
     def at(self, metric: str, ratio: float) -> Projection:
         """Return the projection onto another budget: so much of the dense model's `metric`, filled."""
-        return replace(self, ceilings=(Bound(metric, "max_ratio", ratio),), fills=True)
+        return replace(self, ceilings=(Bound(metric, "max_ratio", ratio),), fills=True, margin=1.0)
 
     def axis(self, objective: Objective) -> str:
         """Return the size, or the latency, that a search without one fixed budget goes along."""

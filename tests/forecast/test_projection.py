@@ -15,9 +15,10 @@ from raycompress.forecast.fits import known_fits, notes_on, predicted_in
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior
 from raycompress.forecast.projection import Projection, check_budgets
-from raycompress.model.costs import CostModel, Part
+from raycompress.model.costs import BlockCost, CostModel, Part
 from raycompress.model.file_bytes import FileBytes, StoredLayer
 from raycompress.model.groups import ChannelGroup
+from raycompress.model.info import BlockInfo
 from raycompress.model.latency_model import Accuracy, LatencyModel
 from raycompress.model.latency_table import Clock
 from raycompress.search.history import SearchHistory
@@ -158,6 +159,8 @@ def test_a_file_that_is_surely_larger_than_its_budget_is_an_error(ratio: float, 
     problems = list(check_budgets(experiment, projection))
     told = [("with the fewest bits," in one.what, one.fix[:14]) for one in problems]
     assert told == [(True, "allow at least")] * is_told
+    most = projection.sizes(projection.project(space.largest()))["size_bytes"]
+    assert (most * 1.02 <= ratio * 8800) == (ratio == 0.4)  # twice the median error stays free
 
 
 def test_a_floor_above_a_ceiling_is_told_where_the_dense_model_decides(tmp_path: Path) -> None:
@@ -218,6 +221,20 @@ def test_guided_ends_where_every_model_was_tried(tmp_path: Path) -> None:
     found = [proposer.propose(number) for number in range(1, 7)]
     assert found[0] is not None
     assert found[-1] is None
+
+
+def test_guided_drops_blocks_where_nothing_else_fits(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"constraints": {"flops": {"max_ratio": 0.8}}, "proposer": "guided", "random_seed": 0}
+    depth = {"compressor": "group_l1", "config_list": [], "depth": {"blocks": ["conv2", "conv3"]}}
+    experiment = experiment_with(tmp_path, [], compression=depth, **keys)
+    model = replace(MODEL, blocks=(BlockInfo("conv2", "Conv2d"), BlockInfo("conv3", "Conv2d")))
+    costs = replace(COSTS, blocks=(BlockCost("conv2", 900, 4000, 3600), BlockCost("conv3", 900, 3000, 3600)))
+    space = SearchSpace.of(experiment, model)
+    projection = Projection.of(experiment, space, Forecast.of(experiment, model, costs))
+    proposer = GuidedProposer(experiment, space, projection, Prior(0.9, {}), SearchHistory())
+    found = [sample for number in range(1, 5) if (sample := proposer.propose(number)) is not None]
+    assert len(found) == 3
+    assert all(map(projection.fits, found))
 
 
 def test_a_budget_that_nothing_drawn_fits_ends_the_search(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -59,6 +59,8 @@ class BudgetProposer:
         Share of the trials that explore.
     alike
         Sample -> a key that is equal for samples that give the same model, which is not tried twice.
+    fits
+        Sample -> whether the budget allows it. `project` drops no residual block, which may be the only way.
     """
 
     repeats = False
@@ -74,6 +76,7 @@ class BudgetProposer:
         seed: int | None,
         exploration: float = 0.25,
         alike: Alike = by_values,
+        fits: Callable[[Sample], bool] = lambda _sample: True,
     ) -> None:
         self._dimensions = tuple(dimensions)
         self._project = project
@@ -87,8 +90,10 @@ class BudgetProposer:
             Scored(sample, prior.dense - self._sign * losses(sample))
             for sample in first_guesses(dimensions, prior, cost=cost, project=project, goal=goal)
         ]
-        self._alike = alike
-        distinct = {alike(one.sample): one for one in scored}.values()
+        self._alike, self._fits = alike, fits
+        # predicted sizes may be others than when these were scored
+        within = [one if fits(one.sample) else Scored(project(one.sample), one.score) for one in scored]
+        distinct = {alike(one.sample): one for one in within if fits(one.sample)}.values()
         self._left = sorted(distinct, key=lambda one: -self._sign * one.score)
         self._candidates = tuple(self._left)
         self._guessed: dict[int, float] = {}
@@ -133,7 +138,7 @@ class BudgetProposer:
                 sample = self._next(number)
             else:
                 sample = self._project(anywhere(self._dimensions, self._random))
-            if self._alike(sample) not in proposed:
+            if self._alike(sample) not in proposed and self._fits(sample):
                 break
             self._drop(sample)
         else:

@@ -38,6 +38,7 @@ class GuidedProposer:
         self._rest = OptunaProposer("tpe", SearchSpace(rest, {}), objective, seed, SearchHistory()) if rest else None
         whole = space.centre()
         goal: Goal = objective.goal
+        is_possible = projection.fits(space.smallest())
         if has_one_size(experiment, projection):
             self._guided: BudgetProposer | TradeOffProposer = BudgetProposer(
                 guided,
@@ -49,6 +50,8 @@ class GuidedProposer:
                 exploration=experiment.exploration,
                 # what is searched beside the sparsities makes another trial of the same model
                 alike=by_values if rest else lambda sample: projection.cuts({**whole, **sample}),
+                # where nothing is predicted to fit, as a latency may be, trials tell
+                fits=lambda sample: not is_possible or projection.fits({**whole, **sample}),
             )
         else:
             self._guided = TradeOffProposer(

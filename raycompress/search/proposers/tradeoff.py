@@ -100,7 +100,7 @@ class TradeOffProposer:
         for _ in range(_ATTEMPTS):  # different samples may come to the same model
             self._turn += 1
             sample = self._next(number, proposed)
-            if self._projection.cuts(sample) not in self._cuts:
+            if self._projection.cuts(sample) not in self._cuts and self._projection.fits(sample):
                 break
         self._cuts.add(self._projection.cuts(sample))
         self._ratios[number] = self._ratio(sample)
