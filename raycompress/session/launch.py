@@ -127,9 +127,9 @@ def resume(
         before = store.read_model(folder)
         with place.prepared(experiment, view, None if before is None else before.latency_models or None) as ready:
             resuming.check(record, ready)
+            ready = resuming.as_before(record, ready)
             if ready.model is not None:  # with what was measured anew
                 store.write_model(folder, ready.model)
-            ready = resuming.as_before(record, ready)
             n_slots = place.n_slots(experiment, view)
             place.check(experiment, folder, view)
             loggers = place.loggers(experiment, folder)

@@ -7,12 +7,15 @@ import shlex
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from raycompress.config.checks.preflight import check_files
 from raycompress.config.experiment import Experiment
 from raycompress.config.text import reader as jsontext
 from raycompress.config.text.source import text_of
 from raycompress.errors import BundleError, ExperimentError, Problem, UsageError
+from raycompress.forecast.forecast import Forecast
+from raycompress.forecast.projection import Projection
 from raycompress.model.info import ModelInfo
 from raycompress.results.record import SearchRecord
 from raycompress.results.store import read_model
@@ -111,18 +114,34 @@ def _check_model(record: SearchRecord, ready: Prepared) -> None:
 
 
 def as_before(record: SearchRecord, ready: Prepared) -> Prepared:
-    """Return `ready` with the dense model's latencies of the first launch, which those of trials are shares of."""
+    """Return `ready` with what the first launch measured of the dense model, and of files.
+
+    Those are the latencies that those of trials are shares of, and what predicts bytes, so that proposals are the same.
+    """
     objective = replace(ready.experiment.objective, dense=record.objective.dense)
-    return replace(ready, experiment=replace(ready.experiment, objective=objective))
+    found = with_file_bytes(read_model(record.folder), ready)
+    return replace(found, experiment=replace(ready.experiment, objective=objective))
+
+
+def with_file_bytes(known: ModelInfo | None, ready: Prepared) -> Prepared:
+    """Return `ready` with what predicts the bytes of a file of the model `known`, where that and `ready` have one."""
+    model = ready.model
+    if known is None or known.file_bytes is None or model is None or model.file_bytes is None:
+        return ready
+    model = replace(model, file_bytes=known.file_bytes)
+    projection = ready.projection
+    if projection is not None and model.costs is not None:
+        forecast = Forecast.of(ready.experiment, model, model.costs)
+        projection = Projection.of(ready.experiment, ready.space, forecast)
+    return replace(ready, model=model, projection=projection)
 
 
 def _shape(model: ModelInfo | None) -> ModelInfo | None:
     """Return a model without what is measured anew each time."""
-    return (
-        None
-        if model is None
-        else replace(model, latency=None, latency_in={}, dense_ms={}, latency_unknown="", weights="")
-    )
+    if model is None:
+        return None
+    times: dict[str, Any] = {"latency": None, "latency_in": {}, "dense_ms": {}, "latency_unknown": ""}
+    return replace(model, **times, weights="", file_bytes=None, file_bytes_unknown="")
 
 
 def _differences(known: ModelInfo | None, ready: Prepared) -> Iterator[str]:

@@ -247,7 +247,7 @@ def _cache(experiment: Experiment, model: ModelInfo) -> Path:
     known = json.dumps(
         [
             _VERSION,
-            model.to_json(),
+            {**model.to_json(), "file_bytes": None},  # as many files are made as there is time for
             [
                 [stage.compressor, [dict(entry) for entry in stage.config_list], dict(stage.arguments), stage.depth]
                 for stage in experiment.stages

@@ -14,11 +14,18 @@ from unittest.mock import ANY
 import psutil
 import pytest
 
+from raycompress.config.search_space import SearchSpace
+from raycompress.forecast.forecast import Forecast
+from raycompress.forecast.projection import Projection
 from raycompress.jsonc import as_json
+from raycompress.model.costs import CostModel
+from raycompress.model.file_bytes import FileBytes
 from raycompress.results.journal import journal
 from raycompress.results.record import SearchRecord
-from raycompress.session.resume import experiment_of
+from raycompress.session.prepare import Prepared
+from raycompress.session.resume import _shape, experiment_of, with_file_bytes
 from raycompress.states import TrialState
+from tests.support.experiments import experiment_with, layer, network
 from tests.support.fake_search import killed_at
 from tests.support.launching import command, digits_experiment, number_experiment, raycompress
 from tests.support.shared_ray import run_here
@@ -215,6 +222,24 @@ def test_a_file_that_is_gone_is_replaced_by_its_copy(tmp_path):
     done = run_here(tmp_path, "resume", "--n-samples", "3")
     assert done.code == 0, done.err
     assert len(done.record.searched) == 3
+
+
+def test_bytes_of_files_are_predicted_as_at_the_first_launch(tmp_path):
+    stage = {"framework": "torch", "type": "quantization", "compressor": "ptq_static"}
+    entry = {"op_names": ["conv1"], "quant_bits": {"type": "choice", "range": [32, 8]}}
+    experiment = experiment_with(tmp_path, [entry], compression={**stage, "config_list": [entry]}, proposer="guided")
+    costs = CostModel((), (), (), 100, 100, 400)
+    plain = replace(network(layer("conv1")), costs=costs)
+    known, now = (replace(plain, file_bytes=FileBytes("ptq_static", (), {"file": one}, 0.01)) for one in (50.0, 60.0))
+    assert _shape(known) == _shape(now) == _shape(plain)
+
+    space = SearchSpace.of(experiment, now)
+    projection = Projection.of(experiment, space, Forecast.of(experiment, now, costs))
+    ready = Prepared(experiment, now, space, projection, None, None)
+    for before, expected in ((known, 450), (plain, 460)):
+        found = with_file_bytes(before, ready)
+        assert found.projection.sizes({"conv1.quant_bits": 8})["size_bytes"] == expected
+        assert found.model.file_bytes.parts["file"] == expected - 400
 
 
 def test_passive_has_nothing_to_go_on_with(tmp_path):
