@@ -47,7 +47,7 @@ class Projection:
     forecast: Forecast
     ceilings: tuple[Bound, ...]
     fills: bool
-    margin: float = 1.0
+    margin: float
 
     @classmethod
     def of(cls, experiment: Experiment, space: SearchSpace, forecast: Forecast) -> Projection:
@@ -70,7 +70,7 @@ class Projection:
         sizes, dense = self.sizes(sample), self.forecast.dense
         if not self.ceilings:
             return sizes["flops"] / max(1.0, dense["flops"])
-        sizes["size_bytes"] = sizes.get("size_bytes", 0.0) * self.margin
+        sizes = {**sizes, "size_bytes": sizes.get("size_bytes", 0.0) * self.margin}
         return max(sizes[bound.metric] / max(1e-9, bound.end(dense[bound.metric])) for bound in self.ceilings)
 
     def fits(self, sample: Sample) -> bool:

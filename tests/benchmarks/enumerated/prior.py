@@ -44,7 +44,7 @@ def projection_of(task: Task) -> Remembered:
     asked, model = experiment(), model_info()
     assert model.costs is not None
     plain = Projection.of(asked, task.space, Forecast.of(asked, model, model.costs))
-    return Remembered(plain.space, plain.forecast, plain.ceilings, plain.fills, {})
+    return Remembered(plain.space, plain.forecast, plain.ceilings, plain.fills, plain.margin, {})
 
 
 def guided(task: Task, seed: int, _trials: int) -> GuidedProposer:
