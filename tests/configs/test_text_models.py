@@ -57,6 +57,7 @@ def test_the_example_of_a_tenth_of_the_bytes_passes_validate() -> None:
 
 
 @pytest.mark.night
+@pytest.mark.timeout(900)
 def test_the_example_of_a_tenth_of_the_bytes_loses_at_most_a_point(tmp_path: Path) -> None:
     shutil.copytree(TEXT, tmp_path / "text")
     launched = raycompress(tmp_path / "text", "launch", "tenth.json", timeout=600)
