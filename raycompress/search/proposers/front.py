@@ -21,6 +21,8 @@ _FEWEST = 8
 """Trials that have ended before anything is predicted."""
 _CHANGED, _ANYWHERE = 112, 16
 """Of the samples that a proposal is chosen among: changed members of the front, and random ones."""
+_MANY = 80
+"""From so many trials on a Gaussian process predicts better than a regression on shares and their products."""
 _OPTIMISM = 0.5
 """How many standard deviations of a prediction count for a sample, since it may be better than expected."""
 _REFIT = 1.3
@@ -31,8 +33,8 @@ class FrontModel:
     """Chooses the sample by which the hypervolume of the front is expected to grow most.
 
     The hypervolume is that of the metric and the logarithm of the size, as in the search of an expected improvement of
-    it (Emmerich et al., Hypervolume-based Expected Improvement, 2011). The metric is what a Gaussian process expects of
-    a sample, and a part of its standard deviation more; the size is what the forecast computes.
+    it (Emmerich et al., Hypervolume-based Expected Improvement, 2011). The metric is what a model of the trials
+    expects of a sample, and a part of its standard deviation more; the size is what the forecast computes.
 
     Parameters
     ----------
@@ -116,10 +118,13 @@ class FrontModel:
         return left[best] if gains[best] > 0 else None
 
     def _expected(self, known: Sequence[Scored], pool: Sequence[Sample]) -> NDArray[np.float64]:
-        """Return what a Gaussian process expects of samples, and a part of its standard deviation more.
+        """Return what is expected of samples, with optimism.
 
-        Its coordinates are the logarithms of the kept shares, each with a length scale of its own.
+        Of few trials by the regression of the `Surrogate`, of many by a Gaussian process, whose coordinates are the
+        logarithms of the kept shares, each with a length scale of its own.
         """
+        if len(self._known) < _MANY:
+            return self._surrogate.expected(known, pool)
         points, others = self._coordinates([one.sample for one in known]), self._coordinates(pool)
         mean, spread = points.mean(0), points.std(0) + 1e-9
         scores = np.array([one.score for one in known])
