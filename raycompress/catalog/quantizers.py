@@ -33,6 +33,8 @@ OF_LAYERS: Mapping[str, tuple[int, ...]] = dict.fromkeys((*IN_ONNX, "int8_weight
 
 Of 8 bits are a layer's weights, and with those `IN_ONNX` its inputs; of 4 its weights alone.
 """
+STAYS_FLOAT: Mapping[str, Any] = {"op_types": ["default"], "quant_bits": 32}
+"""An entry for one of `OF_LAYERS` that leaves every layer as it is."""
 SENSITIVITY, SEARCHED = "sensitivity", (32, 8, 4)
 """What ``quant_bits`` may be in guided search, and the bits that it then chooses among for each layer."""
 

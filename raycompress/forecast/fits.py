@@ -21,8 +21,11 @@ Fits = Sequence[LatencyModel] | None
 
 
 def predicted_in(experiment: Experiment) -> list[str]:
-    """Return the targets, eager torch among them, in which what a model costs decides which ones are proposed."""
-    if not experiment.targets:
+    """Return the targets, eager torch among them, in which what a model costs decides which ones are proposed.
+
+    There is none where the last stage quantizes: networks that are timed are in float.
+    """
+    if not experiment.targets or experiment.ends_quantized:
         return []
     objective = experiment.objective
     asked = [bound.metric for bound in objective.bounds if bound.is_ceiling]

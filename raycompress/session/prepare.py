@@ -129,11 +129,12 @@ def prepared(
             view.phase("inspecting the model")
             worker, model, unread = inspected.result()
             with closing(worker):
-                for note in (*unread, *notes_on(experiment, model, known, is_again=fits is not None)):
+                for note in unread:
                     view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
                 space = checked_space(experiment, model, view)
-                for note in notes(experiment, space):
+                predicted = notes_on(experiment, model, known, is_again=fits is not None)
+                for note in (*predicted, *notes(experiment, space)):
                     view.note(note)
                 projection = projected(experiment, model, space, view)
                 yield Prepared(with_latency(experiment, model), model, space, projection, warm, worker)

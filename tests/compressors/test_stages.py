@@ -16,7 +16,7 @@ from raycompress.bundle import bundle
 from raycompress.compressors.measure.difference import relative_difference
 from raycompress.compressors.measure.sizes import parameters
 from raycompress.errors import CompressionError, ExperimentError, UsageError
-from raycompress.script.config import STAGES_KEY
+from raycompress.script.config import DEPTH_KEY, STAGES_KEY
 from tests.support.models.networks import CONVOLUTIONS, DUMMY, Cnn, ResNet, digits, train, trained
 
 Enter = Callable[..., Any]
@@ -115,6 +115,17 @@ def test_blocks_channels_and_bits_are_one_bundle(tmp_path: Path) -> None:
     assert manifest.removed["layer1.1.conv1"] == (16, 16) and manifest.removed["conv1"] == (8, 16)
     assert manifest.kind == "quantized" and done.relative_difference == 0
     assert torch.equal(answers(rc.load(done.bundle, ResNet())), answers(done.model))
+
+
+def test_where_all_that_is_quantized_goes_the_rest_stays_float() -> None:
+    stage = {"compressor": "ptq_static", "config_list": [{**GONE, "quant_bits": 4}]}
+    config = {**PRUNE, DEPTH_KEY: {"drop": ["layer1.1"]}, STAGES_KEY: [stage]}
+    model = trained("resnet")
+    compressor = rc.create_compressor(model, config, dummy_input=DUMMY, calibration=[batch()])
+    compressor.compress()
+    with torch.inference_mode():
+        found = model.eval()(batch())
+    assert torch.allclose(found, model(batch()), atol=1e-4)  # with gradients, it answers in float
 
 
 def test_all_channels_may_stay_where_bits_go(tmp_path: Path) -> None:

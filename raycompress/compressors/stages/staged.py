@@ -9,6 +9,7 @@ from typing import Any, cast
 from torch import nn
 
 from raycompress.bundle.example import Example
+from raycompress.catalog.quantizers import OF_LAYERS, STAYS_FLOAT
 from raycompress.catalog.stages import quantizes_trained
 from raycompress.compressors.base import SavingCompressor
 from raycompress.compressors.create import Setup, made_of
@@ -206,7 +207,10 @@ class StagedCompressor(SavingCompressor, Compressor):
         return made
 
     def _left_of(self, number: int, model: nn.Module) -> Setup:
-        """Return the setup of a stage, which names no layer that has gone with its residual block."""
+        """Return the setup of a stage, which names no layer that has gone with its residual block.
+
+        Where all that a last stage quantizes has gone, it leaves the rest float.
+        """
         setup = self._setups[number]
         gone = self._layers - {name for name, _ in model.named_modules()}
         entries: list[Mapping[str, Any]] = []
@@ -214,6 +218,8 @@ class StagedCompressor(SavingCompressor, Compressor):
             names = [name for name in entry.get("op_names", ()) if name not in gone]
             if names or "op_names" not in entry:
                 entries.append({**entry, **({"op_names": names} if names else {})})
+        if gone and not entries and setup.entry.name in OF_LAYERS:
+            entries = [STAYS_FLOAT]
         return replace(setup, config_list=entries) if gone else setup
 
     def _earlier(self) -> Export:

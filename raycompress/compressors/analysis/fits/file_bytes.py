@@ -14,6 +14,7 @@ from typing import Any, cast
 from torch import nn
 
 from raycompress.bundle.example import Example
+from raycompress.catalog.quantizers import STAYS_FLOAT
 from raycompress.compressors.analysis.fits.latency_model import Networks
 from raycompress.compressors.create import Setup, made_of, setup_of
 from raycompress.compressors.depth.dropped_block import drop_blocks
@@ -150,7 +151,7 @@ def _quantized(model: nn.Module, stage: Stage, bits: Mapping[str, int], example:
     """Return the bytes of a model that is quantized to so many bits."""
     inside = {name for name, _ in model.named_modules()}
     named = [{"op_names": [name], _BITS: own} for name, own in bits.items() if name in inside]
-    setup = _setup(model, stage, named)
+    setup = _setup(model, stage, named or [STAYS_FLOAT])
     if setup.entry.argument("spare_sensitive") is not None:
         setup = replace(setup, arguments={**setup.arguments, "spare_sensitive": False})
     quantizer = cast("Quantizer", made_of(replace(setup, is_stage=True, samples=[example])))
