@@ -13,7 +13,7 @@ from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
 from raycompress.forecast.fits import known_fits, notes_on, predicted_in
 from raycompress.forecast.forecast import Forecast, why_not
-from raycompress.forecast.prior import Prior
+from raycompress.forecast.prior import Prior, Scored
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import BlockCost, CostModel, Part
 from raycompress.model.file_bytes import FileBytes, StoredLayer
@@ -293,3 +293,15 @@ def test_a_front_without_a_size_that_is_known_has_no_model(tmp_path: Path, objec
         front_model(projection.space.dimensions, whole, projection, experiment.objective, (), goal="max", seed=0)
         is None
     )
+
+
+def test_guided_proposes_no_model_that_loses_nothing(tmp_path: Path) -> None:
+    """As where a runtime is no faster with fewer channels: a trial of the dense model fails, which ends the search."""
+    keys: dict[str, Any] = {"objectives": {"params": "min"}, "constraints": {"accuracy": {"max_drop": 0.01}}}
+    experiment, projection = projection_of(tmp_path, **keys)
+    curves = {one.name: [(0.9, 0.5)] for one in projection.space.sparsities}
+    nothing = [Scored({one.name: 0.0 for one in projection.space.dimensions}, 0.9)]
+    proposer = GuidedProposer(experiment, projection.space, projection, Prior(0.9, curves, nothing), SearchHistory())
+    for number in range(6):
+        sample = proposer.propose(number)
+        assert sample is not None and any(projection.cuts(sample)[:3])

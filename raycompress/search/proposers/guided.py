@@ -16,6 +16,9 @@ from raycompress.search.proposers.searchers import Sample
 from raycompress.search.proposers.tradeoff import TradeOffProposer
 from raycompress.search.stopping.policies import Scores
 
+_SHARES = (0.95, 0.9, 0.8, 0.65, 0.5, 0.3)
+"""Of the multiply-adds: what a sample that removes nothing is narrowed to, one after another until something goes."""
+
 
 class GuidedProposer:
     """Proposes sparsities by the measured prior, and every other dimension by Optuna's TPE.
@@ -36,6 +39,9 @@ class GuidedProposer:
         self._names = [one.name for one in space.dimensions]
         self._projection = projection
         self._rest = OptunaProposer("tpe", SearchSpace(rest, {}), objective, seed, SearchHistory()) if rest else None
+        compression = experiment.compression
+        # nothing but channels that go compresses the model
+        self._is_alone = compression.entry.removes_channels and not experiment.later and compression.depth is None
         whole = space.centre()
         goal: Goal = objective.goal
         is_possible = projection.fits(space.smallest())
@@ -81,11 +87,21 @@ class GuidedProposer:
         guided = self._guided.propose(number)
         if guided is None:
             return None
-        sample = {**guided, **beside}
-        if not self._projection.fits(sample):  # by what is beside, such as another round_to
-            sample = self._projection.project(sample)
+        asked = {**guided, **beside}
+        sample = asked if self._projection.fits(asked) else self._projection.project(asked)
+        if self._is_alone:
+            sample = self._with_something_removed(sample)
+        if sample != asked:  # by what is beside, such as another round_to, or since nothing of it is compressed
             self._guided.replace_proposed(number, {name: value for name, value in sample.items() if name not in beside})
         return {name: sample[name] for name in self._names}
+
+    def _with_something_removed(self, sample: Sample) -> Sample:
+        """Return the sample, or the widest in its proportions that removes something: a trial of no other can end."""
+        for share in _SHARES:
+            if any(self._projection.forecast.removed(self._projection.space.build(sample))):
+                break
+            sample = self._projection.at("flops", share).project(sample)
+        return sample
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Learn the result of trial `number`."""
