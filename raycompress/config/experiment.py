@@ -16,7 +16,7 @@ from raycompress.catalog.stages import quantizes_trained
 from raycompress.config.compression import Compression as Compression
 from raycompress.config.compression import stages_from, written
 from raycompress.config.objective import Direction, Objective, is_measured
-from raycompress.config.options import SearchOptions, read_options
+from raycompress.config.options import Resources, SearchOptions, read_options
 from raycompress.config.places import Files, Storage
 from raycompress.config.schema.ranges import Finding
 from raycompress.config.stopping import Budgets, EarlyStop, Scheduler
@@ -31,21 +31,6 @@ BOHB_SETTINGS = (
     *("num_samples", "min_points_in_model", "top_n_percent"),
     *("random_fraction", "bandwidth_factor", "min_bandwidth"),
 )
-
-
-@dataclass(frozen=True)
-class Resources:
-    """What one trial occupies: CPU cores, GPUs, memory in GiB (None: not asked for), kind of GPU (None: any).
-
-    Where it has several workers, each of them does; `placement` is that of Ray's placement groups.
-    """
-
-    cpu: float = 1.0
-    gpu: float = 0.0
-    memory_gb: float | None = None
-    accelerator_type: str | None = None
-    workers: int = 1
-    placement: str = "PACK"
 
 
 @dataclass(frozen=True)
@@ -195,8 +180,9 @@ class Experiment(SearchOptions):
         return self._of_stage(path) in self._lines
 
     def _of_stage(self, path: JsonPath) -> JsonPath:
-        is_inside = self.stage is not None and path[:1] == ("compression",)
-        return ("compression", self.stage, *path[1:]) if is_inside and self.stage is not None else path
+        if self.stage is None or path[:1] != ("compression",):
+            return path
+        return ("compression", self.stage, *path[1:])
 
     @property
     def stages(self) -> tuple[Compression, ...]:
@@ -211,10 +197,10 @@ class Experiment(SearchOptions):
     @property
     def ends_quantized(self) -> bool:
         """Whether the last stage quantizes, so that bytes and times are not those of the sliced model."""
-        return any(stage.type == "quantization" for stage in self.later) or self.quantizer is not None
+        return self.stages[-1].type == "quantization"
 
     @property
-    def predicts_file(self) -> bool:
+    def wants_file_bytes(self) -> bool:
         """Whether the bytes of a file that a last stage makes are predicted: they count, and no target has its own."""
         is_asked = self.proposer == "guided" or (bool(self.later) and "size_bytes" in self.objective.metrics)
         return is_asked and not self.targets and self.quantizer is not None

@@ -1,4 +1,4 @@
-"""Options of a search, each declared once: its key, type, default, limits and description.
+"""Options of a search, each declared once: its key, type, default, limits and description; and what a trial occupies.
 
 `with_options` in `raycompress.config.schema.keys` makes keys of the experiment file of them; `read_options` carries
 what a file says over whole. Nothing here loads pydantic.
@@ -57,3 +57,18 @@ class SearchOptions:
     exploration: float = option(
         0.25, "guided: share of the trials that do not follow what is known so far.", ge=0, le=1
     )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial occupies: CPU cores, GPUs, memory in GiB (None: not asked for), kind of GPU (None: any).
+
+    Where it has several workers, each of them does; `placement` is that of Ray's placement groups.
+    """
+
+    cpu: float = 1.0
+    gpu: float = 0.0
+    memory_gb: float | None = None
+    accelerator_type: str | None = None
+    workers: int = 1
+    placement: str = "PACK"

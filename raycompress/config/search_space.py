@@ -135,12 +135,10 @@ class SearchSpace:
     def bits(self) -> tuple[Dimension, ...]:
         """The dimensions that say how many bits a layer, or several, is quantized to once the model is trained."""
         found: dict[str, Dimension] = {}
-        last = [self._template, *self._template.get("stages", ())][-1]
-        for stage in [last] if self._quantizes_trained else ():
-            for entry in stage["config_list"]:
-                slot = entry.get("quant_bits")
-                if isinstance(slot, _Slot) and slot.dimension.choices is not None:
-                    found[slot.dimension.name] = slot.dimension
+        for entry in last_stage(self._template)["config_list"] if self._quantizes_trained else ():
+            slot = entry.get("quant_bits")
+            if isinstance(slot, _Slot) and slot.dimension.choices is not None:
+                found[slot.dimension.name] = slot.dimension
         return tuple(found.values())
 
     def smallest(self) -> dict[str, Any]:
@@ -186,6 +184,12 @@ class SearchSpace:
         if experiment.proposer != "sequence":
             return experiment.n_samples or 1
         return self.grid_size if experiment.n_samples is None else min(self.grid_size, experiment.n_samples)
+
+
+def last_stage(built: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the part of what `SearchSpace.build` returned that the last stage is given, or the only one."""
+    last: Mapping[str, Any] = [built, *built.get("stages", ())][-1]
+    return last
 
 
 def _is_block(dimension: Dimension) -> bool:

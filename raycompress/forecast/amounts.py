@@ -9,6 +9,8 @@ import numpy as np
 
 from raycompress.config.dimension import Dimension
 
+Sample = dict[str, Any]
+"""Name of a dimension -> its value."""
 _GONE = 0.5
 """What a residual block that is dropped counts as: much less than all of its layers, which others make up for."""
 _LEAST = 1e-3
@@ -59,7 +61,7 @@ def whole(dimension: Dimension) -> Any:
     return options(dimension)[0]
 
 
-def anyone(dimension: Dimension, random: np.random.Generator) -> Any:
+def random_value(dimension: Dimension, random: np.random.Generator) -> Any:
     """Return a random value of a dimension."""
     if is_sparsity(dimension):
         return dimension.plain(random.uniform(low(dimension), high(dimension)))

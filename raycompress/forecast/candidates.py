@@ -179,7 +179,7 @@ def guesses_at(level: Projection, prior: Prior, *, goal: Goal, errors: Curves | 
         level.space.guided,
         prior,
         cost=lambda sample: level.ratio({**whole, **sample}),
-        project=lambda sample: _projected(level, sample),
+        project=lambda sample: projected(level, sample),
         goal=goal,
         errors=errors,
         fits=lambda sample: level.fits({**whole, **sample}),
@@ -201,7 +201,7 @@ def score_at(
         level.space.guided,
         first,
         cheap=cheap,
-        project=lambda sample: _projected(level, sample),
+        project=lambda sample: projected(level, sample),
         goal=goal,
         number=number,
         seed=seed,
@@ -209,7 +209,7 @@ def score_at(
     )
 
 
-def _projected(level: Projection, sample: Sample) -> Sample:
+def projected(level: Projection, sample: Sample) -> Sample:
     """Return the values of the guided dimensions of the nearest sample within the budgets."""
     projected = level.project({**level.space.centre(), **sample})
     return {one.name: projected[one.name] for one in level.space.guided}

@@ -10,7 +10,9 @@ from raycompress.catalog import CompressorEntry
 from raycompress.catalog.stages import quantizes_trained
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import ruled
+from raycompress.config.search_space import last_stage
 from raycompress.model.costs import CostModel
+from raycompress.model.file_bytes import FLOAT_BITS, Stored, StoredLayer
 from raycompress.model.groups import ChannelGroup, is_inside
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel, LatencyPredictor
@@ -72,8 +74,7 @@ class Forecast:
         """The sizes of the dense model, in float."""
         if self.quantizer is None:
             return self._deployed(self.costs.dense, [0] * len(self.costs.groups), ())
-        known = self.costs.dense
-        return known if self.model.file_bytes is not None else _without_bytes(known)
+        return self.costs.dense if self.predicts_file else _without_bytes(self.costs.dense)
 
     @property
     def predicts_file(self) -> bool:
@@ -84,7 +85,7 @@ class Forecast:
         """Return the bits of each layer that the last stage quantizes, or leaves float; not of dropped blocks."""
         if self.quantizer is None or not quantizes_trained(self.quantizer):
             return {}
-        config_list, dropped = [config, *config.get("stages", ())][-1]["config_list"], _dropped(config)
+        config_list, dropped = last_stage(config)["config_list"], _dropped(config)
         return {
             name: int(entry.get("quant_bits", 8))
             for entry, layers in zip(config_list, self._ruled(config_list, self.quantizer), strict=True)
@@ -101,12 +102,27 @@ class Forecast:
         if known is None:
             return _without_bytes(sizes)
         widths = {layer.name: layer.at(removed) for layer in self.costs.widths}
-        bits = self.bits(config)
-        return {
-            **sizes,
-            "size_bytes": known.predict(sizes["size_bytes"], widths, bits, dropped),
-            "bit_operations": known.bit_operations(sizes["flops"], widths, bits, dropped),
-        }
+        stored = Stored(sizes["size_bytes"], widths, self.bits(config), dropped)
+        operations = self._bit_operations(sizes["flops"], known.layers, stored)
+        return {**sizes, "size_bytes": known.predict(stored), "bit_operations": operations}
+
+    def _bit_operations(self, flops: float, layers: Sequence[StoredLayer], stored: Stored) -> float:
+        """Return the multiply-adds, each times the bits of its weight and of its activation.
+
+        Activations are float but where a layer has 8 bits; what no layer's weight takes part in counts as float.
+
+        Parameters
+        ----------
+        flops
+            Of the whole pruned model.
+        """
+        dense = {layer.name: layer.flops or 0 for layer in self.model.layers}
+        saved = 0.0
+        for layer in layers:
+            bits = stored.bits.get(layer.name, FLOAT_BITS)  # a layer of a dropped block has none
+            activation = bits if bits == 8 else FLOAT_BITS
+            saved += dense[layer.name] * layer.share(stored.widths) * (FLOAT_BITS**2 - bits * activation)
+        return flops * FLOAT_BITS**2 - saved
 
     def kept_blocks(self, config: Config) -> list[bool]:
         """Return of each residual block of `costs` whether it stays."""

@@ -7,6 +7,7 @@ handful of steps to answer as the dense model does, and it is measured.
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,10 +16,10 @@ from typing import Any, Literal
 import numpy as np
 
 from raycompress.config.dimension import Dimension
-from raycompress.forecast.amounts import anyone, high, is_sparsity, kept, low, options, whole
+from raycompress.forecast.amounts import Sample as Sample
+from raycompress.forecast.amounts import high, is_sparsity, kept, low, options, random_value, whole
 from raycompress.forecast.solver import solve
 
-Sample = dict[str, Any]
 Goal = Literal["max", "min"]
 Project = Callable[[Sample], Sample]
 """Puts a sample onto the budget."""
@@ -90,20 +91,20 @@ class Losses:
         self._curves: dict[str, tuple[np.ndarray, np.ndarray]] = {}
         self._tables: dict[str, dict[Any, float]] = {}
         for name, curve in prior.curves.items():
-            lost = [(value, sign * (prior.dense - metric)) for value, metric in curve if np.isfinite(metric)]
+            lost = {value: sign * (prior.dense - metric) for value, metric in curve if np.isfinite(metric)}
             dimension = kinds.get(name)
             if dimension is None or is_sparsity(dimension):
-                shares, losses = zip((0.0, 0.0), *sorted(lost), strict=True)
+                shares, losses = zip((0.0, 0.0), *sorted(lost.items()), strict=True)
                 self._curves[name] = np.array(shares), np.maximum.accumulate(losses)
             else:
-                lost.sort(key=lambda one, of=dimension: -kept(of, one[0]))  # type: ignore[misc]
-                worst = np.maximum.accumulate([0.0, *(loss for _, loss in lost)])[1:]
-                self._tables[name] = {value: float(loss) for (value, _), loss in zip(lost, worst, strict=True)}
+                values = options(dimension)
+                worst = itertools.accumulate((lost.get(value, 0.0) for value in values), max)
+                self._tables[name] = dict(zip(values, worst, strict=True))
 
     def of(self, name: str, value: Any) -> float:
-        """Return the loss of one dimension; nothing for one without a curve, or a value without a point of it."""
+        """Return the loss of one dimension; nothing for one without a curve."""
         if name in self._tables:
-            return self._tables[name].get(value, 0.0)
+            return self._tables[name][value]
         return float(np.interp(value, *self._curves[name])) if name in self._curves else 0.0
 
     def __call__(self, sample: Sample) -> float:
@@ -169,7 +170,7 @@ def _middle(dimension: Dimension, share: float) -> Any:
 
 def anywhere(dimensions: Sequence[Dimension], random: np.random.Generator) -> Sample:
     """Return a random sample, not on the budget yet."""
-    return {dimension.name: anyone(dimension, random) for dimension in dimensions}
+    return {dimension.name: random_value(dimension, random) for dimension in dimensions}
 
 
 def _greedy(dimensions: Sequence[Dimension], losses: Losses, cost: Cost, budget: float, power: float) -> Sample:

@@ -41,6 +41,8 @@ class Projection:
         model that is smaller than it must be is but worse.
     margin
         What the predicted bytes of a file are multiplied by where a budget is kept to: it may be larger than predicted.
+    must_remove
+        Whether nothing but channels that go compresses the model: a trial in which none goes fails.
     """
 
     space: SearchSpace
@@ -48,6 +50,7 @@ class Projection:
     ceilings: tuple[Bound, ...]
     fills: bool
     margin: float
+    must_remove: bool
 
     @classmethod
     def of(cls, experiment: Experiment, space: SearchSpace, forecast: Forecast) -> Projection:
@@ -56,7 +59,10 @@ class Projection:
         known = tuple(bound for bound in objective.bounds if bound.metric in forecast.dense and bound.is_ceiling)
         file = forecast.model.file_bytes if forecast.predicts_file else None
         margin = 1.0 if file is None else 1 + max(_LEAST_MARGIN, _ERRORS * file.error)
-        return cls(space, forecast, known, not any(is_measured(goal.metric) for goal in objective.goals), margin)
+        fills = not any(is_measured(goal.metric) for goal in objective.goals)
+        compression = experiment.compression
+        is_alone = compression.entry.removes_channels and not experiment.later and compression.depth is None
+        return cls(space, forecast, known, fills, margin, is_alone)
 
     def sizes(self, sample: Sample) -> dict[str, float]:
         """Return ``params``, ``flops`` and ``size_bytes`` of what `sample` asks for."""
@@ -74,11 +80,13 @@ class Projection:
         return max(sizes[bound.metric] / max(1e-9, bound.end(dense[bound.metric])) for bound in self.ceilings)
 
     def fits(self, sample: Sample) -> bool:
-        """Tell whether every budget allows `sample`."""
+        """Tell whether every budget allows `sample`, and a trial of it can end."""
+        if self.must_remove and not any(self.forecast.removed(self.space.build(sample))):
+            return False
         return not self.ceilings or self.fullness(sample) <= 1 + 1e-9
 
     def project(self, sample: Sample) -> dict[str, Any]:
-        """Return the sample that a budget allows and that keeps the proportions of `sample`.
+        """Return the sample that the budgets allow and that keeps the proportions of `sample`; see `fits`.
 
         What stays of each layer is scaled by one factor, within its range: the largest that fits. What fits as it is
         stays so, unless `fills`. Where that is not enough, bits are lowered, those first that save most. Other
@@ -102,8 +110,8 @@ class Projection:
 
     def _scaled_to_fit(self, sample: Sample) -> dict[str, Any]:
         scaled = [dimension for dimension in self.space.sparsities if dimension.name in sample]
-        fitting = self.fits(sample)
-        if not self.ceilings or not scaled or (fitting and not self.fills):
+        raises = self.fills and bool(self.ceilings)
+        if not scaled or (self.fits(sample) and not raises):
             return copy.deepcopy(dict(sample))
         low, high = 0.0, max(1.0, *(1 / max(1e-6, 1 - float(sample[one.name])) for one in scaled))
         if self.fits(_scaled(sample, scaled, high)):

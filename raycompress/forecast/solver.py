@@ -9,14 +9,13 @@ when it costs too much even with the least of all others (branch and bound; Land
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raycompress.config.dimension import Dimension
-from raycompress.forecast.amounts import is_sparsity, options
+from raycompress.forecast.amounts import Sample, options
 
-Sample = dict[str, Any]
 LossOf = Callable[[str, Any], float]
 """(name of a dimension, value) -> its loss."""
 Fits = Callable[[Sample], bool]
@@ -74,7 +73,7 @@ class _Search:
         steps: int,
         most: int,
     ) -> None:
-        every = {one.name: options(one, steps) if is_sparsity(one) else options(one) for one in dimensions}
+        every = {one.name: options(one, steps) for one in dimensions}
         losses = {name: [loss_of(name, value) for value in values] for name, values in every.items()}
         self._order = sorted(every, key=lambda name: -max(losses[name]))
         self._options = {name: _undominated(values, losses[name]) for name, values in every.items()}
@@ -91,29 +90,29 @@ class _Search:
 
     def solution(self) -> Solution:
         """Return the best sample; nothing fits where its loss is infinite."""
-        is_whole = all(self._descend(0, dict(self._least), 0.0))
+        is_whole = self._descend(0, dict(self._least), 0.0)
         return Solution({name: self._best[name] for name in self._options}, self._loss, is_whole)
 
     def _note(self, sample: Mapping[str, Any], loss: float) -> None:
         if loss < self._loss:
             self._best, self._loss = dict(sample), loss
 
-    def _descend(self, place: int, partial: Sample, loss: float) -> Iterator[bool]:
-        """Go through the samples that begin as `partial`; yield False where the search had to stop."""
+    def _descend(self, place: int, partial: Sample, loss: float) -> bool:
+        """Go through the samples that begin as `partial`, and tell whether all were seen that could be better."""
         if place == len(self._order):
             self._note(partial, loss)
-            return
+            return True
         name = self._order[place]
         for more, value in self._options[name]:
             if loss + more + self._rest[place + 1] >= self._loss:
-                return  # the options come by their loss
+                break  # the options come by their loss
             if self._left <= 0:
-                yield False
-                return
+                return False
             self._left -= 1
             step = {**partial, name: value}
-            if self._fits(step):
-                yield from self._descend(place + 1, step, loss + more)
+            if self._fits(step) and not self._descend(place + 1, step, loss + more):
+                return False
+        return True
 
 
 def _undominated(values: Sequence[Any], losses: Sequence[float]) -> list[tuple[float, Any]]:

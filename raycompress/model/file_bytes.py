@@ -7,8 +7,10 @@ real files of the network, at random widths and bits, by `raycompress.compressor
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from raycompress.model.groups import is_inside
@@ -20,6 +22,8 @@ Widths = Mapping[str, tuple[int, int]]
 _OF_ITS_OWN = 30.0
 """How much stronger a layer is held to what those of its kind have in common than files are to their sizes."""
 _FOLDS = 4
+_OWN = "own "
+_FLOAT_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -36,17 +40,14 @@ class StoredLayer:
         Its numbers of input and output channels.
     weights
         How many weights it has.
-    flops
-        Multiply-adds of one sample.
     bits
-        Those that may be chosen, in ascending order; `FLOAT_BITS` where it stays float.
+        Those that may be chosen, in ascending order; above 8 it stays float.
     """
 
     name: str
     kind: str
     width: tuple[int, int]
     weights: int
-    flops: float
     bits: tuple[int, ...]
     in_groups: bool = False
 
@@ -55,28 +56,31 @@ class StoredLayer:
         left = widths.get(self.name, self.width)
         return math.prod(now / was for now, was in zip(left, self.width, strict=True))
 
+    def outputs(self, widths: Widths) -> int:
+        """Return how many output channels are left at these widths."""
+        return widths.get(self.name, self.width)[1]
+
 
 @dataclass(frozen=True)
-class StoredFile:
-    """A file that was made: what the model in it is, and its size.
+class Stored:
+    """What is stored in a file: a model that is pruned and quantized.
 
     Attributes
     ----------
     float_bytes
-        Of the weights in float, pruned.
-    widths, bits
+        Of all of its weights in float.
+    widths
         Of the layers.
+    bits
+        Layer -> its bits; those that are left out stay float.
     dropped
-        The residual blocks that are not in it.
-    size_bytes
-        Of the file.
+        The residual blocks that are gone.
     """
 
     float_bytes: float
     widths: Widths
     bits: Mapping[str, int]
-    dropped: tuple[str, ...]
-    size_bytes: float
+    dropped: Collection[str] = ()
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class FileBytes:
     layers
         Those whose bits may be chosen.
     parts
-        Quantity -> bytes for each of it; see `_quantities`.
+        Quantity -> bytes for each of it; see `quantities`.
     error
         The median relative error of files that it was not fitted to.
     """
@@ -100,40 +104,49 @@ class FileBytes:
     parts: Mapping[str, float]
     error: float
 
-    def predict(
-        self, float_bytes: float, widths: Widths, bits: Mapping[str, int], dropped: Collection[str] = ()
-    ) -> float:
-        """Return the bytes of a file.
+    def predict(self, stored: Stored) -> float:
+        """Return the bytes of a file."""
+        found = self.quantities(stored)
+        return self.weight_bytes(stored) + sum(self.parts.get(name, 0.0) * amount for name, amount in found.items())
 
-        Parameters
-        ----------
-        float_bytes
-            Of all weights of the pruned model in float.
-        bits
-            Layer -> its bits; those that are left out stay float.
-        dropped
-            The residual blocks that are gone.
+    def weight_bytes(self, stored: Stored) -> float:
+        """Return the bytes of the weights by their bits, and of all others in float."""
+        found = stored.float_bytes
+        for layer, bits in self._quantized(stored):
+            weights, rows = layer.weights * layer.share(stored.widths), max(1, layer.outputs(stored.widths))
+            found += stored_bytes(self.compressor, layer.kind, rows, max(1, round(weights / rows)), bits)
+            found -= weights * _FLOAT_BYTES
+        return found
+
+    def quantities(self, stored: Stored) -> dict[str, float]:
+        """Return what the rest of a file goes along with.
+
+        That is a constant, the number of residual blocks that are gone, the output channels of all layers (a norm may
+        be folded into each), and of the layers of each kind with so many bits their number, their output channels and
+        their weights, and how many follow one of as many bits; and what begins with `_OWN`, of one block or layer.
         """
-        known, quantities = _quantities(self.compressor, self.layers, float_bytes, widths, bits, dropped)
-        return known + sum(self.parts.get(name, 0.0) * amount for name, amount in quantities.items())
+        found: defaultdict[str, float] = defaultdict(float, {"file": 1.0, "blocks": float(len(stored.dropped))})
+        found.update({f"{_OWN}without {block}": 1.0 for block in stored.dropped})
+        left = [layer for layer in self.layers if not is_inside(layer.name, stored.dropped)]
+        found["outputs"] = float(sum(layer.outputs(stored.widths) for layer in left))
+        quantized = dict(self._quantized(stored))
+        for layer, bits in quantized.items():
+            kind = f"{layer.kind}{' in groups' * layer.in_groups} of {bits} bits"
+            found[kind] += 1.0
+            found[f"outputs of {kind}"] += layer.outputs(stored.widths)
+            found[f"weights of {kind}"] += layer.weights * layer.share(stored.widths)
+            found[f"{_OWN}{layer.name} of {bits} bits"] = 1.0
+        for one, other in pairwise(left):
+            if one in quantized and quantized[one] == quantized.get(other):
+                found[f"pairs of {quantized[one]} bits"] += 1.0  # what is between them may be rounded once for both
+        return dict(found)
 
-    def bit_operations(self, flops: float, widths: Widths, bits: Mapping[str, int], dropped: Collection[str]) -> float:
-        """Return the multiply-adds, each times the bits of its weight and of its activation.
-
-        Activations are float but where a layer has 8 bits; what no layer's weight takes part in counts as float.
-
-        Parameters
-        ----------
-        flops
-            Of the whole pruned model.
-        """
-        saved = 0.0
+    def _quantized(self, stored: Stored) -> Iterator[tuple[StoredLayer, int]]:
+        """Yield the layers that are quantized, and their bits."""
         for layer in self.layers:
-            if not is_inside(layer.name, dropped):
-                own = bits.get(layer.name, FLOAT_BITS)
-                activation = own if own == 8 else FLOAT_BITS
-                saved += layer.flops * layer.share(widths) * (FLOAT_BITS**2 - own * activation)
-        return flops * FLOAT_BITS**2 - saved
+            bits = stored.bits.get(layer.name, FLOAT_BITS)
+            if bits <= 8 and not is_inside(layer.name, stored.dropped):
+                yield layer, bits
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON data; `from_json` is its inverse."""
@@ -148,84 +161,37 @@ class FileBytes:
         return cls(data["compressor"], layers, dict(data["parts"]), data["error"])
 
 
-def fitted(compressor: str, layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> FileBytes:
-    """Return what predicts the sizes of the files best, by relative error.
+def fitted(compressor: str, layers: Sequence[StoredLayer], files: Sequence[tuple[Stored, float]]) -> FileBytes:
+    """Return what predicts the sizes of files best, by relative error.
 
     What a layer has of its own is held to what layers of its kind with as many bits have in common (a ridge
     regression), since a dozen files do not tell each layer's.
+
+    Parameters
+    ----------
+    files
+        What is in each file, and its bytes.
     """
     import numpy as np  # what only predicts needs none: a file is checked without it
 
-    every = np.arange(len(files))
-    errors = np.empty(len(files))
+    plain = FileBytes(compressor, tuple(layers), {}, math.nan)
+    errors = []
     for fold in range(_FOLDS):
-        left_out = every[fold::_FOLDS]
-        known = FileBytes(
-            compressor,
-            tuple(layers),
-            _parts(compressor, layers, [files[i] for i in np.setdiff1d(every, left_out)]),
-            math.nan,
-        )
-        for i in left_out:
-            one = files[i]
-            found = known.predict(one.float_bytes, one.widths, one.bits, one.dropped)
-            errors[i] = abs(found / one.size_bytes - 1)
-    return FileBytes(compressor, tuple(layers), _parts(compressor, layers, files), float(np.median(errors)))
+        known = replace(plain, parts=_parts(plain, [one for i, one in enumerate(files) if i % _FOLDS != fold]))
+        errors += [abs(known.predict(stored) / size - 1) for stored, size in files[fold::_FOLDS]]
+    return replace(plain, parts=_parts(plain, files), error=float(np.median(errors)))
 
 
-def _parts(compressor: str, layers: Sequence[StoredLayer], files: Sequence[StoredFile]) -> dict[str, float]:
+def _parts(plain: FileBytes, files: Sequence[tuple[Stored, float]]) -> dict[str, float]:
     import numpy as np
 
-    rows = [_quantities(compressor, layers, one.float_bytes, one.widths, one.bits, one.dropped) for one in files]
-    names = sorted({name for _, quantities in rows for name in quantities})
-    sizes = np.array([one.size_bytes for one in files])
-    table = np.array([[quantities.get(name, 0.0) for name in names] for _, quantities in rows]) / sizes[:, None]
-    rest = 1 - np.array([known for known, _ in rows]) / sizes
+    rows = [plain.quantities(stored) for stored, _ in files]
+    names = sorted({name for row in rows for name in row})
+    sizes = np.array([size for _, size in files])
+    table = np.array([[row.get(name, 0.0) for name in names] for row in rows]) / sizes[:, None]
+    rest = 1 - np.array([plain.weight_bytes(stored) for stored, _ in files]) / sizes
     held = [place for place, name in enumerate(names) if name.startswith(_OWN)]
     ridge = np.zeros((len(held), len(names)))
     ridge[np.arange(len(held)), held] = _OF_ITS_OWN * float(np.median(1 / sizes))
     found, *_ = np.linalg.lstsq(np.vstack([table, ridge]), np.concatenate([rest, np.zeros(len(held))]), rcond=None)
     return dict(zip(names, found.tolist(), strict=True))
-
-
-_OWN = "own "
-
-
-def _quantities(
-    compressor: str,
-    layers: Sequence[StoredLayer],
-    float_bytes: float,
-    widths: Widths,
-    bits: Mapping[str, int],
-    dropped: Collection[str],
-) -> tuple[float, dict[str, float]]:
-    """Return the bytes of the weights, and what the rest of the file goes along with.
-
-    That is a constant, the number of residual blocks that are gone, the output channels of all layers (a norm may be
-    folded into each), and of the layers of each kind with so many bits their number, their output channels and their
-    weights, and how many follow one of as many bits; and what begins with `_OWN`, of one block or layer.
-    """
-    known, found = float_bytes, {"file": 1.0, "outputs": 0.0}
-    found |= {"blocks": float(len(dropped)), **{f"{_OWN}without {block}": 1.0 for block in dropped}}
-    before = FLOAT_BITS
-    for layer in layers:
-        if is_inside(layer.name, dropped):
-            continue
-        own = bits.get(layer.name, FLOAT_BITS)
-        if own == before < FLOAT_BITS // 2:  # what is between two layers may be rounded once for both
-            pair = f"pairs of {own} bits"
-            found[pair] = found.get(pair, 0.0) + 1.0
-        before = own
-        weights = layer.weights * layer.share(widths)
-        outputs = widths.get(layer.name, layer.width)[1]
-        found["outputs"] += outputs
-        if own >= FLOAT_BITS // 2:
-            continue
-        rows = max(1, round(outputs))
-        stored = stored_bytes(compressor, layer.kind, rows, max(1, round(weights / rows)), own)
-        known += stored - weights * FLOAT_BITS / 8
-        kind = f"{layer.kind}{' in groups' * layer.in_groups} of {own} bits"
-        amounts = {kind: 1.0, f"outputs of {kind}": outputs, f"weights of {kind}": weights}
-        for name, amount in {**amounts, f"{_OWN}{layer.name} of {own} bits": 1.0}.items():
-            found[name] = found.get(name, 0.0) + amount
-    return known, found

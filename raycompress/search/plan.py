@@ -6,7 +6,8 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from raycompress.config.experiment import Experiment, Resources
+from raycompress.config.experiment import Experiment
+from raycompress.config.options import Resources
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError, Problem
 from raycompress.runtime.machine import machine_cpus, machine_gpus

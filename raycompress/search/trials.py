@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raycompress.config.experiment import Resources
 from raycompress.config.objective import Objective
+from raycompress.config.options import Resources
 from raycompress.results.folder import ExperimentFolder
 from raycompress.runtime.protocol import TrialSpec, WarmSpec
 from raycompress.states import TrialState

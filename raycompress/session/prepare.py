@@ -15,7 +15,7 @@ from raycompress.config.checks.preflight import check_extras
 from raycompress.config.compression import Compression
 from raycompress.config.depth import without_model
 from raycompress.config.experiment import Experiment
-from raycompress.config.search_space import SearchSpace
+from raycompress.config.search_space import SearchSpace, last_stage
 from raycompress.config.trial_config import searched_part, trial_config
 from raycompress.errors import (
     CompressionError,
@@ -247,7 +247,7 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
         analysis["deployed"] = {"targets": names, "budget_s": budget_s(experiment), "known": known}
     if timed := timed_in(experiment):
         analysis["dense"] = timed
-    if experiment.predicts_file:
+    if experiment.wants_file_bytes:
         analysis["file"] = {"stage": _last_stage(experiment), "budget_s": min(_FILES_S, budget_s(experiment))}
     if (depth := experiment.compression.depth) is not None:
         analysis["blocks"] = "ordered" if "drop" in depth else "named"
@@ -269,8 +269,7 @@ def _wanted(experiment: Experiment, *, rehearse: bool, fits: Sequence[LatencyMod
 def _last_stage(experiment: Experiment) -> dict[str, Any]:
     """Return the stage that quantizes, with the ranges of its entries, and its arguments in the middle of theirs."""
     space = SearchSpace.of(unexpanded(experiment))
-    built = space.build(space.centre())
-    arguments, last = [built, *built.get("stages", ())][-1]["arguments"], experiment.stages[-1]
+    arguments, last = last_stage(space.build(space.centre()))["arguments"], experiment.stages[-1]
     return {"compressor": last.compressor, "config_list": [*map(dict, last.config_list)], "arguments": arguments}
 
 
@@ -327,7 +326,7 @@ def projected(experiment: Experiment, model: ModelInfo | None, space: SearchSpac
             where=experiment.where(("proposer",)),
             fix='write {"type": "float", "range": [0.0, 0.9]} for a sparsity, or another proposer, such as "optuna"',
         )
-    is_followed = experiment.compression.entry.removes_channels or experiment.predicts_file
+    is_followed = experiment.compression.entry.removes_channels or experiment.wants_file_bytes
     if model is None or not experiment.wants_sizes or not is_followed:
         return None
     unknown = model.costs_unknown or "no input of the model was seen"

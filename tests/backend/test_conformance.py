@@ -12,7 +12,7 @@ from raycompress.backend.fake import FakeBackend
 from raycompress.backend.here import HereBackend
 from raycompress.backend.protocol import Backend, TrialPlan
 from raycompress.backend.ray.local import LocalRay
-from raycompress.config.experiment import Resources
+from raycompress.config.options import Resources
 from raycompress.runtime.client import WarmProcess, WarmSpec
 from raycompress.states import TrialState
 from raycompress.testing.backends import BackendSuite, Behaviour

@@ -1,7 +1,7 @@
 """Actors are kept: Tune by itself throws starting actors away in a search of short trials."""
 
 from raycompress.backend.tune import slots
-from raycompress.config.experiment import Resources
+from raycompress.config.options import Resources
 from tests.support.launching import number_experiment
 
 SCRIPT = """

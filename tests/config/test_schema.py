@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from raycompress.catalog.proposers import PROPOSERS
-from raycompress.config.experiment import Experiment, Resources
+from raycompress.config.experiment import Experiment
 from raycompress.config.objective import LIMITS
+from raycompress.config.options import Resources
 from raycompress.config.schema.keys import json_schema
 from raycompress.config.stopping import Budgets, EarlyStop
 from raycompress.errors import ExperimentError, Problem

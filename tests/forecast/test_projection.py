@@ -152,7 +152,7 @@ def test_a_file_that_is_surely_larger_than_its_budget_is_an_error(ratio: float, 
         constraints={"size_bytes": {"max_ratio": ratio}},
         proposer="guided",
     )
-    layers = tuple(StoredLayer(f"conv{one}", "Conv2d", (16, 16), 700, 1.0, (8, 32)) for one in (1, 2, 3))
+    layers = tuple(StoredLayer(f"conv{one}", "Conv2d", (16, 16), 700, (8, 32)) for one in (1, 2, 3))
     model = replace(MODEL, file_bytes=FileBytes("ptq_static", layers, {"file": 100.0}, 0.01))
     space = SearchSpace.of(experiment, model)
     projection = Projection.of(experiment, space, Forecast.of(experiment, model, COSTS))

@@ -19,7 +19,7 @@ from raycompress.backend.ray.machine import session_logs
 from raycompress.backend.tune import adapters, slots
 from raycompress.backend.tune.trainable import AGAIN, CONTINUED, LIVES, RUNG0, TIME, TrialActor, config_of
 from raycompress.backend.tune.turns import Turns
-from raycompress.config.experiment import Resources
+from raycompress.config.options import Resources
 from raycompress.errors import ClusterError
 from raycompress.search.outcome import FACTS
 from raycompress.states import TrialState

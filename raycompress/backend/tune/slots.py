@@ -20,7 +20,7 @@ from ray.exceptions import ActorUnavailableError, RayActorError
 from ray.tune import PlacementGroupFactory
 
 from raycompress.backend.ray import private
-from raycompress.config.experiment import Resources
+from raycompress.config.options import Resources
 from raycompress.search import plan
 
 

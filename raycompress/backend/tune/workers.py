@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from raycompress.backend.ray.private import name_process
-from raycompress.config.experiment import Resources
+from raycompress.config.options import Resources
 from raycompress.runtime import torchrun
 from raycompress.runtime.client import Ending, TrialSpec, Worker, connect_or_start
 from raycompress.script.workers.agreement import ENDED

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from raycompress.bundle.example import Example
 from raycompress.compressors.layer_kinds import is_weighted, output_dim
 from raycompress.compressors.quantization.int4.rounding import rounded
+from raycompress.compressors.quantization.sensitivity import rounded_outputs, rounded_within
 from raycompress.model.stored import block_of
 
 _MANY, _FEW = 8, 4
 """Bits that a layer may have; with more it stays float."""
-_LEVELS, _UNSIGNED = 127, 255
-"""The largest whole number of a weight of 8 bits, and of an activation."""
-_TINY = 1e-12
+_LEVELS = 127
+"""The largest whole number of a weight of 8 bits."""
 
 
 class Rounding:
@@ -84,26 +84,21 @@ class Rounding:
 
 def rounded_weight(weight: Tensor, dim: int, bits: int) -> Tensor:
     """Return a weight with its outputs along `dim` as it is when rounded to 8 bits or 4."""
+    if bits == _MANY:
+        return rounded_outputs(weight.detach(), dim, _LEVELS)
     rows = weight.detach().movedim(dim, 0)
     flat = rows.reshape(len(rows), -1)
-    if bits == _FEW:
-        size = block_of(flat.shape[1]) if weight.dim() == 2 else flat.shape[1]
-        padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % size)).reshape(len(rows), -1, size)
-        numbers, scales = rounded(padded.float().cpu().numpy())
-        found = torch.from_numpy(numbers * scales).to(flat).reshape(len(rows), -1)[:, : flat.shape[1]]
-    else:
-        scale = flat.abs().amax(1, keepdim=True).clamp(min=_TINY) / _LEVELS
-        found = torch.round(flat / scale) * scale
+    size = block_of(flat.shape[1]) if weight.dim() == 2 else flat.shape[1]
+    padded = torch.nn.functional.pad(flat, (0, -flat.shape[1] % size)).reshape(len(rows), -1, size)
+    numbers, scales = rounded(padded.float().cpu().numpy())
+    found = torch.from_numpy(numbers * scales).to(flat).reshape(len(rows), -1)[:, : flat.shape[1]]
     return found.reshape(rows.shape).movedim(0, dim)
 
 
 def _rounding(low: float, high: float) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...] | None]:
-    step = max(high - low, _TINY) / _UNSIGNED
-
     def hook(_layer: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] | None:
         if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
             return None
-        value = torch.round((args[0] - low) / step).clamp(0, _UNSIGNED) * step + low
-        return value, *args[1:]
+        return rounded_within(args[0], low, high), *args[1:]
 
     return hook

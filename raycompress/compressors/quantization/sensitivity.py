@@ -58,14 +58,10 @@ class _Layer:
 
     def compare(self, value: Tensor, expected: Tensor, levels: int) -> None:
         """Add what an output of the layer loses where its input, `value`, and the weight are rounded."""
-        step = max(self.high - self.low, _TINY) / _UNSIGNED
-        rounded = torch.round((value - self.low) / step).clamp(0, _UNSIGNED) * step + self.low
+        rounded = rounded_within(value, self.low, self.high)
         if self.coarse is None:
-            weight = self.module.get_parameter("weight")
             is_transposed = "Transpose" in type(self.module).__name__ or is_transposed_linear(self.module)
-            dims = [dim for dim in range(weight.dim()) if dim != int(is_transposed)]
-            scale = weight.abs().amax(dim=dims, keepdim=True).clamp(min=_TINY) / levels
-            self.coarse = torch.round(weight / scale) * scale
+            self.coarse = rounded_outputs(self.module.get_parameter("weight"), int(is_transposed), levels)
         got = torch.func.functional_call(self.module, {"weight": self.coarse}, (rounded,))
         # row by row: the outputs of one large input would hide what its range costs all others
         dims = [-1] if self.is_linear else list(range(1, expected.dim()))
@@ -87,6 +83,19 @@ class _Layer:
     def is_linear(self) -> bool:
         """Whether the layer is a linear one, whose outputs are along the last dimension."""
         return isinstance(self.module, nn.Linear) or is_transposed_linear(self.module)
+
+
+def rounded_within(value: Tensor, low: float, high: float) -> Tensor:
+    """Return an activation as it is when rounded to 8 bits within one range for all of it."""
+    step = max(high - low, _TINY) / _UNSIGNED
+    return torch.round((value - low) / step).clamp(0, _UNSIGNED) * step + low
+
+
+def rounded_outputs(weight: Tensor, dim: int, levels: int) -> Tensor:
+    """Return a weight rounded to whole numbers up to `levels`, with a scale for each output, which lie along `dim`."""
+    dims = [one for one in range(weight.dim()) if one != dim]
+    scale = weight.abs().amax(dim=dims, keepdim=True).clamp(min=_TINY) / levels
+    return torch.round(weight / scale) * scale
 
 
 def sensitive(

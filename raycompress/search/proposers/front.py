@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Hashable, Sequence
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Objective, is_measured
 from raycompress.forecast.amounts import kept
-from raycompress.forecast.candidates import Surrogate
+from raycompress.forecast.candidates import Surrogate, projected
 from raycompress.forecast.prior import Goal, Sample, Scored, by_values
 from raycompress.forecast.projection import Projection
 
@@ -67,19 +68,13 @@ class FrontModel:
         seed: int | None,
     ) -> None:
         self._whole, self._projection, self._place, self._size = whole, projection, place, size
-        names = {one.name for one in dimensions}
-
-        def project(sample: Sample) -> Sample:
-            found = projection.project({**whole, **sample})
-            return {name: value for name, value in found.items() if name in names}
-
         self._dimensions = tuple(dimensions)
         self._seen: dict[Hashable, tuple[Hashable, float]] = {}
         self._kernel: Any = None
         self._fitted_to = 0
         sign = 1.0 if goal == "max" else -1.0
         self._cheap = {self._alike(one.sample): Scored(one.sample, sign * one.score) for one in candidates}
-        self._surrogate = Surrogate(dimensions, "max", project, seed, self._alike)
+        self._surrogate = Surrogate(dimensions, "max", functools.partial(projected, projection), seed, self._alike)
         self._proposed: dict[int, Sample] = {}
         self._known: list[Scored] = []
         self._tried: set[Hashable] = set()

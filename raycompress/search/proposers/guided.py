@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
+from raycompress.forecast.candidates import projected
 from raycompress.forecast.prior import Goal, Prior, Scored, by_values
 from raycompress.forecast.projection import Projection, has_one_size
 from raycompress.search.history import SearchHistory
@@ -15,9 +14,6 @@ from raycompress.search.proposers.optuna_proposer import OptunaProposer
 from raycompress.search.proposers.searchers import Sample
 from raycompress.search.proposers.tradeoff import TradeOffProposer
 from raycompress.search.stopping.policies import Scores
-
-_SHARES = (0.95, 0.9, 0.8, 0.65, 0.5, 0.3)
-"""Of the multiply-adds: what a sample that removes nothing is narrowed to, one after another until something goes."""
 
 
 class GuidedProposer:
@@ -39,9 +35,6 @@ class GuidedProposer:
         self._names = [one.name for one in space.dimensions]
         self._projection = projection
         self._rest = OptunaProposer("tpe", SearchSpace(rest, {}), objective, seed, SearchHistory()) if rest else None
-        compression = experiment.compression
-        # nothing but channels that go compresses the model
-        self._is_alone = compression.entry.removes_channels and not experiment.later and compression.depth is None
         whole = space.centre()
         goal: Goal = objective.goal
         is_possible = projection.fits(space.smallest())
@@ -50,7 +43,7 @@ class GuidedProposer:
                 guided,
                 prior=prior,
                 cost=lambda sample: projection.ratio({**whole, **sample}),
-                project=lambda sample: _only(projection.project({**whole, **sample}), names),
+                project=lambda sample: projected(projection, sample),
                 goal=goal,
                 seed=seed,
                 exploration=experiment.exploration,
@@ -88,20 +81,11 @@ class GuidedProposer:
         if guided is None:
             return None
         asked = {**guided, **beside}
-        sample = asked if self._projection.fits(asked) else self._projection.project(asked)
-        if self._is_alone:
-            sample = self._with_something_removed(sample)
-        if sample != asked:  # by what is beside, such as another round_to, or since nothing of it is compressed
+        sample = asked
+        if not self._projection.fits(asked):  # by what is beside, such as another round_to
+            sample = self._projection.project(asked)
             self._guided.replace_proposed(number, {name: value for name, value in sample.items() if name not in beside})
         return {name: sample[name] for name in self._names}
-
-    def _with_something_removed(self, sample: Sample) -> Sample:
-        """Return the sample, or the widest in its proportions that removes something: a trial of no other can end."""
-        for share in _SHARES:
-            if any(self._projection.forecast.removed(self._projection.space.build(sample))):
-                break
-            sample = self._projection.at("flops", share).project(sample)
-        return sample
 
     def learn(self, number: int, score: float | None, scores: Scores, judgement: Judgement | None = None) -> None:
         """Learn the result of trial `number`."""
@@ -114,10 +98,6 @@ class GuidedProposer:
         self._guided.add_proposed(number, sample)
         if self._rest is not None:
             self._rest.add_proposed(number, sample)
-
-
-def _only(sample: dict[str, Any], names: set[str]) -> dict[str, Any]:
-    return {name: value for name, value in sample.items() if name in names}
 
 
 def negated(prior: Prior) -> Prior:

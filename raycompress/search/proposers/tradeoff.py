@@ -5,6 +5,7 @@ What each layer bears gives good models of every size; what is sought is the siz
 
 from __future__ import annotations
 
+import functools
 import math
 import statistics
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ import numpy as np
 
 from raycompress.config.dimension import Dimension
 from raycompress.config.objective import Judgement, Objective, is_measured
+from raycompress.forecast.candidates import projected
 from raycompress.forecast.prior import Goal, Prior, Sample, Scored, anywhere, first_guesses
 from raycompress.forecast.projection import Projection
 from raycompress.search.proposers.front import front_model
@@ -36,15 +38,15 @@ class TradeOffProposer:
     With several objectives the sizes are spread evenly on a log scale. With one objective and constraints they close in
     on the border of feasibility, where the best model lies: the smallest candidates that are expected to be feasible
     come first. Otherwise the best candidates of about the wanted size, by their scores before the search, take turns.
-    A share `exploration` of the trials is random, and one trial in three is a proposal of `model`, which learns from
-    all trials.
+    A share `exploration` of the trials is random. Of the others one in three is a proposal of `model`, which learns
+    from all trials; with a metric and a known size as goals each is a `FrontModel`'s, once that has enough to go by.
 
     Parameters
     ----------
     dimensions
-        The sparsities that are searched.
+        Sparsities, bits and blocks.
     whole
-        A sample with a value for every dimension of the search; a proposed sample replaces its sparsities.
+        A sample with a value for every dimension of the search; a proposed sample replaces those of `dimensions`.
     prior
         Sensitivities and scored candidates that were measured before the search.
     projection
@@ -185,12 +187,7 @@ class TradeOffProposer:
 
     def _of_size(self, ratio: float, explores: bool) -> Sample:
         """Return a sample of about this share of the dense model's size."""
-        level = self._projection.at(self._axis, ratio)
-
-        def project(sample: Sample) -> Sample:
-            found = level.project({**self._whole, **sample})
-            return {one.name: found[one.name] for one in self._dimensions}
-
+        project = functools.partial(projected, self._projection.at(self._axis, ratio))
         if explores:
             found = project(anywhere(self._dimensions, self._random))
         elif self._levels:

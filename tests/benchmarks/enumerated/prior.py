@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from raycompress.forecast.amounts import options
@@ -44,7 +44,8 @@ def projection_of(task: Task) -> Remembered:
     asked, model = experiment(), model_info()
     assert model.costs is not None
     plain = Projection.of(asked, task.space, Forecast.of(asked, model, model.costs))
-    return Remembered(plain.space, plain.forecast, plain.ceilings, plain.fills, plain.margin, {})
+    given = {one.name: getattr(plain, one.name) for one in fields(plain)}
+    return Remembered(**given, known={})
 
 
 def guided(task: Task, seed: int, _trials: int) -> GuidedProposer:

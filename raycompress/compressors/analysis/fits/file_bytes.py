@@ -20,13 +20,12 @@ from raycompress.compressors.create import Setup, made_of, setup_of
 from raycompress.compressors.depth.dropped_block import drop_blocks
 from raycompress.compressors.depth.finding import residual_blocks
 from raycompress.compressors.layer_kinds import output_dim
-from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.quantization.quantizer import Quantizer
 from raycompress.compressors.quantization.targets import select
 from raycompress.config.schema.ranges import is_range
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.model.costs import CostModel
-from raycompress.model.file_bytes import FileBytes, StoredFile, StoredLayer, fitted
+from raycompress.model.file_bytes import FileBytes, Stored, StoredLayer, fitted
 
 FEWEST, MOST = 12, 40
 """Files that are made at least, whatever that takes, and at most."""
@@ -73,7 +72,7 @@ def file_bytes(
         Most narrow copies cannot be quantized, or their sizes go along with nothing that is known beforehand.
     """
     files, end = [], time.monotonic() + budget_s
-    layers = stored_layers(model, example, costs, stage)
+    layers = stored_layers(model, costs, stage)
     for one in stored_files(Networks(model, example, costs), stage, layers, MOST):
         files.append(one)
         progress(len(files), MOST, "files at random widths and bits")
@@ -88,8 +87,8 @@ def file_bytes(
 
 def stored_files(
     networks: Networks, stage: Stage, layers: Sequence[StoredLayer], count: int, seed: int = 0
-) -> Iterator[StoredFile]:
-    """Yield so many quantized networks at random widths and bits, and without some residual blocks.
+) -> Iterator[tuple[Stored, float]]:
+    """Yield so many networks at random widths and bits, and without some residual blocks, and the bytes of their files.
 
     Raises
     ------
@@ -112,13 +111,12 @@ def stored_files(
                 raise
         else:
             float_bytes = costs.sizes(removed, dropped)["size_bytes"]
-            yield StoredFile(float_bytes, networks.widths(removed), bits, dropped, size)
+            yield Stored(float_bytes, networks.widths(removed), bits, dropped), size
 
 
-def stored_layers(model: nn.Module, example: Example, costs: CostModel, stage: Stage) -> list[StoredLayer]:
+def stored_layers(model: nn.Module, costs: CostModel, stage: Stage) -> list[StoredLayer]:
     """Return the layers that a stage quantizes, with the bits that each may have."""
     setup = _setup(model, stage, [{**entry, _BITS: 8} for entry in _entries(stage)])
-    flops = measure.flops(model, measure.first_of_batch(example))
     asked = [entry.get(_BITS, 8) for entry in _entries(stage)] or [8] * len(setup.config_list)
     widths = {layer.name: layer.at([0] * len(costs.groups)) for layer in costs.widths}
     found = []
@@ -132,8 +130,7 @@ def stored_layers(model: nn.Module, example: Example, costs: CostModel, stage: S
             width = widths.get(name) or (int(weights[0].shape[1 - dim]), int(weights[0].shape[dim]))
             number = sum(one.numel() for one in weights)
             in_groups = getattr(layer, "groups", 1) > 1
-            kind, operations = type(layer).__name__, float(flops.get(name, 0))
-            found.append(StoredLayer(name, kind, width, number, operations, choices, in_groups))
+            found.append(StoredLayer(name, type(layer).__name__, width, number, choices, in_groups))
     return found
 
 
@@ -142,9 +139,10 @@ def _entries(stage: Stage) -> Sequence[Mapping[str, Any]]:
 
 
 def _setup(model: nn.Module, stage: Stage, config_list: Sequence[Mapping[str, Any]]) -> Setup:
-    arguments = {name: value for name, value in stage["arguments"].items() if name != "spare_sensitive"}
-    config = {"compressor": stage["compressor"], "config_list": config_list, "arguments": arguments}
-    return setup_of(model, config, {}, None, is_first=False)
+    config = {"compressor": stage["compressor"], "config_list": config_list, "arguments": stage["arguments"]}
+    setup = setup_of(model, config, {}, None, is_first=False)
+    spares = {"spare_sensitive": False} if setup.entry.argument("spare_sensitive") is not None else {}
+    return replace(setup, arguments={**setup.arguments, **spares})
 
 
 def _quantized(model: nn.Module, stage: Stage, bits: Mapping[str, int], example: Example) -> float:
@@ -152,8 +150,6 @@ def _quantized(model: nn.Module, stage: Stage, bits: Mapping[str, int], example:
     inside = {name for name, _ in model.named_modules()}
     named = [{"op_names": [name], _BITS: own} for name, own in bits.items() if name in inside]
     setup = _setup(model, stage, named or [STAYS_FLOAT])
-    if setup.entry.argument("spare_sensitive") is not None:
-        setup = replace(setup, arguments={**setup.arguments, "spare_sensitive": False})
     quantizer = cast("Quantizer", made_of(replace(setup, is_stage=True, samples=[example])))
     quantizer.compress()
     return float(quantizer.file_bytes(example))
