@@ -1,4 +1,4 @@
-"""Which latencies in deployment targets are predicted before a search, and what a user should know of how they are."""
+"""Which latencies in deployment targets are predicted before a search, and what follows from what was fitted."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
+from raycompress.config.checks.preflight import check_model
 from raycompress.config.experiment import Experiment
+from raycompress.config.matching import round_to_of
 from raycompress.config.objective import DenseLatency
+from raycompress.forecast.forecast import why_not
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel
 from raycompress.model.latency_table import LATENCY, Clock
@@ -80,6 +83,35 @@ def with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
     return replace(experiment, objective=replace(experiment.objective, dense=tuple(found)))
 
 
+def with_round_to(experiment: Experiment, model: ModelInfo | None, fits: Fits = None) -> Experiment:
+    """Return the experiment with the ``round_to`` that its deployment targets are fastest at, where the file has none.
+
+    It is the least common multiple of the compressor's default and of what the targets compute channels in multiples
+    of, as far as that is beyond chance; halved until it leaves no layer that the file names without a choice.
+
+    Parameters
+    ----------
+    fits
+        What an earlier run of this search has fitted: its choice is kept, whatever was fitted since.
+    """
+    compression = experiment.compression
+    argument = compression.entry.argument("round_to")
+    if model is None or model.costs is None or argument is None or "round_to" in compression.arguments:
+        return experiment
+    if why_not(experiment, model, model.costs):
+        return experiment
+    known = model.latency_models if fits is None else fits
+    least = round_to_of(compression.entry, compression.arguments)
+    round_to = math.lcm(least, *(one.multiple for one in known if one.is_stepped))
+    while round_to > least and round_to % least == 0:
+        arguments = {**compression.arguments, "round_to": round_to}
+        found = replace(experiment, compression=replace(compression, arguments=arguments))
+        if not check_model(found, model)[0]:
+            return found
+        round_to //= 2
+    return experiment
+
+
 def notes_on(
     experiment: Experiment, model: ModelInfo | None, fits: Sequence[LatencyModel], *, is_again: bool
 ) -> Iterator[str]:
@@ -98,15 +130,25 @@ def notes_on(
         yield f"bytes of a quantized file are predicted to {model.file_bytes.error:.1%}, by files of this network"
     if model.latency_unknown:
         yield f"latencies cannot be predicted before training, and are measured in each trial: {model.latency_unknown}"
-    compression = experiment.compression
-    argument = compression.entry.argument("round_to")
-    rounds = None if argument is None else compression.arguments.get("round_to", argument.default)
     for known in model.latency_models:
-        note = known.note
-        if known.is_stepped and isinstance(rounds, int) and rounds % known.multiple:
-            note += f'; "round_to": {known.multiple} keeps to those'
+        note = known.note + _on_steps(experiment, known)
         if known in fits:
             note += "; they were timed by an earlier run, and not again"
         elif is_again and known.target in [one.target for one in fits]:
             note += "; they were timed again: the runtime, the machine or the network is another than before"
         yield note
+
+
+def _on_steps(experiment: Experiment, known: LatencyModel) -> str:
+    """Return what is to be known of ``round_to`` where a runtime is faster at some multiples; empty otherwise."""
+    compression = experiment.compression
+    argument = compression.entry.argument("round_to")
+    round_to = None if argument is None else compression.arguments.get("round_to", argument.default)
+    if not known.is_stepped or not isinstance(round_to, int):
+        return ""
+    is_chosen = "round_to" in compression.arguments and not experiment.is_written(
+        ("compression", "arguments", "round_to")
+    )
+    chosen = f'; "round_to" is {round_to} here, since the file names none' if is_chosen else ""
+    missed = round_to % known.multiple and not is_chosen
+    return chosen + (f'; "round_to": {known.multiple} keeps to those' if missed else "")

@@ -156,6 +156,8 @@ class Proposals:
         if self._next in self._history:
             return self._past_proposal(self._next)
         proposed = self._proposer.propose(self._next)
+        if proposed is None:
+            self._pass_on_note()
         number, self._next = self._next, None if proposed is None else next(self._numbers, None)
         return None if proposed is None else (number, proposed)
 
@@ -191,11 +193,15 @@ class Proposals:
         if score is not None and judgement is not None:
             score = self._ranking.objective.scalar(score, judgement)
         self._proposer.learn(number, score, self._scores.pop(number, {}), judgement)
+        self._pass_on_note()
+        self._ranking.forget(number)
+
+    def _pass_on_note(self) -> None:
+        """Tell the user what the proposer has found, where that has changed."""
         if self._proposer.note != self._noted:
             self._noted = self._proposer.note
             if self._noted:
                 self._notify(self._noted)
-        self._ranking.forget(number)
 
     def add_result(self, number: int, step: int, score: float | None) -> None:
         """Keep a result for the trial's end: what it is worth after `step` iterations."""

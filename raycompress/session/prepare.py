@@ -33,6 +33,7 @@ from raycompress.forecast.fits import (
     predicted_in,
     timed_in,
     with_latency,
+    with_round_to,
     without_eager,
 )
 from raycompress.forecast.forecast import Forecast, why_not
@@ -132,6 +133,7 @@ def prepared(
                 for note in unread:
                     view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
+                experiment = with_round_to(experiment, model, fits)
                 space = checked_space(experiment, model, view)
                 predicted = notes_on(experiment, model, known, is_again=fits is not None)
                 for note in (*predicted, *notes(experiment, space)):

@@ -118,6 +118,26 @@ def test_latency_and_bytes_are_predicted_in_the_targets_and_networks_timed_once(
     assert trial.after["size_bytes"] < 0.72 * trial.before["size_bytes"]
 
 
+def test_channels_are_in_the_steps_of_the_runtime_where_the_file_names_none(
+    launch: Launch, write: Callable[..., Path], tmp_path: Path
+) -> None:
+    path = write(constraints={"latency_ms": {"max_ratio": 2.0}}, target=TARGETS[0], n_samples=1, baseline=False)
+    data = json.loads(path.read_text())
+    data["compression"]["arguments"] = {}
+    path.write_text(json.dumps(data))
+    done = launch(path)
+    assert done.code == 0, done.err
+    fitted = done.record.folder.model
+    model = json.loads(fitted.read_text())
+    model["latency"] |= {"step": 16, "even": 1, "is_stepped": True}  # whatever the times have shown
+    fitted.write_text(json.dumps(model))
+    again = run_here(tmp_path, "resume", "--n-samples", "3")
+    assert again.code == 0, again.err
+    assert '"round_to" is 16 here, since the file names none' in " ".join(again.err.split())
+    for trial in done.record.searched[1:]:
+        assert trial.config["arguments"] == {"round_to": 16}
+
+
 def test_a_model_that_breaks_a_constraint_is_not_converted(launch: Launch, write: Callable[..., Path]) -> None:
     done = launch(write(constraints={"accuracy": {"min": 1.1}}, target=TARGETS[:1], n_samples=1, baseline=False))
     (trial,) = done.record.searched

@@ -12,7 +12,9 @@ import pytest
 from raycompress.config.dimension import Dimension
 from raycompress.forecast.candidates import score_cheaply
 from raycompress.forecast.prior import Goal, Losses, Prior, Sample, Scored, anywhere, first_guesses
+from raycompress.search.proposals import Proposals
 from raycompress.search.proposers.budget import BudgetProposer
+from raycompress.search.trials import TrialRequest
 
 HIGH = 0.9
 DIMENSIONS = tuple(Dimension(f"layer{index}.sparsity", "float", 0.0, HIGH) for index in range(6))
@@ -260,3 +262,24 @@ def test_cheap_scores_cost_what_they_say() -> None:
     assert all(isinstance(one, Scored) and one.score == accuracy(one.sample) for one in scored)
     later = statistics.mean(one.score for one in scored[-10:])
     assert later > statistics.mean(accuracy(project(sample)) for sample in _random(40))
+
+
+def test_a_search_says_so_when_no_model_is_left_to_try() -> None:
+    said: list[str] = []
+    few = guided(prior(candidates=32), alike=lambda sample: sample[NAMES[0]] > 0.5)  # two models in all
+    proposals = Proposals(
+        few,
+        n_samples=8,
+        baseline=None,
+        lag=None,
+        make_request=lambda number, sample: TrialRequest(number, sample, {}),
+        notify=said.append,
+    )
+    tried = 0
+    while (trial := proposals.propose()) is not None:
+        proposals.add_end(trial.number, accuracy(trial.sample), 1, values={}, sizes=(None, None))
+        tried += 1
+    assert tried == 2
+    assert proposals.is_over
+    assert [note for note in said if note.startswith("the search ends here")] == said
+    assert len(said) == 1
