@@ -127,7 +127,10 @@ class Inspector(Compressor):
         return calibration_of(targets, self.model, arguments.get("calibration"), arguments.get("evaluator"))
 
     def _described(self, example: Example | None) -> ModelInfo:
-        known = replace(inspect(self.model, example), has_evaluator=self._arguments.get("evaluator") is not None)
+        given = self._arguments
+        known = replace(inspect(self.model, example), has_evaluator=given.get("evaluator") is not None)
+        if isinstance(round_to := given.get("round_to"), int):
+            known = replace(known, round_to=round_to)
         if (asked := self._trial.analysis.get("blocks")) and example is not None:
             known = replace(known, blocks=self._blocks(example, is_ordered=asked == "ordered"))
         if self._trial.analysis.get("costs") and example is not None:

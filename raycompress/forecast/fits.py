@@ -1,16 +1,13 @@
-"""Which latencies in deployment targets are predicted before a search, and what follows from what was fitted."""
+"""Which latencies in deployment targets are predicted before a search, and what a user should know of how they are."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from raycompress.config.checks.preflight import check_model
 from raycompress.config.experiment import Experiment
-from raycompress.config.matching import round_to_of
 from raycompress.config.objective import DenseLatency
-from raycompress.forecast.forecast import why_not
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel
 from raycompress.model.latency_table import LATENCY, Clock
@@ -23,10 +20,15 @@ Fits = Sequence[LatencyModel] | None
 """What an earlier run of a search has fitted in deployment targets; None before its first run."""
 
 
-def predicted_in(experiment: Experiment) -> list[str]:
+def predicted_in(experiment: Experiment, measures: Collection[str] = (LATENCY, "size_bytes")) -> list[str]:
     """Return the targets, eager torch among them, in which what a model costs decides which ones are proposed.
 
     There is none where the last stage quantizes: networks that are timed are in float.
+
+    Parameters
+    ----------
+    measures
+        The costs that are meant.
     """
     if not experiment.targets or experiment.ends_quantized:
         return []
@@ -34,7 +36,7 @@ def predicted_in(experiment: Experiment) -> list[str]:
     asked = [bound.metric for bound in objective.bounds if bound.is_ceiling]
     if experiment.proposer == "guided":
         asked = list(objective.metrics)
-    costs = [metric for metric in asked if measure_of(metric) in (LATENCY, "size_bytes")]
+    costs = [metric for metric in asked if measure_of(metric) in measures]
     return list(dict.fromkeys(target_of(metric) or experiment.targets[0].name for metric in costs))
 
 
@@ -83,35 +85,6 @@ def with_latency(experiment: Experiment, model: ModelInfo | None) -> Experiment:
     return replace(experiment, objective=replace(experiment.objective, dense=tuple(found)))
 
 
-def with_round_to(experiment: Experiment, model: ModelInfo | None, fits: Fits = None) -> Experiment:
-    """Return the experiment with the ``round_to`` that its deployment targets are fastest at, where the file has none.
-
-    It is the least common multiple of the compressor's default and of what the targets compute channels in multiples
-    of, as far as that is beyond chance; halved until it leaves no layer that the file names without a choice.
-
-    Parameters
-    ----------
-    fits
-        What an earlier run of this search has fitted: its choice is kept, whatever was fitted since.
-    """
-    compression = experiment.compression
-    argument = compression.entry.argument("round_to")
-    if model is None or model.costs is None or argument is None or "round_to" in compression.arguments:
-        return experiment
-    if why_not(experiment, model, model.costs):
-        return experiment
-    known = model.latency_models if fits is None else fits
-    least = round_to_of(compression.entry, compression.arguments)
-    round_to = math.lcm(least, *(one.multiple for one in known if one.is_stepped))
-    while round_to > least and round_to % least == 0:
-        arguments = {**compression.arguments, "round_to": round_to}
-        found = replace(experiment, compression=replace(compression, arguments=arguments))
-        if not check_model(found, model)[0]:
-            return found
-        round_to //= 2
-    return experiment
-
-
 def notes_on(
     experiment: Experiment, model: ModelInfo | None, fits: Sequence[LatencyModel], *, is_again: bool
 ) -> Iterator[str]:
@@ -149,6 +122,6 @@ def _on_steps(experiment: Experiment, known: LatencyModel) -> str:
     is_chosen = "round_to" in compression.arguments and not experiment.is_written(
         ("compression", "arguments", "round_to")
     )
-    chosen = f'; "round_to" is {round_to} here, since the file names none' if is_chosen else ""
-    missed = round_to % known.multiple and not is_chosen
-    return chosen + (f'; "round_to": {known.multiple} keeps to those' if missed else "")
+    if is_chosen:
+        return f'; "round_to" is {round_to} here, where the file leaves it open'
+    return f'; "round_to": {known.multiple} keeps to those' if round_to % known.multiple else ""

@@ -119,6 +119,9 @@ class ModelInfo:
         Tells one state of the weights from another, where that was asked for.
     has_evaluator
         Whether the script passes ``evaluator=`` to create_compressor.
+    round_to
+        What the number of channels that stay is a multiple of where the experiment file leaves that open: as the script
+        says, or else as the deployment targets are faster at. None for the compressor's default.
     """
 
     layers: tuple[Layer, ...]
@@ -140,6 +143,7 @@ class ModelInfo:
     blocks: tuple[BlockInfo, ...] = ()
     file_bytes: FileBytes | None = None
     file_bytes_unknown: str = ""
+    round_to: int | None = None
 
     @property
     def latency_models(self) -> list[LatencyModel]:
@@ -192,4 +196,5 @@ class ModelInfo:
             blocks=tuple(BlockInfo(**block) for block in data.get("blocks", ())),
             file_bytes=None if data.get("file_bytes") is None else FileBytes.from_json(data["file_bytes"]),
             file_bytes_unknown=data.get("file_bytes_unknown", ""),
+            round_to=data.get("round_to"),
         )

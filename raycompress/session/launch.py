@@ -125,7 +125,7 @@ def resume(
             return record
         place = place_of(experiment, ray, backend)
         before = store.read_model(folder)
-        with place.prepared(experiment, view, None if before is None else before.latency_models or None) as ready:
+        with place.prepared(experiment, view, before) as ready:
             resuming.check(record, ready)
             ready = resuming.as_before(record, ready)
             if ready.model is not None:  # with what was measured anew

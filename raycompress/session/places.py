@@ -12,7 +12,7 @@ from raycompress.backend.ray.local import LocalRay
 from raycompress.config.checks.preflight import check_extras
 from raycompress.config.experiment import Experiment
 from raycompress.config.search_space import SearchSpace
-from raycompress.forecast.fits import Fits
+from raycompress.model.info import ModelInfo
 from raycompress.results.folder import ExperimentFolder
 from raycompress.results.journal.journal import Journal, read
 from raycompress.results.record import SearchRecord
@@ -41,13 +41,15 @@ class Place(Protocol):
 
     takes_signals: bool
 
-    def prepared(self, experiment: Experiment, view: View, fits: Fits = None) -> AbstractContextManager[Prepared]:
+    def prepared(
+        self, experiment: Experiment, view: View, before: ModelInfo | None = None
+    ) -> AbstractContextManager[Prepared]:
         """Check the experiment, and have ready what its trials need while the ``with`` statement lasts.
 
         Parameters
         ----------
-        fits
-            As `prepare.prepared` takes them.
+        before
+            As `prepare.prepared` takes it.
         """
 
     def n_slots(self, experiment: Experiment, view: View) -> int:
@@ -88,12 +90,12 @@ class OnRay:
         self._ray = ray
 
     @contextmanager
-    def prepared(self, experiment: Experiment, view: View, fits: Fits = None) -> Iterator[Prepared]:
+    def prepared(self, experiment: Experiment, view: View, before: ModelInfo | None = None) -> Iterator[Prepared]:
         """Start Ray while the warm process loads, and inspect the model."""
         is_local = isinstance(self._ray, LocalRay)
         if is_local:
             parallel(experiment)
-        with prepared(experiment, view, meanwhile=self._ray, here=is_local, fits=fits) as ready:
+        with prepared(experiment, view, meanwhile=self._ray, here=is_local, before=before) as ready:
             yield ready
 
     def n_slots(self, experiment: Experiment, view: View) -> int:
@@ -156,7 +158,7 @@ class OnBackend:
         self._make = make
 
     @contextmanager
-    def prepared(self, experiment: Experiment, view: View, fits: Fits = None) -> Iterator[Prepared]:
+    def prepared(self, experiment: Experiment, view: View, before: ModelInfo | None = None) -> Iterator[Prepared]:
         """Nothing is started."""
         yield Prepared(experiment, None, SearchSpace.of(unexpanded(experiment)), None, None, None)
 
@@ -190,7 +192,7 @@ class Here(OnBackend):
         super().__init__(lambda plan, _n_slots: HereBackend(plan))
 
     @contextmanager
-    def prepared(self, experiment: Experiment, view: View, fits: Fits = None) -> Iterator[Prepared]:
+    def prepared(self, experiment: Experiment, view: View, before: ModelInfo | None = None) -> Iterator[Prepared]:
         """Say what a passive trial is, and what it is not."""
         check_extras(experiment)
         for note in experiment.accepted:

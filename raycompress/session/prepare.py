@@ -33,11 +33,11 @@ from raycompress.forecast.fits import (
     predicted_in,
     timed_in,
     with_latency,
-    with_round_to,
     without_eager,
 )
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.projection import Projection, ceilings, check_budgets
+from raycompress.forecast.round_to import round_to_of_targets, with_round_to
 from raycompress.model.info import ModelInfo
 from raycompress.model.latency_model import LatencyModel
 from raycompress.results.store import models
@@ -93,7 +93,7 @@ def prepared(
     *,
     meanwhile: AbstractContextManager[Any] | None = None,
     here: bool = True,
-    fits: Fits = None,
+    before: ModelInfo | None = None,
 ) -> Iterator[Prepared]:
     """Start the warm process, learn the model's layers from the script, and check the experiment against them.
 
@@ -103,8 +103,10 @@ def prepared(
         Entered while the warm process loads the script's libraries: what takes its own time to start.
     here
         Whether trials run on this machine alone, so that its size is theirs.
-    fits
-        See `Fits`; without them those of other searches in the same results folder are looked at.
+    before
+        The model as an earlier run of this very search has found it: its latencies are not measured again, where that
+        is right, and its channels are rounded alike. Without it those of other searches in the same results folder are
+        looked at.
 
     Raises
     ------
@@ -123,6 +125,7 @@ def prepared(
     for note in (*environment_notes(warm.preload), *prescript_notes(experiment.prescript)):
         view.note(note)
     view.phase("loading the script's libraries")
+    fits: Fits = None if before is None else before.latency_models or None
     with ThreadPoolExecutor(1) as pool, closing(WarmProcess.start(warm)) as process:
         known = known_fits(experiment, fits, models(experiment.storage))
         inspected = pool.submit(_inspected, experiment, process, view, known)
@@ -133,13 +136,23 @@ def prepared(
                 for note in unread:
                     view.note(note)
                 report_preload(worker.wait_ready(), experiment, view)
-                experiment = with_round_to(experiment, model, fits)
+                model = _with_round_to(experiment, model, before)
+                experiment = with_round_to(experiment, model)
                 space = checked_space(experiment, model, view)
                 predicted = notes_on(experiment, model, known, is_again=fits is not None)
                 for note in (*predicted, *notes(experiment, space)):
                     view.note(note)
                 projection = projected(experiment, model, space, view)
                 yield Prepared(with_latency(experiment, model), model, space, projection, warm, worker)
+
+
+def _with_round_to(experiment: Experiment, model: ModelInfo | None, before: ModelInfo | None) -> ModelInfo | None:
+    """Return the model with what its channels are rounded to: as an earlier run of the search has chosen it."""
+    if model is None:
+        return None
+    if before is not None:
+        return replace(model, round_to=before.round_to)
+    return replace(model, round_to=round_to_of_targets(experiment, model) or model.round_to)
 
 
 def _inspected(

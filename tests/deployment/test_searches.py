@@ -17,6 +17,7 @@ from raycompress.bundle.manifest import DEPLOYED
 from raycompress.compressors.analysis.fits.latency_model import FEWEST
 from raycompress.compressors.deploying.forms import arrays_of
 from raycompress.compressors.measure.difference import relative_difference
+from raycompress.results.record import SearchRecord
 from raycompress.states import TrialState
 from tests.support.launching import Launched, digits_experiment
 from tests.support.shared_ray import run_here
@@ -121,21 +122,31 @@ def test_latency_and_bytes_are_predicted_in_the_targets_and_networks_timed_once(
 def test_channels_are_in_the_steps_of_the_runtime_where_the_file_names_none(
     launch: Launch, write: Callable[..., Path], tmp_path: Path
 ) -> None:
-    path = write(constraints={"latency_ms": {"max_ratio": 2.0}}, target=TARGETS[0], n_samples=1, baseline=False)
+    keys = {"constraints": {"latency_ms": {"max_ratio": 2.0}}, "target": TARGETS[0]}
+    path = write(**keys, n_samples=1, baseline=False)
     data = json.loads(path.read_text())
     data["compression"]["arguments"] = {}
     path.write_text(json.dumps(data))
-    done = launch(path)
-    assert done.code == 0, done.err
-    fitted = done.record.folder.model
-    model = json.loads(fitted.read_text())
-    model["latency"] |= {"step": 16, "even": 1, "is_stepped": True}  # whatever the times have shown
-    fitted.write_text(json.dumps(model))
-    again = run_here(tmp_path, "resume", "--n-samples", "3")
-    assert again.code == 0, again.err
-    assert '"round_to" is 16 here, since the file names none' in " ".join(again.err.split())
-    for trial in done.record.searched[1:]:
-        assert trial.config["arguments"] == {"round_to": 16}
+    first = launch(path)
+    assert first.code == 0, first.err
+    fit_is(first.record, {"step": 16, "even": 1, "is_stepped": True})  # whatever the times have shown
+    second = launch(path)
+    assert '"round_to" is 16 here, where the file leaves it open' in " ".join(second.err.split())
+    records = [SearchRecord.open(root) for root in sorted(tmp_path.glob("raycompress_results/*/"))]
+    fit_is(records[1], {"is_stepped": False})
+    for record, arguments in zip(records, ({}, {"round_to": 16}), strict=True):  # each keeps what it began with
+        again = run_here(tmp_path, "resume", record.folder.root.name, "--n-samples", "2")
+        assert again.code == 0, again.err
+        assert [trial.config["arguments"] for trial in SearchRecord.open(record.folder.root).searched] == [
+            arguments
+        ] * 2
+
+
+def fit_is(record: SearchRecord, facts: dict[str, Any]) -> None:
+    """Change what a search has fitted in its target."""
+    model = json.loads(record.folder.model.read_text())
+    model["latency"] |= facts
+    record.folder.model.write_text(json.dumps(model))
 
 
 def test_a_model_that_breaks_a_constraint_is_not_converted(launch: Launch, write: Callable[..., Path]) -> None:

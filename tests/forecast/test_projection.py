@@ -11,14 +11,14 @@ from raycompress.config.experiment import Experiment
 from raycompress.config.objective import Judgement
 from raycompress.config.search_space import SearchSpace
 from raycompress.errors import ExperimentError
-from raycompress.forecast.fits import known_fits, notes_on, predicted_in, with_round_to
+from raycompress.forecast.fits import known_fits, notes_on, predicted_in
 from raycompress.forecast.forecast import Forecast, why_not
 from raycompress.forecast.prior import Prior, Scored
 from raycompress.forecast.projection import Projection, check_budgets
 from raycompress.model.costs import BlockCost, CostModel, Part
 from raycompress.model.file_bytes import FileBytes, StoredLayer
 from raycompress.model.groups import ChannelGroup
-from raycompress.model.info import BlockInfo, ModelInfo
+from raycompress.model.info import BlockInfo
 from raycompress.model.latency_model import Accuracy, LatencyModel
 from raycompress.model.latency_table import Clock
 from raycompress.search.history import SearchHistory
@@ -84,44 +84,6 @@ def test_a_fit_is_taken_from_another_search_that_had_as_much_time_for_it(tmp_pat
     assert "timed again: the runtime, the machine or the network is another" in stale
     (other,) = notes_on(longer, others[1], [fit], is_again=False)
     assert "again" not in other
-
-
-def stepped(multiple: int, target: str = "openvino", *, is_stepped: bool = True) -> LatencyModel:
-    accuracy = Accuracy(12, 0.1, 0.2, 0.9)
-    times: dict[Clock, float] = {"latency_ms": 1.0, "cpu_ms": 1.0}
-    return LatencyModel(target, (), multiple, 1, {}, None, times, (0.0, 1.0), accuracy, is_stepped=is_stepped)
-
-
-WIDE = replace(network(layer("conv1", channels=64), layer("conv2", channels=64)), costs=COSTS)
-NARROW = replace(network(layer("conv1", channels=64), layer("conv2", channels=32)), costs=COSTS)
-
-
-@pytest.mark.parametrize(
-    ("model", "compression", "fits", "round_to"),
-    [
-        (WIDE, {"compressor": "group_l1"}, [stepped(16)], 16),
-        (WIDE, {"compressor": "group_l1"}, [stepped(16), stepped(32, "onnxruntime")], 32),
-        (WIDE, {"compressor": "group_l1"}, [stepped(32, is_stepped=False)], None),
-        (WIDE, {"compressor": "group_l1"}, [stepped(4)], None),  # the default is a multiple
-        (NARROW, {"compressor": "group_l1"}, [stepped(32)], 16),  # of which one layer can lose something
-        (WIDE, {"compressor": "group_l1", "arguments": {"round_to": 2}}, [stepped(16)], 2),
-        (WIDE, {"compressor": "group_l1", "arguments": {"global": True}}, [stepped(16)], None),  # not predicted
-        (WIDE, {"compressor": "l1_filter"}, [stepped(16)], 16),
-        (WIDE, {"compressor": "slim"}, [stepped(16)], None),
-    ],
-)
-def test_channels_are_rounded_to_what_the_runtimes_are_fastest_at_where_the_file_leaves_it_open(
-    tmp_path: Path, model: ModelInfo, compression: dict[str, Any], fits: list[LatencyModel], round_to: int | None
-) -> None:
-    first, *others = fits
-    known = replace(model, latency=first, latency_in={one.target: one for one in others})
-    keys: dict[str, Any] = {"target": {"runtime": "openvino"}, "constraints": {"latency_ms": {"max": 3}}}
-    entry = {**ENTRY, "op_names": ["conv1", "conv2"]}
-    experiment = experiment_with(tmp_path, [entry], compression=compression, **keys)
-    assert with_round_to(experiment, known).compression.arguments.get("round_to") == round_to
-    again = with_round_to(experiment, model, fits)  # as the search began, whatever is timed now
-    assert again.compression.arguments.get("round_to") == round_to
-    assert with_round_to(experiment, None) is experiment
 
 
 def samples(projection: Projection, count: int = 50) -> list[dict[str, float]]:

@@ -43,6 +43,7 @@ from raycompress.forecast.candidates import guesses_at, score_at
 from raycompress.forecast.forecast import Config, Forecast
 from raycompress.forecast.prior import Curves, Prior
 from raycompress.forecast.projection import Projection
+from raycompress.forecast.round_to import with_round_to
 from raycompress.model.groups import ChannelGroup
 from raycompress.model.info import ModelInfo
 
@@ -328,6 +329,7 @@ def _search(wanted: Mapping[str, Any]) -> tuple[Experiment, SearchSpace, Forecas
     """Return the experiment, its search space, forecast and projection, as the driver built them."""
     experiment = Experiment.from_text(wanted["text"], Path(wanted["file"]), home=Path(wanted["home"]))
     model = ModelInfo.from_json(json.loads(wanted["model"]))
+    experiment = with_round_to(experiment, model)
     assert model.costs is not None
     space = SearchSpace.of(experiment, model)
     forecast = Forecast.of(experiment, model, model.costs)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from raycompress.forecast.round_to import round_to_of_targets, with_round_to
+from raycompress.model.costs import CostModel, Part
+from raycompress.model.groups import ChannelGroup
+from raycompress.model.info import ModelInfo
+from raycompress.model.latency_model import Accuracy, LatencyModel
+from raycompress.model.latency_table import Clock
+from tests.support.experiments import experiment_with, layer, network
+
+GROUP = {"compressor": "group_l1"}
+LATENCY = {"latency_ms": {"max_ratio": 0.9}}
+
+
+def fit(multiple: int, target: str = "openvino", *, is_stepped: bool = True) -> LatencyModel:
+    accuracy = Accuracy(12, 0.1, 0.2, 0.9)
+    times: dict[Clock, float] = {"latency_ms": 1.0, "cpu_ms": 1.0}
+    parts = {"constant": 0.5}
+    return LatencyModel(target, (), multiple, 1, parts, None, times, (0.0, 1.0), accuracy, is_stepped=is_stepped)
+
+
+def model(*widths: int, parts: int = 1) -> ModelInfo:
+    """Return two convolutions one after the other, whose channels go in blocks of `parts`."""
+    first, second = (ChannelGroup((f"conv{place}",), (), width // parts, parts) for place, width in enumerate(widths))
+    costs = CostModel(
+        (first, second),
+        (
+            Part(1000, 1000, 4000, ((widths[0], ((0, float(parts)),)),)),
+            Part(4000, 9000, 16000, ((widths[0], ((0, float(parts)),)), (widths[1], ((1, float(parts)),)))),
+        ),
+        (),
+        *(5000, 10000, 20000),
+    )
+    layers = [layer(f"conv{place}", channels=width) for place, width in enumerate(widths)]
+    return replace(network(*layers), costs=costs)
+
+
+def known(found: ModelInfo, *fits: LatencyModel) -> ModelInfo:
+    return replace(found, latency=fits[0], latency_in={one.target: one for one in fits[1:]})
+
+
+def entry(high: float = 0.9) -> dict[str, Any]:
+    return {"sparsity": {"type": "float", "range": [0.0, high]}, "op_names": ["conv0", "conv1"]}
+
+
+SLIM = {"compressor": "agp", "arguments": {"pruning_algorithm": "slim"}}
+EITHER = {"compressor": "agp", "arguments": {"pruning_algorithm": {"type": "choice", "range": ["l1", "level"]}}}
+FLOPS = {"flops": {"max_ratio": 0.3}}
+
+
+@pytest.mark.parametrize(
+    ("found", "compression", "high", "constraints", "round_to"),
+    [
+        (known(model(64, 64), fit(16)), GROUP, 0.9, {}, 16),
+        (known(model(64, 64), fit(16), fit(32, "onnxruntime")), GROUP, 0.9, {"latency_ms@onnxruntime": {"max": 9}}, 32),
+        (known(model(64, 64), fit(16), fit(32, "onnxruntime")), GROUP, 0.9, {"size_bytes@onnxruntime": {"max": 9}}, 16),
+        (known(model(64, 64), fit(32, is_stepped=False)), GROUP, 0.9, {}, None),
+        (known(model(64, 64), fit(4)), GROUP, 0.9, {}, None),  # the default is a multiple of it
+        (known(model(64, 32), fit(32)), GROUP, 0.9, {}, 16),  # of which both can lose something
+        (known(model(64, 32, parts=2), fit(32)), GROUP, 0.9, {}, 16),  # of blocks of two channels half as many
+        (known(model(64, 64), fit(32)), GROUP, 0.2, {}, 16),  # at the most that is searched
+        (known(model(48, 48), fit(32)), GROUP, 0.5, FLOPS, None),  # 24 channels of each are within the budget, 32 not
+        (known(model(64, 64), fit(16)), {**GROUP, "arguments": {"round_to": 2}}, 0.9, {}, None),
+        (known(model(64, 64), fit(16)), {**GROUP, "arguments": {"global": True}}, 0.9, {}, None),  # not predicted
+        (replace(known(model(64, 64), fit(16)), round_to=4), GROUP, 0.9, {}, None),  # by the script
+        (known(model(64, 64), fit(16)), {"compressor": "l1_filter"}, 0.9, {}, 16),
+        (known(model(64, 64), fit(16)), {"compressor": "agp"}, 0.9, {}, None),  # of "level" by default: single weights
+        (known(model(64, 64), fit(16)), SLIM, 0.9, {}, None),
+        (known(model(64, 64), fit(16)), EITHER, 0.9, {}, None),
+    ],
+)
+def test_channels_are_rounded_to_what_the_targets_are_faster_at(
+    tmp_path: Path,
+    found: ModelInfo,
+    compression: dict[str, Any],
+    high: float,
+    constraints: dict[str, Any],
+    round_to: int | None,
+) -> None:
+    keys: dict[str, Any] = {"target": [{"runtime": "openvino"}, {"runtime": "onnxruntime"}]}
+    bounds = {**LATENCY, **constraints}
+    experiment = experiment_with(tmp_path, [entry(high)], compression=compression, constraints=bounds, **keys)
+    assert round_to_of_targets(experiment, found) == round_to
+
+
+def test_what_is_chosen_or_said_by_the_script_is_an_argument_unless_the_file_has_one(tmp_path: Path) -> None:
+    found = replace(model(64, 64), round_to=4)
+    assert ModelInfo.from_json(found.to_json()).round_to == 4
+    for arguments, round_to in (({}, 4), ({"round_to": 2}, 2)):
+        experiment = experiment_with(tmp_path, [entry()], compression={**GROUP, "arguments": arguments})
+        assert with_round_to(experiment, found).compression.arguments == {"round_to": round_to}
+        assert with_round_to(experiment, None) is experiment
+        assert with_round_to(experiment, replace(found, round_to=None)) is experiment
+    slim = experiment_with(tmp_path, [entry()], compression=SLIM)
+    assert with_round_to(slim, found) is slim
