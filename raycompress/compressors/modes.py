@@ -130,7 +130,7 @@ class Inspector(Compressor):
         given = self._arguments
         known = replace(inspect(self.model, example), has_evaluator=given.get("evaluator") is not None)
         if isinstance(round_to := given.get("round_to"), int):
-            known = replace(known, round_to=round_to)
+            known = replace(known, script_round_to=round_to)
         if (asked := self._trial.analysis.get("blocks")) and example is not None:
             known = replace(known, blocks=self._blocks(example, is_ordered=asked == "ordered"))
         if self._trial.analysis.get("costs") and example is not None:

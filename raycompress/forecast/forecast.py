@@ -149,8 +149,9 @@ class Forecast:
         """Return how many blocks go of each group of `costs`."""
         sparsities = self.sparsities(config["config_list"])
         arguments = config["arguments"]
-        argument = self.compressor.argument("round_to")
-        round_to = int(arguments.get("round_to", argument.default)) if argument is not None else 1
+        argument, given = self.compressor.argument("round_to"), self.model.script_round_to
+        default = 1 if argument is None else argument.default if given is None else given
+        round_to = 1 if argument is None else int(arguments.get("round_to", default))
         dropped = _dropped(config)
         return [self._of_group(group, sparsities, round_to, dropped) for group in self.costs.groups]
 

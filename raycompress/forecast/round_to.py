@@ -19,10 +19,8 @@ from raycompress.model.latency_table import LATENCY
 
 
 def with_round_to(experiment: Experiment, model: ModelInfo | None) -> Experiment:
-    """Return the experiment with the ``round_to`` of the model, where the file has none; see `ModelInfo.round_to`."""
-    if model is None or model.round_to is None or not _leaves_round_to_open(experiment):
-        return experiment
-    return _rounded(experiment, model.round_to)
+    """Return the experiment with the ``round_to`` that was chosen; see `ModelInfo.round_to`."""
+    return experiment if model is None or model.round_to is None else _rounded(experiment, model.round_to)
 
 
 def round_to_of_targets(experiment: Experiment, model: ModelInfo) -> int | None:
@@ -38,7 +36,7 @@ def round_to_of_targets(experiment: Experiment, model: ModelInfo) -> int | None:
         None where the file or the script says it, where nothing is gained, or where sizes are not predicted.
     """
     costs = model.costs
-    if model.round_to is not None or costs is None or not _leaves_round_to_open(experiment):
+    if model.script_round_to is not None or costs is None or not _leaves_round_to_open(experiment):
         return None
     if check_model(experiment, model)[0] or why_not(experiment, model, costs):
         return None

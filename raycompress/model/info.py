@@ -120,8 +120,10 @@ class ModelInfo:
     has_evaluator
         Whether the script passes ``evaluator=`` to create_compressor.
     round_to
-        What the number of channels that stay is a multiple of where the experiment file leaves that open: as the script
-        says, or else as the deployment targets are faster at. None for the compressor's default.
+        What the number of channels that stay is a multiple of, as the search has chosen for its deployment targets;
+        None where it has not.
+    script_round_to
+        The same as the script passes it to create_compressor, where it does.
     """
 
     layers: tuple[Layer, ...]
@@ -144,6 +146,7 @@ class ModelInfo:
     file_bytes: FileBytes | None = None
     file_bytes_unknown: str = ""
     round_to: int | None = None
+    script_round_to: int | None = None
 
     @property
     def latency_models(self) -> list[LatencyModel]:
@@ -197,4 +200,5 @@ class ModelInfo:
             file_bytes=None if data.get("file_bytes") is None else FileBytes.from_json(data["file_bytes"]),
             file_bytes_unknown=data.get("file_bytes_unknown", ""),
             round_to=data.get("round_to"),
+            script_round_to=data.get("script_round_to"),
         )

@@ -150,9 +150,7 @@ def _with_round_to(experiment: Experiment, model: ModelInfo | None, before: Mode
     """Return the model with what its channels are rounded to: as an earlier run of the search has chosen it."""
     if model is None:
         return None
-    if before is not None:
-        return replace(model, round_to=before.round_to)
-    return replace(model, round_to=round_to_of_targets(experiment, model) or model.round_to)
+    return replace(model, round_to=round_to_of_targets(experiment, model) if before is None else before.round_to)
 
 
 def _inspected(

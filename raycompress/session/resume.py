@@ -137,11 +137,12 @@ def with_file_bytes(known: ModelInfo | None, ready: Prepared) -> Prepared:
 
 
 def _shape(model: ModelInfo | None) -> ModelInfo | None:
-    """Return a model without what is measured anew each time."""
+    """Return a model without what is measured anew each time, or chosen, or not known to older runs."""
     if model is None:
         return None
     times: dict[str, Any] = {"latency": None, "latency_in": {}, "dense_ms": {}, "latency_unknown": ""}
-    return replace(model, **times, weights="", file_bytes=None, file_bytes_unknown="")
+    measured = {**times, "file_bytes": None, "file_bytes_unknown": ""}
+    return replace(model, **measured, weights="", round_to=None, script_round_to=None)
 
 
 def _differences(known: ModelInfo | None, ready: Prepared) -> Iterator[str]:

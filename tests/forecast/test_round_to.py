@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from raycompress.forecast.forecast import Forecast
 from raycompress.forecast.round_to import round_to_of_targets, with_round_to
 from raycompress.model.costs import CostModel, Part
 from raycompress.model.groups import ChannelGroup
@@ -68,7 +69,7 @@ FLOPS = {"flops": {"max_ratio": 0.3}}
         (known(model(48, 48), fit(32)), GROUP, 0.5, FLOPS, None),  # 24 channels of each are within the budget, 32 not
         (known(model(64, 64), fit(16)), {**GROUP, "arguments": {"round_to": 2}}, 0.9, {}, None),
         (known(model(64, 64), fit(16)), {**GROUP, "arguments": {"global": True}}, 0.9, {}, None),  # not predicted
-        (replace(known(model(64, 64), fit(16)), round_to=4), GROUP, 0.9, {}, None),  # by the script
+        (replace(known(model(64, 64), fit(16)), script_round_to=4), GROUP, 0.9, {}, None),  # by the script
         (known(model(64, 64), fit(16)), {"compressor": "l1_filter"}, 0.9, {}, 16),
         (known(model(64, 64), fit(16)), {"compressor": "agp"}, 0.9, {}, None),  # of "level" by default: single weights
         (known(model(64, 64), fit(16)), SLIM, 0.9, {}, None),
@@ -89,13 +90,18 @@ def test_channels_are_rounded_to_what_the_targets_are_faster_at(
     assert round_to_of_targets(experiment, found) == round_to
 
 
-def test_what_is_chosen_or_said_by_the_script_is_an_argument_unless_the_file_has_one(tmp_path: Path) -> None:
-    found = replace(model(64, 64), round_to=4)
-    assert ModelInfo.from_json(found.to_json()).round_to == 4
-    for arguments, round_to in (({}, 4), ({"round_to": 2}, 2)):
-        experiment = experiment_with(tmp_path, [entry()], compression={**GROUP, "arguments": arguments})
-        assert with_round_to(experiment, found).compression.arguments == {"round_to": round_to}
-        assert with_round_to(experiment, None) is experiment
-        assert with_round_to(experiment, replace(found, round_to=None)) is experiment
-    slim = experiment_with(tmp_path, [entry()], compression=SLIM)
-    assert with_round_to(slim, found) is slim
+def test_what_is_chosen_is_an_argument_of_each_trial_and_what_the_script_says_counts_in_the_forecast(
+    tmp_path: Path,
+) -> None:
+    experiment = experiment_with(tmp_path, [entry()], compression={**GROUP, "arguments": {}})
+    chosen = ModelInfo.from_json(replace(model(64, 64), round_to=16).to_json())
+    assert with_round_to(experiment, chosen).compression.arguments == {"round_to": 16}
+    said = ModelInfo.from_json(replace(model(64, 64), script_round_to=4).to_json())
+    for found in (None, said):
+        assert with_round_to(experiment, found) is experiment
+    assert said.costs is not None
+    config = {"config_list": [{"sparsity": 0.3, "op_names": ["conv0", "conv1"]}], "arguments": {}}
+    forecast = Forecast.of(experiment, said, said.costs)
+    assert forecast.removed(config) == [20, 20]
+    assert forecast.removed({**config, "arguments": {"round_to": 16}}) == [16, 16]
+    assert Forecast.of(experiment, replace(said, script_round_to=None), said.costs).removed(config) == [16, 16]
