@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -84,6 +85,29 @@ def test_other_proposers_keep_to_it_as_well(on_budget: str, tmp_path: Path, laun
     assert done.code == 0, done.err
     assert all(done.record.is_feasible(trial) for trial in done.record.searched)
     sizes_are_foretold(done.record)
+
+
+def test_what_the_script_rounds_channels_to_counts_in_the_forecast(
+    tmp_path: Path, launch: Launch, small_resnet: Path
+) -> None:
+    home = tmp_path / "example"
+    shutil.copytree(small_resnet, home)
+    script = home / "train.py"
+    text = script.read_text()
+    assert text.count("dummy_input=example,") == 1
+    script.write_text(text.replace("dummy_input=example,", "dummy_input=example, round_to=2,"))
+    bound = {"flops": {"max_ratio": 0.5}}
+    path = digits_experiment(
+        tmp_path, "budget.json", home, proposer="random", n_samples=1, baseline=False, constraints=bound
+    )
+    data = json.loads(path.read_text())
+    del data["compression"]["arguments"]
+    path.write_text(json.dumps(data))
+    done = launch(path)
+    assert done.code == 0, done.err
+    sizes_are_foretold(done.record)
+    (trial,) = done.record.searched
+    assert any((of - removed) % 4 for removed, of in trial.removed.values())  # as one of 8 would not leave
 
 
 def test_what_only_the_trial_can_tell_ends_there_before_it_trains(
