@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy.stats import t
 from torch import nn
 
 import raycompress as rc
@@ -35,9 +36,6 @@ from tests.benchmarks.deployment.won import Network
 LATENCY = "latency_ms"
 LEVELS = 50
 """Of accuracy, at which both searches are compared."""
-T_975 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36}
-"""Number of values -> the quantile of Student's distribution for a 95 % interval of their mean."""
-
 COMPARED = {"ratio": "{:.2f}", "levels": "{:.2f}", "gain": "{:+.3f}"}
 """What is compared -> its format: the winners' times; times at all levels, and how much more accurate models are."""
 
@@ -70,8 +68,8 @@ def search(seed: int, target: DeploymentTarget | None, drop: float, trials: int,
         **({} if target is None else {"target": target.to_json()}),
     }
     known = [SearchRecord(ExperimentFolder(root)) for root in folder.glob(f"{experiment['name']}-*")]
-    ended = [record for record in known if record.finished == "complete"]
-    return ended[0] if ended else rc.launch(experiment, quiet=True)
+    complete = [record for record in known if record.finished == "complete"]
+    return complete[0] if complete else rc.launch(experiment, quiet=True)
 
 
 def compared(seed: int, target: DeploymentTarget, drop: float, trials: int, folder: Path) -> Row:
@@ -166,7 +164,7 @@ def remade(trial: TrialRecord) -> nn.Module:
 def interval(values: list[float]) -> tuple[float, float, float]:
     """Return the mean and the ends of its 95 % interval, by Student's distribution."""
     mean = statistics.fmean(values)
-    half = T_975[len(values)] * statistics.stdev(values) / len(values) ** 0.5
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
 
 
@@ -205,7 +203,9 @@ def main() -> None:
     target = DeploymentTarget(asked.runtime, python=asked.python)
     rows = []
     for seed in asked.seeds:
-        rows.append(compared(seed, target, asked.drop, asked.trials, asked.folder / str(seed)))
+        rows.append(
+            compared(seed, target, asked.drop, asked.trials, asked.folder / f"{seed}-{asked.drop:g}-{asked.trials}")
+        )
         print(json.dumps(rows[-1]), flush=True)
     print("\n".join(table(rows)))
 
