@@ -75,14 +75,14 @@ def launch(
             raise
         with closing(folder.open_journal()) as journal:
             journal.listen(view.event)
-            place.watch(journal, view)
             if ready.model is not None:
                 store.write_model(folder, ready.model)
             count = n_trials(experiment, ready.space)
             journal.append(
                 "experiment", **_header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
             )
-            _search(place, ready, folder, journal, view, n_slots, loggers)
+            with place.watched(journal, view):
+                _search(place, ready, folder, journal, view, n_slots, loggers)
     return SearchRecord(folder)
 
 
@@ -135,13 +135,13 @@ def resume(
             loggers = place.loggers(experiment, folder)
             view.history(read(folder.journal))
             journal.listen(view.event)
-            place.watch(journal, view)
             count, n_samples = n_trials(experiment, ready.space), ready.space.n_samples(experiment)
             if record.repeated is not None:  # those that may follow come on top
                 count += sum(trial.repeat_of is not None for trial in record.records.values())
             counts = {"n_trials": count, "n_samples": n_samples, "n_parallel": n_slots}
             journal.append("resumed", **_process(), **counts, **resuming.moved(experiment, file))
-            _search(place, ready, folder, journal, view, n_slots, loggers, record)
+            with place.watched(journal, view):
+                _search(place, ready, folder, journal, view, n_slots, loggers, record)
     return SearchRecord(folder)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Protocol
 
 from raycompress.backend.here import HereBackend
@@ -61,8 +61,8 @@ class Place(Protocol):
     def loggers(self, experiment: Experiment, folder: ExperimentFolder) -> dict[str, Any]:
         """Return the loggers that the experiment names, ready; ExperimentError where one does not start."""
 
-    def watch(self, journal: Journal, view: View) -> None:
-        """Open the search to whoever watches it from outside."""
+    def watched(self, journal: Journal, view: View) -> AbstractContextManager[Any]:
+        """Open the search to whoever watches it from outside, while the ``with`` statement lasts."""
 
     def backend(self, experiment: Experiment, plan: TrialPlan, n_slots: int) -> Backend:
         """Return who runs the trials."""
@@ -124,17 +124,21 @@ class OnRay:
 
         return set_up(experiment, folder)
 
-    def watch(self, journal: Journal, view: View) -> None:
+    @contextmanager
+    def watched(self, journal: Journal, view: View) -> Iterator[None]:
         """Feed Ray's metrics where there is a dashboard on this machine, and say where both are."""
-        if isinstance(self._ray, LocalRay) and self._ray.dashboard:
-            from raycompress.backend.ray import dashboard, metrics
+        if not (isinstance(self._ray, LocalRay) and self._ray.dashboard):
+            yield
+            return
+        from raycompress.backend.ray import dashboard, metrics
 
-            meters = metrics.Meters()
-            for event in read(journal.path):  # of a search that is resumed
+        with metrics.Meters() as meters:
+            for event in read(journal.path):
                 meters.add(event)
             journal.listen(meters.add)
             for note in dashboard.notes(self._ray.address):
                 view.note(note)
+            yield
 
     def backend(self, experiment: Experiment, plan: TrialPlan, n_slots: int) -> Backend:
         """Return Tune."""
@@ -173,8 +177,9 @@ class OnBackend:
         """They are Tune's, and need Ray."""
         return {}
 
-    def watch(self, journal: Journal, view: View) -> None:
+    def watched(self, journal: Journal, view: View) -> AbstractContextManager[Any]:
         """There is no dashboard."""
+        return nullcontext()
 
     def backend(self, experiment: Experiment, plan: TrialPlan, n_slots: int) -> Backend:
         """Return the one that was given."""
