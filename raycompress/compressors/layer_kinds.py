@@ -23,11 +23,15 @@ def torch_base(module: nn.Module) -> str:
 
     Of what holds the stacked weights of a mixture of experts it is ``Experts``, whatever its class.
 
-    Of ``class LoraLinear(nn.Linear)`` it is ``Linear``. A class that torch itself derives from another, such as the
-    ``out_proj`` of its attention or a layer with a parametrization, is used by torch in a way of its own: it counts
-    as itself alone.
+    Of ``class LoraLinear(nn.Linear)`` it is ``Linear``, and so it is of a linear layer with a parametrization, of
+    which torch makes a class. Another class that torch itself derives from one, such as the ``out_proj`` of its
+    attention, is used by torch in a way of its own: it counts as itself alone.
     """
     kind = type(module)
+    if is_parametrized(module):
+        kind = kind.__bases__[0]
+        if kind.__module__.startswith("torch.nn.modules"):
+            return kind.__name__
     if stacked_weights(module):
         return EXPERTS
     if kind.__module__.startswith("torch."):
@@ -35,6 +39,11 @@ def torch_base(module: nn.Module) -> str:
     bases = (base for base in kind.__mro__[1:] if base.__module__.startswith("torch.nn.modules"))
     found = next(bases, nn.Module)
     return "" if found in _NO_LAYERS or found.__name__.startswith("_") else found.__name__
+
+
+def is_parametrized(module: nn.Module) -> bool:
+    """Tell whether torch.nn.utils.parametrize computes something of a module, whose class is then one of its own."""
+    return isinstance(module._modules.get("parametrizations"), nn.ModuleDict)
 
 
 def is_transposed_linear(module: nn.Module) -> bool:
@@ -92,8 +101,7 @@ def made_plain_by(name: str, module: nn.Module) -> str:
     So it has by weight_norm, spectral_norm and other parametrizations, of either API, and by torch.nn.utils.prune.
     """
     path = f"model.{name}" if all(map(str.isidentifier, name.split("."))) else f'model.get_submodule("{name}")'
-    parametrized = module._modules.get("parametrizations")
-    if isinstance(parametrized, nn.ModuleDict) and "weight" in parametrized:
+    if is_parametrized(module) and "weight" in module.get_submodule("parametrizations")._modules:
         return f'torch.nn.utils.parametrize.remove_parametrizations({path}, "weight")'
     for hook in module._forward_pre_hooks.values():
         names = [kind.__name__ for kind in type(hook).__mro__ if kind.__module__.startswith("torch.nn.utils")]
@@ -106,7 +114,7 @@ def made_plain_by(name: str, module: nn.Module) -> str:
 def make_plain(model: nn.Module) -> nn.Module:
     """Give all layers of a model, in eval mode, weights of their own in place of computed ones; returns it."""
     for module in list(model.modules()):
-        if "parametrizations" in module._modules:
+        if is_parametrized(module):
             _end_parametrizations(module)
         for number, hook in list(module._forward_pre_hooks.items()):
             if isinstance(hook, (WeightNorm, SpectralNorm, BasePruningMethod)):

@@ -30,12 +30,13 @@ from tests.benchmarks.enumerated.subject import (
 from tests.benchmarks.enumerated.table import Bits, Point, Row, Table, measured, read
 
 POINTS: tuple[Point, ...] = (
-    (Shape((0.0, 0.0, 0.0, 0.0), keep=True), (4, 8)),
-    (Shape((0.5, 0.0, 0.75, 0.5), keep=True), (8, 4)),
+    (Shape((0.0, 0.75, 0.75, 0.5), keep=True), (8, 4)),
+    (Shape((0.75, 0.75, 0.875, 0.75), keep=False), (8, 8)),
     (Shape((0.75, 0.5, 0.0, 0.875), keep=False), (32, 8)),
 )
-NEAR = 0.03
-"""Other processors add up in another order, and end in slightly other weights."""
+FOUR_BITS: Point = (Shape((0.0, 0.0, 0.0, 0.0), keep=True), (4, 8))
+NEAR = 0.02
+"""Other processors add up in another order, and end in slightly other weights: see docs/benchmarks.md."""
 BEFORE_TABLE = {name: entry for name, entry in ENTRIES.items() if name != "guided"}
 
 
@@ -52,12 +53,21 @@ def table() -> Table:
     return read()
 
 
-@pytest.mark.parametrize(("shape", "bits"), POINTS, ids=["dense", "narrow", "shallow"])
+@pytest.mark.parametrize(("shape", "bits"), POINTS, ids=["narrow", "narrowest", "shallow"])
 def test_a_point_of_the_table_is_found_again(shape: Shape, bits: Bits, table: Table) -> None:
     kept, again = table[shape, bits], measured(shape, [bits])[bits]
     assert (again.params, again.flops) == (kept.params, kept.flops)
     assert again.size_bytes == pytest.approx(kept.size_bytes, rel=2e-3)
     assert again.accuracy == pytest.approx(kept.accuracy, abs=NEAR)
+    assert again.cheap == pytest.approx(kept.cheap, abs=NEAR)
+
+
+def test_the_bytes_of_a_point_whose_convolutions_have_four_bits_are_found_again(table: Table) -> None:
+    """Not its accuracy, in which processors differ by up to a tenth."""
+    shape, bits = FOUR_BITS
+    kept, again = table[shape, bits], measured(shape, [bits])[bits]
+    assert (again.params, again.flops) == (kept.params, kept.flops)
+    assert again.size_bytes == pytest.approx(kept.size_bytes, rel=2e-3)
     assert again.cheap == pytest.approx(kept.cheap, abs=NEAR)
 
 

@@ -18,9 +18,9 @@ _REFRESH = 1.0
 
 
 class Meters:
-    """Keeps the metrics of one search up to date with its journal, between the begin and the end of a ``with`` statement.
+    """Keeps the metrics of one search up to date with its journal while a ``with`` statement lasts; Ray must run.
 
-    Ray must run. A slot's seconds are those of its trials' scripts, and overhead: all else between one end and the next.
+    A slot's seconds are those of its trials' scripts, and overhead: all else between one end and the next.
 
     Ray exports a gauge once for each time that it is set, and drops it two intervals later (one scrape later in earlier
     releases), however long nothing changes. All gauges are therefore set again every second.

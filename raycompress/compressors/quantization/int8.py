@@ -25,6 +25,7 @@ from raycompress.compressors.quantization.int4.nodes import prepare
 from raycompress.compressors.quantization.int4.nodes import store as store_four_bits
 from raycompress.compressors.quantization.onnx_graph import Graph, compact, onnx
 from raycompress.compressors.quantization.row_quantization import (
+    PRODUCTS,
     RECURRENT,
     quantize_products,
     quantize_tables,
@@ -39,8 +40,7 @@ from raycompress.errors import CompressionError, MissingDependencyError
 from raycompress.extras import load_extra
 
 METHODS = {"minmax": "MinMax", "entropy": "Entropy", "percentile": "Percentile"}
-_PRODUCTS = frozenset({"Gemm", "MatMul"})
-_STATIC = frozenset({"Conv", "ConvTranspose"}) | _PRODUCTS
+_STATIC = frozenset({"Conv", "ConvTranspose"}) | PRODUCTS
 _TABLES = frozenset({"Gather"})
 _FULL, _REDUCED = 127, 63
 """Largest whole number of a weight of 8 bits, and of 7."""
@@ -156,7 +156,7 @@ def static(
             fitting = samples if parity.any_batch else pieces(samples, example.batch) or [example]
             graph = _calibrated(source, fitting, whole, options)
         quartered = store_four_bits(graph, four)
-        tables = quantize_tables(graph, _of(nodes, eight))
+        tables = quantize_tables(graph, _of(nodes, eight), options.levels)
         stored = store_recurrent(graph, _of(nodes, eight))
         by_rows = quantize_products(graph, _of(nodes, spared), options.levels, options.per_channel)
         done = {*whole, *by_rows, *tables, *stored, *quartered}
@@ -179,7 +179,7 @@ def _calibrated(source: Path, samples: Collection[Example], nodes: list[str], op
             operators=sorted(_STATIC),
             nodes=nodes,
             # what follows a product (a bias, a norm) is float: rounding its sums would only lose
-            float_outputs=sorted(_PRODUCTS),
+            float_outputs=sorted(PRODUCTS),
         )
     return Graph(onnx().load(str(target)))
 
@@ -203,14 +203,14 @@ def dynamic(model: nn.Module, example: Example, layers: Mapping[str, int], optio
         source = Path(folder) / "float.onnx"
         parity = export_onnx(model, example, source)
         graph = Graph(onnx().load(str(source)))
-        nodes, missing = _nodes(graph, model, layers, _PRODUCTS | _TABLES | RECURRENT) if layers else ({}, {})
+        nodes, missing = _nodes(graph, model, layers, PRODUCTS | _TABLES | RECURRENT) if layers else ({}, {})
         four = {name for layer, names in nodes.items() if layers[layer] <= 4 for name in names}
         graph = prepare(graph, four, feed(example))
         quartered = store_four_bits(graph, four)
         names = _of(nodes, eight)
         recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(names)]
         recurrent = _quantize_recurrent(graph, source, recurrent, options) if recurrent else []
-        quantize_tables(graph, names)
+        quantize_tables(graph, names, options.levels)
         stored = store_recurrent(graph, set(names).difference(recurrent))
         quantize_products(graph, names, options.levels, options.per_channel)
         notes = (*_stored(nodes, stored), *_in_four_bits(nodes, quartered), *_left(missing))

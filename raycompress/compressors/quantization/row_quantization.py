@@ -21,6 +21,7 @@ _LEVELS = 127
 _MIDDLE = 128
 _TINY = 1e-12
 _FLOAT = 1
+PRODUCTS = frozenset({"MatMul", "Gemm"})
 RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 _AXES_ARE_INPUTS = 18
 """Opset from which ReduceMax takes its axes as an input."""
@@ -39,7 +40,7 @@ def quantize_products(graph: Graph, names: Collection[str], levels: int, per_cha
     done: set[str] = set()
     rows: dict[str, tuple[str, str]] = {}
     for node in graph.nodes:
-        if node.name not in names or node.op_type not in ("MatMul", "Gemm") or not node.output:
+        if node.name not in names or node.op_type not in PRODUCTS or not node.output:
             continue
         weight = weight_of(graph, node)
         if weight is not None:
@@ -50,10 +51,16 @@ def quantize_products(graph: Graph, names: Collection[str], levels: int, per_cha
     return done
 
 
-def quantize_tables(graph: Graph, names: Collection[str]) -> set[str]:
+def quantize_tables(graph: Graph, names: Collection[str], levels: int) -> set[str]:
     """Store the tables that the Gather nodes called `names` look up as int8, with a scale for each row.
 
     A table may have a matrix in each of its places, as those of the weights of experts have.
+
+    Parameters
+    ----------
+    levels
+        As `quantize_products` takes it: of a table that is also the weight of one of the products called `names`, which
+        then read the same numbers. Other tables have 127.
 
     Returns
     -------
@@ -61,12 +68,15 @@ def quantize_tables(graph: Graph, names: Collection[str]) -> set[str]:
         The names of those that are; others gather from what the model computes.
     """
     done = set()
+    products = [node for node in graph.nodes if node.name in names and node.op_type in PRODUCTS]
+    weights = [weight.T for node in products if (weight := weight_of(graph, node)) is not None]
     for node in graph.nodes:
         table = graph.constant(node.input[0]) if node.name in names and node.op_type == "Gather" else None
         if table is None or table.ndim not in (2, 3) or any(one.name == "axis" and one.i for one in node.attribute):
             continue
         source, output = node.input[0], node.output[0]
-        whole, scale = _whole(table, _LEVELS, axis=-1)
+        is_shared = any(np.array_equal(weight, table) for weight in weights)
+        whole, scale = _whole(table, levels if is_shared else _LEVELS, axis=-1)
         rows, scales = graph.store(f"{source}.rows", whole), graph.store(f"{source}.scales", scale)
         graph.replace(
             node,

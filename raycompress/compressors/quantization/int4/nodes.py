@@ -18,7 +18,7 @@ import numpy as np
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization.int4.rounding import LOW, packed, rounded
 from raycompress.compressors.quantization.onnx_graph import Array, Graph, onnx
-from raycompress.compressors.quantization.row_quantization import RECURRENT, weight_of
+from raycompress.compressors.quantization.row_quantization import PRODUCTS, RECURRENT, weight_of
 from raycompress.compressors.saving.onnx_export import runtime, session_options
 from raycompress.errors import CompressionError
 from raycompress.model.stored import block_of
@@ -29,7 +29,6 @@ _DOMAIN = "com.microsoft"
 _IR_VERSION = 10
 """The first version of ONNX files with tensors of INT4."""
 _FLOAT = 1
-_PRODUCTS = frozenset({"MatMul", "Gemm"})
 _EXACT = {"accuracy_level": 1}
 """Activations stay float32: onnxruntime's other levels round them."""
 
@@ -76,7 +75,7 @@ def store(graph: Graph, names: Collection[str]) -> set[str]:
 
 def _has_kernel(graph: Graph, node: Any) -> bool:
     """Tell whether onnxruntime has an operator that computes this with packed weights."""
-    if node.op_type in _PRODUCTS:
+    if node.op_type in PRODUCTS:
         return weight_of(graph, node) is not None
     if node.op_type != "Gather" or _settings(node).get("axis", 0):
         return False
@@ -151,7 +150,7 @@ def _weights(node: Any) -> list[tuple[int, Callable[[int], tuple[int, ...]]]]:
         return [(1, lambda dims: (dims - 1,)), (2, lambda dims: (dims - 1,))]
     if node.op_type == "Gather":
         return [(0, lambda dims: (dims - 1,))]
-    if node.op_type in _PRODUCTS:
+    if node.op_type in PRODUCTS:
         back = 1 if _settings(node).get("transB", 0) else 2
         return [(1, lambda dims: (dims - back,))]
     outputs = int(node.op_type == "ConvTranspose")
