@@ -72,7 +72,10 @@ CANDIDATES = 48
 """Whole samples that are scored before the first trial, at most."""
 FEWEST, EACH = 12, 3
 """How many of them at least, and for each trial: measuring is to cost less than what it is measured for."""
-_VERSION = 7
+_VERSION = 8
+_TIMED = ("latency", "latency_in", "dense_ms", "file_bytes", "dense_latency_ms", "dense_latencies")
+"""What is timed anew before every search, or learnt for as long as there is time, and never comes out the same."""
+_KNOWN = "how much each layer bears was measured by an earlier search of the same model"
 _OPPOSITE = (
     "the more of a layer goes, the better the script's evaluator finds the model: by the objectives its number is to "
     "be {}, and it seems to be another metric; let evaluator= return the one that the script reports first"
@@ -81,6 +84,8 @@ _OPPOSITE = (
 
 def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots: int) -> Prior:
     """Return the prior of an experiment's model: measured now, or read from the cache or the experiment's folder.
+
+    The cache keeps curves apart from candidates, so that a search under another budget has those of an earlier one.
 
     First the metric with each dimension alone pruned is measured, the dimensions spread over `n_slots` of Ray's, then
     whole candidates on the budget.
@@ -92,29 +97,39 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     """
     experiment, model, projection = ready.experiment, ready.model, ready.projection
     assert model is not None and projection is not None, "checked in preflight"
-    known = _read(folder.prior) or _read(_cache(experiment, model))
+    of_curves, of_all = _cache(experiment, model, only_curves=True), _cache(experiment, model)
+    known = _read(folder.prior) or _read(of_all)
     if known is not None:
-        view.note("how much each layer bears was measured by an earlier search of the same model")
+        view.note(_KNOWN)
         folder.write(folder.prior, json.dumps(known.to_json()) + "\n")
         return known
     wanted = _wanted(experiment, model)
-    names = [dimension.name for dimension in ready.space.guided]
-    parts = [names[place::n_slots] for place in range(min(n_slots, len(names)))]
-    asked = [{**wanted, "curves": part, "prior": None} for part in parts]
-    view.phase("measuring what each layer bears")
-    found = _merged(_spread(ready, asked, view, n_slots))
+    found = _read(of_curves)
+    if found is not None:
+        view.note(_KNOWN)
+    else:
+        names = [dimension.name for dimension in ready.space.guided]
+        parts = [names[place::n_slots] for place in range(min(n_slots, len(names)))]
+        asked = [{**wanted, "curves": part, "prior": None} for part in parts]
+        view.phase("measuring what each layer bears")
+        found = _merged(_spread(ready, asked, view, n_slots))
+        _keep(found, of_curves, view)
     if is_opposite(found, wanted["goal"]):
         view.note(_OPPOSITE.format("small" if wanted["goal"] == "min" else "large"))
     view.phase("scoring candidates")
     found = _merged(_spread(ready, _asked_of_candidates(wanted, ready, found, n_slots), view, n_slots), found)
     folder.write(folder.prior, json.dumps(found.to_json()) + "\n")
-    cache = _cache(experiment, model)
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, found.to_json())
-    except (OSError, StorageError) as error:  # as in a container without a home: the next search measures again
-        view.note(f"what was measured is not kept for later searches: {cache.parent} cannot be written ({error})")
+    _keep(found, of_all, view)
     return found
+
+
+def _keep(found: Prior, path: Path, view: SearchView) -> None:
+    """Write what was measured to a file of the cache; a note says so where that cannot be done."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, found.to_json())
+    except (OSError, StorageError) as error:  # as in a container without a home: the next search measures again
+        view.note(f"what was measured is not kept for later searches: {path.parent} cannot be written ({error})")
 
 
 def _asked_of_candidates(wanted: dict[str, Any], ready: Prepared, known: Prior, n_slots: int) -> list[dict[str, Any]]:
@@ -241,27 +256,33 @@ def _read(path: Path) -> Prior | None:
         return None
 
 
-def _cache(experiment: Experiment, model: ModelInfo) -> Path:
-    """Return the file that keeps what was measured of this very model, script, search space and goal."""
+def _cache(experiment: Experiment, model: ModelInfo, *, only_curves: bool = False) -> Path:
+    """Return the file that keeps what was measured of this very model, script and search space.
+
+    Curves are those of every objective and constraint whose metric has the same goal; candidates lie on the budget.
+    """
     files = local_files(experiment.script_path, experiment.workingdir, experiment.script_module)
-    known = json.dumps(
+    known = [
+        _VERSION,
+        _untimed(model.to_json()),
         [
-            _VERSION,
-            {**model.to_json(), "file_bytes": None},  # as many files are made as there is time for
-            [
-                [stage.compressor, [dict(entry) for entry in stage.config_list], dict(stage.arguments), stage.depth]
-                for stage in experiment.stages
-            ],
-            experiment.objective.to_header(),
-            experiment.target,
-            experiment.seed,
-            [*experiment.script_args],
-            [dict(parameter) for parameter in experiment.parameter_config],
-            dict(experiment.env),
-            [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)],
-            *([number] if (number := candidates_of(experiment)) < CANDIDATES else []),
+            [stage.compressor, [dict(entry) for entry in stage.config_list], dict(stage.arguments), stage.depth]
+            for stage in experiment.stages
         ],
-        sort_keys=True,
-    )
+        experiment.evaluated,
+        experiment.seed,
+        [*experiment.script_args],
+        [dict(parameter) for parameter in experiment.parameter_config],
+        dict(experiment.env),
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)],
+    ]
+    if not only_curves:
+        targets = [target.to_json() for target in experiment.targets]
+        known += [_untimed(experiment.objective.to_header()), experiment.target, targets, candidates_of(experiment)]
+    digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"))  # noqa: PTH111 (which raises)
-    return home / "raycompress" / "surveys" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.json"
+    return home / "raycompress" / "surveys" / f"{digest[:32]}.json"
+
+
+def _untimed(data: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if key not in _TIMED}

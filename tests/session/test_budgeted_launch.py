@@ -73,6 +73,15 @@ def test_guided_keeps_to_its_budget_goes_on_and_knows_the_model_the_next_time(
     again = launch(experiment(tmp_path, constraints=constraints, n_samples=1, baseline=False))
     assert again.code == 0, again.err
     assert "measured by an earlier search" in again.err
+    assert "scoring candidates" not in again.err
+    other = launch(experiment(tmp_path, constraints={"flops": {"max_ratio": 0.5}}, n_samples=1, baseline=False))
+    assert other.code == 0, other.err
+    assert "measured by an earlier search" in other.err
+    assert "scoring candidates" in other.err
+    last = SearchRecord.open(sorted(other.folder.glob("raycompress_results/*/"))[-1])
+    found = json.loads(last.folder.prior.read_text())
+    assert found["curves"] == prior["curves"]
+    assert not {json.dumps(one) for one in found["candidates"]} & {json.dumps(one) for one in prior["candidates"]}
 
 
 @pytest.mark.parametrize("on_budget", ["project", "reject"])

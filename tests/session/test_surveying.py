@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,23 @@ def test_what_may_change_a_survey_makes_another_one(changes: dict[str, Any], tmp
 
     assert cached(changes) != cached({})
     assert cached(changes) == cached(changes)
+
+
+def test_curves_are_those_of_every_budget_and_of_all_times(tmp_path: Path) -> None:
+    def cached(model: ModelInfo, **changes: Any) -> tuple[Path, Path]:
+        path = digits_experiment(tmp_path, "budget.json", RESNET, **changes)
+        experiment = Experiment.load(path)
+        return _cache(experiment, model, only_curves=True), _cache(experiment, model)
+
+    half, quarter = ({"flops": {"max_ratio": share}} for share in (0.5, 0.25))
+    first, other = cached(MODEL, constraints=half), cached(MODEL, constraints=quarter)
+    assert first[0] == other[0] and first[1] != other[1]
+    timed = replace(MODEL, dense_ms={"onnxruntime": 1.25})
+    assert cached(timed, constraints=half) == first
+    assert cached(replace(MODEL, weights="others"), constraints=half)[0] != first[0]
+    there = cached(MODEL, constraints={"latency_ms": {"max_ratio": 0.5}}, target={"runtime": "onnxruntime"})
+    assert there[0] == first[0]
+    assert there[1] != cached(MODEL, constraints={"latency_ms": {"max_ratio": 0.5}})[1]
 
 
 def test_blocks_and_later_stages_make_another_survey(tmp_path: Path) -> None:
