@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from raycompress.compressors.analysis.surveyor import _search
+from raycompress.config.search_space import SearchSpace
 from raycompress.forecast.forecast import Forecast
+from raycompress.forecast.projection import Projection
 from raycompress.forecast.round_to import round_to_of_targets, with_round_to
 from raycompress.model.costs import CostModel, Part
 from raycompress.model.groups import ChannelGroup
@@ -105,3 +109,18 @@ def test_what_is_chosen_is_an_argument_of_each_trial_and_what_the_script_says_co
     assert forecast.removed(config) == [20, 20]
     assert forecast.removed({**config, "arguments": {"round_to": 16}}) == [16, 16]
     assert Forecast.of(experiment, replace(said, script_round_to=None), said.costs).removed(config) == [16, 16]
+
+
+def test_a_survey_rounds_channels_as_the_search_does(tmp_path: Path) -> None:
+    """The process that surveys rebuilds all from the text of the file and the model's JSON."""
+    experiment = experiment_with(tmp_path, [entry()], compression={**GROUP, "arguments": {}})
+    found = replace(known(model(64, 64), fit(16)), round_to=16)
+    wanted = {"text": experiment.text, "file": str(experiment.path), "home": str(tmp_path)}
+    surveyed, space, _, projection = _search({**wanted, "model": json.dumps(found.to_json())})
+    assert surveyed.compression.arguments == {"round_to": 16}
+    assert found.costs is not None
+    rounded = with_round_to(experiment, found)
+    ours = Projection.of(rounded, SearchSpace.of(rounded, found), Forecast.of(rounded, found, found.costs))
+    sample = {dimension.name: 0.4 for dimension in space.dimensions}
+    assert projection.cuts(sample) == ours.cuts(sample) == (32, 32)  # of 8 it would be 24
+    assert projection.sizes(sample) == ours.sizes(sample)
