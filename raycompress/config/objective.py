@@ -60,9 +60,14 @@ class Bound:
         """Whether the dense model's value has to be known."""
         return self.limit not in ("min", "max")
 
+    @property
+    def is_share(self) -> bool:
+        """Whether the limit is a share of the dense model's value."""
+        return self.limit.endswith("_ratio")
+
     def end(self, dense: float) -> float:
         """Return the smallest or largest value that is allowed, by the dense model's."""
-        if self.limit.endswith("_ratio"):
+        if self.is_share:
             return self.value * dense
         if self.limit == "max_drop":
             return dense - self.value

@@ -73,7 +73,8 @@ CANDIDATES = 48
 FEWEST, EACH = 12, 3
 """How many of them at least, and for each trial: measuring is to cost less than what it is measured for."""
 _VERSION = 8
-_TIMED = ("latency", "latency_in", "dense_ms", "file_bytes", "dense_latency_ms", "dense_latencies")
+_OF_MODEL = ("latency", "latency_in", "latency_unknown", "dense_ms", "file_bytes", "file_bytes_unknown")
+_TIMED = frozenset({*_OF_MODEL, "dense_latency_ms", "dense_latencies"})
 """What is timed anew before every search, or learnt for as long as there is time, and never comes out the same."""
 _KNOWN = "how much each layer bears was measured by an earlier search of the same model"
 _OPPOSITE = (

@@ -25,7 +25,7 @@ def lines(record: SearchRecord) -> list[str]:
         return []
     found: list[str] = []
     if objective.bounds:
-        found += ["", "constraints:", columns(constraint_rows(record, best.number, number), left=(0,))]
+        found += ["", "constraints:", columns(constraint_rows(record, best.number), left=(0,))]
     if "rung0" in record.header:
         found += [line for text in _rung_zero(record) for line in ("", textwrap.fill(text, 79))]
     if record.repeated is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -26,13 +26,19 @@ def as_html(record: SearchRecord) -> str:
     return "".join((*_constraints(record), *_front(record), *_repeats(record)))
 
 
-def constraint_rows(record: SearchRecord, trial: int, show: Callable[[float], str]) -> list[tuple[str, str, str]]:
-    """Return (constraint, value, whether it is kept) of a trial that was judged; `show` formats the value."""
-    metrics, judged = record.ranking.metrics(trial), record.ranking.judged[trial]
-    return [
-        (str(bound), show(metrics[bound.metric]), f"broken by {excess:.1%}" if excess > 0 else "kept")
-        for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True)
-    ]
+def constraint_rows(record: SearchRecord, trial: int) -> list[tuple[str, str, str]]:
+    """Return (constraint, value, whether it is kept) of a trial that was judged.
+
+    Where the limit is a share of the dense model's value, so is the value.
+    """
+    metrics, dense, judged = record.ranking.metrics(trial), record.ranking.dense(trial), record.ranking.judged[trial]
+    rows = []
+    for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
+        value = metrics[bound.metric]
+        if bound.is_share and dense[bound.metric]:
+            value /= dense[bound.metric]
+        rows.append((str(bound), number(value), f"broken by {excess:.1%}" if excess > 0 else "kept"))
+    return rows
 
 
 def rung_zero_pairs(record: SearchRecord) -> list[tuple[int, float, float]]:
@@ -64,7 +70,7 @@ def _constraints(record: SearchRecord) -> Iterator[str]:
     best, bounds = record.best, record.objective.bounds
     if best is None or not bounds or best.number not in record.ranking.judged:
         return
-    rows = constraint_rows(record, best.number, number)
+    rows = constraint_rows(record, best.number)
     feasible = sum(one.is_feasible for one in record.ranking.judged.values())
     yield _table(("constraint", f"trial {best.number}", ""), rows)
     yield f'<p class="quiet">{feasible} of {len(record.ranking.judged)} finished trials keep to all of them.</p>'
