@@ -112,6 +112,9 @@ class CompressorEntry:
         Whether layers whose channels are tied lose the same ones, so that what a group loses is known beforehand.
     takes_subclasses
         Whether it works on classes that are derived from those of `layer_types` as well, such as a LoRA layer.
+    stores_weights
+        Of a quantizer, whether it puts other weights in the places of those that there are, so that there must be some:
+        a layer by weight_norm and the like has none, as its weight is computed.
     trains
         Whether the method trains the model in order to choose what goes, in ``compress()`` or while the script trains.
     distribution
@@ -140,6 +143,7 @@ class CompressorEntry:
     spares_outputs: bool = False
     takes_groups: bool = False
     takes_subclasses: bool = False
+    stores_weights: bool = False
     trains: bool = False
     distribution: str = ""
 
@@ -190,6 +194,11 @@ class CompressorEntry:
     def takes(self, kind: str, base: str = "") -> bool:
         """Tell whether it works on layers of a class, named `kind`, that is derived from torch's class `base`."""
         return not self.layer_types or self._is_of(self.layer_types, kind, base)
+
+    @property
+    def refuses_computed(self) -> bool:
+        """Whether layers whose weights are computed from others are an error where an entry names them."""
+        return self.kind == "pruning" or self.stores_weights
 
     def is_named(self, types: Collection[str], kind: str, base: str = "") -> bool:
         """Tell whether ``op_types`` name layers of such a class; ``default`` stands for all that it takes."""

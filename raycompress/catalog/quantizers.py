@@ -230,6 +230,7 @@ ENTRIES: tuple[CompressorEntry, ...] = (
         keys=("quant_bits",),
         needs=(),
         takes_subclasses=True,
+        stores_weights=True,
         without_entries=_EVERYTHING,
         instead="ptq_static",
     ),

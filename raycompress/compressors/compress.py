@@ -24,7 +24,7 @@ from raycompress.compressors.compressed import Compressed
 from raycompress.compressors.create import closest, create_compressor
 from raycompress.compressors.deploying.measuring import target_from
 from raycompress.compressors.interface import Compressor
-from raycompress.compressors.layer_kinds import torch_base
+from raycompress.compressors.layer_kinds import made_plain_by, torch_base
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
 from raycompress.compressors.structure.groups import channel_groups
 from raycompress.compressors.wrappers import inside
@@ -306,6 +306,8 @@ def _prunable(model: nn.Module, example: Example, task: _Task) -> list[str]:
     for group in channel_groups(ChannelGraph(model, example)):
         layers = [modules[layer] for layer in group.layers]
         is_wide = group.multiple(round_to) < group.size
+        if any(made_plain_by(layer, modules[layer]) for layer in group.layers):
+            continue
         if is_wide and all(entry.takes(type(layer).__name__, torch_base(layer)) for layer in layers):
             found.update(group.layers)
     if not found:

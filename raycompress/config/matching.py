@@ -61,18 +61,23 @@ def is_half_taken(tie: Sequence[str], model: ModelInfo, compressor: CompressorEn
 def spared(
     config_list: Sequence[Entry], model: ModelInfo, compressor: CompressorEntry, round_to: int = 1
 ) -> list[tuple[int, str]]:
-    """Return (entry, layer) of the layers that keep their channels though the type ``default`` of an entry matches.
+    """Return (entry, layer) of the layers that stay as they are though the type ``default`` of an entry matches.
 
-    It stands for what can lose channels: not for layers that make the model's outputs, that no input reaches, that have
+    It stands for what can be compressed: not for layers whose weights are computed, where the compressor refuses those.
+    Where it removes channels, not for layers either that make the model's outputs, that no input reaches, that have
     no more channels than have to stay, or that are tied to layers of a type that the compressor does not take. Where
     nothing else would be compressed there are none: that is a mistake to be told.
     """
     by_default = any("default" in entry.get("op_types", ()) and "op_names" not in entry for entry in config_list)
-    if not (compressor.removes_channels and by_default):  # as of every trial of a search over named layers
+    if not by_default:  # as of every trial of a search over named layers
         return []
-    whole = {*model.output_layers, *model.whole_layers}
-    whole |= {layer.name for layer in model.layers if is_narrow(layer, round_to)}
-    whole |= {name for tie in model.ties or () if is_half_taken(tie, model, compressor) for name in tie}
+    whole = {layer.name for layer in model.layers if layer.is_computed and compressor.refuses_computed}
+    if compressor.removes_channels:
+        whole |= {*model.output_layers, *model.whole_layers}
+        whole |= {layer.name for layer in model.layers if is_narrow(layer, round_to)}
+        whole |= {name for tie in model.ties or () if is_half_taken(tie, model, compressor) for name in tie}
+    if not whole:
+        return []
     found: list[tuple[int, str]] = []
     is_all = True
     for layer in model.layers:

@@ -130,9 +130,9 @@ def prunable_layers(model: ModelInfo, costs: CostModel) -> tuple[str, ...]:
 
 
 def _prunable(model: ModelInfo, costs: CostModel) -> list[ChannelGroup]:
-    """Return the groups all of whose layers are of types that the compressor takes."""
+    """Return the groups all of whose layers have weights of their own, and are of types that the compressor takes."""
     compressor = _compressor()
-    taken = {layer.name for layer in model.layers if compressor.takes(layer.type, layer.base)}
+    taken = {layer.name for layer in model.layers if compressor.takes(layer.type, layer.base) and not layer.is_computed}
     return [group for group in costs.groups if taken.issuperset(_tied(model, group))]
 
 

@@ -40,6 +40,8 @@ class Layer:
         Shape of ``weight``; empty where there is none.
     base
         Name of torch's class that its class is derived from, such as ``Linear`` of a LoRA layer; empty for torch's own.
+    is_computed
+        Whether its weight is computed from others, as by weight_norm.
     """
 
     name: str
@@ -49,6 +51,7 @@ class Layer:
     flops: int | None
     weight_shape: tuple[int, ...]
     base: str = ""
+    is_computed: bool = False
 
     @property
     def types(self) -> tuple[str, ...]:

@@ -78,10 +78,9 @@ def launch(
             if ready.model is not None:
                 store.write_model(folder, ready.model)
             count = n_trials(experiment, ready.space)
-            journal.append(
-                "experiment", **_header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
-            )
+            header = _header(ready.experiment, ready.space, folder, n_trials=count, n_slots=n_slots)
             with place.watched(journal, view):
+                journal.append("experiment", **header)
                 _search(place, ready, folder, journal, view, n_slots, loggers)
     return SearchRecord(folder)
 
@@ -139,8 +138,8 @@ def resume(
             if record.repeated is not None:  # those that may follow come on top
                 count += sum(trial.repeat_of is not None for trial in record.records.values())
             counts = {"n_trials": count, "n_samples": n_samples, "n_parallel": n_slots}
-            journal.append("resumed", **_process(), **counts, **resuming.moved(experiment, file))
             with place.watched(journal, view):
+                journal.append("resumed", **_process(), **counts, **resuming.moved(experiment, file))
                 _search(place, ready, folder, journal, view, n_slots, loggers, record)
     return SearchRecord(folder)
 

@@ -133,7 +133,7 @@ class OnRay:
         from raycompress.backend.ray import dashboard, metrics
 
         with metrics.Meters() as meters:
-            for event in read(journal.path):
+            for event in read(journal.path):  # of a search that is resumed
                 meters.add(event)
             journal.listen(meters.add)
             for note in dashboard.notes(self._ray.address):

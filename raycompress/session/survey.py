@@ -280,6 +280,8 @@ def _cache(experiment: Experiment, model: ModelInfo, *, only_curves: bool = Fals
     if not only_curves:
         targets = [target.to_json() for target in experiment.targets]
         known += [_untimed(experiment.objective.to_header()), experiment.target, targets, candidates_of(experiment)]
+        # whether a size is known at all decides of which sizes candidates are
+        known += [{key: bool(value) for key, value in model.to_json().items() if key in _TIMED}]
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"))  # noqa: PTH111 (which raises)
     return home / "raycompress" / "surveys" / f"{digest[:32]}.json"

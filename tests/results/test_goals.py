@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from html import unescape
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from raycompress.cli.view import goals as view
+from raycompress.config.objective import Objective
 from raycompress.results import store
 from raycompress.results.journal.journal import Journal
+from raycompress.results.ranking import Ranking
 from raycompress.results.record import SearchRecord
 from raycompress.results.report import goals, page
 from tests.support.searches import BEGAN, header, without_waiting
@@ -89,6 +92,22 @@ def test_a_broken_constraint_says_by_how_much(tmp_path: Path) -> None:
     ((name, value, kept),) = goals.constraint_rows(record, 1)
     assert name.startswith("flops") and value == "0.6" and kept == "broken by 10.0%"
     assert "0 of 1 finished trials" in goals.as_html(record) and "broken by 10.0%" in "\n".join(view.lines(record))
+
+
+def test_a_value_that_is_no_share_is_shown_as_it_is() -> None:
+    """Of a negative one, and of one that was not measured, as the trial has broken another constraint."""
+
+    def rows(constraints: dict[str, dict[str, float]], dense: dict[str, float]) -> list[tuple[str, str, str]]:
+        ranking = Ranking(Objective.from_keys("max", {"accuracy": "max"}, constraints))
+        ranking.add_dense(dense)
+        ranking.add(1, {"accuracy": 0.5, "likelihood": -8.0}, {"latency_ms": 3.0}, {})
+        record = SimpleNamespace(ranking=ranking, objective=ranking.objective)
+        return goals.constraint_rows(cast("SearchRecord", record), 1)
+
+    ((_, *found),) = rows({"likelihood": {"max_ratio": 0.9}}, {"accuracy": 0.9, "likelihood": -10.0})
+    assert found == ["-8", "broken by 10.0%"]
+    _, (_, *found) = rows({"accuracy": {"min": 0.95}, "latency_ms": {"max_ratio": 0.5}}, {"accuracy": 0.9})
+    assert found == ["-", "not measured"]
 
 
 def test_the_front_has_its_knee_and_no_trial_that_is_beaten(tmp_path: Path) -> None:

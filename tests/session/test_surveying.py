@@ -81,8 +81,10 @@ def test_curves_are_those_of_every_budget_and_of_all_times(tmp_path: Path) -> No
     half, quarter = ({"flops": {"max_ratio": share}} for share in (0.5, 0.25))
     first, other = cached(MODEL, constraints=half), cached(MODEL, constraints=quarter)
     assert first[0] == other[0] and first[1] != other[1]
-    timed = replace(MODEL, dense_ms={"onnxruntime": 1.25})
-    assert cached(timed, constraints=half) == first
+    timed, again = (replace(MODEL, dense_ms={"onnxruntime": ms}) for ms in (1.25, 1.5))
+    assert cached(timed, constraints=half) == cached(again, constraints=half)
+    assert cached(timed, constraints=half)[0] == first[0]
+    assert cached(timed, constraints=half)[1] != first[1]  # other sizes are known beforehand
     assert cached(replace(MODEL, weights="others"), constraints=half)[0] != first[0]
     there = cached(MODEL, constraints={"latency_ms": {"max_ratio": 0.5}}, target={"runtime": "onnxruntime"})
     assert there[0] == first[0]

@@ -13,6 +13,7 @@ from raycompress.bundle.example import Example
 from raycompress.compressors.layer_kinds import is_weighted, output_dim
 from raycompress.compressors.quantization.int4.rounding import rounded
 from raycompress.compressors.quantization.sensitivity import rounded_outputs, rounded_within
+from raycompress.compressors.quantization.targets import with_plain_weights
 from raycompress.model.stored import block_of
 
 _MANY, _FEW = 8, 4
@@ -38,7 +39,14 @@ class Rounding:
 
     @contextmanager
     def __call__(self, model: nn.Module, bits: Mapping[str, int]) -> Iterator[nn.Module]:
-        """Have `model`, in eval mode, compute so in place; its weights are its own again on leaving."""
+        """Have `model`, in eval mode, compute so in place; its weights are its own again on leaving.
+
+        Yields
+        ------
+        Module
+            It; where weights of it are computed, a copy that has them as its own.
+        """
+        model = with_plain_weights(model)
         modules = dict(model.named_modules())
         layers = {name: modules[name] for name, own in bits.items() if own in (_MANY, _FEW) and name in modules}
         layers = {name: layer for name, layer in layers.items() if is_weighted(layer)}

@@ -297,8 +297,8 @@ class _Scorer:
         small = self._trimmer.small(config, refits=steps > 0)
         if self._trimmer.cuts(config):
             self._imitation(small, steps)
-        with self._rounding(small, self._trimmer.bits(config)):
-            found = number(self._evaluate(small))
+        with self._rounding(small, self._trimmer.bits(config)) as rounded:
+            found = number(self._evaluate(rounded))
         return found if math.isfinite(found) else self._worst
 
 

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.layer_kinds import is_plain, make_plain
 from raycompress.compressors.quantization.calibration import pieces
 from raycompress.compressors.quantization.int4.nodes import prepare
 from raycompress.compressors.quantization.int4.nodes import store as store_four_bits
@@ -32,9 +31,8 @@ from raycompress.compressors.quantization.row_quantization import (
     store_recurrent,
 )
 from raycompress.compressors.quantization.sensitivity import sensitive
-from raycompress.compressors.quantization.targets import refuse_types
+from raycompress.compressors.quantization.targets import refuse_types, with_plain_weights
 from raycompress.compressors.saving.onnx_export import export_onnx, feed, layer_nodes
-from raycompress.compressors.structure.graph import clean_copy
 from raycompress.deployment.agent.runtimes.int8 import quantize_static
 from raycompress.errors import CompressionError, MissingDependencyError
 from raycompress.extras import load_extra
@@ -134,7 +132,7 @@ def static(
     CompressionError
         The model cannot be written as ONNX, or of no layer anything becomes int8.
     """
-    model = _with_plain_weights(model)
+    model = with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
     load_extra("onnxruntime.quantization", "onnx", "quantization")
     eight = [name for name, bits in layers.items() if bits > 4]
@@ -156,7 +154,7 @@ def static(
             fitting = samples if parity.any_batch else pieces(samples, example.batch) or [example]
             graph = _calibrated(source, fitting, whole, options)
         quartered = store_four_bits(graph, four)
-        tables = quantize_tables(graph, _of(nodes, eight), options.levels)
+        tables = quantize_tables(graph, _of(nodes, eight), options.levels, options.per_channel)
         stored = store_recurrent(graph, _of(nodes, eight))
         by_rows = quantize_products(graph, _of(nodes, spared), options.levels, options.per_channel)
         done = {*whole, *by_rows, *tables, *stored, *quartered}
@@ -196,7 +194,7 @@ def dynamic(model: nn.Module, example: Example, layers: Mapping[str, int], optio
     CompressionError
         As in `static`.
     """
-    model = _with_plain_weights(model)
+    model = with_plain_weights(model)
     refuse_types(model, layers, (torch.float32,))
     eight = [name for name, bits in layers.items() if bits > 4]
     with tempfile.TemporaryDirectory(prefix="raycompress-") as folder:
@@ -210,7 +208,7 @@ def dynamic(model: nn.Module, example: Example, layers: Mapping[str, int], optio
         names = _of(nodes, eight)
         recurrent = [node.name for node in graph.nodes if node.op_type == "LSTM" and node.name in set(names)]
         recurrent = _quantize_recurrent(graph, source, recurrent, options) if recurrent else []
-        quantize_tables(graph, names, options.levels)
+        quantize_tables(graph, names, options.levels, options.per_channel)
         stored = store_recurrent(graph, set(names).difference(recurrent))
         quantize_products(graph, names, options.levels, options.per_channel)
         notes = (*_stored(nodes, stored), *_in_four_bits(nodes, quartered), *_left(missing))
@@ -343,8 +341,3 @@ def _quiet(what: str) -> Iterator[None]:
         ) from error
     finally:
         logging.disable(disabled)
-
-
-def _with_plain_weights(model: nn.Module) -> nn.Module:
-    """Return `model`, or a copy of one in which weights are computed from others that has them as they are."""
-    return model if is_plain(model) else make_plain(clean_copy(model).eval())

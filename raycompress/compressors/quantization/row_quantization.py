@@ -51,16 +51,16 @@ def quantize_products(graph: Graph, names: Collection[str], levels: int, per_cha
     return done
 
 
-def quantize_tables(graph: Graph, names: Collection[str], levels: int) -> set[str]:
+def quantize_tables(graph: Graph, names: Collection[str], levels: int, per_channel: bool) -> set[str]:
     """Store the tables that the Gather nodes called `names` look up as int8, with a scale for each row.
 
     A table may have a matrix in each of its places, as those of the weights of experts have.
 
     Parameters
     ----------
-    levels
-        As `quantize_products` takes it: of a table that is also the weight of one of the products called `names`, which
-        then read the same numbers. Other tables have 127.
+    levels, per_channel
+        As `quantize_products` takes them. A table that is also the weight of one of the products called `names`, with a
+        scale for each of its outputs, has these levels, so that the product reads the same numbers; others have 127.
 
     Returns
     -------
@@ -68,14 +68,17 @@ def quantize_tables(graph: Graph, names: Collection[str], levels: int) -> set[st
         The names of those that are; others gather from what the model computes.
     """
     done = set()
-    products = [node for node in graph.nodes if node.name in names and node.op_type in PRODUCTS]
-    weights = [weight.T for node in products if (weight := weight_of(graph, node)) is not None]
+    may_share = per_channel and levels != _LEVELS
+    products = [node for node in graph.nodes if may_share and node.name in names and node.op_type in PRODUCTS]
     for node in graph.nodes:
         table = graph.constant(node.input[0]) if node.name in names and node.op_type == "Gather" else None
         if table is None or table.ndim not in (2, 3) or any(one.name == "axis" and one.i for one in node.attribute):
             continue
         source, output = node.input[0], node.output[0]
-        is_shared = any(np.array_equal(weight, table) for weight in weights)
+        is_shared = any(
+            weight is not None and np.array_equal(weight.T, table)
+            for weight in (weight_of(graph, product) for product in products)
+        )
         whole, scale = _whole(table, levels if is_shared else _LEVELS, axis=-1)
         rows, scales = graph.store(f"{source}.rows", whole), graph.store(f"{source}.scales", scale)
         graph.replace(

@@ -11,7 +11,8 @@ from torch import nn
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import BITS, OF_LAYERS, PARTS
 from raycompress.compressors.create import closest
-from raycompress.compressors.layer_kinds import made_plain_by, weight_names
+from raycompress.compressors.layer_kinds import is_plain, made_plain_by, make_plain, torch_base, weight_names
+from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.targets.selection import Target, choose
 from raycompress.compressors.targets.torch import layers_of
 from raycompress.errors import CompressionError, ExperimentError, Problem
@@ -35,7 +36,9 @@ def select(
     """
     modules = {name: module for name, module in model.named_modules() if name}
     # activations are quantized of layers without a weight too, such as ReLU
-    targets = choose(layers_of(modules, modules), config_list, compressor)
+    weighted = [name for name, module in modules.items() if not made_plain_by(name, module)]
+    known = layers_of(modules, weighted if compressor.stores_weights else modules)
+    targets = choose(known, config_list, compressor)
     if compressor.name in OF_LAYERS:
         return _quantized_as_whole(targets, OF_LAYERS[compressor.name])
     if compressor.name not in PARTS:
@@ -99,19 +102,18 @@ def refuse_other_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
                 )
 
 
-def refuse_computed(model: nn.Module, targets: Mapping[str, Target]) -> None:
-    """Raise ExperimentError where the weight of one of the layers is computed from others."""
-    problems = [
-        Problem(
-            f'"{name}" ({target.type}) has no weight to quantize: it is computed',
-            f"config_list[{target.entry}]",
-            f"{call} before create_compressor; or leave it out",
-        )
-        for name, target in targets.items()
-        if (call := made_plain_by(name, model.get_submodule(name)))
+def computed_layers(model: nn.Module, compressor: CompressorEntry) -> list[str]:
+    """Return the layers, of types that a compressor takes, whose weights are computed from others."""
+    return [
+        name
+        for name, module in model.named_modules()
+        if made_plain_by(name, module) and compressor.takes(type(module).__name__, torch_base(module))
     ]
-    if problems:
-        raise ExperimentError.of(problems)
+
+
+def with_plain_weights(model: nn.Module) -> nn.Module:
+    """Return `model`, or a copy of one in which weights are computed from others that has them as they are."""
+    return model if is_plain(model) else make_plain(clean_copy(model).eval())
 
 
 def refuse_types(

@@ -32,7 +32,7 @@ from raycompress.compressors.quantization.quantizer import (
 )
 from raycompress.compressors.quantization.targets import (
     bits_by_layer,
-    refuse_computed,
+    computed_layers,
     refuse_other_bits,
     refuse_tied,
     refuse_types,
@@ -62,7 +62,6 @@ class WeightOnlyQuantizer(Quantizer):
         if self._compressed:
             return self.model
         self._plain.load_state_dict(float_state(self.model))
-        refuse_computed(self.model, self._targets)
         refuse_tied(self.model, self._targets, together=True)
         refuse_other_bits(self.model, self._bits)
         refuse_types(self.model, self._targets, (torch.float32, torch.float16, torch.bfloat16))
@@ -70,6 +69,10 @@ class WeightOnlyQuantizer(Quantizer):
         self._compressed = True
         self._uncompiled.release()  # int8 weights are no hooks: what is compiled of them is theirs
         return session.eval_only(self.model)
+
+    def _left_float(self) -> list[str]:
+        left = [name for name in computed_layers(self._plain, self._entry) if name not in self._targets]
+        return [f"left float, since their weights are computed: {', '.join(left)}"] if left else []
 
     @property
     def _bits(self) -> dict[str, int]:
@@ -101,7 +104,7 @@ class WeightOnlyQuantizer(Quantizer):
             weights=stored,
             recipe={"form": "weight_only", "layers": list(self._targets), "bits": self._bits},
             size_bytes=size,
-            notes=(f"{size_note(before, size, 'weights.safetensors')}; {agrees}",),
+            notes=(f"{size_note(before, size, 'weights.safetensors')}; {agrees}", *self._left_float()),
             traceable=plain,
         )
 

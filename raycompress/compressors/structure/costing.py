@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 0.01
 """Largest relative error of the predicted sizes of a probe."""
+_PARAMETRIZED = ".parametrizations.weight"
+"""Where torch.nn.utils.parametrize keeps what it computes a layer's weight of."""
 Losses = dict[int, float]
 """Index of a group -> by how much one removed block of it shortens a dimension."""
 
@@ -164,14 +166,23 @@ def _losses(axis: Ids, group_of: Mapping[int, int]) -> tuple[tuple[int, float], 
 
 def _widths(model: nn.Module, dims: Mapping[tuple[str, str], Sequence[tuple[int, Losses]]]) -> Iterator[LayerWidth]:
     """Yield the width of each layer whose weight gets smaller with any group."""
-    for (name, key), found in dims.items():
-        if key == "weight" and any(losses for _, losses in found):
+    for (owner, key), found in dims.items():
+        name = _weighted_by(owner, key, len(found))
+        if name is not None and any(losses for _, losses in found):
             outputs, inputs = found[0], found[1] if len(found) > 1 else found[0]
             layer = model.get_submodule(name)
             if isinstance(layer, nn.modules.conv._ConvTransposeNd) or is_transposed_linear(layer):
                 inputs, outputs = outputs, inputs
             one, other = ((size, tuple(losses.items())) for size, losses in (inputs, outputs))
             yield LayerWidth(name, one, other)
+
+
+def _weighted_by(owner: str, key: str, dims: int) -> str | None:
+    """Return the layer whose weight a tensor is, or has the shape of where it is computed; None for other tensors."""
+    if key == "weight" or (key in ("weight_v", "weight_orig") and dims > 1):  # spectral_norm has a vector weight_v
+        return owner
+    is_original = owner.endswith(_PARAMETRIZED) and key in ("original", "original1")
+    return owner.removesuffix(_PARAMETRIZED) if is_original else None
 
 
 def _part(

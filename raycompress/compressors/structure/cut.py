@@ -191,7 +191,8 @@ class Cut:
         """Return the new shape of a weight that is computed from other parameters, by a parametrization or a hook."""
         inside = shapes.get(f"{name}.parametrizations.weight".lstrip("."), {})
         own = shapes.get(name, {})
-        found = (inside.get("original1"), inside.get("original"), own.get("weight_v"), own.get("weight_orig"))
+        # weight_orig first: of spectral_norm weight_v is a vector
+        found = (inside.get("original1"), inside.get("original"), own.get("weight_orig"), own.get("weight_v"))
         return next((shape for shape in found if shape is not None), None)
 
     def _counted(self) -> dict[str, dict[tuple[str, int | None], int]]:

@@ -227,7 +227,7 @@ class ChannelGraph:
         if not (makes_channels(module) or isinstance(module, (nn.Embedding, nn.PReLU, *_NORMED))):
             return None
         dim = output_dim(module)
-        every = (*stacked_weights(module), *keys, "weight_v", "weight_orig")
+        every = (*stacked_weights(module), *keys, "weight_orig", "weight_v")  # of spectral_norm weight_v is a vector
         found = (self._known(f"{prefix}{key}", dim) for key in every)
         return next((place for place in found if place is not None), None)
 

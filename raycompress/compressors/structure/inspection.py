@@ -6,7 +6,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from raycompress.bundle.example import Example
-from raycompress.compressors.layer_kinds import is_transposed_linear, output_dim, stacked_weights, torch_base
+from raycompress.compressors.layer_kinds import (
+    is_transposed_linear,
+    made_plain_by,
+    output_dim,
+    stacked_weights,
+    torch_base,
+)
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.structure.graph import ChannelGraph
 from raycompress.errors import CompressionError
@@ -53,7 +59,8 @@ def _layers(model: nn.Module, flops: dict[str, int] | None) -> tuple[Layer, ...]
             shape = tuple(weight.shape) if isinstance(weight, Tensor) else ()
             counted = None if flops is None else flops.get(name, 0)
             kind, base = type(module).__name__, torch_base(module)
-            layers.append(Layer(name, kind, _channels(module, shape), own, counted, shape, base))
+            is_computed = bool(made_plain_by(name, module))
+            layers.append(Layer(name, kind, _channels(module, shape), own, counted, shape, base, is_computed))
     return tuple(layers)
 
 

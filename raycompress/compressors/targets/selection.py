@@ -203,7 +203,8 @@ def _unfit(name: str, layers: Layers, compressor: CompressorEntry, where: str) -
             fix = f"{call} before create_compressor; or {fix}"
         return [Problem(what, where, fix)]
     if name not in layers.weighted:
-        what, call = f'"{name}" ({kind}) has no weight to prune', layers.made_plain_by.get(name, "")
+        what = f'"{name}" ({kind}) has no weight to {"prune" if compressor.kind == "pruning" else "quantize"}'
+        call = layers.made_plain_by.get(name, "")
         if call:
             return [Problem(f"{what}: it is computed", where, f"{call} before create_compressor; or name other layers")]
         return [Problem(what, where, "name layers that have one")]

@@ -11,7 +11,7 @@ from raycompress.catalog import CompressorEntry
 from raycompress.catalog.instead import SELECTION, recommended
 from raycompress.config.experiment import Experiment
 from raycompress.config.matching import matches, round_to_of, ruled
-from raycompress.model.info import COMPUTED, Layer, ModelInfo
+from raycompress.model.info import Layer, ModelInfo
 from raycompress.text import closest_name, join_names
 
 PARAMETRIZED = "Parametrized"
@@ -53,8 +53,9 @@ class LayerAdvice:
         """Tell whether an entry that names this layer alone would be taken."""
         if not self.works_on(layer) or not self.has_matter(layer):
             return False
-        is_computed = self._model.whole_layers.get(layer.name, "").startswith(COMPUTED)
-        if self._compressor.kind == "pruning" and (not layer.weight_shape or is_computed):
+        if self._compressor.kind == "pruning" and not layer.weight_shape:
+            return False
+        if self._compressor.refuses_computed and layer.is_computed:
             return False
         is_whole = 1 < self._round_to >= layer.channels > 0  # so that nothing could go from it
         keeps_all = is_whole or layer.name in {*self._model.output_layers, *self._model.whole_layers}

@@ -13,7 +13,7 @@ from raycompress.config.matching import is_narrow, matches, round_to_of, ruled, 
 from raycompress.config.schema.ranges import is_range
 from raycompress.config.text.reader import JsonPath
 from raycompress.errors import Problem
-from raycompress.model.info import UNUSED, Layer, ModelInfo
+from raycompress.model.info import COMPUTED, UNUSED, Layer, ModelInfo
 from raycompress.text import join_names
 
 _OTHERS = "take another compressor; `raycompress compressors` lists them"
@@ -71,6 +71,8 @@ class _Fit:
             yield from self._whole_layers()
             yield from self._half_ties()
             yield from self._too_few()
+        elif self.compressor.refuses_computed:
+            yield from self._computed_layers()
         if self.is_per_layer:
             yield from self._too_little()
         if self.entry.get("expand_op_names") == "dependency" and self.model.ties is None:
@@ -214,6 +216,14 @@ class _Fit:
                 kind = next(layer.type for layer in self.rules if layer.name == others[0])
                 yield Problem(what, self._where_of(kind, others), self.advice.without(others) or _OTHERS)
 
+    def _computed_layers(self) -> Iterator[Problem]:
+        """Layers named that have no weights of their own."""
+        names = [layer.name for layer in self.rules if layer.is_computed and self._works_on(layer)]
+        for why, others in self._reasons(names).items():
+            what = f"{join_names(quoted(others))} cannot be compressed: {why}"
+            kind = next(layer.type for layer in self.rules if layer.name == others[0])
+            yield Problem(what, self._where_of(kind, others), self.advice.without(others) or _OTHERS)
+
     def _unused_layers(self) -> Iterator[Problem]:
         """Layers whose values are to be quantized, and that no input reaches."""
         names = [layer.name for layer in self.rules if self.model.whole_layers.get(layer.name) == UNUSED]
@@ -232,6 +242,9 @@ class _Fit:
     def _reason(self, name: str) -> str:
         if name in self.model.whole_layers:
             return self.model.whole_layers[name]
+        layer = self.model.layer(name)
+        if layer is not None and layer.is_computed:
+            return COMPUTED
         if name not in self.model.output_layers and self._is_narrow(name):
             return f"what stays is a multiple of round_to, {self.round_to}"
         if name not in self.model.output_layers:

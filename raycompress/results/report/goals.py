@@ -29,15 +29,18 @@ def as_html(record: SearchRecord) -> str:
 def constraint_rows(record: SearchRecord, trial: int) -> list[tuple[str, str, str]]:
     """Return (constraint, value, whether it is kept) of a trial that was judged.
 
-    Where the limit is a share of the dense model's value, so is the value.
+    Where the limit is a share of the dense model's value, so is the value. What has broken another constraint may not
+    have been measured.
     """
     metrics, dense, judged = record.ranking.metrics(trial), record.ranking.dense(trial), record.ranking.judged[trial]
     rows = []
     for bound, excess in zip(record.objective.bounds, judged.excesses, strict=True):
-        value = metrics[bound.metric]
-        if bound.is_share and dense[bound.metric]:
-            value /= dense[bound.metric]
-        rows.append((str(bound), number(value), f"broken by {excess:.1%}" if excess > 0 else "kept"))
+        value, whole = metrics.get(bound.metric), dense.get(bound.metric, 0.0)
+        if value is None:
+            rows.append((str(bound), "-", "not measured"))
+            continue
+        shown = number(value / whole if bound.is_share and whole > 0 else value)
+        rows.append((str(bound), shown, f"broken by {excess:.1%}" if excess > 0 else "kept"))
     return rows
 
 

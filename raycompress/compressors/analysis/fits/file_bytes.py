@@ -21,7 +21,7 @@ from raycompress.compressors.depth.dropped_block import drop_blocks
 from raycompress.compressors.depth.finding import residual_blocks
 from raycompress.compressors.layer_kinds import output_dim
 from raycompress.compressors.quantization.quantizer import Quantizer
-from raycompress.compressors.quantization.targets import select
+from raycompress.compressors.quantization.targets import select, with_plain_weights
 from raycompress.config.schema.ranges import is_range
 from raycompress.errors import CompressionError, RaycompressError
 from raycompress.model.costs import CostModel
@@ -116,6 +116,7 @@ def stored_files(
 
 def stored_layers(model: nn.Module, costs: CostModel, stage: Stage) -> list[StoredLayer]:
     """Return the layers that a stage quantizes, with the bits that each may have."""
+    model = with_plain_weights(model)  # as the quantizer makes them
     setup = _setup(model, stage, [{**entry, _BITS: 8} for entry in _entries(stage)])
     asked = [entry.get(_BITS, 8) for entry in _entries(stage)] or [8] * len(setup.config_list)
     widths = {layer.name: layer.at([0] * len(costs.groups)) for layer in costs.widths}
