@@ -195,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runtime", default="onnxruntime")
     parser.add_argument("--python", default="")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(5)))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(range(10)))
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--drop", type=float, default=0.03)
     parser.add_argument("--folder", type=Path, default=ROOT / "bench_results" / "winners", help="of the searches")
