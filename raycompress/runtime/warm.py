@@ -21,7 +21,7 @@ import sys
 import time
 import traceback
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raycompress.runtime.processes import (
@@ -168,6 +168,7 @@ class _Server:
         self._early: list[socket.socket] = []
         self._came = False  # whether there ever was a client
         self._supervisors: set[int] = set()
+        self._failed = False  # whether a client was turned away, or lost its supervisor: the log says why
         self._life_read, self._life_write = os.pipe()
 
     @contextlib.contextmanager
@@ -203,9 +204,16 @@ class _Server:
             timeout = max(0.0, give_up - time.monotonic()) if idle else None
             select.select([self._listener.fileno(), watch.fileno()], [], [], timeout)
             ended = watch.reap()
-            while self._supervisors & ended.keys():
+            while lost := self._supervisors & ended.keys():
+                self._note_failures({pid: ended[pid] for pid in lost})
                 self._supervisors -= ended.keys()
                 ended = kill_descendants(spare=frozenset(self._supervisors))  # what a killed supervisor left behind
+
+    def _note_failures(self, ended: Mapping[int, int]) -> None:
+        for pid, status in ended.items():
+            if status:
+                print(f"the process that serves a client, {pid}, ended with {os.waitstatus_to_exitcode(status)}")
+                self._failed = True
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -219,6 +227,7 @@ class _Server:
         except OSError:  # out of memory or processes: this client is turned away, the others go on
             traceback.print_exc()
             client.close()
+            self._failed = True
             return
         if pid == 0:
             try:
@@ -243,7 +252,8 @@ class _Server:
             self._accept()
             if not self._early:
                 kill_descendants()
-                shutil.rmtree(self._spec.folder, ignore_errors=True)
+                if not self._failed:  # who starts the next one removes what is left
+                    shutil.rmtree(self._spec.folder, ignore_errors=True)
                 os._exit(0)
 
 

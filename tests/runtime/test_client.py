@@ -274,3 +274,18 @@ def test_a_working_folder_that_is_none(tmp_path, workingdir, what):
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match=what):
         connect_or_start(WarmSpec("nowhere", str(tmp_path / workingdir)))
+
+
+def test_of_a_supervisor_that_is_killed_the_log_says_so_after_the_last_client(tmp_path):
+    """What the process that imports printed stays to be read, as nobody else says why a client was left."""
+    warm = WarmSpec(name="lost", workingdir=str(tmp_path), preload=STDLIB)
+    only = connect_or_start(warm)
+    process = psutil.Process(only.wait_ready().pid)
+    (supervisor,) = process.children()
+    supervisor.kill()
+    process.wait(30)
+    assert f"the process that serves a client, {supervisor.pid}, ended with -9" in warm.log.read_text()
+    only.close()
+    again = connect_or_start(warm)  # and what was left is in nobody's way
+    assert "ended with -9" not in warm.log.read_text()
+    again.close()
