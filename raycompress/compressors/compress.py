@@ -100,10 +100,8 @@ def compress(
     stages = _stages(compressor)
     config: dict[str, Any] = {} if depth is None else {DEPTH_KEY: depth}
     config |= {STAGES_KEY: stages[1:], SLICE_KEY: slice} if stages[1:] else {}
-    entry, model = _entry(model, str(stages[0]["compressor"])), inside(model)
-    task = _Task(
-        entry.given(arguments), example_inputs, evaluator, finetune, arguments, slice, _targets(target), config
-    )
+    entry, model = _entry(model, str(stages[0]["compressor"])).given(arguments), inside(model)
+    task = _Task(entry, example_inputs, evaluator, finetune, arguments, slice, _targets(target), config)
     example, dense = _input_and_copy(model, example_inputs)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)
@@ -302,14 +300,13 @@ def _prunable(model: nn.Module, example: Example, task: _Task) -> list[str]:
     """Return the layers that can lose channels, in the model's order."""
     entry, round_to = task.entry, round_to_of(task.entry, task.arguments)
     modules = dict(model.named_modules())
-    found: set[str] = set()
-    for group in channel_groups(ChannelGraph(model, example)):
-        layers = [modules[layer] for layer in group.layers]
-        is_wide = group.multiple(round_to) < group.size
-        if any(made_plain_by(layer, modules[layer]) for layer in group.layers):
-            continue
-        if is_wide and all(entry.takes(type(layer).__name__, torch_base(layer)) for layer in layers):
-            found.update(group.layers)
+    taken = {
+        name
+        for name, one in modules.items()
+        if entry.takes(type(one).__name__, torch_base(one)) and not made_plain_by(name, one)
+    }
+    wide = [group for group in channel_groups(ChannelGraph(model, example)) if group.multiple(round_to) < group.size]
+    found = {name for group in wide if taken.issuperset(group.layers) for name in group.layers}
     if not found:
         takes = ", ".join(entry.layer_types) or "every type of layer"
         raise CompressionError(

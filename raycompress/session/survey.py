@@ -98,7 +98,7 @@ def survey(ready: Prepared, folder: ExperimentFolder, view: SearchView, n_slots:
     """
     experiment, model, projection = ready.experiment, ready.model, ready.projection
     assert model is not None and projection is not None, "checked in preflight"
-    of_curves, of_all = _cache(experiment, model, only_curves=True), _cache(experiment, model)
+    of_curves, of_all = _caches(experiment, model)
     known = _read(folder.prior) or _read(of_all)
     if known is not None:
         view.note(_KNOWN)
@@ -257,15 +257,16 @@ def _read(path: Path) -> Prior | None:
         return None
 
 
-def _cache(experiment: Experiment, model: ModelInfo, *, only_curves: bool = False) -> Path:
-    """Return the file that keeps what was measured of this very model, script and search space.
+def _caches(experiment: Experiment, model: ModelInfo) -> tuple[Path, Path]:
+    """Return the files that keep what was measured of this very model, script and search space: curves, and all.
 
     Curves are those of every objective and constraint whose metric has the same goal; candidates lie on the budget.
     """
     files = local_files(experiment.script_path, experiment.workingdir, experiment.script_module)
-    known = [
+    about = model.to_json()
+    curves = [
         _VERSION,
-        _untimed(model.to_json()),
+        _untimed(about),
         [
             [stage.compressor, [dict(entry) for entry in stage.config_list], dict(stage.arguments), stage.depth]
             for stage in experiment.stages
@@ -277,11 +278,18 @@ def _cache(experiment: Experiment, model: ModelInfo, *, only_curves: bool = Fals
         dict(experiment.env),
         [hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)],
     ]
-    if not only_curves:
-        targets = [target.to_json() for target in experiment.targets]
-        known += [_untimed(experiment.objective.to_header()), experiment.target, targets, candidates_of(experiment)]
+    candidates = [
+        _untimed(experiment.objective.to_header()),
+        experiment.target,
+        [target.to_json() for target in experiment.targets],
+        candidates_of(experiment),
         # whether a size is known at all decides of which sizes candidates are
-        known += [{key: bool(value) for key, value in model.to_json().items() if key in _TIMED}]
+        {key: bool(value) for key, value in about.items() if key in _TIMED},
+    ]
+    return _cache_of(curves), _cache_of([*curves, *candidates])
+
+
+def _cache_of(known: list[Any]) -> Path:
     digest = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()
     home = Path(os.environ.get("XDG_CACHE_HOME") or Path(os.path.expanduser("~"), ".cache"))  # noqa: PTH111 (which raises)
     return home / "raycompress" / "surveys" / f"{digest[:32]}.json"

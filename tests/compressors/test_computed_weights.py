@@ -39,6 +39,8 @@ WAYS: dict[str, Callable[[nn.Module], nn.Module]] = {
     "pruned by torch": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
 }
 X = torch.rand(2, 3, 8, 8)
+ROW = torch.rand(2, 8)
+BITS = {"type": "choice", "range": [8, 32]}
 
 
 def network(way: str) -> nn.Module:
@@ -148,10 +150,6 @@ def test_a_survey_rounds_them_and_their_bytes_are_predicted(way: str) -> None:
     known = file_bytes(model, example, costs, {**stage, "arguments": {}}, budget_s=0)
     assert [one.name for one in known.layers] == ["0", "2", "4", "6"]
     assert known.error < 0.05
-
-
-ROW = torch.rand(2, 8)
-BITS = {"type": "choice", "range": [8, 32]}
 
 
 def rows(way: str) -> nn.Sequential:

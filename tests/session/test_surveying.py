@@ -13,7 +13,7 @@ import pytest
 from raycompress.config.experiment import Experiment
 from raycompress.forecast.prior import Goal, Prior
 from raycompress.model.info import ModelInfo
-from raycompress.session.survey import Pace, _cache, is_opposite
+from raycompress.session.survey import Pace, _caches, is_opposite
 from tests.support.launching import Launched, digits_experiment
 
 RESNET = Path(__file__).parents[2] / "configs" / "digits_resnet"
@@ -66,7 +66,7 @@ def test_what_may_change_a_survey_makes_another_one(changes: dict[str, Any], tmp
         data = {**json.loads(path.read_text()), "target": "max", "constraints": {}, **changes}
         del data["objectives"]
         path.write_text(json.dumps(data))
-        return _cache(Experiment.load(path), MODEL)
+        return _caches(Experiment.load(path), MODEL)[1]
 
     assert cached(changes) != cached({})
     assert cached(changes) == cached(changes)
@@ -75,8 +75,7 @@ def test_what_may_change_a_survey_makes_another_one(changes: dict[str, Any], tmp
 def test_curves_are_those_of_every_budget_and_of_all_times(tmp_path: Path) -> None:
     def cached(model: ModelInfo, **changes: Any) -> tuple[Path, Path]:
         path = digits_experiment(tmp_path, "budget.json", RESNET, **changes)
-        experiment = Experiment.load(path)
-        return _cache(experiment, model, only_curves=True), _cache(experiment, model)
+        return _caches(Experiment.load(path), model)
 
     half, quarter = ({"flops": {"max_ratio": share}} for share in (0.5, 0.25))
     first, other = cached(MODEL, constraints=half), cached(MODEL, constraints=quarter)
@@ -98,7 +97,7 @@ def test_blocks_and_later_stages_make_another_survey(tmp_path: Path) -> None:
         data["compression"][0]["depth"] = depth
         data["compression"][1]["config_list"][0]["quant_bits"]["range"] = bits
         path.write_text(json.dumps(data))
-        return _cache(Experiment.load(path), MODEL)
+        return _caches(Experiment.load(path), MODEL)[1]
 
     one, *others = [
         cached({"blocks": ["stage1.0"]}, [32, 8]),

@@ -11,7 +11,7 @@ from torch import nn
 from raycompress.catalog import CompressorEntry
 from raycompress.catalog.quantizers import BITS, OF_LAYERS, PARTS
 from raycompress.compressors.create import closest
-from raycompress.compressors.layer_kinds import is_plain, made_plain_by, make_plain, torch_base, weight_names
+from raycompress.compressors.layer_kinds import is_plain, made_plain_by, make_plain, weight_names
 from raycompress.compressors.structure.graph import clean_copy
 from raycompress.compressors.targets.selection import Target, choose
 from raycompress.compressors.targets.torch import layers_of
@@ -36,9 +36,7 @@ def select(
     """
     modules = {name: module for name, module in model.named_modules() if name}
     # activations are quantized of layers without a weight too, such as ReLU
-    weighted = [name for name, module in modules.items() if not made_plain_by(name, module)]
-    known = layers_of(modules, weighted if compressor.stores_weights else modules)
-    targets = choose(known, config_list, compressor)
+    targets = choose(layers_of(modules, modules), config_list, compressor)
     if compressor.name in OF_LAYERS:
         return _quantized_as_whole(targets, OF_LAYERS[compressor.name])
     if compressor.name not in PARTS:
@@ -100,15 +98,6 @@ def refuse_other_bits(model: nn.Module, bits: Mapping[str, int]) -> None:
                     where="config_list",
                     fix=f'write "quant_bits": {own} for both, or use "ptq_static"',
                 )
-
-
-def computed_layers(model: nn.Module, compressor: CompressorEntry) -> list[str]:
-    """Return the layers, of types that a compressor takes, whose weights are computed from others."""
-    return [
-        name
-        for name, module in model.named_modules()
-        if made_plain_by(name, module) and compressor.takes(type(module).__name__, torch_base(module))
-    ]
 
 
 def with_plain_weights(model: nn.Module) -> nn.Module:

@@ -18,7 +18,7 @@ from torch.nn import functional
 
 from raycompress.bundle.example import Example, distinct
 from raycompress.bundle.structures import map_tensors
-from raycompress.compressors.layer_kinds import output_dim, stacked_weights, weight_names
+from raycompress.compressors.layer_kinds import made_plain_by, output_dim, stacked_weights, torch_base, weight_names
 from raycompress.compressors.measure import sizes as measure
 from raycompress.compressors.measure.difference import TOLERANCE, relative_difference
 from raycompress.compressors.quantization import session
@@ -32,7 +32,6 @@ from raycompress.compressors.quantization.quantizer import (
 )
 from raycompress.compressors.quantization.targets import (
     bits_by_layer,
-    computed_layers,
     refuse_other_bits,
     refuse_tied,
     refuse_types,
@@ -71,7 +70,8 @@ class WeightOnlyQuantizer(Quantizer):
         return session.eval_only(self.model)
 
     def _left_float(self) -> list[str]:
-        left = [name for name in computed_layers(self._plain, self._entry) if name not in self._targets]
+        computed = [(name, one) for name, one in self._plain.named_modules() if made_plain_by(name, one)]
+        left = [name for name, one in computed if self._entry.takes(type(one).__name__, torch_base(one))]
         return [f"left float, since their weights are computed: {', '.join(left)}"] if left else []
 
     @property

@@ -202,7 +202,7 @@ def _unfit(name: str, layers: Layers, compressor: CompressorEntry, where: str) -
         if call := layers.made_plain_by.get(name, ""):
             fix = f"{call} before create_compressor; or {fix}"
         return [Problem(what, where, fix)]
-    if name not in layers.weighted:
+    if name not in layers.weighted or (compressor.refuses_computed and name in layers.made_plain_by):
         what = f'"{name}" ({kind}) has no weight to {"prune" if compressor.kind == "pruning" else "quantize"}'
         call = layers.made_plain_by.get(name, "")
         if call:

@@ -210,17 +210,17 @@ class _Fit:
         """Layers named that can lose no channel for other reasons than that they make the outputs."""
         of_outputs = self.model.output_layers
         names = [layer.name for layer in self.rules if layer.name in self.model.whole_layers and self._works_on(layer)]
-        for why, others in self._reasons(name for name in names if name not in of_outputs).items():
-            if not (self.compressor.spares_outputs and self._others()):
-                what = f"{join_names(quoted(others))} can lose no channel: {why}"
-                kind = next(layer.type for layer in self.rules if layer.name == others[0])
-                yield Problem(what, self._where_of(kind, others), self.advice.without(others) or _OTHERS)
+        if not (self.compressor.spares_outputs and self._others()):
+            yield from self._refused([name for name in names if name not in of_outputs], "can lose no channel")
 
     def _computed_layers(self) -> Iterator[Problem]:
         """Layers named that have no weights of their own."""
         names = [layer.name for layer in self.rules if layer.is_computed and self._works_on(layer)]
+        yield from self._refused(names, "cannot be compressed")
+
+    def _refused(self, names: Iterable[str], so: str) -> Iterator[Problem]:
         for why, others in self._reasons(names).items():
-            what = f"{join_names(quoted(others))} cannot be compressed: {why}"
+            what = f"{join_names(quoted(others))} {so}: {why}"
             kind = next(layer.type for layer in self.rules if layer.name == others[0])
             yield Problem(what, self._where_of(kind, others), self.advice.without(others) or _OTHERS)
 
