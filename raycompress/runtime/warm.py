@@ -252,6 +252,7 @@ class _Server:
             self._accept()
             if not self._early:
                 kill_descendants()
+                self._listener.close()  # before the lock is let go of, or the next client still gets in
                 if not self._failed:  # who starts the next one removes what is left
                     shutil.rmtree(self._spec.folder, ignore_errors=True)
                 os._exit(0)

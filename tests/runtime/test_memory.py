@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -16,7 +17,7 @@ GROUPS = Path("/sys/fs/cgroup")
 
 
 @pytest.fixture
-def small_group():
+def small_group(kills_lock):
     """Make a control group of 200 MiB that a process can be put into; yields the file to write its id to."""
     for parent, limit in ((GROUPS / "memory", "memory.limit_in_bytes"), (GROUPS, "memory.max")):
         group = parent / f"raycompress-test-{os.getpid()}"
@@ -26,6 +27,7 @@ def small_group():
             continue
         if (group / limit).exists():
             (group / limit).write_text(str(200 << 20))
+            fcntl.flock(kills_lock, fcntl.LOCK_EX)
             yield group / "cgroup.procs"
             group.rmdir()
             return

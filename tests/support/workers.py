@@ -1,8 +1,10 @@
 """What the tests of trials start from: a folder for sockets, a warm process, specifications made from a script."""
 
+import fcntl
 import os
 import shutil
 import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -38,7 +40,18 @@ def worker(warm_spec):
 
 
 @pytest.fixture
-def spec(tmp_path):
+def kills_lock():
+    """Hold, shared with other tests of trials, what a test takes alone that has the kernel kill for want of memory.
+
+    The kernel counts what it kills for the whole machine, and a trial that fails meanwhile says so.
+    """
+    with Path(f"/tmp/raycompress-tests-{os.getuid()}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_SH)
+        yield lock
+
+
+@pytest.fixture
+def spec(tmp_path, kills_lock):
     """Make the specification of a trial from the text of its script."""
 
     def spec(source, *, name="train.py", folder="trial", **more):
