@@ -25,8 +25,9 @@ from raycompress.deployment.client import Agent
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError, MissingDependencyError
 from tests.deployment.test_agent import EXAMPLE
+from tests.support.environments import TARGETS
 from tests.support.models.networks import DUMMY, MODELS
-from tests.support.outside.targets import PYTHON, needs_targets
+from tests.support.outside.needs import needs_targets
 
 try:
     import tensorrt
@@ -133,7 +134,7 @@ def test_coremltools_converts_in_every_precision(net, tmp_path: Path) -> None:
     source = tmp_path / "source.pt2"
     source.write_bytes(source_of(net, EXAMPLE, "program"))
     done = subprocess.run(
-        [PYTHON, "-c", CONVERT, source, tmp_path],
+        [TARGETS.python, "-c", CONVERT, source, tmp_path],
         env={"PYTHONPATH": str(package.path()), "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
@@ -150,7 +151,7 @@ def test_coremltools_converts_in_every_precision(net, tmp_path: Path) -> None:
 
 @needs_targets
 def test_a_model_for_core_ml_is_converted_where_core_ml_does_not_run(net) -> None:
-    with Agent(DeploymentTarget("coreml", precision="fp16", python=PYTHON), running=False) as agent:
+    with Agent(DeploymentTarget("coreml", precision="fp16", python=TARGETS.python), running=False) as agent:
         files, _ = agent.convert(source_of(net, EXAMPLE, "program"))
     with zipfile.ZipFile(io.BytesIO(files["model.mlpackage.zip"])) as archive:
         assert "model.mlpackage/Manifest.json" in archive.namelist()
@@ -161,14 +162,14 @@ def test_a_model_for_core_ml_is_converted_where_core_ml_does_not_run(net) -> Non
 @pytest.mark.skipif(sys.platform == "darwin", reason="this is macOS")
 def test_core_ml_on_another_system_is_told_when_the_agent_starts() -> None:
     with pytest.raises(DeploymentError, match=r"coreml cannot run on .*: Core ML runs on macOS") as caught:
-        Agent(DeploymentTarget("coreml", python=PYTHON)).__enter__()
+        Agent(DeploymentTarget("coreml", python=TARGETS.python)).__enter__()
     assert "ssh://" in caught.value.problems[0].fix
 
 
 @pytest.mark.skipif(sys.platform != "darwin", reason="Core ML: no macOS, so that nothing was run, timed or calibrated")
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
 def test_core_ml_computes_what_the_model_does(net, samples, precision: str) -> None:
-    with Agent(DeploymentTarget("coreml", precision=precision, python=PYTHON)) as agent:
+    with Agent(DeploymentTarget("coreml", precision=precision, python=TARGETS.python)) as agent:
         agent.load("net", agent.convert(source_of(net, EXAMPLE, "program"), samples)[0])
         found = agent.run("net", [array_of(DUMMY)])
     assert relative_difference([array_of(net(DUMMY))], found) <= BOUNDS[precision]

@@ -21,12 +21,13 @@ from raycompress.deployment.client import Agent
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
 from tests.deployment.test_agent import EXAMPLE, Overflowing
+from tests.support.environments import TARGETS
 from tests.support.models.networks import DUMMY, NETWORKS, EncoderBlock, TorchAttention
-from tests.support.outside.targets import PYTHON, needs_compiler, needs_targets
+from tests.support.outside.needs import needs_compiler, needs_targets
 
 WHERE = {
-    "executorch": pytest.param("executorch", PYTHON, id="executorch", marks=needs_targets),
-    "litert": pytest.param("litert", PYTHON, id="litert", marks=needs_targets),
+    "executorch": pytest.param("executorch", TARGETS.python, id="executorch", marks=needs_targets),
+    "litert": pytest.param("litert", TARGETS.python, id="litert", marks=needs_targets),
     "torch": pytest.param("torch", "", id="torch"),
     "torch.compile": pytest.param("torch.compile", "", id="torch.compile", marks=needs_compiler),
 }
@@ -129,7 +130,8 @@ def test_a_model_runs_with_the_threads_asked_for(runtime: str, python: str) -> N
     assert counts[3] == counts[1] + 2
 
 
-BY_NIGHT = pytest.param("executorch", PYTHON, marks=[needs_targets, pytest.mark.night])  # a conversion for each cut
+# a conversion for each cut
+BY_NIGHT = pytest.param("executorch", TARGETS.python, marks=[needs_targets, pytest.mark.night])
 
 
 @pytest.mark.parametrize(("runtime", "python"), [WHERE["torch"], BY_NIGHT])

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from raycompress.jsonc import as_json
+from tests.support.environments import ZOO
 from tests.support.launching import REPOSITORY
-from tests.support.outside.zoo import PYTHON, needs_zoo
+from tests.support.outside.needs import needs_zoo
 
 pytestmark = [needs_zoo, pytest.mark.timeout(900)]
 YOLO = REPOSITORY / "configs" / "yolo"
@@ -25,7 +26,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def facts(folder: Path, *names: str) -> dict[str, dict[str, Any]]:
-    command = [PYTHON, "-m", "tests.integrations.yolo.cases", folder, *names]
+    command = [ZOO.python, "-m", "tests.integrations.yolo.cases", folder, *names]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, env=environment(folder))
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [line.removeprefix("FACTS ") for line in done.stdout.splitlines() if line.startswith("FACTS ")]
@@ -92,7 +93,7 @@ def test_the_example_searches_and_its_best_network_lies_in_the_bundle(tmp_path: 
     keys |= {"parameter_config": epochs}
     experiment = {**json.loads(as_json((YOLO / "yolo.json").read_text())), **keys}
     (tmp_path / "exp.json").write_text(json.dumps(experiment))
-    command = [PYTHON, "-m", "raycompress", "launch", "exp.json", "--json"]
+    command = [ZOO.python, "-m", "raycompress", "launch", "exp.json", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, env=environment(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     (best,) = (tmp_path / "raycompress_results").rglob("candidate/best.pt")

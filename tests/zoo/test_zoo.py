@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.environments import ZOO
 from tests.support.launching import REPOSITORY
-from tests.support.outside.zoo import PYTHON, needs_zoo
+from tests.support.outside.needs import needs_zoo
 from tests.zoo.compensated import section, section_of, with_section
 from tests.zoo.compensating import ENGINE
 from tests.zoo.generating import NETWORKS
@@ -35,7 +36,7 @@ DOZEN = (
 @pytest.mark.timeout(900)
 def test_a_dozen_networks_are_followed_compressed_trained_on_and_loaded_again(tmp_path: Path) -> None:
     lines = tmp_path / "lines"
-    command = [PYTHON, "-m", "tests.zoo.run", "--lines", lines, *(f"{name}$" for name in DOZEN)]
+    command = [ZOO.python, "-m", "tests.zoo.run", "--lines", lines, *(f"{name}$" for name in DOZEN)]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=840)
     found = {(cell["network"], cell["engine"]): cell for cell in map(json.loads, lines.read_text().splitlines())}
     assert {name for name, _ in found} == set(DOZEN)
@@ -49,7 +50,7 @@ def test_a_dozen_networks_are_followed_compressed_trained_on_and_loaded_again(tm
 @needs_zoo
 @pytest.mark.timeout(300)
 def test_decoders_with_grouped_keys_write_the_same_once_they_are_sliced() -> None:
-    command = [PYTHON, "-m", "tests.zoo.generating"]
+    command = [ZOO.python, "-m", "tests.zoo.generating"]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=280)
     found = [json.loads(line) for line in done.stdout.splitlines()]
     assert {line["network"] for line in found} == set(NETWORKS)
@@ -71,7 +72,7 @@ def test_compensated_networks_are_proved_and_no_farther_than_as_pruned(tmp_path:
         "torch/TransformerEncoder",
     )
     lines = tmp_path / "lines"
-    command = [PYTHON, "-m", "tests.zoo.run", "--engine", ENGINE, "--lines", lines, *(f"{name}$" for name in names)]
+    command = [ZOO.python, "-m", "tests.zoo.run", "--engine", ENGINE, "--lines", lines, *(f"{name}$" for name in names)]
     subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, timeout=280)
     found = {cell["network"]: cell for cell in map(json.loads, lines.read_text().splitlines())}
     assert set(found) == set(names)

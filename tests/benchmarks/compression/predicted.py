@@ -6,7 +6,6 @@ asked about others that it has not seen. The peer is the table of eager torch's 
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -27,12 +26,11 @@ from raycompress.errors import RaycompressError
 from raycompress.model.latency_fit import Sample, fitted, kendall_tau
 from tests.benchmarks.compression.networks import ResNet
 from tests.benchmarks.outcome import Outcome
+from tests.support.environments import TARGETS
 from tests.support.models.networks import Attention, EncoderBlock
 
 HERE = ("onnxruntime", "openvino")
 ELSEWHERE = ("executorch", "litert")
-PYTHON = "RAYCOMPRESS_TARGETS_PYTHON"
-"""Names the Python of the environment that `ELSEWHERE` are installed in."""
 _TURNS, _PASSES = 5, 20
 
 
@@ -102,9 +100,8 @@ class Agreement:
 
 
 def targets() -> list[DeploymentTarget]:
-    """Return the runtimes of this environment, and those of the one that `PYTHON` names."""
-    there = os.environ.get(PYTHON, "")
-    more = [DeploymentTarget(name, python=there) for name in ELSEWHERE] if there else []
+    """Return the runtimes of this environment, and those of the one of `make targets` where it is there."""
+    more = [DeploymentTarget(name, python=TARGETS.python) for name in ELSEWHERE] if TARGETS.is_there else []
     return [*map(DeploymentTarget, HERE), *more]
 
 

@@ -10,7 +10,7 @@ from tests.benchmarks import ROOT
 from tests.benchmarks.deployment import table
 from tests.benchmarks.deployment.measuring import RUNTIMES, measure
 from tests.benchmarks.outcome import describe_machine
-from tests.support.outside.targets import PYTHON
+from tests.support.environments import TARGETS
 
 
 def main() -> None:
@@ -24,7 +24,7 @@ def main() -> None:
     options = parser.parse_args()
     options.lines.parent.mkdir(parents=True, exist_ok=True)
     lines = measure(
-        PYTHON,
+        TARGETS.python,
         options.lines,
         lambda text: print(text, file=sys.stderr, flush=True),
         names=options.networks,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import tempfile
 import time
 from pathlib import Path
@@ -18,8 +17,8 @@ from raycompress.errors import RaycompressError
 from raycompress.results.record import SearchRecord
 from tests.benchmarks import ROOT
 from tests.benchmarks.deployment.networks import Network, networks
+from tests.support.environments import TARGETS
 
-PYTHON = os.environ.get("RAYCOMPRESS_TARGETS_PYTHON") or str(ROOT / ".venv-targets" / "bin" / "python")
 RUNTIMES = ("onnxruntime", "openvino", "executorch", "litert")
 
 
@@ -37,7 +36,7 @@ def search(place: int, network: Network, trials: int, folder: Path) -> SearchRec
             **{"config_list": [entry, *exclude], "arguments": {"round_to": 8}},
         },
         "objectives": {"agreement": "max", "latency_ms": "min"},
-        "target": [{"runtime": name, **({} if name in ("onnxruntime",) else {"python": PYTHON})} for name in RUNTIMES],
+        "target": ["onnxruntime", *({"runtime": name, "python": TARGETS.python} for name in RUNTIMES[1:])],
         "proposer": "random",
         "n_samples": trials,
         "n_parallel": 1,

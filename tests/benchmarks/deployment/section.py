@@ -12,10 +12,9 @@ from tests.benchmarks.deployment.measuring import lines_of
 from tests.benchmarks.deployment.table import COLUMNS, cells
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
-from tests.support.outside.targets import IS_THERE
+from tests.support.environments import TARGETS, ZOO
 
 TITLE = "Six networks in every runtime"
-ZOO = ROOT / ".venv-zoo" / "bin" / "python"
 
 
 def measure(path: Path, say: Callable[[str], None]) -> Outcome:
@@ -26,10 +25,10 @@ def measure(path: Path, say: Callable[[str], None]) -> Outcome:
     CommandFailed
         The measuring has failed.
     """
-    if not (ZOO.exists() and IS_THERE):
+    if not (ZOO.is_there and TARGETS.is_there):
         missing = "left out: no environment of the networks or of the runtimes; `make deployment` builds both"
         return Outcome(TITLE, COLUMNS, [], notes=[missing])
-    command = [ZOO, "-m", "tests.benchmarks.deployment", "--lines", path, "--no-page"]
+    command = [ZOO.python, "-m", "tests.benchmarks.deployment", "--lines", path, "--no-page"]
     if subprocess.run(command, cwd=ROOT, stdout=sys.stderr).returncode:
         raise CommandFailed("tests.benchmarks.deployment has failed; what it said stands above")
     lines = lines_of(path)

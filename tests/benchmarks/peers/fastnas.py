@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from tests.benchmarks import ROOT
 from tests.benchmarks.compression.networks import NETWORKS
 from tests.benchmarks.compression.tasks import TASKS
+from tests.support.environments import PEERS
 
-PYTHON = ROOT / ".venv-peers" / "bin" / "python"
 BATCHES, BATCH = 50, 16
 """Unlabelled inputs by which BatchNorm's statistics are computed anew: with fewer batches FastNAS does not do it."""
 SHARES = tuple(number / 20 for number in range(2, 21))
@@ -56,12 +56,12 @@ def search(asked: Asked) -> dict[float, Found]:
     FileNotFoundError
         There is no such environment.
     """
-    if not PYTHON.exists():
-        raise FileNotFoundError("not installed: make peers")
+    if not PEERS.is_there:
+        raise FileNotFoundError(f"not installed: {PEERS.made_by}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "fastnas.pt")
         torch.save(asked, path)
-        command = [str(PYTHON), "-m", "tests.benchmarks.peers.fastnas", str(path)]
+        command = [PEERS.python, "-m", "tests.benchmarks.peers.fastnas", str(path)]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=_LIMIT)
         if done.returncode:
             why = (done.stderr.strip().splitlines() or ["ended without a message"])[-1]
