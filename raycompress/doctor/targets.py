@@ -44,7 +44,7 @@ def targets_in(text: str) -> list[DeploymentTarget]:
     if not is_json and (Path(text).is_file() or text.endswith(_FILES)):
         content = read(text_of(Path(text))).value
         found = content.get("target") if isinstance(content, Mapping) else None
-        if not isinstance(found, Mapping | list):
+        if found in (None, "max", "min"):
             raise ExperimentError(
                 "this experiment has no deployment target",
                 where=text,

@@ -119,12 +119,16 @@ def test_the_targets_of_an_experiment(tmp_path):
         ('{"runtime": "openvino", "devise": "cpu"}', 'unknown key "devise"', 'did you mean "device"?'),
         ('{"runtime": "openvino", "precision": "fp8"}', 'unknown precision "fp8"', "fp16"),
         ('{"runtime": "openvino", "device": "cuda"}', '"cuda" is no device', 'write "device": "gpu"'),
+        ('["torch", "opnvino"]', 'unknown runtime "opnvino"', 'did you mean "openvino"?'),
+        ("[3]", "an object, or the name of a runtime, not the number 3", '{"runtime": "onnxruntime"}'),
         ("ex.json", "there is no such file", 'did you mean "exp.json"?'),
         ("exp.json", "this experiment has no deployment target", '"target": {"runtime"'),
+        ("named.json", 'unknown runtime "opnvino"', 'did you mean "openvino"?'),
     ],
 )
 def test_a_target_with_a_mistake(tmp_path, target, what, fix):
     (tmp_path / "exp.json").write_text('{"target": "max"}')
+    (tmp_path / "named.json").write_text('{"target": "opnvino"}')
     done = run_here(tmp_path, "doctor", "--target", target)
     assert done.code == 2
     assert what in done.err and fix in done.err

@@ -143,6 +143,8 @@ SITUATIONS: dict[str, tuple[list[Any], dict[str, Any], dict[str, Any]]] = {
         {"target": {"runtime": "openvino"}, "constraints": {"latency_ms@opnvino": {"max": 1}}},
     ),
     "runtime by its name": ([on("conv4")], {}, {"target": "openvin"}),
+    "runtime by its name among several": ([on("conv4")], {}, {"target": ["onnxruntime", "openvin"]}),
+    "target that is no object": ([on("conv4")], {}, {"target": [["openvino"]]}),
     "runtime that reads no ONNX": (
         [{"op_names": ["conv4"]}],
         {"compressor": "ptq_static", "type": "quantization"},

@@ -14,7 +14,7 @@ from raycompress.config.text.reader import JsonPath, read
 from raycompress.deployment.target import PRECISIONS, DeploymentTarget
 from raycompress.errors import Problem, UsageError
 from raycompress.model.measures import EAGER, MEMORY, at, measure_of, target_of
-from raycompress.text import did_you_mean, join_names
+from raycompress.text import describe_value, did_you_mean, join_names
 
 
 def check_targets(
@@ -24,11 +24,7 @@ def check_targets(
     compressor: CompressorEntry | None,
 ) -> Iterator[Finding]:
     """Yield what a target cannot do, and metrics in a target that is not there."""
-    given = data.get("target")
-    given = {"runtime": given} if given in RUNTIMES.names() else given
-    written: list[tuple[JsonPath, Mapping[str, Any]]] = [(("target",), given)] if isinstance(given, dict) else []
-    if isinstance(given, list):
-        written += [(("target", place), one) for place, one in enumerate(given) if isinstance(one, dict)]
+    written = list(_written(data.get("target")))
     names = [EAGER] if written else []
     tells_memory = False
     for path, one in written:
@@ -66,6 +62,14 @@ def check_targets(
             if measure_of(metric) == MEMORY and not tells_memory:
                 what = f'no runtime of "target" tells "{metric}"'
                 yield Finding((key, metric), what, "remove it")
+
+
+def _written(given: Any) -> Iterator[tuple[JsonPath, Mapping[str, Any]]]:
+    """Yield each deployment target of a key ``target`` with its place; the name of a runtime is one too."""
+    for place, one in enumerate(given if isinstance(given, list) else [given]):
+        target = {"runtime": one} if isinstance(one, str) and one in RUNTIMES.names() else one
+        if isinstance(target, dict):
+            yield ("target", place) if isinstance(given, list) else ("target",), target
 
 
 def _writes_four_bits(compressor: CompressorEntry, data: Mapping[str, Any]) -> bool:
@@ -110,10 +114,15 @@ def checked_targets(given: Any, where: str) -> list[dict[str, Any]]:
     from raycompress.config.schema.messages import findings_of
     from raycompress.config.schema.spelling import respell
 
-    spelled = respell({"target": given if isinstance(given, list) and given else [given]})
+    several = given if isinstance(given, list) and given else [given]
+    spelled = respell({"target": [{"runtime": one} if isinstance(one, str) else one for one in several]})
     found: list[dict[str, Any]] = spelled.data["target"]
     problems = list(spelled.findings)
     for one in () if problems else found:
+        if not isinstance(one, Mapping):
+            what = f"a target must be an object, or the name of a runtime, not {describe_value(one)}"
+            problems.append(Finding((), what, 'write {"runtime": "onnxruntime"}'))
+            continue
         try:
             TargetKeys.model_validate(one)
         except ValidationError as error:

@@ -44,9 +44,10 @@ from raycompress.config.schema.fields import (
     no_nul,
     with_options,
 )
+from raycompress.config.schema.rewritten import DIRECTIONS
 from raycompress.config.stopping import EarlyStop, Scheduler
 from raycompress.deployment.target import PRECISIONS
-from raycompress.text import did_you_mean
+from raycompress.text import did_you_mean, join_names
 
 POLICIES = ("bandit", "median", "truncation", "curve_fitting", "asha")
 ENGINES = ("tpe", "random", "rand", "anneal", "mix")
@@ -242,16 +243,17 @@ def runtime_as_target(value: Any) -> Any:
         return value
     if value in RUNTIMES.names():
         return {"runtime": value}
-    if meant := did_you_mean(value, RUNTIMES.names()):
-        raise complaint(f'unknown runtime "{value}"', meant)
-    return value
+    if value.lower() in DIRECTIONS:
+        return value
+    every = f"use one of {join_names(RUNTIMES.names())}"
+    raise complaint(f'unknown runtime "{value}"', did_you_mean(value, RUNTIMES.names()) or every)
 
 
 Direction = Literal["max", "min"]
 TargetOrDirection = Annotated[
     Annotated[Direction, Tag("<name>")]
     | Annotated[TargetKeys, Tag("<object>")]
-    | Annotated[Annotated[list[TargetKeys], Field(min_length=1)], Tag("<list>")],
+    | Annotated[Annotated[list[Annotated[TargetKeys, RuntimeNames()]], Field(min_length=1)], Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else name_or_object(value)),
     RuntimeNames(),
 ]

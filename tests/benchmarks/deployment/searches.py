@@ -36,7 +36,10 @@ def search(place: int, network: Network, trials: int, folder: Path) -> SearchRec
             **{"config_list": [entry, *exclude], "arguments": {"round_to": 8}},
         },
         "objectives": {"agreement": "max", "latency_ms": "min"},
-        "target": ["onnxruntime", *({"runtime": name, "python": TARGETS.python} for name in RUNTIMES[1:])],
+        "target": [
+            {"runtime": RUNTIMES[0]},
+            *({"runtime": name, "python": TARGETS.python} for name in RUNTIMES[1:]),
+        ],
         "proposer": "random",
         "n_samples": trials,
         "n_parallel": 1,
