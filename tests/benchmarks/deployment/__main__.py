@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES, help="some of them")
     parser.add_argument("--no-page", action="store_true", help="leave the page as it is")
     options = parser.parse_args()
+    machine = describe_machine()
     options.lines.parent.mkdir(parents=True, exist_ok=True)
     lines = measure(
         TARGETS.python,
@@ -32,7 +33,6 @@ def main() -> None:
         seconds=options.seconds,
     )
     if not options.no_page:
-        machine = describe_machine()
         table.write(lines, f"{machine['machine']} ({machine['load']})")
         print(f"{table.PAGE} is written")
 
