@@ -22,7 +22,7 @@ from raycompress.catalog import CompressorEntry
 from raycompress.compressors import modes
 from raycompress.compressors.compressed import Compressed
 from raycompress.compressors.create import closest, create_compressor
-from raycompress.compressors.deploying.measuring import target_from
+from raycompress.compressors.deploying.measuring import Target, targets_from
 from raycompress.compressors.interface import Compressor
 from raycompress.compressors.layer_kinds import made_plain_by, torch_base
 from raycompress.compressors.structure.graph import ChannelGraph, clean_copy
@@ -57,7 +57,7 @@ def compress(
     export: Sequence[str] = (),
     slice: Literal["before", "after"] | None = None,
     depth: Mapping[str, Any] | None = None,
-    target: str | Mapping[str, Any] | None = None,
+    target: Target | Sequence[Target] | None = None,
     **arguments: Any,
 ) -> Compressed:
     """Compress a copy of `model`, prove that the saved model is the compressed one, and measure both.
@@ -84,7 +84,8 @@ def compress(
         Residual blocks that go before channels do: ``{"drop": ["layer3.1"]}``, or ``{"drop": 2}`` for those that change
         least what passes through them, by ``calibration=`` or what `evaluator` calls the model with.
     target
-        What the model will be deployed on and measured in: the name of a runtime, or a target as in an experiment file.
+        What the model will be deployed on and measured in: the name of a runtime, a target as in an experiment file, or
+        several of these.
     **arguments
         The compressor's own (``raycompress compressors NAME``), such as ``round_to=8``. An ``optimizer`` is given as a
         function of the model, since it is for the copy: ``lambda model: Adam(...)``. With ``calibration=``, a loader of
@@ -101,7 +102,8 @@ def compress(
     config: dict[str, Any] = {} if depth is None else {DEPTH_KEY: depth}
     config |= {STAGES_KEY: stages[1:], SLICE_KEY: slice} if stages[1:] else {}
     entry, model = _entry(model, str(stages[0]["compressor"])).given(arguments), inside(model)
-    task = _Task(entry, example_inputs, evaluator, finetune, arguments, slice, _targets(target), config)
+    targets = () if target is None else targets_from(target)
+    task = _Task(entry, example_inputs, evaluator, finetune, arguments, slice, targets, config)
     example, dense = _input_and_copy(model, example_inputs)
     layers = {"sparsity": sparsity, "op_types": op_types, "op_names": op_names, "exclude": exclude}
     asked = _config_list(dense, example, task, layers) if config_list is None else list(config_list)
@@ -182,10 +184,6 @@ class _Task:
 def _stages(compressor: str | Sequence[str | Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     given = [compressor] if isinstance(compressor, str) else compressor or [""]
     return [{"compressor": stage} if isinstance(stage, str) else {"compressor": "", **stage} for stage in given]
-
-
-def _targets(target: str | Mapping[str, Any] | None) -> tuple[DeploymentTarget, ...]:
-    return () if target is None else (target_from(target),)
 
 
 def _entry(model: Any, compressor: str) -> CompressorEntry:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -39,6 +40,29 @@ def test_a_bundle_is_measured(saved: Path, target: object) -> None:
     assert found.relative_difference < 1e-3
     assert 0 < found.latency_low_ms <= found.latency_ms <= found.latency_high_ms
     assert found.version.startswith(target if isinstance(target, str) else "onnxruntime")
+
+
+def test_a_model_is_compressed_for_several_targets(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    several = ["onnxruntime", {"runtime": "openvino", "threads": 2}]
+    found = rc.compress(MODELS["cnn"](), DUMMY, target=several, folder=tmp_path / "bundle")
+    names = ["onnxruntime", "openvino-2threads"]
+    assert list(bundle.read(tmp_path / "bundle").targets) == names
+    assert all(found.after[f"latency_ms@{name}"] > 0 for name in names)
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [
+        (["onnxruntime", "openvino"], "one target at a time, not in 2"),
+        ('["onnxruntime", "openvino"]', "one target at a time, not in 2"),
+        (["onnxruntime", "opnvino"], 'unknown runtime "opnvino"'),
+        (3, "the name of a runtime, not the number 3"),
+    ],
+)
+def test_what_is_no_target_is_an_error(saved: Path, target: Any, what: str) -> None:
+    with pytest.raises(UsageError, match=what):
+        rc.measure(saved, target)
 
 
 def test_layers_of_4_and_8_bits_in_one_file_run_in_openvino_too(tmp_path: Path) -> None:

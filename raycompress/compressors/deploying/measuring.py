@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from raycompress.deployment.client import Files, entry_of
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError, UsageError
 
+Target = str | Mapping[str, Any]
+"""A deployment target as a caller writes it: the name of a runtime, or an object as in an experiment file."""
 _OF_NOISE = (
     "outputs for the bundle's example are others in int8: it lies outside of the ranges that int8 was calibrated for, "
     "as noise does; the file was proved on inputs of the calibration when it was saved"
@@ -65,7 +67,7 @@ class Measured:
 def measure(
     what: nn.Module | str | os.PathLike[str],
     /,
-    target: str | Mapping[str, Any],
+    target: Target,
     *,
     example_inputs: Any = None,
     model: nn.Module | None = None,
@@ -92,7 +94,7 @@ def measure(
     Raises
     ------
     UsageError
-        The target is none, or an argument is missing.
+        The target is none, or there are several, or an argument is missing.
     BundleError
         The bundle is broken.
     DeploymentError
@@ -102,7 +104,10 @@ def measure(
     --------
     >>> measure("raycompress_results/digits-auto-20260101-120000/best", "openvino")  # doctest: +SKIP
     """
-    place = target_from(target)
+    place, *others = targets_from(target)
+    if others:
+        several = f"a model is measured in one target at a time, not in {1 + len(others)}"
+        raise UsageError(several, where="target", fix="measure it in one after the other")
     if isinstance(what, nn.Module):
         if example_inputs is None:
             raise UsageError("a model is measured with an input of it", where="rc.measure", fix="example_inputs=")
@@ -115,10 +120,13 @@ def measure(
     return _of_bundle(folder, place, model, calibration, seconds)
 
 
-def target_from(given: str | Mapping[str, Any]) -> DeploymentTarget:
-    """Return the target that a caller names, checked; UsageError where it is none."""
-    found = read_targets(given, "target") if isinstance(given, str) else checked_targets(dict(given), "target")
-    return DeploymentTarget.from_json(found[0])
+def targets_from(given: Target | Sequence[Target]) -> tuple[DeploymentTarget, ...]:
+    """Return the target that a caller names, or several, checked; UsageError where one is none."""
+    if isinstance(given, str):
+        found = read_targets(given, "target")
+    else:
+        found = checked_targets([*given] if isinstance(given, Sequence) else given, "target")
+    return tuple(map(DeploymentTarget.from_json, found))
 
 
 def _of_bundle(
