@@ -25,8 +25,8 @@ from raycompress.deployment.client import Agent
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError, MissingDependencyError
 from tests.deployment.test_agent import EXAMPLE
-from tests.support.environments import TARGETS
 from tests.support.models.networks import DUMMY, MODELS
+from tests.support.outside.environments import TARGETS
 from tests.support.outside.needs import needs_targets
 
 try:

@@ -21,8 +21,8 @@ from raycompress.deployment.client import Agent
 from raycompress.deployment.target import DeploymentTarget
 from raycompress.errors import DeploymentError
 from tests.deployment.test_agent import EXAMPLE, Overflowing
-from tests.support.environments import TARGETS
 from tests.support.models.networks import DUMMY, NETWORKS, EncoderBlock, TorchAttention
+from tests.support.outside.environments import TARGETS
 from tests.support.outside.needs import needs_compiler, needs_targets
 
 WHERE = {

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from raycompress.jsonc import as_json
-from tests.support.environments import ZOO
 from tests.support.launching import REPOSITORY
+from tests.support.outside.environments import ZOO
 from tests.support.outside.needs import needs_zoo
 
 pytestmark = [needs_zoo, pytest.mark.timeout(900)]

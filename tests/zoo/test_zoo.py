@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.environments import ZOO
 from tests.support.launching import REPOSITORY
+from tests.support.outside.environments import ZOO
 from tests.support.outside.needs import needs_zoo
 from tests.zoo.compensated import section, section_of, with_section
 from tests.zoo.compensating import ENGINE

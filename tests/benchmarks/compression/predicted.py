@@ -26,8 +26,8 @@ from raycompress.errors import RaycompressError
 from raycompress.model.latency_fit import Sample, fitted, kendall_tau
 from tests.benchmarks.compression.networks import ResNet
 from tests.benchmarks.outcome import Outcome
-from tests.support.environments import TARGETS
 from tests.support.models.networks import Attention, EncoderBlock
+from tests.support.outside.environments import TARGETS
 
 HERE = ("onnxruntime", "openvino")
 ELSEWHERE = ("executorch", "litert")

@@ -10,7 +10,7 @@ from tests.benchmarks import ROOT
 from tests.benchmarks.deployment import table
 from tests.benchmarks.deployment.measuring import RUNTIMES, measure
 from tests.benchmarks.outcome import describe_machine
-from tests.support.environments import TARGETS
+from tests.support.outside.environments import TARGETS
 
 
 def main() -> None:

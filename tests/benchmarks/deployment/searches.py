@@ -17,7 +17,7 @@ from raycompress.errors import RaycompressError
 from raycompress.results.record import SearchRecord
 from tests.benchmarks import ROOT
 from tests.benchmarks.deployment.networks import Network, networks
-from tests.support.environments import TARGETS
+from tests.support.outside.environments import TARGETS
 
 RUNTIMES = ("onnxruntime", "openvino", "executorch", "litert")
 

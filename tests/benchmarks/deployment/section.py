@@ -12,7 +12,7 @@ from tests.benchmarks.deployment.measuring import lines_of
 from tests.benchmarks.deployment.table import COLUMNS, cells
 from tests.benchmarks.outcome import Outcome
 from tests.benchmarks.processes import CommandFailed
-from tests.support.environments import TARGETS, ZOO
+from tests.support.outside.environments import TARGETS, ZOO
 
 TITLE = "Six networks in every runtime"
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from tests.benchmarks import ROOT
 from tests.benchmarks.compression.networks import NETWORKS
 from tests.benchmarks.compression.tasks import TASKS
-from tests.support.environments import PEERS
+from tests.support.outside.environments import PEERS
 
 BATCHES, BATCH = 50, 16
 """Unlabelled inputs by which BatchNorm's statistics are computed anew: with fewer batches FastNAS does not do it."""

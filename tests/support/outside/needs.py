@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from tests.support.environments import TARGETS, ZOO
+from tests.support.outside.environments import TARGETS, ZOO
 
 needs_zoo = pytest.mark.skipif(not ZOO.is_there, reason=ZOO.missing)
 needs_targets = pytest.mark.skipif(not TARGETS.is_there, reason=TARGETS.missing)
