@@ -117,7 +117,7 @@ def test_a_search_ends_with_every_trial_measured_though_the_device_restarts(host
         board.cut()
         time.sleep(AWAY_S)
         board.start()
-        code = running.wait(400)
+        code = running.wait(560)
     assert code == 0, (home / "printed").read_text()
     (folder,) = home.glob("raycompress_results/*/")
     trials = SearchRecord.open(folder).searched

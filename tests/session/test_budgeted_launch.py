@@ -16,6 +16,8 @@ from raycompress.states import TrialState
 from tests.support.launching import Launched, digits_experiment
 from tests.support.shared_ray import run_here
 
+pytestmark = pytest.mark.timeout(600)
+
 Launch = Callable[..., Launched]
 Write = Callable[..., Path]
 LAYERS = ["stage1.0.conv1", "stage1.1.conv1", "stage2.0.conv1", "stage2.1.conv1"]
