@@ -120,7 +120,7 @@ def test_the_targets_of_an_experiment(tmp_path):
         ('{"runtime": "openvino", "precision": "fp8"}', 'unknown precision "fp8"', "fp16"),
         ('{"runtime": "openvino", "device": "cuda"}', '"cuda" is no device', 'write "device": "gpu"'),
         ('["torch", "opnvino"]', 'unknown runtime "opnvino"', 'did you mean "openvino"?'),
-        ("[3]", "an object, or the name of a runtime, not the number 3", '{"runtime": "onnxruntime"}'),
+        ("[3]", '"target[0]" must be an object, not the number 3', '{"runtime": "onnxruntime"}'),
         ("ex.json", "there is no such file", 'did you mean "exp.json"?'),
         ("exp.json", "this experiment has no deployment target", '"target": {"runtime"'),
         ("named.json", 'unknown runtime "opnvino"', 'did you mean "openvino"?'),

@@ -57,7 +57,7 @@ def test_a_model_is_compressed_for_several_targets(tmp_path: Path) -> None:
         (["onnxruntime", "openvino"], "one target at a time, not in 2"),
         ('["onnxruntime", "openvino"]', "one target at a time, not in 2"),
         (["onnxruntime", "opnvino"], 'unknown runtime "opnvino"'),
-        (3, "the name of a runtime, not the number 3"),
+        (3, "must be an object, not the number 3"),
     ],
 )
 def test_what_is_no_target_is_an_error(saved: Path, target: Any, what: str) -> None:

@@ -14,7 +14,7 @@ from raycompress.config.text.reader import JsonPath, read
 from raycompress.deployment.target import PRECISIONS, DeploymentTarget
 from raycompress.errors import Problem, UsageError
 from raycompress.model.measures import EAGER, MEMORY, at, measure_of, target_of
-from raycompress.text import describe_value, did_you_mean, join_names
+from raycompress.text import did_you_mean, join_names
 
 
 def check_targets(
@@ -108,25 +108,20 @@ def read_targets(text: str, where: str) -> list[dict[str, Any]]:
 
 def checked_targets(given: Any, where: str) -> list[dict[str, Any]]:
     """Return the targets in the value of a key ``target``, one or a list; UsageError where it is none."""
-    from pydantic import ValidationError
+    from pydantic import TypeAdapter, ValidationError
 
-    from raycompress.config.schema.keys import TargetKeys
+    from raycompress.config.schema.keys import Targets
     from raycompress.config.schema.messages import findings_of
     from raycompress.config.schema.spelling import respell
 
-    several = given if isinstance(given, list) and given else [given]
-    spelled = respell({"target": [{"runtime": one} if isinstance(one, str) else one for one in several]})
-    found: list[dict[str, Any]] = spelled.data["target"]
-    problems = list(spelled.findings)
-    for one in () if problems else found:
-        if not isinstance(one, Mapping):
-            what = f"a target must be an object, or the name of a runtime, not {describe_value(one)}"
-            problems.append(Finding((), what, 'write {"runtime": "onnxruntime"}'))
-            continue
-        try:
-            TargetKeys.model_validate(one)
-        except ValidationError as error:
-            problems += list(findings_of(error.errors(include_url=False)))
+    spelled = respell({"target": given if isinstance(given, list) and given else [given]})
+    problems, found = list(spelled.findings), []
+    try:
+        if not problems:
+            valid = TypeAdapter(dict[str, Targets]).validate_python(spelled.data)
+            found = [one.model_dump(exclude_unset=True) for one in valid["target"]]
+    except ValidationError as error:
+        problems = list(findings_of(error.errors(include_url=False)))
     if not problems:
         problems = list(check_targets({}, {}, {"target": found}, None))
     if problems:

@@ -249,11 +249,10 @@ def runtime_as_target(value: Any) -> Any:
     raise complaint(f'unknown runtime "{value}"', did_you_mean(value, RUNTIMES.names()) or every)
 
 
+Targets = Annotated[list[Annotated[TargetKeys, RuntimeNames()]], Field(min_length=1)]
 Direction = Literal["max", "min"]
 TargetOrDirection = Annotated[
-    Annotated[Direction, Tag("<name>")]
-    | Annotated[TargetKeys, Tag("<object>")]
-    | Annotated[Annotated[list[Annotated[TargetKeys, RuntimeNames()]], Field(min_length=1)], Tag("<list>")],
+    Annotated[Direction, Tag("<name>")] | Annotated[TargetKeys, Tag("<object>")] | Annotated[Targets, Tag("<list>")],
     Discriminator(lambda value: "<list>" if isinstance(value, list) else name_or_object(value)),
     RuntimeNames(),
 ]

@@ -17,9 +17,9 @@ _SUCH_AS = {
     "scheduler.type": '"asha"',
     "compression.config_list": '[{"sparsity": 0.5, "op_types": ["Conv2d"]}]',
     "script": '"train.py"',
-    "target": '{"runtime": "onnxruntime"}',
+    "target[]": '{"runtime": "onnxruntime"}',
 }
-"""A value of a key, or of its members."""
+"""A value of a key, or of each member of a list."""
 _NOUNS = {
     "string": ("a text", 'write it in quotes: "..."'),
     "int": ("a whole number", "write a whole number, such as 4"),
@@ -77,14 +77,14 @@ def _describe(error: Mapping[str, Any], path: tuple[Any, ...]) -> tuple[str, str
         return _PARTICULAR[kind](key, value, context)
     for stem, (noun, fix) in _NOUNS.items():
         if kind in (f"{stem}_type", f"{stem}_parsing", f"{stem}_from_float"):
-            if stem == "model" and _such_as(path).startswith("{"):
-                fix = f"write {_such_as(path)}"
-            return f'"{key}" must be {noun}, not {describe_value(value)}', rewritten(stem, path, value) or fix
+            such_as = f"write {_such_as(path)}" if _such_as(path) else fix
+            return f'"{key}" must be {noun}, not {describe_value(value)}', rewritten(stem, path, value) or such_as
     return f'"{key}": {error["msg"]}', "see `raycompress schema`"
 
 
 def _such_as(path: tuple[Any, ...]) -> str:
-    return _SUCH_AS.get(dotted(tuple(part for part in path if isinstance(part, str))), "")
+    is_member = bool(path) and isinstance(path[-1], int)
+    return _SUCH_AS.get(dotted(tuple(part for part in path if isinstance(part, str))) + "[]" * is_member, "")
 
 
 def _of_percent(value: Any, bound: Any, within: Any) -> str:
